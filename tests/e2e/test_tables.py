@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from asyndgan import Run, audit, evaluate, generate
+from asyndgan.auditing.records import RecordsAudit
 from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import free_port
 from asyndgan.errors import RunError
@@ -23,6 +24,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.order import Order
 from asyndgan.runs.trial import trial_of
+from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.schema import schema_of
 from asyndgan.tables.summary import loaded
 from asyndgan.tables.table import Table
@@ -231,6 +233,18 @@ def test_all_real_says_which_sites_it_is_of_if_some_are_not_there(
     assert note in " ".join(told.split())
     said("report", run, "--evaluation", out, "--out", tmp_path / "report.html")
     assert "mean north alone" in (tmp_path / "report.html").read_text()
+
+
+def test_a_copy_is_found_however_many_digits_the_encoding_leaves_of_it(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder(Run(run).recipe.table)  # type: ignore[arg-type]  # it has one
+    north = Table.read(data / "north").records
+    copies = encoder.decode(encoder.encode(north), encoder.encode_classes(north))
+    monkeypatch.setattr("asyndgan.auditing.records.make_records", lambda run: copies)
+    found = audit(run, {"north": data / "north"}, tmp_path / "audit")
+    assert isinstance(found, RecordsAudit)
+    assert (found.copies, found.matches) == ([168], 72)
 
 
 @pytest.fixture(scope="module")

@@ -359,6 +359,17 @@ def test_an_encoded_table_decodes_to_the_same_columns_kinds_and_values(
     assert back["bad"].tolist() == records["bad"].tolist()
 
 
+@settings(max_examples=50, deadline=None)
+@given(tables())
+def test_records_as_they_are_written_are_written_so_again(
+    drawn: tuple[TableSection, pd.DataFrame],
+) -> None:
+    table, records = drawn
+    encoder = Encoder(table)
+    once = encoder.as_written(records)
+    assert_frame_equal(encoder.as_written(once), once)
+
+
 @pytest.mark.parametrize("kind", ["integer", "numeric"])
 @pytest.mark.parametrize("values", [[20231231, 20240101, 99999999], [10**15, 3, -(10**15)], [7]])
 def test_whole_values_that_many_share_are_kept_exactly(

@@ -157,13 +157,15 @@ def audit_records(
     apart = -distances(encoder, others, made)
     attacks = [attack(site, own, apart) for site, own in near.items()]
     corrected = holm([one.p_value for one in attacks])
-    *copies, matches = (equal_records(own, [made]) for own in (*kept.values(), others))
+    # A synthetic record has no more digits than the encoding keeps, however well it is copied.
+    *members, strangers, written = map(encoder.as_written, (*kept.values(), others, made))
+    *copies, matches = (equal_records(own, [written]) for own in (*members, strangers))
     result = RecordsAudit(
         generator_sha256=run.facts().generator_sha256,
         attacks=[replace(a, corrected=p) for a, p in zip(attacks, corrected, strict=True)],
         copies=[*copies, sum(copies)] if len(copies) > 1 else copies,
         matches=matches,
-        near=nearly_equal(others, made),
+        near=nearly_equal(strangers, written),
         confirmed={
             site: _confirms(run, site, data, (states or {}).get(site, run.site_state(site)))
             for site, data in sites.items()

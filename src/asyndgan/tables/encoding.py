@@ -90,6 +90,10 @@ class Encoder:
         found[self.table.target] = pd.Series(names[classes.numpy()], dtype="str")
         return pd.DataFrame(found)
 
+    def as_written(self, records: "pd.DataFrame") -> "pd.DataFrame":
+        """The records as `decode` writes them, which rounds; those so written stay as they are."""
+        return self.decode(self.encode(records), self.encode_classes(records))
+
 
 def _levels(column: TableColumn) -> Array:
     """Part of all records below each knot, from 0 to 1."""
