@@ -15,7 +15,7 @@ from asyndgan.cli.site import first_policy
 from asyndgan.data import Cohort
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import SIMULATION, Policy, Release
-from asyndgan.privacy.family import FAMILY, Row
+from asyndgan.privacy.family import FAMILY, TABLES, Row
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe, Section
@@ -123,7 +123,7 @@ def test_masks_are_kept_of_willing_sites_alone_where_the_recipe_leaves_it_to_the
     released = '[leaves]\nmasks = "released"'
     assert policy().refusals(recipe) == policy(released).refusals(recipe) == []
     (reason,) = policy('[leaves]\nmasks = "never"').refusals(recipe)
-    assert "patients' masks or classes leave" in reason
+    assert "so masks or classes of patients or records leave" in reason
     assert through_the_door(recipe, released, card()).keep
     assert not through_the_door(recipe, "", card()).keep
     given = tiny(*PRIVATE, "masks.source=given", "reminding.weight=1")  # nobody's masks
@@ -291,7 +291,10 @@ def test_a_site_of_few_patients_answers_less(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[leaves]\nmasks = "never"', "so patients' masks or classes leave; leaves.masks is never"),
+        (
+            '[leaves]\nmasks = "never"',
+            "so masks or classes of patients or records leave; leaves.masks is never",
+        ),
         ("[leaves]\nfeedback = []", "leaves.feedback is none"),
         ("[allows]\nmost_answers = 5", "training.steps is 6"),
         ("[allows]\nmost_answers = 6", "the start sends masks as well"),
@@ -343,16 +346,18 @@ def test_no_mask_passes_the_door_of_a_site_that_sends_none(tiny: MakeRecipe, mes
     )
     nothing = tiny("condition.kind=none", *whole)
     for recipe in (tiny(), nothing):
-        with pytest.raises(PolicyError, match="no masks or classes of patients"):
+        with pytest.raises(PolicyError, match="no masks or classes out"):
             through_the_door(recipe, never, message)
     none = message.model_copy(update={"conditions": torch.zeros(2, dtype=torch.int64)})
     through_the_door(nothing, never, none)
     for private in ("none", "discriminator"):  # which draws classes without a look at patients
         classes = tiny("condition.kind=class", f"privacy.kind={private}", *whole)
         if private == "none":
-            with pytest.raises(PolicyError, match="no masks or classes of patients"):
+            with pytest.raises(PolicyError, match="no masks or classes out"):
                 through_the_door(classes, never, none)
-            assert "patients' masks or classes leave" in " ".join(policy(never).refusals(classes))
+            assert "so masks or classes of patients or records leave" in " ".join(
+                policy(never).refusals(classes)
+            )
         else:
             through_the_door(classes, never, none)
             assert not policy(f"{never}\n[allows]\nunmeasured = true").refusals(classes)
@@ -363,7 +368,7 @@ def test_nobody_is_alone_in_what_a_generator_learns(
 ) -> None:
     recipe = tiny(*PRIVATE)
     (reason,) = policy().refusals(recipe, patients=4)
-    assert reason.startswith("it learns of 4 patients here")
+    assert reason.startswith("it learns of 4 patients or records here, or has a modality of so few")
     assert not policy().refusals(recipe, patients=5) + policy().refusals(recipe)
     noisy = tiny(*PRIVATE, "privacy.kind=feedback", "privacy.noise=9", "condition.kind=class",
                  "generator.skip=true")  # fmt: skip
@@ -578,7 +583,7 @@ def keys() -> Iterator[tuple[str, str, str]]:
 
 def with_tables(text: str) -> str:
     text = with_table(text, "keys", "| key | default | what it decides |", keys())
-    family = ((f"`{row.key}`", row.within, row.otherwise) for row in FAMILY)
+    family = ((f"`{row.key}`", row.within, row.otherwise) for row in (TABLES, *FAMILY))
     columns = "| key | measured | what could be learned otherwise |"
     return with_table(text, "family", columns, family)
 

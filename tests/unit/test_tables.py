@@ -767,6 +767,20 @@ def test_a_record_does_not_depend_on_the_others_of_its_batch(tmp_path: Path) -> 
     assert torch.allclose(judge(images[:3], maps[:3]).score, judge(images, maps).score[:3])
 
 
+def test_a_refusal_of_a_table_speaks_of_nothing_that_only_images_have(tmp_path: Path) -> None:
+    recipe, _ = recipe_of(tmp_path)
+    recipe_file, policy_file = tmp_path / "recipe.toml", tmp_path / "policy.toml"
+    recipe_file.write_text(recipe.to_toml())
+    policy_file.write_text("[allows]\nfewest_patients = 300\n[leaves]\nmasks = 'never'")
+    words = ("policy", "check", str(policy_file), str(recipe_file), "--patients", "200")
+    done = CliRunner().invoke(app, words)
+    told = " ".join(done.output.split())
+    assert done.exit_code == 1
+    assert "it learns of 200 patients or records here; allows.fewest_patients is 300" in told
+    assert "table is of 3 columns (measured: no table)" in told
+    assert not [word for word in ("modality", "picture", "patients'") if word in told]
+
+
 def test_a_recipe_of_other_sites_is_refused_an_override_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"training\.stepz"):
         plan_tables({"a": drawn(tmp_path)}, ["training.stepz=1"])
@@ -789,6 +803,8 @@ def test_init_names_the_tables_of_a_folder_and_other_commands_take_them(
         return done.output
 
     assert "masks" not in said("init", "data")
+    for word in ("patient", "mask", "recipe list", "folder of"):
+        assert word not in Path("study.toml").read_text()
     study = Study.load()
     assert study.sites == {name: Path(f"data/{name}.csv") for name in ("north", "south")}
     assert study.test == Path("data/test.csv") and study.overrides == []

@@ -115,7 +115,7 @@ def _verdict(
         before = f", with the {sum(spent.values())} uses of earlier runs," if spent else ""
         told.append(
             f"All {steps} steps{before} spend epsilon {epsilon:.2f} (delta {delta:g}) on "
-            f"each of {patients} patients."
+            f"each of {patients} patients or records."
         )
         # As the site counts: what surely fits may be a thousandth less than what does.
         fit = most_uses(spent, mechanism, epsilon=limit, delta=delta) // uses if limit else steps
@@ -125,7 +125,9 @@ def _verdict(
             else:
                 reasons.append(f"its first step spends more than is left of epsilon {limit:g}")
     elif wanted.privacy.kind != "none":
-        told.append("What it spends depends on how many patients take part: give --patients.")
+        told.append(
+            "What it spends depends on how many patients or records take part: give --patients."
+        )
     if not found.leaves.cases:
         told.append("The site declares a share, as leaves.cases is false.")
     return reasons, told

@@ -154,9 +154,18 @@ FAMILY: Final = (
 )  # fmt: skip
 """What recipes of the family have. The paired term and odds have keys of their own in a policy."""
 
+TABLES: Final = Row(
+    "table", "no table", lambda value: value is None,
+    "Attacks on a site were measured with images alone. A network can memorise records, and its "
+    "answers reveal which took part.",
+)  # fmt: skip
+"""The only row that is of tables: they are outside the family, and the others are of images."""
+
 
 def outside(recipe: Recipe) -> list[Outside]:
     """The keys by which a recipe is outside the family; empty if it belongs to it."""
+    if recipe.table:
+        return [Outside(TABLES.key, f"of {len(recipe.table.columns)} columns", TABLES)]
     found = []
     for row in FAMILY:
         for key, value in _values(recipe, row.key):

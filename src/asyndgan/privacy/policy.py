@@ -252,8 +252,9 @@ class Policy(Section):
         found = [text.format(p=self, r=recipe) for asks, text in REFUSED if asks(self, recipe)]
         fewest = self.fewest(recipe)
         if patients is not None and patients < fewest:
+            modality = "" if recipe.table else ", or has a modality of so few"
             found.append(
-                f"it learns of {patients} patients here, or has a modality of so few; "
+                f"it learns of {patients} patients or records here{modality}; "
                 f"allows.fewest_patients is {fewest}"
             )
         if beyond := self.unmeasured(recipe):
@@ -307,8 +308,8 @@ REFUSED: Final[tuple[tuple[Callable[[Policy, Recipe], object], str], ...]] = (
      "image.source is masks, so the generator learns what patients' masks look like, without "
      "differential privacy; leaves.masks is never"),
     (lambda p, r: r.sends_own_conditions and p.leaves.masks == "never",
-     "condition.kind is {r.condition.kind} and they are the patients' own, so patients' masks or "
-     "classes leave; leaves.masks is never"),
+     "condition.kind is {r.condition.kind} and they are the site's own, so masks or classes of "
+     "patients or records leave; leaves.masks is never"),
     (lambda p, r: r.masks.release is True and p.leaves.masks != "released",
      "masks.release is true, so the coordinator keeps masks; leaves.masks is {p.leaves.masks}"),
     (lambda p, r: r.shares.sends_odds and not p.leaves.odds,
@@ -325,7 +326,7 @@ REFUSED: Final[tuple[tuple[Callable[[Policy, Recipe], object], str], ...]] = (
      "privacy.kind is none; privacy.epsilon is {p.privacy.epsilon:g}"),
     (lambda p, r: p.covers(r) and r.privacy.conditions == "unprotected"
      and not p.privacy.unprotected_masks,
-     "privacy.conditions is unprotected, so patients' masks leave in the clear; "
+     "privacy.conditions is unprotected, so masks or classes leave in the clear; "
      "privacy.unprotected_masks is false"),
 )
 # fmt: on

@@ -226,7 +226,7 @@ class Release:
             and self.recipe.masks.source == "own"
             and (self.recipe.sends_own_conditions or answer.conditions.ndim > 1)
         ):
-            raise PolicyError("this site's policy lets no masks or classes of patients out.")
+            raise PolicyError("this site's policy lets no masks or classes out.")
         return answer
 
     def _noised(self, feedback: Tensor) -> Tensor:

@@ -316,31 +316,34 @@ def study_text(
         whole, base = folder.absolute(), file.absolute().parent
         return value_of(str(whole.relative_to(base) if whole.is_relative_to(base) else whole))
 
-    named_recipe = f"recipe = {value_of(recipe)}" if recipe else '# recipe = "default"'
-    tested = f"test = {shown(test)}" if test else '# test = "data/test"'
-    held = f"training.hold_out = {HELD_OUT}  # patients to judge on, since there is no test set\n"
-    kept = (
-        "masks.release = true  # the run keeps patients' masks to paint from: ask each site first\n"
-    )
-    listed, steps = "'asyndgan recipe show default' lists them all", 3000
-    if any(map(is_table, sites.values())):
-        kept, held = "", held.replace("patients", "records")
-        listed, steps = "recipe.toml holds them", base_steps()
     other = pattern != DEFAULT_PATIENT_PATTERN
     grouped = f"{'' if other else '# '}patient_pattern = " + (
         value_of(pattern) if other else r"'(.+)_ses-\d+$'"
     )
+    grouped += "  # the group finds the patient in a case's name\n"
+    kept = (
+        "masks.release = true  # the run keeps patients' masks to paint from: ask each site first\n"
+    )
+    who, folder, usual = "patients", "folder of its data", "default"
+    source = "a name ('asyndgan recipe list') or a file"
+    listed, steps = "'asyndgan recipe show default' lists them all", 3000
+    if any(map(is_table, sites.values())):
+        grouped = kept = ""
+        who, folder, usual, source = "records", "its table", "recipe.toml", "a file"
+        listed, steps = "recipe.toml holds them", base_steps()
+    named_recipe = f"{'' if recipe else '# '}recipe = {value_of(recipe or usual)}"
+    tested = f"test = {shown(test)}" if test else '# test = "data/test"'
+    held = f"training.hold_out = {HELD_OUT}  # {who} to judge on, since there is no test set\n"
     named = "\n".join(f"{key_of(name)} = {shown(folder)}" for name, folder in sites.items())
     return f"""\
 # A study: commands of asyndgan that are called in this folder, or with --study, read it.
 # Options of the command line win. Relative paths are relative to this file.
 
-{named_recipe}  # a name ('asyndgan recipe list') or a file; without, it is planned at each training
+{named_recipe}  # {source}; without, it is planned at each training
 out = "run"  # the run folder; 'synthetic', 'evaluation' and 'audit' are written beside it
-{tested}  # patients of no site, to evaluate and to audit on
-{grouped}  # the group finds the patient in a case's name
-
-[sites]  # name = folder of its data
+{tested}  # {who} of no site, to evaluate and to audit on
+{grouped}
+[sites]  # name = {folder}
 {named}
 
 [set]  # keys of the recipe, each with its value; {listed}

@@ -120,8 +120,7 @@ def check_same(about: Mapping[str, Any], *, data: str, modalities: Sequence[str]
     names = list(modalities)  # one image may come under another name
     if about.get("data") != data or about.get("modalities") != names:
         raise ProtocolError(
-            "this site's cases are not those that it began the run with, or belong to other "
-            "patients, or have other modalities, or the masks that it is given are others; "
-            "give it back its data, its pattern of patients and what it leaves out "
-            "('without'), or start a new run."
+            "this site's cases are not those that it began the run with, or its settings use them "
+            "otherwise; give it back its data and its settings (of images: the pattern of "
+            "patients, 'without' and given masks), or start a new run."
         )
