@@ -14,6 +14,7 @@ from asyndgan.auditing.record import AuditRecord, read_audit, release_by
 from asyndgan.auditing.remedies import remedies
 from asyndgan.errors import RunError
 from asyndgan.painting.synthesise import PAINTING_VERSION
+from asyndgan.recipe import Recipe
 from asyndgan.reports.usefulness import figure
 from asyndgan.reports.words import DASH, counted, decimal, sentence, together
 from asyndgan.runs import RunFolder
@@ -35,6 +36,16 @@ MEANING: Final = (
     "unlike, so the number means nothing."
 )
 """What the numbers of `figures_of` mean."""
+
+
+def guarantee(recipe: Recipe) -> str:
+    """What bounds all attackers, also those whom no audit plays."""
+    if recipe.privacy.kind == "none":
+        return "Only differential privacy bounds every attacker, and this run has none."
+    return (
+        "What bounds every attacker is differential privacy; each site's ledger says how much "
+        "epsilon this run has spent there."
+    )
 
 
 def figures_of(attack: Attack) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.auditing.records import RecordsAudit, release_by_records
 from asyndgan.errors import RunError
 from asyndgan.judging.records import EVALUATION_FILE, RecordsEvaluation
+from asyndgan.reports.audited import guarantee
 from asyndgan.reports.page import COLOURS, write_page
 from asyndgan.reports.words import counted, size
 from asyndgan.runs import RunFolder
@@ -58,6 +59,7 @@ def write_records_report(
             (one, release_by_records(run, one, [other for other in found if other is not one]))
             for one in found
         ],
+        "guarantee": guarantee(recipe),
         "left": left,
         "recipe_text": recipe.to_toml(comments=False),
     }

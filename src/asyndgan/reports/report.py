@@ -14,7 +14,7 @@ from asyndgan import __version__
 from asyndgan.data import Case
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
-from asyndgan.reports.audited import MEANING, Audited, read_all_audited
+from asyndgan.reports.audited import MEANING, Audited, guarantee, read_all_audited
 from asyndgan.reports.curves import loss_charts, presence, run_charts, traffic_chart
 from asyndgan.reports.found import is_of_generator
 from asyndgan.reports.gallery import build_gallery
@@ -159,7 +159,7 @@ def _page(
         "bytes_chart": traffic_chart(records) if records else None,
         "audited": audited,
         "meaning": MEANING,
-        "guarantee": _guarantee(recipe),
+        "guarantee": guarantee(recipe),
         "provenance": _provenance(facts, weights),
         "recipe_text": recipe.to_toml(comments=False),
     }
@@ -199,16 +199,6 @@ def _commands(run: RunFolder, facts: RunFacts, folders: Mapping[str, Path]) -> d
         "audit": f"asyndgan audit {path} {sites} {holdout}{states}--out {tried}",
         "show_real": f"asyndgan report {path} {next(iter(options), '--site NAME=FOLDER')}",
     }
-
-
-def _guarantee(recipe: Recipe) -> str:
-    """What bounds all attackers, also those whom no audit plays."""
-    if recipe.privacy.kind == "none":
-        return "Only differential privacy bounds every attacker, and this run has none."
-    return (
-        "What bounds every attacker is differential privacy; each site's ledger says how much of "
-        "it this run has."
-    )
 
 
 @final

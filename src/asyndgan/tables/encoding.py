@@ -91,8 +91,14 @@ class Encoder:
         return pd.DataFrame(found)
 
     def as_written(self, records: "pd.DataFrame") -> "pd.DataFrame":
-        """The records as `decode` writes them, which rounds; those so written stay as they are."""
-        return self.decode(self.encode(records), self.encode_classes(records))
+        """The records rounded as `decode` rounds; values beyond the knots stay as they are."""
+        records = records.reset_index(drop=True)
+        written = self.decode(self.encode(records), self.encode_classes(records))
+        for column in (one for one in self.table.columns if one.measured):
+            values = records[column.name]
+            within = values.isna() | values.between(column.knots[0], column.knots[-1])
+            written[column.name] = written[column.name].where(within, values)
+        return written
 
 
 def _levels(column: TableColumn) -> Array:
