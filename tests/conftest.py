@@ -7,6 +7,7 @@ those that beartype cannot decorate one by one: methods that return `Self`, and
 Processes that tests start run without the checks.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ from asyndgan.errors import SiteUnreachableError  # noqa: E402
 from asyndgan.models.installed import part  # noqa: E402
 from asyndgan.protocol import Endpoint, Exchange, Transport, message_limit  # noqa: E402
 from asyndgan.recipe import Recipe  # noqa: E402
+from asyndgan.tables.planning import plan_tables  # noqa: E402
 from asyndgan.training import Coordinator, Site  # noqa: E402
 from asyndgan.training.coordinator import Keep  # noqa: E402
 
@@ -234,21 +236,43 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of two small tables, whose schemas declare what a recipe is planned from."""
+    columns = {
+        "age": {"kind": "integer", "knots": [0, 50, 100]},
+        "ill": {"kind": "categorical", "categories": ["no", "yes"]},
+    }
+    schema = {"target": "ill", "shares": {"no": 0.5, "yes": 0.5}, "columns": columns}
+    found = {}
+    for name in ("north", "south"):
+        found[name] = tmp_path_factory.mktemp(name)
+        (found[name] / "schema.json").write_text(json.dumps(schema))
+        rows = (f"{age},{'yes' if age % 3 else 'no'}\n" for age in range(len(found), 90, 2))
+        (found[name] / "records.csv").write_text("age,ill\n" + "".join(rows))
+    return found
+
+
+@pytest.fixture(scope="session")
 def running(
     tiny: Callable[..., Recipe],
     phantoms: dict[str, Path],
+    tables: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[str], Running]]:
+) -> Iterator[Callable[..., Running]]:
     """An engine of this name with two sites, started once: importing torch takes seconds."""
-    started: dict[str, Running] = {}
+    started: dict[tuple[str, str], Running] = {}
 
-    def start(engine: str) -> Running:
-        if engine not in started:
+    def start(engine: str, kind: str = "images") -> Running:
+        if (engine, kind) not in started:
             state = tmp_path_factory.mktemp(engine)
-            recipe = tiny("image.size=32")
-            setups = [SiteSetup(name, data, state / name) for name, data in phantoms.items()]
-            started[engine] = Running(recipe, setups, build_engine(engine, setups, recipe))
-        return started[engine]
+            small = ["training.batch=2", "generator.width=8", "training.precision=float32"]
+            planned = plan_tables(tables, small)
+            recipe = planned if planned and kind == "tables" else tiny("image.size=32")
+            folders = tables if kind == "tables" else phantoms
+            setups = [SiteSetup(name, data, state / name) for name, data in folders.items()]
+            made = Running(recipe, setups, build_engine(engine, setups, recipe))
+            started[engine, kind] = made
+        return started[engine, kind]
 
     yield start
     for each in started.values():

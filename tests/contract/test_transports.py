@@ -21,10 +21,11 @@ RUN = "abc123"
 WAIT = 120.0  # seconds; the first answer of a process comes when it has imported torch
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, running: Callable[[str], Any]) -> Iterator[Any]:
+# FLARE takes 20 s to start, and tests/e2e/test_tables.py trains on tables by it.
+@pytest.fixture(params=[*ENGINES, "inprocess tables", "processes tables"])
+def engine(request: pytest.FixtureRequest, running: Callable[..., Any]) -> Iterator[Any]:
     """A running engine, its sites at step 0."""
-    found = running(request.param)
+    found = running(*request.param.split())
     for site in found.transport.sites():
         found.transport.send(site, opening(found.recipe), WAIT)
     yield found
@@ -34,9 +35,13 @@ def opening(recipe: Recipe, step: int = 0) -> bytes:
     return pack(Open(run=RUN, recipe=recipe.digest(), step=step), {})
 
 
-def judging(step: int = 0, value: float = 0.1) -> bytes:
-    images = torch.full((2, 3, 32, 32), value)
-    return pack(Judge(run=RUN, step=step, batch=step, images=images), {"images": "float16"})
+def painted(recipe: Recipe, value: float = 0.1) -> torch.Tensor:
+    return torch.full((2, 1 if recipe.table else 3, *recipe.space), value)
+
+
+def judging(recipe: Recipe, step: int = 0, value: float = 0.1) -> bytes:
+    judge = Judge(run=RUN, step=step, batch=step, images=painted(recipe, value))
+    return pack(judge, {"images": recipe.wire.images})
 
 
 def message(payload: bytes) -> Message:
@@ -51,28 +56,35 @@ def test_a_site_answers_with_the_very_bytes_of_its_endpoint(engine: Any, tmp_pat
     # The engine adds nothing and loses nothing: the same site, called directly, says the same.
     for setup in engine.setups:
         direct = set_up(SiteSetup(setup.name, setup.data, tmp_path / setup.name), engine.recipe)
-        for request in (opening(engine.recipe), judging(0), judging(1, 0.3), judging(1, 0.3)):
+        for request in (
+            opening(engine.recipe),
+            judging(engine.recipe, 0),
+            judging(engine.recipe, 1, 0.3),
+            judging(engine.recipe, 1, 0.3),
+        ):
             sent = engine.transport.send(setup.name, request, WAIT)
             assert sent == direct.answer(request)
 
 
 def test_a_request_that_is_repeated_gets_the_same_answer(engine: Any) -> None:
-    first = engine.transport.send("north", judging(), WAIT)
+    first = engine.transport.send("north", judging(engine.recipe), WAIT)
     assert isinstance(message(first), Judgement)
-    assert engine.transport.send("north", judging(), WAIT) == first
+    assert engine.transport.send("north", judging(engine.recipe), WAIT) == first
 
 
 def test_what_makes_no_sense_is_refused_and_the_site_lives_on(engine: Any) -> None:
-    for nonsense in (b"", b"nonsense", judging()[:-1], os.urandom(2**17)):
+    for nonsense in (b"", b"nonsense", judging(engine.recipe)[:-1], os.urandom(2**17)):
         answer = message(engine.transport.send("north", nonsense, WAIT))
         assert isinstance(answer, Refusal)
         assert answer.code == "malformed"
-    assert isinstance(message(engine.transport.send("north", judging(), WAIT)), Judgement)
+    assert isinstance(
+        message(engine.transport.send("north", judging(engine.recipe), WAIT)), Judgement
+    )
 
 
 def test_all_sites_are_asked_at_once_and_every_byte_is_counted(engine: Any) -> None:
     exchange = Exchange(engine.transport, engine.recipe)
-    images = torch.zeros(2, 3, 32, 32)
+    images = painted(engine.recipe)
     requests = {site: Judge(run=RUN, step=0, batch=0, images=images) for site in ("south", "north")}
     result = exchange.ask(requests)
     assert list(result.answers) == ["south", "north"]
@@ -100,32 +112,34 @@ def test_a_site_that_is_not_there_cannot_be_reached(engine: Any) -> None:
     assert isinstance(result.missed["west"], SiteUnreachableError)
 
 
-@pytest.mark.parametrize("engine", ["processes", "flare"], indirect=True)
+@pytest.mark.parametrize("engine", ["processes", "processes tables", "flare"], indirect=True)
 def test_an_answer_that_comes_too_late_is_dropped_by_its_number(engine: Any) -> None:
     transport, pid = engine.transport, engine.transport.pid("north")
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(SiteUnreachableError, match="site north: there was no answer in time"):
-            transport.send("north", judging(), 0.2)
+            transport.send("north", judging(engine.recipe), 0.2)
         with pytest.raises(SiteUnreachableError):
             transport.send("north", opening(engine.recipe, step=1), 0.2)
         assert "north" in transport.sites()
     finally:
         os.kill(pid, signal.SIGCONT)
     # Both late answers, a judgement and a card, come first; neither is taken for this one's.
-    answer = message(transport.send("north", judging(step=5), WAIT))
+    answer = message(transport.send("north", judging(engine.recipe, step=5), WAIT))
     assert isinstance(answer, Refusal)
     assert "batch 5 was not offered" in answer.reason
 
 
-@pytest.mark.parametrize("engine", ["processes", "flare"], indirect=True)
+@pytest.mark.parametrize("engine", ["processes", "processes tables", "flare"], indirect=True)
 def test_one_site_that_hangs_holds_no_other_up(engine: Any) -> None:
     pid = engine.transport.pid("north")
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(SiteUnreachableError):
-            engine.transport.send("north", judging(), 0.1)
-        assert isinstance(message(engine.transport.send("south", judging(), WAIT)), Judgement)
+            engine.transport.send("north", judging(engine.recipe), 0.1)
+        assert isinstance(
+            message(engine.transport.send("south", judging(engine.recipe), WAIT)), Judgement
+        )
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -192,6 +206,6 @@ def test_a_sites_process_computes_on_as_many_cores_as_it_is_given(
         with closing(build_engine("processes", [setup], recipe)) as started:
             engine: Any = started
             engine.send("north", opening(recipe), WAIT)
-            assert isinstance(message(engine.send("north", judging(), WAIT)), Judgement)
+            assert isinstance(message(engine.send("north", judging(recipe), WAIT)), Judgement)
             found.append(len(list(Path(f"/proc/{engine.pid('north')}/task").iterdir())))
     assert found[1] >= found[0] + 3
