@@ -237,8 +237,9 @@ class Plan:
             if tables[section][key] == value
         }
         reasons |= {one.name: f"{one.reason} (rule '{one.rule}')" for one in self.kept(recipe)}
-        head = "".join(f"# {note}\n" for note in ("Noted when this was planned:", *self.notes))
-        return (f"{head}\n" if self.notes else "") + recipe.to_toml(reasons=reasons)
+        notes = [f"# {note}\n" for note in self.unanswered(recipe, base)]
+        head = "".join(["# Noted when this was planned:\n", *notes, "\n"] if notes else [])
+        return head + recipe.to_toml(reasons=reasons)
 
 
 def _at(tables: Any, key: Key) -> Any:
