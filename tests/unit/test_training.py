@@ -1116,7 +1116,7 @@ def test_a_run_does_not_go_on_with_patients_told_by_another_pattern(
     assert not torch.equal(other.sites["north"].cases.halves, before)
     answer = ask(other, "north", Open(run=RUN, recipe=recipe.digest(), step=1))
     assert isinstance(answer, Refusal)
-    assert "belong to other patients" in answer.reason
+    assert "give it back its data and its settings" in answer.reason
 
 
 def test_a_site_that_went_back_repeats_its_answers_bit_for_bit(
@@ -1273,7 +1273,7 @@ def test_a_site_does_not_resume_with_the_same_images_under_other_names(
     assert isinstance(same, Card)
     assert same.step == 1
     assert isinstance(swapped, Refusal)
-    assert "have other modalities" in swapped.reason
+    assert "give it back its data and its settings" in swapped.reason
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_of_our_errors(

@@ -198,7 +198,7 @@ class Side(Figures):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         for each, most in ((self.voxels, MOST_VOXELS), (self.mm, LONGEST), (self.view, LONGEST)):
-            if not 0 < each.highest <= SITE_APART * each.lowest:
+            if not 0 < each.highest <= SITE_APART * ROUNDED * each.lowest:
                 raise ValueError(
                     f"voxels, mm and view are above 0, and {SITE_APART:g} times the least at most"
                 )

@@ -23,8 +23,8 @@ LEAST_SIDE: Final = 32
 LARGEST_SIDE: Final = 64
 """Fewest and most pixels along a side: what the default policy of a federation allows."""
 
-MOST_SIDE: Final = 1024
-"""Most pixels that any recipe has."""
+MOST_SIDE: Final = 256
+"""Most pixels along a side, of slices so long that fewer would leave the other side too few."""
 
 USUAL: Final = 0.4
 """In crops around an organ, fewer of the cases than this have the most common number of voxels."""
