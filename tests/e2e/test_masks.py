@@ -346,7 +346,7 @@ def test_a_site_that_is_given_other_masks_does_not_go_on_with_a_run(
     site.handle(Save(run="abc", step=1))
     site.release.close()
     other = Site("north", make_cohort(recipe), recipe, folder=tmp_path, given=[dots])
-    with pytest.raises(ProtocolError, match="masks that it is given"):
+    with pytest.raises(ProtocolError, match="and given masks"):
         other.handle(Open(**opening, step=1))
 
 
