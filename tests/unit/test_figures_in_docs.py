@@ -12,8 +12,7 @@ NUMBER = r"[+-]?\d\.\d{3}"
 WITH_INTERVAL = re.compile(rf"({NUMBER})(?: \(|,\s+)({NUMBER})\s+to\s+({NUMBER})[,;)]")
 ROWS = {
     "phantoms, four scanners": ("demo", "phantoms: lesion", "demo"),
-    "nuclei, four groups of pictures, 128": ("dsb-128", "dsb2018_fluo: nucleus", "default"),
-    "nuclei, four groups of pictures |": ("dsb-64", "dsb2018_fluo: nucleus", "default"),
+    "nuclei, four groups of pictures": ("dsb-128", "dsb2018_fluo: nucleus", "default"),
     "gliomas, four hospitals, 128": ("lgg-128", "lgg_mri: lesion", "default"),
     "gliomas, four hospitals |": ("lgg-64", "lgg_mri: lesion", "default"),
     "chest radiographs, four sources": ("chest-64", "chest_xray: lung", "default"),
