@@ -23,7 +23,9 @@ from asyndgan.cli import COMMANDS, EXIT_CODES, app
 from asyndgan.cli.help import parts_of
 from asyndgan.cli.study import TAKEN
 from asyndgan.data.phantoms import write_phantoms
-from asyndgan.runs import recipe_names
+from asyndgan.engines.flare.kits import init_federation
+from asyndgan.runs import load_recipe, recipe_names
+from asyndgan.runs.order import Order
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 MAIN = "import sys; from asyndgan.cli import main"
@@ -153,6 +155,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_phantoms(made, size=32, patients_scale=0.1)
     (made / "policy.toml").write_text(run("policy", "show").stdout)
     (made / "ledger.jsonl").write_text("")
+    sites = ("north", "south")
+    federation = init_federation(made / "fed", host="localhost", port=1, sites=sites)
+    Order.submit(federation, "one", load_recipe("demo"), ())
     return made
 
 
@@ -168,6 +173,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ledger show {}/ledger.jsonl",
         "ledger verify {}/ledger.jsonl",
         "check {}/north {}/south --test {}/test",
+        "federation status {}/fed",
+        "federation status {}/fed --json",
     ],
 )
 def test_a_command_that_does_not_compute_imports_no_torch(words: str, folder: Path) -> None:

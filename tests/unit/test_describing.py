@@ -12,10 +12,11 @@ import torch
 from asyndgan.data.fingerprint import measured
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, set_up
-from asyndgan.engines.processes import FRAME_SLACK, Processes
+from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import describe_only
 from asyndgan.errors import AsyndganError, PolicyError, ProtocolError, RunError, WireError
 from asyndgan.privacy.ledger import read
+from asyndgan.protocol import FRAME_SLACK
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.wire import (

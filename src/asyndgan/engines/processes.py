@@ -21,22 +21,14 @@ import torch
 
 from asyndgan.engines.setup import SiteSetup, describe_only, set_up
 from asyndgan.errors import AsyndganError, SiteSilentError, SiteUnreachableError, WireError
-from asyndgan.protocol import Transport, message_limit
+from asyndgan.protocol import FRAME_SLACK, Transport, frame_limit
 from asyndgan.recipe import Recipe
 from asyndgan.relay.framing import Frames, Requests
 
 log = logging.getLogger(__name__)
 
-FRAME_SLACK: Final = 2**17
-"""Bytes of a frame beyond its arrays: the header, and growth of incompressible data."""
-
 HEALTHY_S: Final = 3600.0
 """Lifetime in seconds after which a crash counts as a new problem, resetting the restart delay."""
-
-
-def frame_limit(recipe: Recipe | None) -> int:
-    """Most bytes of a frame in a run; without a recipe no message has arrays."""
-    return (message_limit(recipe) if recipe else 0) + FRAME_SLACK
 
 
 @final

@@ -1,5 +1,13 @@
 """One request and one answer at a time, over any transport, counted and bounded."""
 
-from asyndgan.protocol.endpoint import Endpoint, Handler
-from asyndgan.protocol.exchange import Answers, Exchange, message_limit
+from typing import TYPE_CHECKING
+
+from asyndgan.lazy import lazily
+from asyndgan.protocol.limits import FRAME_SLACK, frame_limit, message_limit
 from asyndgan.protocol.transport import Transport
+
+if TYPE_CHECKING:
+    from asyndgan.protocol.endpoint import Endpoint, Handler
+    from asyndgan.protocol.exchange import Answers, Exchange
+else:
+    __getattr__ = lazily(__name__, {"endpoint": "Endpoint Handler", "exchange": "Answers Exchange"})

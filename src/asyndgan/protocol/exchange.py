@@ -9,7 +9,6 @@ from typing import final
 
 import torch
 
-from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import (
     AsyndganError,
     NotFiniteError,
@@ -17,6 +16,7 @@ from asyndgan.errors import (
     SiteUnreachableError,
     WireError,
 )
+from asyndgan.protocol.limits import message_limit
 from asyndgan.protocol.transport import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
@@ -44,11 +44,6 @@ class Answers:
 
     answers: dict[str, Message] = field(default_factory=dict)
     missed: dict[str, AsyndganError] = field(default_factory=dict)
-
-
-def message_limit(recipe: Recipe) -> int:
-    """Most bytes of a message's arrays: twice float32 images in as many modalities as allowed."""
-    return 2**16 + 2 * 4 * MODALITIES_LIMIT * recipe.pixels
 
 
 @final

@@ -3,12 +3,13 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 from pydantic import ConfigDict, Field
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
+from asyndgan.lazy import Late
 from asyndgan.runs.schema import (
     Connections,
     Count,
@@ -21,7 +22,11 @@ from asyndgan.runs.schema import (
     Steps,
 )
 from asyndgan.texts import Title
-from asyndgan.training import SHARED_LOOK, Scope
+
+if TYPE_CHECKING:
+    from asyndgan.training import Scope
+
+training: Any = Late("asyndgan.training")  # see `runs/folder.py`
 
 State = Literal["running", "interrupted", "failed", "finished"]
 
@@ -89,16 +94,17 @@ class RunFacts:
     generator_version: Count = 0
 
     @property
-    def scope(self) -> Scope:
+    def scope(self) -> "Scope":
         """Scope of the run: its modalities, labels and image size.
 
         Raises:
             RunError: if the facts do not hold a valid scope.
         """
         try:
-            return Scope.from_plain(vars(self))
+            found: Scope = training.Scope.from_plain(vars(self))
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError("run.json does not say what the run paints.") from error
+        return found
 
     @property
     def teachers(self) -> dict[str, dict[str, Any]]:
@@ -109,7 +115,7 @@ class RunFacts:
     def look_of(self, site: str) -> str:
         """The look that a site's images are painted in: its own, if it holds every modality."""
         held = self.sites.get(site, {}).get("modalities", self.modalities)
-        return site if set(self.modalities) <= set(held) else SHARED_LOOK
+        return site if set(self.modalities) <= set(held) else str(training.SHARED_LOOK)
 
     def looks(self) -> dict[str, list[str]]:
         """The looks that the generator learned, with the sites that are painted in each."""

@@ -20,27 +20,26 @@ import secrets
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
 
 from asyndgan.errors import BusyError, RecipeError, RunError
+from asyndgan.lazy import Late
 from asyndgan.locks import held
 from asyndgan.received import link_in, opened
 from asyndgan.recipe import Recipe, explained
 from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.schema import Record
 from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
-from asyndgan.training import new_generator
-from asyndgan.training.checkpoint import (
-    MOST_STATE,
-    load_network,
-    network_state,
-    read,
-    step_file,
-    write,
-)
+from asyndgan.training.steps import MOST_STATE, step_file
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Most commands that look at a run need no generator, and importing torch takes a second.
+training: Any = Late("asyndgan.training")
+checkpoint: Any = Late("asyndgan.training.checkpoint")
 
 Place = tuple[int, int]
 """Position of a reader in a file: the file's inode, and the offset in bytes."""
@@ -187,10 +186,10 @@ class RunFolder:
         """Replaces `run.json` atomically."""
         replace_text(self.facts_file, json.dumps(asdict(facts), indent=2) + "\n")
 
-    def write_generator(self, network: nn.Module, facts: RunFacts) -> str:
+    def write_generator(self, network: "nn.Module", facts: RunFacts) -> str:
         """Writes the averaged generator; returns the SHA-256 of the file."""
         about = {"run": facts.run, "recipe": facts.recipe_digest, "step": facts.steps}
-        write(self.generator_file, network_state("average", network), about)
+        checkpoint.write(self.generator_file, checkpoint.network_state("average", network), about)
         return self.generator_digest()
 
     def generator_digest(self) -> str:
@@ -206,7 +205,7 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.generator_file} cannot be read: {error}.") from error
 
-    def generator(self, step: int | None = None) -> nn.Module:
+    def generator(self, step: int | None = None) -> "nn.Module":
         """Loads the averaged generator of a finished run, ready to paint.
 
         Args:
@@ -230,8 +229,8 @@ class RunFolder:
                 f"{file} is another generator than the one that {self.facts_file.name} says was "
                 "trained here. Put back the file that the training wrote."
             )
-        network = new_generator(self.recipe(), facts.scope)
-        load_network("average", network, read(file)[0])
+        network: nn.Module = training.new_generator(self.recipe(), facts.scope)
+        checkpoint.load_network("average", network, checkpoint.read(file)[0])
         return network.eval().requires_grad_(False)
 
     def metrics(self) -> list[Record]:

@@ -7,19 +7,25 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 from shlex import quote
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from asyndgan.engines.federation import RUN_NAME, Federation, transport_to
 from asyndgan.errors import Interrupted, RunError
+from asyndgan.lazy import Late
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
-from asyndgan.runs.checks import check_all_come, check_attended
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.train import Watch, train_over
 from asyndgan.texts import bounded_text, parsed_json, replace_text
-from asyndgan.training.aggregation import aggregation_of
-from asyndgan.training.checkpoint import stored_steps
 from asyndgan.training.quorum import Quorum
+from asyndgan.training.steps import stored_steps
+
+if TYPE_CHECKING:
+    from asyndgan.runs.train import Watch
+
+# They import torch, for which whoever asks how a run stands need not wait.
+checks: Any = Late("asyndgan.runs.checks")
+aggregation: Any = Late("asyndgan.training.aggregation")
+trainer: Any = Late("asyndgan.runs.train")
 
 log = logging.getLogger(__name__)
 
@@ -111,9 +117,10 @@ class Order:
             if yes:
                 order.confirm(ANYTHING)
             return order
-        check_attended(recipe, federation.sites)
-        check_all_come(recipe, federation.sites)
-        aggregation_of(recipe).check_sites(recipe.most_at_once(sites or federation.sites))
+        checks.check_attended(recipe, federation.sites)
+        checks.check_all_come(recipe, federation.sites)
+        most = recipe.most_at_once(sites or federation.sites)
+        aggregation.aggregation_of(recipe).check_sites(most)
         RunFolder.create(order.folder.path, recipe)
         if yes:
             order.confirm(ANYTHING)
@@ -246,7 +253,7 @@ class Order:
         """Returns the reason recorded by `trouble`, or an empty text."""
         return _said(self._trouble_file)
 
-    def train(self, watch: Watch | None = None, *, device: str = "cpu") -> None:
+    def train(self, watch: "Watch | None" = None, *, device: str = "cpu") -> None:
         """Trains in this process until the run is finished or stopped.
 
         A new run waits for `confirm` before its first step.
@@ -263,6 +270,7 @@ class Order:
             transport = transport_to(self.federation, recipe, self.name)
             self._transport = transport
             try:
+                train_over = trainer.train_over  # sites connect while torch is imported
                 try:
                     self.gather(transport, recipe)
                 finally:

@@ -7,8 +7,8 @@ from pydantic import AfterValidator, Field, GetPydanticSchema, StrictBool
 from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
 from asyndgan.data.case import MODALITIES_LIMIT
+from asyndgan.recipe import LABELS_LIMIT
 from asyndgan.texts import Name, SiteName
-from asyndgan.training.scope import LABELS_LIMIT
 
 MOST_SITES: Final = 1024
 LARGEST: Final = 1e39

@@ -1,9 +1,30 @@
 """The coordinator's step, the site's step, and the state that both keep."""
 
-from asyndgan.training.coordinator import Coordinator
-from asyndgan.training.events import StepReport
-from asyndgan.training.scope import SHARED_LOOK, Scope, generator_inputs, new_generator, scope_maps
-from asyndgan.training.site import Site
+from typing import TYPE_CHECKING
+
+from asyndgan.lazy import lazily
+
+if TYPE_CHECKING:
+    from asyndgan.training.coordinator import Coordinator
+    from asyndgan.training.events import StepReport
+    from asyndgan.training.scope import (
+        SHARED_LOOK,
+        Scope,
+        generator_inputs,
+        new_generator,
+        scope_maps,
+    )
+    from asyndgan.training.site import Site
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "coordinator": "Coordinator",
+            "events": "StepReport",
+            "scope": "SHARED_LOOK Scope generator_inputs new_generator scope_maps",
+            "site": "Site",
+        },
+    )
 
 GENERATOR_VERSION = 6
 """Raise it when a change alters what a recipe trains: older runs are then no evidence for it."""

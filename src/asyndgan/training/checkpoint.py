@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from asyndgan.errors import RunError
 from asyndgan.received import opened
 from asyndgan.texts import half_of, parsed_json, stored_whole
+from asyndgan.training.steps import MOST_STATE
+from asyndgan.training.steps import step_file as step_file
+from asyndgan.training.steps import stored_steps as stored_steps
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +39,6 @@ MOST_COUNT = 2**53
 
 KEPT_RUNS = 8
 """Number of other runs whose states a site keeps."""
-
-MOST_STATE = 2**36
-"""Largest state in bytes: ten times the networks and optimisers of the largest recipe."""
 
 MOST_HEADER = 2**24
 """Most bytes of a state's header, which names the tensors."""
@@ -239,17 +239,6 @@ def to_resume(folder: Path) -> State | None:
     if not state and (kept := stored_steps(folder)):
         read(step_file(folder, kept[-1]))
     return state
-
-
-def step_file(folder: Path, step: int) -> Path:
-    """The file that holds a party's state after `step` steps."""
-    return folder / f"step-{step:08d}.safetensors"
-
-
-def stored_steps(folder: Path) -> list[int]:
-    """Steps for which a folder holds a state, oldest first."""
-    names = (re.fullmatch(r"step-(\d{8,})\.safetensors", path.name) for path in folder.glob("*"))
-    return sorted(int(name[1]) for name in names if name)
 
 
 def place_of(folder: Path, run: str) -> Path:

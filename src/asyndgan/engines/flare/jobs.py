@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from asyndgan.engines.flare.kits import Federation
-from asyndgan.engines.processes import frame_limit
 from asyndgan.errors import RunError, SiteUnreachableError, WireError
+from asyndgan.protocol import frame_limit
 from asyndgan.recipe import Recipe
 from asyndgan.relay.framing import Frames, Requests
 from asyndgan.texts import parsed_json, replace_text

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Final, final
@@ -208,6 +209,8 @@ class SiteService:
 
     def _relay(self, greeting: dict[str, str], frames: Frames) -> None:
         refused = self._refusal(greeting, "")
+        if not refused:
+            self._prepare((greeting["recipe"], greeting["run"]))
         while not self._closing.is_set():
             try:
                 number, payload = frames.receive(timeout=1.0)
@@ -269,6 +272,12 @@ class SiteService:
         except AsyndganError as error:
             log.warning("no answer: %s", error)
             return reply_of(Reply.UNREACHABLE)
+
+    def _prepare(self, line: Line) -> None:
+        """Begins the compute of a run that will ask soon, unless another run has it."""
+        with self._lock, suppress(AsyndganError):  # whoever asks is told
+            if not self._closing.is_set() and not self._lent_to_another(line):
+                self._taken(line)
 
     def _worker_for(self, recipe: str, run: str) -> Processes | None:
         """The compute, begun anew for another run; None if that one's job does not end."""

@@ -211,8 +211,9 @@ class Flare(Transport):
 
     def _keep(self) -> None:
         """Keeps one job running for each member that FLARE knows; runs in its own thread."""
-        swept = -SWEEP_S
-        while not self._closing.wait(LOOK_S):
+        swept, pause_s = -SWEEP_S, 0.0
+        while not self._closing.wait(pause_s):
+            pause_s = LOOK_S
             try:
                 before, self._members = self._members, frozenset(self.office.members())
                 if self._members != before or time.monotonic() - swept > SWEEP_S:
