@@ -31,6 +31,12 @@ SiteName = Annotated[str, Field(max_length=NAME_LENGTH, pattern=r"^[^\W_][\w.-]*
 
 _OWN_SITE: Final = re.compile(rf"[^\W_][\w-]{{0,{NAME_LENGTH - 1}}}")
 
+LARGEST_NUMBER: Final = 1e39
+"""Largest loss or distance: beyond all that float32 can hold; charts add and multiply them."""
+
+LONGEST_NEWS: Final = 2**12
+"""Longest event of a run, in characters."""
+
 LONGEST_LINE: Final = 8192
 """Longest TOML line, in characters."""
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +44,9 @@ POLICIES = {
     "private": (PRIVATE, '[privacy]\nepsilon = 8.0\n[leaves]\nmasks = "never"'),
     "plain": ((*BARE, "training.move=false", "discriminator.augment=['shift']"), ""),
 }
+PERCENTILES = [
+    f"image.intensity.default.{key}" for key in ("kind=percentiles", "low=0.5", "high=99.5")
+]
 STEP = 1e-9
 
 
@@ -108,6 +113,30 @@ def test_nothing_that_a_site_tells_before_it_answers_depends_on_whom_a_recipe_ho
         for part in (number - STEP, number + STEP):
             found.add(told(setup, tiny(*overrides, f"training.hold_out={part}")))
     assert len(found) == 1 and "cases=" in found.pop()
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+def test_how_many_cases_a_site_tells_of_does_not_depend_on_the_grid(
+    kind: str, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    for number in range(8):  # each patient shows one small label at a place of its own
+        label = np.zeros((40, 40, 3), np.uint8)
+        label[4 * number + 2 : 4 * number + 4, 3 * number + 1, 1] = 1
+        image = np.random.default_rng(number).normal(500, 100, label.shape).astype(np.float32)
+        for folder, name, voxels in (("imagesTr", "_0000", image), ("labelsTr", "", label)):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            stored = nib.Nifti1Image(voxels, np.diag([0.7 + number / 20, 0.8, 3, 1]))
+            nib.save(stored, tmp_path / f"data/{folder}/patient{number}{name}.nii.gz")
+    about = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "lesion": 1}}
+    about |= {"numTraining": 8, "file_ending": ".nii.gz"}
+    (tmp_path / "data/dataset.json").write_text(json.dumps(about))
+    overrides, policy = POLICIES[kind]
+    setup = setup_of(tmp_path / "data", tmp_path, policy)
+    chosen = (*overrides, "image.slices=labelled", *PERCENTILES)
+    grids = ["image.fit=stretch", *(f"image.spacing=[{mm},0.9]" for mm in (0.5, 0.9, 1.3, 2.6))]
+    found = [told(setup, tiny(*chosen, grid)) for grid in grids]
+    assert len({card.partition(" modalities")[0] for card in found}) == 1
+    assert all("cases=8" in card for card in found)
 
 
 def test_over_flare_two_recipes_that_differ_by_one_name_are_told_the_same(

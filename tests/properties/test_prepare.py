@@ -96,3 +96,16 @@ def test_a_smooth_image_that_was_resampled_comes_back_nearly(
     middle = back[height // 4 : -(height // 4), width // 4 : -(width // 4)]
     wanted = pixels[height // 4 : -(height // 4), width // 4 : -(width // 4)]
     np.testing.assert_allclose(middle, wanted, atol=12)
+
+
+@given(
+    raw_cases(),
+    st.sampled_from(["pad", "crop", "stretch"]),
+    st.none() | st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)),
+)
+def test_whether_a_case_is_labelled_does_not_depend_on_the_grid(
+    raw: RawCase, fit: str, spacing: tuple[float, float] | None
+) -> None:
+    # Else whoever chooses the grid has a slice come and go, and sees it in the number of cases.
+    case = accepted(raw, section(fit=fit, **({"spacing": spacing} if spacing else {})))
+    assert case.preparation.labelled == bool(raw.mask.any())

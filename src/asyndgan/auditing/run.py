@@ -155,7 +155,7 @@ def load_for_audit(
         for case in cases
     ]
     if image.slices == "labelled":  # as the members are, or the two groups would differ in this
-        others = [case for case in others if bool(case.mask.any())]
+        others = [case for case in others if case.preparation.labelled]
     return members, others, confirmed
 
 

@@ -91,6 +91,15 @@ class Preparation:
     cut: tuple[float, float] = (0.0, 0.0)
     source: Source | None = None
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the mask as stored has a label other than 0.
+
+        Resampling or cropping may lose it. Whoever chooses the grid could otherwise have a slice
+        come and go, and see in a site's number of cases whether a patient is there.
+        """
+        return any(levels.labels for levels in self.levels if levels)
+
 
 @final
 class Intensities:

@@ -186,7 +186,7 @@ class DataSet:
         image = grid_for(self.info, image)
         raw = read_masks(self.folder, axis=image.axis, info=self.info)
         prepared = (prepare(one, image, ["mask"]) for one in raw)
-        return [case for case in prepared if image.slices == "all" or case.mask.any()]
+        return [one for one in prepared if image.slices == "all" or one.preparation.labelled]
 
     def raw(self, files: CaseFiles, image: ImageSection) -> Iterator[RawCase]:
         """One of `files` as stored, slice by slice if it is a volume; see `read_case`."""
@@ -239,7 +239,7 @@ class DataSet:
             if incomplete and not any(name in raw.channels for name in wanted):
                 continue  # the case has only modalities that are not asked for
             case = prepare(raw, image, wanted, incomplete=incomplete)
-            if image.slices == "all" or case.mask.any():
+            if image.slices == "all" or case.preparation.labelled:
                 yield case
 
 
@@ -266,7 +266,7 @@ class _Kept:
     def of(self, image: ImageSection, modalities: tuple[str, ...]) -> Iterator[Case]:
         """The cases that a request with these slices and channels asks for."""
         for case in self.cases:
-            if self.whole and image.slices == "labelled" and not case.mask.any():
+            if self.whole and image.slices == "labelled" and not case.preparation.labelled:
                 continue
             if modalities == self.modalities:
                 yield case

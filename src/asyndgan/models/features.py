@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from asyndgan.arrays import Images
+from asyndgan.texts import LARGEST_NUMBER
 
 SEED: Final = 1
 """Seed of the random convolutions; another seed would give another measure."""
@@ -162,4 +163,4 @@ def distance(
     unit = reference.deviation if unit is None else unit
     seen = unit > 1e-6  # a feature that is equal in all real images has none
     gap = (of.mean - reference.mean).square() + (of.deviation - reference.deviation).square()
-    return float((gap[seen] / unit[seen].square()).mean())
+    return min(float((gap[seen] / unit[seen].square()).mean()), LARGEST_NUMBER)

@@ -85,7 +85,7 @@ def own_masks(cases: Sequence[Incomplete], image: ImageSection) -> list[tuple[st
     return [
         (f"own-{number:05d}", each.case.mask)
         for number, each in enumerate(cases)
-        if each.masked and (image.slices == "all" or each.case.mask.any())
+        if each.masked and (image.slices == "all" or each.case.preparation.labelled)
     ]
 
 

@@ -2,12 +2,17 @@
 
 from typing import assert_never
 
+from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training import events
 from asyndgan.training.events import Event
 
 
 def line_of(event: Event) -> str:
-    """An event as one line of text."""
+    """An event as one line of text, cut where names from a site's card make it too long."""
+    return _line_of(event)[:LONGEST_NEWS]
+
+
+def _line_of(event: Event) -> str:
     site = event.site
     match event:
         case events.Absent(reason=reason):

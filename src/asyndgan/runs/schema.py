@@ -8,15 +8,13 @@ from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.recipe import LABELS_LIMIT
-from asyndgan.texts import Name, SiteName
+from asyndgan.texts import LARGEST_NUMBER, LONGEST_NEWS, Name, SiteName
 
 MOST_SITES: Final = 1024
-LARGEST: Final = 1e39
-"""A loss beyond all that float32 can hold; charts add and multiply what they draw."""
 
 
 def _drawable(value: float) -> float:
-    if not (math.isnan(value) or abs(value) <= LARGEST):
+    if not (math.isnan(value) or abs(value) <= LARGEST_NUMBER):
         raise ValueError("no number that a run measures")
     return value
 
@@ -70,7 +68,7 @@ class Record(TypedDict):
     received: Count
     bytes: NotRequired[dict[SiteName, Pair]]
     socket: NotRequired[dict[SiteName, Pair]]
-    news: NotRequired[list[Annotated[str, Field(max_length=2**12)]]]
+    news: NotRequired[list[Annotated[str, Field(max_length=LONGEST_NEWS)]]]
     distance: NotRequired[Measured]
     distances: NotRequired[dict[SiteName, Measured]]
     reminding: NotRequired[Measured]

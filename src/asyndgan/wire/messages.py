@@ -19,7 +19,7 @@ from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import WireError
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.tables.summary import Summary
-from asyndgan.texts import Name
+from asyndgan.texts import LARGEST_NUMBER, Name
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode
 
 MAGIC: Final = b"ADG"
@@ -35,7 +35,7 @@ LEAST_SHARE: Final = 1e-6
 """Least share that a site declares, and least part of its cases; smaller ones vanish in sums."""
 Part = Annotated[float, Field(ge=LEAST_SHARE, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER, allow_inf_nan=False)]
 
 
 @final
