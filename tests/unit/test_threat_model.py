@@ -78,9 +78,9 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "cases"): Exposure(
         "number of the site's cases, held-out cases included", "one number",
         "the exact size of the cohort. Two runs show whether it changed. A recipe that selects "
-        "cases (`image.slices`, `image.modalities`) shows how many it selects",
-        "`leaves.cases = false` sends 1, and the site declares a share. No hold-out changes the "
-        "number. `allows.most_recipes` bounds how many recipes may select",
+        "cases (`image.slices`, `image.modalities`, `image.axis`) shows how many it selects",
+        "`leaves.cases = false` sends 1, and the site declares a share. No hold-out, size or "
+        "spacing changes the number. `allows.most_recipes` bounds how many recipes may select",
     ),
     ("card", "share"): Exposure(
         "the site's weight", "one number", "as `cases`, unless the steward declares it",
