@@ -180,8 +180,10 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "who took part: the network is surer of images that it learned from. With a patient's "
         "image and mask membership is asked directly; the images need not be synthetic. "
         "[Labels by the sites](labels.md#what-labels-reveal) has the figures",
-        "`leaves.labels` (off by default). Only outside a run. `allows.most_answers` counts the "
-        "message, not its images. Refused where `privacy.epsilon` is set",
+        "`leaves.labels` (off by default). Only outside a run, which need not have taken place. "
+        "The network learns from `allows.fewest_patients` at least, and from [most of the "
+        "site's](labels.md#what-labels-reveal). `allows.most_answers` counts the message, not its "
+        "images. Refused where `privacy.epsilon` is set",
     ),
     ("saved", "run"): _RUN,
     ("saved", "step"): _ANSWERED,

@@ -16,6 +16,10 @@ from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FeedbackCoding = Literal["float32", "float16", "int8", "int4"]
 
+MOST_HELD_OUT: Final = 0.2
+"""Largest `training.hold_out` with which a site labels images: a network of fewer patients knows
+each of them better, and the coordinator chooses the recipe."""
+
 
 @final
 class LeavesSection(Section):
@@ -56,8 +60,8 @@ class LeavesSection(Section):
     labels: bool = Field(
         False,
         description="labels of images that the coordinator sends ('asyndgan label'), by a "
-        "segmentation network of the site's patients who are not held out; they tell who took "
-        "part better than feedback does",
+        "segmentation network of most of the site's patients who are not held out; they tell who "
+        "took part better than feedback does",
     )
 
     @property
@@ -77,7 +81,8 @@ class AllowsSection(Section):
         5,
         ge=1,
         description="fewest patients, after holding out, from whom a recipe without differential "
-        "privacy may learn, also for each modality; a generator of one patient knows only them",
+        "privacy may learn, also for each modality, and a network that labels images; a generator "
+        "of one patient knows only them",
     )
     unmeasured: bool = Field(
         False,

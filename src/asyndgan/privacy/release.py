@@ -16,7 +16,7 @@ from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.chance import normal_noise
 from asyndgan.privacy.ledger import ANSWER_KINDS, MASKS, Ledger
-from asyndgan.privacy.policy import SIMULATION, Policy
+from asyndgan.privacy.policy import MOST_HELD_OUT, SIMULATION, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
@@ -246,8 +246,14 @@ class Release:
         return clipped + 2 * section.clip * section.noise * noise
 
     def check_labels(self) -> None:
-        """Raises `PolicyError` if no labels of images may leave, or no further answer."""
+        """Raises `PolicyError` if no labels may leave by this recipe, or no further answer."""
         self.policy.check_leaves("labels")
+        part = self.recipe.training.hold_out
+        if part > MOST_HELD_OUT and not self.policy.allows.known_start:
+            raise PolicyError(
+                f"this site labels images of runs with a training.hold_out of {MOST_HELD_OUT:g} at "
+                f"most, and this run's is {part:g}. Train with {MOST_HELD_OUT:g} or less."
+            )
         self._check_count()
 
     def _check_count(self) -> None:

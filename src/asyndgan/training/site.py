@@ -238,7 +238,8 @@ class Site(Handler):
     @cached_property
     def labeller(self) -> Labeller:
         """What labels images; its network is kept, since it is asked for many."""
-        return Labeller(self.name, self.cohort, self.recipe, self.device, self._labelling)
+        allows = self.release.policy.allows
+        return Labeller(self.name, self.cohort, self.recipe, self.device, self._labelling, allows)
 
     def _check_recipe(self, digest: str) -> None:
         if digest != self.recipe.digest():
