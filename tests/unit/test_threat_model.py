@@ -145,13 +145,18 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("appraisal", "conditions"): _CONDITIONS,
     ("measured", "run"): _RUN,
     ("measured", "count"): Exposure(
-        "how many images", "one number", "as `cases`", "`leaves.moments`; at least 8 images",
+        "how many images, those of held-out patients included", "one number", "as `cases`. With "
+        "`allows.known_start` also how many a hold-out leaves",
+        "`leaves.moments`; at least 8 images",
     ),
     ("measured", "total"): Exposure(
         "sum of features over all images", "some 350 numbers",
-        "one patient's features, by the difference of two runs with and without the patient",
-        "`leaves.moments` (off by default). `selection.clip` bounds the part of one image (0: no "
-        "bound)",
+        "one patient's features, exactly, by the difference of two runs with and without the "
+        "patient. If one patient alone has images without a label, two recipes suffice "
+        "(`image.slices`)",
+        "`leaves.moments` (off by default). No hold-out changes the images, unless "
+        "`allows.known_start`. `selection.clip` of the recipe bounds the part of one image (0: no "
+        "bound). `allows.most_answers` counts the message",
     ),
     ("measured", "squares"): Exposure(
         "sum of squared features", "as many", "as `total`", "as `total`",

@@ -28,7 +28,7 @@ if sys.platform != "win32":
 FIRST = "0" * 64
 """Stands for the previous hash in the first line."""
 
-ANSWER_KINDS: Final = ("judgement", "appraisal", "labelled")
+ANSWER_KINDS: Final = ("judgement", "appraisal", "measured", "labelled")
 """Kinds of messages that a policy counts as answers, like any message with patients' masks."""
 
 MASKS: Final = "masks"
@@ -100,8 +100,8 @@ class Tally:
 
     Attributes:
         name: of the ledger's file.
-        answers: judgements, appraisals and labels that left in all runs, including repeated ones,
-            and cards with patients' masks unless they repeat the card before.
+        answers: judgements, appraisals, moments and labels that left in all runs, including
+            repeated ones, and cards with patients' masks unless they repeat the card before.
         bare: number of messages with uncovered feedback, masks, moments, fingerprints or labels,
             by these names.
         uses: the most in any line.
