@@ -20,7 +20,7 @@ from asyndgan.privacy import SIMULATION, Policy, Release
 from asyndgan.privacy.family import FAMILY, TABLES, Row
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
-from asyndgan.recipe import Recipe, Section
+from asyndgan.recipe import Recipe, Section, known_keys
 from asyndgan.runs import load_recipe
 from asyndgan.training import Site
 from asyndgan.wire import (
@@ -541,7 +541,7 @@ def test_every_policy_that_was_in_force_is_kept_beside_the_ledger(
     assert CliRunner().invoke(app, words).output.startswith("whole, to line 2:")
     shown = CliRunner().invoke(app, ["ledger", "show", words[2]]).output
     assert f"policy {named[1][:16]} in force in one line, from 2 to 2" in shown
-    assert "masks in two messages, not covered by differential privacy" in shown
+    assert "masks in two messages, which no limit on epsilon covers" in shown
     second = tmp_path / "policies" / f"{named[1]}.toml"
     second.write_text(policies[0].to_toml())
     said = CliRunner().invoke(app, words)
@@ -630,11 +630,23 @@ def keys() -> Iterator[tuple[str, str, str]]:
                 yield f"`{name}.{key}`", default, str(field.description)
 
 
+def free() -> Iterator[tuple[str, str]]:
+    """Sections of a recipe with the keys that the family does not restrict."""
+    restricted = {row.key for row in (TABLES, *FAMILY)} | {"site_discriminators"}
+    found: dict[str, list[str]] = {}
+    for key in known_keys():
+        if key not in restricted:
+            section, _, name = key.rpartition(".")
+            found.setdefault(section and f"`{section}`", []).append(f"`{name}`")
+    return ((section or "top level", ", ".join(names)) for section, names in found.items())
+
+
 def with_tables(text: str) -> str:
     text = with_table(text, "keys", "| key | default | what it decides |", keys())
     family = ((f"`{row.key}`", row.within, row.otherwise) for row in (TABLES, *FAMILY))
     columns = "| key | measured | what could be learned otherwise |"
-    return with_table(text, "family", columns, family)
+    text = with_table(text, "family", columns, family)
+    return with_table(text, "free", "| section | not restricted |", free())
 
 
 def test_the_document_has_the_keys_and_the_family_as_they_are() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.chance import normal_noise
-from asyndgan.privacy.ledger import ANSWER_KINDS, MASKS, Ledger
+from asyndgan.privacy.ledger import ANSWER_KINDS, FEEDBACK, MASKS, Ledger
 from asyndgan.privacy.policy import MOST_HELD_OUT, SIMULATION, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
@@ -61,7 +61,7 @@ class Released:
         step: the step that it answers; None if there is none.
         norm: L2 norm of its feedback before coding; None if there is none.
         masks: number of patients' label maps or classes in it.
-        bare: its contents that no differential privacy covers; see `ledger.Entry`.
+        bare: its contents that no limit on epsilon covers; see `ledger.Entry`.
         repeated: number of images that it judges and that came in an earlier step; see there.
         key: proof that `Release` made it.
     """
@@ -168,8 +168,8 @@ class Release:
         if isinstance(answer, Labelled):
             return "labels"
         found = []
-        if isinstance(answer, StepAnswer) and self.recipe.privacy.kind == "none":
-            found.append("feedback")
+        if isinstance(answer, StepAnswer) and not self.policy.covers(self.recipe):
+            found.append(FEEDBACK)
         if isinstance(answer, WITH_CONDITIONS) and self.recipe.sends_own_conditions:
             found.append(MASKS)
         return " ".join(found)
