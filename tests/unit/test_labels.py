@@ -1,12 +1,15 @@
 """Labels of images as messages: what a site answers, and what its policy has to say."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from asyndgan.data import Cohort
 from asyndgan.engines import SiteSetup, set_up
@@ -166,6 +169,82 @@ def test_labels_count_where_a_policy_limits_epsilon_later(
     policy.write_text("[privacy]\nepsilon = 1000.0\nunprotected_masks = true\n")
     with pytest.raises(PolicyError, match="1 messages with labels"):
         set_up(replace(setup, state=tmp_path / "other"), private)
+
+
+@pytest.mark.parametrize(
+    ("part", "policy", "reason"),
+    [
+        (0.3, "", "training.hold_out of 0.2 at most, and this run's is 0.3"),
+        (0.2, "", ""),
+        (0.3, "known_start = true\n", ""),
+    ],
+)
+def test_a_network_of_patients_whom_a_hold_out_left_over_labels_nothing(
+    part: float,
+    policy: str,
+    reason: str,
+    tiny: Callable[..., Recipe],
+    phantoms: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "policy.toml").write_text(ALLOWED + policy)
+    steps = 10**9 if reason else 1
+    setup = SiteSetup(
+        "north", phantoms["north"], tmp_path, policy=tmp_path / "policy.toml", label_steps=steps
+    )
+    recipe = tiny("image.size=32", "masks.release=false", f"training.hold_out={part}")
+    answer = asked(set_up(setup, recipe), labelling(recipe, torch.zeros(1, 3, 32, 32)))
+    if reason:
+        assert isinstance(answer, Refusal) and reason in answer.reason
+    else:
+        assert isinstance(answer, Labelled)
+
+
+@pytest.fixture
+def two_sequences(tmp_path: Path) -> Path:
+    """Twelve patients: one has T1 and T2, six have T1 alone and five T2 alone."""
+    folder, random = tmp_path / "two", np.random.default_rng(1)
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for case in range(12):
+        for number in (0, 1) if not case else (case % 2,):
+            grey = random.integers(1, 255, (32, 32), dtype=np.uint8)
+            Image.fromarray(grey).save(folder / "imagesTr" / f"p{case:02d}_{number:04d}.png")
+        mask = random.integers(0, 2, (32, 32), dtype=np.uint8)
+        Image.fromarray(mask).save(folder / "labelsTr" / f"p{case:02d}.png")
+    about = {
+        "channel_names": {"0": "T2", "1": "T1"}, "labels": {"background": 0, "lesion": 1},
+        "numTraining": 12, "file_ending": ".png", "incomplete": True,
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(about))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("modalities", "reason"),
+    [
+        ("T1,T2", "of at least 5 patients with a label (allows.fewest_patients); here 1"),
+        ("T1", "of at least four fifths of 12 patients not held out; here 7"),
+    ],
+)
+def test_a_recipe_that_selects_few_of_a_sites_patients_gets_no_labels(
+    modalities: str,
+    reason: str,
+    tiny: Callable[..., Recipe],
+    two_sequences: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "policy.toml").write_text(ALLOWED.replace("patients = 1", "patients = 5"))
+    setup = SiteSetup(
+        "north", two_sequences, tmp_path, policy=tmp_path / "policy.toml", label_steps=10**9
+    )
+    recipe = tiny("image.size=32", "masks.release=false", f"image.modalities={modalities}")
+    images = torch.zeros(1, modalities.count("T"), 32, 32)
+    answer = asked(set_up(setup, recipe), labelling(recipe, images))
+    assert isinstance(answer, Refusal) and answer.code == "data"
+    assert not re.search(r"\d", answer.reason)  # how many there are stays in the site's own log
+    assert reason in caplog.text
 
 
 @pytest.mark.parametrize("whole", [0, 2])

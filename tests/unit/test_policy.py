@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.cli.site import first_policy
 from asyndgan.data import Cohort
+from asyndgan.data.dataset import DataSet
+from asyndgan.engines import SiteSetup, set_up
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import SIMULATION, Policy, Release
 from asyndgan.privacy.family import FAMILY, TABLES, Row
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
-from asyndgan.recipe import Recipe, Section
+from asyndgan.recipe import Recipe, Section, known_keys
 from asyndgan.runs import load_recipe
 from asyndgan.training import Site
 from asyndgan.wire import (
@@ -27,6 +29,7 @@ from asyndgan.wire import (
     Close,
     Judge,
     Judgement,
+    Measure,
     Measured,
     Open,
     Refusal,
@@ -414,6 +417,52 @@ def test_feedback_and_moments_pass_only_where_they_may(tiny: MakeRecipe) -> None
         through_the_door(tiny(), "", Measured(run="ab", count=99, total=zeros, squares=zeros))
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_no_hold_out_changes_the_moments_that_a_site_sends(
+    known: bool, tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """Else two recipes would give the features of a patient whom one of them holds out."""
+    (tmp_path / "policy.toml").write_text(
+        "[leaves]\nmoments = true\n[allows]\nunmeasured = true\nfewest_patients = 1\n"
+        f"known_start = {json.dumps(known)}\n"
+    )
+    told = []
+    for part in (0.0, 0.1, 0.2):
+        recipe = tiny(
+            "image.size=32", "masks.release=false", "selection.kind=measured", "selection.clip=0",
+            f"training.hold_out={part}",
+        )  # fmt: skip
+        setup = SiteSetup(
+            "north", phantoms["north"], tmp_path / str(part), policy=tmp_path / "policy.toml",
+            records=tmp_path / "books",
+        )  # fmt: skip
+        with closing(set_up(setup, recipe)) as endpoint:
+            endpoint.answer(pack(Open(run="ab", recipe=recipe.digest(), step=0), {}))
+            answer = unpack(endpoint.answer(pack(Measure(run="ab"), {})), ANSWERS, limit=2**20)
+        assert isinstance(answer, Measured)
+        told.append((answer.count, answer.total.tolist(), answer.squares.tolist()))
+    assert (told[0] == told[1] == told[2]) is not known
+    assert known or told[0][0] == len(DataSet(phantoms["north"]).files)
+
+
+def test_moments_are_counted_as_answers_each_time_that_they_leave(
+    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Path
+) -> None:
+    recipe = tiny(*PRIVATE, "training.steps=1", "selection.kind=measured")
+    few = "[leaves]\nmoments = true\n[allows]\nmost_answers = "
+    (reason,) = policy(few + "2").refusals(recipe)
+    assert "the start sends masks as well, and moments leave once" in reason
+    cohort = make_cohort(recipe, cases=8)
+    site = Site("north", cohort, recipe, folder=tmp_path, policy=policy(few + "3"))
+    endpoint = Endpoint(site, limit=2**20)
+    endpoint.answer(pack(Open(run="ab", recipe=recipe.digest(), step=0), {}))
+    request = pack(Measure(run="ab"), {})
+    said = [unpack(endpoint.answer(request), ANSWERS, limit=2**20) for _ in range(3)]
+    assert [type(one) for one in said] == [Measured, Measured, Refusal]
+    assert "as often as its policy allows" in getattr(said[2], "reason", "")
+    endpoint.close()
+
+
 def test_a_site_that_hides_its_number_of_cases_declares_a_share(
     tiny: MakeRecipe, make_cohort: MakeCohort
 ) -> None:
@@ -492,7 +541,7 @@ def test_every_policy_that_was_in_force_is_kept_beside_the_ledger(
     assert CliRunner().invoke(app, words).output.startswith("whole, to line 2:")
     shown = CliRunner().invoke(app, ["ledger", "show", words[2]]).output
     assert f"policy {named[1][:16]} in force in one line, from 2 to 2" in shown
-    assert "masks in two messages, not covered by differential privacy" in shown
+    assert "masks in two messages, which no limit on epsilon covers" in shown
     second = tmp_path / "policies" / f"{named[1]}.toml"
     second.write_text(policies[0].to_toml())
     said = CliRunner().invoke(app, words)
@@ -581,11 +630,23 @@ def keys() -> Iterator[tuple[str, str, str]]:
                 yield f"`{name}.{key}`", default, str(field.description)
 
 
+def free() -> Iterator[tuple[str, str]]:
+    """Sections of a recipe with the keys that the family does not restrict."""
+    restricted = {row.key for row in (TABLES, *FAMILY)} | {"site_discriminators"}
+    found: dict[str, list[str]] = {}
+    for key in known_keys():
+        if key not in restricted:
+            section, _, name = key.rpartition(".")
+            found.setdefault(section and f"`{section}`", []).append(f"`{name}`")
+    return ((section or "top level", ", ".join(names)) for section, names in found.items())
+
+
 def with_tables(text: str) -> str:
     text = with_table(text, "keys", "| key | default | what it decides |", keys())
     family = ((f"`{row.key}`", row.within, row.otherwise) for row in (TABLES, *FAMILY))
     columns = "| key | measured | what could be learned otherwise |"
-    return with_table(text, "family", columns, family)
+    text = with_table(text, "family", columns, family)
+    return with_table(text, "free", "| section | not restricted |", free())
 
 
 def test_the_document_has_the_keys_and_the_family_as_they_are() -> None:

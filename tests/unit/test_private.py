@@ -27,12 +27,13 @@ from asyndgan.painting.writing import write_synthetic
 from asyndgan.privacy import SIMULATION, Policy, Release, accounting, chance
 from asyndgan.privacy.accounting import Account, Mechanism, epsilon_of, mechanism_of, most_uses
 from asyndgan.privacy.ledger import read
+from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Site
 from asyndgan.training import private as training_private
 from asyndgan.training.private import PrivateDiscriminator
-from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, through, unpack
+from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, pack, through, unpack
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
@@ -676,6 +677,24 @@ def test_answers_that_left_without_privacy_are_not_forgotten(
     asks = Policy.from_toml("[privacy]\nepsilon = 5.0")
     with pytest.raises(PolicyError, match="left without privacy"):
         opened(tiny(*PRIVATE, "privacy.noise=2"), tmp_path, asks)
+
+
+@pytest.mark.parametrize(("noise", "then"), [("1e-9", Refusal), ("4", Judgement)])
+def test_noise_that_no_policy_asks_for_leaves_feedback_bare_and_is_charged(
+    tiny: MakeRecipe, tmp_path: Path, noise: str, then: type
+) -> None:
+    recipe = tiny(*CLASSES, "privacy.kind=feedback", f"privacy.noise={noise}", "privacy.clip=1e6")
+    judge = Judge(run="1f", step=0, batch=0, images=torch.zeros(2, 1, 16, 16))
+    open_, limit = "[allows]\nunmeasured = true\nfewest_patients = 1", "[privacy]\nepsilon = 5.0"
+    found = []
+    for text in (open_, limit):
+        endpoint = Endpoint(opened(recipe, tmp_path, Policy.from_toml(text)), limit=2**20)
+        answer = endpoint.answer(pack(judge, {"images": "float32"}))
+        found.append(type(unpack(answer, ANSWERS, limit=2**20)))
+        endpoint.close()
+    assert found == [Judgement, then]
+    bare = [entry.bare for entry in read(tmp_path / "ledger.jsonl") if entry.kind == "judgement"]
+    assert bare == ["feedback", ""][: len(bare)]
 
 
 def test_masks_that_left_in_the_clear_are_not_forgotten_either(

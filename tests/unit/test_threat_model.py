@@ -145,13 +145,18 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("appraisal", "conditions"): _CONDITIONS,
     ("measured", "run"): _RUN,
     ("measured", "count"): Exposure(
-        "how many images", "one number", "as `cases`", "`leaves.moments`; at least 8 images",
+        "how many images, those of held-out patients included", "one number", "as `cases`. With "
+        "`allows.known_start` also how many a hold-out leaves",
+        "`leaves.moments`; at least 8 images",
     ),
     ("measured", "total"): Exposure(
         "sum of features over all images", "some 350 numbers",
-        "one patient's features, by the difference of two runs with and without the patient",
-        "`leaves.moments` (off by default). `selection.clip` bounds the part of one image (0: no "
-        "bound)",
+        "one patient's features, exactly, by the difference of two runs with and without the "
+        "patient. If one patient alone has images without a label, two recipes suffice "
+        "(`image.slices`)",
+        "`leaves.moments` (off by default). No hold-out changes the images, unless "
+        "`allows.known_start`. `selection.clip` of the recipe bounds the part of one image (0: no "
+        "bound). `allows.most_answers` counts the message",
     ),
     ("measured", "squares"): Exposure(
         "sum of squared features", "as many", "as `total`", "as `total`",
@@ -180,8 +185,10 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "who took part: the network is surer of images that it learned from. With a patient's "
         "image and mask membership is asked directly; the images need not be synthetic. "
         "[Labels by the sites](labels.md#what-labels-reveal) has the figures",
-        "`leaves.labels` (off by default). Only outside a run. `allows.most_answers` counts the "
-        "message, not its images. Refused where `privacy.epsilon` is set",
+        "`leaves.labels` (off by default). Only outside a run, which need not have taken place. "
+        "The network learns from `allows.fewest_patients` at least, and from [most of the "
+        "site's](labels.md#what-labels-reveal). `allows.most_answers` counts the message, not its "
+        "images. Refused where `privacy.epsilon` is set",
     ),
     ("saved", "run"): _RUN,
     ("saved", "step"): _ANSWERED,

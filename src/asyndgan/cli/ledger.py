@@ -84,7 +84,7 @@ def _print(entries: Iterable[Entry], found: dict[str, Any]) -> None:
     console.print(f"in them {masks} (or classes) of patients, each time that it left")
     for content, count in sorted(found["bare"].items()):
         messages = counted(count, "message")
-        console.print(f"{content} in {messages}, not covered by differential privacy")
+        console.print(f"{content} in {messages}, which no limit on epsilon covers")
     if found["repeated"]:
         console.print(
             f"{counted(found['repeated'], 'image')} came again in another step ('again'), which a "

@@ -10,7 +10,7 @@ from typing import Final, Self, final
 import torch
 from torch import Tensor
 
-from asyndgan.arrays import IMAGE_LOW, Images
+from asyndgan.arrays import IMAGE_LOW, Image, Images
 from asyndgan.data.enrolment import untaught
 from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.prepared import Case
@@ -72,6 +72,10 @@ class Cohort:
         labels: name of every label or class, by its number.
         told: number of cases that the site says it has, and the part of them that has each
             modality, in 0 to 1; None: those of this cohort.
+        everyone: image of each case that the site says it has, (c, *space); None: those of this
+            cohort.
+        eligible: number of patients of the site who are not held out, those among them who have
+            nothing that the recipe asks for; None: those of this cohort.
         chooser: how the patients of the two halves are chosen.
         seed: seed of the draws.
         flip: mirror images and label maps along the last axis, at random.
@@ -93,6 +97,8 @@ class Cohort:
         patients: Sequence[str] | None = None,
         present: Tensor | None = None,
         told: tuple[int, list[float]] | None = None,
+        everyone: Sequence[Image] | None = None,
+        eligible: int | None = None,
         chooser: Chooser = OPEN,
         seed: int = 0,
         flip: bool = False,
@@ -135,6 +141,7 @@ class Cohort:
         self.present = None if present is None or present.all() else present
         self.labels = dict(labels)
         self.told, self.parts = told or (len(images), self._parts())
+        self._everyone = everyone
         self.seed = seed
         self.flip = flip
         self.move = move
@@ -142,6 +149,7 @@ class Cohort:
         for case, patient in enumerate(patients or range(len(images))):
             cases.setdefault(patient, []).append(case)
         self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
+        self.eligible = eligible or self.patients
         names = [str(patient) for patient in patients or range(len(images))]
         self.halves = torch.tensor(halves_of(names, chooser))
         self.weights = rarity(self.conditions) if rare_first else None
@@ -153,6 +161,7 @@ class Cohort:
         *,
         labels: Mapping[str, int],
         told: Sequence[Case] | None = None,
+        eligible: int | None = None,
         chooser: Chooser = OPEN,
         condition: str = "mask",
         seed: int = 0,
@@ -165,8 +174,9 @@ class Cohort:
         Args:
             cases: all of one size and with the same modalities.
             labels: number of each label by name, as in `dataset.json`.
-            told: all cases of the site, those that it holds out among them; None: `cases`. The
-                coordinator is told their number, which no hold-out changes.
+            told: all cases of the site in the same order, those that it holds out among them; None:
+                `cases`. The coordinator is told their number, which no hold-out changes.
+            eligible: as for the constructor.
             chooser: as for the constructor.
             condition: `mask` uses the label maps; `none` ignores them. (A folder of images holds
                 no `class` conditions; pass those to the constructor.)
@@ -189,14 +199,21 @@ class Cohort:
         present = torch.tensor([case.present for case in cases])
         held = present.any(0)  # a modality that the folder names but no case has is dropped
         every = torch.tensor([case.present for case in told or cases])[:, held]
+        images = torch.stack([case.image[held] for case in cases])
+        own, patients = iter(images), {case.patient for case in cases}  # views: none is kept twice
+        everyone = [
+            next(own) if case.patient in patients else case.image[held] for case in told or cases
+        ]
         return cls(
-            torch.stack([case.image[held] for case in cases]),
+            images,
             masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
             modalities=[m for m, has in zip(cases[0].modalities, held, strict=True) if has],
             patients=[case.patient for case in cases],
             present=present[:, held],
             labels={number: name for name, number in labels.items()},
             told=(len(every), every.double().mean(0).tolist()),
+            everyone=everyone if len(every) > len(cases) else None,
+            eligible=eligible,
             chooser=chooser,
             seed=seed,
             flip=flip,
@@ -211,6 +228,11 @@ class Cohort:
     def space(self) -> tuple[int, ...]:
         """Height and width (and depth) of the images."""
         return tuple(self.images.shape[2:])
+
+    @property
+    def everyone(self) -> Images:
+        """Images of all cases that the site says it has, which no hold-out changes."""
+        return self.images if self._everyone is None else torch.stack(list(self._everyone))
 
     @cached_property
     def digest(self) -> str:
@@ -279,8 +301,11 @@ class Cohort:
         """Number of patients of the modality that the fewest have."""
         if self.present is None:
             return self.patients
-        own = torch.stack([self.present[cases].any(0) for cases in self._cases_of_patients])
-        return int(own.sum(0).min())
+        return min(self.patients_with(has) for has in self.present.T)
+
+    def patients_with(self, cases: Tensor) -> int:
+        """Number of patients with at least one of these cases, (n,) booleans."""
+        return sum(bool(cases[own].any()) for own in self._cases_of_patients)
 
     def patients_by_chance(self, rate: float, uniform: Callable[[int], Tensor]) -> Batch:
         """Draws each patient independently with probability `rate`, and one case of each drawn.

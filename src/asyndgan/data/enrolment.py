@@ -28,7 +28,7 @@ class Cases:
     Attributes:
         patients: number of patients.
         untaught: as `untaught` finds.
-        incomplete: whether some case lacks a modality that others have.
+        incomplete: whether some case, a held-out one too, lacks a modality that others have.
     """
 
     patients: int
@@ -125,11 +125,11 @@ def unready(report: "CheckReport", recipe: Recipe) -> Iterator[Reason]:
     kept, _ = held_out_by(recipe, roll)
     present = [one.present if image.source == "images" else (True,) for one in kept]
     halves = halves_of([one.patient for one in kept])
-    held = [any(own) for own in zip(*present, strict=True)]
+    every = zip(*(one.present for one in roll), strict=True) if image.source == "images" else ()
     cases = Cases(
         len({one.patient for one in kept}),
         untaught(report.survey.modalities, present, halves) if image.source == "images" else [],
-        any(own and not all(p[n] for p in present) for n, own in enumerate(held)),
+        any(len(set(has)) > 1 for has in every),
     )
     yield from refusals(cases, recipe)
 

@@ -143,10 +143,11 @@ def load_cohort(
             tell(f"site {setup.name}: {finding}")
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, data.info.labels)
-    kept, _ = held_out_by(recipe, cases, chooser)
+    kept, held = held_out_by(recipe, cases, chooser)
     return Cohort.from_cases(
         kept,
         told=cases,
+        eligible=len({*data.patients.values()} - {case.patient for case in held}),
         chooser=chooser,
         labels=data.info.labels,
         condition=recipe.condition.kind,

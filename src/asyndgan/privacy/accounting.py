@@ -11,6 +11,7 @@ them); tests compare the result with dp-accounting's privacy loss distributions.
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +21,7 @@ from typing import Final, final
 import numpy as np
 
 from asyndgan.errors import PolicyError
-from asyndgan.privacy.ledger import MASKS, Tally
+from asyndgan.privacy.ledger import FEEDBACK, MASKS, Tally
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
@@ -178,7 +179,8 @@ class Account:
         """
         if self.limit is None:
             return
-        bare = {k: count for k, count in left.bare.items() if k != MASKS or not unprotected_masks}
+        masks = left.bare[MASKS] if unprotected_masks else 0
+        bare = left.bare - Counter({FEEDBACK: left.charged, MASKS: masks})
         if bare:
             shown = ", ".join(f"{count} messages with {kind}" for kind, count in bare.items())
             raise PolicyError(

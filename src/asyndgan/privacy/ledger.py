@@ -28,11 +28,12 @@ if sys.platform != "win32":
 FIRST = "0" * 64
 """Stands for the previous hash in the first line."""
 
-ANSWER_KINDS: Final = ("judgement", "appraisal", "labelled")
+ANSWER_KINDS: Final = ("judgement", "appraisal", "measured", "labelled")
 """Kinds of messages that a policy counts as answers, like any message with patients' masks."""
 
+FEEDBACK: Final = "feedback"
 MASKS: Final = "masks"
-"""Patients' masks or classes, among the contents that no differential privacy covers."""
+"""Feedback, and patients' masks or classes, among the contents that no limit on epsilon covers."""
 
 
 @final
@@ -54,9 +55,9 @@ class Entry:
         delta: of that epsilon.
         uses: of differentially private mechanisms that the site's account had charged by then.
         masks: number of patients' label maps (or classes) in it.
-        bare: its contents that no differential privacy covers, separated by spaces: `feedback`,
-            `masks` (or classes) of patients, `moments`, a `fingerprint`, `labels` of images by a
-            network of patients; empty: none.
+        bare: its contents that no limit on epsilon covers, separated by spaces: `feedback`, also
+            with noise if the policy sets no limit, `masks` (or classes) of patients, `moments`, a
+            `fingerprint`, `labels` of images by a network of patients; empty: none.
         policy: SHA-256 of the policy in force.
         repeated: number of images of the request that had come before, equal to the bit and in
             another step, since the site started; a generator in training hardly paints one twice.
@@ -100,17 +101,18 @@ class Tally:
 
     Attributes:
         name: of the ledger's file.
-        answers: judgements, appraisals and labels that left in all runs, including repeated ones,
-            and cards with patients' masks unless they repeat the card before.
+        answers: judgements, appraisals, moments and labels that left in all runs, including
+            repeated ones, and cards with patients' masks unless they repeat the card before.
         bare: number of messages with uncovered feedback, masks, moments, fingerprints or labels,
             by these names.
+        charged: number of those with feedback whose noise the account was charged for.
         uses: the most in any line.
         repeated: images that came again in another step.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.answers = self.uses = self.repeated = 0
+        self.answers = self.charged = self.uses = self.repeated = 0
         self.bare: Counter[str] = Counter()
         self._card = ""
 
@@ -122,6 +124,7 @@ class Tally:
             self.answers += 1  # the same masks once more tell nothing new
             self._card = entry.payload
         self.bare.update(entry.bare.split())
+        self.charged += FEEDBACK in entry.bare.split() and entry.epsilon is not None
         self.uses = max(self.uses, entry.uses)
         self.repeated += entry.repeated
 

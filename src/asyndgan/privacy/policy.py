@@ -16,6 +16,10 @@ from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FeedbackCoding = Literal["float32", "float16", "int8", "int4"]
 
+MOST_HELD_OUT: Final = 0.2
+"""Largest `training.hold_out` with which a site labels images: a network of fewer patients knows
+each of them better, and the coordinator chooses the recipe."""
+
 
 @final
 class LeavesSection(Section):
@@ -46,7 +50,9 @@ class LeavesSection(Section):
         "images painted from them and its share then go to the other sites",
     )
     moments: bool = Field(
-        False, description="sums of features over all images, once a run; the recipe sets a clip"
+        False,
+        description="sums of features over all images, those of held-out patients too unless "
+        "allows.known_start; the recipe sets a clip",
     )
     fingerprint: bool = Field(
         False,
@@ -56,8 +62,8 @@ class LeavesSection(Section):
     labels: bool = Field(
         False,
         description="labels of images that the coordinator sends ('asyndgan label'), by a "
-        "segmentation network of the site's patients who are not held out; they tell who took "
-        "part better than feedback does",
+        "segmentation network of most of the site's patients who are not held out; they tell who "
+        "took part better than feedback does",
     )
 
     @property
@@ -77,7 +83,8 @@ class AllowsSection(Section):
         5,
         ge=1,
         description="fewest patients, after holding out, from whom a recipe without differential "
-        "privacy may learn, also for each modality; a generator of one patient knows only them",
+        "privacy may learn, also for each modality, and a network that labels images; a generator "
+        "of one patient knows only them",
     )
     unmeasured: bool = Field(
         False,
@@ -115,8 +122,8 @@ class AllowsSection(Section):
         None,
         ge=1,
         description="answers of the site in total, over all runs; a repeated step counts, and so "
-        "does a start that sends patients' masks, unless its card repeats the one before; left "
-        "out: no limit",
+        "do sums of features, labels of images, and a start that sends patients' masks, unless its "
+        "card repeats the one before; left out: no limit",
     )
     most_answers_per_patient: int | None = Field(
         None,
@@ -272,14 +279,16 @@ class Policy(Section):
         presence = recipe.presence_of(site)
         steps = sum(map(len, presence))
         starts = len(presence) if recipe.sends_own_conditions else 0
-        most = self.allows.most_answers
-        if most is None or steps + starts <= most:
+        most, moments = self.allows.most_answers, recipe.selection.compares
+        if most is None or steps + starts + moments <= most:
             return []
         told = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
         if starts == 1:
             told += " and the start sends masks as well"
         elif starts:
             told += f" and its {starts} starts send masks as well"
+        if moments:
+            told += ", and moments leave once"
         return [f"{told}; allows.most_answers is {most}"]
 
     def check(

@@ -15,8 +15,8 @@ from torch import Tensor
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.chance import normal_noise
-from asyndgan.privacy.ledger import ANSWER_KINDS, MASKS, Ledger
-from asyndgan.privacy.policy import SIMULATION, Policy
+from asyndgan.privacy.ledger import ANSWER_KINDS, FEEDBACK, MASKS, Ledger
+from asyndgan.privacy.policy import MOST_HELD_OUT, SIMULATION, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
@@ -61,7 +61,7 @@ class Released:
         step: the step that it answers; None if there is none.
         norm: L2 norm of its feedback before coding; None if there is none.
         masks: number of patients' label maps or classes in it.
-        bare: its contents that no differential privacy covers; see `ledger.Entry`.
+        bare: its contents that no limit on epsilon covers; see `ledger.Entry`.
         repeated: number of images that it judges and that came in an earlier step; see there.
         key: proof that `Release` made it.
     """
@@ -168,8 +168,8 @@ class Release:
         if isinstance(answer, Labelled):
             return "labels"
         found = []
-        if isinstance(answer, StepAnswer) and self.recipe.privacy.kind == "none":
-            found.append("feedback")
+        if isinstance(answer, StepAnswer) and not self.policy.covers(self.recipe):
+            found.append(FEEDBACK)
         if isinstance(answer, WITH_CONDITIONS) and self.recipe.sends_own_conditions:
             found.append(MASKS)
         return " ".join(found)
@@ -246,8 +246,14 @@ class Release:
         return clipped + 2 * section.clip * section.noise * noise
 
     def check_labels(self) -> None:
-        """Raises `PolicyError` if no labels of images may leave, or no further answer."""
+        """Raises `PolicyError` if no labels may leave by this recipe, or no further answer."""
         self.policy.check_leaves("labels")
+        part = self.recipe.training.hold_out
+        if part > MOST_HELD_OUT and not self.policy.allows.known_start:
+            raise PolicyError(
+                f"this site labels images of runs with a training.hold_out of {MOST_HELD_OUT:g} at "
+                f"most, and this run's is {part:g}. Train with {MOST_HELD_OUT:g} or less."
+            )
         self._check_count()
 
     def _check_count(self) -> None:

@@ -32,7 +32,7 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
             f"site {name}: its cohort has move={cohort.move}, and training.move is "
             f"{recipe.training.move}. Build the cohort as the recipe says."
         )
-    cases = Cases(cohort.patients, cohort.untaught, cohort.present is not None)
+    cases = Cases(cohort.patients, cohort.untaught, min(cohort.parts) < 1)
     for reason, remedy in refusals(cases, recipe.at_site(name), section):
         raise CohortError(f"site {name}: {reason}. {remedy}")
 

@@ -11,6 +11,7 @@ from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.prepared import Case
 from asyndgan.errors import CohortError, ProtocolError
 from asyndgan.models.budget import SegmentationBudget
+from asyndgan.privacy.policy import AllowsSection
 from asyndgan.recipe import Recipe
 from asyndgan.training.arrivals import check_range
 from asyndgan.training.segmentation import budget_for, train_segmenter
@@ -37,6 +38,7 @@ class Labeller:
         recipe: of the run whose images are labelled.
         device: where the network computes.
         budget: how the network is trained.
+        allows: section of the site's policy, which says from how few patients it may learn.
     """
 
     def __init__(
@@ -46,33 +48,32 @@ class Labeller:
         recipe: Recipe,
         device: torch.device,
         budget: SegmentationBudget,
+        allows: AllowsSection,
     ) -> None:
         self.name = name
         self.cohort = cohort
         self.recipe = recipe
         self.device = device
         self.budget = budget_for(recipe, budget)
+        self.allows = allows
 
     @cached_property
     def network(self) -> nn.Module:
         """The site's segmentation network.
 
         Raises:
-            CohortError: no case that has all of the site's modalities shows a label.
+            CohortError: too few patients have a case with all of the site's modalities, or one that
+                shows a label.
         """
         cohort = self.cohort
-        whole = list(range(len(cohort)))
+        whole = torch.ones(len(cohort), dtype=torch.bool)
         if cohort.present is not None:
-            whole = cohort.present.all(1).nonzero().flatten().tolist()
+            whole = cohort.present.all(1)
+        self._check_patients(whole)
         cases = [
             Case.drawn(f"case {n}", cohort.images[n], cohort.conditions[n], cohort.modalities)
-            for n in whole
+            for n in whole.nonzero().flatten().tolist()
         ]
-        if not any(bool(case.mask.any()) for case in cases):
-            raise CohortError(
-                f"site {self.name}: no case with all of its modalities shows a label, so no "
-                "network learns to find one."
-            )
         return train_segmenter(
             cases,
             classes=max(cohort.labels) + 1,
@@ -80,6 +81,27 @@ class Labeller:
             seed=derived_seed(cohort.seed, "labels"),
             device=str(self.device),
         )
+
+    def _check_patients(self, whole: Tensor) -> None:
+        """Refuses a network of few patients: its labels would tell who they are.
+
+        The recipe chooses modalities, slices and grid, and so the cases.
+        """
+        cohort, fewest = self.cohort, max(1, self.allows.fewest_patients)
+        learned = cohort.patients_with(whole)
+        labelled = cohort.patients_with(whole & cohort.conditions.flatten(1).any(1))
+        wanted = ""
+        if labelled < fewest:
+            wanted = f"{fewest} patients with a label (allows.fewest_patients); here {labelled}"
+        # With a known start a coordinator finds patients by their names anyway.
+        elif 5 * learned < 4 * cohort.eligible and not self.allows.known_start:
+            wanted = f"four fifths of {cohort.eligible} patients not held out; here {learned}"
+        if wanted:
+            raise CohortError(
+                f"site {self.name}: a network that labels images learns from cases with all of the "
+                f"site's modalities, of at least {wanted}. Ask for labels of a run whose "
+                "image.modalities and image.slices select more."
+            )
 
     def check(self, images: Images) -> None:
         """Refuses images that cannot be labelled, before a network is trained for them.

@@ -238,7 +238,8 @@ class Site(Handler):
     @cached_property
     def labeller(self) -> Labeller:
         """What labels images; its network is kept, since it is asked for many."""
-        return Labeller(self.name, self.cohort, self.recipe, self.device, self._labelling)
+        allows = self.release.policy.allows
+        return Labeller(self.name, self.cohort, self.recipe, self.device, self._labelling, allows)
 
     def _check_recipe(self, digest: str) -> None:
         if digest != self.recipe.digest():
@@ -306,15 +307,18 @@ class Site(Handler):
         self._expect(request.run)
         if not self.recipe.selection.compares:
             raise ProtocolError("this recipe asks no site for moments.")
-        own, count = self._moments, len(self.cohort)
-        return Measured(run=request.run, count=count, total=own.total, squares=own.squares)
+        own = self._moments
+        return Measured(run=request.run, count=int(own.count), total=own.total, squares=own.squares)
 
     @cached_property
     def _moments(self) -> Moments:
-        """Moments of all its images; cached, since a coordinator that timed out asks again."""
-        return Moments.of(
-            features_in_parts(self.cohort.images), clip=self.recipe.selection.clip or None
-        )
+        """Moments of all its images; cached, since a coordinator that timed out asks again.
+
+        Hold-outs would tell the features of single patients, by the difference of two recipes.
+        """
+        known = self.release.policy.allows.known_start
+        images = self.cohort.images if known else self.cohort.everyone
+        return Moments.of(features_in_parts(images), clip=self.recipe.selection.clip or None)
 
     def _save(self, request: Save) -> Saved:
         self._expect(request.run, request.step)
