@@ -71,9 +71,14 @@ def plain(port: int, name: str) -> Line:
 
 def certified(port: int, startup: Path, name: str) -> Line:
     """A line with the certificate that lies in a kit's folder `startup`."""
+    line = socket.create_connection(("127.0.0.1", port), timeout=SOON_S)
+    return Line(context_of(startup, ssl.PROTOCOL_TLS_CLIENT).wrap_socket(line), name)
+
+
+def context_of(startup: Path, side: int) -> ssl.SSLContext:
+    """TLS with that certificate, without a look at the other end's."""
     (certificate,) = startup.glob("*.crt")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ssl.SSLContext(side)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
-    line = socket.create_connection(("127.0.0.1", port), timeout=SOON_S)
-    return Line(context.wrap_socket(line), name)
+    return context

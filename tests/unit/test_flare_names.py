@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import ssl
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
+from nvflare.app_common.job_launcher.process_launcher import ProcessJobLauncher
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.fuel.f3.cellnet.connector_manager import ConnectorManager
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
@@ -27,7 +29,7 @@ from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.relay import names
 from asyndgan.relay.job import start_jobs_here
 from asyndgan.relay.names import prove_names
-from flare_lines import SOON_S, Line, certified, plain
+from flare_lines import SOON_S, Line, certified, context_of, plain
 from waiting import until
 
 BRIEFLY_S = 0.5
@@ -204,16 +206,27 @@ def test_the_local_port_takes_the_jobs_of_its_process_and_nobody_else(
         assert not job.closed(BRIEFLY_S)
 
 
-def test_a_process_takes_nobody_for_its_server_without_the_servers_certificate(
-    begun: Callable[[str], CoreCell],
+@pytest.mark.parametrize(
+    ("who", "name"), [("", "server"), ("south", "server"), ("south", "south"), ("server", "server")]
+)
+def test_a_process_takes_where_it_connects_for_the_server_only_by_the_servers_certificate(
+    who: str, name: str, begun: Callable[[str], CoreCell], startups: dict[str, Path]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         north = begun("north")
-        north.communicator.add_connector(f"tcp://127.0.0.1:{other.getsockname()[1]}", Mode.ACTIVE)
+        url = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        north.communicator.add_connector(url, Mode.ACTIVE, secure=bool(who))
         other.settimeout(SOON_S)
-        with Line(other.accept()[0], "server") as line:
-            assert line.closed()
-    assert not known(north, "server")
+        connection = other.accept()[0]
+        if who:
+            context = context_of(startups[who], ssl.PROTOCOL_TLS_SERVER)
+            connection = context.wrap_socket(connection, server_side=True)
+        with Line(connection, name) as line:
+            if who == "server":
+                until(lambda: known(north, "server"), SOON_S)
+            else:
+                assert line.closed()
+                assert not known(north, name)
 
 
 def test_a_message_that_names_an_address_makes_no_process_connect(
@@ -288,7 +301,8 @@ def test_a_forged_answer_does_not_take_the_place_of_a_sites(
         until(lambda: server.waiters, SOON_S)
         (number,) = server.waiters
         answer = {"msg_type": "reply", "req_id": number, "origin": "north", "return_code": "ok"}
-        south.send(message(topic="register", **answer, error="forged"))
+        for changes in ({"topic": "register"}, {"channel": "admin", "topic": "x"}):
+            south.send(message(**changes, **answer, error="forged"))
         asking.join(BRIEFLY_S)
         assert asking.is_alive()
         north.send(message(channel="admin", topic="x", **answer, error="true"))
@@ -317,7 +331,7 @@ def test_a_flare_that_connects_or_takes_messages_in_another_way_is_not_started(
     ],
 )
 def test_a_jobs_process_is_started_by_our_module_and_another_command_not_at_all(
-    launcher: type, module: str, monkeypatch: pytest.MonkeyPatch
+    launcher: type[ProcessJobLauncher], module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launcher, "get_command", launcher.get_command)
     start_jobs_here(launcher)
