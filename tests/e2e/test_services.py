@@ -176,6 +176,8 @@ def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up(
         here = "connected: north, south"
         until(lambda: here in connected(federation), 60)
         assert crowd.poll() is None
+        for place in (federation.path, *(tmp_path / name for name in phantoms)):
+            assert of_module("asyndgan.relay.job", place)  # where certificates prove all names
         (run,) = of_module("asyndgan.runs.federated", federation.path)
         for site in services[1:]:
             site.send_signal(signal.SIGSTOP)

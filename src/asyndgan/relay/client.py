@@ -14,11 +14,16 @@ import threading
 import zipfile
 from typing import Any, Final, final
 
+from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.fuel.f3.drivers import tcp_driver
 from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode, error_reply
 from nvflare.private.defs import ERROR_MSG_PREFIX, RequestHeader, TrainingTopic
 from nvflare.private.fed.client.admin import RequestProcessor
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
+
+from asyndgan.relay.job import start_jobs_here
+from asyndgan.relay.names import prove_names
+from asyndgan.relay.server import put_up_door
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +150,9 @@ def hurry() -> None:
 
 
 if __name__ == "__main__":
+    prove_names()
+    start_jobs_here(ClientProcessJobLauncher)
+    put_up_door()
     close_doors()
     hurry()
     runpy.run_module("nvflare.private.fed.app.client.client_train", run_name="__main__")

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 CHANNEL: Final = "asyndgan"
 MARK: Final = "asyndgan_job"
-"""Header of every request and answer that holds the job's secret. FLARE's processes of one machine
-reach each other by an open port of that machine, where anyone could use any name."""
+"""Header of every request and answer that holds the job's secret: besides the sender's name, which
+certificates prove (`names.py`), only what the job brought counts."""
 
 GREET: Final = "greet"
 REQUEST: Final = "request"
@@ -233,7 +233,7 @@ class SiteRelay(Executor):
     def answer(self, request: Message, job: str) -> Message:
         """Answers a request of the server's process of this job, and refuses any other."""
         origin = request.get_header(MessageHeaderKey.ORIGIN)
-        # Other sites can reach this job through the server, and others on this machine via FLARE.
+        # Other sites can reach this job through the server.
         if origin != f"server.{job}" or not of_this_job(request, self.secret):
             log.warning("a request of %s is refused", origin)
             return make_reply(ReturnCode.UNAUTHENTICATED, "", None)

@@ -15,7 +15,11 @@ from socketserver import ThreadingMixIn
 from ssl import SSLSocket
 from typing import Any, Final, final
 
+from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.fuel.f3.drivers import tcp_driver
+
+from asyndgan.relay.job import start_jobs_here
+from asyndgan.relay.names import prove_names
 
 log = logging.getLogger(__name__)
 
@@ -131,5 +135,7 @@ def put_up_door() -> None:
 
 
 if __name__ == "__main__":
+    prove_names()
+    start_jobs_here(ServerProcessJobLauncher)
     put_up_door()
     runpy.run_module("nvflare.private.fed.app.server.server_train", run_name="__main__")
