@@ -11,6 +11,7 @@ from asyndgan.data.near import (
     composed,
     dangling,
     ending_of,
+    files_below,
     in_folder,
     is_decodable,
     is_dicom,
@@ -122,7 +123,7 @@ def listed(folder: Path, info: DatasetInfo, part: Part | None = None) -> Listing
         named: dict[str, Path] = {}
         unmasked = [_no_masks(masks, "this folder does not exist", info)]
     else:
-        lost = {plain(path.name) for f in faults for path in (f.file, *f.file.rglob("*"))}
+        lost = {plain(path.name) for f in faults for path in (f.file, *files_below(f.file))}
         named, wrong, unmasked = _matched(masks, cases, info, lost)
         faults += wrong
     if part == "Tr" and not dropped and info.training not in (None, len(cases)):
