@@ -18,6 +18,7 @@ from PIL import Image as Picture
 from asyndgan.data.case import RawCase
 from asyndgan.data.check import check_folder
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.listing import listed
 from asyndgan.data.nnunet import read_cases, read_masks
 from asyndgan.data.readers import DataFileError
 from asyndgan.data.writing import write_dataset
@@ -495,6 +496,23 @@ def test_a_set_is_known_by_the_files_of_its_cases_and_what_their_links_lead_to(
     assert DataSet(plain).digest() == before != DataSet(plain).digest(["truth"])
     shutil.copy(store / "bob_0000.png", store / "ann_0000.png")
     assert DataSet(plain).digest() != before
+
+
+def test_only_the_first_of_many_masks_without_an_image_are_compared_with_names_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data_set(tmp_path / "north")
+    for number in range(60):
+        (folder / f"imagesTr/x{number}_0000.png").touch()
+        (folder / f"labelsTr/y{number}z.png").touch()
+    compared = []
+    monkeypatch.setattr(
+        "asyndgan.data.near.difflib.get_close_matches",
+        lambda name, names, **_: compared.extend(names) or [],
+    )
+    found = listed(folder, DataSet(folder).info)
+    assert [fault.reason for fault in found.faults].count("this mask has no image") == 60
+    assert 0 < len(compared) <= 500
 
 
 def test_a_link_to_a_whole_disk_is_not_walked(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, final
+from typing import Annotated, Any, Final, Literal, Self, final
 from urllib.parse import quote
 
 from pydantic import (
@@ -32,6 +32,10 @@ from asyndgan.texts import parsed_toml
 
 VALIDATION_PART = 0.2
 """Fraction of each site's patients that suites judged on validation hold out of all trainings."""
+
+MOST_SETS: Final = 16
+MOST_MODELS: Final = 32
+"""Most sets, and models, of a suite: each model is checked on each set."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
@@ -196,8 +200,8 @@ class Suite(Section):
     consistency: bool = Field(
         False, description="also how modalities go together, against the cases that are judged on"
     )
-    sets: tuple[SetSection, ...] = Field(min_length=1)
-    models: tuple[ModelSection, ...] = Field(min_length=1)
+    sets: tuple[SetSection, ...] = Field(min_length=1, max_length=MOST_SETS)
+    models: tuple[ModelSection, ...] = Field(min_length=1, max_length=MOST_MODELS)
     _plans: dict[str, Plan] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
