@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from asyndgan.data.writing import digest_of_folder
+from asyndgan.data.dataset import DataSet
 from asyndgan.judging.bench import write_whole
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
@@ -57,7 +57,7 @@ def emptied(out: Path) -> Path:
 @cache
 def digest_of(folder: Path) -> str:
     """Digest of a data set's files."""
-    return digest_of_folder(folder)
+    return DataSet(folder).digest()
 
 
 def sites_of(data: Path, name: str) -> dict[str, Path]:

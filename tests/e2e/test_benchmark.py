@@ -25,7 +25,7 @@ from asyndgan.data import Cohort, RawCase
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.data.writing import digest_of_folder, write_dataset
+from asyndgan.data.writing import write_dataset
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
 from asyndgan.judging import completion_scores
@@ -244,19 +244,6 @@ def test_what_was_trained_from_other_data_or_painted_otherwise_is_not_taken(
     }
     with pytest.raises(RunError, match="in another way"):
         painted_once(training.folder, masks_of(both), Origin(""), synthetic, moved=1)
-
-
-def test_data_behind_links_are_known_by_what_the_links_lead_to(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store/a.png").write_text("first")
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/imagesTr").symlink_to(tmp_path / "store")
-    (tmp_path / "store/back").symlink_to(tmp_path / "site")  # must not be followed for ever
-    shutil.copytree(tmp_path / "store", tmp_path / "plain/imagesTr", ignore=lambda *_: ["back"])
-    before = digest_of_folder(tmp_path / "site")
-    assert before == digest_of_folder(tmp_path / "plain")
-    (tmp_path / "store/a.png").write_text("second")
-    assert digest_of_folder(tmp_path / "site") != before
 
 
 def test_on_validation_no_training_sees_a_patient_that_judges(

@@ -367,6 +367,28 @@ def test_a_description_of_very_many_names_is_refused_in_few_words(
     assert len(str(found.value)) < LONGEST_ERROR
 
 
+def test_regions_of_very_many_numbers_are_refused_before_they_are_compared(tmp_path: Path) -> None:
+    labels = {f"r{n}": list(range(256 * n, 256 * n + 256)) for n in range(64)}
+    table = {"channel_names": {"0": "T1"}, "labels": labels, "regions_class_order": [1]}
+    (tmp_path / "dataset.json").write_text(json.dumps({**table, "file_ending": ".png"}))
+    refused_soon(lambda: describe(tmp_path), "more than 64 regions, or 256 numbers")
+
+
+def test_files_that_are_listed_and_not_there_are_no_hundred_thousand_faults(tmp_path: Path) -> None:
+    files = {f"c{n}": {"images": [f"{n}.png"], "label": f"l/{n}.png"} for n in range(5000)}
+    table = {"channel_names": {"0": "T1"}, "labels": {"a": 0}, "file_ending": ".png"}
+    (tmp_path / "dataset.json").write_text(json.dumps({**table, "dataset": files}))
+    faults = check_folder(tmp_path).faults
+    assert len(faults) == 1001 and "may list others" in faults[-1].reason
+
+
+def test_a_suite_of_very_many_sets_and_models_is_refused_before_any_pair_is_checked() -> None:
+    sets = [f"[[sets]]\nname='s{n}'\nfolder='d'\nsites=['a']\nlabel='x'\n" for n in range(400)]
+    models = [f"[[models]]\nname='m{n}'\nrecipe='demo'\n" for n in range(400)]
+    text = "name = 's'\n" + "".join(sets + models)
+    refused_soon(lambda: Suite.from_toml(text), "at most 16 items(.|\n)*at most 32 items")
+
+
 def test_one_file_of_a_high_number_is_no_ten_thousand_faults(tmp_path: Path) -> None:
     (tmp_path / "imagesTr").mkdir()
     (tmp_path / "imagesTr" / "ann_9999.png").write_bytes(b"")

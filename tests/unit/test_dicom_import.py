@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import sys
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,9 @@ from asyndgan.cli import app
 from asyndgan.data.description import describe
 from asyndgan.data.listing import list_cases
 from asyndgan.data.nnunet import patient_of
+from asyndgan.dicom.choosing import Choice, pick
+from asyndgan.dicom.series import read_archive
+from asyndgan.received import opened
 
 OBLIQUE = tuple(np.round([np.cos(0.3), np.sin(0.3), 0, -np.sin(0.3), np.cos(0.3), 0], 6))
 RNG = np.random.default_rng(0)
@@ -418,6 +422,54 @@ def test_contours_that_would_take_long_are_refused_before_they_are_drawn(
     assert "contours of too many points" in run(tmp_path / "from", tmp_path / "to", code=1)
     monkeypatch.setattr("asyndgan.dicom.segments.MAX_CROSSINGS", 4000)
     assert "no voxel with a label" in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
+def test_small_contours_on_a_large_slice_take_little_time(tmp_path: Path) -> None:
+    images = series(np.zeros((2, 1024, 1024), np.uint8))
+    rings = [square(images, 4.5, 7.5, 0)] * 501
+    save(tmp_path / "from", *images, rtstruct(images, {f"r{n}": rings for n in range(4)}))
+    began = time.process_time()
+    run(tmp_path / "from", tmp_path / "to", "--label", "a=*")
+    assert time.process_time() - began < 15
+    assert np.asarray(only(tmp_path / "to", "labelsTr").dataobj).sum() == 9
+
+
+def test_contours_that_are_far_apart_count_the_pixels_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = series(np.zeros((2, 512, 512), np.uint8))
+    rings = [square(images, at, at + 3, 0) for at in (1, 500)]
+    save(tmp_path / "from", *images, rtstruct(images, {"a": rings, "b": rings}))
+    monkeypatch.setattr("asyndgan.dicom.segments.MAX_CROSSINGS", 2000)
+    assert "contours of too many points" in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
+def test_of_a_macro_the_first_item_counts(tmp_path: Path) -> None:
+    images = series(volume())
+    for image in images:
+        measures, shared = Dataset(), Dataset()
+        measures.PixelSpacing = image.PixelSpacing
+        shared.PixelMeasuresSequence = [Dataset(), measures]
+        image.SharedFunctionalGroupsSequence = [shared]
+        del image.PixelSpacing
+    save(tmp_path / "from", *images)
+    assert "without a place in space" in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
+def test_each_of_many_segmentations_of_one_series_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, read = series(volume()), []
+    mask = rtstruct(images, {"a": [square(images, 1, 4, 0)]})
+    save(tmp_path / "from", *images)
+    for number in range(30):
+        mask.StructureSetLabel = f"{number % 20}"
+        save(tmp_path / "from", mask, name="mask")
+    monkeypatch.setattr(
+        "asyndgan.dicom.choosing.opened", lambda path, most: read.append(path) or opened(path, most)
+    )
+    found = pick(read_archive(tmp_path / "from"), Choice())
+    assert len(read) == 30 and len(found.cases[0].masks) == 20
 
 
 @pytest.mark.parametrize(

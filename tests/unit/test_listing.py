@@ -3,8 +3,10 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from PIL import Image as Picture
 from asyndgan.data.case import RawCase
 from asyndgan.data.check import check_folder
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.listing import listed
 from asyndgan.data.nnunet import read_cases, read_masks
 from asyndgan.data.readers import DataFileError
 from asyndgan.data.writing import write_dataset
@@ -476,3 +479,45 @@ def test_a_name_in_utf_8_is_not_called_another_one_where_the_locale_is_ascii(
     assert "has a name in UTF-8 ('m\\xfcller" in done.stdout
     assert "reads names as ascii Set PYTHONUTF8=1" in done.stdout
     assert "not UTF-8" not in done.stdout
+
+
+def test_a_set_is_known_by_the_files_of_its_cases_and_what_their_links_lead_to(
+    tmp_path: Path,
+) -> None:
+    plain, store = data_set(tmp_path / "plain"), tmp_path / "store"
+    before = DataSet(plain).digest()
+    shutil.move(plain / "imagesTr", store)
+    (plain / "imagesTr").symlink_to(store)
+    (plain / "more").symlink_to("/usr")
+    (store / "notes.txt").write_text("of no case")
+    assert DataSet(plain).digest() == before
+    (plain / "truth").mkdir()
+    shutil.copy(store / "ann_0000.png", plain / "truth/ann_0001.png")
+    assert DataSet(plain).digest() == before != DataSet(plain).digest(["truth"])
+    shutil.copy(store / "bob_0000.png", store / "ann_0000.png")
+    assert DataSet(plain).digest() != before
+
+
+def test_only_the_first_of_many_masks_without_an_image_are_compared_with_names_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = data_set(tmp_path / "north")
+    for number in range(60):
+        (folder / f"imagesTr/x{number}_0000.png").touch()
+        (folder / f"labelsTr/y{number}z.png").touch()
+    compared = []
+    monkeypatch.setattr(
+        "asyndgan.data.near.difflib.get_close_matches",
+        lambda name, names, **_: compared.extend(names) or [],
+    )
+    found = listed(folder, DataSet(folder).info)
+    assert [fault.reason for fault in found.faults].count("this mask has no image") == 60
+    assert 0 < len(compared) <= 500
+
+
+def test_a_link_to_a_whole_disk_is_not_walked(tmp_path: Path) -> None:
+    folder = data_set(tmp_path / "north")
+    (folder / "imagesTr/disk").symlink_to("/")
+    began = time.monotonic()
+    check_folder(folder)
+    assert time.monotonic() - began < 20

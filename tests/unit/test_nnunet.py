@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+import re
 import struct
 import warnings
 import zlib
@@ -12,10 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
+from asyndgan.data import patterns
 from asyndgan.data.case import RawCase
 from asyndgan.data.description import describe
 from asyndgan.data.labelling import read_mask
-from asyndgan.data.nnunet import patient_of, patients_of, read_cases, read_masks
+from asyndgan.data.nnunet import (
+    DEFAULT_PATIENT_PATTERN,
+    patient_of,
+    patients_of,
+    read_cases,
+    read_masks,
+)
 from asyndgan.data.readers import LOSSLESS, READERS
 from asyndgan.data.writing import write_dataset, written_whole
 from asyndgan.errors import DataError
@@ -161,6 +169,22 @@ def test_a_patient_pattern_takes_its_first_group_or_all_it_matched() -> None:
 def test_a_patient_pattern_that_is_no_regular_expression_is_named() -> None:
     with pytest.raises(DataError, match=r"\(ann' is not a regular expression"):
         patient_of("ann", "(ann")
+
+
+@pytest.mark.parametrize("pattern", ["(a|a)*$", "(a+)+$", r"(.*a){30}$", "(?:(a|a)|b)*c$"])
+def test_a_patient_pattern_that_takes_for_ever_is_refused(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patterns, "PATIENCE_S", 0.5)
+    with pytest.raises(DataError, match=r"takes more than 0\.5 s for 1 name\. Repeat nothing"):
+        patient_of("a" * 40 + "b", pattern)
+
+
+def test_a_patient_pattern_may_be_any_that_takes_no_time() -> None:
+    names = ("sub-01_ses-2", "P7_s003_x", "n\u00e4\udc80")
+    for pattern in (r"(.+)_ses-\d+$", r"(.+?)(?:\-\d+|_s\d+)$", "(x)?", DEFAULT_PATIENT_PATTERN):
+        own = {name: (m[1] if (m := re.match(pattern, name)) else "") or name for name in names}
+        assert patients_of(names, pattern) == own
 
 
 def test_slices_are_cut_along_the_anatomical_axis_whatever_the_files_orientation(

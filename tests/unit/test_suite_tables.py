@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.errors import MissingPackageError
+from asyndgan.errors import MissingPackageError, RecipeError
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.table import ADDED, SITE_PREFIX, Evaluation, Scores
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.suites.costs import a_step
 from asyndgan.suites.scores import FILE, Key, by_key, joined, read_scores, tidy, write_scores
-from asyndgan.suites.suite import Suite
+from asyndgan.suites.suite import PaintingSection, Suite
 from asyndgan.suites.views import views
 from asyndgan.texts import without_nan
 
@@ -68,6 +68,26 @@ def test_a_set_takes_what_is_planned_for_its_sites_except_what_overrides_say(
     assert (recipe.image.size, recipe.generator.kind, recipe.generator.latent) == (
         size, kind, latent,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["../heads", "/usr", "heads/../.."])
+@pytest.mark.parametrize(
+    "line",
+    ["folder = 'heads'", "test = 'test'", "completion.folder = 'x'", "completion.truth = 'x'"],
+)
+def test_a_suite_names_no_folder_outside_the_data(line: str, path: str) -> None:
+    text = SUITE.replace('folder = "heads"', "") + "folder = 'heads'\ncompletion.modality = 'T2'\n"
+    text = text.replace(line, "") + line.partition("'")[0] + f"'{path}'\n"
+    with pytest.raises(RecipeError, match="leads out of the data folder"):
+        Suite.from_toml(text + "[[models]]\nname = 'a'\nrecipe = 'default'\n")
+
+
+def test_a_set_of_faded_labels_lies_in_the_folder_of_its_run_whatever_they_are_called() -> None:
+    part = suite("r").sets[0]
+    folders = {"core": "core", "white matter": "white matter", "/../x": "%2F..%2Fx"}
+    for name, folder in folders.items():
+        painting = PaintingSection().folder(part.model_copy(update={"faded": (name, "b")}))
+        assert painting.startswith(f"synthetic-x3-faded-{folder}-b-") and "/" not in painting
 
 
 def evaluation(*labels: str, **dice: Any) -> Evaluation:

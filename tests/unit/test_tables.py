@@ -118,6 +118,7 @@ HOSTILE = {
     "semicolons": ((HEADER + "1,2,short,no\n").replace(",", ";").encode(), "4 are missing"),
     "no header": (b"1,2,short,no\n", "its columns are not those of schema.json"),
     "a column twice": (b"income,income,loans,term,bad\n1,1,2,short,no\n", "its columns are not"),
+    "a line of a million fields": (b"x," * 10**6, "line 1 is longer than 524288 characters"),
     "an empty file": (b"", "its columns are not those of schema.json"),
     "tabs": ((HEADER + "1,2,short,no\n").replace(",", "\t").encode(), "separated by '\\t': save"),
     "semicolons, named": ((HEADER + "1,2,short,no\n").replace(",", ";").encode(), "by ';': save"),

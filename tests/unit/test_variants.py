@@ -174,6 +174,15 @@ def test_a_list_never_leads_out_of_the_folder(place: str, tmp_path: Path) -> Non
             describe(folder)
 
 
+@pytest.mark.parametrize("name", [".", "a/b", "a/"])
+def test_the_name_of_a_listed_case_is_that_of_a_file(name: str, tmp_path: Path) -> None:
+    folder = listed(tmp_path / "a")
+    table = json.loads((folder / "dataset.json").read_text())
+    described(folder, **{**table, "dataset": {name: {"images": ["a.png"]}}})
+    with pytest.raises(DataError, match="dataset names the case"):
+        describe(folder)
+
+
 @pytest.mark.parametrize(
     "files", [[], {}, {"a": 1}, {"a": {"images": "b"}}, {"a": {"images": [1]}}, {"a/b": {}}]
 )

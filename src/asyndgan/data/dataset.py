@@ -1,5 +1,6 @@
 """A data set's folder, opened once however often a command asks for what is in it."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +23,7 @@ from asyndgan.data.plan import SYNTHETIC_INTENSITY, grid_for, shared_modalities
 from asyndgan.data.prepare import prepare
 from asyndgan.data.prepared import Case
 from asyndgan.data.readers import READERS, DataFileError
+from asyndgan.received import opened
 from asyndgan.recipe import ImageSection
 from asyndgan.recipe.image import Intensity
 from asyndgan.texts import counted
@@ -85,6 +87,31 @@ class DataSet:
             DataError: as `list_cases`, or the patient pattern is no regular expression.
         """
         return patients_of((files.name for files in self.files), self.patient_pattern)
+
+    def digest(self, further: Sequence[str] = ()) -> str:
+        """SHA-256 of the paths and contents of dataset.json and the cases' files, in hexadecimal.
+
+        Nothing else in the folder counts: a link in it may lead to a whole disk.
+
+        Args:
+            further: folders in it, whose files count too if they end as images do.
+
+        Raises:
+            DataError: as `list_cases`.
+        """
+        files = {self.folder / "dataset.json"}
+        for case in self.files:
+            files |= {*case.images.values(), *filter(None, [case.mask])}
+        for name in further:
+            found = (self.folder / name).glob(f"*{self.info.file_ending}")
+            files |= {path for path in found if path.is_file()}
+        digest = hashlib.sha256()
+        for path in sorted(files):
+            digest.update(path.relative_to(self.folder).as_posix().encode() + b"\0")
+            with opened(path, 2**63) as file:
+                while part := file.read(2**20):
+                    digest.update(part)
+        return digest.hexdigest()
 
     def check_labels(self, labels: Mapping[str, str]) -> None:
         """Checks that the labels agree with those of a run.

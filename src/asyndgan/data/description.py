@@ -168,8 +168,9 @@ def _without_regions(path: Path, table: Mapping[str, object]) -> object:
         order, list
     ):
         return labels
-    if len(labels) > MAX_REGIONS or max(map(len, numbers)) > MAX_LABEL + 1:
-        raise DataFileError(path, "labels names too many regions", "Write labels without regions.")
+    if len(labels) > MAX_REGIONS or len({n for each in numbers for n in each}) > MAX_LABEL + 1:
+        reason = f"labels names more than {MAX_REGIONS} regions, or {MAX_LABEL + 1} numbers"
+        raise DataFileError(path, reason, "Write labels without regions.")
     return disjoint(labels)
 
 

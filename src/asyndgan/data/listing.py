@@ -4,13 +4,14 @@ import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, final
+from typing import Final, Literal, final
 
 from asyndgan.data.description import DatasetInfo
 from asyndgan.data.near import (
     composed,
     dangling,
     ending_of,
+    files_below,
     in_folder,
     is_decodable,
     is_dicom,
@@ -33,7 +34,13 @@ from asyndgan.texts import counted
 
 Part = Literal["Tr", "Ts"]
 
-_NOT_NAMED = "is not named like"
+MOST_COMPARED: Final = 500
+"""Most pairs of a mask's and a case's name that are compared, each in up to 20 ms."""
+
+MOST_FAULTS: Final = 1000
+"""Faults of files that dataset.json lists after which no further file is looked for."""
+
+_NOT_NAMED: Final = "is not named like"
 
 
 @final
@@ -122,7 +129,7 @@ def listed(folder: Path, info: DatasetInfo, part: Part | None = None) -> Listing
         named: dict[str, Path] = {}
         unmasked = [_no_masks(masks, "this folder does not exist", info)]
     else:
-        lost = {plain(path.name) for f in faults for path in (f.file, *f.file.rglob("*"))}
+        lost = {plain(path.name) for f in faults for path in (f.file, *files_below(f.file))}
         named, wrong, unmasked = _matched(masks, cases, info, lost)
         faults += wrong
     if part == "Tr" and not dropped and info.training not in (None, len(cases)):
@@ -154,7 +161,12 @@ def list_masks(folder: Path, info: DatasetInfo) -> dict[str, Path]:
 def _as_listed(folder: Path, info: DatasetInfo) -> Listing:
     """The cases that dataset.json itself lists, wherever their files lie in the folder."""
     cases, faults, unmasked = [], [], []
-    for name, (images, mask) in sorted((info.listed or {}).items()):
+    listed = info.listed or {}
+    for name, (images, mask) in sorted(listed.items()):
+        if len(faults) >= MOST_FAULTS:
+            reason = f"lists {MOST_FAULTS} files or more that are not there, and may list others"
+            faults.append(DataFileError(folder / "dataset.json", reason, "Mend these first."))
+            break
         paths = {number: folder / image for number, image in enumerate(images)}
         wanted = [(path, info.file_ending) for path in paths.values()]
         wanted += [(folder / mask, info.mask_ending)] if mask else []
@@ -174,8 +186,8 @@ def _as_listed(folder: Path, info: DatasetInfo) -> Listing:
         unmasked = [_no_masks(folder / "dataset.json", reason, info)]
     broken = {fault.file for fault in faults}
     whole = [case for case in cases if not broken & {*case.images.values(), case.mask}]
-    if info.training not in (None, len(cases)):
-        faults.append(_miscounted(folder, info, "it lists", len(cases)))
+    if info.training not in (None, len(listed)):
+        faults.append(_miscounted(folder, info, "it lists", len(listed)))
     return Listing(whole, faults, unmasked)
 
 
@@ -365,7 +377,9 @@ def _matched(
             )
         )
         return named, faults, []
-    faults += [lonely(path, lacking, ending) for path in unmatched]
+    for place, path in enumerate(unmatched, 1):
+        few = lacking if place * len(lacking) <= MOST_COMPARED else ()
+        faults.append(lonely(path, few, ending))
     if not (named or near or alone or faults):
         return named, faults, [_no_masks(folder, "holds no mask", info)]
     return named, faults, [_unmasked(folder / f"{name}{ending}") for name in lacking]

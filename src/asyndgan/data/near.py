@@ -6,6 +6,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Container, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,9 @@ from asyndgan.data.sniffing import CONVERTED, content_of
 
 ENDINGS: Final = (*READERS, *CONVERTED)
 """Endings of files that hold images, read or not, in small letters."""
+
+MOST_BELOW: Final = 1000
+"""Most files of a folder where files are wanted that are looked at."""
 
 MOST_OPENED: Final = 5
 """Most files of a folder that are opened to see whether they are DICOM."""
@@ -231,11 +235,17 @@ def dangling(path: Path) -> DataFileError | None:
     return DataFileError(path, "is no file", "Put the file itself here.")
 
 
+def files_below(path: Path) -> list[Path]:
+    """The first `MOST_BELOW` files in a folder, at any depth: it may be a link to a whole disk."""
+    found = (Path(place, name) for place, _, names in os.walk(path) for name in names)
+    return sorted(islice(found, MOST_BELOW))
+
+
 def in_folder(path: Path, ending: str) -> DataFileError | None:
     """The fault of a folder where files are wanted, if it holds images; else None."""
     files = [
         found
-        for found in sorted(path.rglob("*"))
+        for found in files_below(path)
         if not any(map(is_litter, found.relative_to(path).parts)) and found.is_file()
     ]
     if any(is_dicom(found) for found in files[:MOST_OPENED]):

@@ -9,7 +9,13 @@ from functools import partial
 from string import ascii_lowercase
 from typing import Final, final
 
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patients_of, same_person
+from asyndgan.data.nnunet import (
+    DEFAULT_PATIENT_PATTERN,
+    patients_by,
+    patients_of,
+    same_person,
+)
+from asyndgan.data.patterns import found_in
 from asyndgan.texts import counted
 
 MOST_VISITS: Final = 10
@@ -97,12 +103,14 @@ def people_of(names: Sequence[str]) -> dict[str, str]:
     """The patient of each case, also where names have counters that only look like patients."""
     found = joined(names, DEFAULT_PATIENT_PATTERN)
     known = found.pattern if found and found.sure else ""
-    return patients_of(names, known or DEFAULT_PATIENT_PATTERN)
+    return patients_by(known or DEFAULT_PATIENT_PATTERN, names)
 
 
 def unfitting(names: Sequence[str], pattern: str) -> str:
     """What to say of a pattern that fits no name, so that each case is a patient; else nothing."""
-    if not names or any(re.match(pattern, name) for name in names):
+    if not names or pattern == DEFAULT_PATIENT_PATTERN:
+        return ""
+    if any(part is not None for part in found_in(pattern, tuple(names))):
         return ""
     return (
         f"--patient-pattern {shlex.quote(pattern)} fits none of the {len(names)} names, such as "
@@ -261,7 +269,7 @@ def _fitting(folders: Iterable[Mapping[str, str]]) -> str:
     for end in (*few, r"\D+\d+"):
         for start in starts:
             proposed = f"({start}){end}$"
-            if all(_same_groups(group, patients_of(group, proposed)) for group in wanted):
+            if all(_same_groups(group, patients_by(proposed, group)) for group in wanted):
                 return proposed
     return ""
 

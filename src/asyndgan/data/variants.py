@@ -23,6 +23,7 @@ MAX_DIGITS: Final = 9
 _INSIDE: Final = (
     "Write paths from the folder of dataset.json, without '..'; link what lies elsewhere."
 )
+_NAMED: Final = "Take letters, digits, '_' and '-', without '/'."
 
 
 def in_version_2(path: Path, table: Mapping[str, object]) -> dict[str, object]:
@@ -114,8 +115,8 @@ def checked_files(
             raise DataFileError(path, f"{FILES} gives case {shown(case)} no files", form)
         if outside := [name for name in (*names, case) if not is_inside(name)]:
             raise DataFileError(path, f"{FILES} names {shown(outside[0])}", _INSIDE)
-        if "/" in case:
-            raise DataFileError(path, f"{FILES} names the case {shown(case)}", "Leave the '/' out.")
+        if PurePosixPath(case).name != case:  # '.' too: folders bear the names of cases
+            raise DataFileError(path, f"{FILES} names the case {shown(case)}", _NAMED)
         checked[case] = (tuple(images), label)
     return checked
 

@@ -1,8 +1,6 @@
 """Writes data sets in nnU-Net's raw convention; every synthetic image is marked as such."""
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +25,6 @@ from asyndgan.data.readers import (
     DataFileError,
     Geometry,
 )
-from asyndgan.received import opened
 from asyndgan.texts import is_full, without_empty
 
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
@@ -244,23 +241,3 @@ def copy_folder(source: Path, folder: Path, ignore: Callable[..., set[str]] | No
             shutil.copy2(file, into)
 
     shutil.copytree(source, folder, ignore=ignore, copy_function=copy)
-
-
-def digest_of_folder(folder: Path) -> str:
-    """SHA-256 of the relative paths and contents of a folder's files, in hexadecimal.
-
-    Links are followed, as by whoever reads the folder's cases.
-    """
-    digest, seen, found = hashlib.sha256(), set[str](), list[Path]()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        found += [Path(place, name) for name in names]
-        seen.add(os.path.realpath(place))
-        # A link to where the walk has been would never end.
-        folders[:] = [name for name in folders if os.path.realpath(Path(place, name)) not in seen]
-    for path in sorted(found):
-        if path.is_file():
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-            with opened(path, 2**63) as file:
-                while part := file.read(2**20):
-                    digest.update(part)
-    return digest.hexdigest()

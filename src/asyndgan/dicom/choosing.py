@@ -1,6 +1,7 @@
 """Which series of a study become a case, and which segmentations its mask."""
 
-import filecmp
+import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -12,10 +13,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from asyndgan.data.description import IGNORED, MAX_LABEL
 from asyndgan.data.grids import ORIGIN_TOLERANCE
-from asyndgan.dicom.files import DicomError
+from asyndgan.dicom.files import MAX_FILE, DicomError
 from asyndgan.dicom.geometry import Grid, grid_of
 from asyndgan.dicom.series import Archive, Series, faults_of
 from asyndgan.errors import DataError
+from asyndgan.received import opened
 from asyndgan.texts import Name, named_alike
 
 BACKGROUND = "background"
@@ -101,8 +103,9 @@ def pick(archive: Archive, choice: Choice) -> Picked:
     for _, of_patient in groupby(archive.series, lambda each: each.key[0]):
         patient = list(of_patient)
         masks = _once([each for each in patient if each.is_segmentation])
+        images = [each for each in patient if not each.is_segmentation]
         for mask in masks:
-            if not any(_is_of(mask, each) for each in patient):
+            if not any(_is_of(mask, each) for each in images):
                 fault = DicomError("is of a series that is not here", "Export that series too.")
                 if not mask.references.isdisjoint(owners):
                     fault = DicomError("has another PatientID than its images", _ONE_ID)
@@ -122,12 +125,15 @@ def pick(archive: Archive, choice: Choice) -> Picked:
 
 def _once(masks: Sequence[Series]) -> list[Series]:
     """Segmentations without the copies of one file, as in a copied folder."""
-    found: list[Series] = []
+    several = Counter(mask.key for mask in masks)
+    found: dict[tuple[object, ...], Series] = {}
     for mask in masks:
-        same = (one.files[0] for one in found if one.key == mask.key)
-        if not any(filecmp.cmp(file, mask.files[0], shallow=False) for file in same):
-            found.append(mask)
-    return found
+        content = b""
+        if several[mask.key] > 1:
+            with opened(mask.files[0], MAX_FILE) as file:
+                content = hashlib.file_digest(file, "sha256").digest()
+        found.setdefault((mask.key, content), mask)
+    return list(found.values())
 
 
 def _pick_study(

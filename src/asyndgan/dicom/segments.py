@@ -1,6 +1,6 @@
 """Masks from segmentations: DICOM SEG frame by frame, RTSTRUCT by its contours."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +16,14 @@ MAX_SEGMENT_PIXELS: Final = 2**34
 
 MAX_CROSSINGS: Final = 2**25
 """Most rows of pixels that the edges of an RTSTRUCT's contours cross, each of about 0.1 us."""
+
+PIXELS_A_CROSSING: Final = 32
+"""Pixels around contours that take as long as one crossing."""
+
+Drawn = Iterator[tuple[int, int, tuple[slice, slice], np.ndarray]]
+"""Label, slice, a box in it, and the pixels [columns, rows] of the box that are drawn."""
+
+WHOLE: Final = (slice(None), slice(None))
 
 
 def draw(
@@ -35,10 +43,10 @@ def draw(
     """
     drawn = _of_contours if segmentation.kind == "RTSTRUCT" else _of_frames
     places: dict[int, set[int]] = {}
-    for label, place, inside in drawn(segmentation, grid, labels):
+    for label, place, box, inside in drawn(segmentation, grid, labels):
         if inside.any():
             places.setdefault(label, set()).add(place)
-        here = mask[..., place]
+        here = mask[(*box, place)]
         if not ordered and (inside & (here > 0) & (here != label)).any():
             raise DicomError(
                 "holds segments that overlap, and a mask has one label a voxel",
@@ -48,10 +56,8 @@ def draw(
     segmentation.gaps = any(max(each) - min(each) >= len(each) for each in places.values())
 
 
-def _of_frames(
-    segmentation: Series, grid: Grid, labels: Mapping[int, int]
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Label, slice and pixels [columns, rows] of each segment in each frame of a SEG."""
+def _of_frames(segmentation: Series, grid: Grid, labels: Mapping[int, int]) -> Drawn:
+    """What each frame of a SEG shows of each segment."""
     if segmentation.faults:
         raise segmentation.faults[0]
     for file, shape in segmentation.shapes.items():
@@ -62,17 +68,15 @@ def _of_frames(
         for frame, place, plane in zip(frames, places, planes_of(file, shape), strict=True):
             if frame.segment:
                 if frame.segment in labels:
-                    yield labels[frame.segment], place, plane.T > 0
+                    yield labels[frame.segment], place, WHOLE, plane.T > 0
                 continue
             for number in np.unique(plane[plane > 0]):  # a label map
                 if int(number) in labels:
-                    yield labels[int(number)], place, number == plane.T
+                    yield labels[int(number)], place, WHOLE, number == plane.T
 
 
-def _of_contours(
-    segmentation: Series, grid: Grid, labels: Mapping[int, int]
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Label, slice and pixels [columns, rows] of each region of an RTSTRUCT.
+def _of_contours(segmentation: Series, grid: Grid, labels: Mapping[int, int]) -> Drawn:
+    """Each region of an RTSTRUCT on each slice, in the box around its contours there.
 
     A pixel is inside a region if its centre is inside an odd number of its contours.
     """
@@ -85,8 +89,9 @@ def _of_contours(
             for item in dataset.get("ROIContourSequence") or ()
             if int(item.ReferencedROINumber) in labels
         }
+    plane = np.zeros(grid.shape[:2], bool)
     for number, contours in regions.items():
-        slices: dict[int, np.ndarray] = {}
+        slices: dict[int, list[np.ndarray]] = {}
         for points in contours:
             voxels = points @ inverse[:3, :3].T + inverse[:3, 3]
             place = round(float(np.clip(voxels[0, 2], -1, grid.shape[2])))
@@ -97,10 +102,22 @@ def _of_contours(
                     "has contours that lie on no slice of its image",
                     "Export it with the series on which it was drawn.",
                 )
-            inside = slices.setdefault(place, np.zeros(grid.shape[:2], bool))
-            crossings += _toggle(inside, voxels[:, :2], MAX_CROSSINGS - crossings)
-        for place, inside in slices.items():
-            yield labels[number], place, inside
+            slices.setdefault(place, []).append(voxels[:, :2])
+        for place, own in slices.items():
+            for points in own:
+                crossings += _toggle(plane, points, MAX_CROSSINGS - crossings)
+            box = _box(np.concatenate(own), plane.shape)
+            crossings += plane[box].size // PIXELS_A_CROSSING
+            yield labels[number], place, box, plane[box]
+            plane[box] = False
+
+
+def _box(points: np.ndarray, shape: Sequence[int]) -> tuple[slice, slice]:
+    """The box around points [points, 2] in a plane of this shape, in columns and rows."""
+    low = np.floor(points.min(axis=0)).clip(0, shape).astype(int)
+    high = (np.ceil(points.max(axis=0)) + 1).clip(0, shape).astype(int)
+    (left, top), (right, bottom) = low.tolist(), high.tolist()
+    return slice(left, right), slice(top, bottom)
 
 
 def _contours(region: Any) -> Iterator[np.ndarray]:
@@ -116,32 +133,35 @@ def _contours(region: Any) -> Iterator[np.ndarray]:
         yield points
 
 
-def _toggle(inside: np.ndarray, points: np.ndarray, most: int) -> int:
+def _toggle(plane: np.ndarray, points: np.ndarray, most: int) -> int:
     """Inverts the pixels [columns, rows] whose centres a contour surrounds.
 
     Along each row a pixel changes as often as an edge crosses the row before it. PIL would add the
     outline, and matplotlib tests each pixel against each edge: 16 s for the body in a CT.
 
     Returns:
-        How many rows its edges cross.
+        How many rows its edges cross, and what the pixels around it count beside them.
 
     Raises:
-        DicomError: they are more than `most`.
+        DicomError: it is more than `most`.
     """
+    box = _box(points, plane.shape)
+    inside, (left, top) = plane[box], (side.start for side in box)
     x, y = points.T
     x_next, y_next = np.roll(x, -1), np.roll(y, -1)
     ends = np.ceil(
         [np.minimum(y, y_next), np.maximum(y, y_next)]
     )  # half open, so none counts twice
-    first, last = np.clip(ends, 0, inside.shape[1]).astype(int)
+    first, last = np.clip(ends, top, box[1].stop).astype(int)
     counts = last - first
-    if (total := int(counts.sum())) > most:
+    total = int(counts.sum())
+    if (cost := total + inside.size // PIXELS_A_CROSSING) > most:
         raise DicomError("has contours of too many points", "Simplify them, or export fewer.")
     edge = np.repeat(np.arange(len(x)), counts)
     row = np.arange(total) - np.repeat(np.cumsum(counts) - counts - first, counts)
     slope = (x_next - x)[edge] / (y_next - y)[edge]
-    column = np.ceil(x[edge] + (row - y[edge]) * slope).clip(0, inside.shape[0]).astype(int)
+    column = np.ceil(x[edge] + (row - y[edge]) * slope).clip(left, box[0].stop).astype(int)
     changes = np.zeros((inside.shape[0] + 1, inside.shape[1]), np.int64)
-    np.add.at(changes, (column, row), 1)
+    np.add.at(changes, (column - left, row - top), 1)
     inside ^= (np.cumsum(changes, axis=0)[:-1] % 2).astype(bool)
-    return total
+    return cost

@@ -286,7 +286,7 @@ def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
 
         def told(macro: str, name: str, groups: list[Any] = groups) -> Any:
             for group in groups:
-                for item in group.get(macro) or ():
+                for item in (group.get(macro) or ())[:1]:  # PS3.3 C.7.6.16: it has one
                     if name in item:
                         return item.get(name)
             return dataset.get(name)

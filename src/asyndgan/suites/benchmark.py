@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from asyndgan import __version__
-from asyndgan.data.writing import digest_of_folder
+from asyndgan.data.dataset import DataSet
 from asyndgan.judging.bench import Bench, OnProgress, write_whole
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION
@@ -77,9 +77,9 @@ def _begun(suite: Suite, trainings: Sequence[Training], data: Path, device: str)
     """The result of a suite, without rows, and the digest of everything that it depends on."""
     about = {one.name: one.about() for one in trainings}
     judged_on = {
-        f"{part.folder}/{name}": digest_of_folder(data / part.folder / name)
+        f"{part.folder}/{name}": DataSet(data / part.folder / name).digest(truths)
         for part in suite.sets
-        for name in part.unseen(suite.judged_on)
+        for name, truths in part.unseen(suite.judged_on).items()
     }
     versions = {
         "asyndgan": __version__, "torch": torch.__version__, "monai": version("monai"),

@@ -11,7 +11,8 @@ import torch
 from asyndgan.arrays import Mask
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
-from asyndgan.data.nnunet import patient_of, read_case
+from asyndgan.data.nnunet import read_case
+from asyndgan.data.patterns import found_in
 from asyndgan.data.prepare import prepare
 from asyndgan.data.splits import hold_out
 from asyndgan.errors import RecipeError
@@ -79,12 +80,16 @@ class Real:
 
     def groups(self) -> dict[str, list[int]]:
         """Positions, among the judged patients, of each group that is reported apart."""
-        patients = list(dict.fromkeys(case.patient for case in self.judged))
+        patients = tuple(dict.fromkeys(case.patient for case in self.judged))
         patterns = self.part.apart
         if self.part.by_site:  # held-out patients are named `site/patient`
             patterns = {f"of {site}": re.escape(site) + "/.*" for site in self.part.sites}
         return {
-            heading: [place for place, name in enumerate(patients) if re.fullmatch(pattern, name)]
+            heading: [
+                place
+                for place, part in enumerate(found_in(pattern, patients, whole=True))
+                if part is not None
+            ]
             for heading, pattern in patterns.items()
         }
 
@@ -132,13 +137,7 @@ def _with_truth(
 
 
 def _check_apart(part: SetSection, test: DataSet) -> None:
-    names = [patient_of(files.name, part.patient_pattern) for files in test.files]
+    names = tuple(test.patients.values())
     for pattern in part.apart.values():
-        try:
-            found = any(re.fullmatch(pattern, name) for name in names)
-        except re.error as error:
-            raise RecipeError(
-                f"set {part.name}: '{pattern}' is not a regular expression ({error})."
-            ) from error
-        if not found:
+        if set(found_in(pattern, names, whole=True)) == {None}:
             raise RecipeError(f"set {part.name}: no test patient's name matches '{pattern}'.")

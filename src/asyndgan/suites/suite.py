@@ -3,11 +3,20 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, final
+from typing import Annotated, Any, Final, Literal, Self, final
+from urllib.parse import quote
 
-from pydantic import Field, PrivateAttr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.data.variants import is_inside
 from asyndgan.errors import RecipeError
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.budget import TranslationBudget
@@ -24,16 +33,30 @@ from asyndgan.texts import parsed_toml
 VALIDATION_PART = 0.2
 """Fraction of each site's patients that suites judged on validation hold out of all trainings."""
 
+MOST_SETS: Final = 16
+MOST_MODELS: Final = 32
+"""Most sets, and models, of a suite: each model is checked on each set."""
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+def _inside(path: str) -> str:
+    if not is_inside(path):
+        raise ValueError("a path leads out of the data folder; write one below it, without '..'")
+    return path
+
+
+Below = Annotated[str, AfterValidator(_inside)]
+"""Path of a folder below another one; a suite may come from another party."""
 
 
 @final
 class CompletionSection(Section):
     """Cases to complete, of patients that no site holds, and the acquired images for comparison."""
 
-    folder: str = Field(description="folder of these cases in the set's")
+    folder: Below = Field(description="folder of these cases in the set's")
     modality: Name = Field(description="what they lack, as the sites call it")
-    truth: str = Field("truth", description="folder in it of the real images, CASE_0002.png")
+    truth: Below = Field("truth", description="folder in it of the real images, CASE_0002.png")
     steps: int = Field(TranslationBudget().steps, ge=1, description="updates of the translator")
 
 
@@ -42,9 +65,9 @@ class SetSection(Section):
     """A data set and its sites."""
 
     name: Name
-    folder: str = Field(description="below the data folder")
+    folder: Below = Field(description="below the data folder")
     sites: tuple[Name, ...] = Field(min_length=1, description="folders of the sites in it")
-    test: str = Field("test", description="folder of the test patients in it")
+    test: Below = Field("test", description="folder of the test patients in it")
     label: str = Field(description="what to judge by")
     further_labels: tuple[str, ...] = Field((), description="labels that are judged beside it")
     faded: tuple[str, ...] = Field(
@@ -71,10 +94,11 @@ class SetSection(Section):
         None, ge=1, description="of the networks on this set; leave out: as the suite says"
     )
 
-    def unseen(self, judged_on: str) -> list[str]:
-        """Folders in it of patients of no site, by whom models are judged."""
-        tested = [self.test] if judged_on == "test" else []
-        return [*tested, *([self.completion.folder] if self.completion else [])]
+    def unseen(self, judged_on: str) -> dict[str, tuple[str, ...]]:
+        """Folders in it of patients of no site, by whom models are judged, with truths in them."""
+        tested: dict[str, tuple[str, ...]] = {self.test: ()} if judged_on == "test" else {}
+        own = self.completion
+        return tested | ({own.folder: (own.truth,)} if own else {})
 
 
 @final
@@ -102,7 +126,9 @@ class PaintingSection(Section):
     def folder(self, part: SetSection) -> str:
         """Name of the set's folder in a run's folder."""
         low, high = self.contrasts
-        faded = f"-faded-{'-'.join(self.faded(part))}-{low:g}-{high:g}" if self.faded(part) else ""
+        # A label's name may hold a '/', and leads nowhere here.
+        labels = "-".join(quote(label, safe=" ") for label in self.faded(part))
+        faded = f"-faded-{labels}-{low:g}-{high:g}" if labels else ""
         return f"synthetic-x{self.images}{faded}-v{PAINTING_VERSION}"
 
     def name(self, part: SetSection) -> str:
@@ -174,8 +200,8 @@ class Suite(Section):
     consistency: bool = Field(
         False, description="also how modalities go together, against the cases that are judged on"
     )
-    sets: tuple[SetSection, ...] = Field(min_length=1)
-    models: tuple[ModelSection, ...] = Field(min_length=1)
+    sets: tuple[SetSection, ...] = Field(min_length=1, max_length=MOST_SETS)
+    models: tuple[ModelSection, ...] = Field(min_length=1, max_length=MOST_MODELS)
     _plans: dict[str, Plan] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")

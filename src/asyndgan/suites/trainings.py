@@ -20,8 +20,8 @@ from typing import Any, Final, final
 
 import torch
 
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.writing import digest_of_folder
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.judging.bench import OnProgress, write_whole
 from asyndgan.judging.fedavg import LOCAL_STEPS
@@ -108,7 +108,7 @@ class Training:
             "generator_version": GENERATOR_VERSION,
             "device": self.device,
             "patients": self.patients,
-            "sites": {name: digest_of_folder(folder) for name, folder in self.sites.items()},
+            "sites": {name: DataSet(folder).digest() for name, folder in self.sites.items()},
             **({"local_steps": LOCAL_STEPS} if self.fedgan else {}),
             **(
                 {"without": {s: list(own) for s, own in self.without.items()}}

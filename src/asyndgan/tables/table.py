@@ -5,6 +5,7 @@ import io
 import math
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ SEPARATORS: Final = (";", "\t", "|")
 FOREIGN: Final = re.compile(r"[-+]?\d{1,3}(?:[.,' ]?\d{3})*(?:[.,]\d*)?|[-+]?\d+,\d*")
 """Numbers as some countries write them: a decimal comma, or signs between thousands."""
 LONGEST_CELL: Final = 1000
+LONGEST_LINE: Final = 2**19
+"""Most characters of a line: 256 columns of fields that hold nothing but quotation marks."""
 LARGEST: Final = 1e15
 """Largest number, of either sign: whole ones up to it are exact in float64."""
 MOST_SAME: Final = 0.2
@@ -167,7 +170,7 @@ def _csv(path: Path, schema: Schema) -> "pd.DataFrame":
 
 def _rows(text: io.StringIO) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, with the line in which each begins."""
-    reader, first = csv.reader(text, strict=True), 1
+    reader, first = csv.reader(_lines(text), strict=True), 1
     long = (
         f"has a field of over {LONGEST_CELL} characters. Shorten it, or look for a quotation mark "
         "that is not closed."
@@ -185,15 +188,26 @@ def _rows(text: io.StringIO) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"line {first}: {error}. Quote fields as RFC 4180 says.") from error
 
 
+def _lines(text: io.StringIO) -> Iterator[str]:
+    """The lines of a file; a line of a million fields is not split into them."""
+    for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE + 1), ""), 1):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(
+                f"line {number} is longer than {LONGEST_LINE} characters. Give each record a line."
+            )
+        yield line
+
+
 def _order(header: Sequence[str], schema: Schema) -> list[int]:
     """Place in a file of each column of the schema."""
-    lacking = [name for name in schema.columns if name not in header]
-    strange = [name for name in header if name not in schema.columns]
-    twice = [name for name in schema.columns if header.count(name) > 1]
+    found = Counter(header)
+    lacking = [name for name in schema.columns if name not in found]
+    strange = [name for name in found if name not in schema.columns]
+    twice = [name for name in schema.columns if found[name] > 1]
     if lacking or strange or twice:
         remedy = "List the same columns in both."
-        found = (s for s in SEPARATORS if {*" ".join(header).split(s)} & {*schema.columns})
-        if separator := next(found, ""):
+        fit = (s for s in SEPARATORS if {*" ".join(header).split(s)} & {*schema.columns})
+        if separator := next(fit, ""):
             remedy = f"Its fields are separated by {separator!r}: save it with commas."
         raise ValueError(
             f"its columns are not those of {SCHEMA_FILE}: {len(lacking)} are missing"
