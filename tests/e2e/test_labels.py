@@ -1,6 +1,7 @@
 """A synthetic set that sites label: by command, judged in a row of its own, never as another."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from asyndgan.cli import app
 from asyndgan.data.dataset import DataSet
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.judging.table import LABELLED
+from asyndgan.painting import labelled
 from asyndgan.painting.card import LABELLED_BY
 from asyndgan.painting.sets import check_provenance
 from asyndgan.privacy.ledger import read
@@ -114,5 +116,51 @@ def test_a_set_that_cannot_be_labelled_is_refused_and_nothing_is_left_behind(
             "label", run, "--site", f"north={phantoms['north']}", "--synthetic",
             tmp_path / "painted", "--out", tmp_path / "labelled", "--steps", 1, *given,
             "--records", tmp_path / "books",
+        )  # fmt: skip
+    assert not (tmp_path / "labelled").exists()
+
+
+def _piped(set_of: Path) -> None:
+    (set_of / "splits_final.json").unlink()
+    os.mkfifo(set_of / "splits_final.json")
+
+
+def _linked(name: str) -> Callable[[Path], None]:
+    def link(set_of: Path) -> None:
+        path = next(set_of.glob(name))
+        path.replace(path.parents[1] / "secret")
+        path.symlink_to(path.parents[1] / "secret")
+
+    return link
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_linked("splits_final.json"), "is a link"),
+        (_linked("imagesTr/*"), "is a link"),
+        (lambda set_of: (set_of / "imagesTr" / "more").symlink_to(set_of), "is a link"),
+        (_piped, "holds anything but folds"),
+        (
+            lambda set_of: (set_of / "splits_final.json").write_text('[{"train": ["# heading"]}]'),
+            "holds anything but folds",
+        ),
+    ],
+)
+def test_a_set_whose_copy_could_hold_something_else_is_refused_before_sites_train(
+    change: Callable[[Path], None],
+    reason: str,
+    run: Path,
+    phantoms: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generate(run, tmp_path / "painted", draws=1)
+    change(tmp_path / "painted")
+    monkeypatch.setattr(labelled, "Exchange", None)
+    with pytest.raises(AsyndganError, match=reason):
+        asyndgan(
+            "label", run, "--site", f"north={phantoms['north']}", "--synthetic",
+            tmp_path / "painted", "--out", tmp_path / "labelled", "--steps", 1,
         )  # fmt: skip
     assert not (tmp_path / "labelled").exists()

@@ -1,6 +1,5 @@
 """What a malicious coordinator reads of a site's real images by asking about one batch."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from asyndgan.auditing.schema import Decibels, Text, Whole
 from asyndgan.auditing.work import JUDGED, Work
 from asyndgan.data import Batch
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.writing import copy_file
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import ProtocolError, RunError
 from asyndgan.privacy import SIMULATION, Policy
@@ -221,7 +221,7 @@ def asked_again(
         held = place_holding(setup.state, run.facts().run) if late else None
         if held:
             for path in held[0].glob("*.safetensors"):
-                shutil.copy(path, state)
+                copy_file(path, state / path.name)
             step = stored_steps(state)[0]
             step = step if step < recipe.training.steps else 0
         cohort = load_cohort(setup, recipe, data=data)

@@ -19,12 +19,14 @@ from torch import Tensor
 from asyndgan.arrays import Images
 from asyndgan.data.copying import write_relabelled
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.folds import read_folds
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError, SiteSilentError
 from asyndgan.models.segmenters import check_size
 from asyndgan.painting.card import LABELLED_BY, model_card
 from asyndgan.painting.sets import OnPainted, check_provenance
 from asyndgan.protocol import Exchange, Transport, message_limit
+from asyndgan.received import link_in
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training.labelling import MOST_IMAGES
@@ -45,14 +47,22 @@ def check_labelling(run: RunFolder, synthetic: DataSet, sites: Sequence[str]) ->
     """Refuses what cannot be labelled, before a site is set up.
 
     Raises:
-        DataError: the set is no data set, or its images are too small for the networks.
-        RunError: the run did not paint it from masks or has no such site, or it is labelled.
+        DataError: the set is no data set, its folds are not of its cases, or its images are too
+            small for the networks.
+        RunError: the set holds a link, the run did not paint it from masks or has no such site, or
+            it is labelled.
     """
     facts, recipe = run.facts(), run.recipe()
+    if link := link_in(synthetic.folder):
+        raise RunError(
+            f"{link} is a link, and a set to be labelled may hold none: its copy would hold what "
+            "only you can read. If you made it, put there what it leads to."
+        )
     if recipe.condition.kind != "mask":
         raise RunError(f"the run in {run.path} paints no images of masks; there is none to label.")
     check_size(recipe.space, f"images of the run in {run.path}")
     check_provenance(run, synthetic)
+    read_folds(synthetic.folder, [case.name for case in synthetic.files])
     if strange := sorted({*sites} - {*facts.teachers}):
         raise RunError(
             f"the generator learned from {', '.join(sorted(facts.teachers))}, and not from "
