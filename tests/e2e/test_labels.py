@@ -1,6 +1,7 @@
 """A synthetic set that sites label: by command, judged in a row of its own, never as another."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.judging.table import LABELLED
 from asyndgan.painting import labelled
-from asyndgan.painting.card import LABELLED_BY
+from asyndgan.painting.provenance import LABELLED_BY
 from asyndgan.painting.sets import check_provenance
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
@@ -47,6 +48,7 @@ def test_a_labelled_set_has_the_images_of_its_set_and_labels_of_the_sites(
     like: bool, run: Path, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     generate(run, tmp_path / "painted", like=phantoms["north"] if like else None)
+    _told(audited="no attack finds a patient", recipe="mine")(tmp_path / "painted")
     sites = [word for name, data in phantoms.items() for word in ("--site", f"{name}={data}")]
     (tmp_path / "policy.toml").write_text(
         "[leaves]\nlabels = true\nmasks = 'released'\n"
@@ -68,7 +70,12 @@ def test_a_labelled_set_has_the_images_of_its_set_and_labels_of_the_sites(
     weights = after.info.extra["provenance"][LABELLED_BY]  # type: ignore[index]
     shares = {site: about["share"] for site, about in folder.facts().sites.items()}
     assert weights == pytest.approx(shares)
-    assert "segmentation networks of north, south" in (after.folder / "MODEL_CARD.md").read_text()
+    card = (after.folder / "MODEL_CARD.md").read_text()
+    assert "segmentation networks of north, south" in card
+    assert "Not audited" in card and "no attack finds" not in card  # another party's word
+    told = after.info.provenance
+    assert (told["recipe"], told["masks"]) == ("tiny", before.info.provenance["masks"])
+    assert "audited" not in told
 
     # What left is in the books, and is what the command said.
     for name in phantoms:
@@ -120,6 +127,16 @@ def test_a_set_that_cannot_be_labelled_is_refused_and_nothing_is_left_behind(
     assert not (tmp_path / "labelled").exists()
 
 
+def _told(**changed: object) -> Callable[[Path], None]:
+    def tell(set_of: Path) -> None:
+        path = set_of / "dataset.json"
+        about = json.loads(path.read_text())
+        about["provenance"] |= changed
+        path.write_text(json.dumps(about))
+
+    return tell
+
+
 def _piped(set_of: Path) -> None:
     (set_of / "splits_final.json").unlink()
     os.mkfifo(set_of / "splits_final.json")
@@ -145,6 +162,13 @@ def _linked(name: str) -> Callable[[Path], None]:
             lambda set_of: (set_of / "splits_final.json").write_text('[{"train": ["# heading"]}]'),
             "holds anything but folds",
         ),
+        (_told(masks="fine\n\n# Certified"), "that no painting writes"),
+        (_told(masks=None), "that no painting writes"),
+        (_told(trial={}), "that no painting writes"),
+        (_told(shares=math.nan), "that no painting writes"),
+        (_told(faded=[3], contrasts=1), "that no painting writes"),
+        (_told(faded=[99], contrasts=[1, 1]), "was not painted by the generator"),
+        (_told(masks_sha256="x"), "that no painting writes"),
     ],
 )
 def test_a_set_whose_copy_could_hold_something_else_is_refused_before_sites_train(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from asyndgan.arrays import Images
 from asyndgan.auditing.attacks import QUESTIONS, RolledBack, bisected, followed, psnr
-from asyndgan.auditing.schema import Decibels, Text, Whole
+from asyndgan.auditing.schema import Decibels, Whole
 from asyndgan.auditing.work import JUDGED, Work
 from asyndgan.data import Batch
 from asyndgan.data.dataset import DataSet
@@ -25,7 +25,7 @@ from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
-from asyndgan.texts import counted
+from asyndgan.texts import SiteName, counted
 from asyndgan.training import Site, generator_inputs
 from asyndgan.training.checkpoint import place_holding, seeded, stored_steps
 from asyndgan.wire import Card
@@ -52,7 +52,7 @@ class PixelsRead:
         flat: of an image that is evenly grey, as bright as the real one is on average.
     """
 
-    site: Text
+    site: SiteName
     step: Whole
     read: Decibels
     followed: Decibels
