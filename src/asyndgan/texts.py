@@ -26,6 +26,9 @@ Title = Annotated[str, Field(max_length=NAME_LENGTH, pattern=f"{_SHOWN}*$")]
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=f"{_SHOWN}+$")]
 """Name of a modality, label or site, likewise in printable characters."""
 
+Line = Annotated[str, Field(max_length=2**12, pattern=f"{_SHOWN}*$")]
+"""One line of printable characters, such as a sentence of another party."""
+
 SiteName = Annotated[str, Field(max_length=NAME_LENGTH, pattern=r"^[^\W_][\w.-]*$")]
 """Name of a site in a file: one word, since folders and commands bear it too."""
 

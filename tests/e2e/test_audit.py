@@ -37,7 +37,7 @@ from asyndgan.models import site_noise
 from asyndgan.painting.sets import painted_once, synthetic_of_run
 from asyndgan.painting.synthesise import Origin, masks_digest, masks_in, synthesise
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs import RunFacts, RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.runs.trial import trial_of
@@ -476,8 +476,7 @@ def test_what_can_be_refused_at_once_is_refused_before_an_image_is_read(
     }.get(named, {})
     if named == "recipe":
         run = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
-        text = run.recipe_file.read_text()
-        run.recipe_file.write_text(text.replace("paired_l1 = 0.0", "paired_l1 = 1.0"))
+        store(run, Recipe.from_toml(run.recipe().to_toml(), ["loss.paired_l1=1.0"]), run.facts())
     if named == "painted":
         shutil.copytree(folder / "synthetic", out / "synthetic")
         about = json.loads((out / "synthetic" / "dataset.json").read_text())
@@ -735,14 +734,22 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
     assert len(none) == 2 and all(asked <= anyway for asked, anyway in none)
 
 
+def store(run: RunFolder, recipe: Recipe, facts: RunFacts) -> None:
+    """Writes a recipe as that of a run's training."""
+    run.recipe_file.write_text(recipe.to_toml())
+    run.write_facts(replace(facts, recipe_digest=recipe.digest()))
+
+
 def test_a_recipe_that_was_changed_after_the_training_hides_nothing(
     parts: Parts, tmp_path: Path
 ) -> None:
     run, folder = parts[0], parts[0].path.parent
     changed = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
-    text = changed.recipe_file.read_text()
-    assert "paired_l1 = 0.0" in text
-    changed.recipe_file.write_text(text.replace("paired_l1 = 0.0", "paired_l1 = 1.0"))
+    other = Recipe.from_toml(run.recipe().to_toml(), ["loss.paired_l1=1.0"])
+    changed.recipe_file.write_text(other.to_toml())
+    with pytest.raises(RunError, match=r"another recipe than the one that run.json says"):
+        changed.recipe()
+    store(changed, other, changed.facts())
     sites = {site: folder / site for site in SITES}
     with pytest.raises(RunError, match=f"not the recipe by which {SITES[0]} was trained"):
         load_for_audit(RunSites.opened(changed, sites), None)
@@ -756,8 +763,7 @@ def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: 
         update={"training": run.recipe().training.model_copy(update={"hold_out": 0.0})}
     )
     folder = RunFolder(tmp_path)
-    folder.recipe_file.write_text(whole.to_toml())
-    folder.write_facts(run.facts())
+    store(folder, whole, run.facts())
     with pytest.raises(RunError, match="no patients to compare members with"):
         load_for_audit(RunSites(folder, {}), None)
 

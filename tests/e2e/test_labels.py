@@ -1,6 +1,8 @@
 """A synthetic set that sites label: by command, judged in a row of its own, never as another."""
 
 import json
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from asyndgan.cli import app
 from asyndgan.data.dataset import DataSet
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.judging.table import LABELLED
-from asyndgan.painting.card import LABELLED_BY
+from asyndgan.painting import labelled
+from asyndgan.painting.provenance import LABELLED_BY
 from asyndgan.painting.sets import check_provenance
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
@@ -45,6 +48,7 @@ def test_a_labelled_set_has_the_images_of_its_set_and_labels_of_the_sites(
     like: bool, run: Path, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     generate(run, tmp_path / "painted", like=phantoms["north"] if like else None)
+    _told(audited="no attack finds a patient", recipe="mine")(tmp_path / "painted")
     sites = [word for name, data in phantoms.items() for word in ("--site", f"{name}={data}")]
     (tmp_path / "policy.toml").write_text(
         "[leaves]\nlabels = true\nmasks = 'released'\n"
@@ -66,7 +70,12 @@ def test_a_labelled_set_has_the_images_of_its_set_and_labels_of_the_sites(
     weights = after.info.extra["provenance"][LABELLED_BY]  # type: ignore[index]
     shares = {site: about["share"] for site, about in folder.facts().sites.items()}
     assert weights == pytest.approx(shares)
-    assert "segmentation networks of north, south" in (after.folder / "MODEL_CARD.md").read_text()
+    card = (after.folder / "MODEL_CARD.md").read_text()
+    assert "segmentation networks of north, south" in card
+    assert "Not audited" in card and "no attack finds" not in card  # another party's word
+    told = after.info.provenance
+    assert (told["recipe"], told["masks"]) == ("tiny", before.info.provenance["masks"])
+    assert "audited" not in told
 
     # What left is in the books, and is what the command said.
     for name in phantoms:
@@ -114,5 +123,68 @@ def test_a_set_that_cannot_be_labelled_is_refused_and_nothing_is_left_behind(
             "label", run, "--site", f"north={phantoms['north']}", "--synthetic",
             tmp_path / "painted", "--out", tmp_path / "labelled", "--steps", 1, *given,
             "--records", tmp_path / "books",
+        )  # fmt: skip
+    assert not (tmp_path / "labelled").exists()
+
+
+def _told(**changed: object) -> Callable[[Path], None]:
+    def tell(set_of: Path) -> None:
+        path = set_of / "dataset.json"
+        about = json.loads(path.read_text())
+        about["provenance"] |= changed
+        path.write_text(json.dumps(about))
+
+    return tell
+
+
+def _piped(set_of: Path) -> None:
+    (set_of / "splits_final.json").unlink()
+    os.mkfifo(set_of / "splits_final.json")
+
+
+def _linked(name: str) -> Callable[[Path], None]:
+    def link(set_of: Path) -> None:
+        path = next(set_of.glob(name))
+        path.replace(path.parents[1] / "secret")
+        path.symlink_to(path.parents[1] / "secret")
+
+    return link
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_linked("splits_final.json"), "is a link"),
+        (_linked("imagesTr/*"), "is a link"),
+        (lambda set_of: (set_of / "imagesTr" / "more").symlink_to(set_of), "is a link"),
+        (_piped, "holds anything but folds"),
+        (
+            lambda set_of: (set_of / "splits_final.json").write_text('[{"train": ["# heading"]}]'),
+            "holds anything but folds",
+        ),
+        (_told(masks="fine\n\n# Certified"), "that no painting writes"),
+        (_told(masks=None), "that no painting writes"),
+        (_told(trial={}), "that no painting writes"),
+        (_told(shares=math.nan), "that no painting writes"),
+        (_told(faded=[3], contrasts=1), "that no painting writes"),
+        (_told(faded=[99], contrasts=[1, 1]), "was not painted by the generator"),
+        (_told(masks_sha256="x"), "that no painting writes"),
+    ],
+)
+def test_a_set_whose_copy_could_hold_something_else_is_refused_before_sites_train(
+    change: Callable[[Path], None],
+    reason: str,
+    run: Path,
+    phantoms: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generate(run, tmp_path / "painted", draws=1)
+    change(tmp_path / "painted")
+    monkeypatch.setattr(labelled, "Exchange", None)
+    with pytest.raises(AsyndganError, match=reason):
+        asyndgan(
+            "label", run, "--site", f"north={phantoms['north']}", "--synthetic",
+            tmp_path / "painted", "--out", tmp_path / "labelled", "--steps", 1,
         )  # fmt: skip
     assert not (tmp_path / "labelled").exists()

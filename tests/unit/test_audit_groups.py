@@ -138,8 +138,8 @@ def test_members_who_are_told_better_than_plain_measures_tell_them_are_an_alarm(
     ours = [case for case in MEMBERS if case.patient.startswith("north/")]
     ours = [replace(case, image=case.image + 0.11) for case in ours]
     scores = {
-        "copying": {c.patient: float(k) for k, c in enumerate([*others, *ours])},
-        "brightness": by_brightness(others, ours)["nearest"],
+        "painting": {c.patient: float(k) for k, c in enumerate([*others, *ours])},
+        "nearest": by_brightness(others, ours)["nearest"],
     }
     compared, _ = compare(scores, ours, others, ["north", "south"])
     copying, brightness = compared.attacks
@@ -232,7 +232,7 @@ def test_one_of_several_attacks_with_a_sign_by_chance_is_no_alarm() -> None:
     members, others = (patients(own, 0.0, seed) for seed, own in enumerate(names))
     noise = {name: float(random.normal()) for own in names for name in own}
     weak = noise | {name: value + 0.3 for name, value in noise.items() if "t" not in name[6:]}
-    scores = {"one": weak, "two": noise, "three": {k: -v for k, v in noise.items()}}
+    scores = {"painting": weak, "nearest": noise, "density": {k: -v for k, v in noise.items()}}
     compared, _ = compare(scores, members, others, ["north"])
     one = compared.attacks[0]
     assert one.p_value < 0.05 < one.corrected

@@ -43,7 +43,7 @@ def run_of(path: Path, *overrides: str, steps: int = 9000) -> RunFolder:
     recipe = load_recipe("default", overrides)
     run = RunFolder.create(path, recipe)
     run.generator_file.write_bytes(GENERATOR)
-    about = {"cases": 30, "share": 0.5, "modalities": ["T1"]}
+    about = {"cases": 60, "share": 0.5, "modalities": ["T1"]}
     run.write_facts(
         RunFacts(
             run="ab12", version="0.1.0", recipe_digest=recipe.digest(), engine="inprocess",
@@ -57,10 +57,14 @@ def run_of(path: Path, *overrides: str, steps: int = 9000) -> RunFolder:
 
 
 def record_of(run: RunFolder, found: Audit = QUIETLY, **more: Any) -> AuditRecord:
-    """What `asyndgan audit` stored of both sites."""
+    """What `asyndgan audit` stored of both sites, or of those in `confirmed`."""
+    sites = more.setdefault("confirmed", {"north": True, "south": True})
+    if len(sites) == 1:
+        alone = dict.fromkeys(sites, 60)
+        found = replace(found, groups=replace(found.groups, members=alone, others=alone))
     record = AuditRecord(
         found, [], run.generator_digest(), "ef", AS_PAINTED.told(), PAINTING_VERSION,  # type: ignore[arg-type]
-        frozenset({"T1"}), "", {"north": True, "south": True},
+        frozenset({"T1"}), "", more["confirmed"],
     )  # fmt: skip
     return replace(record, **more)
 
@@ -159,9 +163,11 @@ def test_who_has_no_further_patients_holds_some_out(tmp_path: Path) -> None:
         (QUIETLY, {}, ""),
         (replace(QUIETLY, attacks=[ALARM]), {}, "nearest: MEMBERS CAN BE TOLD"),
         (replace(QUIETLY, copies=COPIED), {}, "NEAR COPIES of 1 of 60"),
+        (replace(QUIETLY, copies=replace(APART, found=7)), {}, "NEAR COPIES of 7 of 60"),
         (replace(QUIETLY, groups=BRIGHT), {}, "groups not alike"),
         (QUIETLY, {"canaries": "can"}, "compares canaries alone"),
         (QUIETLY, {"confirmed": {"north": True}}, "no audit covers south (T1)"),
+        (QUIETLY, {"confirmed": {"west": True}}, "compares 60 members of west, more than"),
         (QUIETLY, {"confirmed": {"north": True, "south": False}}, "compares members of south"),
         (QUIETLY, {"generator": "0" * 64}, "is of another generator"),
         (QUIETLY, {"painting_version": 1}, "another version painted"),

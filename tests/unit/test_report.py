@@ -121,13 +121,20 @@ ALIKE = {
 }  # fmt: skip
 """How the groups of an audit compare."""
 
+COPIES = {
+    "found": 0, "members": 40, "others": 30, "nearest": 0.6, "nearest_other": 0.7, "p_value": 0.4,
+}  # fmt: skip
+"""What an audit tells of copies, of which it found none."""
+
+UNREAD = ("<img src=x onerror=alert(1)>", "fine\n\n# Certified", "\x1b[31mfine")
+"""No names of sites or attacks; the last two are no printable line either."""
+
 
 def hostile_audit(folder: Path) -> Path:
-    """An audit with markup wherever it has text."""
-    pixels = {"site": HOSTILE} | {way: [9.0] for way in ("read", "followed", "painted", "flat")}
+    """An audit with markup wherever it may hold any text."""
     return audit(
-        folder, confirmed={HOSTILE: True}, uncompared=[HOSTILE], modalities=[HOSTILE],
-        attacks=[attack(HOSTILE, (0.8, 0.7, 0.9, 0.001))], pixels=[{"step": 1, **pixels}],
+        folder, modalities=[HOSTILE], canaries=HOSTILE, masks=HOSTILE, trial=HOSTILE,
+        groups=ALIKE | {"measure": HOSTILE},
     )  # fmt: skip
 
 
@@ -141,10 +148,7 @@ def audit(folder: Path, generator: str = "cd34", **more: Any) -> Path:
         "painting_version": PAINTING_VERSION,
         "modalities": ["T1"], "canaries": "", "confirmed": {"north": True, "south": True},
         "uncompared": [], "groups": ALIKE, "attacks": attacks, "whole": None,
-        "copies": {
-            "found": 0, "members": 40, "others": 30, "nearest": 0.6, "nearest_other": 0.7,
-            "p_value": 0.4,
-        },
+        "copies": COPIES,
         "sites": None,
         "pixels": [
             {"site": "north", "read": [10.0], **pixels}, {"site": "south", "read": [40.0], **pixels}
@@ -597,7 +601,13 @@ def test_each_attack_of_an_audit_has_its_figure_and_those_that_tell_are_announce
 
 def test_audits_of_hospitals_each_have_a_card_with_what_they_could_not_say(tmp_path):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
-    north = audit(tmp_path / "a", confirmed={"north": False}, uncompared=["south"], pixels=[])
+    north = audit(
+        tmp_path / "a",
+        confirmed={"north": False},
+        uncompared=["south"],
+        pixels=[],
+        groups=ALIKE | {"members": {"north": 40}},
+    )
     found = page(run, audits=[north, audit(tmp_path / "b", canaries="canary")])
     assert "Nothing confirms that north trained with these patients" in found.text
     assert "not compared with the patients of south" in found.text
@@ -692,11 +702,11 @@ def test_without_an_audit_the_page_says_how_to_make_one(tmp_path, monkeypatch):
 
 def test_another_generators_audit_is_not_shown_as_this_ones(tmp_path):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
-    audit(tmp_path / "audit", "another", pixels="of an earlier version")
+    audit(tmp_path / "audit", "ab12", pixels="of an earlier version")
     assert CliRunner().invoke(command(), [str(run.path)]).exit_code == 0
     assert "Not tried yet" in Page(run.path / "report.html").text
     with pytest.raises(RunError, match="audits another generator"):
-        page(run, audits=[audit(tmp_path / "named", "another")])
+        page(run, audits=[audit(tmp_path / "named", "ab12")])
     audit(tmp_path / "audit")
     assert CliRunner().invoke(command(), [str(run.path)]).exit_code == 0
     assert "MEMBERS CAN BE TOLD" in Page(run.path / "report.html").text
@@ -718,6 +728,16 @@ def ratios(value: object) -> dict[str, Any]:
         {"confirmed": {"\ud800": True}},
         {"fading": {}},
         {"confirmed": {}},
+        {"confirmed": {"north": True}},
+        *(
+            {"confirmed": {name: True}, "groups": ALIKE | {"members": {name: 40}}}
+            for name in UNREAD
+        ),
+        *({"attacks": [attack(name, (0.5, 0.4, 0.6, 0.5))]} for name in UNREAD),
+        *({key: text} for key in ("masks", "trial", "canaries") for text in UNREAD[1:]),
+        {"attacks": [attack("nearest", (0.5, 0.4, 0.6, 0.5)) | {"members": 400}]},
+        {"groups": ALIKE | {"others": {"north": 7}}},
+        {"copies": {**COPIES, "members": 400}},
         {"painting_version": True},
         {"attacks": [attack("nearest", (0.5, 0.4, math.inf, 0.5))]},
         {"attacks": [attack("nearest", (0.5, 0.4, True, 0.5))]},
@@ -976,6 +996,19 @@ def test_page_terminal_and_card_say_the_same(
     card = model_card(facts, provenance, 3, recipe)
     for text in (page(run).text, out.getvalue(), card):
         assert (said in text) if said else ("Trial run" not in text)
+
+
+def test_a_card_shows_texts_of_others_to_the_letter(tmp_path: Path) -> None:
+    name = "[a](http://b) `<i>`|\x1b[31m\n# c"
+    facts = RunFacts(
+        "ab", "0.1", "", "inprocess", modalities=[name], labels={"0": name},
+        sites={"north": {"cases": 1, "share": 1.0, "modalities": [name]}},
+    )  # fmt: skip
+    told = {"trial": name, "recipe": name, "masks": name, "audited": name, "labelled_by": [name]}
+    card, provenance = model_card(facts, told, 3, RECIPE).split("## Provenance")
+    shown = r"\[a\](http\://b) \`\<i\>\`\|" + "\ufffd" + r"\[31m # c"
+    assert card.count(shown) == 8 and "# c" not in {*card.splitlines()}
+    assert "\x1b" not in card + provenance
 
 
 def judged_row(model: str, dice: float, ratio: float, low: float = math.nan) -> Row:

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch.utils.tensorboard.summary import scalar
 
 from asyndgan.cli.train import parsed_sites
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.writing import copy_folder
 from asyndgan.errors import DataError, RecipeError, RunError, StorageError
 from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
@@ -236,3 +238,10 @@ def test_tensorboard_forgets_the_steps_that_are_repeated(tmp_path: Path) -> None
     assert [(e.step, e.value) for e in read.Scalars("loss")] == [
         (1, 0.5), (2, 0.5), (3, 0.25), (4, 0.25),
     ]  # fmt: skip
+
+
+def test_a_pipe_in_a_folder_that_is_copied_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / "pipe")
+    with pytest.raises(DataError, match=r"pipe: is a folder, a pipe or a device"):
+        copy_folder(tmp_path / "run", tmp_path / "copy")

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from pyarrow import parquet
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from asyndgan.auditing.membership import attack
@@ -37,8 +38,16 @@ from asyndgan.tables.check import checked
 from asyndgan.tables.cohort import load_records, read_for
 from asyndgan.tables.encoding import Encoder, class_numbers
 from asyndgan.tables.planning import plan_from, plan_tables
-from asyndgan.tables.schema import is_table, schema_of
-from asyndgan.tables.summary import GROUP, LEAST, check_schema, loaded, planned, summarised
+from asyndgan.tables.schema import Schema, is_table, schema_of
+from asyndgan.tables.summary import (
+    GROUP,
+    LEAST,
+    Summary,
+    check_schema,
+    loaded,
+    planned,
+    summarised,
+)
 from asyndgan.tables.table import Table, check_apart, equal_records, nearly_equal
 from asyndgan.training.describing import Describing
 from asyndgan.wire import ANSWERS, Describe, Described, unpack
@@ -608,6 +617,25 @@ def recipe_of(tmp_path: Path, *overrides: str) -> tuple[Recipe, dict[str, Path]]
     recipe = plan_tables(sites, ["training.batch=8", "generator.width=16", *overrides])
     assert recipe is not None
     return recipe, sites
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "\uff1d1", "@x", "a "])
+@pytest.mark.parametrize("name", ["income", "short", "bad", "no"])
+def test_no_schema_summary_or_recipe_holds_a_name_that_a_spreadsheet_runs(
+    tmp_path: Path, name: str, formula: str
+) -> None:
+    recipe, sites = recipe_of(tmp_path)
+    summary = summarised(Table.read(sites["a"]))
+    kinds: list[tuple[type[BaseModel], Any]] = [
+        (Schema, SCHEMA),
+        (Summary, summary.model_dump(mode="json")),
+        (Recipe, recipe.to_tables()),
+    ]
+    for kind, tables in kinds:
+        text = json.dumps(tables)
+        kind.model_validate_json(text)
+        with pytest.raises(ValueError, match=r"takes for a formula|ends with a space"):
+            kind.model_validate_json(text.replace(f'"{name}"', json.dumps(formula)))
 
 
 def test_a_planned_recipe_is_read_back_from_its_toml(tmp_path: Path) -> None:

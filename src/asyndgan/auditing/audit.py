@@ -20,9 +20,9 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.auditing.copies import NearCopies, check_once, near_copies
 from asyndgan.auditing.distances import least, painting_gaps, relative_distances
 from asyndgan.auditing.groups import Groups, Sites, compare_groups, in_same_mix, sites_of
-from asyndgan.auditing.membership import Attack, attack, holm, patient_scores
+from asyndgan.auditing.membership import ATTACKS, Attack, attack, holm, patient_scores
 from asyndgan.auditing.reconstruction import PixelsRead
-from asyndgan.auditing.schema import Text, Whole
+from asyndgan.auditing.schema import Whole
 from asyndgan.auditing.sites import SitesGuessed, guess_sites
 from asyndgan.auditing.work import Work
 from asyndgan.data import Case
@@ -33,7 +33,7 @@ from asyndgan.painting.pictures import as_png
 from asyndgan.painting.synthesise import PAINTING_VERSION, digests_of
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
-from asyndgan.texts import counted, without_nan
+from asyndgan.texts import SiteName, counted, without_nan
 
 AUDIT_FILE: Final = "audit.json"
 """Name of the file in an audit's folder that holds its numbers, and no image."""
@@ -59,6 +59,14 @@ class Compared:
     groups: Groups
     attacks: list[Attack]
 
+    def __post_init__(self) -> None:
+        members, others = (sum(of.values()) for of in (self.groups.members, self.groups.others))
+        for one in self.attacks:
+            if one.name not in ATTACKS:
+                raise ValueError("an attack that is not known")
+            if one.members != members or others not in (0, one.others):
+                raise ValueError("an attack on other patients than those of the groups")
+
 
 @final
 @dataclass(frozen=True)
@@ -83,9 +91,19 @@ class Audit:
     whole: Compared | None
     copies: NearCopies
     sites: SitesGuessed | None
-    uncompared: list[Text]
+    uncompared: list[SiteName]
     given: StrictBool = True
     own_masks: Whole = 0
+
+    def __post_init__(self) -> None:
+        Compared(self.groups, self.attacks)  # raises if they contradict each other
+        if self.copies.members != sum(self.every.groups.members.values()):
+            raise ValueError("copies of other members than those of the groups")
+
+    @property
+    def every(self) -> Compared:
+        """The comparison of all patients."""
+        return self.whole or Compared(self.groups, self.attacks)
 
 
 @final

@@ -62,7 +62,8 @@ class NearCopies:
 
         However near the others are: they may be members of a site that this audit does not name.
         """
-        return self.p_value >= LEVEL and min(self.nearest, self.nearest_other) >= COPY
+        near = min(self.nearest, self.nearest_other)
+        return not self.found and self.p_value >= LEVEL and near >= COPY
 
     @property
     def most(self) -> float:

@@ -10,17 +10,18 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from asyndgan.auditing.membership import LEVEL, holm
-from asyndgan.auditing.schema import Number, Text, Whole
+from asyndgan.auditing.schema import Number, Whole
 from asyndgan.data import Case
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.lazy import Late
+from asyndgan.texts import Line, SiteName
 
 stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
@@ -58,9 +59,9 @@ class Groups:
         p_value: p-value of that, corrected for the number of measures (Holm).
     """
 
-    members: dict[Text, Whole]
-    others: dict[Text, Whole]
-    measure: Text
+    members: dict[SiteName, Whole]
+    others: dict[SiteName | Literal[""], Whole]
+    measure: Line
     auc: Number
     p_value: Number
 

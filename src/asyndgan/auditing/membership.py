@@ -17,11 +17,12 @@ from torch import Tensor
 
 from asyndgan.auditing.distances import by_patient, painting_gaps, pairwise, thumbnails
 from asyndgan.auditing.lower_bounds import epsilon_of_guesses
-from asyndgan.auditing.schema import Number, Text, Whole
+from asyndgan.auditing.schema import Number, Whole
 from asyndgan.data import Case
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.lazy import Late
 from asyndgan.runs import RunFolder
+from asyndgan.texts import Line
 
 stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
@@ -34,6 +35,10 @@ LEVEL: Final = 0.05
 SURE: Final = 0.7
 """AUC that the interval must lie below before a set is released: with few patients, finding no
 membership signal proves nothing."""
+
+
+ATTACKS: Final = ("painting", "nearest", "density")
+"""Names of the attacks on a generator of images."""
 
 
 @final
@@ -59,7 +64,7 @@ class Attack:
         explained: whether another difference between the groups may explain the result.
     """
 
-    name: Text
+    name: Line
     auc: Number
     low: Number
     high: Number

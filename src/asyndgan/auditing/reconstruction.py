@@ -1,6 +1,5 @@
 """What a malicious coordinator reads of a site's real images by asking about one batch."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,17 +14,18 @@ from torch import Tensor
 
 from asyndgan.arrays import Images
 from asyndgan.auditing.attacks import QUESTIONS, RolledBack, bisected, followed, psnr
-from asyndgan.auditing.schema import Decibels, Text, Whole
+from asyndgan.auditing.schema import Decibels, Whole
 from asyndgan.auditing.work import JUDGED, Work
 from asyndgan.data import Batch
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.writing import copy_file
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import ProtocolError, RunError
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
-from asyndgan.texts import counted
+from asyndgan.texts import SiteName, counted
 from asyndgan.training import Site, generator_inputs
 from asyndgan.training.checkpoint import place_holding, seeded, stored_steps
 from asyndgan.wire import Card
@@ -52,7 +52,7 @@ class PixelsRead:
         flat: of an image that is evenly grey, as bright as the real one is on average.
     """
 
-    site: Text
+    site: SiteName
     step: Whole
     read: Decibels
     followed: Decibels
@@ -221,7 +221,7 @@ def asked_again(
         held = place_holding(setup.state, run.facts().run) if late else None
         if held:
             for path in held[0].glob("*.safetensors"):
-                shutil.copy(path, state)
+                copy_file(path, state / path.name)
             step = stored_steps(state)[0]
             step = step if step < recipe.training.steps else 0
         cohort = load_cohort(setup, recipe, data=data)

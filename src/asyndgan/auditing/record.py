@@ -12,14 +12,15 @@ from asyndgan.auditing.audit import AUDIT_FILE, Audit, decided
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.release import first_refusal, said_by, unconfirmed
 from asyndgan.auditing.remedies import remedies
-from asyndgan.auditing.schema import Faded, Text, Whole
+from asyndgan.auditing.schema import Faded, Whole
 from asyndgan.errors import RunError
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.sets import OF_SITES
 from asyndgan.painting.synthesise import PAINTING_VERSION, RELEASED
 from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
-from asyndgan.texts import bounded_text, parsed_json
+from asyndgan.runs.schema import Hex
+from asyndgan.texts import Line, Name, SiteName, bounded_text, parsed_json
 
 OTHER_MASKS: Final = "--masks OTHER, a folder of masks of nobody who took part"
 
@@ -45,15 +46,19 @@ class AuditRecord:
 
     audit: Audit
     pixels: list[PixelsRead]
-    generator: Annotated[Text, Field(alias="generator_sha256")]
-    masks: Annotated[Text, Field(alias="masks_sha256")]
+    generator: Annotated[Hex, Field(alias="generator_sha256")]
+    masks: Annotated[Hex, Field(alias="masks_sha256")]
     fading: Faded
     painting_version: Whole
-    modalities: frozenset[Text]
-    canaries: Text
-    confirmed: Annotated[dict[Text, StrictBool], Field(min_length=1)]
-    source: Annotated[Text, Field(alias="masks")] = ""
-    trial: Text = ""
+    modalities: frozenset[Name]
+    canaries: Line
+    confirmed: Annotated[dict[SiteName, StrictBool], Field(min_length=1)]
+    source: Annotated[Line, Field(alias="masks")] = ""
+    trial: Line = ""
+
+    def __post_init__(self) -> None:
+        if self.confirmed.keys() != self.audit.every.groups.members.keys():
+            raise ValueError("members are of other sites than those that are named")
 
     def __repr__(self) -> str:
         found = [("groups", self.audit.groups.verdict)]
@@ -201,6 +206,13 @@ def _unfit(run: RunFolder, record: AuditRecord, name: str) -> str:
     """Why an audit of this name is none of a set that the run would paint; empty if it is one."""
     if record.generator != run.generator_digest() or not record.audit.attacks:
         return f"{name} is of another generator than {run.path}; audit this one"
+    sites = run.facts().sites
+    for site, count in record.audit.every.groups.members.items():
+        # A site whose policy tells no number of its cases says one.
+        if site not in sites or 1 < sites[site]["cases"] < count:
+            return (
+                f"{name} compares {count} members of {site}, more than {run.path} has; audit anew"
+            )
     if record.canaries:
         return (
             f"{name} compares canaries alone, of which no patient is one; audit without --canaries"

@@ -14,7 +14,7 @@ from asyndgan.auditing.audit import AUDIT_FILE, decided
 from asyndgan.auditing.membership import LEVEL, Attack, attack, holm
 from asyndgan.auditing.release import first_refusal, said_by, unconfirmed
 from asyndgan.auditing.run import about_state
-from asyndgan.auditing.schema import Text, Whole
+from asyndgan.auditing.schema import Whole
 from asyndgan.data.splits import OPEN
 from asyndgan.engines.setup import chooser_at
 from asyndgan.errors import RunError
@@ -24,11 +24,12 @@ from asyndgan.lazy import Late
 from asyndgan.painting.records import make_records
 from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
+from asyndgan.runs.schema import Hex
 from asyndgan.runs.trial import trial_of
 from asyndgan.tables.cohort import load_records, read_for, table_of
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.table import check_apart, equal_records, nearly_equal
-from asyndgan.texts import bounded_text, parsed_json, replace_text
+from asyndgan.texts import SiteName, bounded_text, parsed_json, replace_text
 
 stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
@@ -57,13 +58,13 @@ class RecordsAudit:
         uncompared: sites of the run whose members may be among the others, which were given.
     """
 
-    generator_sha256: Text
+    generator_sha256: Hex
     attacks: Annotated[list[Attack], Field(min_length=1)]
     copies: list[Whole]
     matches: Whole
     near: Whole
-    confirmed: Annotated[dict[Text, StrictBool], Field(min_length=1)]
-    uncompared: list[Text]
+    confirmed: Annotated[dict[SiteName, StrictBool], Field(min_length=1)]
+    uncompared: list[SiteName]
     kind: Literal["table"] = "table"
 
     def __post_init__(self) -> None:

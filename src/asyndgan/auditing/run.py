@@ -19,7 +19,7 @@ from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.real import load_real, shared_by_all
-from asyndgan.painting.sets import check_set, synthetic_of_run
+from asyndgan.painting.sets import check_provenance, check_set, synthetic_of_run
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites, choosers_of
 from asyndgan.texts import storing
@@ -84,8 +84,8 @@ def audit_run(
     painted = synthetic.cases(
         run.recipe().image, members[0].modalities, unmasked=False, synthetic=True
     )
-    told = synthetic.info.provenance
-    digest, source = told["masks_sha256"], str(told.get("masks", ""))
+    told = check_provenance(run, synthetic)
+    digest, source = told["masks_sha256"], told["masks"]
     pixels = _read_pixels(sites, {site: confirmed[site] for site in asked}, work)
     audited = Audited(digest, source, fading, confirmed, pixels, canaries, _folders(sites))
     audit(run, members, others, painted, out, audited, work)

@@ -13,9 +13,6 @@ def _sensible(value: float) -> float:
     return value
 
 
-Text = Annotated[str, AfterValidator(lambda text: text.encode().decode())]
-"""A text without half a character, which no page or model card can hold."""
-
 Whole = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 """A number of patients, images or steps."""
 

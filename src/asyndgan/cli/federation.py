@@ -370,6 +370,7 @@ def fetch(folder: Folder, out: NewFolder, run: str | None = None) -> None:
     from asyndgan.data.writing import copy_folder, written_whole
 
     order = _order(folder, run)
+    order.folder.check_links()
     kept = shutil.ignore_patterns(
         "checkpoints", ".held", ".*.half", "order.json", "stop", "waiting", "trouble", "proposal",
         "confirmed",

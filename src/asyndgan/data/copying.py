@@ -1,7 +1,6 @@
 """Copies of a site's data set with painted files beside the acquired ones."""
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,12 @@ import numpy as np
 from asyndgan.data.case import RawCase
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import DatasetInfo
-from asyndgan.data.folds import SPLITS_FILE
+from asyndgan.data.folds import read_folds, store_folds
 from asyndgan.data.listing import CaseFiles
 from asyndgan.data.nnunet import AXES, Axis
 from asyndgan.data.readers import DataFileError, lossless, reader_of
 from asyndgan.data.variants import FILES, in_version_2
-from asyndgan.data.writing import check_case, writing_to
+from asyndgan.data.writing import check_case, copy_file, writing_to
 
 PAINTED: Final = "synthetic "
 """Prefix to the name of a modality that was painted, not acquired."""
@@ -140,14 +139,14 @@ def write_relabelled(
     """Copies a data set of single slices, with other masks.
 
     Args:
-        source: the data set; its images and folds are copied byte for byte.
+        source: the data set; its images are copied byte for byte.
         folder: must not exist.
         masks: new mask (rows, columns) of each case, on the stored grid.
         axis: axis along which the set is cut.
         about: keys of dataset.json to replace or add.
 
     Raises:
-        DataError: `folder` exists or cannot be written.
+        DataError: `folder` exists or cannot be written, or as `read_folds`.
     """
     files, ending = source.files, source.info.mask_ending
     with writing_to(folder):
@@ -157,8 +156,7 @@ def write_relabelled(
             path, like = folder / f"labelsTr/{case.name}{ending}", next(iter(case.images.values()))
             mask = masks[case.name].astype(np.uint8)
             reader_of(path).write_painted(path, [mask], like=case.mask or like, axis=AXES[axis])
-        if (folds := source.folder / SPLITS_FILE).exists():
-            shutil.copyfile(folds, folder / SPLITS_FILE)
+        store_folds(folder, read_folds(source.folder, masks))
         text = json.dumps({**_described(source), **about}, indent=2, ensure_ascii=False)
         (folder / "dataset.json").write_text(text + "\n", "utf-8")
 
@@ -181,7 +179,7 @@ def _copy_acquired(files: Sequence[CaseFiles], folder: Path, info: DatasetInfo) 
             pixels = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
             reader_of(copy).write(copy, pixels, spacing=(1.0, 1.0), note="")
         else:
-            shutil.copyfile(path, copy)
+            copy_file(path, copy)
 
 
 def _described(source: DataSet) -> dict[str, object]:

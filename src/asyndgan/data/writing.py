@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -25,7 +26,11 @@ from asyndgan.data.readers import (
     DataFileError,
     Geometry,
 )
+from asyndgan.received import UnreadableError, opened
 from asyndgan.texts import is_full, without_empty
+
+MOST_COPIED: Final = 2**36
+"""Largest file that is copied, in bytes."""
 
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
 
@@ -233,11 +238,22 @@ def copy_folder(source: Path, folder: Path, ignore: Callable[..., set[str]] | No
     """Copies a folder to a new one, without what `ignore` names, as `shutil.copytree` does.
 
     Raises:
-        DataError: a file cannot be written; `copytree` itself would only list what failed.
+        DataError: as `copy_file`; `copytree` itself would only list what failed.
     """
+    shutil.copytree(
+        source, folder, ignore=ignore, copy_function=lambda *each: copy_file(*map(Path, each))
+    )
 
-    def copy(file: str, into: str) -> None:
-        with writing_to(Path(into)):
-            shutil.copy2(file, into)
 
-    shutil.copytree(source, folder, ignore=ignore, copy_function=copy)
+def copy_file(path: Path, copy: Path) -> None:
+    """Copies a regular file to a path that does not exist.
+
+    Raises:
+        DataError: `path` is no regular file or larger than `MOST_COPIED`, or `copy` cannot be
+            written.
+    """
+    try:
+        with writing_to(copy), opened(path, MOST_COPIED) as file, copy.open("xb") as into:
+            shutil.copyfileobj(file, into)
+    except UnreadableError as error:
+        raise DataFileError(path, f"{error}", "Put a file of the data there.") from error

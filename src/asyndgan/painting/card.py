@@ -1,21 +1,22 @@
 """The model card of a synthetic data set."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from asyndgan.painting.provenance import LABELLED_BY
 from asyndgan.recipe import PrivacySection, Recipe
-from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.runs.trial import NO_RESULT, trial_of
-
-LABELLED_BY = "labelled_by"
-"""Key of the provenance of a set that sites labelled: each site's weight."""
+from asyndgan.runs import RunFacts
+from asyndgan.runs.trial import NO_RESULT
+from asyndgan.texts import printable
 
 
 def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe) -> str:
     """A synthetic set's model card, in Markdown."""
     sites = "\n".join(
-        f"| {site} | {about['cases']} | {about['share']:.3f} | {', '.join(about['modalities'])} |"
+        f"| {plain(site)} | {about['cases']} | {about['share']:.3f} "
+        f"| {plainly(about['modalities'])} |"
         for site, about in facts.teachers.items()
     )
     how = (
@@ -29,11 +30,11 @@ def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: 
 
 **Every image in this folder is synthetic.** None was acquired from a patient.
 
-{_trial_line(provenance)}- Cases: {count}; modalities: {", ".join(facts.modalities)};
-  labels: {", ".join(f"{number} {name}" for number, name in facts.labels.items())}.
+{_trial_line(provenance)}- Cases: {count}; modalities: {plainly(facts.modalities)};
+  labels: {plainly(f"{number} {name}" for number, name in facts.labels.items())}.
 - Painted by a generator that was trained for {facts.generator_step or facts.steps} steps with
-  asyndgan {facts.version} (recipe `{provenance["recipe"]}`). {how}
-- Masks: {provenance["masks"]}.{_faded_line(facts, provenance)}{_labels_line(provenance)}
+  asyndgan {plain(facts.version)} (recipe {plain(provenance["recipe"])}). {how}
+- Masks: {plain(provenance["masks"])}.{_faded_line(facts, provenance)}{_labels_line(provenance)}
 
 | site | cases that it declared | share | modalities |
 |---|---|---|---|
@@ -63,19 +64,15 @@ Without Sharing Medical Image Data", CVPR 2020.
 """
 
 
-def provenance_of(run: RunFolder) -> dict[str, Any]:
-    """What every synthetic set says of the run that made it."""
-    facts, recipe = run.facts(), run.recipe()
-    return {
-        "generator_sha256": facts.generator_sha256,
-        "run": facts.run,
-        "trial": trial_of(facts, recipe),
-        "recipe": recipe.name,
-        "recipe_sha256": facts.recipe_digest,
-        "asyndgan": facts.version,
-        "shares": {site: about["share"] for site, about in facts.teachers.items()},
-        "privacy": recipe.privacy.kind,
-    }
+def plain(text: object) -> str:
+    """A text as Markdown shows it to the letter, on one line: it may be another party's."""
+    line = printable(str(text)).replace("\n", " ")
+    return re.sub(r"[\\`*_\[\]<>|&~]|:(?=//)", r"\\\g<0>", line)
+
+
+def plainly(texts: Iterable[object], between: str = ", ") -> str:
+    """Several texts, each as of `plain`."""
+    return between.join(map(plain, texts))
 
 
 def _labels_line(provenance: Mapping[str, Any]) -> str:
@@ -83,14 +80,14 @@ def _labels_line(provenance: Mapping[str, Any]) -> str:
     if not sites:
         return ""
     return (
-        f"\n- Labels: not these masks, but what segmentation networks of {', '.join(sites)} find "
+        f"\n- Labels: not these masks, but what segmentation networks of {plainly(sites)} find "
         "in the images. They were trained on the sites' real images."
     )
 
 
 def _trial_line(provenance: Mapping[str, Any]) -> str:
     trial = provenance["trial"]
-    return f"**{trial}.** {NO_RESULT}\n\n" if trial else ""
+    return f"**{plain(trial)}.** {NO_RESULT}\n\n" if trial else ""
 
 
 def privacy_line(privacy: PrivacySection, what: str = "an image") -> str:
@@ -117,14 +114,14 @@ def _folds_line(provenance: Mapping[str, Any]) -> str:
 
 
 def _audit_line(provenance: Mapping[str, Any]) -> str:
-    found = provenance.get("audited")
+    found = plain(provenance.get("audited") or "")
     return f"Audited before its release: {found}." if found else "Not audited for membership."
 
 
 def _faded_line(facts: RunFacts, provenance: Mapping[str, Any]) -> str:
     if not provenance.get("faded"):
         return ""
-    names = " and ".join(facts.scope.labels[number] for number in provenance["faded"])
+    names = plainly((facts.scope.labels[one] for one in provenance["faded"]), " and ")
     low, high = provenance["contrasts"]
     return (
         f"\n- Faded, {names}: at {low:g} to {high:g} of the contrast that the generator paints, "

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -19,12 +19,15 @@ from torch import Tensor
 from asyndgan.arrays import Images
 from asyndgan.data.copying import write_relabelled
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.folds import read_folds
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError, SiteSilentError
 from asyndgan.models.segmenters import check_size
-from asyndgan.painting.card import LABELLED_BY, model_card
+from asyndgan.painting.card import model_card
+from asyndgan.painting.provenance import LABELLED_BY, provenance_of
 from asyndgan.painting.sets import OnPainted, check_provenance
 from asyndgan.protocol import Exchange, Transport, message_limit
+from asyndgan.received import link_in
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training.labelling import MOST_IMAGES
@@ -41,18 +44,26 @@ Sent = dict[str, tuple[int, int]]
 """By site, the bytes that went to it and those that left it."""
 
 
-def check_labelling(run: RunFolder, synthetic: DataSet, sites: Sequence[str]) -> None:
-    """Refuses what cannot be labelled, before a site is set up.
+def check_labelling(run: RunFolder, synthetic: DataSet, sites: Sequence[str]) -> dict[str, Any]:
+    """Refuses what cannot be labelled, before a site is set up; returns the set's provenance.
 
     Raises:
-        DataError: the set is no data set, or its images are too small for the networks.
-        RunError: the run did not paint it from masks or has no such site, or it is labelled.
+        DataError: the set is no data set, its folds are not of its cases, or its images are too
+            small for the networks.
+        RunError: the set holds a link, the run did not paint it from masks or has no such site, or
+            it is labelled.
     """
     facts, recipe = run.facts(), run.recipe()
+    if link := link_in(synthetic.folder):
+        raise RunError(
+            f"{link} is a link, and a set to be labelled may hold none: its copy would hold what "
+            "only you can read. If you made it, put there what it leads to."
+        )
     if recipe.condition.kind != "mask":
         raise RunError(f"the run in {run.path} paints no images of masks; there is none to label.")
     check_size(recipe.space, f"images of the run in {run.path}")
-    check_provenance(run, synthetic)
+    provenance = check_provenance(run, synthetic)
+    read_folds(synthetic.folder, [case.name for case in synthetic.files])
     if strange := sorted({*sites} - {*facts.teachers}):
         raise RunError(
             f"the generator learned from {', '.join(sorted(facts.teachers))}, and not from "
@@ -60,6 +71,7 @@ def check_labelling(run: RunFolder, synthetic: DataSet, sites: Sequence[str]) ->
         )
     if not sites:
         raise RunError("no site is named that could label. Name one with --site.")
+    return provenance
 
 
 def label_set(
@@ -94,7 +106,7 @@ def label_set(
         DataError: the set cannot be read, or `out` cannot be written.
         RunError: as `check_labelling`; or a site refuses, is away, or answers what is no label.
     """
-    check_labelling(run, synthetic, sites)
+    provenance = check_labelling(run, synthetic, sites) | provenance_of(run)
     facts, recipe = run.facts(), run.recipe()
     shares = {site: float(facts.teachers[site]["share"]) for site in sorted(sites)}
     total = sum(shares.values())
@@ -112,7 +124,7 @@ def label_set(
             }
             if watch:
                 watch("label images", len(masks), len(cases))
-        provenance = {**synthetic.info.provenance, LABELLED_BY: weights}
+        provenance[LABELLED_BY] = weights
         write_relabelled(
             synthetic, half, masks, axis=recipe.image.axis, about={"provenance": provenance}
         )

@@ -9,7 +9,8 @@ import torch
 from asyndgan.data import derived_seed
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.painting.card import privacy_line, provenance_of
+from asyndgan.painting.card import plain, privacy_line
+from asyndgan.painting.provenance import provenance_of
 from asyndgan.recipe.table import TableSection
 from asyndgan.runs import RunFolder
 from asyndgan.tables.cohort import table_of
@@ -146,15 +147,16 @@ def _ends(table: TableSection) -> str:
 def _card(run: RunFolder, about: dict[str, Any], count: int, audited: str) -> str:
     facts = run.facts()
     sites = "\n".join(
-        f"| {site} | {own['cases']} | {own['share']:.3f} |" for site, own in facts.teachers.items()
+        f"| {plain(site)} | {own['cases']} | {own['share']:.3f} |"
+        for site, own in facts.teachers.items()
     )
     return f"""# Model card: synthetic table
 
 **Every record in this folder is synthetic.** None is of a customer.
 
 - Records: {count}, with classes in the shares that the sites declared.
-- Made by a generator that was trained for {facts.steps} steps with asyndgan {facts.version}. It saw
-  no record: each site's discriminator sent it gradients only.
+- Made by a generator that was trained for {facts.steps} steps with asyndgan
+  {plain(facts.version)}. It saw no record: each site's discriminator sent it gradients only.
 
 | site | records behind it | share |
 |---|---|---|
@@ -164,7 +166,7 @@ def _card(run: RunFolder, about: dict[str, Any], count: int, audited: str) -> st
 
 - {privacy_line(run.recipe().privacy, "a record")}
 - Extreme values are missing: {_ends(table_of(run.recipe()))}.
-- {f"Audited: {audited}." if audited else "Nobody audited this table."}
+- {f"Audited: {plain(audited)}." if audited else "Nobody audited this table."}
 - Measure before you rely on it: `asyndgan evaluate` and `asyndgan audit`.
 
 ## Provenance

@@ -11,8 +11,8 @@ from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.painting.card import LABELLED_BY
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of
+from asyndgan.painting.provenance import LABELLED_BY, stored_provenance
 from asyndgan.painting.synthesise import (
     PAINTING_VERSION,
     Origin,
@@ -237,7 +237,7 @@ def check_provenance(
     painting: Mapping[str, Any] | None = None,
     *,
     labelled: bool = False,
-) -> None:
+) -> dict[str, Any]:
     """Checks that a set was painted by a run, and from these masks and in this way if given.
 
     Args:
@@ -247,13 +247,22 @@ def check_provenance(
         painting: how it was painted; None: in any way.
         labelled: whether its masks are to be the sites' labels, and not what it was painted from.
 
+    Returns:
+        What the set says of itself, with `masks` and `masks_sha256` in any case.
+
     Raises:
-        DataError: the folder is no data set.
+        DataError: as `stored_provenance`.
         RunError: it was painted by another generator, from other masks or in another way, or its
             masks are not as wanted.
     """
-    provenance, folder = synthetic.info.provenance, synthetic.folder
-    if provenance.get("generator_sha256") != run.facts().generator_sha256:
+    provenance, facts, folder = stored_provenance(synthetic), run.facts(), synthetic.folder
+    faded, contrasts = provenance.get("faded", ()), provenance.get("contrasts", ())
+    if (
+        provenance.get("generator_sha256") != facts.generator_sha256
+        or not {"masks", "masks_sha256"} <= provenance.keys()
+        or not {*map(str, faded)} <= facts.labels.keys()
+        or len(contrasts) != 2 * bool(faded)
+    ):
         raise RunError(
             f"{folder} was not painted by the generator of {run.path}; "
             "generate it anew or name another folder."
@@ -277,3 +286,4 @@ def check_provenance(
             f"{folder} was painted in another way than is asked for now; remove it, or "
             "evaluate into another folder."
         )
+    return provenance

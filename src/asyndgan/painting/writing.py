@@ -20,7 +20,8 @@ from asyndgan.data.readers import AXIAL, READERS, DataFileError, Geometry, Store
 from asyndgan.data.units import units_of
 from asyndgan.data.writing import write_dataset
 from asyndgan.lazy import Late
-from asyndgan.painting.card import model_card, provenance_of
+from asyndgan.painting.card import model_card
+from asyndgan.painting.provenance import provenance_of
 from asyndgan.painting.synthesise import PAINTING_VERSION, Origin, masks_digest
 from asyndgan.recipe.image import Intensity
 from asyndgan.runs import RunFolder

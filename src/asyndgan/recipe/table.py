@@ -17,6 +17,25 @@ WIDEST: Final = 4096
 """Most numbers of an encoded record: the longest side that a message has."""
 
 Kind = Literal["numeric", "integer", "categorical"]
+RUN_BY_SPREADSHEETS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Beginnings of a text that a spreadsheet takes for a formula (OWASP, CSV injection)."""
+
+
+def _no_formula(text: str) -> str:
+    """The text; raises `ValueError` if a spreadsheet that opens it would run it."""
+    if text.startswith(RUN_BY_SPREADSHEETS):
+        raise ValueError(
+            f"'{text}' begins with =, +, - or @, or a wide form, which a spreadsheet takes for "
+            "a formula; rename it"
+        )
+    if text != text.strip():
+        raise ValueError(f"'{text}' begins or ends with a space; remove it")
+    return text
+
+
+Cell = Annotated[Name, AfterValidator(_no_formula)]
+"""Name of a column or category: synthetic tables, which spreadsheets open, hold it."""
+
 Finite = Annotated[float, Field(ge=-1e15, le=1e15)]
 
 
@@ -43,17 +62,17 @@ def _of_one(parts: dict[str, float]) -> dict[str, float]:
 
 
 Knots = Annotated[tuple[Finite, ...], Field(max_length=MOST_KNOTS), AfterValidator(_rising)]
-Shares = Annotated[dict[Name, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_of_one)]
+Shares = Annotated[dict[Cell, Annotated[float, Field(gt=0, le=1)]], AfterValidator(_of_one)]
 
 
 @final
 class TableColumn(Section):
     """A column of every site's table, in the order of the encoded record."""
 
-    name: Name = Field(description="of the column, as in the header line")
+    name: Cell = Field(description="of the column, as in the header line")
     kind: Kind = Field(description="numeric, integer or categorical")
     missing: bool = Field(False, description="whether its values may be missing")
-    categories: tuple[Name, ...] = Field(
+    categories: tuple[Cell, ...] = Field(
         (), max_length=MOST_CATEGORIES, description="categorical: all its values"
     )
     knots: Knots = Field(
@@ -101,7 +120,7 @@ class TableSection(Section):
         "no differential privacy covers; or declared by every site's schema.json, which tells "
         "nothing of any record",
     )
-    target: Name = Field(description="name of the column whose value a record is made for")
+    target: Cell = Field(description="name of the column whose value a record is made for")
     classes: Shares = Field(
         min_length=2,
         max_length=MOST_CATEGORIES,

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from pydantic import TypeAdapter, ValidationError
 
+from asyndgan import __version__
 from asyndgan.errors import BusyError, RecipeError, RunError
 from asyndgan.lazy import Late
 from asyndgan.locks import held
@@ -131,16 +132,25 @@ class RunFolder:
         """Reads the resolved recipe.
 
         Raises:
-            RunError: if the folder holds none, or one that this version does not read.
+            RunError: if the folder holds none, one that this version does not read, or another
+                than `run.json` says was trained.
         """
         try:
-            return Recipe.from_toml(self._text(self.recipe_file))
+            recipe = Recipe.from_toml(self._text(self.recipe_file))
         except RecipeError as error:
             raise RunError(
                 f"{self.recipe_file} is damaged, or of a run that another version of asyndgan "
                 f"began ('asyndgan recipe show {self.recipe_file}' says what is amiss): go on with "
                 "that version, or start a new run."
             ) from error
+        facts = self.facts() if self.facts_file.exists() else None
+        # A recipe of another version may lack keys that this one adds.
+        if facts and facts.version == __version__ and facts.recipe_digest != recipe.digest():
+            raise RunError(
+                f"{self.recipe_file} is another recipe than the one that {self.facts_file.name} "
+                "says was trained here. Put back the file that the training wrote."
+            )
+        return recipe
 
     def facts(self) -> RunFacts:
         """Reads the run's facts.

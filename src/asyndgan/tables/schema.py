@@ -5,31 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from asyndgan.errors import CohortError, DataError, RunError
 from asyndgan.recipe import explained
-from asyndgan.recipe.table import MOST_CATEGORIES, MOST_COLUMNS, Kind, Knots, Shares
-from asyndgan.texts import Name, bounded_text, parsed_json
+from asyndgan.recipe.table import MOST_CATEGORIES, MOST_COLUMNS, Cell, Kind, Knots, Shares
+from asyndgan.texts import bounded_text, parsed_json
 
 SCHEMA_FILE: Final = "schema.json"
 FORMATS: Final = (".csv", ".parquet")
 SIMILAR: Final = 0.83
 """Likeness (difflib) to a key that is read from which on another key is taken for a slip."""
-RUN_BY_SPREADSHEETS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""Beginnings of a text that a spreadsheet takes for a formula (OWASP, CSV injection)."""
-
-
-def no_formula(text: str) -> str:
-    """The text; raises `ValueError` if a spreadsheet that opens it would run it."""
-    if text.startswith(RUN_BY_SPREADSHEETS):
-        raise ValueError(
-            f"'{text}' begins with =, +, - or @, or a wide form, which a spreadsheet takes for "
-            "a formula; rename it"
-        )
-    if text != text.strip():
-        raise ValueError(f"'{text}' begins or ends with a space; remove it")
-    return text
 
 
 class _Noted(BaseModel):
@@ -53,7 +39,7 @@ class SchemaColumn(_Noted):
     """A column of `schema.json`; other keys, such as `about`, are for people."""
 
     kind: Kind
-    categories: tuple[Name, ...] = Field((), max_length=MOST_CATEGORIES)
+    categories: tuple[Cell, ...] = Field((), max_length=MOST_CATEGORIES)
     missing: bool = False
     knots: Knots = ()
 
@@ -65,8 +51,6 @@ class SchemaColumn(_Noted):
             raise ValueError("a category is listed twice")
         if self.knots and (self.kind == "categorical" or len(self.knots) < 2):
             raise ValueError("knots are two numbers or more, of a numeric or integer column")
-        for name in self.categories:
-            no_formula(name)
         return self
 
 
@@ -85,19 +69,12 @@ class Schema(_Noted):
     """
 
     name: str = Field("", max_length=1000)
-    target: Name
+    target: Cell
     positive: str = Field("", max_length=1000)
     synthetic: bool = False
     provenance: dict[str, Any] = Field(default_factory=dict)
     shares: Shares = Field(default_factory=dict)
-    columns: Annotated[dict[Name, SchemaColumn], Field(min_length=2, max_length=MOST_COLUMNS)]
-
-    @field_validator("columns")
-    @classmethod
-    def _names_no_formula(cls, value: dict[str, SchemaColumn]) -> dict[str, SchemaColumn]:
-        for name in value:
-            no_formula(name)
-        return value
+    columns: Annotated[dict[Cell, SchemaColumn], Field(min_length=2, max_length=MOST_COLUMNS)]
 
     @model_validator(mode="after")
     def _target_is_a_class(self) -> Self:

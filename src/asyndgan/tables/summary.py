@@ -21,6 +21,7 @@ from asyndgan.recipe import explained
 from asyndgan.recipe.table import (
     MOST_CATEGORIES,
     MOST_COLUMNS,
+    Cell,
     Finite,
     Kind,
     TableColumn,
@@ -28,7 +29,7 @@ from asyndgan.recipe.table import (
 )
 from asyndgan.tables.schema import Schema, SchemaColumn
 from asyndgan.tables.table import Table
-from asyndgan.texts import Name, bounded_text, parsed_json
+from asyndgan.texts import bounded_text, parsed_json
 
 SUMMARY: Final = "asyndgan table summary 1"
 LEAST: Final = 10
@@ -47,7 +48,7 @@ class SummaryColumn(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Kind
     missing: bool
-    categories: Annotated[tuple[Name, ...], Field(max_length=MOST_CATEGORIES)] = ()
+    categories: Annotated[tuple[Cell, ...], Field(max_length=MOST_CATEGORIES)] = ()
     means: Annotated[tuple[Finite, ...], Field(max_length=KNOTS)] = ()
     values: Annotated[int, Field(ge=0, lt=2**40)] = 0
     """Records that hold a value, rounded to a multiple of `LEAST`; 0: not told."""
@@ -65,12 +66,12 @@ class Summary(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["asyndgan table summary 1"] = SUMMARY
-    target: Name
+    target: Cell
     classes: Annotated[
-        dict[Name, Annotated[int, Field(ge=0, lt=2**40)]],
+        dict[Cell, Annotated[int, Field(ge=0, lt=2**40)]],
         Field(min_length=2, max_length=MOST_CATEGORIES),
     ]
-    columns: Annotated[dict[Name, SummaryColumn], Field(min_length=1, max_length=MOST_COLUMNS)]
+    columns: Annotated[dict[Cell, SummaryColumn], Field(min_length=1, max_length=MOST_COLUMNS)]
 
     @model_validator(mode="after")
     def _some_record(self) -> "Summary":
