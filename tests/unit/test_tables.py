@@ -600,7 +600,23 @@ def test_a_site_that_lets_no_fingerprint_out_takes_no_part_in_a_run_by_fingerpri
 
 @pytest.mark.parametrize(
     "change",
-    [{"classes": {"no": 0, "yes": 0}}, {"columns": {}}, {"more": 1}, {"kind": "x"}],
+    [
+        {"classes": {"no": 0, "yes": 0}},
+        {"columns": {}},
+        {"more": 1},
+        {"kind": "x"},
+        *(
+            {"columns": {"age": {"kind": kind, "missing": False} | told}}
+            for kind, told in (
+                ("numeric", {}),
+                ("integer", {"means": [1]}),
+                ("numeric", {"means": [2, 1]}),
+                ("numeric", {"means": [1, 2], "categories": ["a"]}),
+                ("categorical", {}),
+                ("categorical", {"means": [1, 2], "categories": ["a"]}),
+            )
+        ),
+    ],
 )
 def test_a_strangers_summary_is_checked(tmp_path: Path, change: dict[str, Any]) -> None:
     file = tmp_path / "s.json"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
+from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
 from asyndgan.data.splits import OPEN
 from asyndgan.errors import MissingPackageError, RunError
@@ -14,13 +15,14 @@ from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.painting.records import generate_records, read_synthetic
 from asyndgan.runs import RunFolder
+from asyndgan.runs.schema import Count, Hex
 from asyndgan.runs.sites import changed_sites, choosers_of, told_of_sites
 from asyndgan.runs.trial import trial_of
 from asyndgan.tables.cohort import load_records, read_for, split
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.schema import Schema, check_positive, schema_of
 from asyndgan.tables.table import check_apart
-from asyndgan.texts import replace_text
+from asyndgan.texts import Line, SiteName, replace_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +67,19 @@ class Score:
     gap: float
 
 
+class About(TypedDict):
+    """What was judged, on which records."""
+
+    generator_sha256: Hex
+    judged_on: Line
+    target: Line
+    positive: Line
+    seeds: Count
+    sites: list[SiteName]
+    trial: Line
+    note: Line
+
+
 @final
 @dataclass(frozen=True)
 class RecordsEvaluation:
@@ -78,7 +93,7 @@ class RecordsEvaluation:
         pairs: mean over pairs of columns of 1 minus half the difference of Spearman correlations.
     """
 
-    about: dict[str, Any]
+    about: About
     scores: list[Score]
     columns: dict[str, float]
     pairs: float

@@ -41,7 +41,7 @@ def write_records_report(
     facts, recipe = run.facts(), run.recipe()
     useful = _read(evaluation / EVALUATION_FILE, RecordsEvaluation) if evaluation else None
     found = [_read(folder / AUDIT_FILE, RecordsAudit) for folder in audits]
-    generators = {useful.about.get("generator_sha256")} if useful else set()
+    generators = {useful.about["generator_sha256"]} if useful else set()
     generators |= {one.generator_sha256 for one in found}
     if generators - {facts.generator_sha256}:
         raise RunError(

@@ -11,7 +11,7 @@ and shares instead, and nothing is summarised.
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, final
+from typing import Annotated, Final, Literal, Self, final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,8 +22,8 @@ from asyndgan.recipe.table import (
     MOST_CATEGORIES,
     MOST_COLUMNS,
     Cell,
-    Finite,
     Kind,
+    Knots,
     TableColumn,
     TableSection,
 )
@@ -49,9 +49,18 @@ class SummaryColumn(BaseModel):
     kind: Kind
     missing: bool
     categories: Annotated[tuple[Cell, ...], Field(max_length=MOST_CATEGORIES)] = ()
-    means: Annotated[tuple[Finite, ...], Field(max_length=KNOTS)] = ()
+    means: Annotated[Knots, Field(max_length=KNOTS)] = ()
     values: Annotated[int, Field(ge=0, lt=2**40)] = 0
     """Records that hold a value, rounded to a multiple of `LEAST`; 0: not told."""
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Self:
+        categorical = self.kind == "categorical"
+        if bool(self.categories) != categorical:
+            raise ValueError("categories are listed exactly if the kind is categorical")
+        if bool(self.means) == categorical or len(self.means) == 1:
+            raise ValueError("means are two or more, of a numeric or integer column")
+        return self
 
 
 @final
