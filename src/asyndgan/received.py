@@ -53,8 +53,8 @@ def opened(path: Path, most: int, *, links: bool = True) -> Iterator[BufferedRea
         os.close(descriptor)
 
 
-def contents(path: Path, most: int, *, links: bool = True) -> bytes:
-    """Reads a whole file; arguments and errors are those of `opened`."""
+def contents(path: Path, most: int, *, links: bool = False) -> bytes:
+    """Reads a whole file, which is no link by default; otherwise as `opened`."""
     with opened(path, most, links=links) as file:
         content = file.read(most + 1)  # it may have grown, and some of the system's state no size
     if len(content) > most:

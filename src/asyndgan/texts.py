@@ -56,17 +56,18 @@ MOST_BYTES: Final = 2**20
 """Largest size of a text that a person writes, or of a run's description of itself, in bytes."""
 
 
-def bounded_text(path: Path, most: int = MOST_BYTES, *, links: bool = True) -> str:
+def bounded_text(path: Path, most: int = MOST_BYTES, *, links: bool = False) -> str:
     """Reads a UTF-8 text file of limited size, without the mark that some editors begin it with.
 
     Args:
         path: the file.
         most: largest size in bytes.
-        links: whether it may be a link.
+        links: whether it may be a link, as one that its reader named, or one of a data set, may be.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no regular file, longer than `most` bytes or not valid UTF-8.
+        ValueError: it is no regular file, a link although none is allowed, longer than `most` bytes
+            or not valid UTF-8.
     """
     return contents(path, most, links=links).decode("utf-8-sig")
 

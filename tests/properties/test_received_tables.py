@@ -90,3 +90,43 @@ def test_what_a_stranger_says_in_an_audit_of_records_is_read_or_refused_by_our_e
         asked("report", run, "--audit", mine, "--out", out / "page.html")
     else:
         asked("generate", run, "--out", out, "--release", mine)
+
+
+@pytest.fixture(scope="module")
+def judged(audited: tuple[Path, Path, Path]) -> Path:
+    """An evaluation of the run."""
+    bank, run, audit = audited
+    asyndgan.evaluate(run, {"bank": bank}, audit.with_name("evaluation"))
+    return audit.with_name("evaluation")
+
+
+@fuzz
+@given(changes())
+def test_what_a_stranger_says_in_an_evaluation_of_records_is_read_or_refused_by_our_error(
+    audited: tuple[Path, Path, Path], judged: Path, tmp_path: Path, change: Callable[[Any], Any]
+) -> None:
+    mine = spoiled(judged, tmp_path / "copy", "evaluation.json", change)
+    asked("report", audited[1], "--evaluation", mine, "--out", tmp_path / "page.html")
+
+
+def test_an_evaluation_that_does_not_say_what_was_judged_is_refused(
+    audited: tuple[Path, Path, Path], judged: Path, tmp_path: Path
+) -> None:
+    words = ("report", audited[1], "--evaluation", tmp_path, "--out", tmp_path / "page.html")
+    whole = json.loads((judged / "evaluation.json").read_text())
+    (tmp_path / "evaluation.json").write_text(json.dumps(whole))
+    assert "page.html" in asked(*words)
+    for key in whole["about"]:
+        about = {name: told for name, told in whole["about"].items() if name != key}
+        (tmp_path / "evaluation.json").write_text(json.dumps(whole | {"about": about}))
+        assert "is no result for a run of records" in asked(*words)
+
+
+@pytest.mark.parametrize("kind", ["audit", "evaluation"])
+def test_a_link_in_place_of_a_result_of_records_is_refused(
+    audited: tuple[Path, Path, Path], judged: Path, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / f"{kind}.json").symlink_to(judged.with_name(kind) / f"{kind}.json")
+    out = tmp_path / "page.html"
+    said = asked("report", audited[1], f"--{kind}", tmp_path, "--out", out)
+    assert "is no result for a run of records" in said and not out.exists()

@@ -122,7 +122,7 @@ def read_audit(folder: Path) -> AuditRecord:
     if fault := lacking(path, "asyndgan audit"):
         raise RunError(fault)
     try:
-        tables = parsed_json(bounded_text(path, links=False))
+        tables = parsed_json(bounded_text(path))
     except (OSError, ValueError) as error:
         raise RunError(
             f"{path} is no whole file ({error}), such as one that was cut off while it was copied; "

@@ -241,7 +241,7 @@ def check_released_records(run: RunFolder, audits: Sequence[Path]) -> str:
         if fault := lacking(path, "asyndgan audit"):
             raise RunError(fault)
         try:
-            audit = _AUDIT.validate_python(parsed_json(bounded_text(path, links=False)))
+            audit = _AUDIT.validate_python(parsed_json(bounded_text(path)))
         except (OSError, TypeError, ValueError) as error:
             raise RunError(
                 f"{path} is no audit of a table; make it anew with 'asyndgan audit'."

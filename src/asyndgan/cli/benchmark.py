@@ -48,7 +48,7 @@ def benchmark(
 
     console = Terminal()
     try:
-        text = bounded_text(suite)
+        text = bounded_text(suite, links=True)
     except (OSError, ValueError) as error:
         raise RecipeError(f"'{suite}' is no TOML file that can be read.") from error
     if document:

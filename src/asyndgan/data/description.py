@@ -190,7 +190,7 @@ def json_table(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise DataFileError(path, *without_description(path.parent))
     try:
-        table = parsed_json(bounded_text(path, MAX_JSON_BYTES))
+        table = parsed_json(bounded_text(path, MAX_JSON_BYTES, links=True))
     except UnicodeDecodeError as error:
         encoding = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         raise DataFileError(

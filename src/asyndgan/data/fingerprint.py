@@ -90,7 +90,7 @@ def loaded(path: Path) -> Fingerprint:
     """
     remedy = "Take a file that 'asyndgan fingerprint FOLDER --out FILE' wrote."
     try:
-        table = parsed_json(bounded_text(path, MOST_BYTES))
+        table = parsed_json(bounded_text(path, MOST_BYTES, links=True))
         if not isinstance(table, dict):
             raise ValueError("it is no JSON object")
         return Fingerprint.model_validate(table)

@@ -76,7 +76,7 @@ def read_folds(folder: Path, cases: Collection[str]) -> list[Fold]:
     if not path.exists():
         return []
     try:
-        found = _FOLDS.validate_python(parsed_json(bounded_text(path, MOST_FOLDS, links=False)))
+        found = _FOLDS.validate_python(parsed_json(bounded_text(path, MOST_FOLDS)))
         if any(not known.issuperset(part) for fold in found for part in fold.values()):
             raise ValueError
     except (OSError, ValueError) as error:

@@ -52,7 +52,7 @@ class PatientMap:
         self._cases: dict[str, dict[str, Any]] = {}
         if path.exists():
             try:
-                table = parsed_json(bounded_text(path, MAX_MAP))
+                table = parsed_json(bounded_text(path, MAX_MAP, links=True))
                 self._names = {str(key): str(name) for key, name in table["patients"].items()}
                 self._cases = {str(key): dict(about) for key, about in table["cases"].items()}
                 if not all(_NAMED.fullmatch(name) for name in self._names.values()):

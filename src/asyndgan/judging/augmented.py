@@ -95,7 +95,7 @@ def _provenance(data: Path) -> tuple[str, set[str], dict[str, str]]:
         RunError: it noted nothing that can be read.
     """
     try:
-        table = parsed_json(bounded_text(data / "provenance.json", MOST_BYTES))
+        table = parsed_json(bounded_text(data / "provenance.json", MOST_BYTES, links=True))
         masks, mask_of = table["masks_sha256"], table["mask_of"]
         texts = [table["generator_sha256"], *masks, *mask_of, *mask_of.values()]
         if all(isinstance(text, str) for text in texts):

@@ -208,7 +208,7 @@ def watched(cases: Iterable[Case], total: int, watch: OnPainted | None) -> Itera
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: contents(path, MOST_PAINTED) for path in folder.iterdir()}
+    return {path.name: contents(path, MOST_PAINTED, links=True) for path in folder.iterdir()}
 
 
 def painting_of(

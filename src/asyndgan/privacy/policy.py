@@ -182,7 +182,7 @@ class Policy(Section):
     def from_file(cls, path: Path) -> Self:
         """Reads a policy file; raises `PolicyError` as `from_toml`, or if it cannot be read."""
         try:
-            text = bounded_text(path)
+            text = bounded_text(path, links=True)
         except (OSError, ValueError) as error:
             raise PolicyError(f"'{path}' is no policy file that can be read.") from error
         return cls.from_toml(text)

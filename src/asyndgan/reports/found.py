@@ -20,7 +20,7 @@ def is_of_generator(path: Path, generator_sha256: str, *within: str) -> bool:
         within: keys of the tables around `generator_sha256`, from the outermost.
     """
     try:
-        table = parsed_json(bounded_text(path, MOST_RESULTS, links=False))
+        table = parsed_json(bounded_text(path, MOST_RESULTS))
         for key in within:
             table = table.get(key) or {}
         return table.get("generator_sha256") in (None, generator_sha256)

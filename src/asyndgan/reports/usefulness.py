@@ -160,7 +160,7 @@ def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
     if fault := lacking(path, "asyndgan evaluate"):
         raise RunError(fault)
     try:
-        text = bounded_text(path, MOST_RESULTS, links=False)
+        text = bounded_text(path, MOST_RESULTS)
     except (OSError, ValueError) as error:
         raise RunError(
             f"{folder} holds no evaluation.json that can be read; make one with 'asyndgan "
@@ -362,7 +362,7 @@ def figure(path: Path) -> str:
     """
     if not path.exists():
         return ""
-    content = contents(path, MOST_FIGURE, links=False)
+    content = contents(path, MOST_FIGURE)
     if path.suffix == ".svg":
         return data_uri(content, "image/svg+xml")
     try:

@@ -42,7 +42,7 @@ def recipe_text(name: str) -> str:
     if name in recipe_names():
         return (files("asyndgan") / "recipes" / f"{name}.toml").read_text("utf-8")
     try:
-        return bounded_text(Path(name))
+        return bounded_text(Path(name), links=True)
     except (OSError, ValueError) as error:
         nearest = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f" Did you mean '{nearest[0]}'?" if nearest else ""

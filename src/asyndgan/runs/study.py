@@ -116,7 +116,7 @@ class Study(Section):
         """
         file = Path(expanduser(file))  # noqa: PTH111  # as in `_located`
         try:
-            text = bounded_text(file)
+            text = bounded_text(file, links=True)
         except UnicodeDecodeError as error:
             raise RunError(f"{file} cannot be read: it is no UTF-8. Save it as UTF-8.") from error
         except (OSError, ValueError) as error:

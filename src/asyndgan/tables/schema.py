@@ -197,7 +197,7 @@ def schema_of(data: Path) -> Schema:
     """The schema of a table, or of its `schema.json`; raises `DataError` if it is none."""
     path = data if data.name == SCHEMA_FILE else file_of(data).parent / SCHEMA_FILE
     try:
-        found = parsed_json(bounded_text(path))
+        found = parsed_json(bounded_text(path, links=True))
         if not isinstance(found, dict):
             raise ValueError("holds no {...}, with keys such as target and columns")
         return Schema.model_validate(found)

@@ -155,7 +155,7 @@ def shortened(values: np.ndarray, exact: np.ndarray) -> np.ndarray:
 def is_summary(path: Path) -> bool:
     """Whether a file is a summary, and not the fingerprint of a folder of images."""
     try:
-        return path.suffix == ".json" and SUMMARY in bounded_text(path, MOST_SUMMARY)
+        return path.suffix == ".json" and SUMMARY in bounded_text(path, MOST_SUMMARY, links=True)
     except (OSError, ValueError):
         return False
 
@@ -164,7 +164,7 @@ def loaded(path: Path) -> Summary:
     """Reads a summary, which may come from a stranger; raises `DataError` if it is none."""
     remedy = "Take a file that 'asyndgan fingerprint TABLE --out FILE' wrote."
     try:
-        return Summary.model_validate(parsed_json(bounded_text(path, MOST_SUMMARY)))
+        return Summary.model_validate(parsed_json(bounded_text(path, MOST_SUMMARY, links=True)))
     except ValidationError as error:
         raise DataError(
             f"{path} is no summary of a table:\n{explained(error, [])}\n{remedy}"

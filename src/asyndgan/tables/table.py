@@ -136,7 +136,7 @@ def _need_pandas() -> None:
 def _csv(path: Path, schema: Schema) -> "pd.DataFrame":
     import pandas as pd
 
-    whole = contents(path, MOST_BYTES)
+    whole = contents(path, MOST_BYTES, links=True)
     if whole.startswith(PACKED):
         raise ValueError("is compressed. Unpack it.")
     try:

@@ -115,7 +115,7 @@ def read_kit(kit: Path) -> Member:
             "the link. To keep a site on another disk, put the whole folder there."
         )
     try:
-        return _parsed(parsed_json(bounded_text(path, MOST_BYTES, links=False)))
+        return _parsed(parsed_json(bounded_text(path, MOST_BYTES)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
             f"{kit} is no site's startup kit: unpack the one that the coordinator sent, and name "

@@ -117,7 +117,7 @@ class SiteFile(Section):
         """
         path = kit / SITE_FILE
         try:
-            found = cls.model_validate(parsed_toml(bounded_text(path)))
+            found = cls.model_validate(parsed_toml(bounded_text(path, links=True)))
         except FileNotFoundError as error:
             raise RunError(
                 f"{path} does not exist; 'asyndgan site init {quote(str(kit))}' writes one."
