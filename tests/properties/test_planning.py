@@ -1,7 +1,7 @@
 """Any fingerprint that is taken gives a recipe that trains, whatever stranger made it up."""
 
 from operator import attrgetter
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +12,7 @@ from asyndgan.recipe.fingerprint import (
     BITS,
     HARDEST,
     PLANES,
+    Behind,
     Fingerprint,
     LabelFigures,
     Levels,
@@ -152,11 +153,25 @@ def test_the_order_of_sites_does_not_matter(sites: dict[str, Fingerprint], chanc
 @settings(deadline=None, max_examples=40)
 @given(fingerprints(), st.integers(1, 50))
 def test_what_is_bounded_tells_of_no_fewer_patients(found: Fingerprint, fewest: int) -> None:
-    kept = found.bounded(fewest)
+    def everyone(part: Any) -> dict[str, tuple[int, int, int]]:
+        patients = part.patients or 0
+        counted = dict.fromkeys(get_args(Behind), (patients, patients, patients))
+        return {**counted, "cases": (patients, 1, 0), "slices": (patients, 1, patients)}
+
+    counted = {
+        name: tuple(
+            part.model_copy(update={"behind": everyone(part)}) for part in getattr(found, name)
+        )
+        for name in ("modalities", "labels")
+    }
+    axes = tuple(side.model_copy(update={"behind": everyone(found)}) for side in found.axes)
+    update = {**counted, "axes": axes, "behind": everyone(found)}
+    kept = found.model_copy(update=update).bounded(fewest)
+    for each in (kept, *kept.modalities, *kept.labels, *kept.axes):
+        assert not each.behind
     for each in (kept, *kept.modalities, *kept.labels):
-        assert each.patients is None or each.patients >= fewest * 0.95  # rounded
+        assert each.patients is None or each.patients >= fewest
         if each.patients is None:
             known = {key for key, value in each if value not in (None, (), "", {})}
             assert known <= OF_ALL
-    assert kept.bounded(1) == kept.bounded(1).bounded(1)
     assert Fingerprint.model_validate_json(kept.model_dump_json()) == kept

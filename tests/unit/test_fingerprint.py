@@ -298,10 +298,64 @@ def test_few_patients_are_told_by_names_alone(tmp_path: Path) -> None:
 
 def test_tails_of_spreads_need_ten_times_the_patients(tmp_path: Path) -> None:
     found = measured(halves(tmp_path / "a", patients=6, fourth=True))
-    assert found.bounded(5).labels[0].patients == 6  # five have it, and one lacks it
+    assert found.bounded(5).labels[0].patients == found.bounded(5).patients == 5
     whole = found.bounded(5).modalities[0].whole
     assert whole and whole.p50.low is None and whole.p50.middle
     assert found.bounded(6).labels[0].patients is None
+
+
+def test_a_label_that_few_lack_is_told_as_that_of_all(tmp_path: Path) -> None:
+    (label, _) = measured(halves(tmp_path / "a", patients=10, fourth=True)).bounded(5).labels
+    assert label.patients == 10
+
+
+def lesions(folder: Path, *, ill: int, odd: Callable[[np.ndarray], object]) -> Fingerprint:
+    """Of 24 volumes, in some of which lies a lesion of 217, as they leave; the last is `odd`."""
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "labelsTr").mkdir()
+    for number in range(24):
+        image = np.full((12, 12, 6), 60, np.int16)
+        image[6:] = 9
+        if number == 23:
+            odd(image)
+        mask = np.zeros(image.shape, np.uint8)
+        mask[2:5, 2:5, 1:4] = number < ill
+        image[mask > 0] = 217
+        for file, values in ((f"imagesTr/p{number}_0000", image), (f"labelsTr/p{number}", mask)):
+            nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"{file}.nii")
+    about = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "lesion": 1}}
+    (folder / "dataset.json").write_text(json.dumps({**about, "file_ending": ".nii"}))
+    return measured(folder).bounded(5)
+
+
+def test_a_lesion_of_one_patient_alone_leaves_no_figure(tmp_path: Path) -> None:
+    found = lesions(tmp_path / "a", ill=1, odd=lambda image: None)
+    (one,) = found.modalities
+    assert one.whole and (one.inside, one.outside, one.explained) == (None, None, None)
+    assert found.labels[0].model_dump(exclude_defaults=True) == {"name": "lesion", "number": 1}
+    assert set(found.unlabelled.values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda image: image.__setitem__((0, 0, 0), 300),
+        lambda image: image.resize((12, 12, 9), refcheck=False),
+        lambda image: image.__setitem__(np.s_[9:], -1000),
+    ],
+    ids=["a bright pixel", "more slices", "air"],
+)
+def test_one_odd_patient_changes_nothing_that_leaves(
+    odd: Callable[[np.ndarray], object], tmp_path: Path
+) -> None:
+    plain = lesions(tmp_path / "a", ill=16, odd=lambda image: None)
+    assert lesions(tmp_path / "b", ill=16, odd=odd) == plain
+
+
+def test_nothing_leaves_of_a_fingerprint_without_numbers_of_patients(tmp_path: Path) -> None:
+    found = measured(halves(tmp_path / "a", patients=30))
+    bare = found.bounded(1).bounded(5)
+    assert (bare.patients, bare.cases, bare.axes, bare.unlabelled) == (None, None, (), {})
 
 
 def good(tmp_path: Path) -> dict[str, Any]:
@@ -345,7 +399,8 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "modalities.0.name": lambda found: found["modalities"][0].update(name="\x1b[2J"),
     "labels.0.number": lambda found: found["labels"][0].update(number=10**30),
     "modalities": lambda found: found.update(modalities=[]),
-    "version": lambda found: found.update(version=2),
+    "version": lambda found: found.update(version=1),
+    "behind": lambda found: found.update(behind={"cases": (4, -1, 0)}),
     "mm are": lambda found: found["axes"][0].update(mm=flat(5000), view=flat(1e5)),
     "view is not": lambda found: found["axes"][0].update(view=flat(50)),
     "modalities.0.whole.p1.middle": lambda found: found["modalities"][0]["whole"]["p1"].update(
@@ -445,7 +500,9 @@ def test_every_field_of_a_fingerprint_is_shown(tmp_path: Path) -> None:
     shown = str([*rows(found)])
     for name in Fingerprint.model_fields.keys() - {"version", "spaced"}:
         changed = {"orientation": "LPS"}.get(name) or None
-        empty = {"axes": (), "labels": (), "unlabelled": {}, "modalities": ()}.get(name, changed)
+        empty = {
+            "axes": (), "labels": (), "unlabelled": {}, "modalities": (), "behind": {},
+        }.get(name, changed)  # fmt: skip
         if name == "orientation":  # of volumes
             found_volume = measured(volume(tmp_path / "v", np.float32, 1.0))
             assert "RAS" in str([*rows(found_volume)])

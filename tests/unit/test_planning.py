@@ -191,7 +191,7 @@ NOTED: dict[str, dict[str, Fingerprint]] = {
         "a": pictures(labels=(label("road", slices=1.0, area=spread(0.7)),
                               label("tree", 2, slices=0.5, area=spread(0.5)))),
     },
-    "at most 2% of the variance": {"a": pictures(modalities=(modality(explained=0.02),))},
+    "about 2% of the variance": {"a": pictures(modalities=(modality(explained=0.02),))},
 }  # fmt: skip
 
 

@@ -169,12 +169,12 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "some 50 numbers for each of at most 64 modalities, and 10 for each of at most 1,024 "
         "labels and 3 axes. Of a table 256 columns of up to 255 categories or 100 numbers",
         "what kind of patients and scanners a site has; with and without a patient, by two "
-        "fingerprints, something of that patient's intensities and labels. Of a table: size and "
-        "rate of a bank, the distribution of every single column, and exactly a value that ten "
-        "records share; not how columns go together",
+        "fingerprints, roughly something of that patient's intensities and labels. Of a table: "
+        "size and rate of a bank, the distribution of every single column, and exactly a value "
+        "that ten records share; not how columns go together",
         "`leaves.fingerprint` (off by default). Only the file that `site.toml` names, which the "
-        "steward has seen; figures of fewer patients than `allows.fewest_patients` are left out, "
-        "and the others rounded. Of a table each mean is of ten records or more, without the ends "
+        "steward has seen; a figure leaves, rounded, only if at least `allows.fewest_patients` "
+        "patients are behind it. Of a table each mean is of ten records or more, without the ends "
         "of its group, and counts are rounded to ten. Refused where `privacy.epsilon` is set",
     ),
     ("labelled", "run"): _RUN,

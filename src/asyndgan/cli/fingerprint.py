@@ -14,7 +14,7 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 
 if TYPE_CHECKING:
-    from asyndgan.recipe.fingerprint import Fingerprint, Spread
+    from asyndgan.recipe.fingerprint import Counted, Fingerprint, Spread
 
 
 def fingerprint(
@@ -53,6 +53,7 @@ def fingerprint(
         table.add_row(*row)
     console.print(table)
     console.say("Spreads are medians over patients, with the 10th and 90th percentile.")
+    console.say("'behind' counts the patients of each figure. A federation does not get it.")
     if out:
         write_new(out, found.model_dump_json(indent=2) + "\n")
         console.say(f"Written to {out}.")
@@ -64,6 +65,7 @@ def rows(found: "Fingerprint") -> Iterator[tuple[str, str]]:
 
     yield "patients", _told(found.patients)
     yield "cases", f"{_told(found.cases)}, {_told(found.slices)} slices"
+    yield "behind", _behind(found)
     volumes = len(found.axes) == 3
     if volumes:
         yield "orientation", f"{found.orientation}; thick axis: {found.thick or 'none'}"
@@ -71,6 +73,7 @@ def rows(found: "Fingerprint") -> Iterator[tuple[str, str]]:
     for name, side in zip(names, found.axes, strict=False):
         mm = f"; {_spread(side.mm)} mm each, view {_spread(side.view)} mm" if found.spaced else ""
         yield name, f"{_spread(side.voxels)} pixels, {side.common:.0%} of cases alike{mm}"
+        yield "  behind", _behind(side)
     for axis, share in found.unlabelled.items():
         yield f"{axis} slices", f"{share:.0%} without a label"
     for one in found.modalities:
@@ -83,6 +86,7 @@ def rows(found: "Fingerprint") -> Iterator[tuple[str, str]]:
                     yield f"  {where}, {name} %", _spread(getattr(levels, field))
         if one.explained is not None:
             yield "  labels explain", f"{one.explained:.0%} of the variance"
+        yield "  behind", _behind(one)
     for label in found.labels:
         yield f"label {label.number} {label.name}", f"{_told(label.patients)} patients"
         if label.slices is not None and label.area:
@@ -90,12 +94,19 @@ def rows(found: "Fingerprint") -> Iterator[tuple[str, str]]:
         if label.side is not None and label.kept is not None:
             swap = f"; exchanged with {label.exchanged}" if label.exchanged else ""
             yield "  mirrored", f"{label.kept:.0%} stay; side {label.side:+.2f}{swap}"
+        yield "  behind", _behind(label)
 
 
 def _spread(found: "Spread") -> str:
     if found.lowest == found.highest:
         return f"{found.middle:.4g}"
     return f"{found.middle:.4g} ({found.lowest:.4g} to {found.highest:.4g})"
+
+
+def _behind(part: "Counted") -> str:
+    """What `Counted.behind` says, without counts of nobody at its end."""
+    told = {name: "/".join(map(str, counts)) for name, counts in part.behind.items()}
+    return ", ".join(f"{name} {text.removesuffix('/0/0')}" for name, text in told.items()) or "-"
 
 
 def _told(count: int | None) -> str:

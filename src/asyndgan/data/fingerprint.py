@@ -1,14 +1,14 @@
 """Measures the fingerprint of a data set, slice by slice, in one pass over its files.
 
 Figures are means over a patient's cases, then summed up over patients, so that no patient counts
-for more than others.
+for more than others. Each comes with the number of patients behind it (`Counted.behind`).
 """
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median_low
 from typing import Any, Final, final
 
 import numpy as np
@@ -39,7 +39,7 @@ from asyndgan.texts import bounded_text, parsed_json
 SAMPLED: Final = 2**18
 """Most pixels of a case and modality from which percentiles are taken."""
 
-MOST_BYTES: Final = 2**20
+MOST_BYTES: Final = 2**21
 """Longest fingerprint of another party, in bytes: one of 64 modalities and 1,023 labels fits."""
 
 _WHERE: Final = ("whole", "inside", "outside")
@@ -66,7 +66,7 @@ def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fi
     patients = patients_of((files.name for files in cases), patient_pattern)
     for files in cases:
         tally.add(files, patients[files.name])
-    if not tally.slices_with.keys() - {0}:
+    if not tally.painted:
         raise DataFileError(
             folder / "labelsTr",
             "no mask there holds a label other than 0, so every mask would paint the same image",
@@ -210,47 +210,48 @@ class _Tally:
         self.most = max(info.labels.values(), default=0) + 1
         self.found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
         """Figures of cases, by what they are of, and by patient."""
-        self.shapes: list[tuple[int, ...]] = []
-        self.turns: Counter[str] = Counter()
-        self.patients: set[str] = set()
+        self.turns: dict[str, set[str]] = defaultdict(set)
+        self.swapped: dict[tuple[int, int], set[str]] = defaultdict(set)
+        """Patients by the orientation of a case, and by two labels that a mirror exchanges."""
         self.mirrored = np.zeros((self.most, self.most), np.int64)
-        self.bits: dict[str, int] = {}
-        self.lowest: dict[str, list[float]] = {}
-        self.highest: dict[str, list[float]] = {}
-        self.coloured: set[bool] = set()
-        self.slices = 0
-        self.slices_with: Counter[int] = Counter()
-        self.unlabelled = np.zeros((3, 2), np.int64)
+        self.cases: Counter[str] = Counter()
+        self.slices: Counter[str] = Counter()
 
     def add(self, files: CaseFiles, patient: str) -> None:
         """Reads and adds one case."""
         case: _Case | None = None
+        slices = 0
         for raw in read_case(files, self.info, patient=patient):
             if case is None:
                 shape = raw.source.shape if raw.source else ()
                 columns = next(iter(raw.channels.values())).shape[1]
                 case = _Case(self.most, math.prod(shape), columns)
             case.add(raw, self.modalities)
-            self.slices += 1
+            slices += 1
         if case is None or raw.source is None:
             return
-        self.patients.add(raw.patient)
-        self.shapes.append(raw.source.shape)
-        self.turns[raw.source.orientation] += 1
-        self.coloured.add(len(files.images) == 1 and len(self.info.modalities) == 3)
+        self.cases[patient] += 1
+        self.slices[patient] += slices
+        sides = len(raw.source.shape)
+        self.turns[raw.source.orientation].add(patient)
+        self._keep("spaced", patient, sides == 3)
+        rgb = len(files.images) == 1 and len(self.info.modalities) == 3
+        self._keep("coloured", patient, rgb)
         for axis, (voxels, mm) in enumerate(zip(raw.source.shape, raw.source.spacing, strict=True)):
             for key, value in (("voxels", voxels), ("mm", mm), ("view", voxels * mm)):
-                self._keep(f"{key} {axis}", raw.patient, value)
+                self._keep(f"{key} {axis} of {sides}", patient, value)
+        for axis, (empty, every) in case.unlabelled().items():
+            if sides == 3 or axis == AXES["axial"]:
+                self._keep(f"unlabelled {axis}", patient, empty / every)
         for name in case.samples:
-            self.bits[name] = max(case.bits[name], self.bits.get(name, 8))
-            self.lowest.setdefault(name, []).append(case.lowest[name])
-            self.highest.setdefault(name, []).append(case.highest[name])
+            self._keep(f"bits {name}", patient, (case.bits[name] > 8, case.bits[name] > 16))
+            self._keep(f"ends {name}", patient, (case.lowest[name], case.highest[name]))
             levels = case.levels(name)
             for where, found in levels.items():
-                self._keep(f"{where} {name}", raw.patient, found)
+                self._keep(f"{where} {name}", patient, found)
             if "inside" in levels:
-                self._add_explained(case, name, raw.patient, levels)
-        self._add_labels(case, raw.patient)
+                self._add_explained(case, name, patient, levels)
+        self._add_labels(case, patient, slices)
 
     def _add_explained(
         self, case: _Case, name: str, patient: str, levels: Mapping[str, np.ndarray]
@@ -263,28 +264,41 @@ class _Tally:
             if (share := case.explained(name, float(low), float(high))) is not None:
                 self._keep(f"explained {key} {name}", patient, share)
 
-    def _add_labels(self, case: _Case, patient: str) -> None:
+    def _add_labels(self, case: _Case, patient: str, slices: int) -> None:
         self.mirrored += case.mirrored
-        for axis, counts in case.unlabelled().items():
-            self.unlabelled[axis] += counts
-        for label, areas in case.areas.items():
-            self.slices_with[label] += len(areas)
+        own = case.mirrored.diagonal()
+        for one, other in np.argwhere(case.mirrored > np.maximum(own, own[:, None])):
+            self.swapped[int(one), int(other)].add(patient)
+        for label in self.info.labels.values():
+            areas = case.areas.get(label, [])
+            self._keep(f"slices {label}", patient, len(areas) / slices)
+            if not areas:
+                continue
             self._keep(f"area {label}", patient, fmean(areas))
             both = int(case.left[label] + case.right[label])
             side = (case.left[label] - case.right[label]) / both if both else 0.0
             self._keep(f"side {label}", patient, float(side))
+            self._keep(f"kept {label}", patient, own[label] / case.mirrored[label].sum())
 
     def _keep(self, key: str, patient: str, value: Any) -> None:
         self.found[key][patient].append(value)
 
     @property
+    def painted(self) -> bool:
+        """Whether a mask holds a label."""
+        return any(self.found[f"area {label}"] for label in self.info.labels.values() if label)
+
+    @property
     def spaced(self) -> bool:
-        """Whether the cases are volumes; a TIFF may be either."""
-        return all(len(shape) == 3 for shape in self.shapes)
+        """Whether most patients' cases are volumes; a TIFF may be either."""
+        return self._most("spaced")
 
     def _of_patients(self, key: str) -> np.ndarray:
         """One row a patient: the mean over their cases."""
         return np.array([np.mean(values, 0) for values in self.found[key].values()])
+
+    def _most(self, key: str) -> bool:
+        return bool(self._of_patients(key).mean() > 0.5)
 
     def _spread(self, key: str) -> Spread:
         return _spread(self._of_patients(key))
@@ -297,65 +311,95 @@ class _Tally:
 
     def fingerprint(self) -> Fingerprint:
         """The figures of all cases."""
-        sides = len(self.shapes[0]) if len(set(map(len, self.shapes))) == 1 else 0
+        patients = len(self.cases)
         names = {number: name for name, number in self.info.labels.items()}
-        cut = {axis: self.unlabelled[place].tolist() for axis, place in AXES.items()}
+        turn = max(self.turns, key=lambda each: len(self.turns[each]))
+        sides = 3 if self.spaced else 2
+        cut = {
+            axis: _fraction(self._of_patients(f"unlabelled {place}"))
+            for axis, place in AXES.items()
+            if (self.spaced or axis == "axial") and self.found[f"unlabelled {place}"]
+        }
         return Fingerprint(
-            cases=len(self.shapes),
-            slices=self.slices,
-            patients=len(self.patients),
+            cases=self.cases.total(),
+            slices=self.slices.total(),
+            patients=patients,
             spaced=self.spaced,
-            axes=tuple(map(self._side, range(sides))),
-            orientation=self.turns.most_common(1)[0][0] if self.turns else "",
+            axes=tuple(self._side(f"{axis} of {sides}") for axis in range(sides)),
+            orientation=turn,
             modalities=tuple(self._modality(name) for name in self.modalities),
             labels=tuple(self._label(number, names) for number in sorted(names) if number),
-            unlabelled={
-                axis: empty / every
-                for axis, (empty, every) in cut.items()
-                if every and (self.spaced or axis == "axial")
+            unlabelled={axis: share for axis, (share, _) in cut.items()},
+            behind={
+                "patients": (patients, 0, 0),
+                "cases": (patients, median_low(self.cases.values()), 0),
+                "slices": (patients, median_low(self.slices.values()), 0),
+                "axes": (len(self.found[f"voxels 0 of {sides}"]), 0, 0),
+                "orientation": (len(self.turns[turn]), 0, 0),
+                **{axis: behind for axis, (_, behind) in cut.items()},
             },
         )
 
-    def _side(self, axis: int) -> Side:
-        voxels = Counter(shape[axis] for shape in self.shapes)
+    def _side(self, axis: str) -> Side:
+        """One axis, as `_keep` knows it."""
+        own = self.found[f"voxels {axis}"].values()
+        shares: dict[int, float] = defaultdict(float)
+        for sizes in own:
+            for voxels in sizes:
+                shares[voxels] += 1 / len(sizes)
+        usual = max(shares, key=shares.__getitem__)
+        common, behind = _fraction(np.array([each.count(usual) / len(each) for each in own]))
         return Side(
             voxels=self._extent(f"voxels {axis}"),
             mm=self._extent(f"mm {axis}"),
             view=self._extent(f"view {axis}"),
-            common=max(voxels.values()) / len(self.shapes),
+            common=common,
+            behind={"common": behind, **dict.fromkeys(("voxels", "mm", "view"), (len(own), 0, 0))},
         )
 
     def _modality(self, name: str) -> ModalityFigures:
-        levels: dict[str, Levels] = {}
-        for where in _WHERE:
-            if self.found[f"{where} {name}"]:
-                columns = zip(
-                    Levels.model_fields, self._of_patients(f"{where} {name}").T, strict=True
-                )
-                levels[where] = Levels(**{key: _spread(values) for key, values in columns})
+        found = {where: self._of_patients(f"{where} {name}") for where in _WHERE}
+        patients = len(found["whole"])
+        if not patients:
+            return ModalityFigures(name=name)
         kind = self._kind(name)
         explained = self._of_patients(f"explained {'ct' if kind == 'ct' else 'other'} {name}")
+        deep, deeper = (self._of_patients(f"bits {name}") > 0).sum(0).tolist()
+        behind = {where: (len(rows), 0, 0) for where, rows in found.items()}
+        behind["outside"] = min(behind["outside"], behind["inside"])  # the others' whole is outside
+        levels = {
+            where: Levels(**dict(zip(Levels.model_fields, map(_spread, rows.T), strict=True)))
+            for where, rows in found.items()
+            if rows.size
+        }
+        share = None
+        if explained.size:
+            share, behind["explained"] = _fraction(explained)
         return ModalityFigures(
             name=name,
             kind=kind,
-            bits=self.bits.get(name, 32),
-            patients=len(self.found[f"whole {name}"]) or None,
-            explained=float(explained.mean()) if explained.size else None,
+            bits=32 if deeper else 16 if deep else 8,
+            patients=patients,
+            explained=share,
+            behind={
+                **behind,
+                "patients": (patients, len(self.cases) - patients, 0),
+                "kind": (patients, 0, 0),
+                "bits": (patients, deep, deeper),
+            },
             **levels,
         )
 
     def _kind(self, name: str) -> str:
-        if not (lows := self.lowest.get(name)):
-            return "unknown"
         if not self.spaced:
-            return "rgb" if self.coloured == {True} else "grey"
+            return "rgb" if self._most("coloured") else "grey"
         unit = units_of(self.info.extra).get(name)
-        ct = in_hounsfield(name, lows, self.highest[name], volumes=True, unit=unit)
-        return "ct" if ct else "mri"
+        ends = self._of_patients(f"ends {name}").T.tolist()
+        return "ct" if in_hounsfield(name, *ends, volumes=True, unit=unit) else "mri"
 
     def _label(self, number: int, names: Mapping[int, str]) -> LabelFigures:
-        name, row = names[number], self.mirrored[number]
-        if not row.any():
+        name, patients = names[number], len(self.found[f"area {number}"])
+        if not patients:
             return LabelFigures(name=name, number=number)
         mirrored, own = self.mirrored, self.mirrored.diagonal()
         swapped = [
@@ -365,16 +409,34 @@ class _Tally:
             and mirrored[number, other] > own[number]
             and mirrored[other, number] > own[other]
         ]
+        votes = len(self.swapped[number, swapped[0]]) if swapped else 0
+        slices, kept, side = (
+            _fraction(self._of_patients(f"{key} {number}"), least)
+            for key, least in (("slices", 0.0), ("kept", 0.0), ("side", -1.0))
+        )
         return LabelFigures(
             name=name,
             number=number,
-            patients=len(self.found[f"area {number}"]),
-            slices=self.slices_with[number] / self.slices,
+            patients=patients,
+            slices=slices[0],
             area=self._spread(f"area {number}"),
-            side=float(self._of_patients(f"side {number}").mean()),
-            kept=float(row[number] / row.sum()),
+            side=side[0],
+            kept=kept[0],
             exchanged=names[swapped[0]] if swapped else None,
+            behind={
+                "patients": (patients, len(self.cases) - patients, 0),
+                "area": (patients, 0, 0),
+                "slices": (patients, *slices[1][1:]),
+                "kept": kept[1],
+                "side": side[1],
+                "exchanged": (votes, 0, 0),
+            },
         )
+
+
+def _fraction(own: np.ndarray, least: float = 0.0) -> tuple[float, tuple[int, int, int]]:
+    """The mean over patients; how many there are, are above the least value, and below 1."""
+    return float(own.mean()), (own.size, int((own > least).sum()), int((own < 1).sum()))
 
 
 def _spread(values: np.ndarray) -> Spread:

@@ -39,7 +39,7 @@ def in_hounsfield(
 ) -> bool:
     """Whether a modality is a CT: by its unit, or else by its range, unless its name objects.
 
-    Most cases decide: one may be a crop without air.
+    Most cases decide: one may be a crop without air, or hold metal.
 
     Args:
         name: of the modality.
@@ -52,4 +52,4 @@ def in_hounsfield(
         return volumes and unit.upper() == "HU"
     cold = volumes and median(lowest) <= WARMEST_AIR and median(lowest) >= COLDEST
     named = _CT.search(name)
-    return cold and bool(named or (not _OTHER.search(name) and max(highest) <= HOTTEST))
+    return cold and bool(named or (not _OTHER.search(name) and median(highest) <= HOTTEST))

@@ -5,7 +5,7 @@ field is bounded.
 """
 
 import math
-from typing import Annotated, Final, Literal, Self, final
+from typing import Annotated, ClassVar, Final, Literal, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,8 +13,14 @@ from asyndgan.recipe.sections import LABELS_LIMIT
 from asyndgan.texts import Name
 
 MODALITIES_LIMIT: Final = 64
-DIGITS: Final = 3
-"""Significant digits of a figure that leaves a site; counts have one less."""
+DIGITS: Final = 2
+"""Significant digits of what leaves a site; sizes and spacings have one more."""
+
+STEPS: Final = (0.01, 0.02, 0.05, 0.1)
+"""To which a fraction is cut: the finest that is one patient's part or more, or else the last.
+
+What plans ask of a fraction are multiples of all of them, so cutting it changes no answer.
+"""
 
 TAIL: Final = 10
 """Patients of whom one lies beyond the 10th percentile."""
@@ -26,6 +32,14 @@ PLANES: Final[tuple[Axis, ...]] = ("sagittal", "coronal", "axial")
 Number = Annotated[float, Field(strict=True, ge=-1e39, le=1e39)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Count = Annotated[int, Field(strict=True, ge=1, le=2**31)]
+Patients = Annotated[int, Field(strict=True, ge=0, le=2**31)]
+
+Behind = Literal[
+    "patients", "cases", "slices", "axes", "orientation", "sagittal", "coronal", "axial",
+    "voxels", "mm", "view", "common", "kind", "bits", "whole", "inside", "outside", "explained",
+    "area", "side", "kept", "exchanged",
+]  # fmt: skip
+"""Figures that leave only if enough patients are behind them."""
 
 
 class Figures(BaseModel):
@@ -61,6 +75,15 @@ class Spread(Figures):
         """`high`, or the middle if it is withheld."""
         return self.middle if self.high is None else self.high
 
+    def rounded(self, digits: int, *, tails: bool, low: float, high: float) -> "Spread":
+        """Of so many significant digits, then clipped; without tails if there are to be none."""
+        clipped = {
+            name: min(max(_rounded(value, digits), low), high)
+            for name, value in self
+            if value is not None and (tails or name == "middle")
+        }
+        return Spread(**{"low": None, "high": None, **clipped})
+
 
 @final
 class Levels(Figures):
@@ -77,12 +100,70 @@ class Levels(Figures):
         """All, from the lowest percentile on."""
         return (self.p0_5, self.p1, self.p50, self.p99, self.p99_5)
 
+    def rounded(self, digits: int, *, tails: bool, low: float, high: float) -> "Levels":
+        """As `Spread.rounded`."""
+        told = {name: each.rounded(digits, tails=tails, low=low, high=high) for name, each in self}
+        return Levels(**told)
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         middles = [each.middle for each in self.spreads]
         if sorted(middles) != middles:
             raise ValueError("percentiles are not in order")
         return self
+
+
+class Counted(Figures):
+    """A part that knows how many patients are behind each of its figures.
+
+    Attributes:
+        behind: by a figure's name (of `unlabelled`: by axis), patients of whom it is the median,
+            the mean or what most have. Then, of a fraction: patients above its least value, and
+            below its greatest; of `bits`: patients who need more than 8, and more than 16; of
+            `patients`: those who lack the part; of `cases` and `slices`: the median of a patient.
+            It never leaves a site.
+    """
+
+    digits: ClassVar[int] = DIGITS
+    behind: dict[Behind, tuple[Patients, Patients, Patients]] = {}
+
+    def bounded(self, fewest: int) -> Self:
+        """The part without `behind`, and without what tells of fewer than `fewest` patients.
+
+        A figure stays if at least `fewest` patients are behind it, and a percentile of theirs if
+        as many lie beyond it. A fraction is 0 or 1 if fewer make it differ from that. Counts are
+        cut to multiples of `fewest`, fractions to `STEPS`; the rest is rounded. Names of
+        modalities and labels stay, since a site's card sends them too, and so does the format.
+        """
+        kept = {name: self._kept(name, value, fewest) for name, value in self if name != "behind"}
+        return type(self).model_validate({k: each for k, each in kept.items() if each is not None})
+
+    def _kept(self, name: str, value: object, fewest: int) -> object:
+        """What stays of a figure; None: nothing."""
+        if name in _ALWAYS:
+            return value
+        if isinstance(value, dict):
+            kept = {axis: self._kept(axis, share, fewest) for axis, share in value.items()}
+            return {axis: share for axis, share in kept.items() if share is not None}
+        patients, first, second = self.behind.get(name, (0, 0, 0))  # type: ignore[call-overload]  # others have none
+        if name in _PARTS or (name == "axes" and patients >= fewest):
+            return [part.bounded(fewest) for part in value]  # type: ignore[attr-defined]  # parts
+        if patients < fewest or value is None:
+            return None
+        told = patients // fewest * fewest
+        if isinstance(value, Spread | Levels):
+            low, high = self._ends(fewest)
+            return value.rounded(self.digits, tails=told >= TAIL * fewest, low=low, high=high)
+        if isinstance(value, float):
+            return _cut(value, -1.0 if name == "side" else 0.0, told, (first, second), fewest)
+        if name == "patients":
+            few = first if first < fewest else 0
+            return int(_rounded((patients + few) // fewest * fewest, DIGITS))
+        return int(_rounded(told * first, DIGITS)) if name in ("cases", "slices") else value
+
+    def _ends(self, fewest: int) -> tuple[float, float]:
+        """Between which all of its spreads lie."""
+        return -math.inf, math.inf
 
 
 LEAST_PIXELS: Final = 8
@@ -116,12 +197,13 @@ PERCENTILES: Final = (0.5, 1.0, 50.0, 99.0, 99.5)
 
 
 @final
-class ModalityFigures(Figures):
+class ModalityFigures(Counted):
     """One modality.
 
     Attributes:
         kind: ct, volumes in Hounsfield units; mri, other volumes; grey or rgb, pictures; unknown.
-        bits: 8 and 16 hold whole numbers of that size, 32 all others.
+        bits: 8 and 16 hold whole numbers of that size, 32 all others; as it leaves a site, those
+            that enough patients need, and the others' intensities may lie beyond.
         patients: who have it.
         whole: intensities of whole cases; inside and outside: within and beyond all labels.
         explained: part of the variance of a case's intensities that its labels explain: where
@@ -139,16 +221,32 @@ class ModalityFigures(Figures):
 
     @model_validator(mode="after")
     def _within_its_bits(self) -> Self:
-        low, high = (-HARDEST, HARDEST) if self.kind == "ct" else BITS[self.bits]
+        low, high = self._range(self.bits)
         for each in filter(None, (self.whole, self.inside, self.outside)):
             spreads = each.spreads
             if spreads[0].lowest < low or spreads[-1].highest > high:
                 raise ValueError(f"{self.kind} of {self.bits} bits is from {low:g} to {high:g}")
         return self
 
+    def _range(self, bits: int) -> tuple[float, float]:
+        return (-HARDEST, HARDEST) if self.kind == "ct" else BITS[bits]
+
+    def _bits(self, fewest: int) -> int:
+        """Bits that half of the patients need, or at least `fewest`."""
+        patients, deep, deeper = self.behind.get("bits", (0, 0, 0))
+        least = min(fewest, patients / 2)
+        return 32 if deeper >= least else 16 if deep >= least else 8
+
+    def _ends(self, fewest: int) -> tuple[float, float]:
+        return self._range(self._bits(fewest))
+
+    def _kept(self, name: str, value: object, fewest: int) -> object:
+        kept = super()._kept(name, value, fewest)
+        return self._bits(fewest) if kept and name == "bits" else kept
+
 
 @final
-class LabelFigures(Figures):
+class LabelFigures(Counted):
     """One label other than the background.
 
     Attributes:
@@ -180,7 +278,7 @@ class LabelFigures(Figures):
 
 
 @final
-class Side(Figures):
+class Side(Counted):
     """One stored axis of the cases: rows and columns of a picture, or as `PLANES`.
 
     Attributes:
@@ -190,6 +288,7 @@ class Side(Figures):
         common: fraction of the cases with the most common number of voxels.
     """
 
+    digits: ClassVar[int] = DIGITS + 1
     voxels: Spread
     mm: Spread
     view: Spread
@@ -219,22 +318,24 @@ class Side(Figures):
 
 
 @final
-class Fingerprint(Figures):
+class Fingerprint(Counted):
     """Figures of a data set. None, or an empty list, stands for what was withheld.
+
+    Fractions are means over patients.
 
     Attributes:
         cases: pictures or volumes.
         slices: pictures or axial slices.
         patients: number of patients.
-        spaced: whether the cases are volumes, whose files store a spacing.
+        spaced: whether most patients' cases are volumes, whose files store a spacing.
         axes: two of pictures, three of volumes.
-        orientation: most common orientation of the files' axes, such as RAS; empty: pictures.
+        orientation: of most patients' files, such as RAS; empty: pictures.
         modalities: in the order of channel_names.
         labels: by number, without the background.
         unlabelled: fraction of the slices without a label, by the axis along which they are cut.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     cases: Count | None = None
     slices: Count | None = None
     patients: Count | None = None
@@ -283,46 +384,27 @@ class Fingerprint(Figures):
         others = max(mm[:longest] + mm[longest + 1 :])
         return PLANES[longest] if mm[longest] >= 2 * others else None
 
-    def bounded(self, fewest: int) -> Self:
-        """The fingerprint with nothing about fewer than `fewest` patients, and rounded.
 
-        Names of modalities and labels stay: a site's card sends them too. A quantile of the
-        patients stays if at least `fewest` of them lie beyond it.
-        """
-        total = self.patients or 0
-        own = self.model_dump(exclude={"modalities", "labels"})
-        if total < fewest:
-            own = {"spaced": self.spaced}
-
-        def kept(part: ModalityFigures | LabelFigures) -> object:
-            patients = part.patients or 0
-            if patients < fewest:
-                return part.model_dump(include={"name", "number"})
-            told = total if total - patients < fewest else patients  # few lack it
-            figures = {**part.model_dump(), "patients": told}
-            return _rounded(figures, tails=patients >= TAIL * fewest)
-
-        parts = {of: list(map(kept, getattr(self, of))) for of in ("modalities", "labels")}
-        whole = {
-            key: _rounded(value, key, tails=total >= TAIL * fewest) for key, value in own.items()
-        }
-        return type(self).model_validate({**whole, **parts})
+_ALWAYS: Final = frozenset({"version", "name", "number", "spaced"})
+_PARTS: Final = frozenset({"modalities", "labels"})
 
 
-_EXACT: Final = frozenset({"version", "number", "bits", "spaced"})
+def _rounded(value: float, digits: int) -> float:
+    """A number of so many significant digits."""
+    return round(value, digits - 1 - math.floor(math.log10(abs(value)))) if value else value
 
 
-def _rounded(value: object, key: str = "", *, tails: bool) -> object:
-    """Figures, rounded; without the tails of spreads if there are to be none."""
-    if isinstance(value, dict):
-        bare = not tails and value.keys() == Spread.model_fields.keys()
-        return {
-            name: None if bare and name != "middle" else _rounded(item, name, tails=tails)
-            for name, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_rounded(item, tails=tails) for item in value]
-    if key in _EXACT or not isinstance(value, int | float) or not value:
-        return value
-    digits = DIGITS - isinstance(value, int) - 1 - math.floor(math.log10(abs(value)))
-    return round(value, digits)
+def _cut(mean: float, least: float, patients: int, sides: tuple[int, int], fewest: int) -> float:
+    """A fraction over patients, as it leaves a site.
+
+    Args:
+        mean: from `least` to 1.
+        least: 0, or -1 of what is signed.
+        patients: of whom it is the mean.
+        sides: how many are above `least`, and below 1.
+        fewest: if fewer are on one side, all count as if they were on the other.
+    """
+    if min(sides) < fewest:
+        return least if sides[0] <= sides[1] else 1.0
+    step = (1 - least) * next((each for each in STEPS if each * patients >= 1), STEPS[-1])
+    return round(math.copysign(math.floor(abs(mean) / step + 1e-9) * step, mean), 2)

@@ -117,7 +117,7 @@ RULES: Final = (
          "[hippocampi](results/search-hippocampus.md) were trained so"),
     Rule("labelled", "20 % of the slices of volumes, or half of the pictures, hold no label",
          lambda s: s.mostly_empty, lambda s: {("image", "slices"): "labelled"},
-         "{s.unlabelled:.0%} of the slices hold no label, and their masks say nothing",
+         "about {s.unlabelled:.0%} of the slices hold no label, and their masks say nothing",
          "[hippocampi](experiments-data.md#segmentation-loss-on-hippocampi) were trained so"),
     Rule("8 bits", "pictures of whole numbers up to 255, whose bright pixels are 5 or more",
          lambda s: s.named("bytes"), _intensities("bytes", _fixed(low=0, high=255)),
@@ -374,7 +374,7 @@ def _little(s: Sites) -> Iterator[str]:
     for name, share in s.explained.items():
         if share < LITTLE:
             yield (
-                f"labels explain at most {share:.0%} of the variance of {name}: masks leave "
+                f"labels explain about {share:.0%} of the variance of {name}, or less: masks leave "
                 "most of an image open, so expect less of synthetic images"
             )
 
