@@ -160,7 +160,7 @@ def list_masks(folder: Path, info: DatasetInfo) -> dict[str, Path]:
 
 def _as_listed(folder: Path, info: DatasetInfo) -> Listing:
     """The cases that dataset.json itself lists, wherever their files lie in the folder."""
-    cases, unmasked = [], []
+    cases, unmasked = list[CaseFiles](), list[DataFileError]()
     faults: list[DataFileError] = []
     listed = info.listed or {}
     for name, (images, mask) in sorted(listed.items()):
