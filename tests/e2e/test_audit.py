@@ -394,12 +394,13 @@ def test_an_audit_that_is_undecided_or_left_patients_out_opens_no_gate_that_was_
     run = audited_of_many(parts, given, tmp_path)
     tables = json.loads((tmp_path / "audit.json").read_text())
     unlike = tables["groups"] | {"p_value": 0.001, "auc": 0.9}
-    mixed = tables["groups"] | {"others": {"": 30}}
+    others = tables["attacks"][0]["others"]
+    mixed = tables["groups"] | {"others": {"": others}}
     weak, told = ({**tables["attacks"][0], "p_value": p, "corrected": 1.0} for p in (0.04, 0.001))
     explained = {**tables["attacks"][0], "explained": True}
     for change, words in (
         ({"groups": unlike}, "not alike"),
-        ({"groups": mixed}, "leave out the 30 patients of other hospitals"),
+        ({"groups": mixed}, f"leave out the {others} patients of other hospitals"),
         ({"attacks": [explained]}, "undecided, since members and others are not alike"),
         ({"attacks": [weak]}, "a weak sign of membership"),
         ({"whole": {"groups": mixed, "attacks": [told]}}, "a weak sign of membership"),
