@@ -145,7 +145,7 @@ class Counted(Figures):
         if isinstance(value, dict):
             kept = {axis: self._kept(axis, share, fewest) for axis, share in value.items()}
             return {axis: share for axis, share in kept.items() if share is not None}
-        patients, first, second = self.behind.get(name, (0, 0, 0))  # type: ignore[call-overload]  # others have none
+        patients, first, second = self.behind.get(name, (0, 0, 0))  # type: ignore[call-overload]
         if name in _PARTS or (name == "axes" and patients >= fewest):
             return [part.bounded(fewest) for part in value]  # type: ignore[attr-defined]  # parts
         if patients < fewest or value is None:
