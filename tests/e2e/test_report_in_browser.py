@@ -62,6 +62,7 @@ def address(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("report")
     sites = ("north", "south", "a-hospital-with-a-name-of-no-more-than-sixty-four-characters-no")
     run = fabricated.run_folder(folder / "run", sites, generator_sha256="cd34")
+    members = fabricated.ALIKE | {"members": {"north": 40}}
     records = [fabricated.record(n, list(sites[: 2 if n % 7 else 3])) for n in range(40)]
     records[3]["news"] = ["missed south: it is not connected"]
     fabricated.write_metrics(run, records)
@@ -72,7 +73,7 @@ def address(tmp_path_factory) -> str:
         synthetic=synthetic,
         real={"north": fabricated.cases("north")},
         evaluation=fabricated.evaluation(folder / "evaluation"),
-        audits=[fabricated.audit(folder / "audit", confirmed={"north": True})],
+        audits=[fabricated.audit(folder / "audit", confirmed={"north": True}, groups=members)],
     )
     return out.as_uri()
 

@@ -38,7 +38,7 @@ from asyndgan.runs.checks import check_late_sites
 from asyndgan.runs.train import train, train_over
 from asyndgan.training import SHARED_LOOK, Coordinator, Site
 from asyndgan.training.checkpoint import read, step_file, stored_steps
-from asyndgan.wire import ANSWERS, REQUESTS, Card, Judge, Judgement, Message, pack, unpack
+from asyndgan.wire import ANSWERS, REQUESTS, Judge, Judgement, pack, unpack
 
 MakeRecipe = Callable[..., Recipe]
 Sites = dict[str, Path]
@@ -839,37 +839,26 @@ def test_a_timeline_that_leaves_a_step_without_sites_is_refused(
     assert tiny("timeline=[{site='south', first=2}]").first_empty_step(["south"]) == 0
 
 
-def test_whatever_a_site_answers_the_run_can_be_read_and_resumed(
+def test_whatever_losses_a_site_tells_the_run_can_be_read_and_resumed(
     tiny: MakeRecipe, phantoms: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send = InProcess.send
-    names = [f"{number:064d}" for number in range(64)]
-
-    def forged(answer: Message) -> Message | None:
-        if isinstance(answer, Judgement) and answer.step < 6:
-            lie = {2: 1e300, 3: -1e300, 4: 1e39}.get(answer.step)
-            losses = answer.losses if lie is None else dict.fromkeys(answer.losses, lie)
-            return answer.model_copy(update={"losses": losses})
-        if isinstance(answer, Judgement):
-            return None  # the site drops out, and comes back with another card
-        if isinstance(answer, Card) and answer.step:
-            return answer.model_copy(update={"modalities": names, "parts": [1.0] * 64})
-        return answer
+    lies = {2: 1e300, 3: -1e300, 4: 1e39}
 
     def sent(self: InProcess, site: str, payload: bytes, timeout: float) -> bytes:
         answer = send(self, site, payload, timeout)
-        if site != "south":
+        told = unpack(answer, ANSWERS, limit=2**26)
+        if site != "south" or not isinstance(told, Judgement) or told.step not in lies:
             return answer
-        lie = forged(unpack(answer, ANSWERS, limit=2**26))
-        return pack(lie, {"feedback": "float16", "conditions": "label8"}) if lie else b""
+        losses = dict.fromkeys(told.losses, lies[told.step])
+        forged = told.model_copy(update={"losses": losses})
+        return pack(forged, {"feedback": "float16", "conditions": "label8"})
 
     monkeypatch.setattr(InProcess, "send", sent)
-    recipe = tiny("image.size=32", "training.steps=12", "training.checkpoint_every=4")
+    recipe = tiny("image.size=32", "training.steps=8", "training.checkpoint_every=4")
     with pytest.raises(Interrupted):
-        train(recipe, phantoms, tmp_path / "run", watch=stop_after(10))
+        train(recipe, phantoms, tmp_path / "run", watch=stop_after(6))
     run = train(recipe, phantoms, tmp_path / "run", resume=True)
     records = run.metrics()
-    assert [record["step"] for record in records] == [*range(1, 13)]
-    told = [line for record in records for line in record.get("news", [])]
-    assert any(line.startswith("missed south") for line in told)
-    assert any(line.startswith("south is not back") and len(line) == 2**12 for line in told)
+    assert [record["step"] for record in records] == [*range(1, 9)]
+    assert any("missed south" in line for record in records for line in record.get("news", []))

@@ -10,7 +10,9 @@ from asyndgan.errors import CohortError, QuorumError, RecipeError
 from asyndgan.recipe import LARGEST_SHARE, Recipe
 from asyndgan.runs.news import line_of
 from asyndgan.runs.proposal import proposal
+from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training import Coordinator, Scope
+from asyndgan.training.events import TurnedAway
 from asyndgan.training.quorum import normalised
 from asyndgan.wire import ANSWERS, Card, pack, unpack
 
@@ -307,3 +309,8 @@ def test_a_site_that_nobody_was_asked_about_is_told_of_if_it_outweighs_the_other
     )
     (note,) = map(line_of, coordinator.events)
     assert note.startswith("south declares a share of 4.5036e+15, and counts for 75%")
+
+
+def test_a_line_of_news_is_cut_where_a_cards_names_make_it_too_long() -> None:
+    names = ", ".join(f"{number:064d}" for number in range(64))
+    assert len(line_of(TurnedAway("south", f"site south has {names}"))) == LONGEST_NEWS
