@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from asyndgan.errors import WireError
 from asyndgan.recipe import QuorumSection
+from asyndgan.texts import LARGEST_NUMBER
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.wire import (
     ANSWERS,
@@ -116,7 +117,7 @@ names = st.text(text, min_size=1, max_size=64)
 masks = labels(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)), 300)
 parts = st.floats(LEAST_SHARE, 1)
 odds = arrays.arrays("f8", st.integers(1, 6), elements=st.floats(-1e300, 1e300))
-numbers = st.floats(allow_nan=False, allow_infinity=False)
+numbers = st.floats(-LARGEST_NUMBER, LARGEST_NUMBER)
 grey = tensors(pixels, st.tuples(*[st.integers(1, 3)] * 4)).map(partial(through, coding="uint8"))
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 messages = st.one_of(

@@ -16,6 +16,7 @@ from asyndgan.data.copying import write_completed, write_extended
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.listing import list_cases
+from asyndgan.data.measuring import levels_of
 from asyndgan.data.nnunet import read_case, read_cases
 from asyndgan.data.plan import shared_modalities
 from asyndgan.data.prepare import blanked
@@ -121,9 +122,14 @@ def test_half_of_what_a_translator_says_is_a_regressions() -> None:
 
 
 def test_a_translator_learns_from_no_masks_that_the_generator_never_saw() -> None:
-    known = [Incomplete(without(case, "T2"), True) for case in cases(3)]
-    empty = replace(known[1], case=replace(known[1].case, mask=GROUND))
-    slices = [known[0], empty, replace(known[2], masked=False), Incomplete(cases(1)[0], True)]
+    def labelled(case: Case) -> Case:  # as its mask is stored
+        levels = levels_of(np.zeros((32, 32)), 1.0, 0.0, np.eye(32, dtype=np.int64))
+        return replace(case, preparation=replace(case.preparation, levels=(levels,)))
+
+    known = [Incomplete(labelled(without(case, "T2")), True) for case in cases(3)]
+    empty = Incomplete(without(cases(3)[1], "T2"), True)
+    whole = Incomplete(labelled(cases(1)[0]), True)
+    slices = [known[0], empty, replace(known[2], masked=False), whole]
     found = {
         which: [name for name, _ in own_masks(slices, ImageSection(size=(32, 32), slices=which))]
         for which in ("all", "labelled")
