@@ -161,6 +161,7 @@ class Cohort:
         *,
         labels: Mapping[str, int],
         told: Sequence[Case] | None = None,
+        compared: bool = False,
         eligible: int | None = None,
         chooser: Chooser = OPEN,
         condition: str = "mask",
@@ -176,6 +177,7 @@ class Cohort:
             labels: number of each label by name, as in `dataset.json`.
             told: all cases of the site in the same order, those that it holds out among them; None:
                 `cases`. The coordinator is told their number, which no hold-out changes.
+            compared: keep the images of `told`, of which sums will be asked for.
             eligible: as for the constructor.
             chooser: as for the constructor.
             condition: `mask` uses the label maps; `none` ignores them. (A folder of images holds
@@ -200,10 +202,12 @@ class Cohort:
         held = present.any(0)  # a modality that the folder names but no case has is dropped
         every = torch.tensor([case.present for case in told or cases])[:, held]
         images = torch.stack([case.image[held] for case in cases])
-        own, patients = iter(images), {case.patient for case in cases}  # views: none is kept twice
-        everyone = [
-            next(own) if case.patient in patients else case.image[held] for case in told or cases
-        ]
+        everyone = None
+        if compared and told and len(told) > len(cases):
+            own, patients = iter(images), {case.patient for case in cases}
+            everyone = [  # views of `images`: none is kept twice
+                next(own) if case.patient in patients else case.image[held] for case in told
+            ]
         return cls(
             images,
             masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
@@ -212,7 +216,7 @@ class Cohort:
             present=present[:, held],
             labels={number: name for name, number in labels.items()},
             told=(len(every), every.double().mean(0).tolist()),
-            everyone=everyone if len(every) > len(cases) else None,
+            everyone=everyone,
             eligible=eligible,
             chooser=chooser,
             seed=seed,
