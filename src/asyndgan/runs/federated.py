@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from asyndgan.engines.federation import Federation, federation_in, served
 from asyndgan.errors import (
@@ -29,7 +29,9 @@ from asyndgan.errors import (
 )
 from asyndgan.locks import held
 from asyndgan.runs.order import Order
-from asyndgan.runs.recorder import Progress
+
+if TYPE_CHECKING:  # it imports torch, which is imported while sites connect
+    from asyndgan.runs.recorder import Progress
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,9 @@ class _Work:
                 return
             self._run = None
             log.info("run %s: its process ended (%s): %s", order.name, status, order.state())
-            quick = status != 0 and time.monotonic() - self._begun < LONGEST_PAUSE_S
+            # A run that was stopped keeps no other one waiting.
+            again = status != 0 and _wants_work(order)
+            quick = again and time.monotonic() - self._begun < LONGEST_PAUSE_S
             self._wait = min(2 * self._wait, LONGEST_PAUSE_S) if quick else PAUSE_S
             self._not_before = time.monotonic() + (self._wait if quick else 0.0)
         if time.monotonic() < self._not_before:
@@ -184,7 +188,7 @@ def _interrupt(number: int, frame: object) -> None:
     raise SystemExit(AGAIN)  # not an Exception, so no handler mistakes it for a site's failure
 
 
-def _log_news(order: Order, progress: Progress) -> None:
+def _log_news(order: Order, progress: "Progress") -> None:
     order.trouble("")
     for line in progress.news:
         log.info("step %s: %s", progress.step, line)
