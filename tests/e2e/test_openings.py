@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -255,17 +256,19 @@ def incomplete(folder: Path, holders: int) -> Path:
     return data
 
 
+@pytest.mark.parametrize("crossed", ["false", "true"])
 @pytest.mark.parametrize(("holders", "begins"), [(4, False), (6, True)])
 def test_a_modality_of_few_patients_is_not_learned_whatever_a_recipe_holds_out(
-    holders: int, begins: bool, tiny: MakeRecipe, tmp_path: Path
+    holders: int, begins: bool, crossed: str, tiny: MakeRecipe, tmp_path: Path
 ) -> None:
     overrides, policy = POLICIES["plain"]
-    setup = setup_of(incomplete(tmp_path / "data", holders), tmp_path, policy)
-    found = {
-        told(setup, tiny(*overrides, f"training.hold_out={part}", f"training.hold_out_seed={seed}"))
-        for part in (0.1, 0.5, 0.9)
-        for seed in range(3)
-    }
+    data, found = incomplete(tmp_path / "data", holders), set()
+    for books in "ab":  # each with a secret of its own
+        (tmp_path / books).mkdir()
+        setup = setup_of(data, tmp_path / books, policy)
+        for part, seed in product((0.1, 0.4, 0.6, 0.9), range(3)):
+            held = (f"training.hold_out={part}", f"training.hold_out_seed={seed}")
+            found.add(told(setup, tiny(*overrides, *held, f"discriminator.cross_fitted={crossed}")))
     assert len(found) == 1
     assert ("modalities=['T1', 'T2', 'FLAIR']" in found.pop()) == begins
 

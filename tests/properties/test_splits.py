@@ -1,13 +1,23 @@
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyndgan.data.splits import split_patients
+from asyndgan.data.splits import Chooser, halves_of, hold_out_of, one_sided, split_patients
 from asyndgan.errors import DataError
 
 patients = st.lists(st.sampled_from([f"patient{i}" for i in range(20)]), min_size=1, max_size=80)
 weights = st.lists(st.integers(0, 10), min_size=1, max_size=5).filter(any)
 seeds = st.integers(0, 2**31)
+
+
+@dataclass(frozen=True)
+class One:
+    """A case of a patient, with the modalities that it has."""
+
+    patient: str
+    present: tuple[bool, ...]
 
 
 def fractions(numbers: list[int]) -> dict[str, float]:
@@ -76,3 +86,25 @@ def test_parts_come_near_to_their_fractions() -> None:
 def test_fractions_that_make_no_whole_are_refused(parts: dict[str, float]) -> None:
     with pytest.raises(DataError):
         split_patients(["ann", "bob", "cid"], parts, 0)
+
+
+@given(
+    st.lists(st.sets(st.integers(0, 11), min_size=3), min_size=1, max_size=4),
+    st.floats(0, 0.99),
+    seeds,
+    st.integers(0, 2**256 - 1),
+)
+def test_whatever_a_recipe_holds_out_both_halves_have_each_modality_of_three_patients(
+    holders: list[set[int]], part: float, seed: int, secret: int
+) -> None:
+    chooser = Chooser(f"{secret:064x}")
+    present = [(True, *(place in own for own in holders)) for place in range(12)]
+    cases = [One(f"patient{place}", has) for place, has in enumerate(present)]
+    kept, held = hold_out_of(cases, part=part, seed=seed, chooser=chooser)
+    assert len(kept) + len(held) == 12
+    having = [one.present for one in kept]
+    halves = halves_of([one.patient for one in kept], chooser, having)
+    assert not one_sided(having, halves)
+    for place in range(len(holders)):
+        having_it = sum(has[1 + place] for has in having)
+        assert having_it >= 3 or having_it == len(kept)

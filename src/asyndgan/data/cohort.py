@@ -151,7 +151,8 @@ class Cohort:
         self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
         self.eligible = eligible or self.patients
         names = [str(patient) for patient in patients or range(len(images))]
-        self.halves = torch.tensor(halves_of(names, chooser))
+        given = None if self.present is None else self.present.tolist()
+        self.halves = torch.tensor(halves_of(names, chooser, given))
         self.weights = rarity(self.conditions) if rare_first else None
 
     @classmethod

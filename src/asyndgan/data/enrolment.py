@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
 from asyndgan.data.case import MODALITIES_LIMIT
-from asyndgan.data.splits import halves_of, held_out_by
+from asyndgan.data.splits import halves_of, held_out_by, one_sided
 from asyndgan.recipe import ImageSection, Recipe
 
 if TYPE_CHECKING:
@@ -42,17 +42,7 @@ def untaught(
     """Modalities of which one half of the patients has no case while the other has some."""
     if len(set(halves)) < 2:
         return []
-    held = {
-        (half, place)
-        for own, half in zip(present, halves, strict=True)
-        for place, has in enumerate(own)
-        if has
-    }
-    return [
-        name
-        for place, name in enumerate(modalities)
-        if ((0, place) in held) != ((1, place) in held)
-    ]
+    return [modalities[place] for place in one_sided(present, halves)]
 
 
 def unheld(image: ImageSection, held: Collection[str]) -> dict[str, list[str]]:
@@ -124,7 +114,7 @@ def unready(report: "CheckReport", recipe: Recipe) -> Iterator[Reason]:
     yield from _unnamed(report, image)
     kept, _ = held_out_by(recipe, roll)
     present = [one.present if image.source == "images" else (True,) for one in kept]
-    halves = halves_of([one.patient for one in kept])
+    halves = halves_of([one.patient for one in kept], present=present)
     every = zip(*(one.present for one in roll), strict=True) if image.source == "images" else ()
     cases = Cases(
         len({one.patient for one in kept}),

@@ -5,7 +5,7 @@ import hmac
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Protocol, TypeVar, final
+from typing import Annotated, Any, ClassVar, Final, Protocol, TypeVar, final
 
 from pydantic import ConfigDict, Field
 
@@ -56,6 +56,13 @@ class Chooser:
             return hashlib.sha256(text).digest()
         return hmac.digest(bytes.fromhex(self.secret), text, "sha256")
 
+
+DRAWS: Final = 64
+"""Most draws of halves in which each half has every modality."""
+
+RARE: Final = 3
+"""Patients of a modality that some patients lack who always remain for training, if the site has so
+many: with three of each, up to six modalities can always be divided so that each half has all."""
 
 OPEN = Chooser()
 """The choice that everybody can compute, where nothing leaves the machine."""
@@ -108,13 +115,45 @@ def split_patients(
     return {part: sorted(indices) for part, indices in split.items()}
 
 
-def halves_of(patients: Sequence[str], chooser: Chooser = OPEN) -> list[int]:
-    """The half, 0 or 1, of each case: patients in two of about equally many; 0 for one patient."""
-    halves = [0] * len(patients)
-    if len(set(patients)) > 1:
-        for index in split_patients(patients, {"first": 0.5, "second": 0.5}, 0, chooser)["second"]:
-            halves[index] = 1
-    return halves
+def halves_of(
+    patients: Sequence[str],
+    chooser: Chooser = OPEN,
+    present: Sequence[Sequence[bool]] | None = None,
+) -> list[int]:
+    """The half, 0 or 1, of each case: patients in two of about equally many; 0 for one patient.
+
+    Args:
+        patients: patient of each case.
+        chooser: of the site.
+        present: of each case, whether it has each modality. The halves are the first of `DRAWS`
+            draws in which each half has every modality; if there is none, the first draw.
+    """
+    if len(set(patients)) < 2:
+        return [0] * len(patients)
+    drawn = []
+    for seed in range(DRAWS if present else 1):
+        parts = split_patients(patients, {"first": 0.5, "second": 0.5}, seed, chooser)
+        second = set(parts["second"])
+        halves = [int(case in second) for case in range(len(patients))]
+        if not present or not one_sided(present, halves):
+            return halves
+        drawn.append(halves)
+    return drawn[0]
+
+
+def one_sided(present: Sequence[Sequence[bool]], halves: Sequence[int]) -> list[int]:
+    """Places of the modalities of which one half has no case while the other has some."""
+    held = {
+        (half, place)
+        for own, half in zip(present, halves, strict=True)
+        for place, has in enumerate(own)
+        if has
+    }
+    return [
+        place
+        for place in range(len(present[0]) if present else 0)
+        if ((0, place) in held) != ((1, place) in held)
+    ]
 
 
 def hold_out(
@@ -168,7 +207,8 @@ def hold_out_of(
     """Splits one site's cases into remaining and held-out ones, as `hold_out` does.
 
     A `part` of 0 holds none out. At least `chooser.least` patients remain, also of those who have
-    one of the modalities, so that whether enough do depends on the site alone and not on `part`.
+    one of the modalities, and `RARE` of those who have one that others lack: whether enough do, and
+    in both halves, depends on the site alone and not on `part`. If `alone`, only `least` remain.
     """
     patients = [case.patient for case in cases]
     if alone:
@@ -184,7 +224,8 @@ def hold_out_of(
         for place in range(len(cases[0].present) if cases else 0)
     ]
     for group in groups:
-        spared = min(chooser.least, len(group)) - len(group - held)
+        rare = 0 if alone or group == groups[0] else RARE
+        spared = min(max(chooser.least, rare), len(group)) - len(group - held)
         in_order = sorted(group & held, key=lambda name: chooser.draw(seed, name))
         held -= set(in_order[: max(0, spared)])
     return [case for case in cases if case.patient not in held], [
