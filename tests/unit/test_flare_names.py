@@ -17,6 +17,8 @@ from nvflare.app_common.job_launcher.process_launcher import ProcessJobLauncher
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.fuel.f3.cellnet.connector_manager import ConnectorManager
 from nvflare.fuel.f3.cellnet.core_cell import CoreCell
+from nvflare.fuel.f3.cellnet.net_agent import NetAgent
+from nvflare.fuel.f3.cellnet.registry import Registry
 from nvflare.fuel.f3.drivers.connector_info import Mode
 from nvflare.fuel.f3.drivers.driver_params import DriverParams
 from nvflare.fuel.f3.message import Message
@@ -65,6 +67,7 @@ def mended(monkeypatch: pytest.MonkeyPatch) -> None:
         (CoreCell, "process_message"),
         (ConnManager, "update_endpoint"),
         (ConnectorManager, "get_internal_listener"),
+        (NetAgent, "__init__"),
     ):
         monkeypatch.setattr(owner, method, getattr(owner, method))
     monkeypatch.setattr(StatsPoolManager, "pools", {})  # FLARE wants one cell of a name a process
@@ -308,6 +311,26 @@ def test_a_forged_answer_does_not_take_the_place_of_a_sites(
         north.send(message(channel="admin", topic="x", **answer, error="true"))
         asking.join(SOON_S)
     assert [reply.get_header("cn__error") for reply in replies] == ["true"]
+
+
+def test_nobody_is_told_of_a_processs_paths_addresses_and_threads(
+    begun: Callable[[str], CoreCell],
+) -> None:
+    server = begun("server")
+
+    def codes(begin: Any) -> set[str]:
+        server.req_reg = Registry()
+        begin(object.__new__(NetAgent), server)
+        topics = ("conns", "process_info", "config_vars", "comm_config", "peers")
+        asked = {
+            topic: server.send_request("_net_manager", topic, "server", Message({}, None), SOON_S)
+            for topic in topics
+        }
+        return {reply.get_header("cn__return_code") for reply in asked.values()}
+
+    ours = vars(NetAgent)["__init__"]
+    assert codes(ours.__wrapped__) == {"ok"}  # FLARE's own
+    assert codes(ours) == {"process_exception"}
 
 
 @pytest.mark.parametrize(

@@ -395,9 +395,7 @@ def test_a_case_with_nothing_of_what_is_asked_for_is_left_out(
         load_cohort(SiteSetup("north", patchy, patchy, without=("T1", "T2")), tiny())
 
 
-def test_the_only_patient_with_a_modality_is_never_held_out(
-    patchy: Path, tiny: MakeRecipe
-) -> None:
+def test_the_only_patient_with_a_modality_is_never_held_out(patchy: Path, tiny: MakeRecipe) -> None:
     for case in ("p0", "p2"):
         (patchy / "imagesTr" / f"{case}_0001.png").unlink()
     Image.fromarray(200 * np.eye(16, dtype=np.uint8)).save(patchy / "imagesTr" / "p1_0001.png")

@@ -5,11 +5,14 @@ TLS. It has others: its local port takes plain connections of every account of t
 message can make any process open a plain one. The newest connection of a name ends the one before.
 
 Here every connection has mutual TLS, also at the local port. A process connects to its server and
-to its parent alone. A message counts only for the party whose connection brought it.
+to its parent alone. A message counts only for the party whose connection brought it. FLARE's agent
+for diagnosis, which shows everybody a process's paths, addresses and threads, answers nobody.
 """
 
 import logging
 from collections.abc import Callable
+from functools import wraps
+from types import SimpleNamespace
 from typing import Any, Final
 
 from nvflare.apis.fl_constant import ConnectionSecurity
@@ -18,6 +21,7 @@ from nvflare.fuel.f3.cellnet.core_cell import CoreCell
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, MessageType
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.cellnet.identity import is_mtls_connection
+from nvflare.fuel.f3.cellnet.net_agent import NetAgent
 from nvflare.fuel.f3.comm_error import CommError
 from nvflare.fuel.f3.drivers.connector_info import Mode
 from nvflare.fuel.f3.drivers.driver_params import DriverParams
@@ -38,6 +42,7 @@ CALLS: Final = (
     (ConnManager, "process_frame_task", "update_endpoint"),
     (ConnManager, "process_frame_task", "process_message"),
     (ConnManager, "update_endpoint", "require_match"),
+    (NetAgent, "__init__", "register_request_cb"),
 )
 """What is known of FLARE: a class, a method of it, and what that method calls."""
 
@@ -60,6 +65,7 @@ def prove_names() -> None:
         (CoreCell, "process_message", _taking_messages_of_their_sender),
         (ConnManager, "update_endpoint", _admitting_proved_names),
         (ConnectorManager, "get_internal_listener", _listening_by_tls),
+        (NetAgent, "__init__", _answering_nobody),
     )
     for kind, name, change in changed:
         setattr(kind, name, change(getattr(kind, name)))
@@ -70,6 +76,16 @@ def _connecting_nowhere(inner: Any) -> Any:
         log.warning("a message of %.100a names an address to connect to; ignored", to_cell)
 
     return _add_adhoc_connector
+
+
+def _answering_nobody(inner: Any) -> Any:
+    @wraps(inner)
+    def begin(agent: NetAgent, cell: Any, *given: Any, **named: Any) -> None:
+        deaf = SimpleNamespace(register_request_cb=lambda *_, **__: None)
+        inner(agent, deaf, *given, **named)
+        agent.cell = getattr(cell, "core_cell", cell)  # it may ask, as FLARE has it
+
+    return begin
 
 
 def _listening_by_tls(inner: Any) -> Any:
