@@ -150,7 +150,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "`leaves.moments`; at least 8 images",
     ),
     ("measured", "total"): Exposure(
-        "sum of features over all images", "some 350 numbers",
+        "sum of features over all images",
+        "332 to 374 numbers for one to four modalities, up to 3,104 for 64",
         "one patient's features, exactly, by the difference of two runs with and without the "
         "patient. If one patient alone has images without a label, two recipes suffice "
         "(`image.slices`)",
@@ -199,8 +200,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("refusal", "reason"): Exposure(
         "reason of the refusal", "at most 500 characters", "the text of an exception",
-        "only this project's own sentences leave. Errors of data or of other packages become one "
-        "fixed sentence",
+        "only this project's own sentences leave. Errors of data become one fixed sentence, all "
+        "other foreign errors another",
     ),
 }  # fmt: skip
 
@@ -217,7 +218,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
     ("open", "attempt"): Exposure(
         "identity of the coordinator's attempt at the run", "at most 64 hexadecimal digits",
         "a new identity each time, to roll the site back", "as `step`; an attempt that is over is "
-        "refused",
+        "refused if it is among the newest 256, and not empty",
     ),
     ("judge", "run"): _RUN,
     ("judge", "step"): _JUDGED_STEP,

@@ -19,6 +19,7 @@ from nvflare.app_common.job_launcher.server_process_launcher import ServerProces
 from nvflare.fuel.f3.drivers import tcp_driver
 
 from asyndgan.relay.job import start_jobs_here
+from asyndgan.relay.lines import close_unused, end
 from asyndgan.relay.names import prove_names
 
 log = logging.getLogger(__name__)
@@ -53,22 +54,13 @@ class Held:
                 greedy, _ = Counter(self._held.values()).most_common(1)[0]
                 oldest = next(one for one, whose in self._held.items() if whose == greedy)
                 self._held.pop(oldest)
-                _cut(oldest)  # under the lock: nobody has closed it, so its number is still its own
+                end(oldest)  # under the lock: nobody has closed it, so its number is still its own
             self._held[connection] = holder
 
     def remove(self, connection: socket.socket) -> bool:
         """Lets a connection go, before it is closed; whether it was held until now."""
         with self._lock:
             return self._held.pop(connection, None) is not None
-
-
-def _cut(connection: socket.socket) -> None:
-    """Ends a connection whose thread waits for it, and closes it then."""
-    try:
-        # Not `SSLSocket.shutdown`, which would take the TLS state from that thread.
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
-    except OSError as error:
-        log.debug("a connection had ended: %s", error)
 
 
 @final
@@ -136,6 +128,7 @@ def put_up_door() -> None:
 
 if __name__ == "__main__":
     prove_names()
+    close_unused()
     start_jobs_here(ServerProcessJobLauncher)
     put_up_door()
     runpy.run_module("nvflare.private.fed.app.server.server_train", run_name="__main__")

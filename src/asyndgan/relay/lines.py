@@ -1,0 +1,93 @@
+"""Has FLARE close a connection only when no thread uses it any more.
+
+FLARE closes the file of a connection while other threads still read and write it. The next
+connection then gets the same file: what was meant for the one before breaks its TLS handshake.
+FLARE's way of ending TLS also lets a frame that is being sent go out without it.
+
+Here `close` ends the connection, and the thread that reads it closes the file after the last frame.
+"""
+
+import logging
+import socket
+from collections.abc import Callable
+from functools import wraps
+from threading import Lock
+from typing import Any, Final
+
+from nvflare.fuel.f3.drivers.socket_conn import SocketConnection
+
+log = logging.getLogger(__name__)
+
+UNKNOWN: Final = "FLARE closes connections in another way than this package knows; nvflare 2.9 does"
+
+CALLS: Final = (
+    ("close", "shutdown"),
+    ("read_loop", "read_frame_loop"),
+    ("send_frame", "_send_with_timeout"),
+)
+"""What is known of FLARE's connections: a method, and what it calls."""
+
+
+def end(connection: socket.socket) -> None:
+    """Ends a connection for whoever reads or writes it, and leaves its file open."""
+    try:
+        # Not `SSLSocket.shutdown`, after which a frame would be sent without TLS.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+    except OSError as error:
+        log.debug("a connection had ended: %s", error)
+
+
+def close_unused() -> None:
+    """Changes FLARE's connections in this process; to be called before there is one.
+
+    Raises:
+        RuntimeError: this version of FLARE closes connections in another way.
+    """
+    for method, called in CALLS:
+        code = getattr(getattr(SocketConnection, method, None), "__code__", None)
+        if code is None or called not in code.co_names:
+            raise RuntimeError(UNKNOWN)
+    changed: dict[str, Callable[[Any], Any]] = {
+        "__init__": _with_a_lock,
+        "send_frame": _locked,
+        "read_loop": _closing_after,
+    }
+    for name, change in changed.items():
+        setattr(SocketConnection, name, change(getattr(SocketConnection, name)))
+    setattr(SocketConnection, "close", _close)  # noqa: B010  (mypy: a method is assigned)
+
+
+def _close(connection: Any) -> None:
+    connection.closing = True
+    end(connection.sock)
+
+
+def _with_a_lock(inner: Any) -> Any:
+    @wraps(inner)
+    def begin(connection: Any, *given: Any, **named: Any) -> None:
+        connection.sending = Lock()
+        inner(connection, *given, **named)
+
+    return begin
+
+
+def _locked(inner: Any) -> Any:
+    @wraps(inner)
+    def send_frame(connection: Any, frame: Any) -> None:
+        with connection.sending:
+            inner(connection, frame)
+
+    return send_frame
+
+
+def _closing_after(inner: Any) -> Any:
+    @wraps(inner)
+    def read_loop(connection: Any) -> None:
+        try:
+            inner(connection)
+        finally:
+            end(connection.sock)  # whoever sends a frame is told, and lets go of the lock
+            with connection.sending:
+                connection.sock.close()
+
+    return read_loop

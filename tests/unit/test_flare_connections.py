@@ -1,0 +1,104 @@
+"""FLARE's connections are closed only when no thread uses them any more."""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from nvflare.fuel.f3.comm_error import CommError
+from nvflare.fuel.f3.drivers.socket_conn import SocketConnection
+
+from asyndgan.relay import lines
+from waiting import until
+
+SOON_S = 5.0
+BRIEFLY_S = 0.3
+FRAME = bytes(2**24)
+"""More than a connection takes at once."""
+
+
+@pytest.fixture
+def mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FLARE's connections in this process as in those of ours."""
+    for method in ("__init__", "send_frame", "read_loop", "close"):
+        monkeypatch.setattr(SocketConnection, method, getattr(SocketConnection, method))
+    lines.close_unused()
+
+
+@pytest.fixture
+def pair(mended: None) -> Iterator[tuple[Any, socket.socket]]:
+    """A connection of FLARE's, and the socket at its other end."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as theirs,
+        server.accept()[0] as ours,
+    ):
+        yield SocketConnection(ours, SimpleNamespace(params={}), False), theirs
+
+
+def test_a_connection_that_is_closed_keeps_its_file_until_its_reader_has_ended(
+    pair: tuple[Any, socket.socket],
+) -> None:
+    connection, theirs = pair
+    number = connection.sock.fileno()
+    connection.close()
+    assert theirs.recv(1) == b""  # the other end is told at once
+    assert connection.sock.fileno() == number
+    os.fstat(number)
+    connection.read_loop()
+    assert connection.sock.fileno() == -1
+
+
+def test_a_reader_that_ends_closes_the_file_only_after_the_frame_that_is_being_sent(
+    pair: tuple[Any, socket.socket],
+) -> None:
+    connection, theirs = pair
+    number, over = connection.sock.fileno(), threading.Event()
+    connection._send_with_timeout = lambda frame, seconds: over.wait(SOON_S)
+    sender = threading.Thread(target=connection.send_frame, args=(b"frame",))
+    sender.start()
+    until(connection.sending.locked, SOON_S)
+    theirs.shutdown(socket.SHUT_WR)
+    reader = threading.Thread(target=connection.read_loop)
+    reader.start()
+    reader.join(BRIEFLY_S)
+    assert connection.sock.fileno() == number
+    over.set()
+    for thread in (sender, reader):
+        thread.join(SOON_S)
+        assert not thread.is_alive()
+    assert connection.sock.fileno() == -1
+
+
+def test_a_frame_that_cannot_be_sent_any_more_holds_nobody_up(
+    pair: tuple[Any, socket.socket],
+) -> None:
+    connection, theirs = pair
+    told: list[int] = []
+
+    def send() -> None:
+        try:
+            connection.send_frame(FRAME)  # the other end does not take it
+        except CommError as error:
+            told.append(error.code)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    until(connection.sending.locked, SOON_S)
+    theirs.shutdown(socket.SHUT_WR)
+    connection.read_loop()
+    sender.join(SOON_S)
+    assert told == [CommError.CLOSED]
+
+
+def test_a_flare_that_closes_connections_in_another_way_is_not_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for method, _ in lines.CALLS:
+        with monkeypatch.context() as one:
+            one.setattr(SocketConnection, method, lambda *_: None)
+            with pytest.raises(RuntimeError, match="another way than this package knows"):
+                lines.close_unused()
