@@ -4,12 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyndgan.data.splits import Chooser, halves_of, hold_out_of, one_sided, split_patients
+from asyndgan.data.splits import (
+    Chooser,
+    halves_of,
+    hold_out,
+    hold_out_of,
+    one_sided,
+    split_patients,
+)
 from asyndgan.errors import DataError
 
 patients = st.lists(st.sampled_from([f"patient{i}" for i in range(20)]), min_size=1, max_size=80)
 weights = st.lists(st.integers(0, 10), min_size=1, max_size=5).filter(any)
 seeds = st.integers(0, 2**31)
+SECRET = Chooser("ab" * 32)
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ def test_fractions_that_make_no_whole_are_refused(parts: dict[str, float]) -> No
 def test_whatever_a_recipe_holds_out_both_halves_have_each_modality_of_three_patients(
     holders: list[set[int]], part: float, seed: int, secret: int
 ) -> None:
-    chooser = Chooser(f"{secret:064x}")
+    chooser = Chooser(f"{secret:064x}", 5)  # as by default policies
     present = [(True, *(place in own for own in holders)) for place in range(12)]
     cases = [One(f"patient{place}", has) for place, has in enumerate(present)]
     kept, held = hold_out_of(cases, part=part, seed=seed, chooser=chooser)
@@ -108,3 +116,28 @@ def test_whatever_a_recipe_holds_out_both_halves_have_each_modality_of_three_pat
     for place in range(len(holders)):
         having_it = sum(has[1 + place] for has in having)
         assert having_it >= 3 or having_it == len(kept)
+
+
+@given(st.floats(0.01, 0.99), seeds)
+def test_who_can_be_spared_is_held_out_although_others_are_needed_for_a_rare_modality(
+    part: float, seed: int
+) -> None:
+    rare = [One(f"patient{place}", (True, place > 0)) for place in range(4)]
+    kept, held = hold_out_of(rare, part=part, seed=seed, chooser=SECRET)
+    assert [one.patient for one in held] == ["patient0"] and len(kept) == 3
+    needed = [One(f"patient{place}", (place > 0, place < 3)) for place in range(4)]
+    with pytest.raises(DataError, match="needs all for a modality that few of them have"):
+        hold_out({"north": needed}, part=part, seed=seed, choosers={"north": SECRET})
+
+
+def test_a_modality_of_one_patient_is_not_sought_in_every_draw() -> None:
+    class Counting(Chooser):
+        drawn = 0
+
+        def draw(self, seed: int, patient: str) -> bytes:
+            Counting.drawn += 1
+            return super().draw(seed, patient)
+
+    present = [(True, place == 0) for place in range(10)]
+    halves_of([f"patient{place}" for place in range(10)], Counting(), present)
+    assert Counting.drawn == 10

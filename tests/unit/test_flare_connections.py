@@ -1,9 +1,11 @@
 """FLARE's connections are closed only when no thread uses them any more."""
 
 import os
+import resource
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +25,7 @@ FRAME = bytes(2**24)
 @pytest.fixture
 def mended(monkeypatch: pytest.MonkeyPatch) -> None:
     """FLARE's connections in this process as in those of ours."""
-    for method in ("__init__", "send_frame", "read_loop", "close"):
+    for method in ("__init__", "send_frame", "_send_with_timeout", "read_loop", "close"):
         monkeypatch.setattr(SocketConnection, method, getattr(SocketConnection, method))
     lines.close_unused()
 
@@ -92,6 +94,46 @@ def test_a_frame_that_cannot_be_sent_any_more_holds_nobody_up(
     connection.read_loop()
     sender.join(SOON_S)
     assert told == [CommError.CLOSED]
+
+
+def test_a_connection_whose_file_has_a_high_number_is_served_too(
+    mended: None,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    try:
+        with ExitStack() as held, socket.create_server(("127.0.0.1", 0)) as server:
+            for _ in range(1024):  # `select` knows no more
+                held.callback(os.close, os.dup(server.fileno()))
+            theirs = held.enter_context(socket.create_connection(server.getsockname()))
+            ours = held.enter_context(server.accept()[0])
+            assert ours.fileno() >= 1024
+            SocketConnection(ours, SimpleNamespace(params={}), False).send_frame(b"frame")
+            assert theirs.recv(5) == b"frame"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_frame_that_the_other_end_does_not_take_in_time_is_given_up(
+    pair: tuple[Any, socket.socket],
+) -> None:
+    connection, _ = pair
+    connection.sock.setblocking(False)
+    connection.send_timeout = BRIEFLY_S
+    with pytest.raises(CommError) as given_up:
+        connection.send_frame(FRAME)
+    assert given_up.value.code == CommError.TIMEOUT
+
+
+def test_a_frame_for_a_connection_that_is_over_is_refused_as_such(
+    pair: tuple[Any, socket.socket],
+) -> None:
+    connection, theirs = pair
+    theirs.shutdown(socket.SHUT_WR)
+    connection.read_loop()
+    with pytest.raises(CommError) as refused:
+        connection.send_frame(b"frame")
+    assert refused.value.code == CommError.CLOSED
 
 
 def test_a_flare_that_closes_connections_in_another_way_is_not_started(

@@ -15,6 +15,7 @@ from PIL import Image
 from asyndgan.data import Cohort
 from asyndgan.data.check import check_folder
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.splits import OPEN, Chooser
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, DataError, PolicyError, WireError
 from asyndgan.privacy import Policy, Release
@@ -395,7 +396,13 @@ def test_a_case_with_nothing_of_what_is_asked_for_is_left_out(
         load_cohort(SiteSetup("north", patchy, patchy, without=("T1", "T2")), tiny())
 
 
-def test_the_only_patient_with_a_modality_is_never_held_out(patchy: Path, tiny: MakeRecipe) -> None:
+@pytest.mark.parametrize(
+    ("chooser", "told"),
+    [(OPEN, {("T1",), ("T1", "T2")}), (Chooser("ab" * 32), {("T1", "T2")})],
+)
+def test_a_modality_that_only_held_out_cases_have_is_told_of_by_no_site_with_a_secret(
+    chooser: Chooser, told: set[tuple[str, ...]], patchy: Path, tiny: MakeRecipe
+) -> None:
     for case in ("p0", "p2"):
         (patchy / "imagesTr" / f"{case}_0001.png").unlink()
     Image.fromarray(200 * np.eye(16, dtype=np.uint8)).save(patchy / "imagesTr" / "p1_0001.png")
@@ -403,9 +410,9 @@ def test_the_only_patient_with_a_modality_is_never_held_out(patchy: Path, tiny: 
     found = set()
     for seed in range(8):
         recipe = tiny("training.hold_out=0.34", f"training.hold_out_seed={seed}")
-        cohort = load_cohort(SiteSetup("north", patchy, patchy), recipe)
+        cohort = load_cohort(SiteSetup("north", patchy, patchy), recipe, chooser=chooser)
         found.add(cohort.modalities)
-    assert found == {("T1", "T2")}
+    assert found == told
 
 
 def test_a_site_can_go_without_a_modality_that_its_folder_has(

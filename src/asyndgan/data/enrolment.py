@@ -1,7 +1,7 @@
 """Whether a folder's cases suffice to train on: whose they are, and what they have."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, final
 
 from asyndgan.data.case import MODALITIES_LIMIT
@@ -112,10 +112,12 @@ def unready(report: "CheckReport", recipe: Recipe) -> Iterator[Reason]:
     if not roll:
         return
     yield from _unnamed(report, image)
+    if image.source == "masks":
+        roll = [replace(one, present=(True,)) for one in roll]
     kept, _ = held_out_by(recipe, roll)
-    present = [one.present if image.source == "images" else (True,) for one in kept]
+    present = [one.present for one in kept]
     halves = halves_of([one.patient for one in kept], present=present)
-    every = zip(*(one.present for one in roll), strict=True) if image.source == "images" else ()
+    every = zip(*(one.present for one in roll), strict=True)
     cases = Cases(
         len({one.patient for one in kept}),
         untaught(report.survey.modalities, present, halves) if image.source == "images" else [],

@@ -5,6 +5,7 @@ import hmac
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Final, Protocol, TypeVar, final
 
 from pydantic import ConfigDict, Field
@@ -138,7 +139,17 @@ def halves_of(
         if not present or not one_sided(present, halves):
             return halves
         drawn.append(halves)
+        if any(len(group) == 1 for group in _groups(patients, present)):
+            break  # no draw can give it to both
     return drawn[0]
+
+
+def _groups(patients: Sequence[str], present: Sequence[Sequence[bool]]) -> list[set[str]]:
+    """The patients who have each modality."""
+    return [
+        {patient for patient, own in zip(patients, present, strict=True) if own[place]}
+        for place in range(len(present[0]) if present else 0)
+    ]
 
 
 def one_sided(present: Sequence[Sequence[bool]], halves: Sequence[int]) -> list[int]:
@@ -191,7 +202,8 @@ def hold_out(
         held_out += [replace(case, patient=f"{site}/{case.patient}") for case in own]
     if not held_out:
         raise DataError(
-            "no site has a second patient, so none can be held out. Judge on test patients."
+            "no site has a patient to spare, so none can be held out: each has one, or needs all "
+            "for a modality that few of them have. Judge on test patients."
         )
     return training, held_out
 
@@ -207,8 +219,10 @@ def hold_out_of(
     """Splits one site's cases into remaining and held-out ones, as `hold_out` does.
 
     A `part` of 0 holds none out. At least `chooser.least` patients remain, also of those who have
-    one of the modalities, and `RARE` of those who have one that others lack: whether enough do, and
-    in both halves, depends on the site alone and not on `part`. If `alone`, only `least` remain.
+    one of the modalities and, where the choice is secret, `RARE` of those who have one that others
+    lack: whether enough do, and in both halves, depends on the site alone and not on `part`, if
+    `least` is 3 or more. If `alone`, only `least` remain. If nobody else can be held out, one who
+    can be spared is.
     """
     patients = [case.patient for case in cases]
     if alone:
@@ -219,15 +233,19 @@ def hold_out_of(
         parts = {"training": 1 - part, "validation": part}
         split = split_patients(patients, parts, seed, chooser)
         held = {patients[index] for index in split["validation"]}
-    groups = [set(patients)] + [
-        {case.patient for case in cases if case.present[place]}
-        for place in range(len(cases[0].present) if cases else 0)
-    ]
-    for group in groups:
-        rare = 0 if alone or group == groups[0] else RARE
-        spared = min(max(chooser.least, rare), len(group)) - len(group - held)
-        in_order = sorted(group & held, key=lambda name: chooser.draw(seed, name))
-        held -= set(in_order[: max(0, spared)])
+    in_order = sorted(set(patients), key=lambda name: chooser.draw(seed, name))
+    least = []
+    for group in (set(patients), *_groups(patients, [case.present for case in cases])):
+        rare = RARE if chooser.secret and not alone and len(group) < len(in_order) else 0
+        least.append((group, min(max(chooser.least, rare), len(group))))
+    for group, most in least:
+        spared = most - len(group - held)
+        held -= set([name for name in in_order if name in group & held][: max(0, spared)])
+    if part and not alone and not held and len(in_order) > 1:
+        spare = (
+            name for name in in_order if all(len(group - {name}) >= most for group, most in least)
+        )
+        held = set(islice(spare, 1))
     return [case for case in cases if case.patient not in held], [
         case for case in cases if case.patient in held
     ]

@@ -215,7 +215,7 @@ def levelled_off(
         One result per target.
 
     Raises:
-        DataError: as in `evaluate`, or no site has a second patient to hold out.
+        DataError: as in `evaluate`, or no site has a patient to spare.
         NotFiniteError: as in `evaluate`.
     """
     budget, seeds = bench.budget, len(bench.seeds)

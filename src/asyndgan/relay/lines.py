@@ -2,18 +2,22 @@
 
 FLARE closes the file of a connection while other threads still read and write it. The next
 connection then gets the same file: what was meant for the one before breaks its TLS handshake.
-FLARE's way of ending TLS also lets a frame that is being sent go out without it.
+FLARE's way of ending TLS also lets a frame that is being sent go out without it. And it waits with
+`select`, which knows 1,024 files: whoever held so many connections shut all later ones out.
 
 Here `close` ends the connection, and the thread that reads it closes the file after the last frame.
 """
 
 import logging
+import select
 import socket
+import time
 from collections.abc import Callable
 from functools import wraps
 from threading import Lock
 from typing import Any, Final
 
+from nvflare.fuel.f3.comm_error import CommError
 from nvflare.fuel.f3.drivers.socket_conn import SocketConnection
 
 log = logging.getLogger(__name__)
@@ -24,6 +28,7 @@ CALLS: Final = (
     ("close", "shutdown"),
     ("read_loop", "read_frame_loop"),
     ("send_frame", "_send_with_timeout"),
+    ("_send_with_timeout", "select"),
 )
 """What is known of FLARE's connections: a method, and what it calls."""
 
@@ -48,24 +53,38 @@ def close_unused() -> None:
         if code is None or called not in code.co_names:
             raise RuntimeError(UNKNOWN)
     changed: dict[str, Callable[[Any], Any]] = {
-        "__init__": _with_a_lock,
+        "__init__": _with_locks,
         "send_frame": _locked,
         "read_loop": _closing_after,
     }
     for name, change in changed.items():
         setattr(SocketConnection, name, change(getattr(SocketConnection, name)))
-    setattr(SocketConnection, "close", _close)  # noqa: B010  (mypy: a method is assigned)
+    for name, ours in {"close": _close, "_send_with_timeout": _send}.items():
+        setattr(SocketConnection, name, ours)
 
 
 def _close(connection: Any) -> None:
     connection.closing = True
-    end(connection.sock)
+    with connection.ending:
+        end(connection.sock)
 
 
-def _with_a_lock(inner: Any) -> Any:
+def _send(connection: Any, frame: Any, seconds: float) -> None:
+    view, until, sock = memoryview(frame), time.monotonic() + seconds, connection.sock
+    if sock.fileno() < 0:
+        raise CommError(CommError.CLOSED, f"{connection.name} is closed")
+    waiting = select.poll()
+    waiting.register(sock, select.POLLOUT)
+    while view:
+        if not waiting.poll(max(0.0, until - time.monotonic()) * 1000):
+            raise CommError(CommError.TIMEOUT, f"{connection.name} took no frame in {seconds} s")
+        view = view[sock.send(view) :]
+
+
+def _with_locks(inner: Any) -> Any:
     @wraps(inner)
     def begin(connection: Any, *given: Any, **named: Any) -> None:
-        connection.sending = Lock()
+        connection.sending, connection.ending = Lock(), Lock()
         inner(connection, *given, **named)
 
     return begin
@@ -87,7 +106,7 @@ def _closing_after(inner: Any) -> Any:
             inner(connection)
         finally:
             end(connection.sock)  # whoever sends a frame is told, and lets go of the lock
-            with connection.sending:
+            with connection.sending, connection.ending:
                 connection.sock.close()
 
     return read_loop

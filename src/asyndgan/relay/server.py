@@ -54,7 +54,7 @@ class Held:
                 greedy, _ = Counter(self._held.values()).most_common(1)[0]
                 oldest = next(one for one, whose in self._held.items() if whose == greedy)
                 self._held.pop(oldest)
-                end(oldest)  # under the lock: nobody has closed it, so its number is still its own
+                end(oldest)
             self._held[connection] = holder
 
     def remove(self, connection: socket.socket) -> bool:

@@ -80,6 +80,7 @@ class _Work:
         self.federation = federation
         self.device = device
         self._run: tuple[Order, subprocess.Popen[bytes]] | None = None
+        self._resting: Order | None = None
         self._begun = self._not_before = 0.0
         self._wait = PAUSE_S
 
@@ -92,12 +93,12 @@ class _Work:
                 return
             self._run = None
             log.info("run %s: its process ended (%s): %s", order.name, status, order.state())
-            # A run that was stopped keeps no other one waiting.
-            again = status != 0 and _wants_work(order)
-            quick = again and time.monotonic() - self._begun < LONGEST_PAUSE_S
+            quick = status != 0 and time.monotonic() - self._begun < LONGEST_PAUSE_S
             self._wait = min(2 * self._wait, LONGEST_PAUSE_S) if quick else PAUSE_S
-            self._not_before = time.monotonic() + (self._wait if quick else 0.0)
-        if time.monotonic() < self._not_before:
+            self._not_before = time.monotonic() + self._wait
+            self._resting = order if quick else None
+        resting = self._resting if time.monotonic() < self._not_before else None
+        if resting and _wants_work(resting):  # once it is stopped, it keeps no other waiting
             return
         for order in Order.all(self.federation):
             if _wants_work(order):
