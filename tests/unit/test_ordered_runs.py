@@ -39,3 +39,9 @@ def test_a_run_that_fails_again_and_again_rests_and_keeps_nobody_waiting_once_it
     work.look()
     assert begun == ["first", "second"]
     work.close()
+
+
+def test_the_process_of_a_run_imports_torch_only_while_its_sites_connect() -> None:
+    code = f"import sys, {federated.MODULE}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
