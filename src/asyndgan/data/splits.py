@@ -5,7 +5,7 @@ import hmac
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any, ClassVar, Final, Protocol, TypeVar, final
 
 from pydantic import ConfigDict, Field
@@ -131,17 +131,19 @@ def halves_of(
     """
     if len(set(patients)) < 2:
         return [0] * len(patients)
-    drawn = []
-    for seed in range(DRAWS if present else 1):
-        parts = split_patients(patients, {"first": 0.5, "second": 0.5}, seed, chooser)
-        second = set(parts["second"])
-        halves = [int(case in second) for case in range(len(patients))]
-        if not present or not one_sided(present, halves):
-            return halves
-        drawn.append(halves)
-        if any(len(group) == 1 for group in _groups(patients, present)):
-            break  # no draw can give it to both
-    return drawn[0]
+    first = _drawn(patients, 0, chooser)
+    # No draw can give both halves what a single patient has.
+    if not present or any(len(group) == 1 for group in _groups(patients, present)):
+        return first
+    further = (_drawn(patients, seed, chooser) for seed in range(1, DRAWS))
+    return next((own for own in chain([first], further) if not one_sided(present, own)), first)
+
+
+def _drawn(patients: Sequence[str], seed: int, chooser: Chooser) -> list[int]:
+    """One draw of halves."""
+    parts = split_patients(patients, {"first": 0.5, "second": 0.5}, seed, chooser)
+    second = set(parts["second"])
+    return [int(case in second) for case in range(len(patients))]
 
 
 def _groups(patients: Sequence[str], present: Sequence[Sequence[bool]]) -> list[set[str]]:
@@ -224,10 +226,12 @@ def hold_out_of(
     `least` is 3 or more. If `alone`, only `least` remain. If nobody else can be held out, one who
     can be spared is.
     """
+    if not part:
+        return list(cases), []
     patients = [case.patient for case in cases]
     if alone:
         held = {name for name in patients if _share(chooser.draw(seed, name)) < part}
-    elif not part or len(set(patients)) < 2:
+    elif len(set(patients)) < 2:
         held = set()
     else:
         parts = {"training": 1 - part, "validation": part}
@@ -241,7 +245,7 @@ def hold_out_of(
     for group, most in least:
         spared = most - len(group - held)
         held -= set([name for name in in_order if name in group & held][: max(0, spared)])
-    if part and not alone and not held and len(in_order) > 1:
+    if not alone and not held and len(in_order) > 1:
         spare = (
             name for name in in_order if all(len(group - {name}) >= most for group, most in least)
         )

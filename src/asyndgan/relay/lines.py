@@ -12,7 +12,7 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from threading import Lock
 from typing import Any, Final
@@ -33,6 +33,18 @@ CALLS: Final = (
 """What is known of FLARE's connections: a method, and what it calls."""
 
 
+def check_calls(calls: Iterable[tuple[type, str, str]], unknown: str) -> None:
+    """Checks of each class that its method calls what it does in the version that is known.
+
+    Raises:
+        RuntimeError: one does not; the message is `unknown`.
+    """
+    for owner, method, called in calls:
+        code = getattr(getattr(owner, method, None), "__code__", None)
+        if code is None or called not in code.co_names:
+            raise RuntimeError(unknown)
+
+
 def end(connection: socket.socket) -> None:
     """Ends a connection for whoever reads or writes it, and leaves its file open."""
     try:
@@ -48,10 +60,7 @@ def close_unused() -> None:
     Raises:
         RuntimeError: this version of FLARE closes connections in another way.
     """
-    for method, called in CALLS:
-        code = getattr(getattr(SocketConnection, method, None), "__code__", None)
-        if code is None or called not in code.co_names:
-            raise RuntimeError(UNKNOWN)
+    check_calls([(SocketConnection, method, called) for method, called in CALLS], UNKNOWN)
     changed: dict[str, Callable[[Any], Any]] = {
         "__init__": _with_locks,
         "send_frame": _locked,

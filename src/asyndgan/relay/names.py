@@ -31,6 +31,8 @@ from nvflare.fuel.f3.sfm.constants import HandshakeKeys
 from nvflare.fuel.utils.admin_name_utils import is_valid_admin_client_name
 from nvflare.private.defs import CellChannel, CellChannelTopic
 
+from asyndgan.relay.lines import check_calls
+
 log = logging.getLogger(__name__)
 
 SERVER: Final = FQCN.ROOT_SERVER
@@ -56,10 +58,7 @@ def prove_names() -> None:
     Raises:
         RuntimeError: this version of FLARE connects, listens or takes messages in another way.
     """
-    for owner, method, called in CALLS:
-        code = getattr(getattr(owner, method, None), "__code__", None)
-        if code is None or called not in code.co_names:
-            raise RuntimeError(UNKNOWN)
+    check_calls(CALLS, UNKNOWN)
     changed: tuple[tuple[type, str, Callable[[Any], Any]], ...] = (
         (CoreCell, "_add_adhoc_connector", _connecting_nowhere),
         (CoreCell, "process_message", _taking_messages_of_their_sender),

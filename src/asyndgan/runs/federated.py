@@ -97,9 +97,8 @@ class _Work:
             self._wait = min(2 * self._wait, LONGEST_PAUSE_S) if quick else PAUSE_S
             self._not_before = time.monotonic() + self._wait
             self._resting = order if quick else None
-        resting = self._resting if time.monotonic() < self._not_before else None
-        if resting and _wants_work(resting):  # once it is stopped, it keeps no other waiting
-            return
+        if self._resting and time.monotonic() < self._not_before and _wants_work(self._resting):
+            return  # once it is stopped, it keeps no other waiting
         for order in Order.all(self.federation):
             if _wants_work(order):
                 self._run, self._begun = (order, begin(order, self.device)), time.monotonic()
