@@ -91,11 +91,11 @@ def _fixed(**values: Any) -> Callable[[Sites, str], Intensity]:
 # fmt: off
 RULES: Final = (
     Rule("size", "always", lambda s: True, lambda s: {("image", "size"): list(s.size)},
-         "the median slice has {s.stored:.0f} pixels along its longer side; sides are "
-         "multiples of 16 in their proportions, and 64 at most, unless the shorter one gets fewer "
-         "than 8: more is beyond the default policy and takes longer",
-         "[128 pixels](results/lgg-128.md) took 75 minutes in place of 21 to 43"),
-    Rule("axis", "volumes have thick slices, or fewer than 8, along an axis but the axial one",
+         "the median slice has {s.stored:.0f} pixels along its longer side; sides are multiples "
+         "of 16 that keep the proportions. The longer is at most 64, or more where the shorter "
+         "would have fewer than 8: more is beyond the default policy and takes longer",
+         "[128 pixels](results/lgg-128.md) took 75 minutes in place of 21 to 63"),
+    Rule("axis", "volumes have thick slices, or fewer than 8, along another than the axial axis",
          lambda s: s.axis != "axial", lambda s: {("image", "axis"): s.axis},
          "voxels are longest, or fewest, along it; slices across would be coarse or narrow"),
     Rule("sagittal", "slices are sagittal",
@@ -103,7 +103,7 @@ RULES: Final = (
          "a mirror would swap front and back of sagittal slices"),
     Rule("sides", "a label lies on one side, or a mirror exchanges two labels",
          lambda s: s.sided, lambda s: {("training", "flip"): False},
-         "mirrored, masks of '{s.sided[0]}' look like no patient's here",
+         "a mirrored mask of '{s.sided[0]}' resembles no mask of these patients",
          "[hippocampi](results/search-hippocampus.md) were trained so"),
     Rule("spacing", "volumes are no crops, and spacings differ by more than 5 % or sites' "
          "fields of view by half", lambda s: s.one_scale,
