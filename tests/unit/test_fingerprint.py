@@ -468,7 +468,9 @@ def test_a_plan_of_a_folder_and_a_file_is_written(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, words, env={"COLUMNS": "80"})
     assert shown.exit_code == 0, shown.output
     assert "north (4 patients), south (4 patients), b (4 patients)" in shown.output
-    assert "a mirrored mask of 'left' resembles no mask of these patients" in " ".join(shown.output.split())
+    assert "a mirrored mask of 'left' resembles no mask of these patients" in " ".join(
+        shown.output.split()
+    )
     assert "Expected: about" in shown.output
     assert "measured now, on this machine" in " ".join(shown.output.split())
     assert "(rule 'sides')" in out.read_text()

@@ -169,14 +169,15 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "class, kinds and categories of columns, and means of neighbouring numbers",
         "some 50 numbers for each of at most 64 modalities, and 10 for each of at most 1,024 "
         "labels and 3 axes. Of a table 256 columns of up to 255 categories or 100 numbers",
-        "what kind of patients and scanners a site has; with and without a patient, by two "
-        "fingerprints, roughly something of that patient's intensities and labels. Of a table: "
-        "size and rate of a bank, the distribution of every single column, and exactly a value "
-        "that ten records share; not how columns go together",
+        "what kind of patients and scanners a site has; two fingerprints, "
+        "with and without a patient, show roughly that patient's intensities and labels. Of a "
+        "table: size and rate of a bank, the distribution of every single column, and exactly a "
+        "value that ten records share; not how columns go together",
         "`leaves.fingerprint` (off by default). Only the file that `site.toml` names, which the "
         "steward has seen; a figure leaves, rounded, only if at least `allows.fewest_patients` "
-        "patients are behind it. Of a table each mean is of ten records or more, without the ends "
-        "of its group, and counts are rounded to ten. Refused where `privacy.epsilon` is set",
+        "patients are behind it. Of a table each mean is of ten records or more, leaving out "
+        "15 % of them at each end, and counts are rounded to ten. Refused where "
+        "`privacy.epsilon` is set",
     ),
     ("labelled", "run"): _RUN,
     ("labelled", "probabilities"): Exposure(
@@ -186,7 +187,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "who took part: the network is surer of images that it learned from. With a patient's "
         "image and mask membership is asked directly; the images need not be synthetic. "
         "[Labels by the sites](labels.md#what-labels-reveal) has the figures",
-        "`leaves.labels` (off by default). Only outside a run, which need not have taken place. "
+        "`leaves.labels` (off by default). Only outside a run; no run need have taken place. "
         "The network learns from `allows.fewest_patients` at least, and from [most of the "
         "site's](labels.md#what-labels-reveal). `allows.most_answers` counts the message, not its "
         "images. Refused where `privacy.epsilon` is set",
@@ -218,7 +219,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
     ("open", "attempt"): Exposure(
         "identity of the coordinator's attempt at the run", "at most 64 hexadecimal digits",
         "a new identity each time, to roll the site back", "as `step`; an attempt that is over is "
-        "refused if it is among the newest 256, and not empty",
+        "refused if it is among the newest 256. An empty identity is never refused",
     ),
     ("judge", "run"): _RUN,
     ("judge", "step"): _JUDGED_STEP,

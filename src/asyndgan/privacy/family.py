@@ -141,7 +141,8 @@ FAMILY: Final = (
     ),
     Row(
         "training.batch", *_between(1, 2),
-        "With a larger batch the networks see each patient more often in as many answers.",
+        "With a larger batch the networks see each patient more often in the same number of "
+        "answers.",
     ),
     Row(
         "training.move", *_one_of(True),

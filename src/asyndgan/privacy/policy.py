@@ -35,8 +35,8 @@ class LeavesSection(Section):
     discriminator_losses: bool = Field(
         False,
         description="also the losses of the discriminators: they reveal which patients each has "
-        "learned from, and so who takes part. Those on synthetic images leave "
-        "in any case under privacy.epsilon and a recipe with differential privacy",
+        "learned from, and so who takes part. Those on synthetic images also leave, unless losses "
+        "is false, if privacy.epsilon is set and the recipe has privacy.kind 'discriminator'",
     )
     cases: bool = Field(True, description="the site's number of cases")
     masks: Literal["never", "transient", "released"] = Field(
@@ -56,14 +56,14 @@ class LeavesSection(Section):
     )
     fingerprint: bool = Field(
         False,
-        description="the fingerprint that 'site.toml' names, rounded and without what tells of "
-        "fewer patients than allows.fewest_patients, so that a recipe can be planned",
+        description="the fingerprint that 'site.toml' names, so that a recipe can be planned. It "
+        "is rounded, and figures of fewer patients than allows.fewest_patients are left out",
     )
     labels: bool = Field(
         False,
         description="labels of images that the coordinator sends ('asyndgan label'), by a "
-        "segmentation network of most of the site's patients who are not held out; they tell who "
-        "took part better than feedback does",
+        "segmentation network that learns from at least four fifths of the site's patients who are "
+        "not held out; they tell who took part better than feedback does",
     )
 
     @property
@@ -82,15 +82,15 @@ class AllowsSection(Section):
     fewest_patients: int = Field(
         5,
         ge=1,
-        description="fewest patients, after holding out, from whom a recipe without differential "
-        "privacy may learn, also for each modality, and a network that labels images; a generator "
-        "of one patient knows only them",
+        description="fewest patients, after holding out, from whom a recipe may learn, also for "
+        "each modality, and a network that labels images. Recipes with differential privacy are "
+        "exempt if privacy.epsilon is set. A generator of one patient shows only that patient",
     )
     unmeasured: bool = Field(
         False,
-        description="true: any recipe without differential privacy may run; false: of these only "
-        "recipes of the measured family, and those of 'approved' ('asyndgan policy check' says "
-        "what others could reveal)",
+        description="false: only recipes of the measured family run, and those of 'approved' "
+        "('asyndgan policy check' says what others could reveal). If privacy.epsilon is set, "
+        "recipes with differential privacy are exempt. true: any recipe may run",
     )
     approved: tuple[Digest, ...] = Field(
         (),
@@ -129,7 +129,8 @@ class AllowsSection(Section):
         None,
         ge=1,
         description="the same limit, as a multiple of the patients from whom the current run "
-        "learns: networks memorise few patients after fewer answers; left out: no limit",
+        "learns: the fewer they are, the fewer answers a network needs to memorise them; left out: "
+        "no limit",
     )
 
 
@@ -144,7 +145,9 @@ class PrivacyFloorSection(Section):
         description="most that all runs together may spend on each patient; only recipes with "
         "differential privacy then run; left out: no limit, and no differential privacy required",
     )
-    delta: float = Field(1e-5, gt=0, lt=1, description="of that epsilon; well below 1 / patients")
+    delta: float = Field(
+        1e-5, gt=0, lt=1, description="of that epsilon; choose it well below 1 / patients"
+    )
     unprotected_masks: bool = Field(
         False,
         description="true: patients' masks may leave without added noise, although epsilon does "
