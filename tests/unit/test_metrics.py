@@ -12,6 +12,7 @@ from asyndgan.judging.metrics import (
     dice,
     paired_ratio_interval,
     prepared_spacing,
+    ratio_over_trainings,
     score_patients,
     surface_distances,
 )
@@ -143,3 +144,33 @@ def test_a_ratio_draws_both_values_of_a_patient_together():
     assert paired_ratio_interval((values * 0.8).tolist(), values.tolist()) == pytest.approx(
         (0.8, 0.8)
     )
+
+
+def test_an_interval_over_trainings_is_wider_the_more_generators_differ():
+    random = np.random.default_rng(0)
+    real = np.tile(random.uniform(0.6, 0.9, 30), (2, 1))
+    alike = np.tile(0.9 * real, (3, 1, 1))
+    low, high = ratio_over_trainings(alike, real)
+    assert (low, high) == pytest.approx((0.9, 0.9))  # each patient is drawn with its real Dice
+    differing = alike * np.array([0.9, 1.0, 1.1])[:, None, None]
+    low, high = ratio_over_trainings(differing, real)
+    # the mean of three draws from (0.81, 0.90, 0.99): their least and greatest have 1/27 each
+    assert (low, high) == pytest.approx((0.81, 0.99), abs=0.001)
+    assert (low, high) == ratio_over_trainings(differing, real)
+
+
+def test_an_interval_over_trainings_holds_that_over_patients_alone():
+    random = np.random.default_rng(1)
+    real = random.uniform(0.6, 0.9, (6, 40))
+    synthetic = np.clip(real[:2] - random.uniform(0, 0.2, (3, 2, 40)), 0, 1)
+    low, high = ratio_over_trainings(synthetic, real)
+    inner = paired_ratio_interval(synthetic.mean((0, 1)), real.mean(0))
+    assert low < inner[0] < inner[1] < high
+    absent = np.full((3, 2, 1), math.nan)
+    with_absent = (
+        np.concatenate([synthetic, absent], 2),
+        np.concatenate([real, absent[0, :1].repeat(6, 0)], 1),
+    )
+    assert ratio_over_trainings(*with_absent) == (low, high)
+    assert all(math.isnan(end) for end in ratio_over_trainings(synthetic[..., :1], real[:, :1]))
+    assert all(math.isnan(end) for end in ratio_over_trainings(synthetic, 0 * real))

@@ -24,6 +24,7 @@ from asyndgan.suites.views import views
 from asyndgan.texts import without_nan
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks/results"
 NAN = float("nan")
 SUITE = """
 name = "heads"
@@ -218,11 +219,11 @@ def test_scores_are_read_as_they_were_written_and_equal_ones_give_equal_files(
     assert read.equals(found)
 
 
-def test_the_results_of_a_suite_are_views_of_the_scores_beside_them() -> None:
-    results = ROOT / "benchmarks/results"
-    stored = json.loads((results / "demo.json").read_text("utf-8"))
-    of = Suite.from_toml((ROOT / "benchmarks/suites/demo.toml").read_text("utf-8"))
-    found = by_key(read_scores(results / f"demo.{FILE}"))
+@pytest.mark.parametrize("name", [file.name.split(".")[0] for file in RESULTS.glob(f"*.{FILE}")])
+def test_the_results_of_a_suite_are_views_of_the_scores_beside_them(name: str) -> None:
+    stored = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    of = Suite.from_toml((ROOT / f"benchmarks/suites/{name}.toml").read_text("utf-8"))
+    found = by_key(read_scores(RESULTS / f"{name}.{FILE}"))
     computed = without_nan(views(of, found, stored["groups"], stored["costs"]))
     assert computed["rows"] and computed["differences"]
     assert computed == {name: stored[name] for name in computed}

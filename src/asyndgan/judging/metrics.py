@@ -233,6 +233,44 @@ def paired_ratio_interval(
     return _interval([numerator, denominator], _ratio_of_means, draws, seed, level)
 
 
+def ratio_over_trainings(
+    numerator: NDArray[np.float64],
+    denominator: NDArray[np.float64],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """A 95 % percentile interval of mean(numerator) / mean(denominator), over trainings too.
+
+    Generators, the networks of each, and patients are drawn with replacement (Davison and Hinkley
+    1997, section 3.8). Few generators differ less from their mean than from that of all possible
+    ones: by a factor of 0.82 if there are three, so that the interval is somewhat too short.
+
+    Args:
+        numerator: values of [generators, networks, patients]; nan means not counted.
+        denominator: values of [networks, patients], the same patients in the same order.
+        draws: number of bootstrap resamples.
+        seed: seed of the resamples.
+
+    Returns:
+        Low and high; both nan with fewer than two counted patients or if all denominators are 0.
+    """
+    counted = ~(np.isnan(numerator).any((0, 1)) | np.isnan(denominator).any(0))
+    above, below = numerator[..., counted], denominator[:, counted]
+    (generators, networks, patients), others = above.shape, len(below)
+    if patients < 2:
+        return math.nan, math.nan
+    random = np.random.default_rng(seed)
+    each = random.integers(generators, size=(draws, generators, 1, 1))
+    of_each = random.integers(networks, size=(draws, generators, networks, 1))
+    who = random.integers(patients, size=(draws, 1, 1, patients))
+    real = random.integers(others, size=(draws, others, 1))
+    means = below[real, who[:, 0]].mean((1, 2))
+    ratios = above[each, of_each, who].mean((1, 2, 3)) / np.where(means, means, math.nan)
+    low, high = np.nanquantile(ratios, [0.025, 0.975]) if means.any() else (math.nan, math.nan)
+    return float(low), float(high)
+
+
 def _ratio_of_means(above: np.ndarray, below: np.ndarray, axis: int = -1) -> Any:
     means = np.asarray(below.mean(axis))
     return above.mean(axis) / np.where(means, means, math.nan)

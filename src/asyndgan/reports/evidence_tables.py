@@ -105,6 +105,9 @@ _RESULTS: Final[Columns] = {
     "Dice | interval": _estimate("dice_mean", "dice"),
     "of seeds": _of_seeds,
     "of all-real | interval": _estimate("ratio"),
+    "with trainings": lambda row: [
+        _between(row["trainings_low"], row["trainings_high"], 3) if "trainings_low" in row else ""
+    ],
     "HD95 | ASSD": _number("hd95_mean", "assd_mean", digits=1),
     "generator trained in": lambda row: [duration(row["seconds"]) if row["seconds"] else ""],
     "bytes of a site": _size("bytes"),
@@ -193,8 +196,9 @@ def _table(columns: Columns, rows: Iterable[Row]) -> Table:
 
 def _each_label(rows: Iterable[Row]) -> Titled:
     for name, own in by_label(rows).items():
-        several = any(row["seeds"] > 1 for row in own)
-        columns = {key: cells for key, cells in _RESULTS.items() if several or key != "of seeds"}
+        useless = set() if any(row["seeds"] > 1 for row in own) else {"of seeds"}
+        useless |= set() if any("trainings_low" in row for row in own) else {"with trainings"}
+        columns = {key: cells for key, cells in _RESULTS.items() if key not in useless}
         yield f"{name}, {own[0]['patients']} patients", _table(columns, own)
 
 

@@ -25,7 +25,8 @@ class SuiteResult:
         costs: by `set`, `recipe` and `model`, of generators: `seconds` that they took and `bytes`
             that a site sent and received in the whole training, mean over seeds; of FedAvg `bytes`.
         rows: view of the scores, one for each set, recipe, model and label: the keys of `table.Row`
-            and those of `costs`, None if not known.
+            and those of `costs`, None if not known. Of several generators also `trainings_low` and
+            `trainings_high`, the ends of the ratio's 95 % interval over trainings and patients.
         apart: view of the scores of groups: `set`, `recipe`, `apart` (the group's heading),
             `model`, `label`, `patients`, the mean scores, `dice_low` and `dice_high`.
         differences: view of the scores, of paired differences of mean Dice and their 95 % bootstrap

@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asyndgan.judging.compare import row_of
-from asyndgan.judging.metrics import average, interval, known, mean, paired, paired_ratio
+from asyndgan.judging.metrics import (
+    average,
+    interval,
+    known,
+    mean,
+    paired,
+    paired_ratio,
+    ratio_over_trainings,
+)
 from asyndgan.judging.table import ADDED, REAL_ALL, SITE_PREFIX, SYNTHETIC
 from asyndgan.suites.scores import Found, Key
 from asyndgan.suites.suite import PaintingSection, SetSection, Suite
@@ -31,7 +39,7 @@ def views(suite: Suite, found: Found, groups: Groups, costs: Sequence[Row]) -> d
         groups: the groups of patients that are reported apart.
         costs: `seconds` and `bytes` by `set`, `recipe` and `model`.
     """
-    rows = {key: _row(found, key) for key in found}
+    rows = {key: _row(suite, found, key) for key in found}
     cost = {(one["set"], one["recipe"], one["model"]): one for one in costs}
     unknown = {"seconds": None, "bytes": None}
     main = [key for key in found if key.is_main]
@@ -44,11 +52,14 @@ def views(suite: Suite, found: Found, groups: Groups, costs: Sequence[Row]) -> d
     }
 
 
-def _row(found: Found, key: Key) -> Row:
+def _row(suite: Suite, found: Found, key: Key) -> Row:
     cases, scores = found[key]
     _, real_all = found[key._replace(recipe="", painting="", model=REAL_ALL)]
-    row = row_of(key.model, key.label, cases, scores, real_all)
-    return {"set": key.set, "recipe": key.recipe, **asdict(row)}
+    row = asdict(row_of(key.model, key.label, cases, scores, real_all))
+    if key.model == SYNTHETIC and suite.seeds > 1:
+        dice = scores[..., 0].reshape(suite.seeds, -1, scores.shape[1])
+        row["trainings_low"], row["trainings_high"] = ratio_over_trainings(dice, real_all[..., 0])
+    return {"set": key.set, "recipe": key.recipe, **row}
 
 
 def _networks(suite: Suite, rows: Mapping[Key, Row]) -> Iterator[Row]:
