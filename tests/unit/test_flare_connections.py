@@ -25,7 +25,7 @@ FRAME = bytes(2**24)
 @pytest.fixture
 def mended(monkeypatch: pytest.MonkeyPatch) -> None:
     """FLARE's connections in this process as in those of ours."""
-    for method in ("__init__", "send_frame", "_send_with_timeout", "read_loop", "close"):
+    for method in ("__init__", "_send_with_timeout", "read_loop", "close"):
         monkeypatch.setattr(SocketConnection, method, getattr(SocketConnection, method))
     lines.close_unused()
 
@@ -55,11 +55,13 @@ def test_a_connection_that_is_closed_keeps_its_file_until_its_reader_has_ended(
 
 
 def test_a_reader_that_ends_closes_the_file_only_after_the_frame_that_is_being_sent(
-    pair: tuple[Any, socket.socket],
+    pair: tuple[Any, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection, theirs = pair
     number, over = connection.sock.fileno(), threading.Event()
-    connection._send_with_timeout = lambda frame, seconds: over.wait(SOON_S)
+    held = SimpleNamespace(register=lambda *_: None, poll=lambda _: over.wait(SOON_S))
+    monkeypatch.setattr(lines, "select", SimpleNamespace(poll=lambda: held, POLLOUT=0))
+    connection.closing = True  # nobody is told that the frame cannot be sent any more
     sender = threading.Thread(target=connection.send_frame, args=(b"frame",))
     sender.start()
     until(connection.sending.locked, SOON_S)

@@ -21,6 +21,7 @@ from nvflare.fuel.f3.cellnet.net_agent import NetAgent
 from nvflare.fuel.f3.cellnet.registry import Registry
 from nvflare.fuel.f3.drivers.connector_info import Mode
 from nvflare.fuel.f3.drivers.driver_params import DriverParams
+from nvflare.fuel.f3.drivers.socket_conn import SocketConnection
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.sfm.conn_manager import ConnManager
 from nvflare.fuel.f3.stats_pool import StatsPoolManager
@@ -30,7 +31,7 @@ from asyndgan.engines.flare.localhost import free_port
 from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.relay import names
 from asyndgan.relay.job import start_jobs_here
-from asyndgan.relay.names import prove_names
+from asyndgan.relay.names import secure_connections
 from flare_lines import SOON_S, Line, certified, context_of, plain
 from waiting import until
 
@@ -68,11 +69,13 @@ def mended(monkeypatch: pytest.MonkeyPatch) -> None:
         (ConnManager, "update_endpoint"),
         (ConnectorManager, "get_internal_listener"),
         (NetAgent, "__init__"),
+        *((SocketConnection, name) for name in ("__init__", "_send_with_timeout", "read_loop")),
+        (SocketConnection, "close"),
     ):
         monkeypatch.setattr(owner, method, getattr(owner, method))
     monkeypatch.setattr(StatsPoolManager, "pools", {})  # FLARE wants one cell of a name a process
     monkeypatch.setattr(CoreCell, "ALL_CELLS", {})
-    prove_names()
+    secure_connections()
 
 
 @pytest.fixture
@@ -342,7 +345,7 @@ def test_a_flare_that_connects_or_takes_messages_in_another_way_is_not_started(
     monkeypatch.setattr(owner, method, lambda *_: None)
     before = CoreCell.process_message
     with pytest.raises(RuntimeError, match="others than this package knows; install nvflare"):
-        prove_names()
+        secure_connections()
     assert CoreCell.process_message is before
 
 

@@ -26,8 +26,7 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from asyndgan.errors import AsyndganError
 from asyndgan.relay.framing import Frames
-from asyndgan.relay.lines import close_unused
-from asyndgan.relay.names import prove_names
+from asyndgan.relay.names import secure_connections
 
 LONGEST_S: Final = 60
 """Seconds after which this process ends by itself if FLARE does not answer."""
@@ -66,8 +65,7 @@ def serve(frames: Frames, kit: str, user: str) -> None:
 
 if __name__ == "__main__":
     try:
-        prove_names()
-        close_unused()
+        secure_connections()
         serve(Frames(socket.socket(fileno=0), limit=REQUEST_BYTES), sys.argv[1], sys.argv[2])
     finally:
         os._exit(0)  # threads of FLARE may wait for ever

@@ -22,8 +22,7 @@ from nvflare.private.fed.client.admin import RequestProcessor
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
 from asyndgan.relay.job import start_jobs_here
-from asyndgan.relay.lines import close_unused
-from asyndgan.relay.names import prove_names
+from asyndgan.relay.names import secure_connections
 from asyndgan.relay.server import put_up_door
 
 log = logging.getLogger(__name__)
@@ -151,8 +150,7 @@ def hurry() -> None:
 
 
 if __name__ == "__main__":
-    prove_names()
-    close_unused()
+    secure_connections()
     start_jobs_here(ClientProcessJobLauncher)
     put_up_door()
     close_doors()

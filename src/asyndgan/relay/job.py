@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from nvflare.app_common.job_launcher.process_launcher import ProcessJobLauncher
 
-from asyndgan.relay.lines import close_unused
-from asyndgan.relay.names import prove_names
+from asyndgan.relay.names import secure_connections
 
 UNKNOWN: Final = "FLARE starts jobs in another way than this package knows; install nvflare 2.9"
 
@@ -41,6 +40,5 @@ def start_jobs_here(launcher: type[ProcessJobLauncher]) -> None:
 
 
 if __name__ == "__main__":
-    prove_names()
-    close_unused()
+    secure_connections()
     runpy.run_module(sys.argv.pop(1), run_name="__main__")

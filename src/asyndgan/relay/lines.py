@@ -63,7 +63,6 @@ def close_unused() -> None:
     check_calls([(SocketConnection, method, called) for method, called in CALLS], UNKNOWN)
     changed: dict[str, Callable[[Any], Any]] = {
         "__init__": _with_locks,
-        "send_frame": _locked,
         "read_loop": _closing_after,
     }
     for name, change in changed.items():
@@ -79,15 +78,18 @@ def _close(connection: Any) -> None:
 
 
 def _send(connection: Any, frame: Any, seconds: float) -> None:
-    view, until, sock = memoryview(frame), time.monotonic() + seconds, connection.sock
-    if sock.fileno() < 0:
-        raise CommError(CommError.CLOSED, f"{connection.name} is closed")
-    waiting = select.poll()
-    waiting.register(sock, select.POLLOUT)
-    while view:
-        if not waiting.poll(max(0.0, until - time.monotonic()) * 1000):
-            raise CommError(CommError.TIMEOUT, f"{connection.name} took no frame in {seconds} s")
-        view = view[sock.send(view) :]
+    with connection.sending:
+        view, until, sock = memoryview(frame), time.monotonic() + seconds, connection.sock
+        if sock.fileno() < 0:
+            raise CommError(CommError.CLOSED, f"{connection.name} is closed")
+        waiting = select.poll()
+        waiting.register(sock, select.POLLOUT)
+        while view:
+            if not waiting.poll(max(0.0, until - time.monotonic()) * 1000):
+                raise CommError(
+                    CommError.TIMEOUT, f"{connection.name} took no frame in {seconds} s"
+                )
+            view = view[sock.send(view) :]
 
 
 def _with_locks(inner: Any) -> Any:
@@ -97,15 +99,6 @@ def _with_locks(inner: Any) -> Any:
         inner(connection, *given, **named)
 
     return begin
-
-
-def _locked(inner: Any) -> Any:
-    @wraps(inner)
-    def send_frame(connection: Any, frame: Any) -> None:
-        with connection.sending:
-            inner(connection, frame)
-
-    return send_frame
 
 
 def _closing_after(inner: Any) -> Any:

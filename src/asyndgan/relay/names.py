@@ -31,7 +31,7 @@ from nvflare.fuel.f3.sfm.constants import HandshakeKeys
 from nvflare.fuel.utils.admin_name_utils import is_valid_admin_client_name
 from nvflare.private.defs import CellChannel, CellChannelTopic
 
-from asyndgan.relay.lines import check_calls
+from asyndgan.relay.lines import check_calls, close_unused
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ UNREGISTERED: Final = (CellChannelTopic.Challenge, CellChannelTopic.Register)
 """Topics of the messages by which a process registers; FLARE passes them without any token."""
 
 
-def prove_names() -> None:
-    """Changes FLARE in this process; to be called before FLARE connects or listens.
+def secure_connections() -> None:
+    """Changes FLARE in this process, also as `close_unused`; before FLARE connects or listens.
 
     Raises:
         RuntimeError: this version of FLARE connects, listens or takes messages in another way.
@@ -68,6 +68,7 @@ def prove_names() -> None:
     )
     for kind, name, change in changed:
         setattr(kind, name, change(getattr(kind, name)))
+    close_unused()
 
 
 def _connecting_nowhere(inner: Any) -> Any:

@@ -19,8 +19,8 @@ from nvflare.app_common.job_launcher.server_process_launcher import ServerProces
 from nvflare.fuel.f3.drivers import tcp_driver
 
 from asyndgan.relay.job import start_jobs_here
-from asyndgan.relay.lines import close_unused, end
-from asyndgan.relay.names import prove_names
+from asyndgan.relay.lines import end
+from asyndgan.relay.names import secure_connections
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +127,7 @@ def put_up_door() -> None:
 
 
 if __name__ == "__main__":
-    prove_names()
-    close_unused()
+    secure_connections()
     start_jobs_here(ServerProcessJobLauncher)
     put_up_door()
     runpy.run_module("nvflare.private.fed.app.server.server_train", run_name="__main__")
