@@ -15,8 +15,6 @@ from asyndgan.auditing.membership import LEVEL, Attack, attack, holm
 from asyndgan.auditing.release import first_refusal, said_by, unconfirmed
 from asyndgan.auditing.run import about_state
 from asyndgan.auditing.schema import Whole
-from asyndgan.data.splits import OPEN
-from asyndgan.engines.setup import chooser_at
 from asyndgan.errors import RunError
 from asyndgan.judging.metrics import fraction_interval
 from asyndgan.judging.records import distances, split_sites
@@ -26,7 +24,7 @@ from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
 from asyndgan.runs.schema import Hex
 from asyndgan.runs.trial import trial_of
-from asyndgan.tables.cohort import load_records, read_for, table_of
+from asyndgan.tables.cohort import read_for, table_of
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.table import check_apart, equal_records, nearly_equal
 from asyndgan.texts import SiteName, bounded_text, parsed_json, replace_text
@@ -145,8 +143,9 @@ def audit_records(
             run's, or the holdout are its records.
         DataError, CohortError: a table cannot be read, or has other columns.
     """
-    kept, held = split_sites(run, sites, states or {})
-    others = read_for(run.recipe(), holdout, "the holdout").records if holdout else held
+    split_up = split_sites(run, sites, states or {})
+    kept = split_up.kept
+    others = read_for(run.recipe(), holdout, "the holdout").records if holdout else split_up.held
     made = make_records(run)
     _check_enough(kept, others, made)
     if holdout:
@@ -168,7 +167,7 @@ def audit_records(
         matches=matches,
         near=nearly_equal(strangers, written),
         confirmed={
-            site: _confirms(run, site, data, (states or {}).get(site, run.site_state(site)))
+            site: _confirms(run, site, data, states or {}, split_up.members)
             for site, data in sites.items()
         },
         uncompared=sorted(set(run.facts().sites) - set(sites)) if holdout else [],
@@ -200,17 +199,18 @@ def _check_enough(
         )
 
 
-def _confirms(run: RunFolder, site: str, data: Path, state: Path) -> bool:
+def _confirms(
+    run: RunFolder, site: str, data: Path, states: Mapping[str, Path], members: Callable[[str], str]
+) -> bool:
     """Whether a site's state confirms training on these records; False if there is no state.
 
     Raises:
         RunError: it says that they are others, or that the recipe was another one.
     """
-    about = about_state(run, site, state)
+    about = about_state(run, site, states.get(site, run.site_state(site)))
     if about is None:
         return False
-    records = load_records(run.recipe(), data, site, chooser_at(state) or OPEN)
-    if records.members != about.get("members"):
+    if members(site) != about.get("members"):
         raise RunError(
             f"{data} does not hold the records that {site} was trained on. Name the table that "
             "the site had."

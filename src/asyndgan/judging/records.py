@@ -1,7 +1,7 @@
 """How useful synthetic records are: models trained on them, judged on real records."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
@@ -18,10 +18,10 @@ from asyndgan.runs import RunFolder
 from asyndgan.runs.schema import Count, Hex
 from asyndgan.runs.sites import changed_sites, choosers_of, told_of_sites
 from asyndgan.runs.trial import trial_of
-from asyndgan.tables.cohort import load_records, read_for, split
+from asyndgan.tables.cohort import cohort_of, read_for, split
 from asyndgan.tables.encoding import Encoder
-from asyndgan.tables.schema import Schema, check_positive, schema_of
-from asyndgan.tables.table import check_apart
+from asyndgan.tables.schema import Schema, check_positive
+from asyndgan.tables.table import Table, check_apart
 from asyndgan.texts import Line, SiteName, replace_text
 
 if TYPE_CHECKING:
@@ -128,9 +128,16 @@ def evaluate_records(
             out, the test records are theirs, or another generator made the synthetic ones.
         DataError, CohortError: a table cannot be read, or has other columns.
     """
-    kept, held = split_sites(run, sites, states or {})
-    changed = _changed(run, sites, states or {}, judged=test is None)
-    schemas = {site: schema_of(data) for site, data in sites.items()}
+    split_up = split_sites(run, sites, states or {})
+    kept, held = split_up.kept, split_up.held
+    changed = changed_sites(run, sites, states or {}, split_up.members)
+    if changed and not test:  # records are held out by their places in the table
+        raise RunError(
+            f"{sites[changed[0]]} does not hold the records that {changed[0]} was trained on, in "
+            "their order, so nobody can tell which of them it held out. Name the table that the "
+            "site had, or give records of no site with --test."
+        )
+    schemas = {site: table.schema for site, table in split_up.tables.items()}
     check_positive(schemas)
     schema = next(iter(schemas.values()))
     judged = read_for(run.recipe(), test, "the test set").records if test else held
@@ -169,48 +176,40 @@ def evaluate_records(
     return result
 
 
+@final
+@dataclass(frozen=True)
+class SplitSites:
+    """Sites' tables; the records of each that it trained on, and all that they held out."""
+
+    tables: Mapping[str, Table]
+    kept: Mapping[str, "pd.DataFrame"]
+    held: "pd.DataFrame"
+    members: Callable[[str], str]
+    """Digest of a site's members, as in its states."""
+
+
 def split_sites(
     run: RunFolder, sites: Mapping[str, Path], states: Mapping[str, Path]
-) -> tuple[dict[str, "pd.DataFrame"], "pd.DataFrame"]:
-    """The records that each site trained on, and all that they held out.
+) -> SplitSites:
+    """Reads the tables of a run's sites, and splits each as the site did.
 
     Raises:
         RunError: a site is none of the run's, or as `choosers_of`.
         DataError, CohortError: as `read_for`.
     """
     recipe, known = run.recipe(), run.facts().sites
-    choosers, kept, held = choosers_of(run, sites, states), {}, []
+    choosers, tables, kept, held = choosers_of(run, sites, states), {}, {}, []
     for site, data in sites.items():
         if site not in known:
             raise RunError(f"--site {site}: this run has {', '.join(known)}. Name one of them.")
-        table = read_for(recipe, data, f"site {site}")
-        kept[site], own = split(recipe, table, choosers.get(site, OPEN))
+        tables[site] = read_for(recipe, data, f"site {site}")
+        kept[site], own = split(recipe, tables[site], choosers.get(site, OPEN))
         held.append(own)
-    return kept, joined(held)
-
-
-def _changed(
-    run: RunFolder, sites: Mapping[str, Path], states: Mapping[str, Path], *, judged: bool
-) -> list[str]:
-    """Sites whose records are not those that they trained on, by their states of the run.
-
-    Raises:
-        RunError: there are such sites, and what they held out is `judged`: records are held out by
-            their places in the table.
-    """
-    recipe, choosers = run.recipe(), choosers_of(run, sites, states)
 
     def members(site: str) -> str:
-        return load_records(recipe, sites[site], site, choosers.get(site, OPEN)).members
+        return cohort_of(recipe, tables[site], site, choosers.get(site, OPEN)).members
 
-    changed = changed_sites(run, sites, states, members)
-    if changed and judged:
-        raise RunError(
-            f"{sites[changed[0]]} does not hold the records that {changed[0]} was trained on, in "
-            "their order, so nobody can tell which of them it held out. Name the table that the "
-            "site had, or give records of no site with --test."
-        )
-    return changed
+    return SplitSites(tables, kept, joined(held), members)
 
 
 def joined(tables: Iterable["pd.DataFrame"]) -> "pd.DataFrame":

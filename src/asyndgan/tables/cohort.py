@@ -61,12 +61,17 @@ def split(
 
 
 def load_records(recipe: Recipe, data: Path, site: str, chooser: Chooser = OPEN) -> Cohort:
+    """The cohort of a site's records; raises `DataError` or `CohortError` as `read_for`."""
+    return cohort_of(recipe, read_for(recipe, data, f"site {site}"), site, chooser)
+
+
+def cohort_of(recipe: Recipe, table: Table, site: str, chooser: Chooser) -> Cohort:
     """A site's records, encoded by the recipe, without those that it holds out.
 
     Raises:
-        DataError, CohortError: as `read_for`.
+        CohortError: the table declares other knots or shares than the recipe.
     """
-    table, wanted = read_for(recipe, data, f"site {site}"), table_of(recipe)
+    wanted = table_of(recipe)
     check_declared(wanted, table.schema, f"site {site}")
     encoder = Encoder(wanted)
     kept, _ = split(recipe, table, chooser)
