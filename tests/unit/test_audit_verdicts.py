@@ -259,19 +259,19 @@ def test_a_report_says_what_to_do_and_no_more_than_the_verdicts(tmp_path: Path) 
         "copies": vars(APART), "sites": None, "pixels": [],
     }  # fmt: skip
     (tmp_path / "audit.json").write_text(json.dumps(tables))
-    card = read_audited(run, tmp_path, shown=())
+    (card,) = read_audited(run, [tmp_path])
     assert card.learned == 1 and not card.unlike
     assert card.attempts[0].tested == "p 0.001, corrected 0.003, epsilon at least none"
     assert card.advice == tuple(remedies(run, read_audit(tmp_path).audit)) != ()
     assert card.release.startswith("not permitted, because nearest: MEMBERS CAN BE TOLD")
     assert "4 of them equal a member's" in card.doubts[0]
     (tmp_path / "audit.json").write_text(json.dumps(tables | {"trial": "Trial run: 60 of 3,000"}))
-    trial = read_audited(run, tmp_path, shown=())
+    (trial,) = read_audited(run, [tmp_path])
     assert (trial.learned, trial.undecided) == (0, 1)
     assert "MEMBERS" not in trial.attempts[0].answer
     unlike = {"whole": {"groups": vars(MIXED), "attacks": tables["attacks"]}}
     (tmp_path / "audit.json").write_text(json.dumps(tables | unlike))
-    assert read_audited(run, tmp_path, shown=()).unlike
+    assert read_audited(run, [tmp_path])[0].unlike
 
 
 @pytest.mark.parametrize(

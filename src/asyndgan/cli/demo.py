@@ -127,7 +127,7 @@ def demo(
                         sites, audited, holdout=test, asked=list(folders)[:1], synthetic=synthetic,
                         watch=part.watch_evaluation,
                     )  # fmt: skip
-                tried = read_audited(run, audited, shown=())
+                (tried,) = read_audited(run, [audited])
                 unsaid = f"; {tried.undecided} cannot say" if tried.undecided else ""
                 part.tell(
                     f"{tried.learned} of {len(tried.attempts)} attacks learned something of "

@@ -122,14 +122,8 @@ class Audited:
         return sum(attempt.undecided for attempt in self.attempts)
 
 
-def read_audited(run: RunFolder, folder: Path, *, shown: Collection[str]) -> Audited:
-    """Reads the results of one `asyndgan audit`; arguments and errors as of `read_all_audited`."""
-    (found,) = read_all_audited(run, [folder], shown=shown)
-    return found
-
-
-def read_all_audited(
-    run: RunFolder, folders: Sequence[Path], *, shown: Collection[str]
+def read_audited(
+    run: RunFolder, folders: Sequence[Path], *, shown: Collection[str] = ()
 ) -> list[Audited]:
     """Reads the results of audits of one run, which together may permit its release.
 
@@ -143,7 +137,13 @@ def read_all_audited(
         RunError: there is no audit, none that can be read, one of another generator, or one whose
             picture cannot be read.
     """
-    records = [_record_in(folder, run) for folder in folders]
+    records = [read_audit(folder) for folder in folders]
+    for folder, record in zip(folders, records, strict=True):
+        if record.generator != run.facts().generator_sha256:
+            raise RunError(
+                f"{folder} audits another generator; name an audit of this run, or make it with "
+                "'asyndgan audit'."
+            )
     return [
         Audited(
             who=_who(record),
@@ -156,16 +156,6 @@ def read_all_audited(
         )
         for place, (folder, record) in enumerate(zip(folders, records, strict=True))
     ]
-
-
-def _record_in(folder: Path, run: RunFolder) -> AuditRecord:
-    record = read_audit(folder)
-    if record.generator != run.facts().generator_sha256:
-        raise RunError(
-            f"{folder} audits another generator; name an audit of this run, or make it with "
-            "'asyndgan audit'."
-        )
-    return record
 
 
 def _picture(folder: Path) -> str:

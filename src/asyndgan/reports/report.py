@@ -14,7 +14,7 @@ from asyndgan import __version__
 from asyndgan.data import Case
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
-from asyndgan.reports.audited import MEANING, Audited, guarantee, read_all_audited
+from asyndgan.reports.audited import MEANING, Audited, guarantee, read_audited
 from asyndgan.reports.curves import loss_charts, presence, run_charts, traffic_chart
 from asyndgan.reports.found import is_of_generator
 from asyndgan.reports.gallery import build_gallery
@@ -131,7 +131,7 @@ def _page(
     useful = read_usefulness(evaluation, examples=bool(real)) if evaluation else None
     traffic = read_traffic(facts, recipe, records, numbers, _kept_masks(run))
     weights = _generator(run, facts)
-    audited = read_all_audited(run, audits, shown=real)
+    audited = read_audited(run, audits, shown=real)
     return {
         "title": title or _title(facts),
         "name": run.path.resolve().name,
