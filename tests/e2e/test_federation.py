@@ -66,7 +66,8 @@ from asyndgan.runs.federated import serve
 from asyndgan.runs.order import Order
 from asyndgan.runs.train import train
 from asyndgan.training import Coordinator
-from asyndgan.training.checkpoint import read, step_file
+from asyndgan.training.checkpoint import read
+from asyndgan.training.steps import step_file
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, pack, unpack
 from waiting import until
 

@@ -37,7 +37,8 @@ from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe
 from asyndgan.runs.checks import check_late_sites
 from asyndgan.runs.train import train, train_over
 from asyndgan.training import SHARED_LOOK, Coordinator, Site
-from asyndgan.training.checkpoint import read, step_file, stored_steps
+from asyndgan.training.checkpoint import read
+from asyndgan.training.steps import step_file, stored_steps
 from asyndgan.wire import ANSWERS, REQUESTS, Judge, Judgement, pack, unpack
 
 MakeRecipe = Callable[..., Recipe]

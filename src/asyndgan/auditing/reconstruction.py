@@ -27,7 +27,8 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.texts import SiteName, counted
 from asyndgan.training import Site, generator_inputs
-from asyndgan.training.checkpoint import place_holding, seeded, stored_steps
+from asyndgan.training.checkpoint import place_holding, seeded
+from asyndgan.training.steps import stored_steps
 from asyndgan.wire import Card
 
 CLEARLY: Final = 3.0

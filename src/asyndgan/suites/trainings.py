@@ -32,7 +32,7 @@ from asyndgan.suites.fedgan import train_fedgan
 from asyndgan.suites.suite import ModelSection, SetSection, Suite
 from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import GENERATOR_VERSION
-from asyndgan.training.checkpoint import stored_steps
+from asyndgan.training.steps import stored_steps
 
 
 def run_folder(

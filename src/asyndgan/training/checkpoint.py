@@ -22,9 +22,7 @@ from torch import Tensor, nn
 from asyndgan.errors import RunError
 from asyndgan.received import opened
 from asyndgan.texts import half_of, parsed_json, stored_whole
-from asyndgan.training.steps import MOST_STATE
-from asyndgan.training.steps import step_file as step_file
-from asyndgan.training.steps import stored_steps as stored_steps
+from asyndgan.training.steps import MOST_STATE, step_file, stored_steps
 
 log = logging.getLogger(__name__)
 
