@@ -223,10 +223,7 @@ def compare(
 
 
 def _compared(
-    scores: Scores,
-    members: Sequence[Case],
-    others: Sequence[Case],
-    known: tuple[Sites, Sites],
+    scores: Scores, members: Sequence[Case], others: Sequence[Case], known: tuple[Sites, Sites]
 ) -> Compared:
     """Attacks by their scores of patients, with what else tells the groups apart."""
     groups = compare_groups(members, others, known)

@@ -108,10 +108,7 @@ def _of_this_run(
 
 
 def _synthetic(
-    console: Terminal,
-    run: "RunFolder",
-    folder: Path | None,
-    real: Mapping[str, Sequence["Case"]],
+    console: Terminal, run: "RunFolder", folder: Path | None, real: Mapping[str, Sequence["Case"]]
 ) -> list["Case"]:
     """Synthetic cases to show; if none can be painted, prints why and returns none."""
     from asyndgan.data.dataset import DataSet

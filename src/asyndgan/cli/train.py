@@ -153,11 +153,7 @@ def _withheld(pairs: list[str]) -> dict[str, list[str]]:
 
 
 def tell_finished(
-    console: Terminal,
-    run: "RunFolder",
-    sites: Mapping[str, Path],
-    pattern: str,
-    study: Path | None,
+    console: Terminal, run: "RunFolder", sites: Mapping[str, Path], pattern: str, study: Path | None
 ) -> None:
     """Prints a summary after training, what the run lacks, and the commands that use it."""
     facts, recipe, masks = run.facts(), run.recipe(), run.has_masks

@@ -6,13 +6,7 @@ from statistics import median
 
 from asyndgan.data.check import CheckReport, Fault
 from asyndgan.data.enrolment import unheld
-from asyndgan.data.findings import (
-    SPACING_APART,
-    plane_spacings,
-    set_options,
-    spacing_option,
-    views,
-)
+from asyndgan.data.findings import SPACING_APART, plane_spacings, set_options, spacing_option, views
 from asyndgan.data.geometry import alike, options, suited
 from asyndgan.data.grids import shown_shape
 from asyndgan.data.patients import shared_patients

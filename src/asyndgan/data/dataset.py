@@ -12,12 +12,7 @@ from asyndgan.data.case import RawCase
 from asyndgan.data.description import DatasetInfo, describe, json_table
 from asyndgan.data.enrolment import none_shared
 from asyndgan.data.listing import CaseFiles, Listing, listed, raise_first
-from asyndgan.data.nnunet import (
-    DEFAULT_PATIENT_PATTERN,
-    patients_of,
-    read_case,
-    read_masks,
-)
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patients_of, read_case, read_masks
 from asyndgan.data.patients import Joined, joined_in, unfitting
 from asyndgan.data.plan import SYNTHETIC_INTENSITY, grid_for, shared_modalities
 from asyndgan.data.prepare import prepare

@@ -194,9 +194,7 @@ def json_table(path: Path) -> dict[str, object]:
     except UnicodeDecodeError as error:
         encoding = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
         raise DataFileError(
-            path,
-            f"is not UTF-8 at byte {error.start}, as JSON has to be",
-            in_utf8(encoding),
+            path, f"is not UTF-8 at byte {error.start}, as JSON has to be", in_utf8(encoding)
         ) from error
     except (OSError, ValueError) as error:
         if found := content_of(path):

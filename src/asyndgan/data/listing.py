@@ -388,17 +388,13 @@ def _matched(
 
 def _unmasked(path: Path) -> DataFileError:
     return DataFileError(
-        path,
-        "this image has no mask, though others have",
-        "Add the mask, or move the image away.",
+        path, "this image has no mask, though others have", "Add the mask, or move the image away."
     )
 
 
 def _no_masks(masks: Path, reason: str, info: DatasetInfo) -> DataFileError:
     return DataFileError(
-        masks,
-        reason,
-        f"Put masks there, as CASE{info.mask_ending}; 'complete' alone needs none.",
+        masks, reason, f"Put masks there, as CASE{info.mask_ending}; 'complete' alone needs none."
     )
 
 

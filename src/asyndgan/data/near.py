@@ -139,10 +139,7 @@ def unread(path: Path, ending: str, stem: str = "") -> DataFileError | None:
 
 
 def of_unknown_ending(
-    paths: Iterable[Path],
-    ending: str,
-    lacking: Container[str] = (),
-    dropped: Container[str] = (),
+    paths: Iterable[Path], ending: str, lacking: Container[str] = (), dropped: Container[str] = ()
 ) -> dict[str, DataFileError]:
     """Case to the fault of a file that looks like its mask, but for an unknown ending.
 
@@ -210,9 +207,7 @@ def undecodable(path: Path) -> DataFileError:
         name = os.fsencode(path.name).decode()
     except UnicodeDecodeError:
         return DataFileError(
-            path,
-            "has a name that is not UTF-8, so no record can name it",
-            RENAMED,
+            path, "has a name that is not UTF-8, so no record can name it", RENAMED
         )
     return DataFileError(
         path,

@@ -144,11 +144,7 @@ def read_cases(
 
 
 def read_case(
-    files: CaseFiles,
-    info: DatasetInfo,
-    *,
-    axis: Axis = "axial",
-    patient: str = "",
+    files: CaseFiles, info: DatasetInfo, *, axis: Axis = "axial", patient: str = ""
 ) -> Iterator[RawCase]:
     """Reads one case, slice by slice if it is a volume; see `read_cases`.
 

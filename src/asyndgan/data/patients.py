@@ -9,12 +9,7 @@ from functools import partial
 from string import ascii_lowercase
 from typing import Final, final
 
-from asyndgan.data.nnunet import (
-    DEFAULT_PATIENT_PATTERN,
-    patients_by,
-    patients_of,
-    same_person,
-)
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patients_by, patients_of, same_person
 from asyndgan.data.patterns import found_in
 from asyndgan.texts import counted
 

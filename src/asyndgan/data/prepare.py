@@ -164,10 +164,7 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
     numbers = torch.tensor([labels[name] for name in ordered]).reshape(-1, 1, 1)
     return [
         replace(
-            case,
-            image=(case.mask == numbers) * 2.0 - 1.0,
-            modalities=tuple(ordered),
-            absent=(),
+            case, image=(case.mask == numbers) * 2.0 - 1.0, modalities=tuple(ordered), absent=()
         )
         for case in cases
     ]

@@ -64,11 +64,7 @@ class Tally:
 
 
 def rows(
-    info: DatasetInfo,
-    described: bool,
-    cases: Sequence[CaseFiles],
-    patients: int,
-    tally: Tally,
+    info: DatasetInfo, described: bool, cases: Sequence[CaseFiles], patients: int, tally: Tally
 ) -> Iterator[tuple[str, str]]:
     """Heading and text of each row of a report.
 

@@ -11,21 +11,10 @@ from typing import Final
 import numpy as np
 
 from asyndgan.data.case import RawCase
-from asyndgan.data.description import (
-    OWN_KEYS,
-    checked_labels,
-    checked_modalities,
-)
+from asyndgan.data.description import OWN_KEYS, checked_labels, checked_modalities
 from asyndgan.data.grids import shown_shape
 from asyndgan.data.labelling import check_mask
-from asyndgan.data.readers import (
-    AXIAL,
-    LOSSLESS,
-    NOT_ACQUIRED,
-    READERS,
-    DataFileError,
-    Geometry,
-)
+from asyndgan.data.readers import AXIAL, LOSSLESS, NOT_ACQUIRED, READERS, DataFileError, Geometry
 from asyndgan.received import UnreadableError, opened
 from asyndgan.texts import is_full, without_empty
 

@@ -16,14 +16,7 @@ import numpy as np
 
 from asyndgan.data.prepared import Case
 from asyndgan.data.splits import hold_out
-from asyndgan.judging.bench import (
-    Bench,
-    Contenders,
-    Judged,
-    Trainings,
-    pooled,
-    write_whole,
-)
+from asyndgan.judging.bench import Bench, Contenders, Judged, Trainings, pooled, write_whole
 from asyndgan.judging.figures import plot_dice, plot_examples
 from asyndgan.judging.metrics import (
     ScoreArray,

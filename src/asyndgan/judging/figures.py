@@ -238,12 +238,7 @@ def _largest(test: Sequence[Case], patient: str, label: int) -> tuple[int, int]:
 
 
 def _example(
-    panel: Axes,
-    case: Case,
-    found: Mask | None,
-    place: int,
-    channel: int,
-    labels: Mapping[str, int],
+    panel: Axes, case: Case, found: Mask | None, place: int, channel: int, labels: Mapping[str, int]
 ) -> None:
     """Draws a slice with the truth outlined or, if given, `found` outlined over a dashed truth."""
     rows, columns = prepared_spacing(case.preparation)

@@ -277,11 +277,7 @@ def _ratio_of_means(above: np.ndarray, below: np.ndarray, axis: int = -1) -> Any
 
 
 def _interval(
-    samples: Sequence[ArrayLike],
-    statistic: Callable[..., Any],
-    draws: int,
-    seed: int,
-    level: float,
+    samples: Sequence[ArrayLike], statistic: Callable[..., Any], draws: int, seed: int, level: float
 ) -> tuple[float, float]:
     """BCa interval of a statistic of paired samples, or the percentile one where that is nan."""
     values = np.asarray(samples, dtype=np.float64)

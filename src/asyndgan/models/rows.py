@@ -26,10 +26,7 @@ class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
+            nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
         )
 
     def forward(self, features: Tensor) -> Tensor:

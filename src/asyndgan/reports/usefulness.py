@@ -253,9 +253,7 @@ def lacks_of(diagnosis: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
 
 
 def label_table(
-    label: str,
-    rows: Sequence[Row],
-    per_patient: PerPatient = MappingProxyType({}),
+    label: str, rows: Sequence[Row], per_patient: PerPatient = MappingProxyType({})
 ) -> LabelTable:
     """One table of the page.
 

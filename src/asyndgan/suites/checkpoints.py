@@ -21,11 +21,7 @@ from asyndgan.training import checkpoint
 
 
 def judge_checkpoints(
-    paintings: Paintings,
-    run: RunFolder,
-    judge: Callable[[Contenders], Evaluation],
-    *,
-    seeds: int,
+    paintings: Paintings, run: RunFolder, judge: Callable[[Contenders], Evaluation], *, seeds: int
 ) -> dict[str, Any]:
     """Judges the generator of each checkpoint of a run; see `SuiteResult.checkpoints`.
 

@@ -198,8 +198,7 @@ class _Party:
         (feedback,) = torch.autograd.grad(loss, synthetic.images)
         painting.backward(feedback)
         set_rate(
-            self.optimiser,
-            self.recipe.optimiser.generator_rate * rate_factor(self.recipe, number),
+            self.optimiser, self.recipe.optimiser.generator_rate * rate_factor(self.recipe, number)
         )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -358,10 +358,5 @@ class Suite(Section):
         chosen = self._plans[part.name].overrides(given) if part.name in self._plans else ()
         return load_recipe(
             model.recipe,
-            [
-                *chosen,
-                *given,
-                f"training.seed={seed}",
-                f"training.hold_out={held_out}",
-            ],
+            [*chosen, *given, f"training.seed={seed}", f"training.hold_out={held_out}"],
         )

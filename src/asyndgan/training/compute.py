@@ -8,12 +8,7 @@ from typing import Final, TypeVar
 
 import torch
 
-from asyndgan.models import (
-    arithmetic,
-    build_discriminator,
-    condition_channels,
-    native_bfloat16,
-)
+from asyndgan.models import arithmetic, build_discriminator, condition_channels, native_bfloat16
 from asyndgan.recipe import Recipe
 from asyndgan.training.scope import Scope, generator_inputs, new_generator
 

@@ -14,13 +14,7 @@ from typing import Any, final
 import numpy as np
 
 from asyndgan.data.readers.reader import DataFileError
-from asyndgan.data.readers.volumes import (
-    MAX_RATIO,
-    MAX_VOXELS,
-    Header,
-    Volumes,
-    check_length,
-)
+from asyndgan.data.readers.volumes import MAX_RATIO, MAX_VOXELS, Header, Volumes, check_length
 from asyndgan.data.remedies import WITH_SPACING
 from asyndgan.lazy import Late
 from asyndgan.received import UnreadableError, opened

@@ -163,9 +163,7 @@ class Odds(Aggregation[Appraise, Appraisal]):
 
 
 def feedback_of_mixture(
-    log_odds: Mapping[str, Float[Tensor, " b"]],
-    gradients: Mapping[str, Images],
-    shares: Weights,
+    log_odds: Mapping[str, Float[Tensor, " b"]], gradients: Mapping[str, Images], shares: Weights
 ) -> Images:
     """Gradient of each image's loss with respect to that image.
 
