@@ -9,7 +9,7 @@ from rich.table import Table
 
 from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
 from asyndgan.cli.options import FinishedRun, NewFolder, Sites, StudyOption, parsed_sites
-from asyndgan.cli.tables import audit_table
+from asyndgan.cli.tables import tell_records_audit
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 
@@ -55,27 +55,25 @@ def audit(
             the masks that the sites released, else the sites' own masks.
     """
     from asyndgan.auditing.audit import AUDIT_FILE, NEAREST_FILE
+    from asyndgan.auditing.records import audit_records
     from asyndgan.auditing.run import audit_run
     from asyndgan.data.dataset import DataSet, told
     from asyndgan.runs import RunFolder
     from asyndgan.runs.sites import RunSites
     from asyndgan.tables.schema import refuse_for_images
 
-    folder = RunFolder(run)
+    console, folder = Terminal(), RunFolder(run)
+    given, states = parsed_sites(site), parsed_sites(state or [], "--state")
     if folder.recipe().table:
         refuse_for_images(
             {"masks": masks, "fade": fade, "canaries": canaries,
              "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
         )  # fmt: skip
-        return audit_table(
-            Terminal(), run, parsed_sites(site), out, holdout=holdout,
-            states=parsed_sites(state or [], "--state"),
-        )  # fmt: skip
-    sites = RunSites.opened(
-        folder, parsed_sites(site), states=parsed_sites(state or [], "--state"),
-        patient_pattern=patient_pattern,
-    )  # fmt: skip
-    console = Terminal()
+        with EvaluationDisplay(console, "compare records with the nearest synthetic ones"):
+            found = audit_records(folder, given, out, holdout=holdout, states=states)
+        tell_records_audit(console, folder, found)
+        return console.say(f"{out / AUDIT_FILE}")
+    sites = RunSites.opened(folder, given, states=states, patient_pattern=patient_pattern)
     others = DataSet(holdout, patient_pattern) if holdout else None
     console.say(told({**sites.data, **({"hold-out set": others} if others else {})}))
     stopped = (

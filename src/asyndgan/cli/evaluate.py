@@ -25,7 +25,7 @@ from asyndgan.cli.options import (
     StudyOption,
     parsed_sites,
 )
-from asyndgan.cli.tables import evaluate_table
+from asyndgan.cli.tables import tell_records
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import Interrupted
@@ -109,12 +109,14 @@ def evaluate(
     from asyndgan.data.dataset import DataSet, told
     from asyndgan.judging.bench import Bench
     from asyndgan.judging.of_run import evaluate_run
+    from asyndgan.judging.records import EVALUATION_FILE, evaluate_records
     from asyndgan.runs import RunFolder
     from asyndgan.runs.sites import RunSites
     from asyndgan.tables.schema import refuse_for_images
 
-    console = Terminal()
-    if RunFolder(run).recipe().table:
+    console, folder = Terminal(), RunFolder(run)
+    given, states = parsed_sites(site), parsed_sites(state or [], "--state")
+    if folder.recipe().table:
         usual = SegmentationBudget()
         refuse_for_images(
             {"labelled": labelled, "fade": fade, "steps": steps != usual.steps, "label": label,
@@ -123,14 +125,13 @@ def evaluate(
              "diagnose": diagnose,
              "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
         )  # fmt: skip
-        return evaluate_table(
-            console, run, parsed_sites(site), out, test=test, synthetic=synthetic, seeds=seeds,
-            states=parsed_sites(state or [], "--state"),
-        )  # fmt: skip
-    sites = RunSites.opened(
-        RunFolder(run), parsed_sites(site), states=parsed_sites(state or [], "--state"),
-        patient_pattern=patient_pattern,
-    )  # fmt: skip
+        with EvaluationDisplay(console, "make records, train models of them"):
+            found = evaluate_records(
+                folder, given, out, test=test, synthetic=synthetic, seeds=seeds, states=states
+            )
+        tell_records(console, found)
+        return console.say(f"{out / EVALUATION_FILE}")
+    sites = RunSites.opened(folder, given, states=states, patient_pattern=patient_pattern)
     judged = {"test set": DataSet(test, patient_pattern)} if test else {}
     console.say(told({**sites.data, **judged}))
     budget = SegmentationBudget(network=network, steps=steps)

@@ -28,7 +28,6 @@ from asyndgan.cli.options import (
 )
 from asyndgan.cli.plan import refuse_old, tell_plan, write_new
 from asyndgan.cli.standing import Standing
-from asyndgan.cli.tables import tell_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
@@ -198,14 +197,10 @@ def plan(
     tables = {site: one for site, one in found.items() if not isinstance(one, Fingerprint)}
     if images and tables:
         raise RunError(f"{', '.join(tables)} has a table, and others have images. Name --site.")
-    if tables:
-        recipe = plan_from(tables, overrides or [])
-        tell_table(console, recipe)
-        write_new(out, recipe.to_toml())
-    else:
-        made = planned_from(images, overrides or [])
-        tell_plan(console, made)
-        write_new(out, made.to_toml())
+    given = overrides or []
+    made = plan_from(tables, given) if tables else planned_from(images, given)
+    tell_plan(console, made)
+    write_new(out, made.to_toml())
     console.say(f"Written to {out}: asyndgan federation submit {quote(str(folder))} {out}")
 
 

@@ -8,14 +8,12 @@ from typing import Annotated, Final
 import typer
 
 from asyndgan.cli.plan import tell_plan
-from asyndgan.cli.tables import tell_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.recipe import Recipe
-from asyndgan.runs.planned import Planned, planned
+from asyndgan.runs.planned import Planned, plan_for
 from asyndgan.runs.study import STUDY_FILE, Study, begun, study_text
-from asyndgan.tables.planning import plan_tables
 from asyndgan.tables.schema import is_table, refuse_for_images
 from asyndgan.texts import replace_text, storing
 
@@ -65,7 +63,7 @@ def init(
     console = Terminal()
     made, why = _planned(study.sites, patient_pattern)
     if made:
-        _tell(console, made)
+        tell_plan(console, made)
         replace_text(recipe, made.to_toml())
     replace_text(
         file, study_text(sites, tested, file, RECIPE_FILE if made else "", patient_pattern)
@@ -111,16 +109,9 @@ def _new_files(out: str) -> tuple[Path, Path]:
     return file, recipe
 
 
-def _tell(console: Terminal, made: Planned | Recipe) -> None:
-    if isinstance(made, Planned):
-        tell_plan(console, made)
-    else:
-        tell_table(console, made)
-
-
 def _planned(sites: Mapping[str, Path], pattern: str) -> tuple[Planned | Recipe | None, str]:
     """The plan, or the recipe of tables; or None, and why there is none."""
     try:
-        return plan_tables(sites) or planned(sites, (), pattern), ""
+        return plan_for(sites, (), pattern), ""
     except AsyndganError as error:
         return None, str(error)

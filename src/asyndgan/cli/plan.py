@@ -7,10 +7,10 @@ import typer
 from rich.table import Table
 
 from asyndgan.cli.options import Overrides, StudyOption, parsed_sites
-from asyndgan.cli.tables import tell_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
+from asyndgan.recipe import Recipe
 from asyndgan.runs.study import site_names
 from asyndgan.texts import counted, replace_text
 
@@ -43,25 +43,21 @@ def plan(
         --out FILE: New file for the recipe, with the reasons as comments.
     """
     from asyndgan.reports.words import duration, size
-    from asyndgan.runs.planned import planned
-    from asyndgan.tables.planning import plan_tables
+    from asyndgan.runs.planned import plan_for
     from asyndgan.tables.schema import refuse_for_images
 
     if out:
         refuse_old(out)
-    if table := plan_tables(_named(sites), overrides or []):
+    made = plan_for(_named(sites), overrides or [], patient_pattern)
+    if isinstance(made, Recipe):
         refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})
-        tell_table(Terminal(), table)
-        if out:
-            write_new(out, table.to_toml())
-            Terminal().say(f"Written to {out}.")
-        return
-    made = planned(_named(sites), overrides or [], patient_pattern)
     console = Terminal()
     tell_plan(console, made)
     if out:
         write_new(out, made.to_toml())
         console.say(f"Written to {out}.")
+    if isinstance(made, Recipe):
+        return
     from asyndgan.runs.expected import expected  # needs torch, which takes a while
 
     found = expected(made.recipe, made.sites)
@@ -73,22 +69,36 @@ def plan(
     )
 
 
-def tell_plan(console: Terminal, made: "Planned") -> None:
-    """Prints a line for each rule that set something, and what contradicts between sites."""
+def tell_plan(console: Terminal, made: "Planned | Recipe") -> None:
+    """Prints a line for each rule that set something, and what contradicts between sites.
+
+    Of a recipe of tables it prints what is generated.
+    """
+    if isinstance(made, Recipe):
+        table = made.table
+        assert table  # images are planned, and tables alone give a recipe
+        kinds = ", ".join(
+            f"{sum(column.kind == kind for column in table.columns)} {kind}"
+            for kind in ("numeric", "integer", "categorical")
+        )
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in table.classes.items())
+        console.say(f"Planned for a table of {len(table.columns)} columns ({kinds}).")
+        console.say(f"Records are made for each class of {table.target}: {shares}.")
+        return
     told = (
         f"{name} ({counted(one.patients, 'patient') if one.patients else 'few patients'})"
         for name, one in made.sites.items()
     )
     console.say(f"Planned for {', '.join(told)}; all else is as in the recipe 'default':")
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="cyan", overflow="fold", max_width=36)
-    table.add_column(overflow="fold")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", overflow="fold", max_width=36)
+    grid.add_column(overflow="fold")
     values: dict[str, list[str]] = {}
     for choice in made.plan.kept(made.recipe):
         values.setdefault(choice.reason, []).append(f"{choice.name} {_shown(choice.value)}")
     for reason, chosen in values.items():
-        table.add_row("\n".join(chosen), reason)
-    console.print(table)
+        grid.add_row("\n".join(chosen), reason)
+    console.print(grid)
     for note in made.notes:
         console.print(_line(note))
 

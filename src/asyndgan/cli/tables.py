@@ -1,6 +1,6 @@
 """The commands on a table, where their printing differs from that on images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from asyndgan.cli.terminal import Terminal
 if TYPE_CHECKING:
     from asyndgan.auditing.records import RecordsAudit
     from asyndgan.judging.records import RecordsEvaluation
-    from asyndgan.recipe import Recipe
     from asyndgan.runs import RunFolder
 
 
@@ -70,45 +69,7 @@ def summarise_table(console: Terminal, data: Path, out: Path | None) -> None:
         console.say(f"Written to {out}.")
 
 
-def tell_table(console: Terminal, recipe: "Recipe") -> None:
-    """Prints what a planned recipe of a table generates."""
-    table = recipe.table
-    if table is None:
-        return
-    kinds = ", ".join(
-        f"{sum(column.kind == kind for column in table.columns)} {kind}"
-        for kind in ("numeric", "integer", "categorical")
-    )
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in table.classes.items())
-    console.say(f"Planned for a table of {len(table.columns)} columns ({kinds}).")
-    console.say(f"Records are made for each class of {table.target}: {shares}.")
-
-
-def evaluate_table(
-    console: Terminal,
-    run: Path,
-    sites: Mapping[str, Path],
-    out: Path,
-    *,
-    test: Path | None,
-    synthetic: Path | None,
-    seeds: int,
-    states: Mapping[str, Path],
-) -> None:
-    """Evaluates a synthetic table, and prints the result."""
-    from asyndgan.cli.evaluate import EvaluationDisplay
-    from asyndgan.judging.records import EVALUATION_FILE, evaluate_records
-    from asyndgan.runs import RunFolder
-
-    with EvaluationDisplay(console, "make records, train models of them"):
-        found = evaluate_records(
-            RunFolder(run), sites, out, test=test, synthetic=synthetic, seeds=seeds, states=states
-        )
-    tell_evaluation(console, found)
-    console.say(f"{out / EVALUATION_FILE}")
-
-
-def tell_evaluation(console: Terminal, found: "RecordsEvaluation") -> None:
+def tell_records(console: Terminal, found: "RecordsEvaluation") -> None:
     """Prints an evaluation of records."""
     if note := found.about.get("note"):
         console.say(note, style="yellow")
@@ -130,28 +91,7 @@ def tell_evaluation(console: Terminal, found: "RecordsEvaluation") -> None:
     console.say(f"Likeness of columns {mean:.3f} (least: {least}), of pairs {found.pairs:.3f}.")
 
 
-def audit_table(
-    console: Terminal,
-    run: Path,
-    sites: Mapping[str, Path],
-    out: Path,
-    *,
-    holdout: Path | None,
-    states: Mapping[str, Path],
-) -> None:
-    """Audits a run of a table, and prints the result."""
-    from asyndgan.auditing.audit import AUDIT_FILE
-    from asyndgan.auditing.records import audit_records
-    from asyndgan.cli.evaluate import EvaluationDisplay
-    from asyndgan.runs import RunFolder
-
-    with EvaluationDisplay(console, "compare records with the nearest synthetic ones"):
-        found = audit_records(RunFolder(run), sites, out, holdout=holdout, states=states)
-    tell_audit(console, RunFolder(run), found)
-    console.say(f"{out / AUDIT_FILE}")
-
-
-def tell_audit(console: Terminal, run: "RunFolder", found: "RecordsAudit") -> None:
+def tell_records_audit(console: Terminal, run: "RunFolder", found: "RecordsAudit") -> None:
     """Prints an audit of records, and whether it permits a release."""
     from asyndgan.auditing.audit import decided
     from asyndgan.auditing.records import release_by_records

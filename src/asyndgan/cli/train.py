@@ -24,10 +24,10 @@ from asyndgan.cli.options import (
     parsed_sites,
 )
 from asyndgan.cli.plan import tell_plan
-from asyndgan.cli.tables import tell_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
+from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
 
@@ -87,22 +87,18 @@ def train(
         --threads N: CPU threads of the coordinator. By default as many as are fastest.
     """
     from asyndgan.data.dataset import DataSet, told
-    from asyndgan.runs.planned import planned
+    from asyndgan.runs.planned import plan_for
     from asyndgan.runs.train import train as train_run
-    from asyndgan.tables.planning import plan_tables
     from asyndgan.tables.schema import refuse_for_images
 
     console = Terminal()
     folders = parsed_sites(site)
     if recipe is None and resume and (out / "recipe.toml").exists():
         recipe = str(out / "recipe.toml")  # as it was planned
-    if recipe is None and (table := plan_tables(folders, overrides or [])):
-        tell_table(console, table)
-        resolved = table
-    elif recipe is None:
-        made = planned(folders, overrides or [], patient_pattern)
+    if recipe is None:
+        made = plan_for(folders, overrides or [], patient_pattern)
         tell_plan(console, made)
-        resolved = made.recipe
+        resolved = made if isinstance(made, Recipe) else made.recipe
     else:
         resolved = load_recipe(recipe, overrides or [])
     if resolved.table:

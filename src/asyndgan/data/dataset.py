@@ -52,11 +52,7 @@ class DataSet:
 
     @cached_property
     def info(self) -> DatasetInfo:
-        """The description in dataset.json.
-
-        Raises:
-            DataError: as `describe`.
-        """
+        """The description in dataset.json; raises `DataError` as `describe`."""
         return describe(self.folder, self.table)
 
     @cached_property
@@ -67,11 +63,7 @@ class DataSet:
 
     @property
     def files(self) -> list[CaseFiles]:
-        """The files of each case, sorted by name.
-
-        Raises:
-            DataError: as `list_cases`.
-        """
+        """The files of each case, sorted by name; raises `DataError` as `list_cases`."""
         return self._listing.cases
 
     @cached_property

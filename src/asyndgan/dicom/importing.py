@@ -81,11 +81,7 @@ class PatientMap:
         return name
 
     def save(self) -> None:
-        """Writes the file, for its owner alone.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
+        """Writes the file, for its owner alone; raises `StorageError` if it cannot be written."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         table = {"patients": self._names, "cases": self._cases}
         replace_text(self.path, json.dumps(table, indent=1, ensure_ascii=False) + "\n", mode=0o600)

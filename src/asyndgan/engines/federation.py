@@ -30,11 +30,7 @@ class Federation(Protocol):
 
 
 def federation_in(path: Path) -> Federation:
-    """Opens a federation.
-
-    Raises:
-        RunError: the folder holds none, or FLARE is not installed.
-    """
+    """Opens a federation; raises `RunError` if the folder holds none, or FLARE is not installed."""
     found: Federation = flare_part("kits").Federation.of(path)
     return found
 

@@ -13,6 +13,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import BASE, Plan, clashes, plan
 from asyndgan.runs.recipes import recipe_text
+from asyndgan.tables.planning import plan_tables
 from asyndgan.tables.schema import check_own_data
 
 
@@ -39,6 +40,11 @@ class Planned:
     def to_toml(self) -> str:
         """The recipe as TOML, with the reason of each value that the plan chose."""
         return self.plan.toml(self.recipe, recipe_text(BASE))
+
+
+def plan_for(sites: Mapping[str, Path], overrides: Sequence[str], pattern: str) -> Planned | Recipe:
+    """The plan of sites' images, or the recipe of their tables; raises as these functions."""
+    return plan_tables(sites, overrides) or planned(sites, overrides, pattern)
 
 
 def planned(

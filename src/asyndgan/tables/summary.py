@@ -235,11 +235,7 @@ def declared(schema: Schema) -> TableSection:
 
 
 def check_schema(table: TableSection, schema: Schema, who: str) -> None:
-    """Checks that a site's schema is that of a recipe.
-
-    Raises:
-        CohortError: it is not.
-    """
+    """Checks that a site's schema is that of a recipe; raises `CohortError` if it is not."""
     own = _form(schema.target, schema.classes, schema.columns)
     wanted = {column.name: column for column in table.columns}
     reason = _difference(own, _form(table.target, table.classes, wanted))

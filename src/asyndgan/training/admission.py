@@ -15,11 +15,7 @@ from asyndgan.wire import LEAST_SHARE
 
 
 def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
-    """Checks that a recipe can be trained on a site's cases.
-
-    Raises:
-        CohortError: if it cannot.
-    """
+    """Checks that a recipe can be trained on a site's cases; raises `CohortError` if it cannot."""
     if cohort.space != recipe.space:
         raise CohortError(
             f"site {name}: images have size {cohort.space}, the recipe wants "
