@@ -159,7 +159,7 @@ def _show(
 
 
 def _show_notes(console: Terminal, archive: "Archive", picked: "Picked") -> None:
-    from asyndgan.dicom.importing import units_of
+    from asyndgan.dicom.importing import units_by_channel
 
     taken = [(case, each) for case in picked.cases for each in case.channels.values()]
     masks = {id(mask): mask for case in picked.cases for mask in case.masks}.values()
@@ -189,7 +189,7 @@ def _show_notes(console: Terminal, archive: "Archive", picked: "Picked") -> None
             "degrees). Their affine is sheared, which software built on ITK refuses.",
             style="yellow",
         )
-    for name, units in units_of(picked.cases).items():
+    for name, units in units_by_channel(picked.cases).items():
         if len(units) > 1:
             told = " and ".join(unit or "units that no header tells" for unit in sorted(units))
             console.say(

@@ -81,14 +81,14 @@ def part_of(folder: Path) -> Part:
     return "Ts" if only else "Tr"
 
 
-def list_cases(folder: Path, info: DatasetInfo, part: Part | None = None) -> list[CaseFiles]:
+def list_cases(folder: Path, info: DatasetInfo) -> list[CaseFiles]:
     """Lists the cases of `folder`/imagesTr (or imagesTs), sorted by name; opens no file.
 
     Raises:
         DataError: there is no such folder, no file in it is named like an image, or a file would
             drop out (see `Listing.faults`).
     """
-    found = listed(folder, info, part)
+    found = listed(folder, info)
     raise_first(found.faults)
     return found.cases
 

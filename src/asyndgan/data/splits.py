@@ -111,7 +111,8 @@ def split_patients(
     split: dict[str, list[int]] = {part: [] for part in parts}
     for place, patient in enumerate(sorted(cases, key=lambda name: chooser.draw(seed, name))):
         empty = filled[place:]  # the first patients fill one part each
-        part = empty[0] if empty else _shortest(split, parts, filled)
+        # Then those go where the fewest cases are, relative to the part's fraction.
+        part = empty[0] if empty else min(filled, key=lambda one: len(split[one]) / parts[one])
         split[part] += cases[patient]
     return {part: sorted(indices) for part, indices in split.items()}
 
@@ -230,7 +231,7 @@ def hold_out_of(
         return list(cases), []
     patients = [case.patient for case in cases]
     if alone:
-        held = {name for name in patients if _share(chooser.draw(seed, name)) < part}
+        held = {p for p in patients if int.from_bytes(chooser.draw(seed, p)[:8]) / 2**64 < part}
     elif len(set(patients)) < 2:
         held = set()
     else:
@@ -271,15 +272,3 @@ def held_out_by(
         alone=recipe.privacy.kind != "none",
         chooser=chooser,
     )
-
-
-def _share(draw: bytes) -> float:
-    """A number in [0, 1) from the first bytes of a draw."""
-    return int.from_bytes(draw[:8], "big") / 2**64
-
-
-def _shortest(
-    split: Mapping[str, Sequence[int]], parts: Mapping[str, float], filled: Sequence[str]
-) -> str:
-    """The part with the fewest cases relative to its fraction."""
-    return min(filled, key=lambda part: len(split[part]) / parts[part])

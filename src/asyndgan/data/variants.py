@@ -142,7 +142,11 @@ def disjoint(labels: Mapping[str, object]) -> dict[str, object]:
             (r for r in regions if number in regions[r]), key=lambda r: len(regions[r])
         )
         smallest = holding[0]
-        alike = [n for n in regions[smallest] if _holding(regions, n) == {*holding}]
+        alike = [
+            n
+            for n in regions[smallest]
+            if all((n in regions[r]) == (r in holding) for r in regions)
+        ]
         name = smallest if len(regions[smallest]) == 1 else f"rest of {smallest}"
         if len(regions[smallest]) > 1 and not all(
             regions[one] <= regions[other] for one, other in pairwise(holding)
@@ -150,7 +154,3 @@ def disjoint(labels: Mapping[str, object]) -> dict[str, object]:
             name = " and ".join(sorted(holding))
         named[f"{name} ({number})" if len(alike) > 1 or name in named else name] = number
     return named
-
-
-def _holding(regions: Mapping[str, frozenset[int]], number: int) -> set[str]:
-    return {name for name, numbers in regions.items() if number in numbers}

@@ -171,7 +171,7 @@ def check_alike(cases: Sequence[Pick], faults: Sequence[tuple[Series, DicomError
         raise DataError("some series are synthetic, others acquired. Import them one by one.")
 
 
-def units_of(cases: Sequence[Pick]) -> dict[str, set[str]]:
+def units_by_channel(cases: Sequence[Pick]) -> dict[str, set[str]]:
     """The units of each channel; "" stands for those that no header tells."""
     found: dict[str, set[str]] = {}
     for case in cases:
@@ -206,7 +206,7 @@ def write(
     """
     names = list(cases[0].channels)
     synthetic = any(series.synthetic for series in cases[0].channels.values())
-    found = units_of(cases)
+    found = units_by_channel(cases)
     units = {name: unit.pop() for name, unit in found.items() if len(unit) == 1 and unit != {""}}
     count = 0
     with written_whole(out) as half:

@@ -162,7 +162,7 @@ def compare(
         row_of(
             model,
             name,
-            _different(pooled(training_sets[0])),
+            len({id(case) for case in pooled(training_sets[0])}),  # a repeated case counts once
             found.scores[model][name],
             found.scores[REAL_ALL][name],
         )
@@ -191,7 +191,7 @@ def compare(
 
 
 def levelled_off(
-    sites: Mapping[str, Sequence[Case]], judged: Judged, bench: Bench, *, split_seed: int = 0
+    sites: Mapping[str, Sequence[Case]], judged: Judged, bench: Bench
 ) -> tuple[Levelling, ...]:
     """Trains on all real cases for the budget and for 50 % more steps.
 
@@ -213,7 +213,7 @@ def levelled_off(
     """
     budget, seeds = bench.budget, len(bench.seeds)
     longer = replace(budget, steps=math.ceil(LONGER * budget.steps))
-    training, validation = hold_out(sites, part=HELD_OUT, seed=split_seed)
+    training, validation = hold_out(sites, part=HELD_OUT, seed=0)
     total = seeds * (budget.steps + longer.steps)
     trainings = Trainings(bench, replace(judged, cases=validation), total)
     together = [pooled(training)] * seeds
@@ -270,11 +270,6 @@ def _summed(whole: str, overall: Sequence[Overall]) -> Iterator[str]:
 
 def _keep(evaluation: Evaluation, out: Path) -> None:
     write_whole(out / "evaluation.json", json.dumps(evaluation.to_tables(), indent=1).encode())
-
-
-def _different(cases: Sequence[Case]) -> int:
-    """Number of distinct cases; a repeated case counts once."""
-    return len({id(case) for case in cases})
 
 
 def row_of(model: str, label: str, cases: int, scores: ScoreArray, real_all: ScoreArray) -> Row:

@@ -81,7 +81,6 @@ def label_set(
     transport: Transport,
     sites: Sequence[str],
     *,
-    patience_s: float = PATIENCE_S,
     watch: OnPainted | None = None,
 ) -> Sent:
     """Copies a synthetic set, with the labels of sites in place of the masks it was painted from.
@@ -96,7 +95,6 @@ def label_set(
         out: folder of the new set; must not exist.
         transport: to the sites, each of which was set up for the run's recipe.
         sites: sites of the run that are to label; all must answer.
-        patience_s: how long to wait for a site that is silent because its network learns.
         watch: called after each part with the number of labelled images.
 
     Returns:
@@ -114,7 +112,7 @@ def label_set(
     part = images_at_once(recipe, facts)
     with written_whole(out) as half, closing(Exchange(transport, recipe)) as exchange:
         cases = synthetic.cases(recipe.image, facts.modalities, unmasked=False, synthetic=True)
-        asking = _Asking(exchange, facts, recipe, secrets.token_hex(16), patience_s)
+        asking = _Asking(exchange, facts, recipe, secrets.token_hex(16))
         masks: dict[str, np.ndarray] = {}
         for start in range(0, len(cases), part):
             own = cases[start : start + part]
@@ -159,21 +157,18 @@ def images_at_once(recipe: Recipe, facts: RunFacts) -> int:
 class _Asking:
     """Asks sites to label images, as often as one is silent while its network learns."""
 
-    def __init__(
-        self, exchange: Exchange, facts: RunFacts, recipe: Recipe, run: str, patience_s: float
-    ) -> None:
+    def __init__(self, exchange: Exchange, facts: RunFacts, recipe: Recipe, run: str) -> None:
         self.exchange = exchange
         self.facts = facts
         self.recipe = recipe
         self.run = run
-        self.patience_s = patience_s
 
     def mean_of(self, images: Images, weights: Mapping[str, float]) -> Tensor:
         """Weighted mean of the sites' probabilities of each label, (b, labels, *space)."""
         waiting = {site: self._request(site, images) for site in weights}
         classes = 1 + max(map(int, self.facts.labels))
         total = torch.zeros(len(images), classes, *self.recipe.space)
-        end = time.monotonic() + self.patience_s
+        end = time.monotonic() + PATIENCE_S
         while waiting:
             answers = self.exchange.ask(waiting)
             for site, answer in answers.answers.items():

@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
 from asyndgan.data.prepared import Case
 from asyndgan.texts import stored_whole
 
@@ -49,7 +49,7 @@ def plot_paintings(cases: Sequence[Case], label: int | None, *, title: str) -> b
         grid = figure.subplots(1 + len(modalities), count, squeeze=False)
         bare(grid)
         for column, case in zip(grid.T, shown, strict=True):
-            place = fullest(case.mask, label)
+            place = int(region(slices(case.mask), label).flatten(1).sum(1).argmax())
             column[0].imshow(slices(case.mask)[place].numpy(), cmap="magma", vmin=0, vmax=highest)
             for panel, channel, present in zip(column[1:], case.image, case.present, strict=True):
                 picture = slices(channel)[place].numpy()
@@ -132,11 +132,6 @@ def bare(grid: np.ndarray) -> None:
 def region(mask: Tensor, label: int | None) -> Tensor:
     """Where a mask has a label, or any label if None."""
     return mask > 0 if label is None else mask == label
-
-
-def fullest(mask: Mask, label: int | None) -> int:
-    """Index of the slice with most of a label."""
-    return int(region(slices(mask), label).flatten(1).sum(1).argmax())
 
 
 def slices(array: Tensor) -> Tensor:

@@ -67,13 +67,6 @@ def _between(low: float, high: float) -> tuple[str, Callable[[Value], bool]]:
     return f"{low:g} to {high:g}" if low else f"{high:g} at most", holds
 
 
-def _sides(low: int, high: int) -> tuple[str, Callable[[Value], bool]]:
-    def holds(value: Value) -> bool:
-        return isinstance(value, tuple) and all(low <= side <= high for side in value)
-
-    return f"sides of {low} to {high} pixels", holds
-
-
 _MEMORISED = "A network can memorise patients, and its answers reveal who took part."
 
 FAMILY: Final = (
@@ -88,7 +81,8 @@ FAMILY: Final = (
         "memorise the patients' masks.",
     ),
     Row(
-        "image.size", *_sides(32, 64),
+        "image.size", "sides of 32 to 64 pixels",
+        lambda value: isinstance(value, tuple) and all(32 <= side <= 64 for side in value),
         "How well networks memorise patients at other sizes was not measured.",
     ),
     Row(

@@ -293,15 +293,9 @@ def _chart(
         for name in series
         if not np.isnan(binned[name]).all()
     ]
-    up = [
-        Tick(round(100 * (mark - low) / (high - low), 2), _mark(mark, digits, as_bytes))
-        for mark in kept
-    ]
-    return Chart(title, note, tuple(curves), _across(steps), tuple(up))
-
-
-def _mark(value: float, digits: int, as_bytes: bool) -> str:
-    return size(value) if as_bytes else f"{value:.{digits}f}"
+    texts = [size(mark) if as_bytes else f"{mark:.{digits}f}" for mark in kept]
+    places = [round(100 * (mark - low) / (high - low), 2) for mark in kept]
+    return Chart(title, note, tuple(curves), _across(steps), tuple(map(Tick, places, texts)))
 
 
 def _last(values: Line, as_bytes: bool) -> str:

@@ -28,14 +28,13 @@ from asyndgan.training.checkpoint import (
     count_in,
     forget_old,
     network_state,
-    step_file,
-    stored_steps,
     taking_up,
     to_resume,
     write,
 )
 from asyndgan.training.events import NoCheckpoint
 from asyndgan.training.scope import Scope
+from asyndgan.training.steps import step_file, stored_steps
 from asyndgan.wire import Card
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ PATIENCE_S: Final = 90.0
 
 
 def described(
-    federation: Federation, sites: Collection[str] = (), *, patience_s: float = PATIENCE_S
+    federation: Federation, sites: Collection[str] = ()
 ) -> dict[str, Fingerprint | Summary]:
     """Fingerprints of a federation's sites, as far as each site's policy lets them out.
 
@@ -36,14 +36,13 @@ def described(
     Args:
         federation: the federation.
         sites: sites to ask; empty: all that have kits.
-        patience_s: seconds to wait for their connections.
 
     Raises:
         BusyError: a run is ordered or at work.
         RunError: a site has no kit, does not come, or sends no fingerprint.
     """
     wanted = sorted(sites or federation.sites)
-    with connected(federation, None, RUN, wanted, patience_s=patience_s) as transport:
+    with connected(federation, None, RUN, wanted) as transport:
         run = secrets.token_hex(16)
         with closing(Exchange(transport, Recipe.from_toml(recipe_text(BASE)))) as exchange:
             answers = exchange.ask({site: Describe(run=run) for site in wanted})
@@ -63,8 +62,6 @@ def connected(
     recipe: Recipe | None,
     run: str,
     sites: Collection[str],
-    *,
-    patience_s: float = PATIENCE_S,
 ) -> Iterator[Transport]:
     """Connects to sites of a federation while no run is at work.
 
@@ -72,8 +69,7 @@ def connected(
         federation: it has to be served.
         recipe: for which the sites are set up; None: they only send their fingerprints.
         run: name under which the sites keep their state.
-        sites: sites to wait for.
-        patience_s: seconds to wait for their connections.
+        sites: sites to wait for, `PATIENCE_S` at most.
 
     Raises:
         BusyError: a run is ordered or at work.
@@ -87,7 +83,7 @@ def connected(
             stop = f"asyndgan federation stop {quote(str(federation.path))} --run {order.name}"
             raise BusyError(f"run {order.name} is {state}; wait for its end, or '{stop}'.")
     with closing(transport_to(federation, recipe, run)) as transport:
-        end = time.monotonic() + patience_s
+        end = time.monotonic() + PATIENCE_S
         while away := sorted({*wanted} - {*transport.sites()}):
             if time.monotonic() > end:
                 raise RunError(

@@ -17,7 +17,7 @@ from asyndgan.painting.sets import masks_of, painting_of
 from asyndgan.runs import RunFolder
 from asyndgan.suites.paintings import Paintings
 from asyndgan.suites.suite import PaintingSection
-from asyndgan.training import checkpoint
+from asyndgan.training.steps import stored_steps
 
 
 def judge_checkpoints(
@@ -33,7 +33,7 @@ def judge_checkpoints(
     """
     real = paintings.real
     masks, every = masks_of(real.sites), run.recipe().training.checkpoint_every
-    kept = checkpoint.stored_steps(run.generators)
+    kept = stored_steps(run.generators)
     # Leaves out checkpoints that were written at an interruption.
     steps = [step for step in kept if step % every == 0 or step == run.facts().steps]
     features = {site: features_of(cases) for site, cases in real.sites.items()}

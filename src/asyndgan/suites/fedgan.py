@@ -39,7 +39,6 @@ from asyndgan.training.checkpoint import (
     network_state,
     optimiser_state,
     seeded,
-    step_file,
     taking_up,
     to_resume,
     write,
@@ -54,6 +53,7 @@ from asyndgan.training.objective import (
 )
 from asyndgan.training.painting import Diversity, Painting
 from asyndgan.training.quorum import normalised
+from asyndgan.training.steps import step_file
 
 
 def check_fedgan(recipe: Recipe) -> None:

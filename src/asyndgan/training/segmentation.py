@@ -158,7 +158,7 @@ def train_segmenter(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, images: Images, *, batch: int = 32) -> Masks:
+def predict(model: nn.Module, images: Images) -> Masks:
     """Predicts the most probable label of every pixel.
 
     Args:
@@ -170,7 +170,7 @@ def predict(model: nn.Module, images: Images, *, batch: int = 32) -> Masks:
         int64 masks of the images' spatial shape, on the images' device.
     """
     device = next(model.parameters()).device
-    chunks = [model(chunk.to(device)).argmax(1).to(images.device) for chunk in images.split(batch)]
+    chunks = [model(chunk.to(device)).argmax(1).to(images.device) for chunk in images.split(32)]
     return torch.cat(chunks)
 
 

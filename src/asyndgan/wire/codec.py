@@ -126,10 +126,6 @@ def _typed(dtype: str, result: type) -> _Coder:
     )
 
 
-def _write_uint8(array: np.ndarray) -> bytes:
-    return np.rint((np.clip(array, -1, 1) + 1) * 127.5).astype(np.uint8).tobytes()
-
-
 def _read_uint8(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
     grey = np.frombuffer(raw, np.uint8).reshape(shape).astype(np.float32)
     return grey / np.float32(127.5) - np.float32(1)
@@ -147,6 +143,10 @@ def _whole(rows: np.ndarray, steps: int) -> np.ndarray:
     return np.clip(np.rint(rows), -steps, steps).astype(np.int8)
 
 
+def _reads(dtype: str) -> Callable[[bytes, tuple[int, ...]], np.ndarray]:
+    return lambda raw, shape: _unscaled(raw, np.frombuffer(raw[4 * shape[0] :], dtype), shape)
+
+
 def _unscaled(raw: bytes, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     scale = np.frombuffer(raw[: 4 * shape[0]], "<f4").astype(np.float32)
     rows = rows.reshape(shape[0], math.prod(shape[1:])).astype(np.float32)
@@ -159,17 +159,9 @@ def _write_float16(array: np.ndarray) -> bytes:
     return scale + rows.astype("<f2").tobytes()
 
 
-def _read_float16(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    return _unscaled(raw, np.frombuffer(raw[4 * shape[0] :], "<f2"), shape)
-
-
 def _write_int8(array: np.ndarray) -> bytes:
     scale, rows = _scaled(array, 127)
     return scale + _whole(rows, 127).tobytes()
-
-
-def _read_int8(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    return _unscaled(raw, np.frombuffer(raw[4 * shape[0] :], np.int8), shape)
 
 
 def _write_int4(array: np.ndarray) -> bytes:
@@ -190,12 +182,16 @@ _CODERS: dict[str, _Coder] = {
     "float64": _typed("<f8", np.float64),
     "float32": _typed("<f4", np.float32),
     "float16": _Coder(
-        lambda shape: 4 * shape[0] + 2 * math.prod(shape), _write_float16, _read_float16
+        lambda shape: 4 * shape[0] + 2 * math.prod(shape), _write_float16, _reads("<f2")
     ),
     "label8": _typed("u1", np.int64),
     "label16": _typed("<u2", np.int64),
-    "uint8": _Coder(math.prod, _write_uint8, _read_uint8),
-    "int8": _Coder(lambda shape: 4 * shape[0] + math.prod(shape), _write_int8, _read_int8),
+    "uint8": _Coder(
+        math.prod,
+        lambda array: np.rint((np.clip(array, -1, 1) + 1) * 127.5).astype(np.uint8).tobytes(),
+        _read_uint8,
+    ),
+    "int8": _Coder(lambda shape: 4 * shape[0] + math.prod(shape), _write_int8, _reads("i1")),
     "int4": _Coder(
         lambda shape: 4 * shape[0] + (math.prod(shape) + 1) // 2, _write_int4, _read_int4
     ),
