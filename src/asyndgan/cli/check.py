@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from asyndgan.cli.options import AsJson, Overrides, StudyOption, print_json
 from asyndgan.cli.tables import check_tables
-from asyndgan.cli.terminal import Terminal
+from asyndgan.cli.terminal import Terminal, marked, plain
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError
 from asyndgan.recipe.planning import BASE, NAME
@@ -86,7 +85,7 @@ def check(
         what = f"{unplanned.file} ({unplanned.reason})"
         why = f"not planned: {what}; intensities and sizes were not judged"
     if why and not as_json:
-        console.print(_plain(why, "yellow"))
+        console.print(plain(why, "yellow"))
     reports: list[CheckReport] = []
     try:
         sets = [*folders, *([test] if test else [])]
@@ -102,7 +101,7 @@ def check(
             if not as_json:
                 _show(console, reports[-1], every)
     except DataError as error:
-        console.print(_plain(str(error), "red"))
+        console.print(plain(str(error), "red"))
         raise typer.Exit(1) from error
     trained = reports[: len(folders)]
     between = (*compare_folders(trained), *same_pictures(reports))
@@ -154,15 +153,15 @@ def _show_result(
     """Prints what the folders show together, and the number of all faults."""
     if between or notes:
         if len(reports) > 1:
-            console.print(_plain("Between the folders", "bold"))
+            console.print(plain("Between the folders", "bold"))
         _show_faults(console, between, None, every)
         _show_notes(console, notes)
         console.print()
     count = sum(len(report.faults) for report in reports) + len(between)
     if count:
-        console.print(_plain(f"{count} {'fault' if count == 1 else 'faults'}.", "bold red"))
+        console.print(plain(f"{count} {'fault' if count == 1 else 'faults'}.", "bold red"))
     else:
-        console.print(_plain("No faults.", "bold green"))
+        console.print(plain("No faults.", "bold green"))
 
 
 def _print_json(
@@ -203,11 +202,11 @@ def _show_notes(console: Terminal, notes: Iterable[str]) -> None:
 
 
 def _show(console: Terminal, report: "CheckReport", every: bool) -> None:
-    table = Table(show_header=False, title=_plain(str(report.folder), "bold"), title_justify="left")
+    table = Table(show_header=False, title=plain(str(report.folder), "bold"), title_justify="left")
     table.add_column(style="cyan", overflow="fold", ratio=1)
     table.add_column(overflow="fold", ratio=2)
     for heading, text in report.rows:
-        table.add_row(_plain(heading), _plain(text))
+        table.add_row(plain(heading), plain(text))
     console.print(table)
     _show_faults(console, report.faults, report.folder, every)
     _show_notes(console, report.notes)
@@ -227,40 +226,26 @@ def _show_faults(
         names = [_name(file, folder) for file in shown]
         if len(shown) < len(files):
             names.append(f"and {len(files) - len(shown)} more (--all names them)")
-        console.print(_line("✗", f"{reason[:1].upper()}{reason[1:]}.", "red"))
+        console.print(marked("✗", f"{reason[:1].upper()}{reason[1:]}.", "red"))
         for name in names:
-            console.print(_line("", name))
+            console.print(marked("", name))
         _show_text(console, "→", remedy, "dim")
     if not every and len(kinds) > MOST_KINDS:
         more = sum(len(files) for _, files in kinds[MOST_KINDS:])
-        console.print(_line("", f"and {more} other faults (--all names them)"))
+        console.print(marked("", f"and {more} other faults (--all names them)"))
 
 
 def _show_text(console: Terminal, mark: str, text: str, style: str) -> None:
     """Prints a text; what is to be copied from it stands on a line of its own."""
     found = _COPIED.search(text)
-    console.print(_line(mark, text[: found.start()] if found else text, style))
+    console.print(marked(mark, text[: found.start()] if found else text, style))
     if found:
-        console.print(_plain(f"  {found[1] or found[2]}", style), soft_wrap=True)
+        console.print(plain(f"  {found[1] or found[2]}", style), soft_wrap=True)
         if rest := text[found.end() :]:
             _show_text(console, "", rest, style)
-
-
-def _line(mark: str, text: str, style: str = "") -> Table:
-    """Lays out a mark and a text; wrapped lines of the text are indented past the mark."""
-    line = Table.grid()
-    line.add_column(width=2)
-    line.add_column(overflow="fold")
-    line.add_row(_plain(mark, style), _plain(text, style))
-    return line
 
 
 def _name(file: Path, folder: Path | None) -> str:
     """Returns the path of a file, relative to `folder` if it is inside."""
     inside = folder is not None and file != folder and file.is_relative_to(folder)
     return str(file.relative_to(folder)) if folder and inside else str(file)
-
-
-def _plain(text: str, style: str = "") -> Text:
-    """Text of one paragraph: file names and labels are not trusted to hold no new line."""
-    return Text(text.replace("\n", "\N{REPLACEMENT CHARACTER}"), style=style, overflow="fold")

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from asyndgan.cli.options import Overrides, StudyOption, parsed_sites
-from asyndgan.cli.terminal import Terminal
+from asyndgan.cli.terminal import Terminal, marked
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
 from asyndgan.recipe import Recipe
@@ -100,7 +100,7 @@ def tell_plan(console: Terminal, made: "Planned | Recipe") -> None:
         grid.add_row("\n".join(chosen), reason)
     console.print(grid)
     for note in made.notes:
-        console.print(_line(note))
+        console.print(marked("!", note, "yellow"))
 
 
 def write_new(path: Path, text: str) -> None:
@@ -135,11 +135,3 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return " x ".join(f"{each:g}" for each in value)
     return str(value).lower()
-
-
-def _line(note: str) -> Table:
-    line = Table.grid()
-    line.add_column(width=2)
-    line.add_column(overflow="fold")
-    line.add_row("!", note, style="yellow")
-    return line

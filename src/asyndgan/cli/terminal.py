@@ -7,6 +7,7 @@ from typing import Any, final
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from asyndgan.texts import printable
@@ -51,3 +52,17 @@ class LogToTerminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Prints a record's message on standard error."""
         Terminal(file=sys.stderr).say(self.format(record))
+
+
+def marked(mark: str, text: str, style: str = "") -> Table:
+    """Lays out a mark and a text; wrapped lines of the text are indented past the mark."""
+    line = Table.grid()
+    line.add_column(width=2)
+    line.add_column(overflow="fold")
+    line.add_row(plain(mark, style), plain(text, style))
+    return line
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text of one paragraph: file names and labels are not trusted to hold no new line."""
+    return Text(text.replace("\n", "\N{REPLACEMENT CHARACTER}"), style=style, overflow="fold")

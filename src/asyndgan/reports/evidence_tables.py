@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from asyndgan.reports.findings import grouped
 from asyndgan.reports.words import counted, decimal, duration, size
 
 Row = Mapping[str, Any]
@@ -22,21 +23,14 @@ def tables_of(result: Row) -> dict[str, Table]:
 
 def by_set(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by set and, for patients reported apart, by their group."""
-    return _grouped(
+    return grouped(
         rows, lambda row: f"{row['set']}, {row['apart']}" if row.get("apart") else str(row["set"])
     )
 
 
 def by_label(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by set and label."""
-    return _grouped(rows, lambda row: f"{row['set']}: {row['label']}")
-
-
-def _grouped(rows: Iterable[Row], heading: Callable[[Row], str]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(heading(row), []).append(row)
-    return groups
+    return grouped(rows, lambda row: f"{row['set']}: {row['label']}")
 
 
 # Cells of a row

@@ -1,7 +1,7 @@
 """The headline of an evaluation: a figure to print large, and what puts it in proportion."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final, final
@@ -59,6 +59,14 @@ def headline(text: str, by_label: Rows) -> Iterator[str]:
         else:
             reached = decimal(reference_of(by_label[label])["dice_mean"], 3)
             yield f"{label}: all real images reach a Dice of {reached}, so there is no ratio to it"
+
+
+def grouped(rows: Iterable[Row], heading: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """The rows under each heading."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(heading(row), []).append(row)
+    return groups
 
 
 def reference_of(rows: Sequence[Row]) -> Row:

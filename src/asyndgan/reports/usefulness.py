@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +28,7 @@ from asyndgan.reports.findings import (
     Finding,
     Row,
     finding_of,
+    grouped,
     headline,
     interval_of,
     is_learned,
@@ -177,21 +178,14 @@ def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
 
 def figures_of(stored: Mapping[str, Any]) -> tuple[str, list[Entry]]:
     """The headline and the rows of an evaluation's tables, with figures as on the page."""
-    by_label = _by_label(stored["rows"])
+    by_label = grouped(stored["rows"], lambda row: str(row["label"]))
     known = {label: is_learned(reference_of(rows)) for label, rows in by_label.items()}
     entries = [_entry(row, known=known[row["label"]]) for row in stored["rows"]]
     return "\n".join(headline(stored["headline"], by_label)), entries
 
 
-def _by_label(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    by_label: dict[str, list[Row]] = {}
-    for row in rows:
-        by_label.setdefault(row["label"], []).append(row)
-    return by_label
-
-
 def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
-    by_label = _by_label(stored["rows"])
+    by_label = grouped(stored["rows"], lambda row: str(row["label"]))
     findings = tuple(finding_of(label, rows) for label, rows in by_label.items())
     many = len(findings) > MOST_FINDINGS
     return Usefulness(

@@ -70,26 +70,18 @@ def check_fedgan(recipe: Recipe) -> None:
                 f"recipe '{recipe.name}': FedGAN has all sites in every round and no feedback, so "
                 f"{section} would not be what it is beside it; leave it as it is by default."
             )
-    if recipe.site_discriminators:
-        raise RecipeError(
-            f"recipe '{recipe.name}': FedGAN averages discriminators, so all sites must have the "
-            "same; leave site_discriminators out."
-        )
-    if recipe.masks.source == "given":
-        raise RecipeError(
-            f"recipe '{recipe.name}': FedGAN paints at the sites, from their own masks; set "
-            "masks.source to 'own'."
-        )
-    if recipe.privacy.kind != "none":
-        raise RecipeError(
-            f"recipe '{recipe.name}': FedGAN sends weights, which privacy.kind "
-            f"'{recipe.privacy.kind}' does not cover; set it to 'none'."
-        )
-    if recipe.selection.kind != "last":
-        raise RecipeError(
-            f"recipe '{recipe.name}': FedGAN ends with its last generator; set selection.kind to "
-            "'last'."
-        )
+    for violated, fault in (
+        (recipe.site_discriminators, "averages discriminators, so all sites must have the same; "
+         "leave site_discriminators out"),
+        (recipe.masks.source == "given", "paints at the sites, from their own masks; set "
+         "masks.source to 'own'"),
+        (recipe.privacy.kind != "none", f"sends weights, which privacy.kind '{recipe.privacy.kind}'"
+         " does not cover; set it to 'none'"),
+        (recipe.selection.kind != "last", "ends with its last generator; set selection.kind to "
+         "'last'"),
+    ):  # fmt: skip
+        if violated:
+            raise RecipeError(f"recipe '{recipe.name}': FedGAN {fault}.")
 
 
 def train_fedgan(
