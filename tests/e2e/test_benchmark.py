@@ -68,6 +68,7 @@ name = "small"
 recipe = "RECIPE"
 fedgan = true
 augmented = true
+pooled = true
 paintings = [
     { images = 1 }, { images = 2 }, { contrasts = [1.0, 1.0] },
 ]
@@ -143,8 +144,11 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
         ("", "real-all"), ("small", "synthetic"), ("small", "fedgan-synthetic"), ("", "fedavg"),
         ("", "real:north"), ("", "real:south"),
         ("small", "real:north+synthetic"), ("small", "real:south+synthetic"),
-        ("paired", "synthetic"),
+        ("small", "synthetic, all seeds"), ("paired", "synthetic"),
     ]  # fmt: skip
+    assert lesions[-2]["cases"] == 2 * lesions[1]["cases"]
+    assert [row["model"] for row in lesions if "trainings_low" in row] == ["synthetic"] * 2
+    assert "| **synthetic images of all seeds (small)** |" in document.read_text()
     synthetic, fedgan = lesions[1:3]
     assert all(row["dice_least"] <= row["dice_mean"] <= row["dice_most"] for row in lesions)
     assert "| of seeds |" in document.read_text()

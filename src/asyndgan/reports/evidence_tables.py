@@ -13,7 +13,12 @@ Part = Callable[[Iterable[Row]], Titled]
 Columns = dict[str, Callable[[Row], list[str]]]
 """Cells of a row, by the headings of their columns."""
 
-_NAMES = {"real-all": "all real images", "fedavg": "FedAvg", "synthetic": "synthetic images alone"}
+_NAMES = {
+    "real-all": "all real images",
+    "fedavg": "FedAvg",
+    "synthetic": "synthetic images alone",
+    "synthetic, all seeds": "synthetic images of all seeds",
+}
 
 
 def tables_of(result: Row) -> dict[str, Table]:

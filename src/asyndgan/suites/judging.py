@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, final
 
@@ -21,6 +22,7 @@ from asyndgan.judging.metrics import mean
 from asyndgan.judging.table import (
     FEDAVG,
     FEDAVG_WITHOUT,
+    POOLED,
     REAL_ALL,
     SYNTHETIC,
     Evaluation,
@@ -76,6 +78,9 @@ class Judging:
             self.real.sites, painted, seeds=self.suite.seeds, fedavg=int(self.suite.fedavg),
             augmented=self.model.augmented,
         )  # fmt: skip
+        if self.model.pooled:
+            together = list(chain.from_iterable(painted[SYNTHETIC]))
+            models = {**models, POOLED: [together] * self.suite.seeds}
         if self.suite.fedavg and self.model.without:
             models = {**models, FEDAVG_WITHOUT: [self._without()]}
         if not self.suite.single_sites:

@@ -165,6 +165,7 @@ class ModelSection(Section):
     fedgan: bool = Field(False, description="also by averaging weights, with the same networks")
     completion: bool = Field(False, description="also complete the set's cases that lack some")
     augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
+    pooled: bool = Field(False, description="also the synthetic cases of all seeds together")
     paintings: tuple[PaintingSection, ...] = Field((), description="further synthetic sets")
     checkpoints: bool = Field(
         False, description="also each checkpoint's generator: does its distance tell its Dice?"
