@@ -432,6 +432,7 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ("fedavg = true", "fedavrg = true", "Did you mean fedavg"),
         ('label = "lesion"\n', "", "sets.0.label is missing"),
         ('name = "paired"', 'name = "small"', "two of models are called 'small'"),
+        ("seeds = 2\nseg", "seeds = 1\nseg", "model small: pooled needs several seeds"),
         ("loss.paired_l1=10", "image.size=64", "small and paired prepare or mirror"),
         ("loss.paired_l1=10", "training.flip=false", "small and paired prepare or mirror"),
         ("loss.paired_l1=10", "loss.pared_l1=10", "loss.paired_l1"),

@@ -104,7 +104,7 @@ def test_sites_whose_folders_are_swapped_are_refused_before_anything_is_painted(
     words = f"evaluate {run.path} {swapped} --out {tmp_path / 'out'}".split()
     result = CliRunner().invoke(app, words)
     assert isinstance(result.exception, RunError), result.output
-    assert "holds the cases that" in str(result.exception)
+    assert "are those that" in str(result.exception)
     assert not (tmp_path / "out").exists()
 
 

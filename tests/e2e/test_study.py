@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from asyndgan import Study, train
 from asyndgan.cli import app
 from asyndgan.data.description import describe
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 
@@ -67,3 +70,16 @@ def test_a_study_is_written_once_and_every_command_takes_it(
     pattern, changes = study.patient_pattern, study.changes
     again = train(study.recipe, study.sites, "again", overrides=changes, patient_pattern=pattern)
     assert again.state == "finished" and again.recipe.training.steps == 2
+
+
+def test_a_study_offers_to_change_the_steps_that_were_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_phantoms(tmp_path / "data", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.12)
+    for image in tmp_path.glob("data/*/imagesTr/*.png"):  # unlike anything that masks tell
+        noise = np.random.default_rng(len(image.name)).integers(0, 255, (32, 32)).astype(np.uint8)
+        Image.fromarray(noise).save(image)
+    asyndgan("init data/north data/south")
+    assert load_recipe("recipe.toml").training.steps == 7200
+    assert "# training.steps = 7200" in Path("study.toml").read_text()

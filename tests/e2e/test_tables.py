@@ -210,16 +210,26 @@ def test_nothing_is_judged_or_audited_as_held_out_unless_the_sites_states_say_wh
     said("evaluate", tmp_path / "run", *sites, *states, "--out", tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", ["re-ordered", "swapped"])
-def test_records_are_not_judged_as_held_out_if_the_table_is_not_that_of_the_training(
-    run: Path, data: Path, tmp_path: Path, kind: str
+def test_a_site_is_not_given_the_table_or_the_states_of_another(
+    run: Path, data: Path, sites: list[str], tmp_path: Path
 ) -> None:
-    named = {"north": data / "south", "south": data / "north"}
-    if kind == "re-ordered":
-        folder = shutil.copytree(data / "north", tmp_path / "north")
-        records = pd.read_csv(folder / "records.csv", dtype=str)
-        records.iloc[::-1].to_csv(folder / "records.csv", index=False)
-        named = {"north": folder, "south": data / "south"}
+    swapped = {"north": data / "south", "south": data / "north"}
+    for test in (None, data / "test"):
+        with pytest.raises(RunError, match=r"north, .*, are those that south was trained on"):
+            evaluate(run, swapped, tmp_path / "e", test=test)
+    for name in ("evaluate", "audit"):
+        refused = asyndgan(name, run, *sites, "--state", "nort=x", "--out", tmp_path / "out")
+        assert refused.returncode == 1
+        assert "--state names nort, which --site does not." in refused.stderr
+
+
+def test_records_are_not_judged_as_held_out_if_the_table_is_not_that_of_the_training(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(data / "north", tmp_path / "north")
+    records = pd.read_csv(folder / "records.csv", dtype=str)
+    records.iloc[::-1].to_csv(folder / "records.csv", index=False)
+    named = {"north": folder, "south": data / "south"}
     with pytest.raises(RunError, match=r"does not hold the records that north was trained on, in"):
         evaluate(run, named, tmp_path / "e")
     found = evaluate(run, named, tmp_path / "e", test=data / "test")

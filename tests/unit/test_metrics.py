@@ -154,8 +154,10 @@ def test_an_interval_over_trainings_is_wider_the_more_generators_differ():
     assert (low, high) == pytest.approx((0.9, 0.9))  # each patient is drawn with its real Dice
     differing = alike * np.array([0.9, 1.0, 1.1])[:, None, None]
     low, high = ratio_over_trainings(differing, real)
-    # the mean of three draws from (0.81, 0.90, 0.99): their least and greatest have 1/27 each
-    assert (low, high) == pytest.approx((0.81, 0.99), abs=0.001)
+    # The mean of three draws: the least and the greatest of the three have 1/27 each. They are
+    # moved apart as far as three generators lie nearer to their mean than to the true one.
+    far = 0.09 * math.sqrt(3 / 2)
+    assert (low, high) == pytest.approx((0.9 - far, 0.9 + far), abs=0.001)
     assert (low, high) == ratio_over_trainings(differing, real)
 
 

@@ -200,7 +200,11 @@ def _check_enough(
 
 
 def _confirms(
-    run: RunFolder, site: str, data: Path, states: Mapping[str, Path], members: Callable[[str], str]
+    run: RunFolder,
+    site: str,
+    data: Path,
+    states: Mapping[str, Path],
+    members: Callable[[str, str], str],
 ) -> bool:
     """Whether a site's state confirms training on these records; False if there is no state.
 
@@ -210,7 +214,7 @@ def _confirms(
     about = about_state(run, site, states.get(site, run.site_state(site)))
     if about is None:
         return False
-    if members(site) != about.get("members"):
+    if members(site, site) != about.get("members"):
         raise RunError(
             f"{data} does not hold the records that {site} was trained on. Name the table that "
             "the site had."

@@ -176,8 +176,6 @@ def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
             "the members are those whom the run was trained on, at "
             f"{', '.join(facts.sites)}. Name these sites, or some of them, with --site."
         )
-    if stray := set(sites.states) - set(sites.data):
-        raise RunError(f"--state names {', '.join(sorted(stray))}, which --site does not.")
     for data in sites.data.values():
         data.files  # noqa: B018  (raises if it is no data set)
     choosers_of(sites.run, sites.data, sites.states)

@@ -65,9 +65,10 @@ def init(
     if made:
         tell_plan(console, made)
         replace_text(recipe, made.to_toml())
-    replace_text(
-        file, study_text(sites, tested, file, RECIPE_FILE if made else "", patient_pattern)
-    )
+    resolved = made.recipe if isinstance(made, Planned) else made
+    steps = {"steps": resolved.training.steps} if resolved else {}
+    named = RECIPE_FILE if made else ""
+    replace_text(file, study_text(sites, tested, file, named, patient_pattern, **steps))
     for site, folder in study.sites.items():
         console.say(f"site {site}: {folder}")
     none = f"none, so sites hold out {'records' if tables else 'patients'}"

@@ -75,7 +75,7 @@ def tell_records(console: Terminal, found: "RecordsEvaluation") -> None:
         console.say(note, style="yellow")
     table = Grid(caption=f"On {found.about['judged_on']}; 95 % intervals over records")
     for heading in ("model", "records"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in ("trained on", "AUC", "interval", "of all-real", "interval", "Brier"):
         table.add_column(heading, justify="right")
     for one in found.scores:

@@ -202,7 +202,6 @@ def levelled_off(
         sites: as in `evaluate`.
         judged: the labels; its cases take no part.
         bench: as in `evaluate`.
-        split_seed: seed of the choice of patients.
 
     Returns:
         One result per target.

@@ -243,11 +243,13 @@ def ratio_over_trainings(
     """A 95 % percentile interval of mean(numerator) / mean(denominator), over trainings too.
 
     Generators, the networks of each, and patients are drawn with replacement (Davison and Hinkley
-    1997, section 3.8). Few generators differ less from their mean than from that of all possible
-    ones: by a factor of 0.82 if there are three, so that the interval is somewhat too short.
+    1997, section 3.8). Generators are first moved apart, by sqrt(n / (n - 1)), since n of them lie
+    nearer to their mean than to that of all possible ones. Of three that clearly differ, the
+    interval still holds the true ratio in about 85 to 90 % of cases only.
 
     Args:
-        numerator: values of [generators, networks, patients]; nan means not counted.
+        numerator: values of [generators, networks, patients]; nan means not counted. There are
+            several generators.
         denominator: values of [networks, patients], the same patients in the same order.
         draws: number of bootstrap resamples.
         seed: seed of the resamples.
@@ -258,16 +260,19 @@ def ratio_over_trainings(
     counted = ~(np.isnan(numerator).any((0, 1)) | np.isnan(denominator).any(0))
     above, below = numerator[..., counted], denominator[:, counted]
     (generators, networks, patients), others = above.shape, len(below)
-    if patients < 2:
+    if patients < 2 or not below.any():
         return math.nan, math.nan
+    apart = above.mean((1, 2), keepdims=True) - above.mean()
+    above = above + (math.sqrt(generators / (generators - 1)) - 1) * apart
     random = np.random.default_rng(seed)
-    each = random.integers(generators, size=(draws, generators, 1, 1))
-    of_each = random.integers(networks, size=(draws, generators, networks, 1))
-    who = random.integers(patients, size=(draws, 1, 1, patients))
-    real = random.integers(others, size=(draws, others, 1))
-    means = below[real, who[:, 0]].mean((1, 2))
-    ratios = above[each, of_each, who].mean((1, 2, 3)) / np.where(means, means, math.nan)
-    low, high = np.nanquantile(ratios, [0.025, 0.975]) if means.any() else (math.nan, math.nan)
+    ratios = []
+    for _ in range(draws):
+        who = random.integers(patients, size=patients)
+        each = random.integers(generators, size=(generators, 1))
+        drawn = above[each, random.integers(networks, size=(generators, networks))]
+        real = below[random.integers(others, size=others)][:, who].mean()
+        ratios.append(drawn[..., who].mean() / real if real else math.nan)
+    low, high = np.nanquantile(ratios, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -184,8 +184,8 @@ class SplitSites:
     tables: Mapping[str, Table]
     kept: Mapping[str, "pd.DataFrame"]
     held: "pd.DataFrame"
-    members: Callable[[str], str]
-    """Digest of a site's members, as in its states."""
+    members: Callable[[str, str], str]
+    """Digest of the records of a site, as the site that is named next would have it."""
 
 
 def split_sites(
@@ -206,8 +206,8 @@ def split_sites(
         kept[site], own = split(recipe, tables[site], choosers.get(site, OPEN))
         held.append(own)
 
-    def members(site: str) -> str:
-        return cohort_of(recipe, tables[site], site, choosers.get(site, OPEN)).members
+    def members(site: str, owner: str) -> str:  # sites order and encode records as their name says
+        return cohort_of(recipe, tables[site], owner, choosers.get(owner, OPEN)).members
 
     return SplitSites(tables, kept, joined(held), members)
 

@@ -90,7 +90,7 @@ class AllowsSection(Section):
         False,
         description="false: only recipes of the measured family run, and those of 'approved' "
         "('asyndgan policy check' says what others could reveal). If privacy.epsilon is set, "
-        "recipes with differential privacy are exempt. true: any recipe may run",
+        "recipes with differential privacy are exempt. true: recipes outside the family run too",
     )
     approved: tuple[Digest, ...] = Field(
         (),

@@ -1,6 +1,6 @@
 """A run's sites: the cases that they trained with, and the patients whom they held out."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, final
@@ -108,7 +108,7 @@ class RunSites:
         facts, recipe = self.run.facts(), self.run.recipe()
         whole = recipe.image.model_copy(update={"slices": "all"})
 
-        def members(site: str) -> str:
+        def members(site: str, _: str) -> str:
             data = self.data[site]
             held = [m for m in facts.sites[site]["modalities"] if m in data.info.modalities]
             data.cases(whole, held, unmasked=False, incomplete=True)  # later requests need no file
@@ -131,9 +131,16 @@ def changed_sites(
     run: RunFolder,
     data: Mapping[str, Path],
     states: Mapping[str, Path],
-    members: Callable[[str], str],
+    members: Callable[[str, str], str],
 ) -> list[str]:
-    """Sites whose `members` are not those of their states of the run; see `RunSites.changed`."""
+    """Sites whose members are not those of their states of the run; see `RunSites.changed`.
+
+    Args:
+        run: a run.
+        data: folder or table of each site.
+        states: as for `choosers_of`.
+        members: digest of the data of a site, as the site that is named next would have it.
+    """
     held = {
         site: place_holding(states.get(site, run.site_state(site)), run.facts().run)
         for site in data
@@ -147,13 +154,14 @@ def changed_sites(
     }
     changed = []
     for site, known in trained.items():
-        here = members(site)
-        if others := [name for name, other in trained.items() if other == here != known]:
+        if members(site, site) == known:
+            continue
+        if others := [other for other, its in trained.items() if members(site, other) == its]:
             raise RunError(
-                f"the folder of {site}, {data[site]}, holds the cases that {others[0]} was "
-                "trained on. Name with --site the folder that each site had."
+                f"the data of {site}, {data[site]}, are those that {others[0]} was trained on. "
+                "Name with --site the data that each site had."
             )
-        changed += [site] if here != known else []
+        changed.append(site)
     return changed
 
 
@@ -180,7 +188,7 @@ def told_of_sites(facts: RunFacts, sites: Collection[str], changed: Sequence[str
 
 
 def choosers_of(
-    run: RunFolder, sites: Iterable[str], states: Mapping[str, Path] | None = None
+    run: RunFolder, sites: Collection[str], states: Mapping[str, Path] | None = None
 ) -> dict[str, Chooser]:
     """How the sites of a run chose the patients whom they held out.
 
@@ -191,8 +199,11 @@ def choosers_of(
             is not named is taken for a simulated one, which keeps them in the run's folder.
 
     Raises:
-        RunError: the run held patients out, and a site's states are not there.
+        RunError: the run held patients out, and a site's states are not there; or states are of a
+            site that is not named.
     """
+    if stray := set(states or {}) - set(sites):
+        raise RunError(f"--state names {', '.join(sorted(stray))}, which --site does not.")
     if not run.recipe().training.hold_out:
         return {}
     found = {}

@@ -25,7 +25,6 @@ from asyndgan.errors import DataError, RecipeError, RunError
 from asyndgan.recipe.faults import explained, shown
 from asyndgan.recipe.recipe import Recipe, dotted, unquoted
 from asyndgan.recipe.sections import Section
-from asyndgan.recipe.table import base_steps
 from asyndgan.recipe.toml import key_of, value_of
 from asyndgan.tables.schema import (
     SCHEMA_FILE,
@@ -306,10 +305,11 @@ def study_text(
     file: Path,
     recipe: str,
     pattern: str = DEFAULT_PATIENT_PATTERN,
+    steps: int = 3000,
 ) -> str:
     """The text of a study's file, to be edited; what lies below its folder is relative to it.
 
-    Without a recipe it is planned at each training.
+    Without a recipe it is planned at each training. `steps` are those of the recipe.
     """
 
     def shown(folder: Path) -> str:
@@ -326,11 +326,11 @@ def study_text(
     )
     who, folder, usual = "patients", "folder of its data", "default"
     source = "a name ('asyndgan recipe list') or a file"
-    listed, steps = "'asyndgan recipe show default' lists them all", 3000
+    listed = "'asyndgan recipe show default' lists them all"
     if any(map(is_table, sites.values())):
         grouped = kept = ""
         who, folder, usual, source = "records", "its table", "recipe.toml", "a file"
-        listed, steps = "recipe.toml holds them", base_steps()
+        listed = "recipe.toml holds them"
     named_recipe = f"{'' if recipe else '# '}recipe = {value_of(recipe or usual)}"
     tested = f"test = {shown(test)}" if test else '# test = "data/test"'
     held = f"training.hold_out = {HELD_OUT}  # {who} to judge on, since there is no test set\n"

@@ -218,6 +218,8 @@ class Suite(Section):
             )  # fmt: skip
             listed[f"set {part.name}: sites"] = part.sites
         for model in self.models:
+            if model.pooled and self.seeds == 1:
+                raise ValueError(f"model {model.name}: pooled needs several seeds; set seeds")
             listed[f"model {model.name}: paintings (the default one is always there)"] = (
                 PaintingSection(), *model.paintings,
             )  # fmt: skip

@@ -241,8 +241,7 @@ def write_workspace(kit: Path, member: Member) -> Path:
         for folder in ("new", "new/startup", "new/local"):
             (half / folder).mkdir(mode=0o700)
         for name, text in _flare_files(member).items():
-            path = half / "new" / name
-            with open(path, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            with open(half / "new" / name, "x", encoding="utf-8", opener=_private) as file:
                 file.write(text)
         with suppress(FileNotFoundError):
             place.rename(half / "old")  # a job that is about to end may still write there
