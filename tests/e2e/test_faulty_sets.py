@@ -97,6 +97,17 @@ def test_every_command_stops_at_the_fault_that_check_reports(
     assert fault.reason in str(result.exception)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "audit"])
+def test_a_table_is_no_site_of_a_run_that_paints_images(
+    run: RunFolder, tables: dict[str, Path], tmp_path: Path, command: str
+) -> None:
+    site, table = next(iter(tables.items()))
+    words = f"{command} {run.path} --site {site}={table} --out {tmp_path / 'out'}".split()
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, RunError), result.output
+    assert "is a table, and this run paints images" in str(result.exception)
+
+
 def test_sites_whose_folders_are_swapped_are_refused_before_anything_is_painted(
     run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:

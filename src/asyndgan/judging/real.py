@@ -119,8 +119,7 @@ def _check_cases(had: Mapping[str, int], sites: Mapping[str, Sequence[Case]]) ->
         if had.get(site, len(cases)) != len(cases):
             raise RunError(
                 f"site {site} trained with {counted(had[site], 'case')}, and here are "
-                f"{counted(len(cases), 'case')}. Give --site the folder that it trained with; data "
-                "that the run has not seen are --test."
+                f"{counted(len(cases), 'case')}. Give --site the folder that it trained with."
             )
 
 

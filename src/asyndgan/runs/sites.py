@@ -12,6 +12,7 @@ from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.engines.setup import SiteSetup, chooser_at, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.tables.schema import is_table
 from asyndgan.training.checkpoint import place_holding
 
 
@@ -58,7 +59,13 @@ class RunSites:
         states: Mapping[str, Path] | None = None,
         patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     ) -> Self:
-        """Opens the sites' folders; see `DataSet`."""
+        """Opens the sites' folders; see `DataSet`.
+
+        Raises:
+            RunError: one is a table, of which this run learns nothing.
+        """
+        if tables := [folder for folder in folders.values() if is_table(folder)]:
+            raise RunError(f"{tables[0]} is a table, and this run paints images. Name images.")
         data = {site: DataSet(folder, patient_pattern) for site, folder in folders.items()}
         return cls(run, data, states or {})
 
