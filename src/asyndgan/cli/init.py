@@ -66,9 +66,8 @@ def init(
         tell_plan(console, made)
         replace_text(recipe, made.to_toml())
     resolved = made.recipe if isinstance(made, Planned) else made
-    steps = {"steps": resolved.training.steps} if resolved else {}
-    named = RECIPE_FILE if made else ""
-    replace_text(file, study_text(sites, tested, file, named, patient_pattern, **steps))
+    named, steps = (RECIPE_FILE, resolved.training.steps) if resolved else ("", None)
+    replace_text(file, study_text(sites, tested, file, named, patient_pattern, steps))
     for site, folder in study.sites.items():
         console.say(f"site {site}: {folder}")
     none = f"none, so sites hold out {'records' if tables else 'patients'}"

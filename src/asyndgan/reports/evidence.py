@@ -95,8 +95,8 @@ def replace_block(document: str, suite: str, block: str) -> str:
 def to_markdown(result: Row) -> str:
     """All tables of a suite as Markdown, for a document."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    also = ", or over generators, networks and patients (with trainings)"
-    also = also if result["seeds"] > 1 else ""
+    several = result["seeds"] > 1
+    also = ", or over generators, networks and patients (with trainings)" if several else ""
     lines = [
         f"Judged on {result['judged_on']} patients; {counted(result['seeds'], 'seed')} of every "
         f"generator, {counted(result['segmentation_seeds'], 'segmentation network')} of each "

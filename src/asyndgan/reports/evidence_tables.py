@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from asyndgan.judging.table import FEDAVG, POOLED, REAL_ALL, SYNTHETIC
 from asyndgan.reports.findings import grouped
 from asyndgan.reports.words import counted, decimal, duration, size
 
@@ -14,10 +15,10 @@ Columns = dict[str, Callable[[Row], list[str]]]
 """Cells of a row, by the headings of their columns."""
 
 _NAMES = {
-    "real-all": "all real images",
-    "fedavg": "FedAvg",
-    "synthetic": "synthetic images alone",
-    "synthetic, all seeds": "synthetic images of all seeds",
+    REAL_ALL: "all real images",
+    FEDAVG: "FedAvg",
+    SYNTHETIC: "synthetic images alone",
+    POOLED: "synthetic images of all seeds",
 }
 
 
@@ -195,9 +196,11 @@ def _table(columns: Columns, rows: Iterable[Row]) -> Table:
 
 def _each_label(rows: Iterable[Row]) -> Titled:
     for name, own in by_label(rows).items():
-        useless = set() if any(row["seeds"] > 1 for row in own) else {"of seeds"}
-        useless |= set() if any("trainings_low" in row for row in own) else {"with trainings"}
-        columns = {key: cells for key, cells in _RESULTS.items() if key not in useless}
+        filled = {
+            "of seeds": any(row["seeds"] > 1 for row in own),
+            "with trainings": any("trainings_low" in row for row in own),
+        }
+        columns = {key: cells for key, cells in _RESULTS.items() if filled.get(key, True)}
         yield f"{name}, {own[0]['patients']} patients", _table(columns, own)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Self, final
 
@@ -115,14 +116,15 @@ class RunSites:
         facts, recipe = self.run.facts(), self.run.recipe()
         whole = recipe.image.model_copy(update={"slices": "all"})
 
-        def members(site: str, _: str) -> str:
+        @cache
+        def members(site: str) -> str:
             data = self.data[site]
             held = [m for m in facts.sites[site]["modalities"] if m in data.info.modalities]
             data.cases(whole, held, unmasked=False, incomplete=True)  # later requests need no file
             return load_cohort(self.as_in_run(site), recipe, data=data).members
 
         folders = {site: data.folder for site, data in self.data.items()}
-        return changed_sites(self.run, folders, self.states, members)
+        return changed_sites(self.run, folders, self.states, lambda site, _: members(site))
 
     def participation(self, *, trained: Collection[str] = ()) -> Participation:
         """How these sites took part, with the cases of those that are named in `trained`."""

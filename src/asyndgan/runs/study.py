@@ -25,6 +25,7 @@ from asyndgan.errors import DataError, RecipeError, RunError
 from asyndgan.recipe.faults import explained, shown
 from asyndgan.recipe.recipe import Recipe, dotted, unquoted
 from asyndgan.recipe.sections import Section
+from asyndgan.recipe.table import base_steps
 from asyndgan.recipe.toml import key_of, value_of
 from asyndgan.tables.schema import (
     SCHEMA_FILE,
@@ -305,11 +306,12 @@ def study_text(
     file: Path,
     recipe: str,
     pattern: str = DEFAULT_PATIENT_PATTERN,
-    steps: int = 3000,
+    steps: int | None = None,
 ) -> str:
     """The text of a study's file, to be edited; what lies below its folder is relative to it.
 
-    Without a recipe it is planned at each training. `steps` are those of the recipe.
+    Without a recipe it is planned at each training. `steps` are those of the recipe, if they
+    are known.
     """
 
     def shown(folder: Path) -> str:
@@ -326,11 +328,11 @@ def study_text(
     )
     who, folder, usual = "patients", "folder of its data", "default"
     source = "a name ('asyndgan recipe list') or a file"
-    listed = "'asyndgan recipe show default' lists them all"
+    listed, usual_steps = "'asyndgan recipe show default' lists them all", 3000
     if any(map(is_table, sites.values())):
         grouped = kept = ""
         who, folder, usual, source = "records", "its table", "recipe.toml", "a file"
-        listed = "recipe.toml holds them"
+        listed, usual_steps = "recipe.toml holds them", base_steps()
     named_recipe = f"{'' if recipe else '# '}recipe = {value_of(recipe or usual)}"
     tested = f"test = {shown(test)}" if test else '# test = "data/test"'
     held = f"training.hold_out = {HELD_OUT}  # {who} to judge on, since there is no test set\n"
@@ -347,5 +349,5 @@ out = "run"  # the run folder; 'synthetic', 'evaluation' and 'audit' are written
 {named}
 
 [set]  # keys of the recipe, each with its value; {listed}
-{kept}{"" if test else held}# training.steps = {steps}
+{kept}{"" if test else held}# training.steps = {steps or usual_steps}
 """

@@ -56,7 +56,7 @@ def _row(suite: Suite, found: Found, key: Key) -> Row:
     cases, scores = found[key]
     _, real_all = found[key._replace(recipe="", painting="", model=REAL_ALL)]
     row = asdict(row_of(key.model, key.label, cases, scores, real_all))
-    if key.model == SYNTHETIC and suite.seeds > 1:
+    if key.is_main and key.model == SYNTHETIC and suite.seeds > 1:
         dice = scores[..., 0].reshape(suite.seeds, -1, scores.shape[1])
         row["trainings_low"], row["trainings_high"] = ratio_over_trainings(dice, real_all[..., 0])
     return {"set": key.set, "recipe": key.recipe, **row}

@@ -164,7 +164,6 @@ def predict(model: nn.Module, images: Images) -> Masks:
     Args:
         model: result of `train_segmenter`.
         images: any number of images in [-1, 1].
-        batch: number of images to process at once.
 
     Returns:
         int64 masks of the images' spatial shape, on the images' device.
