@@ -94,8 +94,8 @@ def _fixed(**values: Any) -> Callable[[Sites, str], Intensity]:
 RULES: Final = (
     Rule("size", "always", lambda s: True, lambda s: {("image", "size"): list(s.size)},
          "the median slice has {s.stored:.0f} pixels along its longer side; sides are multiples "
-         "of 16 that keep the proportions. The longer is at most 64, or more where the shorter "
-         "would have fewer than 8: more is beyond the default policy and takes longer",
+         "of 16 that keep the proportions, 64 at most. Only slices that would be narrower than 8 "
+         "pixels get more. More takes longer, and the default policy refuses it",
          "[128 pixels](results/lgg-128.md) took 75 minutes in place of 21 to 63"),
     Rule("axis", "volumes have thick slices, or fewer than 8, along another than the axial axis",
          lambda s: s.axis != "axial", lambda s: {("image", "axis"): s.axis},
@@ -150,7 +150,7 @@ RULES: Final = (
          "0.82 [after 2,400](results/search-generators.md); `default` 0.69 and 0.73"),
     Rule("few hold a modality", "fewer than half of the sites hold a modality",
          lambda s: s.rare, lambda s: {("shares", "by"): "modality"},
-         "few sites hold '{s.rare[0]}'; by site, those without it would outweigh them",
+         "few sites hold '{s.rare[0]}'; with shares by site, the others would outweigh them",
          "[shares by modality](modalities.md#shares-by-modality)"),
     Rule("one patient", "a site has a single patient",
          lambda s: s.lonely, lambda s: {("discriminator", "cross_fitted"): False},

@@ -417,7 +417,7 @@ class SharesSection(Section):
         description="weight of a site's feedback. site: its fraction of all cases; modality: its "
         "fraction of the cases with that modality, use it when few sites hold a modality; odds: "
         "sites judge the images of all sites, and their odds are combined (UA-GAN), use it when "
-        "sites hardly overlap. With odds, masks go to the other sites",
+        "sites' images of equal masks differ. With odds, masks go to the other sites",
     )
     sites: int = Field(8, ge=1, le=1024, description="odds: largest number of sites")
     most: float | None = Field(
