@@ -1,7 +1,10 @@
 """Waiting in tests: by asking again and again, never by sleeping for as long as it may take."""
 
+import os
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def until(true: Callable[[], object], seconds: float = 90.0) -> None:
@@ -10,3 +13,17 @@ def until(true: Callable[[], object], seconds: float = 90.0) -> None:
     while not true():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.02)
+
+
+def halt(pid: int) -> None:
+    """Stops a process by SIGSTOP; returns when no thread of it can answer any more."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def stopped() -> bool:
+        try:
+            return all("State:\tT" in path.read_text() for path in tasks.glob("*/status"))
+        except OSError:  # a thread that ended meanwhile
+            return False
+
+    tasks = Path(f"/proc/{pid}/task")
+    until(stopped)

@@ -16,6 +16,7 @@ from asyndgan.errors import RunError, SiteUnreachableError
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.wire import ANSWERS, Judge, Judgement, Message, Open, Refusal, pack, unpack
+from waiting import halt
 
 RUN = "abc123"
 WAIT = 120.0  # seconds; the first answer of a process comes when it has imported torch
@@ -115,7 +116,7 @@ def test_a_site_that_is_not_there_cannot_be_reached(engine: Any) -> None:
 @pytest.mark.parametrize("engine", ["processes", "processes tables", "flare"], indirect=True)
 def test_an_answer_that_comes_too_late_is_dropped_by_its_number(engine: Any) -> None:
     transport, pid = engine.transport, engine.transport.pid("north")
-    os.kill(pid, signal.SIGSTOP)
+    halt(pid)
     try:
         with pytest.raises(SiteUnreachableError, match="site north: there was no answer in time"):
             transport.send("north", judging(engine.recipe), 0.2)
@@ -133,7 +134,7 @@ def test_an_answer_that_comes_too_late_is_dropped_by_its_number(engine: Any) -> 
 @pytest.mark.parametrize("engine", ["processes", "processes tables", "flare"], indirect=True)
 def test_one_site_that_hangs_holds_no_other_up(engine: Any) -> None:
     pid = engine.transport.pid("north")
-    os.kill(pid, signal.SIGSTOP)
+    halt(pid)
     try:
         with pytest.raises(SiteUnreachableError):
             engine.transport.send("north", judging(engine.recipe), 0.1)

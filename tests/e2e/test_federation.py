@@ -69,7 +69,7 @@ from asyndgan.training import Coordinator
 from asyndgan.training.checkpoint import read
 from asyndgan.training.steps import step_file
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, pack, unpack
-from waiting import until
+from waiting import halt, until
 
 WAIT = 120.0
 RUN = "abc123"
@@ -445,7 +445,7 @@ def test_a_server_that_hangs_holds_nobody_up_and_is_asked_again_by_a_new_process
     administrator.answer_s, before = 2.0, administrator.answer_s
     assert pid and administrator._asker
     asker = administrator._asker[0]
-    os.kill(pid, signal.SIGSTOP)
+    halt(pid)
     try:
         begun = time.monotonic()
         for _ in range(2):  # with a session, and where one has to be opened

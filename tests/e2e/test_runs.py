@@ -40,6 +40,7 @@ from asyndgan.training import SHARED_LOOK, Coordinator, Site
 from asyndgan.training.checkpoint import read
 from asyndgan.training.steps import step_file, stored_steps
 from asyndgan.wire import ANSWERS, REQUESTS, Judge, Judgement, pack, unpack
+from waiting import halt
 
 MakeRecipe = Callable[..., Recipe]
 Sites = dict[str, Path]
@@ -457,7 +458,7 @@ def test_a_site_that_hangs_is_missed_after_the_wait_and_taken_back_later(
         engine.transport, engine.recipe.model_copy(update={"quorum": short})
     )
     pid = engine.transport.pid("south")
-    os.kill(pid, signal.SIGSTOP)
+    halt(pid)
     try:
         report = coordinator.step()
         assert report.updated

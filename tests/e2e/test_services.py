@@ -24,7 +24,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.order import Order
 from commands import command
-from waiting import until
+from waiting import halt, until
 
 COMMAND = str(Path(sys.executable).with_name("asyndgan"))
 ALONE = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
@@ -180,11 +180,11 @@ def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up(
             assert of_module("asyndgan.relay.job", place)  # where certificates prove all names
         (run,) = of_module("asyndgan.runs.federated", federation.path)
         for site in services[1:]:
-            site.send_signal(signal.SIGSTOP)
+            halt(site.pid)
         os.kill(run, signal.SIGTERM)  # in a step for which there will be no answers
         until(lambda: not Path(f"/proc/{run}").exists())  # long before its patience ends
         (server,) = of_module("asyndgan.relay.server", federation.path)
-        os.kill(server, signal.SIGSTOP)
+        halt(server)
         gone = "takes connections, but FLARE has not said"
         until(lambda: gone in asyndgan("federation", "status", federation.path), 90)
         begun = time.monotonic()

@@ -3,7 +3,6 @@
 import gc
 import os
 import shutil
-import signal
 import socket
 import threading
 import time
@@ -29,6 +28,7 @@ from asyndgan.relay.framing import Frames, Requests
 from asyndgan.relay.local import Listener, Reply, connect, read_reply, reply_of, socket_path
 from asyndgan.relay.traffic import Carried
 from asyndgan.wire import Open, pack
+from waiting import halt
 
 
 class Cell:
@@ -321,7 +321,7 @@ def test_a_site_computes_for_one_run_until_the_job_of_that_run_is_over(
         assert pid
         assert read_reply(second.ask(opening, 60.0))[0] is Reply.SILENT
         assert service.pid() == pid
-        os.kill(pid, signal.SIGSTOP)  # a job may end while the compute is at work for it
+        halt(pid)  # a job may end while the compute is at work for it
         with pytest.raises(SiteSilentError):
             first.ask(opening, 0.5)
         first.frames.close()
