@@ -63,13 +63,14 @@ _BATCH = Exposure("number of the next batch", "one number", "how many batches we
 
 _LOSSES = Exposure(
     "the terms of the site's loss, as numbers", "at most 32 numbers with names of 64 characters",
-    "how real the site's networks find the images that were sent. With images that were made to "
-    "ask: as `feedback`. With `leaves.discriminator_losses` also how well each discriminator tells "
-    "real from synthetic images and finds masks. Asking twice then reveals what each network says "
-    "of a single image, of a member or of another patient",
-    "the losses of discriminators stay unless `leaves.discriminator_losses`, or a "
-    "policy with `privacy.epsilon` covers the recipe: then no loss on real images is sent. "
-    "`leaves.losses = false` sends none",
+    "how real the site's networks find the images that were sent. Images of the coordinator's "
+    "choice reveal as much as in `feedback`. With `leaves.discriminator_losses` also how well each "
+    "discriminator tells real from synthetic images and finds masks. Asking twice then "
+    "reveals what each network says of a single image, of a member or of another patient",
+    "losses of discriminators stay unless `leaves.discriminator_losses` is true. Under "
+    "`privacy.kind = \"discriminator\"`, those on real images always stay, and those on synthetic "
+    "images leave if `privacy.epsilon` is set. "
+    "`leaves.losses = false` or `privacy.kind = \"feedback\"` sends none",
 )  # fmt: skip
 
 LEAVING: Final[dict[tuple[str, str], Exposure]] = {

@@ -72,8 +72,8 @@ _MEMORISED = "A network can memorise patients, and its answers reveal who took p
 FAMILY: Final = (
     Row(
         "condition.kind", *_one_of("mask"),
-        "Without masks, a network can tell patients from pictures of others, which a coordinator "
-        "shows as synthetic, only by memorising patients.",
+        "A coordinator can show pictures of other patients as synthetic. Without masks, a network "
+        "tells them from the site's images only by memorising patients.",
     ),
     Row(
         "image.source", *_one_of("images"),

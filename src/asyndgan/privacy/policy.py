@@ -35,8 +35,8 @@ class LeavesSection(Section):
     discriminator_losses: bool = Field(
         False,
         description="also the losses of the discriminators: they reveal which patients each has "
-        "learned from, and so who takes part. Those on synthetic images also leave, unless losses "
-        "is false, if privacy.epsilon is set and the recipe has privacy.kind 'discriminator'",
+        "learned from, and so who takes part. Even if false, those on synthetic images leave if "
+        "losses is true, privacy.epsilon is set and the recipe has privacy.kind 'discriminator'",
     )
     cases: bool = Field(True, description="the site's number of cases")
     masks: Literal["never", "transient", "released"] = Field(
@@ -51,8 +51,8 @@ class LeavesSection(Section):
     )
     moments: bool = Field(
         False,
-        description="sums of features over all images, those of held-out patients too unless "
-        "allows.known_start; the recipe sets a clip",
+        description="sums of features over all images; those of held-out patients are left out "
+        "only if allows.known_start is true; the recipe's selection.clip bounds each image's part",
     )
     fingerprint: bool = Field(
         False,
@@ -61,9 +61,9 @@ class LeavesSection(Section):
     )
     labels: bool = Field(
         False,
-        description="labels of images that the coordinator sends ('asyndgan label'), by a "
-        "segmentation network that learns from at least four fifths of the site's patients who are "
-        "not held out; they tell who took part better than feedback does",
+        description="labels of images that the coordinator sends ('asyndgan label'); they tell who "
+        "took part better than feedback does. A segmentation network makes them; it learns from at "
+        "least four fifths of the patients who are not held out",
     )
 
     @property
@@ -82,8 +82,8 @@ class AllowsSection(Section):
     fewest_patients: int = Field(
         5,
         ge=1,
-        description="fewest patients, after holding out, from whom a recipe may learn, also for "
-        "each modality, and a network that labels images. Recipes with differential privacy are "
+        description="fewest patients that must remain after holding out: for a recipe, for each "
+        "modality, and for a network that labels images. Recipes with differential privacy are "
         "exempt if privacy.epsilon is set. A generator of one patient shows only that patient",
     )
     unmeasured: bool = Field(
@@ -270,8 +270,8 @@ class Policy(Section):
         if beyond := self.unmeasured(recipe):
             keys = ", ".join(each.key for each in beyond)
             found.append(
-                f"it is outside what was measured ({keys}), so asking may tell who takes part; its "
-                f"digest {recipe.digest()} is not in allows.approved"
+                f"it is outside what was measured ({keys}), so answers may reveal who takes part; "
+                f"its digest {recipe.digest()} is not in allows.approved"
             )
         if self.allows.recipes and recipe.digest() not in self.allows.recipes:
             found.append(f"its digest {recipe.digest()} is not in allows.recipes")
