@@ -36,6 +36,45 @@ def enough(names: list[str], numbers: list[int]) -> bool:
     return len(set(names)) >= sum(number > 0 for number in numbers)
 
 
+def of_one_case(count: int) -> list[One]:
+    return [One(f"patient{number}", (True,)) for number in range(count)]
+
+
+@given(st.integers(2, 10), st.integers(0, 3), st.booleans(), st.sampled_from([SECRET, Chooser()]))
+def test_so_many_seeds_as_there_are_parts_hold_each_patient_out_once(
+    folds: int, times: int, alone: bool, chooser: Chooser
+) -> None:
+    cases = of_one_case(60)
+    held = [
+        {
+            case.patient
+            for case in hold_out_of(
+                cases, part=1 / folds, seed=times * folds + fold, alone=alone, chooser=chooser
+            )[1]
+        }
+        for fold in range(folds)
+    ]
+    assert sum(map(len, held)) == 60
+    assert len(set.union(*held)) == 60
+    assert alone or max(map(len, held)) - min(map(len, held)) <= 1
+
+
+@given(patients, st.floats(0.01, 0.99), seeds)
+def test_whoever_is_held_out_is_not_trained_on_and_somebody_is(
+    names: list[str], part: float, seed: int
+) -> None:
+    cases = [One(name, (True,)) for name in names]
+    training, held = hold_out_of(cases, part=part, seed=seed)
+    assert sorted([*training, *held], key=names_of) == sorted(cases, key=names_of)
+    assert not {case.patient for case in training} & {case.patient for case in held}
+    assert bool(training)
+    assert bool(held) == (len(set(names)) > 1)
+
+
+def names_of(case: One) -> str:
+    return case.patient
+
+
 @given(patients, weights, seeds)
 def test_no_two_parts_share_a_patient_and_every_case_is_in_one(
     names: list[str], numbers: list[int], seed: int

@@ -65,6 +65,9 @@ RARE: Final = 3
 """Patients of a modality that some patients lack who always remain for training, if the site has so
 many: with three of each, up to six modalities can always be divided so that each half has all."""
 
+MOST_FOLDS: Final = 100
+"""Most parts of the patients from which seeds take one after the other."""
+
 OPEN = Chooser()
 """The choice that everybody can compute, where nothing leaves the machine."""
 
@@ -184,7 +187,8 @@ def hold_out(
         sites: cases of each site, by the site's name.
         part: fraction of each site's cases to hold out, as near as whole patients allow; above 0,
             below 1.
-        seed: seed of the choice of patients.
+        seed: seed of the choice of patients. With a `part` of 1 / n, seeds 0 to n - 1 choose each
+            patient once, as do the n seeds from every other multiple of n (n up to `MOST_FOLDS`).
         alone: choose each patient independently of the others, as differential privacy requires;
             `part` is then the probability of each patient and is met only on average.
         choosers: of each site; `OPEN` for those that are not named.
@@ -230,14 +234,12 @@ def hold_out_of(
     if not part:
         return list(cases), []
     patients = [case.patient for case in cases]
+    seed, fold = divmod(seed, math.floor(min(MOST_FOLDS, 1 / part + 1e-9)))
     if alone:
-        held = {p for p in patients if int.from_bytes(chooser.draw(seed, p)[:8]) / 2**64 < part}
-    elif len(set(patients)) < 2:
-        held = set()
+        at = {name: int.from_bytes(chooser.draw(seed, name)[:8]) / 2**64 for name in patients}
+        held = {name for name in patients if fold * part <= at[name] < (fold + 1) * part}
     else:
-        parts = {"training": 1 - part, "validation": part}
-        split = split_patients(patients, parts, seed, chooser)
-        held = {patients[index] for index in split["validation"]}
+        held = _fold(patients, part, fold, seed, chooser)
     in_order = sorted(set(patients), key=lambda name: chooser.draw(seed, name))
     least = []
     for group in (set(patients), *_groups(patients, [case.present for case in cases])):
@@ -254,6 +256,19 @@ def hold_out_of(
     return [case for case in cases if case.patient not in held], [
         case for case in cases if case.patient in held
     ]
+
+
+def _fold(patients: Sequence[str], part: float, fold: int, seed: int, chooser: Chooser) -> set[str]:
+    """The patients of one fold: its share of those whom the folds before leave; none of one."""
+    rest = list(patients) if len(set(patients)) > 1 else []
+    for before in range(fold + 1):
+        share = part / (1 - before * part)
+        share = 1.0 if share > 1 - 1e-9 or len(set(rest)) == 1 else share
+        parts = {"rest": 1 - share, "fold": share}
+        split = split_patients(rest, parts, seed, chooser) if rest else {"rest": [], "fold": []}
+        held = {rest[index] for index in split["fold"]}
+        rest = [rest[index] for index in split["rest"]]
+    return held
 
 
 def held_out_by(
