@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -250,34 +251,46 @@ def test_what_was_trained_from_other_data_or_painted_otherwise_is_not_taken(
         painted_once(training.folder, masks_of(both), Origin(""), synthetic, moved=1)
 
 
+@pytest.mark.parametrize("folds", [1, 2])
 def test_on_validation_no_training_sees_a_patient_that_judges(
-    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path, folds: int
 ) -> None:
-    """And a suite without a test folder can be judged."""
+    """And a suite without a test folder can be judged; with folds, by all patients."""
     shutil.copytree(data / "heads", tmp_path / "heads", ignore=lambda *_: ["test"])
     text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
     text = text.replace('"test"', '"validation"').replace("single_sites = false", "")
+    text = text.replace("segmentation_steps = 2", f"segmentation_steps = 2\nfolds = {folds}")
     text = text.replace('label = "lesion"', 'label = "lesion"\nby_site = true')
     suite, out = Suite.from_toml(text), tmp_path / "out"
     result = run_suite(text, tmp_path, out)
-    assert result.judged_on == "validation"
-    (training,) = trainings_of(suite, tmp_path, out, "cpu")
-    judged = {case.patient for case in Real(suite, suite.sets[0], tmp_path).judged}
+    assert (result.judged_on, result.folds) == ("validation", folds)
+    trainings = list(trainings_of(suite, tmp_path, out, "cpu"))
+    judged = [{*Real(suite, suite.sets[0], tmp_path, fold).patients} for fold in range(folds)]
     rows = {row["model"]: row for row in result.rows}
-    assert {patient.split("/")[0] for patient in judged} == {"north", "south"}
+    everybody = {
+        f"{name}/{patient}"
+        for name in ("north", "south")
+        for patient in DataSet(tmp_path / "heads" / name).patients.values()
+    }
+    assert set.union(*judged) == everybody if folds > 1 else set.union(*judged) < everybody
+    of_table = read_scores(out / "scores.csv.gz")["patient"]
+    assert of_table.nunique() == sum(map(len, judged)) == len(set.union(*judged))
+    assert {patient.split("/")[0] for patient in judged[-1]} == {"north", "south"}
     of_sites = {
         row["apart"]: row["patients"] for row in result.apart if row["model"] == "synthetic"
     }
     assert set(of_sites) == {"of north", "of south"}
     assert sum(of_sites.values()) == rows["synthetic"]["patients"]
-    for name in ("north", "south"):
+    for name, (fold, training) in product(("north", "south"), enumerate(trainings)):
         folder = tmp_path / "heads" / name
         every = DataSet(folder).cases(training.recipe.image)
-        kept = [case for case in every if f"{name}/{case.patient}" not in judged]
-        assert len(kept) == rows[f"real:{name}"]["cases"] < len(every)
+        kept = [case for case in every if f"{name}/{case.patient}" not in judged[fold]]
+        assert fold or len(kept) == rows[f"real:{name}"]["cases"] < len(every)
         wanted = Cohort.from_cases(kept, labels=describe(folder).labels)
         trained = load_cohort(SiteSetup(name, folder, tmp_path), training.recipe)
         assert trained.digest == wanted.digest
+    with pytest.raises(RecipeError, match="too few patients for 20 folds"):
+        run_suite(text.replace(f"folds = {folds}", "folds = 20"), tmp_path, out)
 
 
 def test_slices_that_train_nobody_are_judged_all_the_same(
@@ -454,6 +467,7 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ("checkpoints = true", "fedgan = true", "FedGAN ends with its last generator"),
         ("checkpoints = true", "completion = true", "needs both"),
         ('name = "tiny"', 'name = "tiny"\njudged_on = "validation"', "apart names test patients"),
+        ('name = "tiny"', 'name = "tiny"\nfolds = 2', "folds are of validation patients"),
         ("loss.paired_l1=10", "training.seed=7", "training.seed is the suite's own"),
         ('"training.steps=3"', '"training.hold_out = 0.3"', "training.hold_out is the suite's own"),
         (

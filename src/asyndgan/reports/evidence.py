@@ -97,11 +97,14 @@ def to_markdown(result: Row) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     several = result["seeds"] > 1
     also = ", or over generators, networks and patients (with trainings)" if several else ""
+    folds = result.get("folds", 1)  # a result may be older
+    crossed = f" in {folds} folds, each by networks without its patients" if folds > 1 else ""
+    generators = counted(result["seeds"], "seed")
+    networks = counted(result["segmentation_seeds"], "segmentation network")
     lines = [
-        f"Judged on {result['judged_on']} patients; {counted(result['seeds'], 'seed')} of every "
-        f"generator, {counted(result['segmentation_seeds'], 'segmentation network')} of each "
-        f"training set; intervals of 95 % from a BCa bootstrap over patients{also}. Suite "
-        f"`{result['suite']}` ({result['digest'][:12]}); {versions}.",
+        f"Judged on {result['judged_on']} patients{crossed}; {generators} of every generator, "
+        f"{networks} of each training set; intervals of 95 % from a BCa bootstrap over "
+        f"patients{also}. Suite `{result['suite']}` ({result['digest'][:12]}); {versions}.",
     ]
     for title, table in tables_of(result).items():
         lines += ["", f"**{title}**", "", *markdown_table(table)]

@@ -5,6 +5,7 @@ import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 
 from asyndgan import __version__
 from asyndgan.data.dataset import DataSet
+from asyndgan.errors import RecipeError
 from asyndgan.judging.bench import Bench, OnProgress, write_whole
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION
 from asyndgan.suites.judging import Judging
-from asyndgan.suites.real import Real
+from asyndgan.suites.real import Real, groups_of
 from asyndgan.suites.result import SuiteResult
 from asyndgan.suites.scores import by_key, joined, pd, write_scores
 from asyndgan.suites.suite import Suite
@@ -53,7 +55,11 @@ def run_suite(
     suite = Suite.from_toml(text)
     suite.plan(data)
     # Loading the real cases first reports errors in them before hours of training.
-    real = {part.name: Real(suite, part, data) for part in suite.sets}
+    real = {
+        part.name: [Real(suite, part, data, fold) for fold in range(suite.folds)]
+        for part in suite.sets
+    }
+    judged = {name: _patients(name, folds) for name, folds in real.items()}
     trainings = list(trainings_of(suite, data, out, device))
     train_all(trainings, workers, on_training)
     result = _begun(suite, trainings, data, device)
@@ -62,15 +68,31 @@ def run_suite(
     )
     scores: list[pd.DataFrame] = []
     for part in suite.sets:
-        result.groups[part.name] = real[part.name].groups()
-        for model in suite.models:
-            scores += Judging(suite, real[part.name], model, bench).add_to(result)
+        result.groups[part.name] = groups_of(part, judged[part.name])
+        for model, fold in product(suite.models, real[part.name]):
+            first = judged[part.name].index(fold.patients[0])
+            scores += Judging(suite, fold, model, bench, first).add_to(result)
     table = joined(scores)
     write_scores(table, out)
     for name, rows in views(suite, by_key(table), result.groups, result.costs).items():
         getattr(result, name).extend(rows)
     write_whole(out / "suite.json", json.dumps(result.to_tables(), indent=1).encode())
     return result
+
+
+def _patients(name: str, folds: Sequence[Real]) -> tuple[str, ...]:
+    """The patients judged in a set, fold by fold.
+
+    Raises:
+        RecipeError: a patient is judged twice, since a site has too few patients for the folds.
+    """
+    patients = tuple(chain.from_iterable(fold.patients for fold in folds))
+    if len(set(patients)) < len(patients):
+        raise RecipeError(
+            f"set {name}: a site has too few patients for {len(folds)} folds without somebody "
+            "judged twice. Set folds to a smaller number."
+        )
+    return patients
 
 
 def _begun(suite: Suite, trainings: Sequence[Training], data: Path, device: str) -> SuiteResult:
@@ -100,6 +122,7 @@ def _begun(suite: Suite, trainings: Sequence[Training], data: Path, device: str)
         seeds=suite.seeds,
         segmentation_seeds=suite.segmentation_seeds,
         versions=versions,
+        folds=suite.folds,
         digest=hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest(),
         device=device,
         test_sets=judged_on,

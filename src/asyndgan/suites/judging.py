@@ -50,10 +50,14 @@ class Judging:
         real: the set's real cases.
         model: model whose generators are evaluated.
         bench: how to train; its folder is the suite's.
+        first: position of its first judged patient among those of all folds.
     """
 
-    def __init__(self, suite: Suite, real: Real, model: ModelSection, bench: Bench) -> None:
+    def __init__(
+        self, suite: Suite, real: Real, model: ModelSection, bench: Bench, first: int
+    ) -> None:
         self.suite = suite
+        self.first = first
         self.real = real
         self.part = real.part
         self.model = model
@@ -65,7 +69,7 @@ class Judging:
         self.about = {"set": real.part.name, "recipe": model.name}
 
     def add_to(self, result: SuiteResult) -> Iterator[pd.DataFrame]:
-        """Trains the missing segmentation networks and adds what is no score to the result.
+        """Trains the missing segmentation networks; the first fold adds what is no score, too.
 
         Yields:
             Tables of scores.
@@ -86,6 +90,22 @@ class Judging:
         if not self.suite.single_sites:
             models = {name: sets for name, sets in models.items() if not of_single_sites(name)}
         yield self._scores(models)
+        if not self.real.fold:
+            self._add_to(result, models, painted)
+        pair = {name: models[name] for name in (REAL_ALL, SYNTHETIC)}
+        for network in self.suite.networks:
+            yield self._scores(pair, network=network)
+        for painting in self.model.paintings:
+            runs = self.paintings.runs[SYNTHETIC]
+            pair[SYNTHETIC] = [self.paintings.painted(run, painting) for run in runs]
+            yield self._scores(pair, painting=painting.name(self.part))
+
+    def _add_to(
+        self,
+        result: SuiteResult,
+        models: Contenders,
+        painted: Mapping[str, Sequence[Sequence[Case]]],
+    ) -> None:
         result.evaluations[f"{self.part.name}, {self.model.name}"] = self._place()
         self._add_costs(result, models)
         self._add_distances(result)
@@ -104,13 +124,6 @@ class Judging:
             judge = partial(self._compare, ending="checkpoints")
             found = judge_checkpoints(self.paintings, run, judge, seeds=self.suite.seeds)
             result.checkpoints.append({**self.about, **found})
-        pair = {name: models[name] for name in (REAL_ALL, SYNTHETIC)}
-        for network in self.suite.networks:
-            yield self._scores(pair, network=network)
-        for painting in self.model.paintings:
-            runs = self.paintings.runs[SYNTHETIC]
-            pair[SYNTHETIC] = [self.paintings.painted(run, painting) for run in runs]
-            yield self._scores(pair, painting=painting.name(self.part))
 
     def _add_costs(self, result: SuiteResult, models: Contenders) -> None:
         for model in models:
@@ -198,10 +211,12 @@ class Judging:
     ) -> pd.DataFrame:
         ending = painting or {"unet": "main"}.get(network, network)
         evaluation = self._compare(models, network=network, ending=ending)
-        return tidy(evaluation, Key(self.part.name, self.model.name, network, painting))
+        key = Key(self.part.name, self.model.name, network, painting)
+        return tidy(evaluation, key, self.first)
 
     def _place(self, ending: str = "main") -> str:
-        return f"evaluations/{self.part.name}/{self.model.name}/{ending}"
+        fold = f"+fold{self.real.fold}" if self.real.fold else ""
+        return f"evaluations/{self.part.name}/{self.model.name}{fold}/{ending}"
 
     def _compare(
         self, models: Contenders, *, network: str = "unet", ending: str = "main"

@@ -39,7 +39,9 @@ class Paintings:
         kinds = {SYNTHETIC: False} | ({FEDGAN: True} if model.fedgan else {})
         self.runs = {
             name: [
-                RunFolder(run_folder(bench.out, real.part, model, seed, fedgan=fedgan))
+                RunFolder(
+                    run_folder(bench.out, real.part, model, seed, fold=real.fold, fedgan=fedgan)
+                )
                 for seed in range(suite.seeds)
             ]
             for name, fedgan in kinds.items()

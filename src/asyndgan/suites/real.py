@@ -29,6 +29,7 @@ class Real:
 
     Attributes:
         part: the set's section of the suite.
+        fold: the fold whose patients are judged; 0 if there are no folds.
         labels: value of each label by name, over all sites.
         modalities: modalities that all sites and the test set hold.
         sites: training cases of each site.
@@ -36,9 +37,10 @@ class Real:
         incomplete: cases for completion, with the acquired modality included.
     """
 
-    def __init__(self, suite: Suite, part: SetSection, data: Path) -> None:
+    def __init__(self, suite: Suite, part: SetSection, data: Path, fold: int = 0) -> None:
         self.part = part
-        recipe = suite.recipe(part, suite.models[0], 0)
+        self.fold = fold
+        recipe = suite.recipe(part, suite.models[0], 0, fold)
         opened = {
             name: DataSet(data / part.folder / name, part.patient_pattern)
             for name in (*part.sites, *([part.test] if suite.judged_on == "test" else []))
@@ -78,20 +80,25 @@ class Real:
                     f"set {part.name}: a patient of {part.completion.folder} is at a site as well."
                 )
 
-    def groups(self) -> dict[str, list[int]]:
-        """Positions, among the judged patients, of each group that is reported apart."""
-        patients = tuple(dict.fromkeys(case.patient for case in self.judged))
-        patterns = self.part.apart
-        if self.part.by_site:  # held-out patients are named `site/patient`
-            patterns = {f"of {site}": re.escape(site) + "/.*" for site in self.part.sites}
-        return {
-            heading: [
-                place
-                for place, part in enumerate(found_in(pattern, patients, whole=True))
-                if part is not None
-            ]
-            for heading, pattern in patterns.items()
-        }
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """The judged patients; held-out ones as `site/patient`."""
+        return tuple(dict.fromkeys(case.patient for case in self.judged))
+
+
+def groups_of(part: SetSection, patients: tuple[str, ...]) -> dict[str, list[int]]:
+    """Positions, among a set's judged patients, of each group that is reported apart."""
+    patterns = part.apart
+    if part.by_site:
+        patterns = {f"of {site}": re.escape(site) + "/.*" for site in part.sites}
+    return {
+        heading: [
+            place
+            for place, part in enumerate(found_in(pattern, patients, whole=True))
+            if part is not None
+        ]
+        for heading, pattern in patterns.items()
+    }
 
 
 def _check_rest(part: SetSection, fading: Fading, masks: Sequence[Mask]) -> None:

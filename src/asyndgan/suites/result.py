@@ -20,6 +20,8 @@ class SuiteResult:
         digest: SHA-256 in hexadecimal of the suite, `trainings`, `test_sets`, `device`, `versions`,
             and how images are painted and networks trained.
         device: device of the networks.
+        folds: number of parts of the patients that were held out in turn; 1: none. Only scores are
+            of all folds; `distances`, `costs` and all else are of the first.
         test_sets: SHA-256 of the files of each folder of patients of no site, if it was judged on.
         groups: positions of the patients that a set reports apart, by set and heading.
         costs: by `set`, `recipe` and `model`, of generators: `seconds` that they took and `bytes`
@@ -74,6 +76,7 @@ class SuiteResult:
     versions: dict[str, str]
     digest: str
     device: str = "cpu"
+    folds: int = 1
     test_sets: dict[str, str] = field(default_factory=dict)
     groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     costs: list[dict[str, Any]] = field(default_factory=list)

@@ -54,12 +54,13 @@ def of_recipe(model: str) -> bool:
     return model in (SYNTHETIC, POOLED, FEDGAN, FEDAVG_WITHOUT) or model.endswith(ADDED)
 
 
-def tidy(evaluation: Evaluation, key: Key) -> pd.DataFrame:
+def tidy(evaluation: Evaluation, key: Key, first: int = 0) -> pd.DataFrame:
     """The scores of an evaluation, one row for each model, label, seed and patient.
 
     Args:
         evaluation: the evaluation.
         key: key of all its scores, but for the model and the label.
+        first: position of its first patient among those of all folds.
 
     Returns:
         The fields of `Key`, `cases` (distinct training cases), `seed` and `patient` (positions),
@@ -73,7 +74,9 @@ def tidy(evaluation: Evaluation, key: Key) -> pd.DataFrame:
             own = own._replace(recipe="", painting="")
         seed, patient = np.indices(scores.shape[:2]).reshape(2, -1)
         part = pd.DataFrame(scores.reshape(-1, len(SCORES)), columns=list(SCORES))
-        parts.append(part.assign(**own._asdict(), cases=row.cases, seed=seed, patient=patient))
+        parts.append(
+            part.assign(**own._asdict(), cases=row.cases, seed=seed, patient=patient + first)
+        )
     return pd.concat(parts)[[*Key._fields, "cases", "seed", "patient", *SCORES]]
 
 
@@ -101,6 +104,7 @@ def by_key(scores: pd.DataFrame) -> Found:
     """The scores of each model and label as an array."""
     found = {}
     for key, own in scores.groupby(list(Key._fields), sort=False):
+        own = own.sort_values(["seed", "patient"])  # folds follow each other
         array = own[list(SCORES)].to_numpy().reshape(own["seed"].nunique(), -1, len(SCORES))
         found[Key(*key)] = int(own["cases"].iloc[0]), array
     return found

@@ -178,6 +178,11 @@ class Suite(Section):
 
     name: Name
     judged_on: Literal["test", "validation"] = "test"
+    folds: int = Field(
+        1, ge=1, le=20,
+        description="on validation: parts of each site's patients that are held out in turn, so "
+        "that every patient is judged once; each costs the trainings of a suite without folds",
+    )  # fmt: skip
     seeds: int = Field(1, ge=1, le=100, description="trainings of every generator")
     segmentation_seeds: int = Field(
         1, ge=1, le=100, description="segmentation networks a training set of each seed"
@@ -252,14 +257,19 @@ class Suite(Section):
             raise ValueError("apart names test patients, and this suite is judged on validation")
         if self.judged_on == "test" and any(part.by_site for part in self.sets):
             raise ValueError("by_site is of validation patients, and this suite is judged on test")
+        if self.judged_on == "test" and self.folds > 1:
+            raise ValueError("folds are of validation patients, and this suite is judged on test")
         given = [
             *(override for part in self.sets for override in part.overrides),
             *(override for model in self.models for override in model.overrides),
             *(own for model in self.models for on in model.on.values() for own in on),
         ]
-        for key in ("training.seed", "training.hold_out"):
+        own = ["training.seed", "training.hold_out"]
+        for key in [*own, "training.hold_out_seed"] if self.folds > 1 else own:
             if any(override.partition("=")[0].strip() == key for override in given):
-                raise ValueError(f"{key} is the suite's own (seeds, judged_on); leave it out")
+                raise ValueError(
+                    f"{key} is the suite's own (seeds, judged_on, folds); leave it out"
+                )
         return self
 
     @classmethod
@@ -354,12 +364,15 @@ class Suite(Section):
         if model.fedgan:
             check_fedgan(recipe)
 
-    def recipe(self, part: SetSection, model: ModelSection, seed: int) -> Recipe:
+    def recipe(self, part: SetSection, model: ModelSection, seed: int, fold: int = 0) -> Recipe:
         """The resolved recipe of one training."""
         held_out = VALIDATION_PART if self.judged_on == "validation" else 0.0
+        held = [f"training.hold_out={1 / self.folds if self.folds > 1 else held_out}"]
+        if fold:
+            held.append(f"training.hold_out_seed={fold}")
         given = [*part.overrides, *model.overrides, *model.on.get(part.name, ())]
         chosen = self._plans[part.name].overrides(given) if part.name in self._plans else ()
         return load_recipe(
             model.recipe,
-            [*chosen, *given, f"training.seed={seed}", f"training.hold_out={held_out}"],
+            [*chosen, *given, f"training.seed={seed}", *held],
         )

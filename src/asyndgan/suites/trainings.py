@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
+from itertools import islice, product
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, Final, final
@@ -36,30 +36,36 @@ from asyndgan.training.steps import stored_steps
 
 
 def run_folder(
-    out: Path, part: SetSection, model: ModelSection, seed: int, *, fedgan: bool = False
+    out: Path,
+    part: SetSection,
+    model: ModelSection,
+    seed: int,
+    *,
+    fold: int = 0,
+    fedgan: bool = False,
 ) -> Path:
     """Run folder of one generator of a suite."""
     # Names cannot contain "+", so a model's run never shares a folder with another's FedGAN.
-    return out / "runs" / part.name / f"{model.name}{'+fedgan' if fedgan else ''}-{seed}"
+    name = f"{model.name}{'+fedgan' if fedgan else ''}{f'+fold{fold}' if fold else ''}-{seed}"
+    return out / "runs" / part.name / name
 
 
 def trainings_of(suite: Suite, data: Path, out: Path, device: str) -> Iterator["Training"]:
     """All generators of a suite; they are trained before any segmentation network."""
-    for seed in range(suite.seeds):
-        for part in suite.sets:
-            sites = {name: data / part.folder / name for name in part.sites}
-            for model in suite.models:
-                for fedgan in (False, True) if model.fedgan else (False,):
-                    yield Training(
-                        suite.recipe(part, model, seed),
-                        sites,
-                        run_folder(out, part, model, seed, fedgan=fedgan),
-                        fedgan=fedgan,
-                        keep_generators=model.checkpoints and not fedgan,
-                        device=device,
-                        without=model.without,
-                        patients=part.patient_pattern,
-                    )
+    for seed, fold, part in product(range(suite.seeds), range(suite.folds), suite.sets):
+        sites = {name: data / part.folder / name for name in part.sites}
+        for model in suite.models:
+            for fedgan in (False, True) if model.fedgan else (False,):
+                yield Training(
+                    suite.recipe(part, model, seed, fold),
+                    sites,
+                    run_folder(out, part, model, seed, fold=fold, fedgan=fedgan),
+                    fedgan=fedgan,
+                    keep_generators=model.checkpoints and not fedgan,
+                    device=device,
+                    without=model.without,
+                    patients=part.patient_pattern,
+                )
 
 
 @final
