@@ -26,4 +26,8 @@ def halt(pid: int) -> None:
             return False
 
     tasks = Path(f"/proc/{pid}/task")
-    until(stopped)
+    try:
+        until(stopped)
+    except AssertionError:
+        os.kill(pid, signal.SIGCONT)
+        raise

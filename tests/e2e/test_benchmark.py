@@ -264,6 +264,8 @@ def test_on_validation_no_training_sees_a_patient_that_judges(
     suite, out = Suite.from_toml(text), tmp_path / "out"
     result = run_suite(text, tmp_path, out)
     assert (result.judged_on, result.folds) == ("validation", folds)
+    for page in write_evidence(out):
+        assert ("in 2 folds" in page.read_text("utf-8")) == (folds == 2)
     trainings = list(trainings_of(suite, tmp_path, out, "cpu"))
     judged = [{*Real(suite, suite.sets[0], tmp_path, fold).patients} for fold in range(folds)]
     rows = {row["model"]: row for row in result.rows}

@@ -65,7 +65,7 @@ RARE: Final = 3
 """Patients of a modality that some patients lack who always remain for training, if the site has so
 many: with three of each, up to six modalities can always be divided so that each half has all."""
 
-MOST_FOLDS: Final = 100
+MOST_FOLDS: Final = 20
 """Most parts of the patients from which seeds take one after the other."""
 
 OPEN = Chooser()
@@ -187,8 +187,9 @@ def hold_out(
         sites: cases of each site, by the site's name.
         part: fraction of each site's cases to hold out, as near as whole patients allow; above 0,
             below 1.
-        seed: seed of the choice of patients. With a `part` of 1 / n, seeds 0 to n - 1 choose each
-            patient once, as do the n seeds from every other multiple of n (n up to `MOST_FOLDS`).
+        seed: seed of the choice of patients. With a `part` of 1 / n (n up to `MOST_FOLDS`), seeds 0
+            to n - 1 choose each patient of a site with at least n once, as do the n seeds from
+            every other multiple of n; `choosers` may spare some of them.
         alone: choose each patient independently of the others, as differential privacy requires;
             `part` is then the probability of each patient and is met only on average.
         choosers: of each site; `OPEN` for those that are not named.
@@ -234,20 +235,22 @@ def hold_out_of(
     if not part:
         return list(cases), []
     patients = [case.patient for case in cases]
-    seed, fold = divmod(seed, math.floor(min(MOST_FOLDS, 1 / part + 1e-9)))
+    folds = math.floor(min(MOST_FOLDS, 1 / part + 1e-9))
+    seed, fold = divmod(seed, folds)
     if alone:
         at = {name: int.from_bytes(chooser.draw(seed, name)[:8]) / 2**64 for name in patients}
         held = {name for name in patients if fold * part <= at[name] < (fold + 1) * part}
     else:
-        held = _fold(patients, part, fold, seed, chooser)
+        held = _fold(patients, part, fold, folds, seed, chooser)
     in_order = sorted(set(patients), key=lambda name: chooser.draw(seed, name))
     least = []
     for group in (set(patients), *_groups(patients, [case.present for case in cases])):
         rare = RARE if chooser.secret and not alone and len(group) < len(in_order) else 0
         least.append((group, min(max(chooser.least, rare), len(group))))
     for group, most in least:
-        spared = most - len(group - held)
-        held -= set([name for name in in_order if name in group & held][: max(0, spared)])
+        chosen = group & held
+        spared = most - len(group - chosen)
+        held -= set([name for name in in_order if name in chosen][: max(0, spared)])
     if not alone and not held and len(in_order) > 1:
         spare = (
             name for name in in_order if all(len(group - {name}) >= most for group, most in least)
@@ -258,16 +261,25 @@ def hold_out_of(
     ]
 
 
-def _fold(patients: Sequence[str], part: float, fold: int, seed: int, chooser: Chooser) -> set[str]:
+def _fold(
+    patients: Sequence[str], part: float, fold: int, folds: int, seed: int, chooser: Chooser
+) -> set[str]:
     """The patients of one fold: its share of those whom the folds before leave; none of one."""
     rest = list(patients) if len(set(patients)) > 1 else []
+    whole = folds * part > 1 - 1e-9  # then every patient is in a fold
+    held: set[str] = set()
     for before in range(fold + 1):
         share = part / (1 - before * part)
-        share = 1.0 if share > 1 - 1e-9 or len(set(rest)) == 1 else share
-        parts = {"rest": 1 - share, "fold": share}
-        split = split_patients(rest, parts, seed, chooser) if rest else {"rest": [], "fold": []}
+        if not rest or (before and (share > 1 - 1e-9 or len(set(rest)) == 1)):
+            held, rest = set(rest), []
+            continue
+        split = split_patients(rest, {"rest": 1 - share, "fold": share}, seed, chooser)
         held = {rest[index] for index in split["fold"]}
-        rest = [rest[index] for index in split["rest"]]
+        # Somebody with most of the cases must not leave later folds without patients.
+        later = folds - before - 1 if whole else 0
+        short = max(0, min(later - len(set(rest) - held), len(held) - 1))
+        held -= set(sorted(held, key=lambda name: chooser.draw(seed, name))[len(held) - short :])
+        rest = [name for name in rest if name not in held]
     return held
 
 

@@ -239,7 +239,7 @@ class TrainingSection(Section):
         ge=0,
         lt=2**31,
         description="seed of the choice of held-out patients: seeds 0 to 4 with a hold_out of 0.2 "
-        "hold each patient out once. A site under a policy chooses by a secret of its own",
+        "hold each patient out once. Under a policy, a secret of the site decides too",
     )
     chunk: int = Field(
         64,

@@ -5,7 +5,7 @@ import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +55,8 @@ def run_suite(
     suite = Suite.from_toml(text)
     suite.plan(data)
     # Loading the real cases first reports errors in them before hours of training.
-    real = {
-        part.name: [Real(suite, part, data, fold) for fold in range(suite.folds)]
-        for part in suite.sets
-    }
-    judged = {name: _patients(name, folds) for name, folds in real.items()}
+    real = {part.name: Real(suite, part, data) for part in suite.sets}
+    judged = {part.name: _patients(suite, real[part.name], data) for part in suite.sets}
     trainings = list(trainings_of(suite, data, out, device))
     train_all(trainings, workers, on_training)
     result = _begun(suite, trainings, data, device)
@@ -69,9 +66,11 @@ def run_suite(
     scores: list[pd.DataFrame] = []
     for part in suite.sets:
         result.groups[part.name] = groups_of(part, judged[part.name])
-        for model, fold in product(suite.models, real[part.name]):
-            first = judged[part.name].index(fold.patients[0])
-            scores += Judging(suite, fold, model, bench, first).add_to(result)
+        for fold in range(suite.folds):
+            own = Real(suite, part, data, fold) if fold else real[part.name]
+            first = judged[part.name].index(own.patients[0])
+            for model in suite.models:
+                scores += Judging(suite, own, model, bench, first).add_to(result)
     table = joined(scores)
     write_scores(table, out)
     for name, rows in views(suite, by_key(table), result.groups, result.costs).items():
@@ -80,17 +79,20 @@ def run_suite(
     return result
 
 
-def _patients(name: str, folds: Sequence[Real]) -> tuple[str, ...]:
+def _patients(suite: Suite, real: Real, data: Path) -> tuple[str, ...]:
     """The patients judged in a set, fold by fold.
 
     Raises:
-        RecipeError: a patient is judged twice, since a site has too few patients for the folds.
+        RecipeError: a site has too few patients for the folds.
     """
-    patients = tuple(chain.from_iterable(fold.patients for fold in folds))
-    if len(set(patients)) < len(patients):
+    folds = range(1, suite.folds)
+    others = (Real(suite, real.part, data, fold).patients for fold in folds)
+    patients = tuple(chain(real.patients, *others))
+    kept = {f"{site}/{case.patient}" for site, cases in real.sites.items() for case in cases}
+    if folds and sorted(patients) != sorted({*kept, *real.patients}):
         raise RecipeError(
-            f"set {name}: a site has too few patients for {len(folds)} folds without somebody "
-            "judged twice. Set folds to a smaller number."
+            f"set {real.part.name}: a site has too few patients for {suite.folds} folds, so they "
+            "would judge somebody twice or not at all. Set folds to a smaller number."
         )
     return patients
 

@@ -69,7 +69,7 @@ class Real:
             labels={str(value): name for name, value in self.labels.items()},
         )
         _check_rest(part, fading, [case.mask for own in self.sites.values() for case in own])
-        if suite.check_budget:
+        if suite.check_budget and not fold:
             hold_out(self.sites, part=HELD_OUT, seed=0)  # raises now if no site has two patients
         self.incomplete: list[Case] = []
         if part.completion:

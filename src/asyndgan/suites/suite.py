@@ -181,7 +181,7 @@ class Suite(Section):
     folds: int = Field(
         1, ge=1, le=20,
         description="on validation: parts of each site's patients that are held out in turn, so "
-        "that every patient is judged once; each costs the trainings of a suite without folds",
+        "that each is judged once; each part costs the trainings of a suite without folds",
     )  # fmt: skip
     seeds: int = Field(1, ge=1, le=100, description="trainings of every generator")
     segmentation_seeds: int = Field(
@@ -367,9 +367,9 @@ class Suite(Section):
     def recipe(self, part: SetSection, model: ModelSection, seed: int, fold: int = 0) -> Recipe:
         """The resolved recipe of one training."""
         held_out = VALIDATION_PART if self.judged_on == "validation" else 0.0
-        held = [f"training.hold_out={1 / self.folds if self.folds > 1 else held_out}"]
-        if fold:
-            held.append(f"training.hold_out_seed={fold}")
+        held = [f"training.hold_out={held_out}"]
+        if self.folds > 1:
+            held = [f"training.hold_out={1 / self.folds}", f"training.hold_out_seed={fold}"]
         given = [*part.overrides, *model.overrides, *model.on.get(part.name, ())]
         chosen = self._plans[part.name].overrides(given) if part.name in self._plans else ()
         return load_recipe(
