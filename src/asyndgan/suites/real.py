@@ -34,7 +34,7 @@ class Real:
         modalities: modalities that all sites and the test set hold.
         sites: training cases of each site.
         judged: cases of the test or validation patients.
-        incomplete: cases for completion, with the acquired modality included.
+        incomplete: cases for completion, with the acquired modality included; of the first fold.
     """
 
     def __init__(self, suite: Suite, part: SetSection, data: Path, fold: int = 0) -> None:
@@ -72,7 +72,7 @@ class Real:
         if suite.check_budget and not fold:
             hold_out(self.sites, part=HELD_OUT, seed=0)  # raises now if no site has two patients
         self.incomplete: list[Case] = []
-        if part.completion:
+        if part.completion and not fold:  # the first fold alone completes cases
             self.incomplete = _with_truth(part, data, recipe.image, self.modalities)
             unseen = {case.patient for case in self.incomplete}
             if unseen & {case.patient for own in self.sites.values() for case in own}:
@@ -94,8 +94,8 @@ def groups_of(part: SetSection, patients: tuple[str, ...]) -> dict[str, list[int
     return {
         heading: [
             place
-            for place, part in enumerate(found_in(pattern, patients, whole=True))
-            if part is not None
+            for place, found in enumerate(found_in(pattern, patients, whole=True))
+            if found is not None
         ]
         for heading, pattern in patterns.items()
     }

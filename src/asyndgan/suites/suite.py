@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.data.splits import MOST_FOLDS
 from asyndgan.data.variants import is_inside
 from asyndgan.errors import RecipeError
 from asyndgan.models.budget import SegmentationBudget
@@ -179,7 +180,7 @@ class Suite(Section):
     name: Name
     judged_on: Literal["test", "validation"] = "test"
     folds: int = Field(
-        1, ge=1, le=20,
+        1, ge=1, le=MOST_FOLDS,
         description="on validation: parts of each site's patients that are held out in turn, so "
         "that each is judged once; each part costs the trainings of a suite without folds",
     )  # fmt: skip
