@@ -52,6 +52,7 @@ def suite(*models: str, more: str = "") -> Suite:
         ("true", "", (32, 32), "topdown", 16),
         ("true", "image.size=48", (48, 48), "topdown", 16),
         ("true", "generator.kind=resnet", (32, 32), "resnet", 0),
+        ("true", "generator.diversity=0.3", (32, 32), "topdown", 16),  # needs a latent: planned
     ],
 )
 def test_a_set_takes_what_is_planned_for_its_sites_except_what_overrides_say(

@@ -295,7 +295,8 @@ class Suite(Section):
         for network in suite.networks:
             SegmentationBudget(network=network)
         for part in suite.sets:
-            suite._check_set(part)
+            if not part.planned:  # `plan` checks those: overrides may rest on what it chooses
+                suite._check_set(part)
         return suite
 
     def plan(self, data: Path) -> None:
