@@ -278,8 +278,8 @@ class Suite(Section):
         """Reads a suite.
 
         Raises:
-            RecipeError: a key or value of the suite, or of a recipe that it names, is unknown,
-                missing, out of range or contradictory.
+            RecipeError: a key or value of the suite, or of a recipe that it names and does not
+                plan, is unknown, missing, out of range or contradictory.
             DataError: a segmentation network is unknown.
         """
         try:
@@ -307,7 +307,7 @@ class Suite(Section):
 
         Raises:
             DataError: a folder cannot be read, or labels of sites contradict.
-            RecipeError: as `from_toml`.
+            RecipeError: as `from_toml`, of the planned recipes.
         """
         for part in self.sets:
             if part.planned:
