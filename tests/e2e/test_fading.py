@@ -14,6 +14,7 @@ from asyndgan.cli import app
 from asyndgan.data.description import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
+from asyndgan.models.discriminators import labels_in
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of, without_labels
 from asyndgan.painting.sets import painted_once
 from asyndgan.painting.synthesise import Origin, masks_in, synthesise
@@ -85,6 +86,26 @@ def test_a_label_gives_way_to_what_is_nearest_to_it() -> None:
     assert without_labels(mask, [2, 3]).eq(1).all()
     assert without_labels(mask, [1, 2, 3]).eq(0).all()
     assert without_labels(mask, [7]).equal(mask)
+
+
+def test_images_are_painted_from_deformed_masks_and_labelled_by_the_masks_as_they_are(
+    painted: Painted, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    masks = painted[1]
+    recipe = tiny("image.size=32", "training.steps=2", "generator.deform=3", "generator.skip=true")
+    run = train(recipe, {"north": painted[0].path.parent / DEFAULT_SITES[0].name}, tmp_path / "run")
+    generator, given = run.generator(), []
+    generator.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    run.generator = lambda step=None: generator  # type: ignore[method-assign]  # a listener
+    found = list(synthesise(run, masks, fading=Fading((LESION,), (0.5, 0.5))))
+    assert all(case.mask.equal(mask) for case, (_, mask) in zip(found, masks, strict=True))
+    whole, without = (labels_in(maps) for maps in given)
+    moved = [(maps != mask).float().mean() for maps, (_, mask) in zip(whole, masks, strict=True)]
+    assert min(moved) > 0.01 and max(moved) < 0.5
+    # Both paintings of a faded image are of one deformed mask.
+    assert ((whole != without).sum(dim=(1, 2)) <= 2 * (whole == LESION).sum(dim=(1, 2))).all()
+    again = list(synthesise(run, masks, fading=Fading((LESION,), (0.5, 0.5))))
+    assert all(one.image.equal(two.image) for one, two in zip(found, again, strict=True))
 
 
 def test_a_label_that_the_run_does_not_know_is_named(painted: Painted) -> None:

@@ -44,6 +44,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "generator.skip is set": [*OF_MASKS, "generator.skip=true"],
     "generator.position is set": ["generator.kind=topdown", "generator.position=true"],
     "generator.diversity compares": ["generator.diversity=1"],
+    "generator.deform deforms": ["condition.kind=class", "generator.deform=1"],
     "'resnet' cannot see": ["condition.kind=class"],
     "nothing to paint from": ["condition.kind=none"],
     "so the generator paints masks": [*OF_MASKS, "condition.kind=class"],

@@ -41,6 +41,9 @@ LIKE_PATIENTS: Final = Moves(rim="reflection")
 Edges are reflected, since a generator would learn black wedges that the mask does not show.
 """
 
+COARSE: Final = 6
+"""Pixels between two points at which a deformation is drawn."""
+
 
 def mirrored(recipe: Recipe) -> tuple[int, ...]:
     """The axes along which a recipe's images are mirrored, as `Moves.flips` takes them."""
@@ -68,6 +71,36 @@ def moved(images: Images, masks: Masks, how: Moves, random: Generator) -> tuple[
     shown = sample(images - IMAGE_LOW, mode="bilinear")
     labels = sample(masks[:, None].float(), mode="nearest")
     return shown + IMAGE_LOW, labels[:, 0].round().long()
+
+
+def deformed(masks: Masks, by: float, random: Generator) -> Masks:
+    """Deforms each label map of a batch smoothly, so that the borders of its labels move.
+
+    Source: Simard et al. 2003 ("Best Practices for Convolutional Neural Networks", section 2):
+    elastic deformations. Displacements are drawn on a grid of `COARSE` pixels a cell.
+
+    Args:
+        masks: int64 labels (b, *space).
+        by: standard deviation of the displacement at the grid's points, in pixels, on each axis.
+        random: generator on the CPU; equal states give equal results.
+
+    Returns:
+        The masks, resampled by nearest neighbour; beyond the edge lies what lies at the edge.
+    """
+    batch, *space = masks.shape
+    coarse = [max(2, side // COARSE) for side in space]
+    drawn = torch.randn(batch, len(space), *coarse, generator=random) * by
+    smooth = "bilinear" if len(space) == 2 else "trilinear"
+    # Coordinates run from -1 to 1 on every axis, and x comes before y.
+    pixel = 2 / torch.tensor(space[::-1])
+    far = F.interpolate(drawn, size=space, mode=smooth, align_corners=True).movedim(1, -1) * pixel
+    still = torch.eye(len(space), len(space) + 1).expand(batch, -1, -1)
+    grid = F.affine_grid(still, [batch, 1, *space], align_corners=False) + far
+    found = F.grid_sample(
+        masks[:, None].float(), grid.to(masks.device), mode="nearest", padding_mode="border",
+        align_corners=False,
+    )  # fmt: skip
+    return found[:, 0].round().long()
 
 
 def _placements(batch: int, space: Sequence[int], how: Moves, random: Generator) -> Tensor:

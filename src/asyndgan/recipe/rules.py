@@ -119,6 +119,9 @@ RULES: Final = (
     Rule(lambda r: r.generator.diversity and (not r.generator.latent or r.table),
          "generator.diversity compares two images of one mask, which differ by generator.latent; "
          "set generator.latent above 0, or {set}", ("generator.diversity=0",)),
+    Rule(lambda r: r.generator.deform and (r.condition.kind != "mask" or r.table),
+         "generator.deform deforms masks, and nothing is painted from one; {set}",
+         ("generator.deform=0",)),
     Rule(lambda r: r.condition.kind == "class" and r.generator.kind == "resnet"
          and not r.generator.skip,
          "generator.kind 'resnet' cannot see condition.kind 'class': its norms remove what is the "

@@ -112,6 +112,14 @@ class GeneratorSection(Section):
         description="weight of a term at the coordinator that asks two images of one mask to "
         "differ; needs latent. Use it when images of different masks look alike. Steps take longer",
     )
+    deform: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="pixels by which the masks that it paints from are deformed, while sites judge "
+        "and sets label by the masks as they are. Use it when borders in patients' images are "
+        "less clear than those in synthetic ones",
+    )
     position: bool = Field(
         False,
         description="resnet: also gets each pixel's place in the image. Use it when masks leave "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from asyndgan.arrays import CPU, Condition, Noise
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.data.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES, unheld
+from asyndgan.data.moves import deformed
 from asyndgan.errors import CohortError
 from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import LABELS_LIMIT, Recipe
@@ -264,8 +265,10 @@ def generator_inputs(
         scope: of the run.
         conditions: one for each image.
         looks: the look of each image: the name of a site, or `SHARED_LOOK`.
-        random: draws the noise, on the CPU.
+        random: draws the noise and `generator.deform`, on the CPU.
         device: where the generator is.
     """
     noise = site_noise(recipe, looks, scope.space, random)
+    if recipe.generator.deform:
+        conditions = deformed(conditions.cpu(), recipe.generator.deform, random)
     return scope_maps(recipe, scope, conditions).to(device), noise.to(device)
