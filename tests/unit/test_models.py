@@ -1,6 +1,7 @@
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -228,18 +229,20 @@ def test_a_verdict_does_not_depend_on_its_batch_mates(tiny: MakeRecipe, kind: st
             torch.testing.assert_close(ours[:1], theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["instance", "layer"])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("space", [(32, 32), (32, 32, 32)])
 def test_the_patch_network_is_monais_down_to_the_last_bit(
-    space: tuple[int, ...], layers: int
+    space: tuple[int, ...], layers: int, norm: Literal["instance", "layer"]
 ) -> None:
+    named = {"instance": ("INSTANCE", {"affine": True}), "layer": ("GROUP", {"num_groups": 1})}
     torch.manual_seed(0)
     theirs = monai.PatchDiscriminator(
-        spatial_dims=len(space), channels=4, in_channels=3, num_layers_d=layers,
-        norm=("INSTANCE", {"affine": True}),
-    )  # fmt: skip
+        spatial_dims=len(space), channels=4, in_channels=3, num_layers_d=layers, norm=named[norm]
+    )
     torch.manual_seed(0)
-    ours = PatchNetwork(len(space), 3, DiscriminatorSection(width=4, layers=layers))
+    section = DiscriminatorSection(width=4, layers=layers, norm=norm)
+    ours = PatchNetwork(len(space), 3, section)
     images = torch.rand(2, 3, *space)
     first, second = (network.state_dict() for network in (ours, theirs))
     assert list(first) == list(second)

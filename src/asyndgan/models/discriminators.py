@@ -138,15 +138,22 @@ class PatchNetwork(nn.Sequential):
     Args:
         spatial_dims: 2 or 3.
         channels: channels of its input.
-        section: `width` and `layers`.
+        section: `width`, `layers` and `norm`.
     """
 
     def __init__(self, spatial_dims: int, channels: int, section: DiscriminatorSection) -> None:
         flat = spatial_dims == 2
-        conv, norm = (nn.Conv2d, nn.InstanceNorm2d) if flat else (nn.Conv3d, nn.InstanceNorm3d)
+        conv, by_channel = (
+            (nn.Conv2d, nn.InstanceNorm2d) if flat else (nn.Conv3d, nn.InstanceNorm3d)
+        )
+
+        def norm(count: int) -> nn.Module:
+            if section.norm == "layer":
+                return nn.GroupNorm(1, count)
+            return by_channel(count, affine=True)
 
         def layer(source: int, target: int, stride: int, *, normed: bool) -> nn.Module:
-            rest: dict[str, nn.Module] = {"N": norm(target, affine=True)} if normed else {}
+            rest: dict[str, nn.Module] = {"N": norm(target)} if normed else {}
             rest["A"] = nn.LeakyReLU(0.2)
             convolution = conv(source, target, 4, stride=stride, padding=1, bias=not normed)
             return _named(conv=convolution, adn=_named(**rest))

@@ -116,6 +116,10 @@ RULES: Final = (
     Rule(lambda r: r.generator.kind in ("dcgan", "masks", "topdown")
          and r.generator.position,
          f"generator.position {_USELESS}", ("generator.position=false",)),
+    Rule(lambda r: r.discriminator.kind in ("dcgan", "rows")
+         and r.discriminator.norm != "instance",
+         "discriminator.norm is set, but discriminator.kind '{r.discriminator.kind}' has no norms; "
+         "{set}", ("discriminator.norm='instance'",)),
     Rule(lambda r: r.generator.diversity and (not r.generator.latent or r.table),
          "generator.diversity compares two images of one mask, which differ by generator.latent; "
          "set generator.latent above 0, or {set}", ("generator.diversity=0",)),

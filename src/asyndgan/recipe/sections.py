@@ -152,6 +152,12 @@ class DiscriminatorSection(Section):
         le=6,
         description="how often the resolution is halved; with 3 a patch has 70 x 70 pixels",
     )
+    norm: Literal["instance", "layer"] = Field(
+        "instance",
+        description="patch and patch_segmentation: instance, each channel's features are "
+        "normalised on their own; layer, those of all channels together, so brightness counts "
+        "more. Use layer with generator.diversity, which otherwise varies brightness beyond measure",
+    )
     augment: tuple[Literal["intensity", "shift", "cutout", "dropout"], ...] = Field(
         (),
         examples=["intensity,shift"],
