@@ -1,6 +1,7 @@
 """Membership inference on real data: can patients who took part be told from others?
 
     python benchmarks/membership.py --data DATA --out OUT [--document docs/results/membership.md]
+    python benchmarks/membership.py --data DATA --out OUT --sets NAME --runs RUN ...
 
 For each set, recipe and split, a random half of every site's patients (or pictures, if cases have
 no patient) trains a generator at 64 pixels; then three attacks score all patients. The synthetic
@@ -22,8 +23,12 @@ There are five splits, fewer for other recipes than `default`. A patient's score
 include the patient is compared with the same patient's score in the others, so that easy cases do
 not look like members; of a single split members are compared with others. Patients are the unit of
 the test and of the interval.
+
+With `--runs`, the same attacks try finished trainings on one set, which held the same patients out:
+`asyndgan benchmark` leaves them in OUT/runs. At most four cases of a patient are attacked.
 """
 
+import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -107,10 +112,17 @@ VERSION = 2
 QUESTIONS = {"default": 8, "one network": 8}
 """Number of questions about an image, where it is more than one."""
 LOOKS = 16
+MOST = 4
+"""Cases of a patient that are attacked in a finished training, with a label where there are."""
 ASKED = ("asked", "asked, without losses", "asked, with discriminators' losses")
 EIGHT = tuple(f"{name}, eight times" for name in ASKED)
 ATTACKS = ("painting", "nearest", "density", *ASKED, *EIGHT, "discriminator", "segmentation")
 Scores = dict[str, dict[str, float]]
+HEADING = ["set", "recipe", "attack", "splits", "AUC", "95 % interval", "p", "patients", "verdict"]
+ABOUT = (
+    "Intervals from a bootstrap over patients; p of a signed-rank test, of a single split of a "
+    "rank-sum test; an area below 0.5 tells as much to whoever knows that it is below."
+)
 
 
 def recipe_of(name: str, split: int, sites: dict[str, Path]) -> Recipe:
@@ -131,7 +143,7 @@ def recipe_of(name: str, split: int, sites: dict[str, Path]) -> Recipe:
     return load_recipe(recipe, [*own, f"privacy.noise={noise:.3f}"])
 
 
-def attacked(
+def trained_and_attacked(
     recipe: Recipe, sites: dict[str, Path], out: Path, questions: int
 ) -> dict[str, object]:
     """Scores of members and others by attack."""
@@ -140,16 +152,25 @@ def attacked(
         for site in sites:
             books = Account(out / "sites" / site / "privacy.json", None, epsilon=None, delta=DELTA)
             assert 0 < epsilon_of(books.spent, DELTA) <= EPSILON * 1.01, site
+    return attacked(run, sites, questions)
+
+
+def attacked(
+    run: RunFolder, sites: dict[str, Path], questions: int, most: int | None = None
+) -> dict[str, object]:
+    """Scores of members and others by attack, of at most so many cases of a patient."""
     facts = run.facts()
     opened = {name: DataSet(folder) for name, folder in sites.items()}
     real, others = load_real(
-        opened, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
+        opened, None, run.recipe(), modalities=facts.scope.modalities, labels=facts.labels
     )
     members = [
         replace(case, patient=f"{site}/{case.patient}")  # named like the held-out patients
         for site, cases in real.items()
         for case in cases
     ]
+    if most is not None:
+        members, others = few_of(members, most), few_of(others, most)
     everybody = [*members, *others]
     painted = list(painting_of(run, masks_of({"both": everybody}), moved=1))
     scores = patient_scores(run, everybody, painted)
@@ -160,6 +181,15 @@ def attacked(
         for name, of_cases in found.items():
             scores.setdefault(name, {}).update(ranks(own, of_cases))
     return {"members": sorted({case.patient for case in members}), "scores": scores}
+
+
+def few_of(cases: list[Case], most: int) -> list[Case]:
+    """Cases with a label, evenly spread over those of each patient."""
+    of: dict[str, list[Case]] = {}
+    for case in cases:
+        if bool(case.mask.any()):
+            of.setdefault(case.patient, []).append(case)
+    return [each for own in of.values() for each in own[:: max(1, len(own) // most)][:most]]
 
 
 def averaged(recipe: Recipe, sites: dict[str, Path]) -> dict[str, object]:
@@ -307,9 +337,8 @@ def judged(splits: list[dict], attack: str) -> list[object]:
              if p in inside and p in outside]  # fmt: skip
     if gains:
         p = float(wilcoxon(gains, alternative="greater").pvalue)
-    else:
-        ((scores, members),) = runs
-        groups = [[s for k, s in scores.items() if (k in members) is own] for own in (True, False)]
+    else:  # all trainings have the same members
+        groups = [[np.mean(own) for own in group.values()] for group in (inside, outside)]
         p = float(mannwhitneyu(*groups, alternative="greater").pvalue)
     verdict = "**told**" if p < 0.05 else "no sign"
     shown = f"{p:.3f}" if p >= 0.001 else "< 0.001"
@@ -322,8 +351,13 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["lgg_mri", "dsb2018_fluo"])
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--splits", type=int, default=SPLITS)
+    parser.add_argument("--runs", type=Path, nargs="+", help="finished trainings on the one set")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.runs:
+        (part,) = asked.sets
+        attack_finished(asked, part)
+        return
     entries: dict[str, dict] = {}
     of = {model: range(min(FEWER.get(model, SPLITS), asked.splits)) for model in asked.models}
     for split in range(asked.splits):
@@ -335,7 +369,13 @@ def main() -> None:
                 entries[name] = remembered(
                     asked.out / "scores.json",
                     name,
-                    partial(attacked, recipe, sites, asked.out / name, QUESTIONS.get(model, 1)),
+                    partial(
+                        trained_and_attacked,
+                        recipe,
+                        sites,
+                        asked.out / name,
+                        QUESTIONS.get(model, 1),
+                    ),
                     of=[recipe.digest(), VERSION, [digest_of(data) for data in sites.values()]],
                 )
     tables: dict[str, list[list[object]]] = {"membership": [], "membership-variants": []}
@@ -356,20 +396,39 @@ def main() -> None:
                 for attack in ATTACKS
                 if attack in splits[0]["scores"]
             ]
-    heading = ["set", "recipe", "attack", "splits", "AUC", "95 % interval", "p", "patients",
-               "verdict"]  # fmt: skip
-    about = (
-        "Intervals from a bootstrap over patients; p of a signed-rank test, of a single split of a "
-        "rank-sum test; an area below 0.5 tells as much to whoever knows that it is below."
-    )
     private = (
         f" `private`: epsilon {EPSILON:g} at most, questions included, delta {DELTA:g}, masks "
         "unprotected."
     )
     for block, rows in tables.items():
         if any((model in VARIANTS) == (block == "membership-variants") for model in asked.models):
-            text = about + (private if any(row[1] == "private" for row in rows) else "")
-            publish(f"{text}\n\n{markdown(heading, rows)}", block, asked.document)
+            text = ABOUT + (private if any(row[1] == "private" for row in rows) else "")
+            publish(f"{text}\n\n{markdown(HEADING, rows)}", block, asked.document)
+
+
+def attack_finished(asked: argparse.Namespace, part: str) -> None:
+    """Attacks finished trainings on a set, then prints and writes the table."""
+    splits: list[dict] = []
+    for path in asked.runs:
+        run = RunFolder(path)
+        sites = {site: asked.data / part / site for site in run.facts().sites}
+        splits.append(
+            remembered(
+                asked.out / "scores.json",
+                f"{part}-{path.name}",
+                partial(attacked, run, sites, 1, MOST),
+                of=[str(path), run.recipe().digest(), VERSION],
+            )
+        )
+    name = asked.runs[0].name.rpartition("-")[0]
+    rows = [
+        [part, name, attack, len(splits), *judged(splits, attack)]
+        for attack in ATTACKS
+        if attack in splits[0]["scores"]
+    ]
+    members = len(splits[0]["members"])
+    about = f"{members} members; at most {MOST} cases of a patient. A split is a training here. "
+    publish(f"{about}{ABOUT}\n\n{markdown(HEADING, rows)}", f"membership-{part}", asked.document)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,19 @@
 
     python benchmarks/sorting.py SUITE MODEL --data DATA --out OUT
     python benchmarks/sorting.py SUITE MODEL --data DATA --out OUT --answers ANSWERS ...
+    python benchmarks/sorting.py SUITE MODEL --data DATA --out OUT --gallery
 
 OUT is that of the suite, whose first generator is looked at. The first command writes, for each
 set, `OUT/sorting/SET.png`: 20 real and 20 synthetic images in random order, of different patients,
 numbered from 1, and without the answers. The second one scores files with 40 letters each, R for
-real and S for synthetic. Sheets show real patients: do not pass them on.
+real and S for synthetic. The third one writes `OUT/sorting/SET-gallery.png`: masks of eight
+patients, their real images, and synthetic ones below. All of them show real patients: do not pass
+them on, unless the data's licence allows it.
 """
 
 import argparse
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,22 +35,50 @@ from asyndgan.suites.trainings import run_folder
 EACH, COLUMNS, SEED = 20, 8, 0
 
 
-def chosen(real: Real, run: RunFolder) -> tuple[list[Case], list[str]]:
-    """Real and synthetic cases of as many patients, one each, and what they are: R or S."""
-    random = np.random.default_rng(SEED)
+Pair = tuple[Case, Case]
+"""A real case, and a synthetic one of its mask."""
+
+
+def pairs_of(real: Real, run: RunFolder, random: np.random.Generator) -> Iterator[Pair]:
+    """One pair of each patient with a label, in random order."""
     painted = iter(counterparts(run, real.sites))
-    pairs: dict[str, list[tuple[Case, Case]]] = {}
+    pairs: dict[str, list[Pair]] = {}
     for site, cases in real.sites.items():
         for case, counterpart in zip(cases, painted, strict=False):
             if case.mask.any():
                 pairs.setdefault(f"{site}/{case.patient}", []).append((case, counterpart))
-    patients = random.permutation(sorted(pairs))[: 2 * EACH]
-    kinds = random.permutation(np.repeat([0, 1], len(patients) // 2))
-    found = [
-        pairs[patient][random.integers(len(pairs[patient]))][kind]
-        for patient, kind in zip(patients, kinds, strict=False)
-    ]
+    for patient in random.permutation(sorted(pairs)):
+        yield pairs[patient][random.integers(len(pairs[patient]))]
+
+
+def chosen(real: Real, run: RunFolder) -> tuple[list[Case], list[str]]:
+    """Real and synthetic cases of as many patients, one each, and what they are: R or S."""
+    random = np.random.default_rng(SEED)
+    pairs = list(islice(pairs_of(real, run, random), 2 * EACH))
+    kinds = random.permutation(np.repeat([0, 1], len(pairs) // 2))
+    found = [pair[kind] for pair, kind in zip(pairs, kinds, strict=False)]
     return found, ["RS"[kind] for kind in kinds]
+
+
+def gallery(real: Real, run: RunFolder) -> bytes:
+    """Masks of some patients, and a real and a synthetic image of each in every modality."""
+    pairs = list(islice(pairs_of(real, run, np.random.default_rng(SEED)), COLUMNS))
+    modalities = pairs[0][0].modalities
+    rows = ["mask", *(f"{kind} {name}" for name in modalities for kind in ("real", "synthetic"))]
+    highest = max(1, *(int(case.mask.max()) for case, _ in pairs))
+    with rc_context(STYLE):
+        size = (1.2 * len(pairs) + 0.3, 1.2 * len(rows))
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(rows), len(pairs), squeeze=False)
+        bare(grid)
+        for column, pair in zip(grid.T, pairs, strict=True):
+            column[0].imshow(pair[0].mask.numpy(), cmap="magma", vmin=0, vmax=highest)
+            images = [case.image[channel] for channel in range(len(modalities)) for case in pair]
+            for panel, image in zip(column[1:], images, strict=True):
+                panel.imshow(image.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
+        for line, name in zip(grid, rows, strict=True):
+            line[0].set_ylabel(name, fontsize=7)
+        return as_png(figure)
 
 
 def sheet(cases: list[Case]) -> bytes:
@@ -81,6 +114,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--answers", type=Path, nargs="+", default=())
+    parser.add_argument("--gallery", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     suite = Suite.from_toml(given.suite.read_text("utf-8"))
@@ -91,14 +125,17 @@ def main() -> None:
 
 
 def of_set(suite: Suite, part: SetSection, model: ModelSection, given: argparse.Namespace) -> None:
-    """Writes the sheet of a set, or scores its answers."""
-    run = RunFolder(run_folder(given.out, part, model, 0))
-    cases, truth = chosen(Real(suite, part, given.data), run)
+    """Writes the sheet or the gallery of a set, or scores its answers."""
+    run, real = RunFolder(run_folder(given.out, part, model, 0)), Real(suite, part, given.data)
+    folder = given.out / "sorting"
+    folder.mkdir(exist_ok=True)
+    if given.gallery:
+        (folder / f"{part.name}-gallery.png").write_bytes(gallery(real, run))
+        return
+    cases, truth = chosen(real, run)
     for answers in given.answers:
         print(f"{part.name}, {answers.stem}: {score(answers, truth)}")
     if not given.answers:
-        folder = given.out / "sorting"
-        folder.mkdir(exist_ok=True)
         (folder / f"{part.name}.png").write_bytes(sheet(cases))
 
 

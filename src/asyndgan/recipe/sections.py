@@ -156,7 +156,7 @@ class DiscriminatorSection(Section):
         "instance",
         description="patch and patch_segmentation: instance, each channel's features are "
         "normalised on their own; layer, those of all channels together, so brightness counts "
-        "more. Use layer with generator.diversity, which otherwise varies brightness beyond measure",
+        "more. Use layer with generator.diversity, which otherwise varies brightness too much",
     )
     augment: tuple[Literal["intensity", "shift", "cutout", "dropout"], ...] = Field(
         (),
