@@ -9,11 +9,14 @@ import torch
 from typer.testing import CliRunner
 
 from asyndgan.arrays import Mask
+from asyndgan.auditing.distances import painting_gaps
 from asyndgan.auditing.record import check_released
 from asyndgan.cli import app
+from asyndgan.data import derived_seed
 from asyndgan.data.description import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
+from asyndgan.models import site_noise
 from asyndgan.models.discriminators import labels_in
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of, without_labels
 from asyndgan.painting.sets import painted_once
@@ -21,6 +24,7 @@ from asyndgan.painting.synthesise import Origin, masks_in, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
+from asyndgan.training import scope_maps
 
 LESION = 3
 Painted = tuple[RunFolder, list[tuple[str, Mask]]]
@@ -106,6 +110,19 @@ def test_images_are_painted_from_deformed_masks_and_labelled_by_the_masks_as_the
     assert ((whole != without).sum(dim=(1, 2)) <= 2 * (whole == LESION).sum(dim=(1, 2))).all()
     again = list(synthesise(run, masks, fading=Fading((LESION,), (0.5, 0.5))))
     assert all(one.image.equal(two.image) for one, two in zip(found, again, strict=True))
+
+
+def test_an_audit_paints_from_masks_as_they_are_whatever_the_recipe_deforms(
+    painted: Painted, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=2", "generator.deform=3", "generator.noise=2")
+    run = train(recipe, {"north": painted[0].path.parent / DEFAULT_SITES[0].name}, tmp_path / "run")
+    (case,) = synthesise(run, painted[1][:1])
+    scope, random = run.facts().scope, torch.Generator().manual_seed(derived_seed(0, "audit"))
+    noise = site_noise(recipe, [""], scope.space, random)  # that of the audit's first painting
+    with torch.no_grad():
+        image = run.generator()(scope_maps(recipe, scope, case.mask[None]), noise)[0]
+    assert painting_gaps(run, [replace(case, image=image)]).min() < 1e-6
 
 
 def test_a_label_that_the_run_does_not_know_is_named(painted: Painted) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from asyndgan.arrays import Images
 from asyndgan.auditing.work import Work
 from asyndgan.data import Case, derived_seed
+from asyndgan.models import site_noise
 from asyndgan.runs import RunFolder
-from asyndgan.training import generator_inputs
+from asyndgan.training import scope_maps
 
 PAINTINGS: Final = 4
 """Fewest paintings of each real mask, with different noise, for the attacks on the generator."""
@@ -81,7 +82,9 @@ def painting_gaps(run: RunFolder, cases: Sequence[Case], work: Work | None = Non
     for case in cases:
         masks = torch.stack([case.mask] * len(looks))
         with torch.no_grad():
-            painted = generator(*generator_inputs(recipe, facts.scope, masks, looks, random))
+            # From the masks as they are: an attacker need not deform them.
+            maps = scope_maps(recipe, facts.scope, masks)
+            painted = generator(maps, site_noise(recipe, looks, facts.scope.space, random))
         gaps.append((painted[:, channels] - case.image).abs().flatten(1).mean(1))
         if work:
             work.did(len(looks))
