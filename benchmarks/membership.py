@@ -113,7 +113,7 @@ QUESTIONS = {"default": 8, "one network": 8}
 """Number of questions about an image, where it is more than one."""
 LOOKS = 16
 MOST = 4
-"""Cases of a patient that are attacked in a finished training, with a label where there are."""
+"""Cases with a label of a patient that are attacked in a finished training."""
 ASKED = ("asked", "asked, without losses", "asked, with discriminators' losses")
 EIGHT = tuple(f"{name}, eight times" for name in ASKED)
 ATTACKS = ("painting", "nearest", "density", *ASKED, *EIGHT, "discriminator", "segmentation")
@@ -184,7 +184,7 @@ def attacked(
 
 
 def few_of(cases: list[Case], most: int) -> list[Case]:
-    """Cases with a label, evenly spread over those of each patient."""
+    """At most so many cases with a label of each patient, some apart if there are many."""
     of: dict[str, list[Case]] = {}
     for case in cases:
         if bool(case.mask.any()):
@@ -355,8 +355,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.runs:
-        (part,) = asked.sets
-        attack_finished(asked, part)
+        if len(asked.sets) != 1:
+            parser.error("name the one set of --runs by --sets")
+        attack_finished(asked, asked.sets[0])
         return
     entries: dict[str, dict] = {}
     of = {model: range(min(FEWER.get(model, SPLITS), asked.splits)) for model in asked.models}
@@ -365,17 +366,11 @@ def main() -> None:
             for model in (model for model in asked.models if split in of[model]):
                 sites = sites_of(asked.data, part)
                 name = f"{part}-{model}-{split}"
-                recipe = recipe_of(model, split, sites)
+                recipe, questions = recipe_of(model, split, sites), QUESTIONS.get(model, 1)
                 entries[name] = remembered(
                     asked.out / "scores.json",
                     name,
-                    partial(
-                        trained_and_attacked,
-                        recipe,
-                        sites,
-                        asked.out / name,
-                        QUESTIONS.get(model, 1),
-                    ),
+                    partial(trained_and_attacked, recipe, sites, asked.out / name, questions),
                     of=[recipe.digest(), VERSION, [digest_of(data) for data in sites.values()]],
                 )
     tables: dict[str, list[list[object]]] = {"membership": [], "membership-variants": []}
@@ -417,9 +412,14 @@ def attack_finished(asked: argparse.Namespace, part: str) -> None:
                 asked.out / "scores.json",
                 f"{part}-{path.name}",
                 partial(attacked, run, sites, 1, MOST),
-                of=[str(path), run.recipe().digest(), VERSION],
+                of=[
+                    str(path), run.recipe().digest(), VERSION,
+                    [digest_of(data) for data in sites.values()],
+                ],
             )
-        )
+        )  # fmt: skip
+    if any(split["members"] != splits[0]["members"] for split in splits):
+        raise SystemExit("these trainings held other patients out; attack each on its own.")
     name = asked.runs[0].name.rpartition("-")[0]
     rows = [
         [part, name, attack, len(splits), *judged(splits, attack)]

@@ -270,5 +270,5 @@ def generator_inputs(
     """
     noise = site_noise(recipe, looks, scope.space, random)
     if recipe.generator.deform:
-        conditions = deformed(conditions.cpu(), recipe.generator.deform, random)
+        conditions = deformed(conditions, recipe.generator.deform, random)
     return scope_maps(recipe, scope, conditions).to(device), noise.to(device)
