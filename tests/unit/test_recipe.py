@@ -360,6 +360,16 @@ def test_a_sites_own_discriminator_must_fit_the_recipe_too(tiny: MakeRecipe) -> 
     assert recipe.at_site("south").discriminator.width == 8
 
 
+def test_a_sites_own_discriminator_normalises_like_the_others_unless_it_is_of_another_kind(
+    tiny: MakeRecipe,
+) -> None:
+    layered = ("image.size=64", "discriminator.kind=patch", "discriminator.norm=layer")
+    alike = tiny(*layered, "site_discriminators.south.width=8")
+    assert alike.at_site("south").discriminator.norm == "layer"
+    other = tiny(*layered, "site_discriminators.south.kind=dcgan")
+    assert other.at_site("south").discriminator.norm == "instance"
+
+
 def test_a_site_whose_own_discriminator_does_not_segment_asks_for_no_segmentation(
     tiny: MakeRecipe,
 ) -> None:

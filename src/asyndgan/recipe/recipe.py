@@ -41,6 +41,9 @@ from asyndgan.texts import Name, Title
 TAKEN_OVER: Final = ("kind", "augment", "cross_fitted")
 """Keys that a site's own discriminator takes over from the recipe's, unless it names them."""
 
+OF_KIND: Final = ("norm",)
+"""Keys that it takes over as well, unless it names another kind, which may not have them."""
+
 
 @final
 class Recipe(Section):
@@ -85,7 +88,11 @@ class Recipe(Section):
         try:
             judge = tables["discriminator"]
             kept = {key: judge[key] for key in TAKEN_OVER if key in judge}
-            own = {site: kept | table for site, table in tables["site_discriminators"].items()}
+            alike = {key: judge[key] for key in OF_KIND if key in judge}
+            own = {
+                site: kept | ({} if "kind" in table else alike) | table
+                for site, table in tables["site_discriminators"].items()
+            }
         except (AttributeError, KeyError, TypeError):
             return tables  # nothing to pass on, or a fault that later validation reports
         return {**tables, "site_discriminators": own}
