@@ -4,6 +4,9 @@
     python benchmarks/sorting.py SUITE MODEL --data DATA --out OUT --answers ANSWERS ...
     python benchmarks/sorting.py SUITE MODEL --data DATA --out OUT --gallery
 
+With `--moved` real images are turned, scaled and shifted as the discriminators see them, and
+synthetic ones are painted from masks moved likewise. Interpolation smooths both.
+
 OUT is that of the suite, whose first generator is looked at. The first command writes, for each
 set, `OUT/sorting/SET.png`: 20 real and 20 synthetic images in random order, of different patients,
 numbered from 1, and without the answers. The second one scores files with 40 letters each, R for
@@ -13,7 +16,7 @@ them on, unless the data's licence allows it.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from scipy.stats import binomtest
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.data import Case
+from asyndgan.judging.diagnosis import moved_alike
 from asyndgan.painting.pictures import STYLE, as_png, bare
 from asyndgan.painting.sets import counterparts
 from asyndgan.runs import RunFolder
@@ -39,11 +43,15 @@ Pair = tuple[Case, Case]
 """A real case, and a synthetic one of its mask."""
 
 
-def pairs_of(real: Real, run: RunFolder, random: np.random.Generator) -> Iterator[Pair]:
+Sites = Mapping[str, Sequence[Case]]
+"""The real cases of each site."""
+
+
+def pairs_of(sites: Sites, run: RunFolder, random: np.random.Generator) -> Iterator[Pair]:
     """One pair of each patient with a label, in random order."""
-    painted = iter(counterparts(run, real.sites))
+    painted = iter(counterparts(run, sites))
     pairs: dict[str, list[Pair]] = {}
-    for site, cases in real.sites.items():
+    for site, cases in sites.items():
         for case, counterpart in zip(cases, painted, strict=False):
             if case.mask.any():
                 pairs.setdefault(f"{site}/{case.patient}", []).append((case, counterpart))
@@ -51,18 +59,18 @@ def pairs_of(real: Real, run: RunFolder, random: np.random.Generator) -> Iterato
         yield pairs[patient][random.integers(len(pairs[patient]))]
 
 
-def chosen(real: Real, run: RunFolder) -> tuple[list[Case], list[str]]:
+def chosen(sites: Sites, run: RunFolder) -> tuple[list[Case], list[str]]:
     """Real and synthetic cases of as many patients, one each, and what they are: R or S."""
     random = np.random.default_rng(SEED)
-    pairs = list(islice(pairs_of(real, run, random), 2 * EACH))
+    pairs = list(islice(pairs_of(sites, run, random), 2 * EACH))
     kinds = random.permutation(np.repeat([0, 1], len(pairs) // 2))
     found = [pair[kind] for pair, kind in zip(pairs, kinds, strict=False)]
     return found, ["RS"[kind] for kind in kinds]
 
 
-def gallery(real: Real, run: RunFolder) -> bytes:
+def gallery(sites: Sites, run: RunFolder) -> bytes:
     """Masks of some patients, and a real and a synthetic image of each in every modality."""
-    pairs = list(islice(pairs_of(real, run, np.random.default_rng(SEED)), COLUMNS))
+    pairs = list(islice(pairs_of(sites, run, np.random.default_rng(SEED)), COLUMNS))
     modalities = pairs[0][0].modalities
     rows = ["mask", *(f"{kind} {name}" for name in modalities for kind in ("real", "synthetic"))]
     highest = max(1, *(int(case.mask.max()) for case, _ in pairs))
@@ -115,6 +123,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--answers", type=Path, nargs="+", default=())
     parser.add_argument("--gallery", action="store_true")
+    parser.add_argument("--moved", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     suite = Suite.from_toml(given.suite.read_text("utf-8"))
@@ -126,13 +135,16 @@ def main() -> None:
 
 def of_set(suite: Suite, part: SetSection, model: ModelSection, given: argparse.Namespace) -> None:
     """Writes the sheet or the gallery of a set, or scores its answers."""
-    run, real = RunFolder(run_folder(given.out, part, model, 0)), Real(suite, part, given.data)
+    run = RunFolder(run_folder(given.out, part, model, 0))
+    sites: Sites = Real(suite, part, given.data).sites
+    if given.moved:
+        sites = {site: moved_alike(cases, run.recipe()) for site, cases in sites.items()}
     folder = given.out / "sorting"
     folder.mkdir(exist_ok=True)
     if given.gallery:
-        (folder / f"{part.name}-gallery.png").write_bytes(gallery(real, run))
+        (folder / f"{part.name}-gallery.png").write_bytes(gallery(sites, run))
         return
-    cases, truth = chosen(real, run)
+    cases, truth = chosen(sites, run)
     for answers in given.answers:
         print(f"{part.name}, {answers.stem}: {score(answers, truth)}")
     if not given.answers:
