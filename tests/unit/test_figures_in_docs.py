@@ -16,7 +16,7 @@ ROWS = {
     "gliomas, four hospitals, 128": ("lgg-128", "lgg_mri: lesion", "default"),
     "gliomas, four hospitals |": ("lgg-64", "lgg_mri: lesion", "default"),
     "chest radiographs, four sources": ("chest-64", "chest_xray: lung", "default"),
-    "hippocampi, anterior part": ("search-long", "hippocampus_3d: Anterior", "topdown"),
+    "hippocampi, anterior part": ("search-variety", "hippocampus_3d: Anterior", "planned"),
 }
 """Suite, table and recipe of each row of README's table, by its beginning."""
 NOT_MEASURED = "not measured"
@@ -96,7 +96,7 @@ def test_each_row_of_the_summary_says_what_its_suite_found() -> None:
         name, block = name.split(",")[0], blocks()[suite]
         assert f"{('one seed', 'two seeds', 'three seeds')[int(seeds) - 1]} of every" in block
         found = table(block, f"{name}: {label}, {patients} patients")
-        recipe = {"demo": "demo", "search-long": "topdown"}.get(suite, "default")
+        recipe = {"demo": "demo", "search-variety": "planned"}.get(suite, "default")
         row = found[f"synthetic images alone ({recipe})"]
         assert ("Judged on validation patients" in block) == ("validation" in line)
         assert (real, synthetic) == (found["all real images"]["Dice"], row["Dice"])

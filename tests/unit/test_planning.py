@@ -113,7 +113,10 @@ EXAMPLES: dict[str, tuple[dict[str, Fingerprint], dict[str, Any]]] = {
     "percentiles of crops": ({"a": crops()}, {"intensity": {"T1": ("percentiles", 1, 99)}}),
     "left open": (
         {"a": pictures(modalities=(modality(explained=0.02),))},
-        {"generator.kind": "topdown", "generator.skip": False, "discriminator.width": 32},
+        {
+            "generator.kind": "topdown", "generator.skip": False, "generator.diversity": 0.3,
+            "generator.deform": 2, "discriminator.width": 32, "discriminator.norm": "layer",
+        },
     ),
     "few hold a modality": (
         {name: pictures(modalities=(modality(name),)) for name in ("a", "b", "c")},

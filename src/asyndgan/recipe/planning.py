@@ -41,11 +41,14 @@ TOP_DOWN: Final[dict[Key, Any]] = {
     ("generator", "width"): 24,
     ("generator", "latent"): 16,
     ("generator", "skip"): False,
+    ("generator", "diversity"): 0.3,
+    ("generator", "deform"): 2.0,
     ("discriminator", "width"): 32,
+    ("discriminator", "norm"): "layer",
     ("training", "steps"): 7200,
 }
-"""The generator for images that masks leave open, discriminators that it keeps up with, and the
-steps that both need."""
+"""The generator for images that masks leave open, how its images are made to differ as patients' do,
+discriminators that it keeps up with, and the steps that both need."""
 
 
 @final
@@ -146,8 +149,9 @@ RULES: Final = (
     Rule("left open", "labels explain less than a tenth of the variance in the range that is taken",
          lambda s: s.left_open, lambda s: dict(TOP_DOWN),
          "masks leave most of an image open; this generator invents more of it, in more steps",
-         "hippocampi: 0.92 and 0.86 of all-real [after 7,200 steps](results/search-long.md), "
-         "0.82 [after 2,400](results/search-generators.md); `default` 0.69 and 0.73"),
+         "hippocampi: 0.91 and 0.94 of all-real [as planned](results/search-variety.md), 0.92 and "
+         "0.86 [without `diversity`, `deform` and `norm`](results/search-long.md); `default` 0.69 "
+         "and 0.73 [in 1,200 steps](results/search-generators.md)"),
     Rule("few hold a modality", "fewer than half of the sites hold a modality",
          lambda s: s.rare, lambda s: {("shares", "by"): "modality"},
          "few sites hold '{s.rare[0]}'; with shares by site, the others would outweigh them",
