@@ -47,7 +47,7 @@ TOP_DOWN: Final[dict[Key, Any]] = {
     ("discriminator", "norm"): "layer",
     ("training", "steps"): 7200,
 }
-"""The generator for images that masks leave open, how its images are made to differ as patients' do,
+"""The generator for images that masks leave open, what makes its images differ as patients' do,
 discriminators that it keeps up with, and the steps that both need."""
 
 
