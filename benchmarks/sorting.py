@@ -137,18 +137,20 @@ def of_set(suite: Suite, part: SetSection, model: ModelSection, given: argparse.
     """Writes the sheet or the gallery of a set, or scores its answers."""
     run = RunFolder(run_folder(given.out, part, model, 0))
     sites: Sites = Real(suite, part, given.data).sites
+    name = part.name
     if given.moved:
+        name += "-moved"
         sites = {site: moved_alike(cases, run.recipe()) for site, cases in sites.items()}
     folder = given.out / "sorting"
     folder.mkdir(exist_ok=True)
     if given.gallery:
-        (folder / f"{part.name}-gallery.png").write_bytes(gallery(sites, run))
+        (folder / f"{name}-gallery.png").write_bytes(gallery(sites, run))
         return
     cases, truth = chosen(sites, run)
     for answers in given.answers:
-        print(f"{part.name}, {answers.stem}: {score(answers, truth)}")
+        print(f"{name}, {answers.stem}: {score(answers, truth)}")
     if not given.answers:
-        (folder / f"{part.name}.png").write_bytes(sheet(cases))
+        (folder / f"{name}.png").write_bytes(sheet(cases))
 
 
 if __name__ == "__main__":

@@ -115,8 +115,11 @@ EXAMPLES: dict[str, tuple[dict[str, Fingerprint], dict[str, Any]]] = {
         {"a": pictures(modalities=(modality(explained=0.02),))},
         {
             "generator.kind": "topdown", "generator.skip": False, "generator.diversity": 0.3,
-            "generator.deform": 2, "discriminator.width": 32, "discriminator.norm": "layer",
+            "discriminator.width": 32, "discriminator.norm": "layer",
         },
+    ),
+    "soft borders": (
+        {"a": pictures(modalities=(modality(explained=0.02),))}, {"generator.deform": 2}
     ),
     "few hold a modality": (
         {name: pictures(modalities=(modality(name),)) for name in ("a", "b", "c")},
@@ -143,6 +146,14 @@ def test_a_rule_sets_what_its_example_wants(name: str) -> None:
     sites, wanted = EXAMPLES[name]
     recipe = plan(sites).recipe(DEFAULT)
     assert {key: of(recipe, key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("area", [spread(0.005), None])
+def test_masks_of_small_labels_or_of_unknown_ones_are_not_deformed(area: Spread | None) -> None:
+    labels = (label(), label("stroke", 2, area=area))
+    sites = {"a": pictures(modalities=(modality(explained=0.02),), labels=labels)}
+    recipe = plan(sites).recipe(DEFAULT)
+    assert recipe.generator.kind == "topdown" and not recipe.generator.deform
 
 
 def test_whoever_names_a_generator_gets_the_other_values_of_its_recipe() -> None:

@@ -360,12 +360,13 @@ def test_a_sites_own_discriminator_must_fit_the_recipe_too(tiny: MakeRecipe) -> 
     assert recipe.at_site("south").discriminator.width == 8
 
 
-def test_a_sites_own_discriminator_normalises_like_the_others_unless_it_is_of_another_kind(
+def test_a_sites_own_discriminator_normalises_like_the_others_unless_its_kind_has_no_norms(
     tiny: MakeRecipe,
 ) -> None:
     layered = ("image.size=64", "discriminator.kind=patch", "discriminator.norm=layer")
-    alike = tiny(*layered, "site_discriminators.south.width=8")
-    assert alike.at_site("south").discriminator.norm == "layer"
+    for own in ("width=8", "kind=patch"):
+        alike = tiny(*layered, f"site_discriminators.south.{own}")
+        assert alike.at_site("south").discriminator.norm == "layer"
     other = tiny(*layered, "site_discriminators.south.kind=dcgan")
     assert other.at_site("south").discriminator.norm == "instance"
 

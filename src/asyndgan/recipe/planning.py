@@ -42,13 +42,18 @@ TOP_DOWN: Final[dict[Key, Any]] = {
     ("generator", "latent"): 16,
     ("generator", "skip"): False,
     ("generator", "diversity"): 0.3,
-    ("generator", "deform"): 2.0,
     ("discriminator", "width"): 32,
     ("discriminator", "norm"): "layer",
     ("training", "steps"): 7200,
 }
 """The generator for images that masks leave open, what makes its images differ as patients' do,
 discriminators that it keeps up with, and the steps that both need."""
+
+DEFORM: Final[dict[Key, Any]] = {("generator", "deform"): 2.0}
+"""Deformed masks for this generator, in pixels."""
+
+DEFORMED: Final = 64.0
+"""Pixels of every label, from which on a mask deformed by 2 still shows them where they are."""
 
 
 @final
@@ -148,10 +153,17 @@ RULES: Final = (
          "[hippocampi](results/hippocampus.md) were trained so"),
     Rule("left open", "labels explain less than a tenth of the variance in the range that is taken",
          lambda s: s.left_open, lambda s: dict(TOP_DOWN),
-         "masks leave most of an image open; this generator invents more of it, in more steps",
+         "masks leave most of an image open; this generator invents more of it, in more steps; "
+         "images of one mask are made to differ, and discriminators see their brightness",
          "hippocampi: 0.91 and 0.94 of all-real [as planned](results/search-variety.md), 0.92 and "
          "0.86 [without `diversity`, `deform` and `norm`](results/search-long.md); `default` 0.69 "
          "and 0.73 [in 1,200 steps](results/search-generators.md)"),
+    Rule("soft borders", f"the same, and every label covers {DEFORMED:g} pixels or more",
+         lambda s: s.left_open and s.smallest >= DEFORMED,
+         lambda s: dict(DEFORM),
+         "the generator paints from masks that are deformed a little, as borders of labels are "
+         "not always where intensities change; small labels would move too far",
+         "[hippocampi](experiments-variety.md#borders-that-are-not-where-the-mask-is)"),
     Rule("few hold a modality", "fewer than half of the sites hold a modality",
          lambda s: s.rare, lambda s: {("shares", "by"): "modality"},
          "few sites hold '{s.rare[0]}'; with shares by site, the others would outweigh them",
@@ -200,7 +212,7 @@ class Plan:
         return [
             f"{choice.name}={value_of(choice.value)}"
             for choice in self.choices
-            if not (other and choice.key in TOP_DOWN)  # its values belong together
+            if not (other and choice.key in TOP_DOWN | DEFORM)  # its values belong together
         ]
 
     def recipe(self, base: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -366,13 +378,9 @@ def _few(s: Sites) -> Iterator[str]:
 
 
 def _small(s: Sites) -> Iterator[str]:
-    pixels = s.size[0] * s.size[1]
-    areas: dict[str, float] = {}
-    for label in (label for one in s.of.values() for label in one.labels if label.area):
-        areas[label.name] = min(label.area.middle, areas.get(label.name, 1.0))  # type: ignore[union-attr]  # chosen
-    for name, area in sorted(areas.items()):
-        if area * pixels < SMALL:
-            yield f"label '{name}' covers about {area * pixels:.1f} pixels: try image.size=128"
+    for name, area in s.areas.items():
+        if area < SMALL:
+            yield f"label '{name}' covers about {area:.1f} pixels: try image.size=128"
 
 
 def _little(s: Sites) -> Iterator[str]:

@@ -12,6 +12,7 @@ from asyndgan.recipe.fingerprint import (
     PLANES,
     Axis,
     Fingerprint,
+    LabelFigures,
     Levels,
     ModalityFigures,
     Side,
@@ -191,7 +192,7 @@ class Sites:
         """Labels that lie on one side in most patients, or that a mirror exchanges."""
         figures: dict[str, list[tuple[int, float]]] = {}
         found = set()
-        for label in (label for one in self.of.values() for label in one.labels):
+        for label in self._labels:
             if label.exchanged:
                 found.add(label.name)
             if label.side is not None and label.patients:
@@ -252,6 +253,26 @@ class Sites:
     def left_open(self) -> bool:
         """Whether labels explain little of every modality."""
         return bool(self.explained) and max(self.explained.values()) < LITTLE
+
+    @cached_property
+    def areas(self) -> dict[str, float]:
+        """Pixels of each label in the slices that show it, where they are known: the least site."""
+        pixels = self.longest**2 if self.cropped else self.size[0] * self.size[1]
+        found: dict[str, float] = {}
+        for label in sorted(self._labels, key=lambda one: one.name):
+            if label.area:
+                area = label.area.middle * pixels
+                found[label.name] = min(area, found.get(label.name, area))
+        return found
+
+    @property
+    def smallest(self) -> float:
+        """Pixels of the smallest label; 0 if those of one are unknown."""
+        return min((self.areas.get(one.name, 0) for one in self._labels), default=0)
+
+    @property
+    def _labels(self) -> list[LabelFigures]:
+        return [label for one in self.of.values() for label in one.labels]
 
     @cached_property
     def rare(self) -> list[str]:

@@ -16,6 +16,7 @@ from asyndgan.recipe.faults import SHOWN_FAULTS, explained, shown
 from asyndgan.recipe.image import ImageSection
 from asyndgan.recipe.rules import violations
 from asyndgan.recipe.sections import (
+    NORMLESS,
     UNSEGMENTING,
     ConditionSection,
     DiscriminatorSection,
@@ -38,11 +39,8 @@ from asyndgan.recipe.timeline import PresenceSection, attendance, presence, take
 from asyndgan.recipe.toml import tables_of
 from asyndgan.texts import Name, Title
 
-TAKEN_OVER: Final = ("kind", "augment", "cross_fitted")
+TAKEN_OVER: Final = ("kind", "norm", "augment", "cross_fitted")
 """Keys that a site's own discriminator takes over from the recipe's, unless it names them."""
-
-OF_KIND: Final = ("norm",)
-"""Keys that it takes over as well, unless it names another kind, which may not have them."""
 
 
 @final
@@ -88,9 +86,9 @@ class Recipe(Section):
         try:
             judge = tables["discriminator"]
             kept = {key: judge[key] for key in TAKEN_OVER if key in judge}
-            alike = {key: judge[key] for key in OF_KIND if key in judge}
+            normless = {key: value for key, value in kept.items() if key != "norm"}
             own = {
-                site: kept | ({} if "kind" in table else alike) | table
+                site: (normless if table.get("kind") in NORMLESS else kept) | table
                 for site, table in tables["site_discriminators"].items()
             }
         except (AttributeError, KeyError, TypeError):

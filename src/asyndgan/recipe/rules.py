@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
-from asyndgan.recipe.sections import SEGMENTING, UNSEGMENTING
+from asyndgan.recipe.sections import NORMLESS, SEGMENTING, UNSEGMENTING
 from asyndgan.recipe.toml import key_of
 
 if TYPE_CHECKING:
@@ -116,8 +116,7 @@ RULES: Final = (
     Rule(lambda r: r.generator.kind in ("dcgan", "masks", "topdown")
          and r.generator.position,
          f"generator.position {_USELESS}", ("generator.position=false",)),
-    Rule(lambda r: r.discriminator.kind in ("dcgan", "rows")
-         and r.discriminator.norm != "instance",
+    Rule(lambda r: r.discriminator.kind in NORMLESS and r.discriminator.norm != "instance",
          "discriminator.norm is set, but discriminator.kind '{r.discriminator.kind}' has no norms; "
          "{set}", ("discriminator.norm='instance'",)),
     Rule(lambda r: r.generator.diversity and (not r.generator.latent or r.table),
