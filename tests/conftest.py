@@ -19,6 +19,7 @@ from typing import TypeVar
 import pytest
 from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintException
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -39,6 +40,10 @@ _checks.checked = _checked  # type: ignore[attr-defined]
 sys.modules[_checks.__name__] = _checks
 if not os.environ.get("ASYNDGAN_UNCHECKED"):
     install_import_hook("asyndgan", "asyndgan_type_checks.checked")
+
+# Nothing that is tested promises a time, and other work on the machine makes an example slow.
+settings.register_profile("asyndgan", deadline=None)
+settings.load_profile("asyndgan")
 
 import torch  # noqa: E402
 

@@ -15,7 +15,6 @@ from asyndgan.cli import app
 from asyndgan.errors import AsyndganError
 
 fuzz = settings(
-    deadline=None,
     max_examples=60,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -108,7 +108,7 @@ MEANS = ("unlabelled", "slices", "explained")
 """Fractions of slices, or of variance, which single patients move by their part and a step."""
 
 
-@settings(deadline=None, max_examples=20, phases=[Phase.generate])
+@settings(max_examples=20, phases=[Phase.generate])
 @given(st.data(), st.sampled_from([*FEATURES]), st.integers(2, 4), st.booleans())
 def test_what_too_few_patients_have_or_lack_is_told_as_if_none_did(
     data: st.DataObject, feature: str, fewest: int, lack: bool

@@ -25,7 +25,6 @@ from asyndgan.wire import Judge, Open
 
 RUN = "abc123"
 fuzz = settings(
-    deadline=None,
     max_examples=40,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

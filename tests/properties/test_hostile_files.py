@@ -92,7 +92,7 @@ scalars = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(sorted(known_keys())), scalars)
 def test_any_value_of_any_key_of_a_recipe_is_taken_or_refused_by_our_error(
     key: str, value: object
@@ -110,7 +110,7 @@ def test_any_value_of_any_key_of_a_recipe_is_taken_or_refused_by_our_error(
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused_by_our_error(text: str) -> None:
     for read in READERS.values():

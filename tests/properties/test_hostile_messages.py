@@ -52,7 +52,6 @@ from asyndgan.wire.messages import HEADER_LIMIT, MAGIC, PREFIX, VERSION
 RUN = "abc123"
 LIMIT = 2**17
 fuzz = settings(
-    deadline=None,
     max_examples=200,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -663,7 +662,7 @@ def test_what_was_begun_is_sent_first_and_nothing_piles_up_behind_it() -> None:
 
 
 @given(st.binary(min_size=16, max_size=64))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_any_bytes_on_a_connection_are_a_frame_or_one_of_our_errors(raw: bytes) -> None:
     ours, theirs = socket.socketpair()
     frames = Frames(ours, limit=32)

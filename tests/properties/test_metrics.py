@@ -30,7 +30,7 @@ def test_dice_lies_between_zero_and_one_and_does_not_know_which_mask_is_the_trut
         assert (value == 1) == torch.equal(first, second)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(masks, masks, spacings)
 def test_distances_are_symmetric_and_never_beyond_the_diagonal(first, second, spacing):
     ahead = surface_distances(first, second, spacing)

@@ -127,7 +127,7 @@ OF_ALL = {"name", "number", "kind", "bits", "version", "spaced", "modalities", "
 SITES = st.dictionaries(st.sampled_from(("a", "b", "c", "d")), fingerprints(), min_size=1)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SITES)
 def test_any_sites_give_a_recipe_that_the_default_policy_measured(
     sites: dict[str, Fingerprint],
@@ -142,7 +142,7 @@ def test_any_sites_give_a_recipe_that_the_default_policy_measured(
     assert all("\n" not in text for text in made.notes)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SITES, st.randoms(use_true_random=False))
 def test_the_order_of_sites_does_not_matter(sites: dict[str, Fingerprint], chance: Any) -> None:
     names = list(sites)
@@ -150,7 +150,7 @@ def test_the_order_of_sites_does_not_matter(sites: dict[str, Fingerprint], chanc
     assert plan({name: sites[name] for name in names}) == plan(sites)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(fingerprints(), st.integers(1, 50))
 def test_what_is_bounded_tells_of_no_fewer_patients(found: Fingerprint, fewest: int) -> None:
     def everyone(part: Any) -> dict[str, tuple[int, int, int]]:

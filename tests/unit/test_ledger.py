@@ -49,7 +49,7 @@ def test_a_ledger_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert len(list(read(path))) == 8
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_change_of_a_ledger_is_found(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -239,7 +239,6 @@ def test_every_recipe_of_the_package_survives_its_own_toml(name: str, comments: 
     assert recipe.name == name
 
 
-@settings(deadline=None)  # the first example imports
 @given(
     st.text(max_size=20).filter(lambda text: text.isprintable()),
     st.dictionaries(

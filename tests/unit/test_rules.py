@@ -159,7 +159,7 @@ def test_what_is_wrong_with_the_recipe_is_not_repeated_for_each_site() -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(
         st.sampled_from(

@@ -343,7 +343,7 @@ def tables(draw: st.DrawFn) -> tuple[TableSection, pd.DataFrame]:
     return table, pd.DataFrame(records)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(tables(), st.integers(0, 100))
 def test_an_encoded_table_decodes_to_the_same_columns_kinds_and_values(
     drawn: tuple[TableSection, pd.DataFrame], seed: int
@@ -369,7 +369,7 @@ def test_an_encoded_table_decodes_to_the_same_columns_kinds_and_values(
     assert back["bad"].tolist() == records["bad"].tolist()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tables())
 def test_records_as_they_are_written_are_written_so_again(
     drawn: tuple[TableSection, pd.DataFrame],
