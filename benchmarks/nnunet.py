@@ -17,7 +17,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +29,10 @@ from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.writing import write_dataset
 from asyndgan.judging.compare import row_of
-from asyndgan.judging.metrics import ScoreArray, score_patients
+from asyndgan.judging.metrics import ScoreArray, score_array
 from asyndgan.judging.real import load_real
 from asyndgan.judging.table import REAL_ALL
-from asyndgan.painting.sets import masks_of, painting_of
+from asyndgan.painting.sets import MOVED, masks_of, painting_of
 from asyndgan.painting.writing import PICTURES
 from asyndgan.runs import RunFolder
 from common import arguments, markdown, publish
@@ -116,10 +116,12 @@ def main() -> None:
     recipe, facts = run.recipe(), run.facts()
     sites = {site: DataSet(asked.data / asked.set / site) for site in facts.teachers}
     real, held = load_real(sites, None, recipe, modalities=facts.modalities, labels=facts.labels)
-    sets = {
-        REAL_ALL: [case for own in real.values() for case in own],
-        "synthetic": list(painting_of(run, masks_of(real))),
+    masks = masks_of(real)
+    sets: dict[str, Iterable[Case]] = {  # synthetic cases are painted only to be trained on
+        REAL_ALL: (case for own in real.values() for case in own),
+        "synthetic": painting_of(run, masks),
     }
+    counts = {REAL_ALL: len(masks), "synthetic": (1 + MOVED) * len(masks)}
     labels = {name: int(number) for number, name in facts.labels.items() if number != "0"}
     scores: dict[str, dict[str, ScoreArray]] = {}
     for name, cases in sets.items():
@@ -128,15 +130,14 @@ def main() -> None:
         judge = Judge(asked.nnunet, asked.out.resolve() / of, run, asked.epochs)
         found = judge.predicted(cases, held)
         scores[name] = {
-            label: np.array([list(map(astuple, score_patients(held, found, number).values()))])
-            for label, number in labels.items()
+            label: score_array(held, [found], number) for label, number in labels.items()
         }
     rows = []
     for label in labels:
-        for name, cases in sets.items():
-            row = row_of(name, label, len(cases), scores[name][label], scores[REAL_ALL][label])
+        for name, count in counts.items():
+            row = row_of(name, label, count, scores[name][label], scores[REAL_ALL][label])
             rows.append(
-                [label, name, f"{len(cases):,}", f"{row.dice_mean:.3f}",
+                [label, name, f"{count:,}", f"{row.dice_mean:.3f}",
                  f"{row.ratio:.3f}", f"{row.ratio_low:.3f} to {row.ratio_high:.3f}"]
             )  # fmt: skip
     about = (

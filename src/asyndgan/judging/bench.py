@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,7 @@ from asyndgan.data.prepare import blanked, lacked_by_all
 from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.fedavg import LOCAL_STEPS, train_fedavg
-from asyndgan.judging.metrics import ScoreArray, score_patients
+from asyndgan.judging.metrics import ScoreArray, score_array
 from asyndgan.judging.table import Scores
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.received import contents
@@ -191,8 +191,7 @@ class Trainings:
         if self.bench.budget.unlabelled:
             known = torch.stack([case.mask for case in cases]) != 0
             of_seeds = [masks.where(known, 0) for masks in of_seeds]
-        scored = (score_patients(cases, masks, label).values() for masks in of_seeds)
-        return np.array([[astuple(score) for score in own] for own in scored])
+        return score_array(cases, of_seeds, label)
 
     def _check_fit(self, cases: TrainingSet) -> None:
         flat = pooled(cases)

@@ -16,7 +16,7 @@ How empty masks count:
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any, final
 
 import numpy as np
@@ -88,6 +88,12 @@ def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[
         patient: _score([truth[i] for i in indices], predicted[indices], label)
         for patient, indices in of_patient.items()
     }
+
+
+def score_array(truth: Sequence[Case], of_seeds: Sequence[Masks], label: int) -> ScoreArray:
+    """Scores of the predictions of several seeds; arguments and errors as `score_patients`."""
+    scored = (score_patients(truth, masks, label).values() for masks in of_seeds)
+    return np.array([[astuple(score) for score in own] for own in scored])
 
 
 def dice(first: Bool[Tensor, "*space"], second: Bool[Tensor, "*space"]) -> float:

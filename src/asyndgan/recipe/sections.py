@@ -19,8 +19,9 @@ LARGEST_SHARE: Final = 0.75
 site of the measured data sets has that much."""
 SEGMENTING: Final = frozenset({"patch_segmentation"})
 UNSEGMENTING: Final = frozenset({"patch", "dcgan", "rows"})
-NORMLESS: Final = frozenset({"dcgan", "rows"})
 """Kinds of this package's discriminators that do not segment; others are unknown."""
+NORMLESS: Final = frozenset({"dcgan", "rows"})
+"""Kinds of this package's discriminators that normalise nothing."""
 
 
 class Section(BaseModel):
