@@ -40,7 +40,7 @@ def on_meta(recipe: Recipe) -> Batch:
     "overrides",
     [
         ["loss.paired_l1=1"],
-        ['discriminator.augment=["intensity", "shift", "cutout"]'],
+        ['discriminator.augment=["shift"]'],
         ["condition.kind=none", "masks.release=false"],
         [*SEGMENTS, 'discriminator.augment=["shift"]'],
     ],

@@ -437,13 +437,10 @@ def test_the_test_for_entry_points_leaves_nothing_behind(tiny: MakeRecipe) -> No
 
 
 @pytest.mark.parametrize("space", [(16, 24), (8, 16, 16)])
-@pytest.mark.parametrize("kind", ["shift", "cutout"])
-def test_disturbed_conditions_stay_with_their_images(
-    kind: Disturbance, space: tuple[int, ...]
-) -> None:
+def test_shifted_conditions_stay_with_their_images(space: tuple[int, ...]) -> None:
     maps = maps_of("mask", space, b=6)
     images = 2 * maps[:, 1:] - 1  # images that show nothing but their conditions
-    moved, with_them = disturbed(images, maps, [kind], torch.Generator().manual_seed(1))
+    moved, with_them = disturbed(images, maps, ["shift"], torch.Generator().manual_seed(1))
     assert torch.equal(moved, 2 * with_them[:, 1:] - 1)
     assert not torch.equal(moved, images)
     nothing = with_them.sum(1) == 0
@@ -454,7 +451,7 @@ def test_disturbed_conditions_stay_with_their_images(
 def test_disturbed_images_are_drawn_one_by_one_and_alike_for_equal_seeds() -> None:
     images = torch.rand(1, 2, 16, 16).expand(4, -1, -1, -1).requires_grad_()
     maps = maps_of("mask", (16, 16), b=4)
-    kinds: list[Disturbance] = ["intensity", "shift", "cutout"]
+    kinds: list[Disturbance] = ["dropout", "shift"]
     once, again = (disturbed(images, maps, kinds, torch.Generator().manual_seed(1)) for _ in "ab")
     assert torch.equal(once[0], again[0])
     assert torch.equal(once[1], again[1])
@@ -462,15 +459,3 @@ def test_disturbed_images_are_drawn_one_by_one_and_alike_for_equal_seeds() -> No
     (gradient,) = torch.autograd.grad(once[0].sum(), images)
     assert gradient.abs().sum() > 0
     assert disturbed(images, maps, [], torch.Generator()) == (images, maps)
-
-
-def test_contrast_and_brightness_are_each_modalitys_own() -> None:
-    images = torch.rand(3, 2, 16, 16)
-    recoloured, _ = disturbed(
-        images, maps_of("mask", (16, 16), b=3), ["intensity"], torch.Generator().manual_seed(1)
-    )
-    for own, before in zip(recoloured.flatten(0, 1), images.flatten(0, 1), strict=True):
-        gain, shift = (own.std() / before.std()).item(), (own.mean() - before.mean()).item()
-        assert 0.5 <= gain <= 1.5
-        assert -0.5 <= shift <= 0.5
-        torch.testing.assert_close(own, (before - before.mean()) * gain + before.mean() + shift)

@@ -64,9 +64,9 @@ def pictures(**changes: Any) -> Fingerprint:
     return Fingerprint(**{**of, **changes})
 
 
-def few(patients: int) -> Fingerprint:
-    """Pictures of few patients."""
-    table = pictures().model_dump()
+def few(patients: int, of: Fingerprint | None = None) -> Fingerprint:
+    """The same data, or pictures, of few patients."""
+    table = (of or pictures()).model_dump()
     for part in (table, *table["modalities"], *table["labels"]):
         part["patients"] = patients
     return Fingerprint.model_validate(table)
@@ -183,6 +183,7 @@ def _taken(made: Plan) -> object:
         return str(error)
 
 
+OPEN = pictures(modalities=(modality(explained=0.02),))
 SMALL = label(area=spread(0.0005))
 NOTED: dict[str, dict[str, Fingerprint]] = {
     "formats differ": {"a": pictures(), "b": volumes()},
@@ -200,6 +201,7 @@ NOTED: dict[str, dict[str, Fingerprint]] = {
         "a": pictures(), "b": pictures(labels=(label(), label("organ", 2))),
     },
     "fewer than 5 patients at b": {"a": pictures(), "b": few(4)},
+    "b has 9 patients": {"a": OPEN, "b": few(9, OPEN)},
     "covers about 1.5 pixels": {"a": pictures(labels=(SMALL,))},
     "labels cover about 95% of an image at a": {
         "a": pictures(labels=(label("road", slices=1.0, area=spread(0.7)),
@@ -222,11 +224,12 @@ def test_what_contradicts_is_named(says: str) -> None:
         ("covers about 1.5 pixels", "image.size=128"),
         ("spacings differ", "image.spacing=[3,3]"),
         ("thick axes differ", "image.axis=axial"),
+        ("b has 9 patients", "training.steps=6000"),
     ],
 )
 def test_a_note_that_an_override_answers_is_not_repeated(says: str, answer: str) -> None:
     sites = NOTED[says]
-    for overrides, told in (((), True), (("training.steps=9",), True), ((answer,), False)):
+    for overrides, told in (((), True), (("training.seed=9",), True), ((answer,), False)):
         assert any(says in note for note in planned_from(sites, overrides).notes) == told
 
 

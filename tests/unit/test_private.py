@@ -155,7 +155,7 @@ def test_a_patient_whose_gradient_is_not_finite_counts_for_nothing(tiny: MakeRec
 
 def test_synthetic_images_are_disturbed_as_the_patients_are(tiny: MakeRecipe) -> None:
     """Or the discriminator would learn to tell them by the disturbance."""
-    learner = private(tiny, "discriminator.augment=['cutout']")
+    learner = private(tiny, "discriminator.augment=['shift']")
     seen: list[torch.Tensor] = []
     learner.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
     learner.learn(torch.optim.SGD(learner.parameters, lr=0.1), batch(5), batch(5, seed=2))

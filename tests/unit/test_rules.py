@@ -42,7 +42,6 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "training.flip mirrors": ["image.axis=sagittal"],
     "generator.noise is set": [*NOISE, "generator.kind=dcgan", "generator.noise=1"],
     "generator.skip is set": [*OF_MASKS, "generator.skip=true"],
-    "generator.position is set": ["generator.kind=topdown", "generator.position=true"],
     "discriminator.norm is set": [*NOISE, "discriminator.kind=dcgan", "discriminator.norm=layer"],
     "generator.diversity compares": ["generator.diversity=1"],
     "generator.deform deforms": ["condition.kind=class", "generator.deform=1"],

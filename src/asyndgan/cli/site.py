@@ -17,6 +17,7 @@ from asyndgan.errors import DataError, RunError, StorageError
 from asyndgan.locks import held
 from asyndgan.privacy import Policy
 from asyndgan.privacy.policy import AllowsSection
+from asyndgan.recipe.planning import MOST_ANSWERS_PER_PATIENT
 from asyndgan.runs.signals import told_to_end
 from asyndgan.tables.schema import is_table
 from asyndgan.texts import replace_text
@@ -32,9 +33,6 @@ site = Commands(
 )
 MOST_ANSWERS = 20_000
 """Default limit on answers, six runs of `default`: unlimited answers would reveal more."""
-MOST_ANSWERS_PER_PATIENT = 700
-"""The same for each patient: a run of `default` with the fewest patients that a policy allows."""
-
 MOST_RECIPES = 50
 """Default limit on different recipes: each reveals whether a site begins, and its case count."""
 

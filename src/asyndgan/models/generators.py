@@ -36,13 +36,6 @@ def convolution(
     )
 
 
-def positions(like: Tensor) -> Tensor:
-    """Coordinates of each pixel, -1 to 1 along each axis: (b, axes, *space) for (b, c, *space)."""
-    axes = [torch.linspace(-1, 1, side, device=like.device) for side in like.shape[2:]]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    return grid.expand(len(like), *grid.shape).to(like.dtype)
-
-
 def smooth(spatial_dims: int) -> str:
     """Torch's name for linear interpolation over this many axes."""
     return "bilinear" if spatial_dims == 2 else "trilinear"
@@ -100,8 +93,7 @@ class ResNetGenerator(nn.Module):
     Of the section it takes `width` k, `blocks` n, `noise` channels. Not in the paper: `skip` also
     feeds the condition and noise to the last layer, so that edges of small labels stay sharp;
     `style` and `latent` numbers, which follow the noise as constant maps, scale and shift features
-    at the lowest size and before the last layer; `position` feeds each pixel's coordinates to the
-    first layer (Liu et al. 2018, "CoordConv"), since norms and reflection padding hide them.
+    at the lowest size and before the last layer.
     """
 
     def __init__(
@@ -114,7 +106,7 @@ class ResNetGenerator(nn.Module):
     ) -> None:
         super().__init__()
         k = section.width
-        maps = condition_channels + section.noise + (spatial_dims if section.position else 0)
+        maps = condition_channels + section.noise
         layers: list[nn.Module] = [
             convolution(spatial_dims, maps, k, 7, bias=False),
             instance_norm(spatial_dims, k),
@@ -143,7 +135,6 @@ class ResNetGenerator(nn.Module):
         if section.code:
             self.styles = nn.ModuleList(Style(section.code, wide) for wide in (4 * k, k))
         self.skip = section.skip
-        self.position = section.position
         self.paint = convolution(
             spatial_dims, k + maps * section.skip, image_channels, 7, bias=True
         )
@@ -151,8 +142,6 @@ class ResNetGenerator(nn.Module):
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
         maps = torch.cat([condition, noise[:, : self.noise]], dim=1)
-        if self.position:
-            maps = torch.cat([maps, positions(maps)], dim=1)
         if self.styles is None:
             features = self.body(maps)
         else:

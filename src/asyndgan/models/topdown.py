@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Noise
-from asyndgan.models.generators import SLOPE, convolution, instance_norm, positions, smooth
+from asyndgan.models.generators import SLOPE, convolution, instance_norm, smooth
 from asyndgan.recipe import GeneratorSection
 
 GRID: Final = 4
@@ -19,6 +19,13 @@ TOLD: Final = 16
 
 HIDDEN: Final = 64
 """Length of the code after its mapping."""
+
+
+def positions(like: Tensor) -> Tensor:
+    """Coordinates of each pixel, -1 to 1 along each axis: (b, axes, *space) for (b, c, *space)."""
+    axes = [torch.linspace(-1, 1, side, device=like.device) for side in like.shape[2:]]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return grid.expand(len(like), *grid.shape).to(like.dtype)
 
 
 @final

@@ -29,6 +29,10 @@ SMALL: Final = 4.0
 FEWEST: Final = 5
 """Patients below which the plan says so: the default policy of a federation wants them."""
 
+MOST_ANSWERS_PER_PATIENT: Final = 700
+"""Answers for each patient, after which a site of a federation stops unless its policy says
+otherwise: a run of `BASE` with the fewest patients that a policy allows."""
+
 COVERED: Final = 0.8
 """Part of an image, covered by labels, from which on label 0 may mean pixels nobody labelled."""
 
@@ -378,6 +382,18 @@ def _few(s: Sites) -> Iterator[str]:
         yield f"fewer than {FEWEST} patients at {_listed(few)}: the default policy refuses that"
 
 
+def _used_up(s: Sites) -> Iterator[str]:
+    """Sites that the default policy stops before the last of the steps that this plan takes."""
+    steps = TOP_DOWN["training", "steps"]
+    for site, one in s.of.items():
+        most = MOST_ANSWERS_PER_PATIENT * (one.patients or steps)
+        if s.left_open and most <= steps:
+            yield (
+                f"{site} has {one.patients} patients: in a federation it stops after {most:,} of "
+                f"{steps:,} steps, unless its policy sets allows.most_answers_per_patient higher"
+            )
+
+
 def _small(s: Sites) -> Iterator[str]:
     for name, area in s.areas.items():
         if area < SMALL:
@@ -412,7 +428,8 @@ def _listed(names: Sequence[str]) -> str:
 
 NOTES: Final[Mapping[Callable[[Sites], Iterator[str]], Key]] = {
     _mixed: (), _spaced: ("image", "spacing"), _views: ("image", "spacing"),
-    _thick: ("image", "axis"), _units: (), _lacked: (), _few: (), _small: ("image", "size"),
-    _little: (), _void: ("masks", "unlabelled"),
+    _thick: ("image", "axis"), _units: (), _lacked: (), _few: (),
+    _used_up: ("training", "steps"), _small: ("image", "size"), _little: (),
+    _void: ("masks", "unlabelled"),
 }  # fmt: skip
 """What sites contradict each other in, and what a plan cannot mend; see `Plan.notes`."""

@@ -113,9 +113,6 @@ RULES: Final = (
          f"generator.noise {_USELESS}", ("generator.noise=0",)),
     Rule(lambda r: r.generator.kind in ("dcgan", "masks", "topdown") and r.generator.skip,
          f"generator.skip {_USELESS}", ("generator.skip=false",)),
-    Rule(lambda r: r.generator.kind in ("dcgan", "masks", "topdown")
-         and r.generator.position,
-         f"generator.position {_USELESS}", ("generator.position=false",)),
     Rule(lambda r: r.discriminator.kind in NORMLESS and r.discriminator.norm != "instance",
          "discriminator.norm is set, but discriminator.kind '{r.discriminator.kind}' has no norms; "
          "{set}", ("discriminator.norm='instance'",)),
@@ -233,8 +230,8 @@ RULES: Final = (
          "a [table] has records, which training.flip and training.move would mix up; {set}",
          ("training.flip=false", "training.move=false")),
     Rule(lambda r: {*r.discriminator.augment}
-         - ({"dropout"} if r.table else {"intensity", "shift", "cutout"}),
-         "discriminator.augment: records take 'dropout', and images the others; {set}",
+         - ({"dropout"} if r.table else {"shift"}),
+         "discriminator.augment: records take 'dropout', and images 'shift'; {set}",
          ("discriminator.augment=[]",)),
     Rule(lambda r: r.table and not (r.generator.noise == 1 and r.generator.latent),
          "a [table] is made from generator.noise = 1, which draws categories, and generator.latent "

@@ -122,11 +122,6 @@ class GeneratorSection(Section):
         "and sets label by the masks as they are. Use it when borders in patients' images are "
         "less clear than those in synthetic ones",
     )
-    position: bool = Field(
-        False,
-        description="resnet: also gets each pixel's place in the image. Use it when masks leave "
-        "most of the image open, as with a small organ",
-    )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="settings of a generator of another package"
     )
@@ -160,11 +155,11 @@ class DiscriminatorSection(Section):
         "normalised on their own; layer, those of all channels together, so brightness counts "
         "more. Use layer with generator.diversity, which otherwise varies brightness too much",
     )
-    augment: tuple[Literal["intensity", "shift", "cutout", "dropout"], ...] = Field(
+    augment: tuple[Literal["shift", "dropout"], ...] = Field(
         (),
-        examples=["intensity,shift"],
+        examples=["shift"],
         description="random changes of real and synthetic images before they are judged "
-        "(intensity, shift, cutout; of records: dropout). Use it when a site has few patients",
+        "(shift; of records: dropout). Use it when a site has few patients",
     )
     cross_fitted: bool = Field(
         False,
