@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from asyndgan.arrays import Mask
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
@@ -49,12 +50,28 @@ def labelled(cases: Sequence[Case], networks: Mapping[nn.Module, float]) -> list
     return [replace(case, mask=mask) for case, mask in zip(cases, torch.cat(masks), strict=True)]
 
 
-def painted(run: RunFolder, real: Mapping[str, Sequence[Case]]) -> list[Case]:
-    """Synthetic cases of masks of all sites, some drawn by chance."""
-    masks = masks_of(real)
+def painted(run: RunFolder, masks: Sequence[tuple[str, Mask]]) -> list[Case]:
+    """Synthetic cases of some of the masks, drawn by chance."""
     drawn = torch.randperm(len(masks), generator=torch.Generator().manual_seed(7))[:MASKS]
     named = [masks[place] for place in drawn.tolist()]
     return [*synthesise(run, named), *synthesise(run, named, draws=MOVED, seed=1, move=True)]
+
+
+def table(
+    scores: Mapping[str, Mapping[str, ScoreArray]], counts: Mapping[str, int], labels: Sequence[str]
+) -> str:
+    """The Dice of models' seeds and patients, and the ratio to all-real, which is among them."""
+    rows = []
+    for model, own in scores.items():
+        cells = [model, f"{counts[model]:,}"]
+        for label in labels:
+            row = row_of(model, label, counts[model], own[label], scores[REAL_ALL][label])
+            cells.append(f"{row.dice_mean:.3f} ({row.dice_least:.3f} to {row.dice_most:.3f})")
+            cells.append(f"{row.ratio:.3f} ({row.ratio_low:.3f} to {row.ratio_high:.3f})")
+        rows.append(cells)
+    heading = ["trained on", "cases"]
+    heading += [part for label in labels for part in (f"{label} (of seeds)", "of all-real")]
+    return markdown(heading, rows)
 
 
 def main() -> None:
@@ -92,7 +109,7 @@ def main() -> None:
     for name in GENERATORS:
         found: dict[str, list[dict[str, ScoreArray]]] = {}
         for seed in SEEDS:
-            cases = painted(runs[f"{name}, seed {seed}"], real)
+            cases = painted(runs[f"{name}, seed {seed}"], masks_of(real))
             for way, own in (("their masks", cases), ("by the sites", labelled(cases, networks))):
                 model = f"{name}: {way}"
                 found.setdefault(model, []).append(scored(model, own))
@@ -101,22 +118,12 @@ def main() -> None:
             scores[model] = {
                 label: np.concatenate([one[label] for one in seeds]) for label in judged.names()
             }
-    rows = []
-    for model, own in scores.items():
-        cells = [model, f"{counts[model]:,}"]
-        for label in judged.names():
-            row = row_of(model, label, counts[model], own[label], scores[REAL_ALL][label])
-            cells.append(f"{row.dice_mean:.3f} ({row.dice_least:.3f} to {row.dice_most:.3f})")
-            cells.append(f"{row.ratio:.3f} ({row.ratio_low:.3f} to {row.ratio_high:.3f})")
-        rows.append(cells)
-    heading = ["trained on", "cases"]
-    heading += [part for label in judged.names() for part in (f"{label} (of seeds)", "of all-real")]
     about = (
         f"Judged on {len({case.patient for case in held})} held-out patients; three seeds of each "
         "generator, one segmentation network of each set; intervals of 95 % from a BCa bootstrap "
         "over patients."
     )
-    publish(f"{about}\n\n{markdown(heading, rows)}", "labelled", asked.document)
+    publish(f"{about}\n\n{table(scores, counts, judged.names())}", "labelled", asked.document)
 
 
 if __name__ == "__main__":

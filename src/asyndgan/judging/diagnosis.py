@@ -164,8 +164,8 @@ def diagnose(
     told, told_at = _told(painted, acquired, masks, far, patients, labels)
     precision, recall, density, coverage = _covered(painted, acquired)
     return Diagnosis(
-        components=_components(painted),
-        components_real=_components(acquired),
+        components=components(painted),
+        components_real=components(acquired),
         nearest=_nearest(painted),
         nearest_real=_nearest(acquired),
         repeated=_similarity(painted, _stacked(again)[0]) if again else math.nan,
@@ -185,7 +185,8 @@ def _stacked(cases: Sequence[Case]) -> tuple[Images, Masks]:
     return torch.stack([case.image for case in cases]), torch.stack([case.mask for case in cases])
 
 
-def _components(images: Images) -> float:
+def components(images: Images) -> float:
+    """Principal components that hold `VARIANCE` of the variance of images, (n, ...)."""
     flat = images.flatten(1)
     shares = torch.linalg.svdvals(flat - flat.mean(0)).square()
     return float((shares.cumsum(0) < VARIANCE * shares.sum()).sum() + 1)
