@@ -8,14 +8,17 @@ slices. The RUN then paints images from patients' masks and from learned ones. J
 patients that the runs held out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from asyndgan.arrays import Mask
+from asyndgan.auditing.distances import by_patient, pairwise, smaller
+from asyndgan.auditing.membership import attack
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
@@ -62,6 +65,23 @@ def about(name: str, masks: Named, labels: dict[str, int]) -> list[str]:
     return [*cells, f"{components(told):.0f}"]
 
 
+def attacked(learned: Named, members: Sequence[Case], others: Sequence[Case]) -> str:
+    """AUC of telling members by how near the nearest learned mask is, over patients."""
+    labels = 1 + max(int(mask.max()) for _, mask in learned)
+
+    def maps(masks: Iterable[Mask]) -> list[Tensor]:
+        return [F.one_hot(mask, labels).movedim(-1, 0).float() for mask in masks]
+
+    found = smaller(torch.stack(maps(mask for _, mask in learned)))
+    scores = [
+        [float(mean) for mean in by_patient(cases, -pairwise(own, found).amin(1)).values()]
+        for cases in ([case for case in part if case.mask.any()] for part in (members, others))
+        for own in [smaller(torch.stack(maps(case.mask for case in cases)))]
+    ]
+    told = attack("nearest", *map(np.array, scores))
+    return f"{told.auc:.3f} ({told.low:.3f} to {told.high:.3f})"
+
+
 def main() -> None:
     """Trains what is missing, and writes both tables."""
     parser = arguments(__doc__)
@@ -75,9 +95,10 @@ def main() -> None:
     real, held = load_real(sites, None, recipe, modalities=facts.modalities, labels=facts.labels)
     labels = {name: int(number) for number, name in facts.labels.items()}
     judged = Judged(held, labels, kind="validation")
+    shown = {name: labels[name] for name in judged.names()}
     bench = Bench(asked.out, budget_for(recipe, SegmentationBudget()), workers=1)
     own, pooled = masks_of(real), [case for cases in real.values() for case in cases]
-    rows = [about("patients", own, labels)]
+    rows = [[*about("patients", own, shown), ""]]
     found: dict[str, list[dict[str, ScoreArray]]] = {}
     counts = {REAL_ALL: len(pooled)}
 
@@ -91,7 +112,8 @@ def main() -> None:
         learner = trained(recipe_of(run.recipe()), folders, asked.out / f"masks-{seed}")
         drawn = synthesise(learner, released_masks(learner), draws=len(own), seed=seed)
         learned: Named = [(case.name, case.mask) for case in drawn]
-        rows.append(about(f"learned, seed {seed}", learned, labels))
+        told = attacked(learned, pooled, held)
+        rows.append([*about(f"learned, seed {seed}", learned, shown), told])
         kept = [(name, mask) for name, mask in learned if mask.any()]
         score("synthetic: patients' masks", painted(run, own))
         score("synthetic: learned masks", painted(run, kept))
@@ -100,13 +122,13 @@ def main() -> None:
         for model, seeds in found.items()
     }
     heading = ["masks", "number", "with a label"]
-    heading += [part for name in labels for part in (f"with {name}", "pixels (10, 50, 90 %)")]
+    heading += [part for name in shown for part in (f"with {name}", "pixels (10, 50, 90 %)")]
     told = (
         f"Judged on {len({case.patient for case in held})} held-out patients; {len(runs)} "
         "trainings of both generators, one segmentation network of each set; intervals of 95 % "
         "from a BCa bootstrap over patients."
     )
-    block = markdown([*heading, "components"], rows)
+    block = markdown([*heading, "components", "AUC of membership"], rows)
     publish(
         f"{block}\n\n{told}\n\n{table(scores, counts, judged.names())}", "masks", asked.document
     )

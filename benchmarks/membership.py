@@ -25,7 +25,9 @@ not look like members; of a single split members are compared with others. Patie
 the test and of the interval.
 
 With `--runs`, the same attacks try finished trainings on one set, which held the same patients out:
-`asyndgan benchmark` leaves them in OUT/runs. At most four cases of a patient are attacked.
+`asyndgan benchmark` leaves them in OUT/runs. At most four cases of a patient are attacked. And
+`along a path` reads no loss: it sums the feedback over four images between a painting of the same
+mask and the patient's, which gives the difference of their losses.
 """
 
 import argparse
@@ -48,6 +50,7 @@ from asyndgan.judging.metrics import area_under_curve
 from asyndgan.judging.real import load_real
 from asyndgan.models.augment import disturbed
 from asyndgan.painting.sets import masks_of, painting_of
+from asyndgan.painting.synthesise import synthesise
 from asyndgan.privacy.accounting import Account, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
@@ -107,16 +110,21 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 VARIANTS = ("one network", "plain", "shift", "move", "shown")
 """Models that show which part of `default` keeps patients from being told; a table of their own."""
-VERSION = 2
+VERSION = 3
 """Goes up when an attack changes, so that no stored score of the earlier one is taken."""
 QUESTIONS = {"default": 8, "one network": 8}
 """Number of questions about an image, where it is more than one."""
 LOOKS = 16
+PATH = 4
+"""Questions between a painting and a patient's image, whose feedback is summed."""
 MOST = 4
 """Cases with a label of a patient that are attacked in a finished training."""
 ASKED = ("asked", "asked, without losses", "asked, with discriminators' losses")
 EIGHT = tuple(f"{name}, eight times" for name in ASKED)
-ATTACKS = ("painting", "nearest", "density", *ASKED, *EIGHT, "discriminator", "segmentation")
+ALONG = "asked along a path, without losses"
+ATTACKS = (
+    "painting", "nearest", "density", *ASKED, *EIGHT, ALONG, "discriminator", "segmentation",
+)  # fmt: skip
 Scores = dict[str, dict[str, float]]
 HEADING = ["set", "recipe", "attack", "splits", "AUC", "95 % interval", "p", "patients", "verdict"]
 ABOUT = (
@@ -176,7 +184,7 @@ def attacked(
     scores = patient_scores(run, everybody, painted)
     for site, data in sites.items():
         own = [case for case in everybody if case.patient.startswith(f"{site}/")]
-        found = by_asking(run, site, data, own, questions)
+        found = by_asking(run, site, data, own, questions, along=most is not None)
         found |= by_discriminator(run, site, own)
         for name, of_cases in found.items():
             scores.setdefault(name, {}).update(ranks(own, of_cases))
@@ -233,7 +241,7 @@ def copies(case: Case, number: int, seed: int) -> Batch:
 
 
 def by_asking(
-    run: RunFolder, site: str, data: Path, cases: list[Case], questions: int
+    run: RunFolder, site: str, data: Path, cases: list[Case], questions: int, *, along: bool
 ) -> dict[str, list[float]]:
     """Scores each case by how real the site finds it when it is sent as a synthetic image.
 
@@ -244,6 +252,7 @@ def by_asking(
     size = recipe.training.batch
     found: dict[str, list[float]] = {}
     setup = SiteSetup(site, data, run.site_state(site))
+    painted = list(synthesise(run, [(case.name, case.mask) for case in cases]))
     with asked_again(run, recipe, setup, late=True) as (_, ask):
         for number, case in enumerate(cases):
             shown = copies(case, questions, number).images
@@ -258,6 +267,14 @@ def by_asking(
                 found.setdefault(name, []).append(values[0])
                 if questions > 1:
                     found.setdefault(more, []).append(float(np.mean(values)))
+            if along:  # the integral of the loss's gradient, by the midpoint rule
+                start, way = painted[number].image, case.image - painted[number].image
+                middles = [start + way * (place + 0.5) / PATH for place in range(PATH)]
+                rises = [
+                    float((ask.judged(torch.stack([image] * size)).feedback * way).sum()) / PATH
+                    for image in middles
+                ]
+                found.setdefault(ALONG, []).append(-sum(rises))
     return found
 
 
@@ -420,7 +437,7 @@ def attack_finished(asked: argparse.Namespace, part: str) -> None:
         )  # fmt: skip
     if any(split["members"] != splits[0]["members"] for split in splits):
         raise SystemExit("these trainings held other patients out; attack each on its own.")
-    name = asked.runs[0].name.rpartition("-")[0]
+    suite, name = asked.runs[0].resolve().parents[2].name, asked.runs[0].name.rpartition("-")[0]
     rows = [
         [part, name, attack, len(splits), *judged(splits, attack)]
         for attack in ATTACKS
@@ -428,7 +445,7 @@ def attack_finished(asked: argparse.Namespace, part: str) -> None:
     ]
     members = len(splits[0]["members"])
     about = f"{members} members; at most {MOST} cases of a patient. A split is a training here. "
-    publish(f"{about}{ABOUT}\n\n{markdown(HEADING, rows)}", f"membership-{part}", asked.document)
+    publish(f"{about}{ABOUT}\n\n{markdown(HEADING, rows)}", f"membership-{suite}", asked.document)
 
 
 if __name__ == "__main__":

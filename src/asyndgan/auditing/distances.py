@@ -99,7 +99,11 @@ def paintings_of_case(run: RunFolder) -> int:
 
 def thumbnails(cases: Sequence[Case]) -> Images:
     """Images (case, c, SIDE, SIDE), at the size at which they are compared."""
-    images = torch.stack([case.image for case in cases])
+    return smaller(torch.stack([case.image for case in cases]))
+
+
+def smaller(images: Images) -> Images:
+    """Images (n, c, SIDE, SIDE)."""
     return torch.nn.functional.interpolate(images, size=(SIDE, SIDE), mode="area")
 
 
