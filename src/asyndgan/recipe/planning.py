@@ -160,7 +160,7 @@ RULES: Final = (
          "masks leave most of an image open; this generator invents more of it, in more steps; "
          "images of one mask are made to differ, and discriminators see their brightness",
          "hippocampi: 0.91 and 0.94 of all-real [as planned](results/search-variety.md), 0.97 and "
-         "0.96 [in twice the steps](experiments-generators.md#twice-as-many-steps), after which "
+         "0.96 [in twice the steps](experiments-generators.md#twice-the-planned-steps), after which "
          "answers tell who took part, 0.92 and 0.86 [without `diversity`, "
          "`deform` and `norm`](results/search-long.md); `default` 0.69 and 0.73 [in 1,200 steps]"
          "(results/search-generators.md)"),
