@@ -45,7 +45,9 @@ COMPARED = 1500
 def recipe_of(painter: Recipe) -> Recipe:
     """The recipe `masks` for the same slices and patients."""
     own = Recipe.from_toml(recipe_text("masks"))
-    same = {key: getattr(painter.training, key) for key in ("flip", "hold_out", "seed")}
+    same = {
+        key: getattr(painter.training, key) for key in ("flip", "hold_out", "hold_out_seed", "seed")
+    }
     image = painter.image.model_copy(update={"source": "masks", "modalities": ()})
     training = own.training.model_copy(update=same)
     return own.model_copy(update={"image": image, "training": training})
@@ -65,9 +67,8 @@ def about(name: str, masks: Named, labels: dict[str, int]) -> list[str]:
     return [*cells, f"{components(told):.0f}"]
 
 
-def attacked(learned: Named, members: Sequence[Case], others: Sequence[Case]) -> str:
+def attacked(learned: Named, members: Sequence[Case], others: Sequence[Case], labels: int) -> str:
     """AUC of telling members by how near the nearest learned mask is, over patients."""
-    labels = 1 + max(int(mask.max()) for _, mask in learned)
 
     def maps(masks: Iterable[Mask]) -> list[Tensor]:
         return [F.one_hot(mask, labels).movedim(-1, 0).float() for mask in masks]
@@ -112,7 +113,7 @@ def main() -> None:
         learner = trained(recipe_of(run.recipe()), folders, asked.out / f"masks-{seed}")
         drawn = synthesise(learner, released_masks(learner), draws=len(own), seed=seed)
         learned: Named = [(case.name, case.mask) for case in drawn]
-        told = attacked(learned, pooled, held)
+        told = attacked(learned, pooled, held, 1 + max(labels.values()))
         rows.append([*about(f"learned, seed {seed}", learned, shown), told])
         kept = [(name, mask) for name, mask in learned if mask.any()]
         score("synthetic: patients' masks", painted(run, own))

@@ -25,9 +25,7 @@ not look like members; of a single split members are compared with others. Patie
 the test and of the interval.
 
 With `--runs`, the same attacks try finished trainings on one set, which held the same patients out:
-`asyndgan benchmark` leaves them in OUT/runs. At most four cases of a patient are attacked. And
-`along a path` reads no loss: it sums the feedback over four images between a painting of the same
-mask and the patient's, which gives the difference of their losses.
+`asyndgan benchmark` leaves them in OUT/runs. At most four cases of a patient are attacked.
 """
 
 import argparse
@@ -50,7 +48,6 @@ from asyndgan.judging.metrics import area_under_curve
 from asyndgan.judging.real import load_real
 from asyndgan.models.augment import disturbed
 from asyndgan.painting.sets import masks_of, painting_of
-from asyndgan.painting.synthesise import synthesise
 from asyndgan.privacy.accounting import Account, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
@@ -110,21 +107,16 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 VARIANTS = ("one network", "plain", "shift", "move", "shown")
 """Models that show which part of `default` keeps patients from being told; a table of their own."""
-VERSION = 3
+VERSION = 2
 """Goes up when an attack changes, so that no stored score of the earlier one is taken."""
 QUESTIONS = {"default": 8, "one network": 8}
 """Number of questions about an image, where it is more than one."""
 LOOKS = 16
-PATH = 4
-"""Questions between a painting and a patient's image, whose feedback is summed."""
 MOST = 4
 """Cases with a label of a patient that are attacked in a finished training."""
 ASKED = ("asked", "asked, without losses", "asked, with discriminators' losses")
 EIGHT = tuple(f"{name}, eight times" for name in ASKED)
-ALONG = "asked along a path, without losses"
-ATTACKS = (
-    "painting", "nearest", "density", *ASKED, *EIGHT, ALONG, "discriminator", "segmentation",
-)  # fmt: skip
+ATTACKS = ("painting", "nearest", "density", *ASKED, *EIGHT, "discriminator", "segmentation")
 Scores = dict[str, dict[str, float]]
 HEADING = ["set", "recipe", "attack", "splits", "AUC", "95 % interval", "p", "patients", "verdict"]
 ABOUT = (
@@ -184,7 +176,7 @@ def attacked(
     scores = patient_scores(run, everybody, painted)
     for site, data in sites.items():
         own = [case for case in everybody if case.patient.startswith(f"{site}/")]
-        found = by_asking(run, site, data, own, questions, along=most is not None)
+        found = by_asking(run, site, data, own, questions)
         found |= by_discriminator(run, site, own)
         for name, of_cases in found.items():
             scores.setdefault(name, {}).update(ranks(own, of_cases))
@@ -241,7 +233,7 @@ def copies(case: Case, number: int, seed: int) -> Batch:
 
 
 def by_asking(
-    run: RunFolder, site: str, data: Path, cases: list[Case], questions: int, *, along: bool
+    run: RunFolder, site: str, data: Path, cases: list[Case], questions: int
 ) -> dict[str, list[float]]:
     """Scores each case by how real the site finds it when it is sent as a synthetic image.
 
@@ -252,7 +244,6 @@ def by_asking(
     size = recipe.training.batch
     found: dict[str, list[float]] = {}
     setup = SiteSetup(site, data, run.site_state(site))
-    painted = list(synthesise(run, [(case.name, case.mask) for case in cases]))
     with asked_again(run, recipe, setup, late=True) as (_, ask):
         for number, case in enumerate(cases):
             shown = copies(case, questions, number).images
@@ -267,14 +258,6 @@ def by_asking(
                 found.setdefault(name, []).append(values[0])
                 if questions > 1:
                     found.setdefault(more, []).append(float(np.mean(values)))
-            if along:  # the integral of the loss's gradient, by the midpoint rule
-                start, way = painted[number].image, case.image - painted[number].image
-                middles = [start + way * (place + 0.5) / PATH for place in range(PATH)]
-                rises = [
-                    float((ask.judged(torch.stack([image] * size)).feedback * way).sum()) / PATH
-                    for image in middles
-                ]
-                found.setdefault(ALONG, []).append(-sum(rises))
     return found
 
 

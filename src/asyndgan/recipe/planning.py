@@ -4,6 +4,7 @@
 in their order, and a later one overrules an earlier one. Reads no file, and needs no torch.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, final
@@ -30,8 +31,8 @@ FEWEST: Final = 5
 """Patients below which the plan says so: the default policy of a federation wants them."""
 
 MOST_ANSWERS_PER_PATIENT: Final = 700
-"""Answers for each patient, after which a site of a federation stops unless its policy says
-otherwise: a run of `BASE` with the fewest patients that a policy allows."""
+"""Answers for each patient that a site gives by the policy that 'site init' writes: a run of `BASE`
+with the fewest patients that it allows."""
 
 COVERED: Final = 0.8
 """Part of an image, covered by labels, from which on label 0 may mean pixels nobody labelled."""
@@ -160,8 +161,8 @@ RULES: Final = (
          "masks leave most of an image open; this generator invents more of it, in more steps; "
          "images of one mask are made to differ, and discriminators see their brightness",
          "hippocampi: 0.91 and 0.94 of all-real [as planned](results/search-variety.md), 0.97 and "
-         "0.96 [in twice the steps](experiments-generators.md#twice-the-planned-steps), after which "
-         "answers tell who took part, 0.92 and 0.86 [without `diversity`, "
+         "0.96 [in twice the steps](experiments-generators.md#twice-the-planned-steps), whose "
+         "answers revealed more, 0.92 and 0.86 [without `diversity`, "
          "`deform` and `norm`](results/search-long.md); `default` 0.69 and 0.73 [in 1,200 steps]"
          "(results/search-generators.md)"),
     Rule("soft borders", f"the same, and every label covers {DEFORMED:g} pixels or more",
@@ -207,10 +208,12 @@ class Plan:
         choices: all other keys are those of `BASE`.
         notes: what contradicts between sites, or is little, and what the plan did about it; each
             with the key of a recipe that answers it, or none.
+        patients: their number at each site, where it is known.
     """
 
     choices: tuple[Choice, ...]
     notes: Mapping[str, Key] = field(default_factory=dict)
+    patients: Mapping[str, int] = field(default_factory=dict)
 
     def overrides(self, given: Sequence[str] = ()) -> list[str]:
         """The choices as `key=value`, without those of a generator that `given` replaces."""
@@ -239,14 +242,29 @@ class Plan:
         return tuple(choice for choice in self.choices if _at(tables, choice.key) == choice.value)
 
     def unanswered(self, recipe: Recipe, base: str) -> list[str]:
-        """The notes of which a recipe of this plan has the planned value; arguments as `toml`."""
+        """The notes of which a recipe of this plan has the planned value, and of its steps.
+
+        Arguments are those of `toml`.
+        """
         planned = {one.key: one.value for one in self.choices}
         own, usual = recipe.to_tables(), Recipe.from_toml(base).to_tables()
         return [
             note
             for note, key in self.notes.items()
             if not key or _at(own, key) == planned.get(key, _at(usual, key))
-        ]
+        ] + [*self._used_up(recipe)]
+
+    def _used_up(self, recipe: Recipe) -> Iterator[str]:
+        """Sites that may stop before the last step, as their patients are few for so many."""
+        training = recipe.training
+        for site, patients in self.patients.items():
+            learn = math.floor(patients * (1 - training.hold_out) + 1e-9)
+            if patients >= FEWEST and MOST_ANSWERS_PER_PATIENT * learn <= training.steps:
+                yield (
+                    f"{site} trains on few patients (about {learn}) for {training.steps:,} steps: "
+                    "with the policy that 'site init' writes it may stop early; set training.steps "
+                    "lower, or the site's allows.most_answers_per_patient higher"
+                )
 
     def toml(self, recipe: Recipe, base: str) -> str:
         """A recipe of this plan as TOML, with the reasons of the values that the plan chose.
@@ -286,7 +304,8 @@ def plan(fingerprints: Mapping[str, Fingerprint]) -> Plan:
             for key, value in rule.sets(sites).items():
                 choices[key] = Choice(key, value, rule.name, reason)
     notes = {note: key for of, key in NOTES.items() for note in of(sites)}
-    return Plan(tuple(choices.values()), notes)
+    patients = {site: one.patients for site, one in sites.of.items() if one.patients}
+    return Plan(tuple(choices.values()), notes, patients)
 
 
 def clashes(fingerprints: Mapping[str, Fingerprint]) -> Iterator[str]:
@@ -383,18 +402,6 @@ def _few(s: Sites) -> Iterator[str]:
         yield f"fewer than {FEWEST} patients at {_listed(few)}: the default policy refuses that"
 
 
-def _used_up(s: Sites) -> Iterator[str]:
-    """Sites that the default policy stops before the last of the steps that this plan takes."""
-    steps = TOP_DOWN["training", "steps"]
-    for site, one in s.of.items():
-        most = MOST_ANSWERS_PER_PATIENT * (one.patients or steps)
-        if s.left_open and most <= steps:
-            yield (
-                f"{site} has {one.patients} patients: in a federation it stops after {most:,} of "
-                f"{steps:,} steps, unless its policy sets allows.most_answers_per_patient higher"
-            )
-
-
 def _small(s: Sites) -> Iterator[str]:
     for name, area in s.areas.items():
         if area < SMALL:
@@ -430,7 +437,6 @@ def _listed(names: Sequence[str]) -> str:
 NOTES: Final[Mapping[Callable[[Sites], Iterator[str]], Key]] = {
     _mixed: (), _spaced: ("image", "spacing"), _views: ("image", "spacing"),
     _thick: ("image", "axis"), _units: (), _lacked: (), _few: (),
-    _used_up: ("training", "steps"), _small: ("image", "size"), _little: (),
-    _void: ("masks", "unlabelled"),
+    _small: ("image", "size"), _little: (), _void: ("masks", "unlabelled"),
 }  # fmt: skip
 """What sites contradict each other in, and what a plan cannot mend; see `Plan.notes`."""
