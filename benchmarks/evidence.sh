@@ -14,7 +14,7 @@ asyndgan=.venv/bin/asyndgan
 [ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 chest-64 misaligned temporary hippocampus \
   selection lgg-128 dsb-128 wire reconstruction membership worst_recipe digits phantoms tables streets
 for table; do
-  document="docs/results/$table.md"
+  document="docs/results/${table%-trainings}.md"
   case "$table" in
     tables)
       .venv/bin/python benchmarks/tables.py --data "$data" --out "$out/tables" --test --document "$document"
