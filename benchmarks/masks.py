@@ -8,12 +8,13 @@ slices. The RUN then paints images from patients' masks and from learned ones. J
 patients that the runs held out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from asyndgan.arrays import Mask
@@ -70,16 +71,17 @@ def about(name: str, masks: Named, labels: dict[str, int]) -> list[str]:
 def attacked(learned: Named, members: Sequence[Case], others: Sequence[Case], labels: int) -> str:
     """AUC of telling members by how near the nearest learned mask is, over patients."""
 
-    def maps(masks: Iterable[Mask]) -> list[Tensor]:
-        return [F.one_hot(mask, labels).movedim(-1, 0).float() for mask in masks]
+    def small(masks: list[Mask]) -> Tensor:
+        return smaller(F.one_hot(torch.stack(masks), labels).movedim(-1, 1).float())
 
-    found = smaller(torch.stack(maps(mask for _, mask in learned)))
-    scores = [
-        [float(mean) for mean in by_patient(cases, -pairwise(own, found).amin(1)).values()]
-        for cases in ([case for case in part if case.mask.any()] for part in (members, others))
-        for own in [smaller(torch.stack(maps(case.mask for case in cases)))]
-    ]
-    told = attack("nearest", *map(np.array, scores))
+    found = small([mask for _, mask in learned])
+
+    def scores(part: Sequence[Case]) -> NDArray[np.float64]:
+        cases = [case for case in part if case.mask.any()]
+        near = -pairwise(small([case.mask for case in cases]), found).amin(1)
+        return np.array([float(mean) for mean in by_patient(cases, near).values()])
+
+    told = attack("nearest", scores(members), scores(others))
     return f"{told.auc:.3f} ({told.low:.3f} to {told.high:.3f})"
 
 
