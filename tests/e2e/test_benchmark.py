@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -34,7 +33,7 @@ from asyndgan.judging.real import load_real
 from asyndgan.painting.sets import masks_of, painted_once
 from asyndgan.painting.synthesise import Origin
 from asyndgan.recipe import Recipe
-from asyndgan.reports.evidence import find_block, replace_block, write_evidence
+from asyndgan.reports.evidence import replace_block, write_evidence
 from asyndgan.runs import RunFolder
 from asyndgan.suites.benchmark import run_suite
 from asyndgan.suites.real import Real
@@ -321,18 +320,6 @@ def test_slices_that_train_nobody_are_judged_all_the_same(
         assert all(case.mask.any() for case in real["north"])
         train = {f"north/{case.patient}" for case in real["north"]}
         assert not train & {case.patient for case in judged}
-
-
-def test_every_suite_that_comes_with_the_project_can_be_read_and_has_its_place() -> None:
-    suites = {path.stem: path for path in (ROOT / "benchmarks/suites").glob("*.toml")}
-    script = (ROOT / "benchmarks/evidence.sh").read_text().replace("\\\n", "")
-    (line,) = re.findall(r"^\[ \$# -gt 0 \].* -- (.*)$", script, re.MULTILINE)
-    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    listed = set(line.split())
-    assert {name for name in suites if not name.startswith("search")} == listed - scripts
-    for name, path in suites.items():
-        assert Suite.from_toml(path.read_text()).name == name
-        find_block((ROOT / f"docs/results/{name}.md").read_text(), name)
 
 
 def test_sites_are_judged_by_the_modalities_that_all_of_them_hold(

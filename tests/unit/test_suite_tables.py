@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from asyndgan.errors import MissingPackageError, RecipeError
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.table import ADDED, SITE_PREFIX, Evaluation, Scores
 from asyndgan.models.budget import SegmentationBudget
+from asyndgan.reports.evidence import find_block
 from asyndgan.suites.costs import a_step
 from asyndgan.suites.scores import FILE, Key, by_key, joined, read_scores, tidy, write_scores
 from asyndgan.suites.suite import PaintingSection, Suite
@@ -261,3 +263,15 @@ def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part() -> None:
     taken = {"north": 4, "south": 2}
     moved = {"north": {"card": 20, "judgement": 380}, "south": {"judgement": 300}, "never": {}}
     assert a_step(moved, taken) == pytest.approx(np.mean([400 / 4, 300 / 2]))
+
+
+def test_every_suite_that_comes_with_the_project_can_be_read_and_has_its_place() -> None:
+    suites = {path.stem: path for path in (ROOT / "benchmarks/suites").glob("*.toml")}
+    script = (ROOT / "benchmarks/evidence.sh").read_text().replace("\\\n", "")
+    (line,) = re.findall(r"^\[ \$# -gt 0 \].* -- (.*)$", script, re.MULTILINE)
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    listed = set(line.split())
+    assert {name for name in suites if not name.startswith("search")} == listed - scripts
+    for name, path in suites.items():
+        assert Suite.from_toml(path.read_text()).name == name
+        find_block((ROOT / f"docs/results/{name}.md").read_text(), name)
