@@ -42,11 +42,23 @@ RETIRED_PAGE = Path(__file__).parents[2] / "docs" / "retired.md"
 @pytest.mark.parametrize("name", RETIRED)
 def test_what_is_retired_is_answered_with_the_page_that_tells_of_it(name: str) -> None:
     assert re.search(rf"`\[?{re.escape(name)}\b|\"{name}\"", RETIRED_PAGE.read_text("utf-8"))
-    sections = {"unet": "generator.kind", "hinge": "loss.adversarial"}
+    sections = {
+        **dict.fromkeys(("unet", "spade"), "generator.kind"),
+        **dict.fromkeys(("intensity", "cutout"), "discriminator.augment"),
+        "hinge": "loss.adversarial",
+    }
     key = name if "." in name or name == "stand_in" else sections.get(name, "discriminator.kind")
-    value = "1" if key == name else name
+    value = "1" if key == name else f'["{name}"]' if key.endswith("augment") else name
     with pytest.raises(RecipeError, match=rf"{name} is retired, .* docs/retired\.md: \w+"):
         check_parts(Recipe.from_toml("", [f"{key}={value}"]))
+
+
+def test_every_option_of_a_recipe_that_the_page_retires_is_answered_with_it() -> None:
+    rows = re.findall(r"^\| (?!option|---)(.*?) \|", RETIRED_PAGE.read_text("utf-8"), re.MULTILINE)
+    spans = [span for row in rows if "suites" not in row for span in re.findall("`(.*?)`", row)]
+    # Of `key = "value"` the value is retired, of `key = false` the key.
+    named = {re.sub(r'^.* = "(.*)"$|^\[?([\w.]+).*$', r"\1\2", span) for span in spans}
+    assert named - {"discriminator.augment"} <= RETIRED.keys()  # a key that lost two values
 
 
 @pytest.mark.parametrize(

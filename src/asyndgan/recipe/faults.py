@@ -29,6 +29,9 @@ WORDS: Final = {
 RETIRED: Final = {
     **dict.fromkeys(("stand_in", "loss.stand_in_l1", "loss.balance"), ""),
     **dict.fromkeys(("loss.features", "loss.moments", "discriminator.joint"), ""),
+    **dict.fromkeys(("intensity", "cutout"), ""),
+    "generator.position": "generator.kind=topdown has it always",
+    "spade": "take topdown",
     "generator.heads": "sites that lack a modality share one look without a setting",
     "integrity.aggregation": "set integrity.bound",
     "unet": "take generator.kind=resnet with generator.skip=true",
@@ -89,6 +92,8 @@ def _explain(fault: Any, known: Sequence[str]) -> str:
         return f"{key} is no key here.{hint}"
     if fault["type"] == "missing":
         return f"{key} is missing."
+    if fault["type"] == "literal_error" and fault["input"] in RETIRED:
+        return f"{key}: {retired(fault['input'])}"
     allowed = fault["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     allowed = WORDS.get(fault["type"], allowed)
     if fault["type"] == "value_error" and not isinstance(fault["input"], (str, int, float)):
