@@ -40,8 +40,11 @@ def check_sites(
     if (masks is not None) != (recipe.masks.source == "given"):
         raise RunError(
             f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and "
-            f"{masks or 'no folder of masks'} was given. Name a folder of masks exactly if the "
-            "recipe asks for it with 'given'."
+            + (
+                f"{masks} was given. To paint from it, set masks.source to 'given'."
+                if masks
+                else "no folder of masks was given. Name one: --masks FOLDER."
+            )
         )
     check_own_data(sites)
     if stray := set(without) - set(sites):
