@@ -92,7 +92,7 @@ def _explain(fault: Any, known: Sequence[str]) -> str:
         return f"{key} is no key here.{hint}"
     if fault["type"] == "missing":
         return f"{key} is missing."
-    if fault["type"] == "literal_error" and fault["input"] in RETIRED:
+    if fault["type"] == "literal_error" and str(fault["input"]) in RETIRED:
         return f"{key}: {retired(fault['input'])}"
     allowed = fault["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     allowed = WORDS.get(fault["type"], allowed)
