@@ -53,6 +53,11 @@ def test_what_is_retired_is_answered_with_the_page_that_tells_of_it(name: str) -
         check_parts(Recipe.from_toml("", [f"{key}={value}"]))
 
 
+@pytest.mark.parametrize("instead", [text for text in RETIRED.values() if "=" in text])
+def test_settings_that_are_named_in_place_of_a_retired_one_make_a_recipe(instead: str) -> None:
+    check_parts(load_recipe("default", re.findall(r"[\w.]+=\w+", instead)))
+
+
 def test_every_option_of_a_recipe_that_the_page_retires_is_answered_with_it() -> None:
     rows = re.findall(r"^\| (?!option|---)(.*?) \|", RETIRED_PAGE.read_text("utf-8"), re.MULTILINE)
     spans = [span for row in rows if "suites" not in row for span in re.findall("`(.*?)`", row)]

@@ -37,15 +37,11 @@ def check_sites(
     """
     if not sites:
         raise RunError("there is no site to train with. Name each with its folder: NAME=FOLDER.")
-    if (masks is not None) != (recipe.masks.source == "given"):
-        raise RunError(
-            f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and "
-            + (
-                f"{masks} was given. To paint from it, set masks.source to 'given'."
-                if masks
-                else "no folder of masks was given. Name one: --masks FOLDER."
-            )
-        )
+    says = f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and"
+    if masks is None and recipe.masks.source == "given":
+        raise RunError(f"{says} no folder of masks was given. Name one: --masks FOLDER.")
+    if masks is not None and recipe.masks.source != "given":
+        raise RunError(f"{says} {masks} was given. To paint from it, set masks.source to 'given'.")
     check_own_data(sites)
     if stray := set(without) - set(sites):
         raise RunError(
