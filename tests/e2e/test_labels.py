@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +106,8 @@ def test_a_labelled_set_has_the_images_of_its_set_and_labels_of_the_sites(
     [
         (("--policy", "north=POLICY"), "lets no labels out.*Name the sites that do with --site"),
         (("--site", "west=NORTH"), "learned from north, south, and not from west"),
+        (("--site", "south=TEST"), "the data of south are not those that the run was trained on"),
+        (("--site", "south=NORTH"), r"the data of south.*are those that north was trained on"),
     ],
 )
 def test_a_set_that_cannot_be_labelled_is_refused_and_nothing_is_left_behind(
@@ -115,7 +118,9 @@ def test_a_set_that_cannot_be_labelled_is_refused_and_nothing_is_left_behind(
     policy.write_text("[leaves]\nmasks = 'released'\n[allows]\nunmeasured = true\n"
                       "fewest_patients = 1\n")  # fmt: skip
     given = [
-        word.replace("POLICY", str(policy)).replace("NORTH", str(phantoms["north"]))
+        word.replace("POLICY", str(policy))
+        .replace("NORTH", str(phantoms["north"]))
+        .replace("TEST", str(phantoms["north"].parent / "test"))
         for word in words
     ]
     with pytest.raises(AsyndganError, match=reason):
@@ -125,6 +130,36 @@ def test_a_set_that_cannot_be_labelled_is_refused_and_nothing_is_left_behind(
             "--records", tmp_path / "books",
         )  # fmt: skip
     assert not (tmp_path / "labelled").exists()
+
+
+def test_a_run_of_given_masks_is_labelled_where_the_masks_are_named(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    masks = phantoms["north"].parent / "test"
+    recipe = tiny("image.size=32", "training.steps=1", "masks.source=given", "masks.release=false")
+    site = {"north": phantoms["north"]}
+    train(recipe, site, tmp_path / "run", masks=masks)
+    generate(tmp_path / "run", tmp_path / "painted", masks=masks, draws=1)
+    words = ("label", tmp_path / "run", "--site", f"north={phantoms['north']}", "--synthetic",
+             tmp_path / "painted", "--out", tmp_path / "labelled", "--steps", 1)  # fmt: skip
+    with pytest.raises(AsyndganError, match=r"no masks were given.*--masks FOLDER"):
+        asyndgan(*words)
+    asyndgan(*words, "--masks", masks)
+    assert (tmp_path / "labelled" / "dataset.json").exists()
+
+
+def test_no_site_labels_that_does_not_know_whom_it_held_out(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=1", "training.hold_out=0.2")
+    train(recipe, phantoms, tmp_path / "run")
+    generate(tmp_path / "run", tmp_path / "painted", draws=1)
+    shutil.rmtree(RunFolder(tmp_path / "run").site_state("north"))
+    with pytest.raises(RunError, match="nobody can tell whom it held out"):
+        asyndgan(
+            "label", tmp_path / "run", "--site", f"north={phantoms['north']}", "--synthetic",
+            tmp_path / "painted", "--out", tmp_path / "labelled", "--steps", 1,
+        )  # fmt: skip
 
 
 def _told(**changed: object) -> Callable[[Path], None]:

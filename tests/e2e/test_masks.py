@@ -93,6 +93,22 @@ def test_with_given_masks_no_mask_of_a_patient_leaves(
     assert len({mask.numpy().tobytes() for mask in left}) > 3  # not one and the same
 
 
+def test_learned_masks_of_another_size_are_told_of_and_public_ones_are_not(
+    given: Path, tiny: MakeRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = tiny("image.size=48").image
+    assert len(DataSet(given).masks(image)) == 5 and not caplog.messages
+    learned = tmp_path / "learned"
+    shutil.copytree(given, learned)
+    about = json.loads((learned / "dataset.json").read_text())
+    (learned / "dataset.json").write_text(json.dumps(about | {"synthetic": True}))
+    DataSet(learned).masks(tiny("image.size=32").image)
+    assert not caplog.messages
+    DataSet(learned).masks(image)
+    [said] = caplog.messages
+    assert "32 x 32 pixels and are scaled to 48 x 48" in said and "--masks" in said
+
+
 def test_the_mask_of_a_patient_who_is_held_out_is_not_given_either(
     tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -315,7 +331,7 @@ def test_masks_are_given_exactly_where_the_recipe_says_so(
         train(tiny("image.size=32"), phantoms, tmp_path / "b", masks=given)
     assert not (tmp_path / "a").exists()
     recipe = tiny("masks.source=given", "masks.release=false")
-    with pytest.raises(CohortError, match="0 masks were given"):
+    with pytest.raises(CohortError, match="no masks were given"):
         Site("north", make_cohort(recipe), recipe)
     with pytest.raises(CohortError, match="unknown labels \\[7\\]"):
         Site(

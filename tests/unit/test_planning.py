@@ -315,6 +315,23 @@ def test_overrides_win_and_are_given_no_reason() -> None:
     assert "as the recipe 'default'" in text and "rule 'percentiles of crops'" in text
 
 
+def test_a_plan_of_masks_has_the_grid_of_the_images_and_the_networks_of_masks() -> None:
+    dark = modality(kind="mri", bits=32, whole=levels(0, 900, 200), explained=0.01)
+    site = crops(labels=(label(side=0.6),), modalities=(dark,), unlabelled={"axial": 0.3})
+    images = planned_from({"a": site}).recipe
+    made = planned_from({"a": site}, masks=True)
+    own, usual = made.recipe, Recipe.from_toml(recipe_text("masks"))
+    assert images.generator.kind == "topdown"  # the plan of images differs in more than the grid
+    grid = {key: getattr(images.image, key) for key in ("size", "axis", "spacing", "fit", "slices")}
+    assert own == usual.model_copy(
+        update={
+            "image": usual.image.model_copy(update=grid),
+            "training": usual.training.model_copy(update={"flip": images.training.flip}),
+        }
+    )
+    assert Recipe.from_toml(made.to_toml()) == own
+
+
 def test_a_modality_of_a_strange_name_is_planned() -> None:
     strange = modality('a = "b".c', bits=16)
     sites = {"a": pictures(modalities=(modality(), strange))}

@@ -971,24 +971,27 @@ def test_a_run_of_fedgan_is_told_of_elsewhere(tmp_path: Path) -> None:
         write_report(run, tmp_path / "page.html", synthetic=[])
 
 
-def of_steps(folder: Path, name: str, steps: int) -> RunFolder:
-    recipe = Recipe.from_tables({**RECIPE.to_tables(), "name": name, "training": {"steps": steps}})
+def of_steps(folder: Path, name: str, steps: int, kind: str = "resnet") -> RunFolder:
+    changed = {"name": name, "training": {"steps": steps}, "generator": {"kind": kind}}
+    recipe = Recipe.from_tables({**RECIPE.to_tables(), **changed})
     return run_folder(folder, recipe=recipe, steps=steps, state="finished")
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "said"),
+    ("name", "kind", "steps", "said"),
     [
-        ("default", 60, "Trial run: 60 of 3,000 steps"),
-        ("planned", 9, "Trial run: 9 of 3,000 steps"),
-        ("mine", 60, ""),
-        ("demo", 1900, ""),
+        ("default", "resnet", 60, "Trial run: 60 of 3,000 steps"),
+        ("planned", "resnet", 9, "Trial run: 9 of 3,000 steps"),
+        ("planned", "topdown", 9, "Trial run: 9 of 7,200 steps"),
+        ("planned", "topdown", 3000, ""),
+        ("mine", "topdown", 60, ""),
+        ("demo", "resnet", 1900, ""),
     ],
 )
 def test_page_terminal_and_card_say_the_same(
-    name: str, steps: int, said: str, tmp_path: Path
+    name: str, kind: str, steps: int, said: str, tmp_path: Path
 ) -> None:
-    run, out = of_steps(tmp_path / "run", name, steps), io.StringIO()
+    run, out = of_steps(tmp_path / "run", name, steps, kind), io.StringIO()
     facts, recipe = run.facts(), run.recipe()
     assert trial_of(facts, recipe) == said
     tell_trial(Terminal(file=out), run)

@@ -25,6 +25,7 @@ def label(
     site: Sites,
     synthetic: Annotated[Path, typer.Option()],
     out: NewFolder,
+    masks: Path | None = None,
     policy: list[str] | None = None,
     records: Path | None = None,
     steps: Count = SegmentationBudget.steps,
@@ -45,6 +46,7 @@ def label(
 
     Data:
         --synthetic FOLDER: Synthetic data set of this run, as 'asyndgan generate' wrote it.
+        --masks FOLDER: The masks of the training, if its recipe has masks.source=given.
 
     Training:
         --steps N: Training steps of each site's network.
@@ -67,11 +69,12 @@ def label(
     )  # fmt: skip
     check_labelling(folder, painted, [*sites.data])
     sites.check_pattern()
+    sites.check_data()
     policies = parsed_sites(policy or [], "--policy")
     setups = [
         replace(
-            sites.as_in_run(name), policy=policies.get(name), device=device, label_steps=steps,
-            records=records / name if records else None,
+            sites.as_in_run(name), masks=masks, policy=policies.get(name), device=device,
+            label_steps=steps, records=records / name if records else None,
         )
         for name in sites.data
     ]  # fmt: skip

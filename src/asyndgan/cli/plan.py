@@ -28,19 +28,21 @@ def plan(
         ),
     ],
     out: Path | None = None,
+    masks: Annotated[bool, typer.Option("--masks")] = False,
     overrides: Overrides = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     study: StudyOption = None,
 ) -> None:
     """Plans a recipe from sites' data, each value with a reason.
 
-    What the plan does not name is as in the recipe 'default'.
+    What the plan does not name is as in the recipe 'default' or, of masks, 'masks'.
 
     Example:
         asyndgan plan data/north south.json --out recipe.toml
 
     Output:
         --out FILE: New file for the recipe, with the reasons as comments.
+        --masks: Plan a recipe that learns masks, on the grid of the planned images.
     """
     from asyndgan.reports.words import duration, size
     from asyndgan.runs.planned import plan_for
@@ -48,9 +50,11 @@ def plan(
 
     if out:
         refuse_old(out)
-    made = plan_for(_named(sites), overrides or [], patient_pattern)
+    made = plan_for(_named(sites), overrides or [], patient_pattern, masks=masks)
     if isinstance(made, Recipe):
-        refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})
+        refuse_for_images(
+            {"masks": masks, "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
+        )
     console = Terminal()
     tell_plan(console, made)
     if out:
@@ -89,7 +93,7 @@ def tell_plan(console: Terminal, made: "Planned | Recipe") -> None:
         f"{name} ({counted(one.patients, 'patient') if one.patients else 'few patients'})"
         for name, one in made.sites.items()
     )
-    console.say(f"Planned for {', '.join(told)}; all else is as in the recipe 'default':")
+    console.say(f"Planned for {', '.join(told)}; all else is as in the recipe '{made.plan.base}':")
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="cyan", overflow="fold", max_width=36)
     grid.add_column(overflow="fold")

@@ -1,6 +1,7 @@
 """A data set's folder, opened once however often a command asks for what is in it."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +23,8 @@ from asyndgan.received import opened
 from asyndgan.recipe import ImageSection
 from asyndgan.recipe.image import Intensity
 from asyndgan.texts import counted
+
+log = logging.getLogger(__name__)
 
 
 @final
@@ -197,8 +200,18 @@ class DataSet:
         Raises:
             DataError: there is no mask, or one cannot be read.
         """
-        image = grid_for(self.info, image)
-        raw = read_masks(self.folder, axis=image.axis, info=self.info)
+        grid = grid_for(self.info, image)
+        raw = [*read_masks(self.folder, axis=image.axis, info=self.info)]
+        sizes = (one.mask.shape for one in raw if one.mask is not None)
+        strange = [size for size in sizes if size != image.size]
+        if grid is not image and strange:
+            log.warning(
+                "%s: its masks have %s pixels and are scaled to %s, so anatomy has another size "
+                "than in the sites' images. 'asyndgan plan SITES --masks' plans a recipe that "
+                "learns masks of the planned size.",
+                self.folder, *(" x ".join(map(str, size)) for size in (strange[0], image.size)),
+            )  # fmt: skip
+        image = grid
         prepared = (prepare(one, image, ["mask"]) for one in raw)
         return [one for one in prepared if image.slices == "all" or one.preparation.labelled]
 

@@ -21,6 +21,9 @@ BASE: Final = "default"
 NAME: Final = "planned"
 """Name of a planned recipe."""
 
+OF_MASKS: Final = "masks"
+"""Recipe that learns masks, and the name of a plan of it."""
+
 SCALES_APART: Final = 4.0
 """Ratio of the sites' typical intensities above which the plan says so."""
 
@@ -53,6 +56,12 @@ TOP_DOWN: Final[dict[Key, Any]] = {
 }
 """The generator for images that masks leave open, what makes its images differ as patients' do,
 discriminators that it keeps up with, and the steps that both need."""
+
+GRID: Final = (
+    *(("image", key) for key in ("size", "axis", "spacing", "fit", "slices")),
+    ("training", "flip"),
+)  # fmt: skip
+"""What a plan of masks takes from one of images."""
 
 DEFORM: Final[dict[Key, Any]] = {("generator", "deform"): 2.0}
 """Deformed masks for this generator, in pixels."""
@@ -205,15 +214,23 @@ class Plan:
     """What follows from the sites' fingerprints.
 
     Attributes:
-        choices: all other keys are those of `BASE`.
+        choices: what the rules set.
         notes: what contradicts between sites, or is little, and what the plan did about it; each
             with the key of a recipe that answers it, or none.
         patients: their number at each site, where it is known.
+        base: the recipe whose keys all others are.
     """
 
     choices: tuple[Choice, ...]
     notes: Mapping[str, Key] = field(default_factory=dict)
     patients: Mapping[str, int] = field(default_factory=dict)
+    base: str = BASE
+
+    def of_masks(self) -> "Plan":
+        """The plan of a generator that learns masks on the grid of this plan's images."""
+        choices = tuple(one for one in self.choices if one.key in GRID)
+        notes = {note: key for note, key in self.notes.items() if key in GRID}
+        return Plan(choices, notes, self.patients, OF_MASKS)
 
     def overrides(self, given: Sequence[str] = ()) -> list[str]:
         """The choices as `key=value`, without those of a generator that `given` replaces."""
@@ -228,13 +245,14 @@ class Plan:
         """The recipe.
 
         Args:
-            base: the text of the recipe `BASE`.
+            base: the text of the recipe `Plan.base`.
             overrides: as `Recipe.from_toml`; they win.
 
         Raises:
             RecipeError: by the overrides.
         """
-        return Recipe.from_toml(base, [f"name={NAME}", *self.overrides(overrides), *overrides])
+        name = NAME if self.base == BASE else self.base
+        return Recipe.from_toml(base, [f"name={name}", *self.overrides(overrides), *overrides])
 
     def kept(self, recipe: Recipe) -> tuple[Choice, ...]:
         """The choices that overrides left in a recipe of this plan."""
@@ -272,8 +290,9 @@ class Plan:
         Arguments are those of `recipe`, and what it returned.
         """
         tables = recipe.to_tables()
+        usual = f"as the recipe '{self.base}', which was measured (docs/evidence.md)"
         reasons = {
-            f"{section}.{key}": f"as the recipe '{BASE}', which was measured (docs/evidence.md)"
+            f"{section}.{key}": usual
             for section, table in tables_of(base, ()).items()
             for key, value in (table.items() if isinstance(table, dict) else ())
             if tables[section][key] == value

@@ -11,7 +11,7 @@ from asyndgan.errors import DataError
 from asyndgan.models import check_parts
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
-from asyndgan.recipe.planning import BASE, Plan, clashes, plan
+from asyndgan.recipe.planning import Plan, clashes, plan
 from asyndgan.runs.recipes import recipe_text
 from asyndgan.tables.planning import plan_tables
 from asyndgan.tables.schema import check_own_data
@@ -35,22 +35,26 @@ class Planned:
     @property
     def notes(self) -> list[str]:
         """The notes of the plan that no override answers."""
-        return self.plan.unanswered(self.recipe, recipe_text(BASE))
+        return self.plan.unanswered(self.recipe, recipe_text(self.plan.base))
 
     def to_toml(self) -> str:
         """The recipe as TOML, with the reason of each value that the plan chose."""
-        return self.plan.toml(self.recipe, recipe_text(BASE))
+        return self.plan.toml(self.recipe, recipe_text(self.plan.base))
 
 
-def plan_for(sites: Mapping[str, Path], overrides: Sequence[str], pattern: str) -> Planned | Recipe:
+def plan_for(
+    sites: Mapping[str, Path], overrides: Sequence[str], pattern: str, *, masks: bool = False
+) -> Planned | Recipe:
     """The plan of sites' images, or the recipe of their tables; raises as these functions."""
-    return plan_tables(sites, overrides) or planned(sites, overrides, pattern)
+    return plan_tables(sites, overrides) or planned(sites, overrides, pattern, masks=masks)
 
 
 def planned(
     sites: Mapping[str, Path],
     overrides: Sequence[str] = (),
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    *,
+    masks: bool = False,
 ) -> Planned:
     """Plans a recipe.
 
@@ -58,6 +62,7 @@ def planned(
         sites: each site's folder, or its fingerprint: a file that `asyndgan fingerprint` wrote.
         overrides: keys of the recipe to override, each as `key=value`.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+        masks: whether the recipe learns masks, in place of images.
 
     Raises:
         DataError: a folder or a fingerprint cannot be read, or their names contradict.
@@ -69,13 +74,16 @@ def planned(
         site: loaded(path) if path.is_file() else measured(path, patient_pattern)
         for site, path in sites.items()
     }
-    return planned_from(found, overrides, {site: str(path) for site, path in sites.items()})
+    told = {site: str(path) for site, path in sites.items()}
+    return planned_from(found, overrides, told, masks=masks)
 
 
 def planned_from(
     found: Mapping[str, Fingerprint],
     overrides: Sequence[str] = (),
     told: Mapping[str, str] | None = None,
+    *,
+    masks: bool = False,
 ) -> Planned:
     """Plans a recipe from fingerprints.
 
@@ -83,6 +91,7 @@ def planned_from(
         found: the fingerprint of each site.
         overrides: keys of the recipe to override, each as `key=value`.
         told: what errors call each site; None: its name.
+        masks: as in `planned`.
 
     Raises:
         DataError: their names contradict.
@@ -94,7 +103,7 @@ def planned_from(
             "modality one name, and each label one name and one number, everywhere, and name "
             "different ones more clearly. Remap masks whose numbers change, and measure again."
         )
-    made = plan(found)
-    recipe = made.recipe(recipe_text(BASE), overrides)
+    made = plan(found).of_masks() if masks else plan(found)
+    recipe = made.recipe(recipe_text(made.base), overrides)
     check_parts(recipe)
     return Planned(found, made, recipe)

@@ -75,6 +75,21 @@ class RunSites:
         for data in self.data.values():
             self.run.facts().check_pattern(data.patient_pattern)
 
+    def check_data(self) -> None:
+        """Checks that each site has the patients with whom it trained, as far as can be told.
+
+        Raises:
+            RunError: a site's data are others, or nobody can tell whom it held out.
+            DataError, CohortError: as `load_cohort`.
+        """
+        choosers_of(self.run, self.data, self.states)
+        if changed := self.changed():
+            raise RunError(
+                f"the data of {', '.join(changed)} are not those that the run was trained on: they "
+                "have changed since, or are other data. Name with --site the data that each site "
+                "had."
+            )
+
     def as_trained(self, sites: Collection[str] | None = None) -> dict[str, list[Case]]:
         """All cases with which these sites (None: all) took part, or would have; also held-out."""
         facts, image = self.run.facts(), self.run.recipe().image

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from asyndgan.recipe import Recipe
-from asyndgan.recipe.planning import BASE, NAME
+from asyndgan.recipe.planning import BASE, NAME, TOP_DOWN
 from asyndgan.recipe.table import base_steps
 from asyndgan.runs.recipes import load_recipe, recipe_names
 
@@ -23,13 +23,17 @@ def steps_short_of(facts: "RunFacts", recipe: Recipe) -> int:
     """Steps that this run should have trained for; 0 if it did.
 
     A finished run is compared with the recipe of the same name that comes with the package, if
-    there is one; a planned one with what plans begin with, whose steps no rule changes. A run that
-    has not finished is compared with its own recipe as well.
+    there is one; a planned one with what plans begin with. A plan of the rule `left open` sets more
+    steps than that, and fewer of them are no trial (docs/plan.md says when), so they are only named
+    as what is wanted. A run that has not finished is compared with its own recipe as well.
     """
     name = BASE if recipe.name == NAME else recipe.name
     if recipe.table:
         shipped = base_steps()
     else:
         shipped = load_recipe(name).training.steps if name in recipe_names() else 0
-    planned = max(shipped, 0 if facts.state == "finished" else recipe.training.steps)
-    return planned if facts.steps < planned else 0
+    least = max(shipped, 0 if facts.state == "finished" else recipe.training.steps)
+    if facts.steps >= least:
+        return 0
+    open_to = recipe.name == NAME and recipe.generator.kind == TOP_DOWN[("generator", "kind")]
+    return max(least, TOP_DOWN[("training", "steps")]) if open_to else least

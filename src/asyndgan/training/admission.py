@@ -57,13 +57,16 @@ def checked_masks(
         CohortError: there are some and should not be, or the other way round; or they do not fit
             the site's cases, or are some of them.
     """
-    if (recipe.masks.source == "given") != bool(given):
-        raise CohortError(
-            f"site {name}: masks.source is '{recipe.masks.source}', and {len(given or ())} masks "
-            "were given. Give every site a folder of masks exactly if the recipe asks for it."
-        )
+    says = f"site {name}: the recipe has masks.source '{recipe.masks.source}', and"
     if not given:
+        if recipe.masks.source == "given":
+            raise CohortError(
+                f"{says} no masks were given. Name a folder of them: --masks FOLDER, or 'masks' in "
+                "site.toml."
+            )
         return None
+    if recipe.masks.source != "given":
+        raise CohortError(f"{says} {len(given)} masks were given. Leave them out.")
     masks = torch.stack(list(given)).long()
     check_strangers(name, masks, cohort.conditions)
     unknown = set(masks.unique().tolist()) - set(cohort.labels)
