@@ -161,6 +161,13 @@ def test_an_interval_over_trainings_is_wider_the_more_generators_differ():
     assert (low, high) == ratio_over_trainings(differing, real)
 
 
+def test_no_ratio_over_trainings_is_negative_though_generators_are_moved_apart():
+    real = np.full((1, 10), 0.1)
+    unlike = np.stack([np.full((1, 10), dice) for dice in (0.0, 0.0, 0.9)])
+    low, high = ratio_over_trainings(unlike, real)
+    assert low == 0 and high > 8
+
+
 def test_an_interval_over_trainings_holds_that_over_patients_alone():
     random = np.random.default_rng(1)
     real = random.uniform(0.6, 0.9, (6, 40))

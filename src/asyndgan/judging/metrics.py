@@ -279,7 +279,7 @@ def ratio_over_trainings(
         real = below[random.integers(others, size=others)][:, who].mean()
         ratios.append(drawn[..., who].mean() / real if real else math.nan)
     low, high = np.nanquantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
+    return max(0.0, float(low)), float(high)  # moved apart, a generator can lie below 0
 
 
 def _ratio_of_means(above: np.ndarray, below: np.ndarray, axis: int = -1) -> Any:

@@ -29,7 +29,7 @@ WORDS: Final = {
 RETIRED: Final = {
     **dict.fromkeys(("stand_in", "loss.stand_in_l1", "loss.balance"), ""),
     **dict.fromkeys(("loss.features", "loss.moments", "discriminator.joint"), ""),
-    **dict.fromkeys(("intensity", "cutout"), ""),
+    **dict.fromkeys(("intensity", "cutout", "mixed", "dropped"), ""),
     "generator.position": "generator.kind=topdown with generator.skip=false has it always",
     "spade": "take generator.kind=topdown with generator.skip=false",
     "generator.heads": "sites that lack a modality share one look without a setting",
@@ -84,8 +84,8 @@ def _form(fault: Any, forms: Mapping[str, str]) -> str:
 def _explain(fault: Any, known: Sequence[str]) -> str:
     key = shown(".".join(str(part) for part in fault["loc"]) or "recipe")[1:-1]
     if fault["type"] == "extra_forbidden":
-        if key in RETIRED:
-            return retired(key)
+        if found := [name for name in (key, str(fault["loc"][-1])) if name in RETIRED]:
+            return retired(found[0])
         nearest = [other for other in known if other.endswith(f".{key}")]
         nearest += difflib.get_close_matches(key, known, n=1, cutoff=0.3)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""

@@ -128,8 +128,8 @@ RULES: Final = (
          "same everywhere in an image; {set}, or generator.kind to 'topdown'",
          ("generator.skip=true",)),
     Rule(lambda r: r.condition.kind == "none" and not r.generator.noise + r.generator.latent,
-         "condition.kind 'none' leaves the generator nothing to paint from; set generator.noise or "
-         "generator.latent above 0", ("generator.latent=16",)),
+         "condition.kind 'none' leaves the generator nothing to paint from; set generator.latent "
+         "above 0", ("generator.latent=16",)),
     Rule(lambda r: r.image.source == "masks" and r.condition.kind != "none" and not r.table,
          "image.source is 'masks', so the generator paints masks; condition.kind "
          "'{r.condition.kind}' would give them away; {set}", ("condition.kind='none'",)),

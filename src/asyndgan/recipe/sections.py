@@ -171,6 +171,13 @@ class DiscriminatorSection(Section):
         {}, description="settings of a discriminator of another package"
     )
 
+    @field_validator("augment")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("name each change once")
+        return value
+
     @property
     def least_side(self) -> int:
         """Fewest rows and columns of an image; 0 for discriminators of other packages."""
