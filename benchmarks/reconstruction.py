@@ -2,6 +2,7 @@
 
     python benchmarks/reconstruction.py --data DATA --out OUT
         [--document docs/results/reconstruction.md]
+    python benchmarks/reconstruction.py --data DATA --out OUT --set NAME --run RUN
 
 First, bisection of `paper` (with its paired term) and of `default`, each trained briefly on
 lgg_mri at 64 pixels. The coordinator has one batch of a site judged repeatedly by telling the site
@@ -15,6 +16,8 @@ Second, attacks on `default` without bisection, by a coordinator that knows the 
 discriminators, as it does if a policy says `allows.known_start`. It computes a site's first step
 for many real images to recognise those that the site has, and searches by gradient descent for
 images that explain the answer.
+
+With `--run`, bisection alone tries a finished training on one set.
 """
 
 from functools import partial
@@ -114,22 +117,17 @@ def first_steps(run: RunFolder, sites: dict[str, Path], out: Path) -> str:
     return f"{about}\n\n{markdown(heading, rows)}"
 
 
-def main() -> None:
-    """Runs the missing trainings and attacks, then prints and writes the tables."""
-    asked = arguments(__doc__).parse_args()
-    torch.set_num_threads(1)
+def bisected(runs: dict[str, RunFolder], sites: dict[str, Path], out: Path) -> str:
+    """The table of `read_at`."""
     rows = []
-    for model, overrides in MODELS.items():
-        sites = sites_of(asked.data, SET)
-        recipe = load_recipe("paper" if model == "paper" else "default", [*AT, *overrides])
-        run = trained(recipe, sites, asked.out / model)
+    for model, run in runs.items():
         for late in (False, True):
             found = [
                 remembered(
-                    asked.out / "read.json",
+                    out / "read.json",
                     f"{model}-{name}-{late}",
                     partial(read_at, run, sites[name], name, late=late),
-                    of=[recipe.digest(), VERSION, digest_of(sites[name])],
+                    of=[run.recipe().digest(), VERSION, digest_of(sites[name])],
                 )
                 for name in sites
             ]
@@ -140,9 +138,30 @@ def main() -> None:
             ]
             rows.append([model, "of a checkpoint" if late else "of the first step", *cells])
     heading = ["recipe", "state", "read (dB)", "followed (dB)", "painted anyway (dB)"]
-    about = f"Worst to best of the four sites of {SET}, one batch each."
-    table = f"{about}\n\n{markdown(heading, rows)}"
-    table += f"\n\n{first_steps(run, sites, asked.out)}"
+    about = f"Worst to best of {len(sites)} sites, one batch each."
+    return f"{about}\n\n{markdown(heading, rows)}"
+
+
+def main() -> None:
+    """Runs the missing trainings and attacks, then prints and writes the tables."""
+    parser = arguments(__doc__)
+    parser.add_argument("--set", default=SET, help="folder of the set that RUN learned from")
+    parser.add_argument("--run", type=Path, help="finished run, in place of short trainings")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.run:
+        run = RunFolder(asked.run)
+        sites = {name: asked.data / asked.set / name for name in run.facts().sites}
+        table = bisected({run.recipe().name: run}, sites, asked.out)
+        publish(table, f"reconstruction-{asked.set}", asked.document)
+        return
+    sites = sites_of(asked.data, SET)
+    runs = {}
+    for model, overrides in MODELS.items():
+        recipe = load_recipe("paper" if model == "paper" else "default", [*AT, *overrides])
+        runs[model] = trained(recipe, sites, asked.out / model)
+    table = bisected(runs, sites, asked.out)
+    table += f"\n\n{first_steps(runs['default'], sites, asked.out)}"
     publish(table, "reconstruction", asked.document)
 
 

@@ -75,7 +75,7 @@ def written() -> set[Figure]:
 
 
 @pytest.mark.parametrize(
-    "documents", ["README.md", "docs/evidence.md", "docs/experiments*.md", "docs/results/*.md"]
+    "documents", ["README.md", "docs/evidence*.md", "docs/experiments*.md", "docs/results/*.md"]
 )
 def test_every_figure_with_an_interval_stands_in_a_table_that_a_command_wrote(
     documents: str,
@@ -146,7 +146,7 @@ def test_what_a_site_moves_to_equal_fedgan_is_what_the_suite_counted() -> None:
     assert said and float(said[1]) == pytest.approx(times, rel=0.02)
 
 
-@pytest.mark.parametrize("place", ["README.md", "docs/evidence.md", "docs/privacy.md"])
+@pytest.mark.parametrize("place", ["README.md", "docs/evidence-attacks.md", "docs/privacy.md"])
 def test_the_worst_recipe_that_the_policy_admits_is_the_one_that_documents_tell_of(
     place: str,
 ) -> None:
