@@ -24,8 +24,9 @@ include the patient is compared with the same patient's score in the others, so 
 not look like members; of a single split members are compared with others. Patients are the unit of
 the test and of the interval.
 
-With `--runs`, the same attacks try finished trainings on one set, which held the same patients out:
-`asyndgan benchmark` leaves them in OUT/runs. At most four cases of a patient are attacked.
+With `--runs`, the same attacks try finished trainings on one set, as `asyndgan benchmark` leaves
+them in OUT/runs. They held the same patients out, or (a suite with `folds`) everybody once. At most
+four cases of a patient are attacked.
 """
 
 import argparse
@@ -418,15 +419,21 @@ def attack_finished(asked: argparse.Namespace, part: str) -> None:
                 ],
             )
         )  # fmt: skip
-    if any(split["members"] != splits[0]["members"] for split in splits):
-        raise SystemExit("these trainings held other patients out; attack each on its own.")
+    groups = [set(split["members"]) for split in splits]
+    patients = set(splits[0]["scores"]["painting"])
+    if any(own != groups[0] for own in groups) and (
+        set.intersection(*groups) or set.union(*groups) != patients
+    ):
+        raise SystemExit(
+            "these trainings held other patients out, and not everybody: attack each on its own."
+        )
     suite, name = asked.runs[0].resolve().parents[2].name, asked.runs[0].name.rpartition("-")[0]
     rows = [
         [part, name, attack, len(splits), *judged(splits, attack)]
         for attack in ATTACKS
         if attack in splits[0]["scores"]
     ]
-    members = len(splits[0]["members"])
+    members = " or ".join(map(str, sorted({len(own) for own in groups})))
     about = f"{members} members; at most {MOST} cases of a patient. A split is a training here. "
     publish(f"{about}{ABOUT}\n\n{markdown(HEADING, rows)}", f"membership-{suite}", asked.document)
 
