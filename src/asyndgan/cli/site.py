@@ -16,7 +16,7 @@ from asyndgan.engines import flare_part
 from asyndgan.errors import DataError, RunError, StorageError
 from asyndgan.locks import held
 from asyndgan.privacy import Policy
-from asyndgan.privacy.policy import AllowsSection
+from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.recipe.planning import MOST_ANSWERS_PER_PATIENT
 from asyndgan.runs.signals import told_to_end
 from asyndgan.tables.schema import is_table
@@ -43,13 +43,13 @@ Kit = Annotated[
 
 
 def first_policy(name: str) -> Policy:
-    """What `site init` writes for a site: the defaults, with limits on answers."""
+    """What `site init` writes for a site: the defaults, with limits on answers, without losses."""
     limited = AllowsSection(
         most_recipes=MOST_RECIPES,
         most_answers=MOST_ANSWERS,
         most_answers_per_patient=MOST_ANSWERS_PER_PATIENT,
     )
-    return Policy(name=name, allows=limited)
+    return Policy(name=name, leaves=LeavesSection(losses=False), allows=limited)
 
 
 @site.command()
@@ -61,7 +61,8 @@ def init(
 ) -> None:
     """Writes site.toml, and a policy to review.
 
-    The policy is the default one with limits on the numbers of answers and recipes.
+    The policy is the default one with limits on the numbers of answers and recipes. It lets no
+    losses leave, by which a coordinator could tell who takes part.
 
     Example:
         asyndgan site init kit --data data/north
