@@ -81,5 +81,5 @@ def test_a_study_offers_to_change_the_steps_that_were_planned(
         noise = np.random.default_rng(len(image.name)).integers(0, 255, (32, 32)).astype(np.uint8)
         Image.fromarray(noise).save(image)
     asyndgan("init data/north data/south")
-    assert load_recipe("recipe.toml").training.steps == 7200
-    assert "# training.steps = 7200" in Path("study.toml").read_text()
+    assert load_recipe("recipe.toml").training.steps == 14400
+    assert "# training.steps = 14400" in Path("study.toml").read_text()

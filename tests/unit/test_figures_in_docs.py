@@ -16,12 +16,12 @@ ROWS = {
     "gliomas, four hospitals, 128": ("lgg-128", "lgg_mri: lesion", "default"),
     "gliomas, four hospitals |": ("misaligned", "lgg_mri: lesion", "aligned"),
     "chest radiographs, four sources": ("search-chest", "chest_xray: lung", "default"),
-    "hippocampi, anterior part": ("search-variety", "hippocampus_3d: Anterior", "planned"),
+    "hippocampi, anterior part": ("search-length", "hippocampus_3d: Anterior", "planned"),
 }
 """Suite, table and recipe of each row of README's table, by its beginning."""
 SITES_OF = {"misaligned": "lgg-64", "search-chest": "chest-64"}
 """Suite of one training that also has single sites and longer networks, by the one of three."""
-RECIPES = {"demo": "demo", "search-variety": "planned", "misaligned": "aligned"}
+RECIPES = {"demo": "demo", "search-length": "planned", "misaligned": "aligned"}
 """Recipe of a suite's row in the summary, where it is not `default`."""
 NOT_MEASURED = "not measured"
 LEAST_GAIN = 0.005

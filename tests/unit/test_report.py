@@ -982,7 +982,7 @@ def of_steps(folder: Path, name: str, steps: int, kind: str = "resnet") -> RunFo
     [
         ("default", "resnet", 60, "Trial run: 60 of 3,000 steps"),
         ("planned", "resnet", 9, "Trial run: 9 of 3,000 steps"),
-        ("planned", "topdown", 9, "Trial run: 9 of 7,200 steps"),
+        ("planned", "topdown", 9, "Trial run: 9 of 14,400 steps"),
         ("planned", "topdown", 3000, ""),
         ("mine", "topdown", 60, ""),
         ("demo", "resnet", 1900, ""),

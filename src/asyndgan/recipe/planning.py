@@ -52,7 +52,7 @@ TOP_DOWN: Final[dict[Key, Any]] = {
     ("generator", "diversity"): 0.3,
     ("discriminator", "width"): 32,
     ("discriminator", "norm"): "layer",
-    ("training", "steps"): 7200,
+    ("training", "steps"): 14400,
 }
 """The generator for images that masks leave open, what makes its images differ as patients' do,
 discriminators that it keeps up with, and the steps that both need."""
@@ -169,11 +169,10 @@ RULES: Final = (
          lambda s: s.left_open, lambda s: dict(TOP_DOWN),
          "masks leave most of an image open; this generator invents more of it, in more steps; "
          "images of one mask are made to differ, and discriminators see their brightness",
-         "hippocampi: 0.91 and 0.94 of all-real [as planned](results/search-variety.md), 0.97 and "
-         "0.96 [in twice the steps](experiments-generators.md#twice-the-planned-steps), whose "
-         "answers revealed more, 0.92 and 0.86 [without `diversity`, "
-         "`deform` and `norm`](results/search-long.md); `default` 0.69 and 0.73 [in 1,200 steps]"
-         "(results/search-generators.md)"),
+         "hippocampi: 0.97 and 0.96 of all-real [as planned](results/search-length.md), 0.91 and "
+         "0.94 [in half the steps](experiments-generators.md#number-of-steps), there 0.92 and 0.86 "
+         "[without `diversity`, `deform` and `norm`](results/search-long.md); `default` 0.69 and "
+         "0.73 [in 1,200 steps](results/search-generators.md)"),
     Rule("soft borders", f"the same, and every label covers {DEFORMED:g} pixels or more",
          lambda s: s.left_open and s.smallest >= DEFORMED,
          lambda s: dict(DEFORM),
@@ -277,11 +276,12 @@ class Plan:
         training = recipe.training
         for site, patients in self.patients.items():
             learn = math.floor(patients * (1 - training.hold_out) + 1e-9)
-            if patients >= FEWEST and MOST_ANSWERS_PER_PATIENT * learn <= training.steps:
+            most = MOST_ANSWERS_PER_PATIENT * learn - 1  # the start is an answer as well
+            if patients >= FEWEST and most < training.steps:
                 yield (
                     f"{site} trains on few patients (about {learn}) for {training.steps:,} steps: "
                     "with the policy that 'site init' writes it may stop early; set training.steps "
-                    "lower, or the site's allows.most_answers_per_patient higher"
+                    f"to {most} at most, or the site's allows.most_answers_per_patient higher"
                 )
 
     def toml(self, recipe: Recipe, base: str) -> str:
