@@ -22,6 +22,7 @@ from asyndgan.painting.sets import check_provenance
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.runs.sites import RunSites
 
 
 def asyndgan(*words: object) -> str:
@@ -146,6 +147,17 @@ def test_a_run_of_given_masks_is_labelled_where_the_masks_are_named(
         asyndgan(*words)
     asyndgan(*words, "--masks", masks)
     assert (tmp_path / "labelled" / "dataset.json").exists()
+
+
+def test_without_the_states_of_a_site_a_label_comes_with_a_warning(
+    run: Path, phantoms: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(RunFolder(tmp_path / "run").site_state("north"))
+    sites = RunSites.opened(RunFolder(tmp_path / "run"), phantoms)
+    sites.check_data()
+    [said] = caplog.messages
+    assert "the data of north are those of the training: name" in said and "--state" in said
 
 
 def test_no_site_labels_that_does_not_know_whom_it_held_out(

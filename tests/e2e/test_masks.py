@@ -104,9 +104,11 @@ def test_learned_masks_of_another_size_are_told_of_and_public_ones_are_not(
     (learned / "dataset.json").write_text(json.dumps(about | {"synthetic": True}))
     DataSet(learned).masks(tiny("image.size=32").image)
     assert not caplog.messages
-    DataSet(learned).masks(image)
+    for _ in range(2):  # sites
+        DataSet(learned).masks(image)
     [said] = caplog.messages
-    assert "32 x 32 pixels and are scaled to 48 x 48" in said and "--masks" in said
+    assert "32 x 32 pixels and are scaled to 48 x 48" in said
+    assert "--masks --set image.size=48x48" in said
 
 
 def test_the_mask_of_a_patient_who_is_held_out_is_not_given_either(

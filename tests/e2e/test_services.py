@@ -113,6 +113,8 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         told = asyndgan("federation", "plan", federation.path, "--out", planned)
         assert "north" in told and "south" in told
         assert Recipe.from_toml(planned.read_text()).image.size == (32, 32)
+        asyndgan("federation", "plan", federation.path, "--masks", "--out", tmp_path / "masks.toml")
+        assert Recipe.from_toml((tmp_path / "masks.toml").read_text()).name == "masks"
         recipe = tiny("image.size=32", "masks.release=false", "training.move=true")
         (tmp_path / "recipe.toml").write_text(recipe.to_toml())
         submit = ("federation", "submit", federation.path, tmp_path / "recipe.toml")

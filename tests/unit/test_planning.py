@@ -341,6 +341,18 @@ def test_a_plan_of_masks_has_the_grid_of_the_images_and_the_networks_of_masks() 
     assert Recipe.from_toml(made.to_toml()) == own
 
 
+def test_a_plan_of_masks_tells_what_concerns_masks_and_nothing_of_intensities() -> None:
+    sites = {
+        "a": pictures(modalities=(modality("T1", explained=0.02), modality("T2"))),
+        "b": few(4, labels=(label("organ", 2),)),
+    }
+    images, masks = (planned_from(sites, masks=masks).notes for masks in (False, True))
+    told = ["label 'lesion' is not at b", "label 'organ' is not at a", "fewer than 5 patients at b"]
+    for note in told:
+        assert any(note in one for one in images) and any(note in one for one in masks)
+    assert len(masks) == len(told) < len(images)
+
+
 def test_a_modality_of_a_strange_name_is_planned() -> None:
     strange = modality('a = "b".c', bits=16)
     sites = {"a": pictures(modalities=(modality(), strange))}

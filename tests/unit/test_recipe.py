@@ -15,7 +15,7 @@ from asyndgan.errors import RecipeError
 from asyndgan.models import check_parts
 from asyndgan.privacy import Policy
 from asyndgan.recipe import ImageSection, Intensity, Recipe, Section, known_keys
-from asyndgan.recipe.faults import RETIRED
+from asyndgan.recipe.faults import PARTS, RETIRED
 from asyndgan.runs import load_recipe, recipe_names
 
 MakeRecipe = Callable[..., Recipe]
@@ -45,14 +45,20 @@ def test_what_is_retired_is_answered_with_the_page_that_tells_of_it(name: str) -
     sections = {
         **dict.fromkeys(("unet", "spade"), "generator.kind"),
         **dict.fromkeys(("intensity", "cutout"), "discriminator.augment"),
-        **dict.fromkeys(("mixed", "dropped"), ""),
         "hinge": "loss.adversarial",
     }
-    whole = "." in name or name == "stand_in" or sections.get(name) == ""
-    key = name if whole else sections.get(name, "discriminator.kind")
+    key = name if name not in PARTS else sections.get(name, "discriminator.kind")
     value = "1" if key == name else f'["{name}"]' if key.endswith("augment") else name
     with pytest.raises(RecipeError, match=rf"{name} is retired, .* docs/retired\.md: \w+"):
         check_parts(Recipe.from_toml("", [f"{key}={value}"]))
+
+
+@pytest.mark.parametrize("override", ["intensity.T1.kind=range", "intensity=1"])
+def test_a_key_without_its_section_is_answered_with_it_and_not_with_a_retired_part(
+    override: str,
+) -> None:
+    with pytest.raises(RecipeError, match=r"Did you mean image\.intensity\?"):
+        Recipe.from_toml("", [override])
 
 
 @pytest.mark.parametrize("instead", [text for text in RETIRED.values() if "=" in text])

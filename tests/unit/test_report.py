@@ -816,6 +816,23 @@ def test_a_loss_that_never_changes_is_drawn(tmp_path):
     assert "NaN" not in loss_charts(records, {"a": 0})[0].curves[0].path.replace("nan", "NaN")
 
 
+@pytest.mark.parametrize("silent", [["north"], ["north", "south"]])
+def test_a_page_says_whose_losses_left_and_shows_what_else_happened(tmp_path, silent):
+    run = run_folder(tmp_path / "run")
+    records = [record(step, ["north", "south"] if step != 5 else ["north"]) for step in range(12)]
+    for each in records:
+        each["losses"] |= {site: {} for site in silent if site in each["losses"]}
+        each["news"] = ["south left"] if each["step"] == 6 else []
+    write_metrics(run, records)
+    text = page(run).text
+    all_silent = len(silent) == 2
+    assert ("No losses left north." in text) != all_silent
+    assert ("No losses left the sites" in text) == all_silent
+    for claim in ("losses as numbers", "losses as plain numbers", "labels and losses"):
+        assert (claim in text) != all_silent
+    assert "Who was there" in text and "south left" in text
+
+
 def test_a_run_of_one_step_makes_a_page(tmp_path):
     run = run_folder(tmp_path / "run")
     write_metrics(run, [record(0, ["north", "south"])])
@@ -843,7 +860,7 @@ def test_the_meaning_of_every_message_is_written_down():
     from asyndgan.reports.traffic import _came_meanings, _left_meanings
     from asyndgan.wire import ANSWERS, REQUESTS
 
-    assert set(_left_meanings(RECIPE)) == set(ANSWERS)
+    assert set(_left_meanings(RECIPE, losses=True)) == set(ANSWERS)
     assert set(_came_meanings(RECIPE)) == set(REQUESTS)
 
 
@@ -961,6 +978,7 @@ def test_the_page_says_of_masks_and_losses_what_the_recipe_does(tmp_path: Path) 
     unprotected = {"kind": "feedback", "conditions": "unprotected"}
     noised = Recipe.from_tables({"image": {"size": 32}, "privacy": unprotected})
     run = run_folder(tmp_path / "noised", recipe=noised)
+    write_metrics(run, [record(0, ["north"]) | {"losses": {"north": {}}}])
     page = write_report(run, tmp_path / "b.html", synthetic=[])
     assert kept_back not in " ".join(page.read_text("utf-8").split())
 

@@ -167,6 +167,7 @@ def start(folder: Folder, device: str = "cpu") -> None:
 def plan(
     folder: Folder,
     out: Annotated[Path, typer.Option()],
+    masks: Annotated[bool, typer.Option("--masks")] = False,
     overrides: Overrides = None,
     site: list[str] | None = None,
 ) -> None:
@@ -180,6 +181,7 @@ def plan(
 
     Output:
         --out FILE: New file for the recipe, with the reasons as comments.
+        --masks: Plan a recipe that learns masks, on the grid of the planned images.
 
     Sites:
         --site NAME: Plan for this site. By default for all sites with a kit.
@@ -189,6 +191,7 @@ def plan(
     from asyndgan.runs.described import described
     from asyndgan.runs.planned import planned_from
     from asyndgan.tables.planning import plan_from
+    from asyndgan.tables.schema import refuse_for_images
 
     refuse_old(out)
     found = described(kits.Federation.of(folder), site or ())
@@ -198,7 +201,9 @@ def plan(
     if images and tables:
         raise RunError(f"{', '.join(tables)} has a table, and others have images. Name --site.")
     given = overrides or []
-    made = plan_from(tables, given) if tables else planned_from(images, given)
+    if tables:
+        refuse_for_images({"masks": masks})
+    made = plan_from(tables, given) if tables else planned_from(images, given, masks=masks)
     tell_plan(console, made)
     write_new(out, made.to_toml())
     console.say(f"Written to {out}: asyndgan federation submit {quote(str(folder))} {out}")
@@ -301,7 +306,8 @@ def status(
 ) -> None:
     """Shows which sites are connected, and how a run stands.
 
-    For a run: its step, and the share, last contact, bytes and losses of each site.
+    For a run: its step, and the share, last contact, bytes and losses of each site,
+    if its policy lets losses leave.
 
     Example:
         asyndgan federation status fed --watch

@@ -78,12 +78,12 @@ def label(
         )
         for name in sites.data
     ]  # fmt: skip
-    console.say(LEARNING)
     with (
         folder.held(),
         closing(build_engine("inprocess", setups, folder.recipe())) as engine,
         EvaluationDisplay(console, "label images", counted=True) as display,
     ):
+        console.say(LEARNING)
         sent = label_set(folder, painted, out, engine, [*sites.data], watch=display.show)
     tell_labelled(console, out, sent)
 

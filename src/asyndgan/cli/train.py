@@ -227,12 +227,13 @@ class TrainingDisplay:
             grid.add_row(_losses(progress))
             self.live.update(grid)
         elif progress.step % max(1, progress.steps // 20) == 0:
-            self.console.say(
-                f"step {progress.step}/{progress.steps}  "
-                f"{duration(progress.seconds_left)} left  "
-                f"to sites {size(progress.sent)}, from sites {size(progress.received)}  "
-                f"{_mean_losses(progress)}"
+            parts = (
+                f"step {progress.step}/{progress.steps}",
+                f"{duration(progress.seconds_left)} left",
+                f"to sites {size(progress.sent)}, from sites {size(progress.received)}",
+                _mean_losses(progress),
             )
+            self.console.say("  ".join(filter(None, parts)))
 
     def _tell_later(self, steps: int) -> None:
         """Says how long the finished run's evaluation and audit will take; not of a short trial."""

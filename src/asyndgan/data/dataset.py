@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import final
 
@@ -205,12 +205,7 @@ class DataSet:
         sizes = (one.mask.shape for one in raw if one.mask is not None)
         strange = [size for size in sizes if size != image.size]
         if grid is not image and strange:
-            log.warning(
-                "%s: its masks have %s pixels and are scaled to %s, so anatomy has another size "
-                "than in the sites' images. 'asyndgan plan SITES --masks' plans a recipe that "
-                "learns masks of the planned size.",
-                self.folder, *(" x ".join(map(str, size)) for size in (strange[0], image.size)),
-            )  # fmt: skip
+            _tell_scaled(self.folder, strange[0], image.size)
         image = grid
         prepared = (prepare(one, image, ["mask"]) for one in raw)
         return [one for one in prepared if image.slices == "all" or one.preparation.labelled]
@@ -299,6 +294,16 @@ class _Kept:
                 yield case
             elif not set(modalities) <= set(case.absent):
                 yield _narrowed(case, modalities)
+
+
+@cache  # a folder is read for each site
+def _tell_scaled(folder: Path, had: tuple[int, int], wanted: tuple[int, int]) -> None:
+    log.warning(
+        "%s: its masks have %d x %d pixels and are scaled to %d x %d. Unless they show as much of "
+        "a patient as the sites' images, anatomy gets another size. 'asyndgan plan SITES --masks "
+        "--set image.size=%dx%d' plans a recipe that learns masks of this size.",
+        folder, *had, *wanted, *wanted,
+    )  # fmt: skip
 
 
 def _narrowed(case: Case, modalities: tuple[str, ...]) -> Case:

@@ -30,7 +30,9 @@ class LeavesSection(Section):
         description="codings of feedback; empty: no feedback leaves, so no recipe runs",
     )
     losses: bool = Field(
-        True, description="the generator's loss at the site in each step, as numbers"
+        True,
+        description="the generator's loss at the site in each step, as numbers; if a coordinator "
+        "sends a patient's image, they can reveal whether that patient takes part",
     )
     discriminator_losses: bool = Field(
         False,

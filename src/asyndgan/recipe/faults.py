@@ -40,6 +40,9 @@ RETIRED: Final = {
 }
 """Keys of former recipes, and names of former parts, and what is there instead."""
 
+PARTS: Final = frozenset({"intensity", "cutout", "spade", "unet", "unet_segmentation", "hinge"})
+"""Those that were values of keys, and no keys."""
+
 
 def explained(
     error: ValidationError, known: Sequence[str], forms: Mapping[str, str] = MappingProxyType({})
@@ -84,7 +87,9 @@ def _form(fault: Any, forms: Mapping[str, str]) -> str:
 def _explain(fault: Any, known: Sequence[str]) -> str:
     key = shown(".".join(str(part) for part in fault["loc"]) or "recipe")[1:-1]
     if fault["type"] == "extra_forbidden":
-        if found := [name for name in (key, str(fault["loc"][-1])) if name in RETIRED]:
+        if found := [
+            name for name in (key, str(fault["loc"][-1])) if name in RETIRED.keys() - PARTS
+        ]:
             return retired(found[0])
         nearest = [other for other in known if other.endswith(f".{key}")]
         nearest += difflib.get_close_matches(key, known, n=1, cutoff=0.3)

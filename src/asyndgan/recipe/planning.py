@@ -5,7 +5,7 @@ in their order, and a later one overrules an earlier one. Reads no file, and nee
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, final
 
@@ -225,12 +225,6 @@ class Plan:
     patients: Mapping[str, int] = field(default_factory=dict)
     base: str = BASE
 
-    def of_masks(self) -> "Plan":
-        """The plan of a generator that learns masks on the grid of this plan's images."""
-        choices = tuple(one for one in self.choices if one.key in GRID)
-        notes = {note: key for note, key in self.notes.items() if key in GRID}
-        return Plan(choices, notes, self.patients, OF_MASKS)
-
     def overrides(self, given: Sequence[str] = ()) -> list[str]:
         """The choices as `key=value`, without those of a generator that `given` replaces."""
         other = any(each.replace(" ", "").startswith("generator.kind=") for each in given)
@@ -309,11 +303,12 @@ def _at(tables: Any, key: Key) -> Any:
     return tables
 
 
-def plan(fingerprints: Mapping[str, Fingerprint]) -> Plan:
+def plan(fingerprints: Mapping[str, Fingerprint], *, masks: bool = False) -> Plan:
     """Plans a recipe.
 
     Args:
         fingerprints: by name of the site, one at least.
+        masks: whether the recipe learns masks, on the grid of the images that are planned.
     """
     sites = Sites(fingerprints)
     choices: dict[Key, Choice] = {}
@@ -322,9 +317,11 @@ def plan(fingerprints: Mapping[str, Fingerprint]) -> Plan:
             reason = rule.reason.format(s=sites)
             for key, value in rule.sets(sites).items():
                 choices[key] = Choice(key, value, rule.name, reason)
-    notes = {note: key for of, key in NOTES.items() for note in of(sites)}
+    chosen = tuple(one for key, one in choices.items() if key in GRID or not masks)
+    noted = {of: key for of, key in NOTES.items() if not (masks and of in OF_IMAGES)}
+    notes = {note: key for of, key in noted.items() for note in of(sites)}
     patients = {site: one.patients for site, one in sites.of.items() if one.patients}
-    return Plan(tuple(choices.values()), notes, patients)
+    return Plan(chosen, notes, patients, OF_MASKS if masks else BASE)
 
 
 def clashes(fingerprints: Mapping[str, Fingerprint]) -> Iterator[str]:
@@ -403,16 +400,23 @@ def _units(s: Sites) -> Iterator[str]:
 
 
 def _lacked(s: Sites) -> Iterator[str]:
-    """Modalities and labels that only some sites name."""
+    """Labels that only some sites name."""
     labels: dict[str, list[str]] = {}
     for site, one in s.of.items():
         for label in one.labels:
             labels.setdefault(label.name, []).append(site)
-    for kind, named in (("modality", s.modalities), ("label", dict(sorted(labels.items())))):
-        for name, holders in named.items():
-            others = [site for site in s.of if site not in holders]
-            if others:
-                yield f"{kind} '{name}' is not at {_listed(others)}: learned from the others"
+    yield from _held_by_some(s, "label", dict(sorted(labels.items())))
+
+
+def _rare(s: Sites) -> Iterator[str]:
+    """Modalities that only some sites name."""
+    yield from _held_by_some(s, "modality", s.modalities)
+
+
+def _held_by_some(s: Sites, kind: str, named: Mapping[str, Collection[str]]) -> Iterator[str]:
+    for name, holders in named.items():
+        if others := [site for site in s.of if site not in holders]:
+            yield f"{kind} '{name}' is not at {_listed(others)}: learned from the others"
 
 
 def _few(s: Sites) -> Iterator[str]:
@@ -455,7 +459,10 @@ def _listed(names: Sequence[str]) -> str:
 
 NOTES: Final[Mapping[Callable[[Sites], Iterator[str]], Key]] = {
     _mixed: (), _spaced: ("image", "spacing"), _views: ("image", "spacing"),
-    _thick: ("image", "axis"), _units: (), _lacked: (), _few: (),
+    _thick: ("image", "axis"), _units: (), _rare: (), _lacked: (), _few: (),
     _small: ("image", "size"), _little: (), _void: ("masks", "unlabelled"),
 }  # fmt: skip
 """What sites contradict each other in, and what a plan cannot mend; see `Plan.notes`."""
+
+OF_IMAGES: Final = frozenset({_units, _rare, _little, _void})
+"""Notes of which a recipe that learns masks has no use."""

@@ -94,6 +94,8 @@ class Traffic:
         stayed: what never left a site.
         caution: paragraphs with what a reader must know about feedback.
         masks: what became of the masks that travelled.
+        losses: whether losses of any site arrived.
+        silent: sites that answered without losses.
     """
 
     left: tuple[Kind, ...]
@@ -106,6 +108,8 @@ class Traffic:
     stayed: tuple[Stayed, ...]
     caution: tuple[str, ...]
     masks: str
+    losses: bool
+    silent: tuple[str, ...]
 
 
 def read_traffic(
@@ -120,16 +124,19 @@ def read_traffic(
     Args:
         facts: facts of the run.
         recipe: recipe of the run, which determines what the messages contain.
-        records: records of metrics.jsonl, which tell how many steps each site answered.
+        records: records of metrics.jsonl, which tell how many steps each site answered, and with
+            which losses.
         numbers: colour number of each site, in the order of the sites.
         kept_masks: number of masks in the run folder.
     """
     answered = {site: sum(site in record["losses"] for record in records) for site in numbers}
+    reported = {site for record in records for site, own in record["losses"].items() if own}
+    silent = tuple(site for site in numbers if answered[site] and site not in reported)
     left, came = facts.left_sites, facts.came_to_sites
     aggregation = aggregation_of(recipe)
     request, answer = aggregation.request.kind, aggregation.answer.kind
     return Traffic(
-        left=tuple(_kinds(left, _left_meanings(recipe), numbers)),
+        left=tuple(_kinds(left, _left_meanings(recipe, losses=bool(reported)), numbers)),
         came=tuple(_kinds(came, _came_meanings(recipe), numbers)),
         sites=tuple(_sites(facts, numbers, answered, answer)),
         left_total=size(_total(left)),
@@ -139,6 +146,8 @@ def read_traffic(
         stayed=tuple(_stayed(recipe)),
         caution=tuple(_caution(recipe)),
         masks=_masks(recipe, kept_masks),
+        losses=bool(reported),
+        silent=silent,
     )
 
 
@@ -201,14 +210,15 @@ def _conditions(recipe: Recipe) -> tuple[str, str]:
     return chosen, f"the site's own {name}"
 
 
-def _left_meanings(recipe: Recipe) -> dict[str, str]:
+def _left_meanings(recipe: Recipe, *, losses: bool) -> dict[str, str]:
     conditions, _ = _conditions(recipe)
     clip = recipe.selection.clip
-    losses = (
-        "its losses as plain numbers: the curves above."
-        if recipe.privacy.kind != "feedback"
-        else "no loss: none would be covered by the noise."
-    )
+    if losses:
+        reported = "losses as plain numbers: the curves above."
+    elif recipe.privacy.kind == "feedback":
+        reported = "no loss: none would be covered by the noise."
+    else:
+        reported = "no loss."
     return {
         "card": "Who it is, when it joins or returns: how many cases it has, its share, the names "
         "of its modalities and labels, which part of its cases has each modality, the size of its "
@@ -217,11 +227,11 @@ def _left_meanings(recipe: Recipe) -> dict[str, str]:
         "judgement": "Its answer, every step. Feedback: for each pixel of each synthetic image "
         "that it was sent, how a small change would change the site's loss (a gradient, coded as "
         f"{recipe.wire.feedback}). With it {conditions} of its next batch, the batch's number, and "
-        + losses,
+        + reported,
         "appraisal": "Its answer, every step: for each synthetic image of every site, the odds "
         "that it is one of its own, by its discriminator, and how a change of each pixel would "
         f"change them (coded as {recipe.wire.feedback}). With it {conditions} of its next batch, "
-        "the batch's number, and its losses as plain numbers.",
+        f"the batch's number, and {reported}",
         "measured": "Once, where the recipe chooses the generator nearest to the real images: sums "
         "over all its images of some hundred features (random convolutions, intensities, edges) "
         "and of their squares, "

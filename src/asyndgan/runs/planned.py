@@ -103,7 +103,7 @@ def planned_from(
             "modality one name, and each label one name and one number, everywhere, and name "
             "different ones more clearly. Remap masks whose numbers change, and measure again."
         )
-    made = plan(found).of_masks() if masks else plan(found)
+    made = plan(found, masks=masks)
     recipe = made.recipe(recipe_text(made.base), overrides)
     check_parts(recipe)
     return Planned(found, made, recipe)

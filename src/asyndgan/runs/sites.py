@@ -1,5 +1,6 @@
 """A run's sites: the cases that they trained with, and the patients whom they held out."""
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,6 +16,8 @@ from asyndgan.errors import RunError
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.tables.schema import is_table
 from asyndgan.training.checkpoint import place_holding
+
+log = logging.getLogger(__name__)
 
 
 @final
@@ -76,7 +79,7 @@ class RunSites:
             self.run.facts().check_pattern(data.patient_pattern)
 
     def check_data(self) -> None:
-        """Checks that each site has the patients with whom it trained, as far as can be told.
+        """Checks that each site has the patients with whom it trained; warns where none can tell.
 
         Raises:
             RunError: a site's data are others, or nobody can tell whom it held out.
@@ -87,8 +90,15 @@ class RunSites:
             raise RunError(
                 f"the data of {', '.join(changed)} are not those that the run was trained on: they "
                 "have changed since, or are other data. Name with --site the data that each site "
-                "had."
+                "had, and with --state, if at all, its own states."
             )
+        states = {site: self.states.get(site, self.run.site_state(site)) for site in self.data}
+        run = self.run.facts().run
+        if unknown := [site for site, state in states.items() if not place_holding(state, run)]:
+            log.warning(
+                "nobody can tell whether the data of %s are those of the training: name the "
+                "site's states with --state.", ", ".join(unknown),
+            )  # fmt: skip
 
     def as_trained(self, sites: Collection[str] | None = None) -> dict[str, list[Case]]:
         """All cases with which these sites (None: all) took part, or would have; also held-out."""
