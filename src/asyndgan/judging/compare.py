@@ -142,7 +142,12 @@ def contenders(
 
 
 def compare(
-    models: Contenders, judged: Judged, bench: Bench, *, about: Mapping[str, str]
+    models: Contenders,
+    judged: Judged,
+    bench: Bench,
+    *,
+    about: Mapping[str, str],
+    figures: bool = True,
 ) -> Evaluation:
     """Trains and judges any models.
 
@@ -151,6 +156,7 @@ def compare(
         judged: as in `evaluate`.
         bench: as in `evaluate`.
         about: as in `evaluate`.
+        figures: whether to write figures beside `evaluation.json`.
 
     Raises:
         DataError: as in `evaluate`.
@@ -184,9 +190,10 @@ def compare(
         overall=overall,
     )
     _keep(evaluation, out)
-    plot_dice(evaluation, out)
-    shown = {name: judged.labels[name] for name in names}
-    plot_examples(evaluation, judged.cases, found.masks, shown, out)
+    if figures:
+        plot_dice(evaluation, out)
+        shown = {name: judged.labels[name] for name in names}
+        plot_examples(evaluation, judged.cases, found.masks, shown, out)
     return evaluation
 
 

@@ -230,7 +230,8 @@ class Judging:
         together = {
             name: [one for one in sets for _ in range(repeats)] for name, sets in models.items()
         }
-        return compare(together, self.judged, bench, about=self.about)
+        shown = ending == "main"
+        return compare(together, self.judged, bench, about=self.about, figures=shown)
 
 
 def _mean_of(tables: Sequence[Any]) -> Any:
