@@ -63,8 +63,10 @@ _BATCH = Exposure("number of the next batch", "one number", "how many batches we
 
 _LOSSES = Exposure(
     "the terms of the site's loss, as numbers", "at most 32 numbers with names of 64 characters",
-    "how real the site's networks find the images that were sent. Images of the coordinator's "
-    "choice reveal as much as in `feedback`. With `leaves.discriminator_losses` also how well each "
+    "how real the site's networks find the images that were sent. With images of the coordinator's "
+    "choice they [told members](evidence-attacks.md#membership-inference) after full trainings, "
+    "where `feedback` gave no sign: `site init` lets none leave. With "
+    "`leaves.discriminator_losses` also how well each "
     "discriminator tells real from synthetic images and finds masks. Asking twice then "
     "reveals what each network says of a single image, of a member or of another patient",
     "losses of discriminators stay unless `leaves.discriminator_losses` is true. Under "
