@@ -15,7 +15,7 @@ from asyndgan.errors import RecipeError
 from asyndgan.models import check_parts
 from asyndgan.privacy import Policy
 from asyndgan.recipe import ImageSection, Intensity, Recipe, Section, known_keys
-from asyndgan.recipe.faults import PARTS, RETIRED
+from asyndgan.recipe.faults import RETIRED, RETIRED_PARTS
 from asyndgan.runs import load_recipe, recipe_names
 
 MakeRecipe = Callable[..., Recipe]
@@ -47,7 +47,7 @@ def test_what_is_retired_is_answered_with_the_page_that_tells_of_it(name: str) -
         **dict.fromkeys(("intensity", "cutout"), "discriminator.augment"),
         "hinge": "loss.adversarial",
     }
-    key = name if name not in PARTS else sections.get(name, "discriminator.kind")
+    key = name if name not in RETIRED_PARTS else sections.get(name, "discriminator.kind")
     value = "1" if key == name else f'["{name}"]' if key.endswith("augment") else name
     with pytest.raises(RecipeError, match=rf"{name} is retired, .* docs/retired\.md: \w+"):
         check_parts(Recipe.from_toml("", [f"{key}={value}"]))

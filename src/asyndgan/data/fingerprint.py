@@ -64,14 +64,14 @@ def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fi
     tally = _Tally(info)
     cases = list_cases(folder, info)
     patients = patients_of((files.name for files in cases), patient_pattern)
-    for files in cases:
-        tally.add(files, patients[files.name])
     if not any(files.mask for files in cases):
         raise DataFileError(
             folder / "labelsTr",
             "no mask is there, and images are painted from masks",
             "Put each case's mask there, under the name of the case; only 'complete' needs none.",
         )
+    for files in cases:
+        tally.add(files, patients[files.name])
     if not tally.painted:
         raise DataFileError(
             folder / "labelsTr",

@@ -16,7 +16,7 @@ from asyndgan.judging.metrics import area_under_curve
 from asyndgan.painting.records import generate_records, read_synthetic
 from asyndgan.runs import RunFolder
 from asyndgan.runs.schema import Count, Hex
-from asyndgan.runs.sites import changed_sites, choosers_of, told_of_sites
+from asyndgan.runs.sites import changed_sites, choosers_of, told_of_sites, trained_members
 from asyndgan.runs.trial import trial_of
 from asyndgan.tables.cohort import cohort_of, read_for, split
 from asyndgan.tables.encoding import Encoder
@@ -130,7 +130,8 @@ def evaluate_records(
     """
     split_up = split_sites(run, sites, states or {})
     kept, held = split_up.kept, split_up.held
-    changed = changed_sites(run, sites, states or {}, split_up.members)
+    trained = trained_members(run, sites, states or {})
+    changed = changed_sites(sites, trained, split_up.members)
     if changed and not test:  # records are held out by their places in the table
         raise RunError(
             f"{sites[changed[0]]} does not hold the records that {changed[0]} was trained on, in "

@@ -8,7 +8,7 @@ from typing import Any
 
 from asyndgan.errors import RecipeError
 from asyndgan.recipe import Recipe
-from asyndgan.recipe.faults import RETIRED, retired
+from asyndgan.recipe.faults import RETIRED_PARTS, retired
 
 
 @cache
@@ -52,7 +52,7 @@ def check_parts(recipe: Recipe) -> None:
 
 def _offered(group: str, kind: str) -> EntryPoint:
     found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
-    if kind in RETIRED and kind not in found:
+    if kind in RETIRED_PARTS and kind not in found:
         raise RecipeError(retired(kind))
     if kind not in found:
         nearest = difflib.get_close_matches(kind, found, n=1)

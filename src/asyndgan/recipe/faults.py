@@ -26,22 +26,26 @@ WORDS: Final = {
 }
 """What is wanted in place of a value of another type, by pydantic's name of the fault."""
 
-RETIRED: Final = {
+RETIRED_KEYS: Final = {
     **dict.fromkeys(("stand_in", "loss.stand_in_l1", "loss.balance"), ""),
     **dict.fromkeys(("loss.features", "loss.moments", "discriminator.joint"), ""),
-    **dict.fromkeys(("intensity", "cutout", "mixed", "dropped"), ""),
+    **dict.fromkeys(("mixed", "dropped"), ""),
     "generator.position": "generator.kind=topdown with generator.skip=false has it always",
-    "spade": "take generator.kind=topdown with generator.skip=false",
     "generator.heads": "sites that lack a modality share one look without a setting",
     "integrity.aggregation": "set integrity.bound",
+}
+"""Keys of former recipes and suites, and what is there instead."""
+
+RETIRED_PARTS: Final = {
+    **dict.fromkeys(("intensity", "cutout"), ""),
+    "spade": "take generator.kind=topdown with generator.skip=false",
     "unet": "take generator.kind=resnet with generator.skip=true",
     "unet_segmentation": "take patch_segmentation",
     "hinge": "take another loss, or add it by an entry point (docs/extending.md)",
 }
-"""Keys of former recipes, and names of former parts, and what is there instead."""
+"""Former values of keys, and what is there instead."""
 
-PARTS: Final = frozenset({"intensity", "cutout", "spade", "unet", "unet_segmentation", "hinge"})
-"""Those that were values of keys, and no keys."""
+RETIRED: Final = RETIRED_KEYS | RETIRED_PARTS
 
 
 def explained(
@@ -87,9 +91,7 @@ def _form(fault: Any, forms: Mapping[str, str]) -> str:
 def _explain(fault: Any, known: Sequence[str]) -> str:
     key = shown(".".join(str(part) for part in fault["loc"]) or "recipe")[1:-1]
     if fault["type"] == "extra_forbidden":
-        if found := [
-            name for name in (key, str(fault["loc"][-1])) if name in RETIRED.keys() - PARTS
-        ]:
+        if found := [name for name in (key, str(fault["loc"][-1])) if name in RETIRED_KEYS]:
             return retired(found[0])
         nearest = [other for other in known if other.endswith(f".{key}")]
         nearest += difflib.get_close_matches(key, known, n=1, cutoff=0.3)
@@ -97,7 +99,7 @@ def _explain(fault: Any, known: Sequence[str]) -> str:
         return f"{key} is no key here.{hint}"
     if fault["type"] == "missing":
         return f"{key} is missing."
-    if fault["type"] == "literal_error" and str(fault["input"]) in RETIRED:
+    if fault["type"] == "literal_error" and str(fault["input"]) in RETIRED_PARTS:
         return f"{key}: {retired(fault['input'])}"
     allowed = fault["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     allowed = WORDS.get(fault["type"], allowed)

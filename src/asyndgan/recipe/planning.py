@@ -318,8 +318,8 @@ def plan(fingerprints: Mapping[str, Fingerprint], *, masks: bool = False) -> Pla
             for key, value in rule.sets(sites).items():
                 choices[key] = Choice(key, value, rule.name, reason)
     chosen = tuple(one for key, one in choices.items() if key in GRID or not masks)
-    noted = {of: key for of, key in NOTES.items() if not (masks and of in OF_IMAGES)}
-    notes = {note: key for of, key in noted.items() for note in of(sites)}
+    noted = NOTES.keys() - OF_IMAGES if masks else NOTES
+    notes = {note: key for of, key in NOTES.items() if of in noted for note in of(sites)}
     patients = {site: one.patients for site, one in sites.of.items() if one.patients}
     return Plan(chosen, notes, patients, OF_MASKS if masks else BASE)
 
@@ -399,21 +399,21 @@ def _units(s: Sites) -> Iterator[str]:
             yield f"{name} has other intensities: {_listed(told)}; taken: {did}"
 
 
-def _lacked(s: Sites) -> Iterator[str]:
+def _labels_lacked(s: Sites) -> Iterator[str]:
     """Labels that only some sites name."""
     labels: dict[str, list[str]] = {}
     for site, one in s.of.items():
         for label in one.labels:
             labels.setdefault(label.name, []).append(site)
-    yield from _held_by_some(s, "label", dict(sorted(labels.items())))
+    yield from _lacked(s, "label", dict(sorted(labels.items())))
 
 
-def _rare(s: Sites) -> Iterator[str]:
+def _modalities_lacked(s: Sites) -> Iterator[str]:
     """Modalities that only some sites name."""
-    yield from _held_by_some(s, "modality", s.modalities)
+    yield from _lacked(s, "modality", s.modalities)
 
 
-def _held_by_some(s: Sites, kind: str, named: Mapping[str, Collection[str]]) -> Iterator[str]:
+def _lacked(s: Sites, kind: str, named: Mapping[str, Collection[str]]) -> Iterator[str]:
     for name, holders in named.items():
         if others := [site for site in s.of if site not in holders]:
             yield f"{kind} '{name}' is not at {_listed(others)}: learned from the others"
@@ -459,10 +459,10 @@ def _listed(names: Sequence[str]) -> str:
 
 NOTES: Final[Mapping[Callable[[Sites], Iterator[str]], Key]] = {
     _mixed: (), _spaced: ("image", "spacing"), _views: ("image", "spacing"),
-    _thick: ("image", "axis"), _units: (), _rare: (), _lacked: (), _few: (),
+    _thick: ("image", "axis"), _units: (), _modalities_lacked: (), _labels_lacked: (), _few: (),
     _small: ("image", "size"), _little: (), _void: ("masks", "unlabelled"),
 }  # fmt: skip
 """What sites contradict each other in, and what a plan cannot mend; see `Plan.notes`."""
 
-OF_IMAGES: Final = frozenset({_units, _rare, _little, _void})
+OF_IMAGES: Final = frozenset({_units, _modalities_lacked, _little, _void})
 """Notes of which a recipe that learns masks has no use."""

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Self, final
+from typing import Any, Self, final
 
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
@@ -92,9 +92,7 @@ class RunSites:
                 "have changed since, or are other data. Name with --site the data that each site "
                 "had, and with --state, if at all, its own states."
             )
-        states = {site: self.states.get(site, self.run.site_state(site)) for site in self.data}
-        run = self.run.facts().run
-        if unknown := [site for site, state in states.items() if not place_holding(state, run)]:
+        if unknown := [site for site in self.data if site not in self._trained]:
             log.warning(
                 "nobody can tell whether the data of %s are those of the training: name the "
                 "site's states with --state.", ", ".join(unknown),
@@ -149,7 +147,11 @@ class RunSites:
             return load_cohort(self.as_in_run(site), recipe, data=data).members
 
         folders = {site: data.folder for site, data in self.data.items()}
-        return changed_sites(self.run, folders, self.states, lambda site, _: members(site))
+        return changed_sites(folders, self._trained, lambda site, _: members(site))
+
+    @cached_property
+    def _trained(self) -> dict[str, Any]:
+        return trained_members(self.run, self.data, self.states)
 
     def participation(self, *, trained: Collection[str] = ()) -> Participation:
         """How these sites took part, with the cases of those that are named in `trained`."""
@@ -161,31 +163,39 @@ class RunSites:
         )
 
 
-def changed_sites(
-    run: RunFolder,
-    data: Mapping[str, Path],
-    states: Mapping[str, Path],
-    members: Callable[[str, str], str],
-) -> list[str]:
-    """Sites whose members are not those of their states of the run; see `RunSites.changed`.
+def trained_members(
+    run: RunFolder, sites: Collection[str], states: Mapping[str, Path]
+) -> dict[str, Any]:
+    """Digest of the data that each site trained on, by its states; without sites that cannot tell.
 
     Args:
         run: a run.
-        data: folder or table of each site.
+        sites: names of sites, also of others than those of the run.
         states: as for `choosers_of`.
-        members: digest of the data of a site, as the site that is named next would have it.
     """
     held = {
         site: place_holding(states.get(site, run.site_state(site)), run.facts().run)
-        for site in data
+        for site in sites
         if site in run.facts().sites
     }
     digest = run.recipe().digest()
-    trained = {
+    return {
         site: own[1].get("members")
         for site, own in held.items()
         if own and own[1].get("recipe") == digest
     }
+
+
+def changed_sites(
+    data: Mapping[str, Path], trained: Mapping[str, Any], members: Callable[[str, str], str]
+) -> list[str]:
+    """Sites whose members are not those that they trained on; see `RunSites.changed`.
+
+    Args:
+        data: folder or table of each site.
+        trained: see `trained_members`.
+        members: digest of the data of a site, as the site that is named next would have it.
+    """
     changed = []
     for site, known in trained.items():
         if members(site, site) == known:
