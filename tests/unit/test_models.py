@@ -21,7 +21,7 @@ from asyndgan.models import (
 )
 from asyndgan.models.augment import Disturbance, disturbed
 from asyndgan.models.discriminators import PatchNetwork
-from asyndgan.models.generators import MaskGenerator
+from asyndgan.models.generators import MaskGenerator, within_range
 from asyndgan.recipe import DiscriminatorSection, Recipe
 from asyndgan.training import Site
 
@@ -63,6 +63,12 @@ def discriminator_of(tiny: MakeRecipe, kind: str, space: tuple[int, ...]) -> nn.
         image_channels=2,
         spatial_dims=len(space),
     )
+
+
+def test_a_pixel_that_became_white_in_bfloat16_can_become_dark_again() -> None:
+    painted = torch.full((1, 1, 2, 2), 5.0, dtype=torch.bfloat16, requires_grad=True)
+    (slope,) = torch.autograd.grad(within_range(painted).sum(), painted)
+    assert (slope > 0).all()
 
 
 @pytest.mark.parametrize("space", LARGER)

@@ -126,8 +126,9 @@ def flat(tensors: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def test_each_patients_gradient_is_clipped_by_itself(tiny: MakeRecipe) -> None:
-    learner, real = private(tiny), batch(5)
+@pytest.mark.parametrize("kind", ["patch", "projected"])
+def test_each_patients_gradient_is_clipped_by_itself(tiny: MakeRecipe, kind: str) -> None:
+    learner, real = private(tiny, f"discriminator.kind={kind}"), batch(5)
     wanted = torch.zeros_like(flat(learner.parameters))
     for image, label in zip(real.images, real.conditions, strict=True):
         score = learner.discriminator(image[None], learner.maps(label[None])).score

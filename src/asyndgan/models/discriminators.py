@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -99,16 +99,24 @@ class CrossFitted(nn.Module):
                 each patch is judged by the network to which it looks less real, and each pixel
                 segmented by the one that finds its label less likely.
         """
+        # What a frozen network sees is the same for both, so it looks once.
+        see = getattr(self.networks[0], "see", None)
+        seen = see(images) if see else None
         if halves is None:
-            one, other = (network(images, condition) for network in self.networks)
+            one, other = (_judge(network, images, condition, seen) for network in self.networks)
             return _harsher(one, other, labels_in(condition), self.taught)
         rows = [torch.nonzero(halves == half).flatten() for half in range(len(self.networks))]
         said = [
-            network(images[own], condition[own])
+            _judge(network, images[own], condition[own], seen and seen.of(own))
             for network, own in zip(self.networks, rows, strict=True)
             if len(own)
         ]
         return Verdict.joined(said).of(torch.cat(rows).argsort())
+
+
+def _judge(network: nn.Module, images: Images, condition: Condition, seen: Any) -> Verdict:
+    verdict: Verdict = network(images, condition, *(() if seen is None else (seen,)))
+    return verdict
 
 
 def _harsher(one: Verdict, other: Verdict, masks: Masks, taught: Tensor | None) -> Verdict:

@@ -41,6 +41,15 @@ def smooth(spatial_dims: int) -> str:
     return "bilinear" if spatial_dims == 2 else "trilinear"
 
 
+def within_range(painted: Tensor) -> Images:
+    """Images in [-1, 1] of the last layer's output.
+
+    In float32: in bfloat16 tanh is 1 beyond 3.1, without a gradient, so that what became white in
+    the first steps would stay white.
+    """
+    return torch.tanh(painted.float())
+
+
 def instance_norm(spatial_dims: int, channels: int, *, affine: bool = True) -> nn.Module:
     """A norm of each image's features by themselves."""
     norm = nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d
@@ -150,7 +159,7 @@ class ResNetGenerator(nn.Module):
             features = self.styles[1](self.body[self.halved :](features), code)
         if self.skip:
             features = torch.cat([features, maps], dim=1)
-        return torch.tanh(self.paint(features))
+        return within_range(self.paint(features))
 
 
 @final
@@ -194,7 +203,7 @@ class DCGANGenerator(nn.Module):
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the noise's height and width (multiples of 8)."""
-        return torch.tanh(self.logits(condition, noise))
+        return within_range(self.logits(condition, noise))
 
     def logits(self, condition: Condition, noise: Noise) -> Tensor:
         """The output of `forward` before tanh, of the same shape."""

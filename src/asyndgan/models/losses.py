@@ -65,6 +65,23 @@ class LeastSquares:
         return (logits - 1).square().mean()
 
 
+@final
+class Hinge:
+    """The hinge loss (Lim and Ye 2017, "Geometric GAN"): only logits within a margin of 1 teach."""
+
+    def real(self, logits: Tensor) -> Scalar:
+        """How far below 1."""
+        return F.relu(1 - logits).mean()
+
+    def synthetic(self, logits: Tensor) -> Scalar:
+        """How far above -1."""
+        return F.relu(1 + logits).mean()
+
+    def generator(self, logits: Tensor) -> Scalar:
+        """The negative mean."""
+        return -logits.mean()
+
+
 def balanced_cross_entropy(
     logits: Tensor, masks: Masks, counted: Collection[int] | None = None
 ) -> Scalar:

@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Noise
-from asyndgan.models.generators import SLOPE, convolution, instance_norm, smooth
+from asyndgan.models.generators import (
+    SLOPE,
+    convolution,
+    instance_norm,
+    smooth,
+    within_range,
+)
 from asyndgan.recipe import GeneratorSection
 
 GRID: Final = 4
@@ -150,7 +156,7 @@ class TopDownGenerator(nn.Module):
             seen = beside[level]
             features = features if seen is None else torch.cat([features, seen], dim=1)
             features = paint(features, found[0], code, grain)
-        return torch.tanh(self.paint(torch.cat([features, found[0], grain], dim=1)))
+        return within_range(self.paint(torch.cat([features, found[0], grain], dim=1)))
 
     def _resized(self, features: Tensor, space: torch.Size) -> Tensor:
         return F.interpolate(features, size=space, mode=self.smooth, align_corners=False)

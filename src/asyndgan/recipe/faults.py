@@ -41,7 +41,6 @@ RETIRED_PARTS: Final = {
     "spade": "take generator.kind=topdown with generator.skip=false",
     "unet": "take generator.kind=resnet with generator.skip=true",
     "unet_segmentation": "take patch_segmentation",
-    "hinge": "take another loss, or add it by an entry point (docs/extending.md)",
 }
 """Former values of keys, and what is there instead."""
 

@@ -204,7 +204,7 @@ RULES: Final = (
          f"discriminator.kind '{{r.discriminator.kind}}' {_FOREIGN}",
          ("discriminator.kind='patch'",)),
     Rule(lambda r: r.privacy.kind == "discriminator"
-         and r.loss.adversarial not in ("bce", "least_squares"),
+         and r.loss.adversarial not in ("bce", "least_squares", "hinge"),
          f"loss.adversarial '{{r.loss.adversarial}}' {_FOREIGN}", ("loss.adversarial='bce'",)),
     Rule(lambda r: r.table and r.generator.kind in _PAINTERS,
          "generator.kind '{r.generator.kind}' paints images, and the recipe has a [table]; {set}",

@@ -17,8 +17,8 @@ LABELS_LIMIT: Final = 1024
 LARGEST_SHARE: Final = 0.75
 """Default bound on the share of one of three or more sites: three times all others together. No
 site of the measured data sets has that much."""
-SEGMENTING: Final = frozenset({"patch_segmentation"})
-UNSEGMENTING: Final = frozenset({"patch", "dcgan", "rows"})
+SEGMENTING: Final = frozenset({"patch_segmentation", "projected_segmentation"})
+UNSEGMENTING: Final = frozenset({"patch", "projected", "dcgan", "rows"})
 """Kinds of this package's discriminators that do not segment; others are unknown."""
 NORMLESS: Final = frozenset({"dcgan", "rows"})
 """Kinds of this package's discriminators that normalise nothing."""
@@ -139,8 +139,9 @@ class DiscriminatorSection(Section):
     kind: str = Field(
         "patch",
         description="network: patch judges patches; patch_segmentation also segments, use it "
-        "when labels are small; dcgan judges the image as a whole, use it for classes or noise "
-        "alone; rows, for a table; or an entry point 'asyndgan.discriminators'",
+        "when labels are small; projected and projected_segmentation also judge by the "
+        "features of a pretrained network; dcgan judges the image as a whole, use it for classes "
+        "or noise alone; rows, for a table; or an entry point 'asyndgan.discriminators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     layers: int = Field(
@@ -181,7 +182,8 @@ class DiscriminatorSection(Section):
     @property
     def least_side(self) -> int:
         """Fewest rows and columns of an image; 0 for discriminators of other packages."""
-        return {"patch": 3, "patch_segmentation": 3, "dcgan": 1}.get(self.kind, 0) * 2**self.layers
+        patches = self.kind in SEGMENTING | UNSEGMENTING - NORMLESS
+        return (3 if patches else int(self.kind == "dcgan")) * 2**self.layers
 
 
 @final
@@ -191,7 +193,7 @@ class LossSection(Section):
     adversarial: str = Field(
         "bce",
         description="loss by which discriminators tell real from synthetic images: bce, "
-        "least_squares, or an entry point 'asyndgan.adversarial_losses'",
+        "least_squares, hinge, or an entry point 'asyndgan.adversarial_losses'",
     )
     adversarial_weight: Weight = Field(1.0, description="weight of the adversarial term")
     paired_l1: Weight = Field(

