@@ -27,8 +27,6 @@ from asyndgan.runs import load_recipe
 from asyndgan.training import Site
 from asyndgan.wire import (
     ANSWERS,
-    Appraisal,
-    Appraise,
     Card,
     Close,
     Closed,
@@ -53,7 +51,7 @@ from asyndgan.wire.messages import PREFIX
 LIMIT = 2**20
 CODINGS = {
     "images": "uint8", "feedback": "int8", "conditions": "label8", "total": "float64",
-    "squares": "float64", "odds": "float64",
+    "squares": "float64",
 }  # fmt: skip
 WILD = (-1, 0, 1, 2**31, 2**63, 2**64, 1e308, None, True, "", "x" * 99, [], {}, [[[]]], "∞", "\x00")
 
@@ -83,13 +81,6 @@ def seeds() -> list[Message]:
         ),
         Judgement(
             run="1f", step=3, losses={"adversarial": 0.5}, feedback=images, batch=5,
-            conditions=masks,
-        ),
-        Appraise(
-            run="1f", step=3, batch=4, place=0, shares=[1.0], images=images, conditions=masks
-        ),
-        Appraisal(
-            run="1f", step=3, losses={}, odds=moments[:2], feedback=images, batch=5,
             conditions=masks,
         ),
         Described(run="1f", fingerprint=Fingerprint(modalities=(ModalityFigures(name="T1"),))),

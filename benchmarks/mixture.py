@@ -1,4 +1,4 @@
-"""Checks the theory on toy problems: what the sum of feedback, odds and FedGAN learn.
+"""Checks the theory on toy problems: what the sum of feedback and FedGAN learn.
 
     python benchmarks/mixture.py --out OUT [--document docs/theory.md]
 
@@ -61,9 +61,7 @@ def main() -> None:
     rows = [line_row(cache, count, apart) for apart in (True, False) for count in SITES]
     publish(
         markdown(
-            ["sites", "they", "sum of feedback: from the centroid", "from the mixture",
-             "odds: from the mixture", "shares off by, at most"],
-            rows,
+            ["sites", "they", "sum of feedback: from the centroid", "from the mixture"], rows,
         ),
         "mixture-shares", given.document,
     )  # fmt: skip
@@ -116,13 +114,12 @@ def centroid(sites: Tensor, shares: Tensor) -> Tensor:
     return q
 
 
-def game(sites: Tensor, shares: Tensor, kind: str) -> Tensor:
+def game(sites: Tensor, shares: Tensor) -> Tensor:
     """Plays the game of tables to its end.
 
     Args:
         sites: distributions p_j (sites, places).
         shares: shares of the sites.
-        kind: `sum` or `odds`.
 
     Returns:
         The generator's distribution q (places,), averaged over the second half of the steps.
@@ -145,11 +142,7 @@ def game(sites: Tensor, shares: Tensor, kind: str) -> Tensor:
             (-value).backward()
             judge.step()
         q = torch.softmax(theta, 1)
-        if kind == "odds":
-            weighted = logits.detach() + shares.log()[:, None]
-            loss = -(q[0] * F.softplus(torch.logsumexp(weighted, 0))).sum()
-        else:
-            loss = (shares[:, None] * q * F.logsigmoid(-logits.detach())).sum()
+        loss = (shares[:, None] * q * F.logsigmoid(-logits.detach())).sum()
         paint.zero_grad()
         loss.backward()
         paint.step()
@@ -169,25 +162,17 @@ def line_row(cache: Path, count: int, apart: bool) -> list[str]:
     mixture = shares @ sites
 
     def measure() -> dict[str, float]:
-        middle = centroid(sites, shares)
-        summed, odds = (game(sites, shares, kind) for kind in ("sum", "odds"))
-        found = {
-            "sum from centroid": variation(summed, middle),
+        summed = game(sites, shares)
+        return {
+            "sum from centroid": variation(summed, centroid(sites, shares)),
             "sum from mixture": variation(summed, mixture),
-            "odds from mixture": variation(odds, mixture),
         }
-        if apart:
-            own = sites > 0
-            masses = torch.stack([odds[where].sum() for where in own])
-            found["shares off"] = float(((masses - shares).abs() / shares).max())
-        return found
 
     found = remembered(cache, f"{count} sites, {'apart' if apart else 'near'}", measure, of=LINE)
     assert isinstance(found, dict)
-    off = f"{found['shares off']:.1%}" if "shares off" in found else ""
     return [
         str(count), "lie apart" if apart else "overlap", f"{found['sum from centroid']:.3f}",
-        f"{found['sum from mixture']:.3f}", f"{found['odds from mixture']:.3f}", off,
+        f"{found['sum from mixture']:.3f}",
     ]  # fmt: skip
 
 
@@ -199,8 +184,7 @@ def picture(path: Path) -> None:
             {
                 "mixture of the sites": shares @ sites,
                 "centroid": centroid(sites, shares),
-                "sum of feedback": game(sites, shares, "sum"),
-                "odds": game(sites, shares, "odds"),
+                "sum of feedback": game(sites, shares),
             }
         )
     )

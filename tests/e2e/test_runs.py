@@ -256,21 +256,6 @@ def test_a_run_that_was_killed_after_sites_had_come_back_remembers_the_same(
     assert masks_of(RunFolder(out)) == masks_of(undisturbed)
 
 
-def test_a_run_of_odds_is_the_same_in_processes_and_after_an_interruption(
-    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
-) -> None:
-    recipe = tiny(
-        "image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4", "shares.by=odds"
-    )
-    whole = train(recipe, phantoms, tmp_path / "whole")
-    assert set(whole.facts().left_sites["north"]) == {"card", "appraisal", "saved", "closed"}
-    same_run(train(recipe, phantoms, tmp_path / "processes", engine="processes"), whole)
-    out = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        train(recipe, phantoms, out, watch=stop_after(7))
-    same_run(train(recipe, phantoms, out, resume=True), whole)
-
-
 def test_a_finished_run_can_be_read(whole: RunFolder, recipe: Recipe) -> None:
     facts = whole.facts()
     assert (facts.state, facts.steps, facts.recipe_digest) == ("finished", STEPS, recipe.digest())
@@ -787,17 +772,6 @@ def test_what_nobody_judged_is_not_painted(
     assert said.exit_code == 0
     assert "no images on the page: no site that took part" in " ".join(said.output.split())
     assert "painted from other masks" not in said.output  # no other masks would help
-
-
-def test_more_sites_at_once_than_may_judge_each_others_images_are_refused(
-    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
-) -> None:
-    odds = ("shares.by=odds", "shares.sites=1")
-    apart = "timeline=[{site='north', last=2}, {site='south', first=3}]"
-    with pytest.raises(RunError, match=r"2 sites take part at once, and shares\.sites lets 1"):
-        train(tiny("image.size=32", *odds), phantoms, tmp_path / "run")
-    recipe = tiny("image.size=32", *odds, apart)
-    assert recipe.most_at_once(phantoms) == 1
 
 
 def test_a_site_whose_time_comes_when_all_is_over_is_refused(

@@ -33,8 +33,6 @@ from asyndgan.relay.framing import FRAME, Frames
 from asyndgan.training import Coordinator
 from asyndgan.wire import (
     ANSWERS,
-    Appraisal,
-    Appraise,
     Card,
     Judge,
     Judgement,
@@ -92,20 +90,6 @@ def card_of() -> Card:
     )
 
 
-def appraise_of() -> Appraise:
-    conditions = torch.ones(4, 16, 16, dtype=torch.int64)
-    return Appraise(
-        **dict(judge_of()) | {"images": torch.zeros(4, 1, 16, 16)},
-        place=0,
-        shares=[0.5, 0.5],
-        conditions=conditions,
-    )
-
-
-def appraisal_of() -> Appraisal:
-    return Appraisal(**dict(judgement_of()), odds=torch.zeros(2, dtype=torch.float64))
-
-
 def judgement_of(**changes: object) -> Judgement:
     fields: dict[str, Any] = {
         "run": RUN,
@@ -135,21 +119,19 @@ def with_array(payload: bytes, name: str, body: bytes | None = None, **changes: 
 
 def packed(message: Message) -> bytes:
     codings: dict[str, Any] = {"images": "float16", "feedback": "float16", "conditions": "label8"}
-    return pack(message, codings | {"odds": "float64", "probabilities": "uint8"})
+    return pack(message, codings | {"probabilities": "uint8"})
 
 
 GOOD_REQUESTS = [
     packed(Open(run=RUN, recipe="0" * 64, step=0)),
     packed(judge_of()),
     packed(Save(run=RUN, step=0)),
-    packed(appraise_of()),
     packed(Label(run=RUN, recipe="0" * 64, images=torch.zeros(2, 1, 16, 16))),
 ]
 GOOD_ANSWERS = [
     packed(card_of()),
     packed(judgement_of()),
     packed(Refusal(run=RUN, code="order", reason="no")),
-    packed(appraisal_of()),
     packed(Labelled(run=RUN, probabilities=torch.zeros(2, 3, 16, 16))),
 ]
 NOTHING = zstandard.ZstdCompressor().compress(b"")

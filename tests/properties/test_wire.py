@@ -17,8 +17,6 @@ from asyndgan.wire import (
     ANSWERS,
     LEAST_SHARE,
     REQUESTS,
-    Appraisal,
-    Appraise,
     Card,
     Close,
     Closed,
@@ -116,7 +114,6 @@ text = st.characters(exclude_categories=["C", "Zl", "Zp"])
 names = st.text(text, min_size=1, max_size=64)
 masks = labels(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)), 300)
 parts = st.floats(LEAST_SHARE, 1)
-odds = arrays.arrays("f8", st.integers(1, 6), elements=st.floats(-1e300, 1e300))
 numbers = st.floats(-LARGEST_NUMBER, LARGEST_NUMBER)
 grey = tensors(pixels, st.tuples(*[st.integers(1, 3)] * 4)).map(partial(through, coding="uint8"))
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -148,26 +145,6 @@ messages = st.one_of(
         batch=counts,
         conditions=masks,
     ),
-    st.builds(
-        Appraise,
-        run=runs,
-        step=counts,
-        batch=counts,
-        place=st.integers(0, 1023),
-        shares=st.lists(parts, min_size=1, max_size=4),
-        images=tensors(pixels),
-        conditions=masks,
-    ),
-    st.builds(
-        Appraisal,
-        run=runs,
-        step=counts,
-        losses=st.dictionaries(names, numbers, max_size=3),
-        odds=odds.map(torch.from_numpy),
-        feedback=tensors(finite),
-        batch=counts,
-        conditions=masks,
-    ),
     st.builds(Save, run=runs, step=counts),
     st.builds(Saved, run=runs, step=counts),
     st.builds(Close, run=runs),
@@ -182,7 +159,6 @@ messages = st.one_of(
 CODINGS: Mapping[str, Coding] = {
     "images": "float32",
     "probabilities": "uint8",
-    "odds": "float64",
     "feedback": "float32",
     "conditions": "label16",
 }

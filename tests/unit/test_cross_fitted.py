@@ -147,9 +147,7 @@ def test_a_site_of_one_patient_has_nobody_for_the_second_network(
     Site("north", whole, recipe)
 
 
-def test_odds_and_private_discriminators_are_of_one_network(tiny: MakeRecipe) -> None:
-    with pytest.raises(RecipeError, match=r"odds.*cross_fitted"):
-        tiny(BOTH, "shares.by=odds")
+def test_a_private_discriminator_is_one_network(tiny: MakeRecipe) -> None:
     private = (
         "privacy.kind=discriminator",
         "privacy.conditions=unprotected",

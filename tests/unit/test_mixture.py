@@ -36,9 +36,8 @@ def test_two_sites_apart_end_where_the_page_says(monkeypatch: pytest.MonkeyPatch
     sites = mixture.sites_on_a_line(2, apart=True)
     part = float(mixture.centroid(sites, SHARES)[sites[0] > 0].sum())
     assert part == pytest.approx(0.82, abs=0.005)
-    for kind, wanted in (("sum", part), ("odds", 0.7)):
-        found = mixture.game(sites, SHARES, kind)
-        assert float(found[sites[0] > 0].sum()) == pytest.approx(wanted, abs=0.01)
+    found = mixture.game(sites, SHARES)
+    assert float(found[sites[0] > 0].sum()) == pytest.approx(part, abs=0.01)
 
 
 def test_what_is_painted_like_the_truth_diverges_from_it_by_nothing_and_grey_does() -> None:

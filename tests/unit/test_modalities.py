@@ -22,7 +22,7 @@ from asyndgan.privacy import Policy, Release
 from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
-from asyndgan.training.aggregation.shares import LEAST_PART, weights_of
+from asyndgan.training.aggregation import LEAST_PART, weights_of
 from asyndgan.wire import Card, Judge, through
 
 MakeRecipe = Callable[..., Recipe]

@@ -29,7 +29,7 @@ TABLE = (
 
 EXAMPLES: dict[str, Sequence[str]] = {
     "every weight is 0": ["loss.adversarial_weight=0"],
-    "a message would hold": ["image.size=1024", "shares.by=odds", "shares.sites=1024"],
+    "a message would hold": ["image.size=1024", "training.batch=16"],
     "are too small for": ["image.size=16"],
     "has no segmentation output": ["loss.segmentation=1"],
     "segments, which nothing": ["discriminator.kind=patch_segmentation"],
@@ -53,13 +53,6 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "'given', but condition.kind": [*NOISE, "masks.source=given"],
     "'given', but loss.paired_l1": ["masks.source=given", "loss.paired_l1=1"],
     "'given', but masks.release": ["masks.source=given", "masks.release=true"],
-    "but loss.adversarial is": ["shares.by=odds", "loss.adversarial=least_squares"],
-    "send, but loss.paired_l1": ["shares.by=odds", "loss.paired_l1=1"],
-    "send, but loss.segmentation": ["shares.by=odds", *SEGMENTS],
-    "send, but loss.adversarial_weight": ["shares.by=odds", "loss.adversarial_weight=2"],
-    "send, but discriminator.cross": ["shares.by=odds", "discriminator.cross_fitted=true"],
-    "send, but privacy.kind": ["shares.by=odds", *NOISED],
-    "send, but integrity.bound": ["shares.by=odds", "integrity.bound=2"],
     "keeps no masks to remind": ["reminding.weight=1"],
     "classes are not kept": [*CLASSES, "reminding.weight=1"],
     "sites of the beginning": ["selection.kind=nearest", "timeline=[{site='south', last=1}]"],

@@ -126,26 +126,6 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("judgement", "batch"): _BATCH,
     ("judgement", "conditions"): _CONDITIONS,
-    ("appraisal", "run"): _RUN,
-    ("appraisal", "step"): _ANSWERED,
-    ("appraisal", "losses"): _LOSSES,
-    ("appraisal", "odds"): Exposure(
-        "log odds, by this site's discriminator, that each site's synthetic images are of this "
-        "site",
-        "one number per image, for all sites' b images",
-        "how typical a mask of another site, or an image of the coordinator's choice, is for this "
-        "site's patients. Membership can be asked directly, for as many images at once as there "
-        "are sites",
-        "`leaves.odds` (off by default). `shares.sites` of the recipe bounds the images. "
-        "`allows.most_answers` counts the message, not its images",
-    ),
-    ("appraisal", "feedback"): Exposure(
-        "gradient of these odds with respect to the images",
-        "as `judgement`, for all sites' images",
-        "what the discriminator has learned, also about masks of other sites", "as `odds`",
-    ),
-    ("appraisal", "batch"): _BATCH,
-    ("appraisal", "conditions"): _CONDITIONS,
     ("measured", "run"): _RUN,
     ("measured", "count"): Exposure(
         "how many images, those of held-out patients included", "one number", "as `cases`. With "
@@ -236,32 +216,6 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "shape, coding, limit and finiteness are checked before use. What an answer reveals is in "
         "the row of `feedback`. The ledger counts images that come again, equal to the bit, in "
         "another step. Other pictures that no generator painted are not detected",
-    ),
-    ("appraise", "run"): _RUN,
-    ("appraise", "step"): _JUDGED_STEP,
-    ("appraise", "batch"): Exposure(
-        "the batch from which the site's own images were painted", "one number",
-        "a batch of the coordinator's choice", "refused unless the site offered this batch",
-    ),
-    ("appraise", "place"): Exposure(
-        "position of the site's own images", "one number", "a position of another site",
-        "refused unless the conditions at this position are those that the site offered",
-    ),
-    ("appraise", "shares"): Exposure(
-        "shares of all sites", "one number per site, at most 1,024",
-        "this site learns how large the others are; chosen shares make the discriminator learn "
-        "against chosen images",
-        "they must sum to one. Nothing else: every site of such a recipe receives the shares",
-    ),
-    ("appraise", "images"): Exposure(
-        "synthetic images of all sites", "b images per site, of c x h x w in the recipe's coding",
-        "as `judge`; this site also sees how patients of other sites are painted",
-        "as `judge`; the other sites' policies must have `leaves.odds`",
-    ),
-    ("appraise", "conditions"): Exposure(
-        "label maps from which they were painted", "b masks per site, as in `judgement`",
-        "every site sees the masks of all other sites",
-        "every site's policy must have `leaves.odds`",
     ),
     ("measure", "run"): _RUN,
     ("describe", "run"): _RUN,

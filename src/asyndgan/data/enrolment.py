@@ -81,7 +81,6 @@ def refusals(cases: Cases, recipe: Recipe, section: str = "discriminator") -> It
         )
     compared = {
         f"selection.kind '{recipe.selection.kind}'": recipe.selection.compares,
-        f"shares.by '{recipe.shares.by}'": recipe.shares.sends_odds,
         f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",
     }
     for key in (key for key, value in compared.items() if value and cases.incomplete):

@@ -147,7 +147,7 @@ FAMILY: Final = (
         "Patients with rare labels are drawn more often, so the networks learn them sooner.",
     ),
 )  # fmt: skip
-"""What recipes of the family have. The paired term and odds have keys of their own in a policy."""
+"""What recipes of the family have. The paired term has a key of its own in a policy."""
 
 TABLES: Final = Row(
     "table", "no table", lambda value: value is None,

@@ -29,7 +29,9 @@ FIRST = "0" * 64
 """Stands for the previous hash in the first line."""
 
 ANSWER_KINDS: Final = ("judgement", "appraisal", "measured", "labelled")
-"""Kinds of messages that a policy counts as answers, like any message with patients' masks."""
+"""Kinds of messages that a policy counts as answers, like any message with patients' masks.
+
+Ledgers of former versions have appraisals."""
 
 FEEDBACK: Final = "feedback"
 MASKS: Final = "masks"
@@ -101,7 +103,7 @@ class Tally:
 
     Attributes:
         name: of the ledger's file.
-        answers: judgements, appraisals, moments and labels that left in all runs, including
+        answers: judgements, moments and labels that left in all runs, including
             repeated ones, and cards with patients' masks unless they repeat the card before.
         bare: number of messages with uncovered feedback, masks, moments, fingerprints or labels,
             by these names.

@@ -46,11 +46,6 @@ class LeavesSection(Section):
         description="patients' label maps, or classes: 'never'; 'transient', for the step that "
         "paints from them; or 'released', for the coordinator to keep",
     )
-    odds: bool = Field(
-        False,
-        description="the discriminator's odds for the images of all sites; the site's masks, the "
-        "images painted from them and its share then go to the other sites",
-    )
     moments: bool = Field(
         False,
         description="sums of features over all images; those of held-out patients are left out "
@@ -326,8 +321,6 @@ REFUSED: Final[tuple[tuple[Callable[[Policy, Recipe], object], str], ...]] = (
      "patients or records leave; leaves.masks is never"),
     (lambda p, r: r.masks.release is True and p.leaves.masks != "released",
      "masks.release is true, so the coordinator keeps masks; leaves.masks is {p.leaves.masks}"),
-    (lambda p, r: r.shares.sends_odds and not p.leaves.odds,
-     "shares.by is odds, so odds leave, and masks go to the other sites; leaves.odds is false"),
     (lambda p, r: r.selection.compares and not p.leaves.moments,
      "selection.kind is {r.selection.kind}, so moments leave; leaves.moments is false"),
     (lambda p, r: r.selection.compares and not p.leaves.cases,
@@ -353,7 +346,6 @@ SIMULATION = Policy(
         discriminator_losses=True,
         masks="released",
         moments=True,
-        odds=True,
         fingerprint=True,
         labels=True,
     ),

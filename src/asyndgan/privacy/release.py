@@ -20,7 +20,6 @@ from asyndgan.privacy.policy import MOST_HELD_OUT, SIMULATION, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
-    Appraisal,
     Card,
     Described,
     Judgement,
@@ -28,7 +27,6 @@ from asyndgan.wire import (
     Measured,
     Message,
     Refusal,
-    StepAnswer,
     label_coding,
     pack,
 )
@@ -37,7 +35,7 @@ from asyndgan.wire.codec import Coding
 LEAST_IMAGES = 8
 """A site with fewer images sends no moments."""
 
-WITH_CONDITIONS = Card | StepAnswer
+WITH_CONDITIONS = Card | Judgement
 """Answers that hold what a generator paints from next."""
 
 LOSSES = ("adversarial", "segmentation", "paired_l1")
@@ -138,7 +136,7 @@ class Release:
         if ANSWERS.get(answer.kind) is not type(answer):
             raise ProtocolError(f"'{answer.kind}' is no answer of a site; it stays inside.")
         if (
-            isinstance(answer, StepAnswer)
+            isinstance(answer, Judgement)
             and self.recipe.privacy.kind != "feedback"  # such feedback is charged and hidden
             and not torch.isfinite(answer.feedback).all()
         ):
@@ -149,7 +147,7 @@ class Release:
         level = 1 if isinstance(answer, Described | Refusal) else self.recipe.wire.zstd
         payload = pack(answer, self._codings(answer), level=level)
         norm = None
-        if isinstance(answer, StepAnswer):
+        if isinstance(answer, Judgement):
             norm = float(answer.feedback.norm())
         masks = len(answer.conditions) if isinstance(answer, WITH_CONDITIONS) else 0
         bare = self._bare(answer)
@@ -168,7 +166,7 @@ class Release:
         if isinstance(answer, Labelled):
             return "labels"
         found = []
-        if isinstance(answer, StepAnswer) and not self.policy.covers(self.recipe):
+        if isinstance(answer, Judgement) and not self.policy.covers(self.recipe):
             found.append(FEEDBACK)
         if isinstance(answer, WITH_CONDITIONS) and self.recipe.sends_own_conditions:
             found.append(MASKS)
@@ -204,11 +202,9 @@ class Release:
             answer = answer.model_copy(update={"cases": 1, "parts": parts})
         if isinstance(answer, Card) and leaves.masks != "released" and self.recipe.sends_own_masks:
             answer = answer.model_copy(update={"keep": False})
-        if isinstance(answer, Appraisal) and not leaves.odds:
-            raise PolicyError("this site's policy lets no odds out.")
-        if isinstance(answer, StepAnswer) or MASKS in self._bare(answer):
+        if isinstance(answer, Judgement) or MASKS in self._bare(answer):
             self._check_count()
-        if isinstance(answer, StepAnswer):
+        if isinstance(answer, Judgement):
             if self.recipe.wire.feedback not in leaves.feedback:
                 raise PolicyError("this site's policy lets no feedback out in this coding.")
             if not leaves.losses or self.recipe.privacy.kind == "feedback":
@@ -218,7 +214,7 @@ class Release:
                 names = (*LOSSES, *OWN_LOSSES) if own else LOSSES
                 told = {name: value for name, value in answer.losses.items() if name in names}
                 answer = answer.model_copy(update={"losses": told})
-            if self.recipe.privacy.kind == "feedback" and isinstance(answer, Judgement):
+            if self.recipe.privacy.kind == "feedback":
                 answer = answer.model_copy(update={"feedback": self._noised(answer.feedback)})
         if (
             isinstance(answer, WITH_CONDITIONS)
@@ -307,7 +303,6 @@ class Release:
             return {}
         highest = int(answer.conditions.max()) if answer.conditions.numel() else 0
         return {
-            "odds": "float64",
             "feedback": self.recipe.wire.feedback,
             "conditions": label_coding(highest),
         }

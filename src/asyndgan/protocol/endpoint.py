@@ -18,7 +18,7 @@ from asyndgan.errors import (
     WireError,
 )
 from asyndgan.privacy import Release, Released
-from asyndgan.wire import REQUESTS, Message, StepRequest, unpack
+from asyndgan.wire import REQUESTS, Judge, Message, unpack
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class Handler(ABC):
 class Endpoint:
     """Answers requests for a site, one at a time.
 
-    If the last request was a `Judge` or `Appraise` and comes again, it gets the same bytes, as far
-    as the policy lets them out again: an answer that was lost on the way trains nothing twice.
+    If the last request was a `Judge` and comes again, it gets the same bytes, as far as the policy
+    lets them out again: an answer that was lost on the way trains nothing twice.
 
     Args:
         handler: the site.
@@ -78,7 +78,7 @@ class Endpoint:
                 answer = self.handler.handle(request)
             except Exception as error:  # whatever it is, it becomes a refusal in our own words
                 return self._refuse(request, error)
-            trained = isinstance(request, StepRequest)
+            trained = isinstance(request, Judge)
             self._digest, self._last = digest, answer if trained else None
             return answer.payload
 

@@ -21,12 +21,10 @@ from asyndgan.protocol.transport import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
-    Appraise,
     Coding,
+    Judge,
     Message,
     Refusal,
-    StepRequest,
-    label_coding,
     pack,
     unpack,
 )
@@ -92,8 +90,6 @@ class Exchange:
 
     def _ask_one(self, site: str, request: Message) -> Message:
         codings: dict[str, Coding] = {"images": self.recipe.wire.images}
-        if isinstance(request, Appraise):
-            codings["conditions"] = label_coding(int(request.conditions.max()))
         payload = pack(request, codings, level=self.recipe.wire.zstd)
         if site not in self.transport.sites():
             raise SiteUnreachableError(f"site {site} is not connected.")
@@ -108,7 +104,7 @@ class Exchange:
             raise WireError(f"site {site}: {error}") from error
         self.from_sites[site, answer.kind] += len(reply)
         if isinstance(answer, Refusal):
-            if answer.code == "not_finite" and isinstance(request, StepRequest):
+            if answer.code == "not_finite" and isinstance(request, Judge):
                 raise NotFiniteError(f"site {site}, step {request.step}: {answer.reason}")
             raise RefusedError(f"site {site} refused '{request.kind}': {answer.reason}")
         if answer.run != request.run:

@@ -30,6 +30,7 @@ RETIRED_KEYS: Final = {
     **dict.fromkeys(("stand_in", "loss.stand_in_l1", "loss.balance"), ""),
     **dict.fromkeys(("loss.features", "loss.moments", "discriminator.joint"), ""),
     **dict.fromkeys(("mixed", "dropped"), ""),
+    **dict.fromkeys(("shares.sites", "leaves.odds"), ""),
     "generator.position": "generator.kind=topdown with generator.skip=false has it always",
     "generator.heads": "sites that lack a modality share one look without a setting",
     "integrity.aggregation": "set integrity.bound",
@@ -41,6 +42,7 @@ RETIRED_PARTS: Final = {
     "spade": "take generator.kind=topdown with generator.skip=false",
     "unet": "take generator.kind=resnet with generator.skip=true",
     "unet_segmentation": "take patch_segmentation",
+    "odds": "take shares.by=site",
 }
 """Former values of keys, and what is there instead."""
 

@@ -129,15 +129,10 @@ class Recipe(Section):
         numbers = attendance(self.timeline, sites, self.training.steps)
         return next((step for step, number in numbers.items() if not number), None)
 
-    def most_at_once(self, sites: Collection[str]) -> int:
-        """Most of these sites that take part in one step."""
-        return max(attendance(self.timeline, sites, self.training.steps).values())
-
     @property
     def pixels(self) -> int:
         """Pixels of the images of one message, in each modality."""
-        sites = self.shares.sites if self.shares.sends_odds else 1
-        return self.training.batch * sites * math.prod(self.space)
+        return self.training.batch * math.prod(self.space)
 
     @property
     def space(self) -> tuple[int, ...]:

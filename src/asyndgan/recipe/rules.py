@@ -50,7 +50,6 @@ def violations(recipe: "Recipe") -> Iterator[tuple[str, tuple[str, ...]]]:
 _USELESS = (
     "is set, but generator.kind '{r.generator.kind}' has no use for it; take 'resnet', or {set}"
 )
-_ODDS = "shares.by is 'odds', which is all that sites send, but"
 _PAST = (
     "looks at real patients past privacy.kind '{r.privacy.kind}', which would not cover it; {set}, "
     "or privacy.kind to 'none'"
@@ -73,8 +72,7 @@ RULES: Final = (
          ("loss.adversarial_weight=1",)),
     Rule(lambda r: r.pixels > MOST_PIXELS,
          "a message would hold {r.pixels:,} pixels in each modality; it may hold "
-         f"{MOST_PIXELS:,}. Lower training.batch, image.size or, with odds, shares.sites",
-         ("training.batch=1", "shares.sites=8")),
+         f"{MOST_PIXELS:,}. Lower image.size, or {{set}}", ("training.batch=1",)),
     Rule(lambda r: min(r.space) < r.discriminator.least_side,
          "{r.image.size[0]}x{r.image.size[1]} pixels are too small for discriminator.layers = "
          "{r.discriminator.layers} of '{r.discriminator.kind}': each side takes "
@@ -151,23 +149,6 @@ RULES: Final = (
     Rule(lambda r: r.masks.source == "given" and r.masks.release,
          "masks.source is 'given', but masks.release collects masks from the sites; {set}, or "
          "masks.source to 'own'", ("masks.release=false",)),
-    Rule(lambda r: r.shares.sends_odds and r.loss.adversarial != "bce",
-         f"{_ODDS} loss.adversarial is not 'bce', and its scores are no odds; {{set}}",
-         ("loss.adversarial='bce'",)),
-    Rule(lambda r: r.shares.sends_odds and r.loss.paired_l1,
-         f"{_ODDS} loss.paired_l1 is above 0; {{set}}", ("loss.paired_l1=0",)),
-    Rule(lambda r: r.shares.sends_odds and r.loss.segmentation,
-         f"{_ODDS} loss.segmentation is above 0; {{set}} or 'dcgan'",
-         ("loss.segmentation=0", "discriminator.kind='patch'")),
-    Rule(lambda r: r.shares.sends_odds and r.loss.adversarial_weight != 1,
-         f"{_ODDS} loss.adversarial_weight is not 1; {{set}}", ("loss.adversarial_weight=1",)),
-    Rule(lambda r: r.shares.sends_odds and r.discriminator.cross_fitted,
-         f"{_ODDS} discriminator.cross_fitted is true; {{set}}",
-         ("discriminator.cross_fitted=false",)),
-    Rule(lambda r: r.shares.sends_odds and r.privacy.kind != "none",
-         f"{_ODDS} privacy.kind is set; {{set}}", ("privacy.kind='none'",)),
-    Rule(lambda r: r.shares.sends_odds and r.integrity.bound,
-         f"{_ODDS} integrity.bound is above 0; {{set}}", ("integrity.bound=0",)),
     Rule(lambda r: r.reminding.weight and r.condition.kind == "mask" and not r.keeps_masks,
          "reminding.weight is above 0, but the coordinator keeps no masks to remind the generator "
          "of; {set}, masks.release to true or 'where_allowed', or masks.source to 'given'",

@@ -432,14 +432,11 @@ class SelectionSection(Section):
 class SharesSection(Section):
     """How the sites' feedback is weighted."""
 
-    by: Literal["site", "modality", "odds"] = Field(
+    by: Literal["site", "modality"] = Field(
         "site",
         description="weight of a site's feedback. site: its fraction of all cases; modality: its "
-        "fraction of the cases with that modality, use it when few sites hold a modality; odds: "
-        "sites judge the images of all sites, and their odds are combined (UA-GAN), use it when "
-        "sites' images of equal masks differ. With odds, masks go to the other sites",
+        "fraction of the cases with that modality, use it when few sites hold a modality",
     )
-    sites: int = Field(8, ge=1, le=1024, description="odds: largest number of sites")
     most: float | None = Field(
         None,
         gt=0,
@@ -448,11 +445,6 @@ class SharesSection(Section):
         f"declares. Left out: {LARGEST_SHARE} with three or more sites, otherwise no bound. Use 1 "
         "when one site really holds more",
     )
-
-    @property
-    def sends_odds(self) -> bool:
-        """Whether every site judges every site's images, and sends odds."""
-        return self.by == "odds"
 
     def most_of(self, sites: int) -> float:
         """Largest share of one of this many sites; two sites have no bound by default."""

@@ -11,7 +11,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.reports.words import size
 from asyndgan.runs import RunFacts
 from asyndgan.runs.facts import socket_sums
-from asyndgan.training.aggregation import aggregation_of
+from asyndgan.wire import Judge, Judgement
 
 _OF_CONDITION: Final = {
     "mask": ("the masks (label maps of real cases)", "masks"),
@@ -133,16 +133,14 @@ def read_traffic(
     reported = {site for record in records for site, own in record["losses"].items() if own}
     silent = tuple(site for site in numbers if answered[site] and site not in reported)
     left, came = facts.left_sites, facts.came_to_sites
-    aggregation = aggregation_of(recipe)
-    request, answer = aggregation.request.kind, aggregation.answer.kind
     return Traffic(
         left=tuple(_kinds(left, _left_meanings(recipe, losses=bool(reported)), numbers)),
         came=tuple(_kinds(came, _came_meanings(recipe), numbers)),
-        sites=tuple(_sites(facts, numbers, answered, answer)),
+        sites=tuple(_sites(facts, numbers, answered)),
         left_total=size(_total(left)),
         came_total=size(_total(came)),
-        left_step=_a_step(left, answer, answered),
-        came_step=_a_step(came, request, answered),
+        left_step=_a_step(left, Judgement.kind, answered),
+        came_step=_a_step(came, Judge.kind, answered),
         stayed=tuple(_stayed(recipe)),
         caution=tuple(_caution(recipe)),
         masks=_masks(recipe, kept_masks),
@@ -179,7 +177,7 @@ def _kinds(counts: Counts, meanings: Mapping[str, str], sites: Mapping[str, int]
 
 
 def _sites(
-    facts: RunFacts, numbers: Mapping[str, int], answered: Mapping[str, int], answer: str
+    facts: RunFacts, numbers: Mapping[str, int], answered: Mapping[str, int]
 ) -> Iterator[SiteTraffic]:
     left, came = facts.left_sites, facts.came_to_sites
     sums = {
@@ -195,7 +193,7 @@ def _sites(
             came=size(into),
             left_part=round(100 * out / most, 2),
             came_part=round(100 * into / most, 2),
-            step=_a_step(left, answer, {site: answered[site]}),
+            step=_a_step(left, Judgement.kind, {site: answered[site]}),
             sockets=" out, ".join(map(size, socket_sums(facts.socket_bytes.get(site, {})))),
         )
 
@@ -228,10 +226,6 @@ def _left_meanings(recipe: Recipe, *, losses: bool) -> dict[str, str]:
         "that it was sent, how a small change would change the site's loss (a gradient, coded as "
         f"{recipe.wire.feedback}). With it {conditions} of its next batch, the batch's number, and "
         + reported,
-        "appraisal": "Its answer, every step: for each synthetic image of every site, the odds "
-        "that it is one of its own, by its discriminator, and how a change of each pixel would "
-        f"change them (coded as {recipe.wire.feedback}). With it {conditions} of its next batch, "
-        f"the batch's number, and {reported}",
         "measured": "Once, where the recipe chooses the generator nearest to the real images: sums "
         "over all its images of some hundred features (random convolutions, intensities, edges) "
         "and of their squares, "
@@ -248,13 +242,10 @@ def _left_meanings(recipe: Recipe, *, losses: bool) -> dict[str, str]:
 
 def _came_meanings(recipe: Recipe) -> dict[str, str]:
     _, conditions = _conditions(recipe)
-    _, all_of_them = _OF_CONDITION[recipe.condition.kind]
     return {
         "open": "Take part in this run. The run's identity, the recipe's hash and the step.",
         "judge": f"Judge these synthetic images, painted from {conditions} "
         f"(pixels coded as {recipe.wire.images}).",
-        "appraise": "Give the odds of these synthetic images of all sites, painted from all sites' "
-        f"{all_of_them}, which come along (pixels coded as {recipe.wire.images}).",
         "measure": "Send the moments of your images' features. Nothing else.",
         "describe": "Send the fingerprint of your data, before there is a recipe.",
         "label": "Label these synthetic images, after the run.",

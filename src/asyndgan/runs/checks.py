@@ -14,7 +14,6 @@ from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.folder import RunFolder
 from asyndgan.tables.schema import check_own_data
 from asyndgan.training import GENERATOR_VERSION
-from asyndgan.training.aggregation import aggregation_of
 from asyndgan.training.compute import measured_precision
 
 
@@ -54,7 +53,6 @@ def check_sites(
             f"no site of this run; the sites are {', '.join(sites)}."
         )
     check_attended(recipe, sites)
-    aggregation_of(recipe).check_sites(recipe.most_at_once(sites))
 
 
 def check_attended(recipe: Recipe, sites: Collection[str]) -> None:

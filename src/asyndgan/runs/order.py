@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # They import torch, for which whoever asks how a run stands need not wait.
 checks: Any = Late("asyndgan.runs.checks")
-aggregation: Any = Late("asyndgan.training.aggregation")
 trainer: Any = Late("asyndgan.runs.train")
 
 log = logging.getLogger(__name__)
@@ -119,8 +118,6 @@ class Order:
             return order
         checks.check_attended(recipe, federation.sites)
         checks.check_all_come(recipe, federation.sites)
-        most = recipe.most_at_once(sites or federation.sites)
-        aggregation.aggregation_of(recipe).check_sites(most)
         RunFolder.create(order.folder.path, recipe)
         if yes:
             order.confirm(ANYTHING)

@@ -1,6 +1,6 @@
 """The coordinator: it owns the generator and updates it with the sites' feedback.
 
-Source: Chang et al. 2020 (AsynDGAN), algorithm 1; its equation 4 is `aggregation.shares`.
+Source: Chang et al. 2020 (AsynDGAN), algorithm 1; its equation 4 is `aggregation`.
 """
 
 import copy
@@ -18,7 +18,7 @@ from asyndgan.errors import AsyndganError, CohortError, NotFiniteError, QuorumEr
 from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
-from asyndgan.training.aggregation import aggregation_of
+from asyndgan.training.aggregation import pull, requests_of
 from asyndgan.training.checkpoint import (
     State,
     channels_in,
@@ -50,7 +50,7 @@ from asyndgan.training.reminding import Memory, Recall
 from asyndgan.training.roster import Keep, Roster
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
 from asyndgan.training.selection import Selection
-from asyndgan.wire import Card, Message, Open, StepAnswer
+from asyndgan.wire import Card, Judgement, Message, Open
 
 MOST_FEEDBACK = 1e9
 """Largest L2 norm of a site's feedback; a longer one would bring the generator to its limits."""
@@ -85,7 +85,6 @@ class Coordinator:
         self.device = device
         self.step_number = 0
         self.events: list[Event] = []
-        self.aggregation = aggregation_of(self.recipe)
         self.recall = recall or self._no_conditions
         self.selection = Selection(self.recipe) if self.recipe.selection.compares else None
         self.memory = Memory(self.recipe, self.recall) if self.recipe.reminding.weight else None
@@ -172,13 +171,7 @@ class Coordinator:
         painting = self.paint(self.generator, {s: own.conditions for s, own in members.items()})
         if self.selection:
             self._look_at_average(self.selection, members)
-        requests = self.aggregation.requests(
-            self.roster.run,
-            self.step_number,
-            members,
-            self.roster.shares_of(members),
-            painting.images,
-        )
+        requests = requests_of(self.roster.run, self.step_number, members, painting.images)
         answers = self.roster.exchange.ask(requests)
         judgements, missed = self._take(answers.answers, answers.missed)
         shares = self.roster.shares_of(members, judgements)
@@ -191,7 +184,8 @@ class Coordinator:
         if updated:
             self.roster.taught.update(list(judgements))  # a mapping would be added up
             judgements = self._bounded(judgements)
-            painting.backward(self.aggregation.pull(painting.images, members, judgements, shares))
+            by = self.recipe.shares.by
+            painting.backward(pull(painting.images, members, judgements, shares, by=by))
             gap = self._remind()
             self._update()
         self.step_number += 1
@@ -212,7 +206,7 @@ class Coordinator:
             events=events,
         )
 
-    def _bounded(self, answers: Mapping[str, StepAnswer]) -> dict[str, StepAnswer]:
+    def _bounded(self, answers: Mapping[str, Judgement]) -> dict[str, Judgement]:
         """The answers with feedback no longer than the recipe lets it be."""
         feedback, loud = bounded(
             {s: answer.feedback for s, answer in answers.items()}, self.recipe.integrity
@@ -293,9 +287,9 @@ class Coordinator:
 
     def _take(
         self, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
-    ) -> tuple[dict[str, StepAnswer], dict[str, AsyndganError]]:
+    ) -> tuple[dict[str, Judgement], dict[str, AsyndganError]]:
         """Checks judgements and records the next conditions; drops sites without a valid one."""
-        judgements: dict[str, StepAnswer] = {}
+        judgements: dict[str, Judgement] = {}
         reasons = dict(missed)
         for site, answer in answers.items():
             try:
@@ -308,17 +302,16 @@ class Coordinator:
             self.roster.heard(site, judgement.batch, judgement.conditions)
         return judgements, reasons
 
-    def checked(self, site: str, answer: Message) -> StepAnswer:
+    def checked(self, site: str, answer: Message) -> Judgement:
         """The answer of a member to this step; raises `WireError` or `NotFiniteError`."""
-        if not isinstance(answer, self.aggregation.answer) or answer.step != self.step_number:
+        if not isinstance(answer, Judgement) or answer.step != self.step_number:
             raise WireError(f"site {site} did not answer step {self.step_number}.")
-        count = self.recipe.training.batch * self.aggregation.batches(len(self.members))
-        wanted = (count, len(self.members[site].channels), *self.scope.space)
+        channels = len(self.members[site].channels)
+        wanted = (self.recipe.training.batch, channels, *self.scope.space)
         if tuple(answer.feedback.shape) != wanted:
             raise WireError(
                 f"site {site}: feedback of shape {tuple(answer.feedback.shape)}, wanted {wanted}."
             )
-        self.aggregation.check(site, answer)
         if not answer.feedback.norm() <= MOST_FEEDBACK:
             raise NotFiniteError(
                 f"site {site}, step {self.step_number}: feedback is not finite, or beyond all "

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from asyndgan.errors import AsyndganError, QuorumError, SiteSilentError, SiteUnreachableError
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
-from asyndgan.training.scope import brought_alone
 from asyndgan.wire import Card, Message, Open
 
 
@@ -51,15 +50,6 @@ def open_all(
     if not sites:
         raise QuorumError("the run cannot begin: no site is there.")
     return {site: cards[site] for site in sites if site in cards}, missed
-
-
-def told_alone(cards: Mapping[str, Card]) -> str:
-    """Sentences on modalities and labels that one site alone brings."""
-    lines = []
-    for site, (modalities, labels) in brought_alone(cards).items():
-        found = [*sorted(modalities), *(f"label {key}" for key in sorted(labels, key=int))]
-        lines.append(f" {site} alone brings {', '.join(found)}.")
-    return "".join(lines)
 
 
 def card_of(site: str, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]) -> Card:

@@ -18,7 +18,6 @@ from asyndgan.errors import (
 )
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
-from asyndgan.training.aggregation import aggregation_of
 from asyndgan.training.events import (
     Absent,
     Comes,
@@ -31,7 +30,7 @@ from asyndgan.training.events import (
     StaysAway,
 )
 from asyndgan.training.member import Member
-from asyndgan.training.opening import card_of, told_alone
+from asyndgan.training.opening import card_of
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.training.scope import SHARED_LOOK, Scope, merge_labels
 from asyndgan.wire import Card, Close, Open, Save, Saved
@@ -176,8 +175,6 @@ class Roster:
                 raise
             except AsyndganError as error:
                 if needed is None or site in needed:
-                    if isinstance(error, CohortError):  # it may be for another's lie
-                        raise CohortError(f"{error}{told_alone(cards)}") from error
                     raise
                 news.append(Absent(site, str(error)))
                 continue
@@ -193,12 +190,11 @@ class Roster:
 
         Raises:
             CohortError: if it has a modality, a label or an image size that the run does not paint,
-                contradicts the other sites, or cannot be asked what the recipe asks sites.
+                or contradicts the other sites.
             WireError: if its card is inconsistent, or its conditions do not fit the run.
         """
         self.check_conditions(site, card.conditions)
         merge_labels(self.scope.labels, {site: card}, known_only=True)
-        aggregation_of(self.recipe).check_card(site, card, self.scope, self.members)
         if len(set(card.modalities)) != len(card.modalities):
             raise CohortError(f"site {site} names a modality twice: {', '.join(card.modalities)}.")
         if len(card.parts) != len(card.modalities):

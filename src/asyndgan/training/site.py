@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import torch
 
@@ -24,16 +24,15 @@ from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
 from asyndgan.training.admission import check_cohort, check_same, checked_masks, share_of
-from asyndgan.training.aggregation import aggregation_of
 from asyndgan.training.arrivals import Arrivals, check_range
 from asyndgan.training.labelling import BUDGET, Labeller
 from asyndgan.training.objective import Objective
 from asyndgan.wire import (
-    Appraise,
     Card,
     Close,
     Closed,
     Judge,
+    Judgement,
     Label,
     Labelled,
     Measure,
@@ -42,8 +41,6 @@ from asyndgan.wire import (
     Open,
     Save,
     Saved,
-    StepAnswer,
-    StepRequest,
     through,
 )
 
@@ -104,7 +101,6 @@ class Site(Handler):
         self.name = name
         self.cases = cohort
         self.recipe = recipe
-        self.aggregation = aggregation_of(recipe)
         self.folder = folder
         self.device = device
         self._labelling = labelling
@@ -124,7 +120,7 @@ class Site(Handler):
         match request:
             case Open():
                 answer: Message = self._open(request)
-            case Judge() | Appraise():
+            case Judge():
                 answer = self._judge(request)
                 repeated = self._arrived.count(request.images, request.step)
             case Measure():
@@ -143,39 +139,44 @@ class Site(Handler):
         self._heard = time.monotonic()
         return self.release.let_out(answer, repeated=repeated)
 
-    def _judge(self, request: StepRequest) -> StepAnswer:
+    def _judge(self, request: Judge) -> Judgement:
         """One step: the discriminator learns, then returns its feedback on the images.
 
         The images were painted from the conditions of batch `request.batch`, which this site chose.
         """
         self._expect(request.run, request.step, request.batch)
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
-        offered = own
+        if request.images.shape != own.images.shape:
+            raise ProtocolError(
+                f"synthetic images of shape {tuple(request.images.shape)} came; "
+                f"this site judges {tuple(own.images.shape)}."
+            )
+        synthetic = replace(own, images=request.images)
         if self.recipe.draws_conditions:
-            offered = Batch(own.images, self._conditions(), present=own.present)
-        shown = self.aggregation.shown(request, offered, labels=max(self.cohort.labels) + 1)
+            synthetic = replace(synthetic, conditions=self._conditions(), halves=None)
         self._begin_step(request)
-        synthetic = shown.to(self.device)
+        synthetic = synthetic.to(self.device)
         real = None
         if self.recipe.privacy.kind == "discriminator":
             losses = self._learn_privately(synthetic)
         else:
             real = self._real(own)
-            losses = self.aggregation.learn(self.objective, real, synthetic, request)
-        terms, arrays = self.aggregation.ask(self.objective, synthetic, real)
+            losses = self.objective.learn(real, synthetic)
+        synthetic.images.requires_grad_()
+        loss, terms = self.objective.ask(synthetic, real)
+        (feedback,) = torch.autograd.grad(loss, synthetic.images)
         self.step = request.step + 1
         self.next_batch += 1
-        said: dict[str, Any] = {
-            **arrays,
-            "run": request.run,
-            "step": request.step,
-            "losses": self._finite(losses | terms, request.step),
-            "batch": self.next_batch,
-            "conditions": self._conditions(),
-        }
-        return self.aggregation.answer(**said)
+        return Judgement(
+            run=request.run,
+            step=request.step,
+            losses=self._finite(losses | terms, request.step),
+            feedback=feedback.cpu(),
+            batch=self.next_batch,
+            conditions=self._conditions(),
+        )
 
-    def _begin_step(self, request: StepRequest) -> None:
+    def _begin_step(self, request: Judge) -> None:
         """Begins a step whose request fits; what was stored of steps beyond it is abandoned."""
         check_range(request.images, f"the synthetic images of step {request.step}")
         self._fresh = False

@@ -5,8 +5,6 @@ from asyndgan.wire.messages import (
     ANSWERS,
     LEAST_SHARE,
     REQUESTS,
-    Appraisal,
-    Appraise,
     Card,
     Close,
     Closed,
@@ -23,8 +21,6 @@ from asyndgan.wire.messages import (
     Refusal,
     Save,
     Saved,
-    StepAnswer,
-    StepRequest,
     pack,
     unpack,
 )

@@ -23,7 +23,7 @@ from asyndgan.texts import LARGEST_NUMBER, Name
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode
 
 MAGIC: Final = b"ADG"
-VERSION: Final = 4
+VERSION: Final = 5
 HEADER_LIMIT: Final = 64 * 1024
 PREFIX: Final = struct.Struct("<3sBI")
 
@@ -34,7 +34,6 @@ LabelNumber = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})$")]
 LEAST_SHARE: Final = 1e-6
 """Least share that a site declares, and least part of its cases; smaller ones vanish in sums."""
 Part = Annotated[float, Field(ge=LEAST_SHARE, le=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER, allow_inf_nan=False)]
 
 
@@ -57,9 +56,6 @@ FEEDBACK = ArraySchema(("float32", "float16", "int8", "int4"), (3, 5))
 CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
 MOMENTS = ArraySchema(("float64",), (1, 1))
 PROBABILITIES = ArraySchema(("uint8",), (4, 5))
-ODDS = ArraySchema(("float64",), (1, 1))
-SITES_LIMIT: Final = 1024
-"""Most sites whose images one message may carry."""
 
 
 class Message(BaseModel):
@@ -121,36 +117,6 @@ class Judgement(Message):
     kind = "judgement"
     step: Count
     losses: Annotated[dict[Name, Number], Field(max_length=32)]
-    feedback: Annotated[Tensor, FEEDBACK]
-    batch: Count
-    conditions: Annotated[Tensor, CONDITIONS]
-
-
-@final
-class Appraise(Message):
-    """Coordinator: judge the synthetic images of all sites, painted from all sites' conditions.
-
-    They are ordered by site, one batch each; `place` is the position of the receiving site in this
-    order, and `shares` holds the shares of all sites.
-    """
-
-    kind = "appraise"
-    step: Count
-    batch: Count
-    place: Annotated[int, Field(ge=0, lt=SITES_LIMIT)]
-    shares: Annotated[list[Share], Field(min_length=1, max_length=SITES_LIMIT)]
-    images: Annotated[Tensor, IMAGES]
-    conditions: Annotated[Tensor, CONDITIONS]
-
-
-@final
-class Appraisal(Message):
-    """Site: log odds that each image is one of its own, their gradients, its next conditions."""
-
-    kind = "appraisal"
-    step: Count
-    losses: Annotated[dict[Name, Number], Field(max_length=32)]
-    odds: Annotated[Tensor, ODDS]
     feedback: Annotated[Tensor, FEEDBACK]
     batch: Count
     conditions: Annotated[Tensor, CONDITIONS]
@@ -244,18 +210,11 @@ class Refusal(Message):
     reason: Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
-StepRequest = Judge | Appraise
-"""What a coordinator asks a site in a step."""
-
-StepAnswer = Judgement | Appraisal
-"""What a site answers in a step."""
-
 REQUESTS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Open, Judge, Appraise, Measure, Describe, Label, Save, Close)
+    m.kind: m for m in (Open, Judge, Measure, Describe, Label, Save, Close)
 }
 ANSWERS: Final[dict[str, type[Message]]] = {
-    m.kind: m
-    for m in (Card, Judgement, Appraisal, Measured, Described, Labelled, Saved, Closed, Refusal)
+    m.kind: m for m in (Card, Judgement, Measured, Described, Labelled, Saved, Closed, Refusal)
 }
 
 

@@ -1,0 +1,83 @@
+"""Equation 4: each site judges its own images, and its feedback counts by its share.
+
+Source: Chang et al. 2020 (AsynDGAN), equation 4. The generator minimises
+sum_j pi_j E[loss_j(G(x, z))]. Each site sends d loss_j / d image for its own images. Multiplied by
+pi_j, this is the gradient of the sum with respect to the images, and the chain rule carries it into
+the generator.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from asyndgan.arrays import Images
+from asyndgan.training.member import Members, Weights
+from asyndgan.wire import Judge, Judgement
+
+LEAST_PART = 0.01
+"""Smallest fraction of cases with a modality that a weight makes up for. Without it, a site that
+declares next to none would have an unbounded weight."""
+
+
+def requests_of(run: str, step: int, members: Members, images: Images) -> dict[str, Judge]:
+    """Asks each member about the images of its own conditions, in its own modalities.
+
+    Args:
+        run: identity of the run.
+        step: number of the step.
+        members: by site.
+        images: of all members, in their order, the same number for each.
+    """
+    return {
+        site: Judge(run=run, step=step, batch=member.batch, images=own[:, member.channels])
+        for own, (site, member) in zip(images.chunk(len(members)), members.items(), strict=True)
+    }
+
+
+def pull(
+    images: Images, members: Members, answers: Mapping[str, Judgement], shares: Weights, *, by: str
+) -> Images:
+    """Gradient of sum_j pi_j loss_j with respect to G(x, z), the images of all members.
+
+    Args:
+        images: of all members, in their order, the same number for each.
+        members: sites that the images were painted for.
+        answers: of those that answered. A site that did not contributes nothing.
+        shares: of those that answered; they sum to one.
+        by: as for `weights_of`.
+    """
+    weights = weights_of(members, shares, images.shape[1], by=by)
+    gradient = torch.zeros_like(images)
+    for own, (site, member) in zip(gradient.chunk(len(members)), members.items(), strict=True):
+        if site in answers:
+            pi = weights[site].reshape(-1, *[1] * (images.ndim - 2))
+            own[:, member.channels] = (pi * answers[site].feedback).to(gradient.device)
+    return gradient
+
+
+def weights_of(members: Members, shares: Weights, modalities: int, *, by: str) -> dict[str, Tensor]:
+    """Weight of each site's feedback, (channels,): pi_j, or its counterpart per modality.
+
+    A site's loss is a mean over the modalities that it judges, whereas the total is a mean over all
+    painted modalities: hence the ratio of the two counts. Where each site holds one modality, the
+    weighted feedback is the gradient of mean_c sum_j pi_jc loss_jc; else, by modality, it is not
+    the gradient of any loss, since a discriminator judges all modalities together.
+
+    Args:
+        members: all that take part.
+        shares: of the sites that answered.
+        modalities: number of painted modalities.
+        by: `site` or `modality`: whether shares are taken among all sites, or among those that hold
+            the same modality.
+    """
+    weights = {site: torch.full((len(members[site].channels),), shares[site]) for site in shares}
+    if by == "modality":
+        # Cases that lack a modality give no feedback in it: a site already counts for less there.
+        held = torch.zeros(modalities)
+        for site, own in weights.items():
+            parts = torch.tensor(members[site].parts).clamp(min=LEAST_PART)
+            held[members[site].channels] += own * parts
+        for site, own in weights.items():
+            own *= len(own) / len(held) / held[members[site].channels]
+    return weights
