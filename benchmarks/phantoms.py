@@ -7,8 +7,8 @@ were trained on synthetic images only. `integrity`: one of four sites sends its 
 sign reversed, with ten times its length or its own; the coordinator sums, or bounds.
 `minorities`: the same where nobody lies, judged by how far what is painted for each site is from
 its own real images, since a defence may take a small site for a liar. `private`: DP-SGD on the
-discriminators, or noised feedback, for a delta of 1e-5, at one site and at four; masks are
-unprotected. One seed for all networks, intervals over patients.
+discriminators, for a delta of 1e-5, at one site and at four; masks are unprotected. One seed for
+all networks, intervals over patients.
 """
 
 import math
@@ -130,12 +130,6 @@ def private(patients: int) -> list[tuple[str, str, tuple[str, ...]]]:
             f"privacy.updates={UPDATES}",
         )  # fmt: skip
         found.append(("DP-SGD on the discriminators", str(epsilon), overrides))
-    for epsilon in (10, 3, 1):
-        overrides = (
-            *plain, "privacy.kind=feedback", "privacy.conditions=unprotected",
-            f"privacy.noise={noise_for(epsilon, 1.0, STEPS):.3f}", "privacy.clip=0.01",
-        )  # fmt: skip
-        found.append(("noised feedback", str(epsilon), overrides))
     return found
 
 

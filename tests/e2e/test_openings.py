@@ -40,7 +40,7 @@ BARE = (
     "image.size=32", "condition.kind=none", "generator.kind=dcgan", "generator.latent=4",
     "generator.noise=0", "masks.release=false",
 )  # fmt: skip
-PRIVATE = (*BARE, "privacy.kind=feedback")
+PRIVATE = (*BARE, "privacy.kind=discriminator")
 POLICIES = {
     "private": (PRIVATE, '[privacy]\nepsilon = 8.0\n[leaves]\nmasks = "never"'),
     "plain": ((*BARE, "training.move=false", "discriminator.augment=['shift']"), ""),

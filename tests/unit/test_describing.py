@@ -171,8 +171,8 @@ def test_a_run_goes_on_with_the_same_books_and_a_later_epsilon_counts_the_finger
     recipe = tiny("image.size=32", "masks.release=false")
     set_up(setup, recipe).close()
     private = tiny(
-        "image.size=32", "masks.release=false", "privacy.kind=feedback", "privacy.noise=4",
-        "privacy.clip=1", "privacy.conditions=unprotected",
+        "image.size=32", "masks.release=false", "privacy.kind=discriminator",
+        "privacy.noise=4", "privacy.conditions=unprotected",
     )  # fmt: skip
     assert setup.policy
     setup.policy.write_text("[privacy]\nepsilon = 1000.0\nunprotected_masks = true\n")

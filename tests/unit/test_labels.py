@@ -163,8 +163,8 @@ def test_labels_count_where_a_policy_limits_epsilon_later(
     assert isinstance(asked(endpoint, labelling(recipe, torch.zeros(1, 3, 32, 32))), Labelled)
     endpoint.close()
     private = tiny(
-        "image.size=32", "masks.release=false", "privacy.kind=feedback", "privacy.noise=4",
-        "privacy.clip=1", "privacy.conditions=unprotected",
+        "image.size=32", "masks.release=false", "privacy.kind=discriminator",
+        "privacy.noise=4", "privacy.conditions=unprotected",
     )  # fmt: skip
     policy.write_text("[privacy]\nepsilon = 1000.0\nunprotected_masks = true\n")
     with pytest.raises(PolicyError, match="1 messages with labels"):

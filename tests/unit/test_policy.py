@@ -236,7 +236,7 @@ def test_the_family_asks_nothing_of_recipes_whose_differential_privacy_is_bounde
     tiny: MakeRecipe,
 ) -> None:
     # Noise hides something where a steward says how much there must be.
-    noisy = tiny(*PRIVATE, "discriminator.cross_fitted=false", "privacy.kind=feedback",
+    noisy = tiny(*PRIVATE, "discriminator.cross_fitted=false", "privacy.kind=discriminator",
                  "privacy.noise=1e-9", "privacy.conditions=unprotected")  # fmt: skip
     assert "outside what was measured" in policy().refusals(noisy)[0]
     strict = "[privacy]\nepsilon = 1000\nunprotected_masks = true"
@@ -379,8 +379,8 @@ def test_nobody_is_alone_in_what_a_generator_learns(
     (reason,) = policy().refusals(recipe, patients=4)
     assert reason.startswith("it learns of 4 patients or records here, or has a modality of so few")
     assert not policy().refusals(recipe, patients=5) + policy().refusals(recipe)
-    noisy = tiny(*PRIVATE, "privacy.kind=feedback", "privacy.noise=9", "condition.kind=class",
-                 "generator.skip=true")  # fmt: skip
+    noisy = tiny(*PRIVATE, "discriminator.cross_fitted=false", "privacy.kind=discriminator",
+                 "privacy.noise=9", "condition.kind=class", "generator.skip=true")  # fmt: skip
     private = "[privacy]\nepsilon = 9\nunprotected_masks = true"
     assert not policy(private).refusals(noisy, patients=1)
     strict = policy("[allows]\nfewest_patients = 1000")

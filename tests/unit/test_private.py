@@ -24,8 +24,8 @@ from asyndgan.errors import LedgerError, PolicyError, RecipeError
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.painting.synthesise import Origin
 from asyndgan.painting.writing import write_synthetic
-from asyndgan.privacy import SIMULATION, Policy, Release, accounting, chance
-from asyndgan.privacy.accounting import Account, Mechanism, epsilon_of, mechanism_of, most_uses
+from asyndgan.privacy import SIMULATION, Policy, accounting, chance
+from asyndgan.privacy.accounting import Account, Mechanism, epsilon_of, most_uses
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
@@ -415,51 +415,6 @@ def test_public_conditions_do_not_depend_on_the_patients(tiny: MakeRecipe) -> No
     assert drawn[0].unique().tolist() == [0, 1, 2]
 
 
-def test_noised_feedback_is_clipped_as_a_whole_and_each_answer_is_charged(
-    tiny: MakeRecipe,
-) -> None:
-    recipe = tiny(
-        *CLASSES, "privacy.kind=feedback", "privacy.clip=0.01", "privacy.noise=5",
-        "wire.feedback=float32",
-    )  # fmt: skip
-    account = Account(None, mechanism_of(recipe, 12), epsilon=None, delta=DELTA)
-    policy = Policy.from_toml('[leaves]\nfeedback = ["float32"]\n[privacy]\nepsilon = 999')
-    door = Release(recipe, policy, None, account)
-    quiet = Judgement(
-        run="1f", step=0, losses={"adversarial": 1.0}, feedback=torch.zeros(64, 1, 16, 16),
-        batch=1, conditions=torch.zeros(64, dtype=torch.int64),
-    )  # fmt: skip
-    loud = quiet.model_copy(update={"feedback": torch.full((64, 1, 16, 16), 9.0)})
-    out = [
-        unpack(door.let_out(one).payload, ANSWERS, limit=2**20).feedback for one in (quiet, loud)
-    ]
-    assert float(out[0].std()) == pytest.approx(2 * 0.01 * 5, rel=0.05)
-    # What is left of a signal of length 1,152 is one clip, far below the noise.
-    assert float(out[1].mean()) == pytest.approx(0, abs=0.01)
-    assert account.spent == {Mechanism(5.0, 1.0): 2}
-    assert unpack(door.let_out(loud).payload, ANSWERS, limit=2**20).losses == {}
-
-
-def test_under_noised_feedback_what_is_not_finite_is_charged_and_hidden_like_any_other_answer(
-    tiny: MakeRecipe, tmp_path: Path
-) -> None:
-    """A refusal would be neither, and when it comes depends on the patients."""
-    recipe = tiny(
-        *CLASSES, "privacy.kind=feedback", "privacy.clip=1", "privacy.noise=5",
-        "wire.feedback=float32",
-    )  # fmt: skip
-    policy = Policy.from_toml('[leaves]\nfeedback = ["float32"]\n[privacy]\nepsilon = 30.0')
-    site = opened(recipe, tmp_path, policy)
-    with torch.no_grad():
-        for weight in site.objective.discriminator.parameters():
-            weight.fill_(float("inf"))
-    answer = judged(site, 0)
-    assert isinstance(answer, Judgement)
-    assert answer.losses == {}
-    assert float(answer.feedback.std()) == pytest.approx(2 * 5, rel=0.2)
-    assert site.release.account.spent == {Mechanism(5.0, 1.0): 1}
-
-
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -684,7 +639,7 @@ def test_answers_that_left_without_privacy_are_not_forgotten(
 def test_noise_that_no_policy_asks_for_leaves_feedback_bare_and_is_charged(
     tiny: MakeRecipe, tmp_path: Path, noise: str, then: type
 ) -> None:
-    recipe = tiny(*CLASSES, "privacy.kind=feedback", f"privacy.noise={noise}", "privacy.clip=1e6")
+    recipe = tiny(*PRIVATE, f"privacy.noise={noise}")
     judge = Judge(run="1f", step=0, batch=0, images=torch.zeros(2, 1, 16, 16))
     open_, limit = "[allows]\nunmeasured = true\nfewest_patients = 1", "[privacy]\nepsilon = 5.0"
     found = []

@@ -46,6 +46,7 @@ def test_what_is_retired_is_answered_with_the_page_that_tells_of_it(name: str) -
         **dict.fromkeys(("unet", "spade"), "generator.kind"),
         **dict.fromkeys(("intensity", "cutout"), "discriminator.augment"),
         "odds": "shares.by",
+        "feedback": "privacy.kind",
     }
     key = name if name not in RETIRED_PARTS else sections.get(name, "discriminator.kind")
     value = "1" if key == name else f'["{name}"]' if key.endswith("augment") else name

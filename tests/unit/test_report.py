@@ -960,9 +960,10 @@ def test_words():
 def test_a_page_of_a_private_run_does_not_say_that_nothing_was_noised() -> None:
     plain = " ".join(_caution(load_recipe("default")))
     assert "no guarantee of differential privacy" in plain
-    noised = load_recipe("default", ["privacy.kind=feedback", "privacy.conditions=unprotected"])
-    assert "No noise was added" not in " ".join(_caution(noised))
-    assert "clipped and noised" in " ".join(_caution(noised))
+    unprotected = {"kind": "discriminator", "conditions": "unprotected"}
+    noised = " ".join(_caution(Recipe.from_tables({"privacy": unprotected})))
+    assert "No noise was added" not in noised
+    assert "trained with noise (DP-SGD)" in noised
 
 
 def test_the_page_says_of_masks_and_losses_what_the_recipe_does(tmp_path: Path) -> None:
@@ -975,9 +976,7 @@ def test_the_page_says_of_masks_and_losses_what_the_recipe_does(tmp_path: Path) 
     assert "outlines drawn in real patients" not in text
     kept_back = "losses as plain numbers"
     assert kept_back in text
-    unprotected = {"kind": "feedback", "conditions": "unprotected"}
-    noised = Recipe.from_tables({"image": {"size": 32}, "privacy": unprotected})
-    run = run_folder(tmp_path / "noised", recipe=noised)
+    run = run_folder(tmp_path / "silent")
     write_metrics(run, [record(0, ["north"]) | {"losses": {"north": {}}}])
     page = write_report(run, tmp_path / "b.html", synthetic=[])
     assert kept_back not in " ".join(page.read_text("utf-8").split())

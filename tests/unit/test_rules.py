@@ -18,7 +18,6 @@ OF_MASKS = ("image.source=masks", "generator.kind=masks", *NOISE)
 SEGMENTS = ("discriminator.kind=patch_segmentation", "loss.segmentation=1")
 CLASSES = ("condition.kind=class", "generator.kind=topdown")
 DP_SGD = ("privacy.kind=discriminator", "privacy.conditions=unprotected")
-NOISED = ("privacy.kind=feedback", "privacy.conditions=unprotected")
 
 TABLE = (
     "table={target='bad', classes={no=0.5, yes=0.5}, columns=[{name='sex', kind='categorical', "
@@ -56,13 +55,13 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "keeps no masks to remind": ["reminding.weight=1"],
     "classes are not kept": [*CLASSES, "reminding.weight=1"],
     "sites of the beginning": ["selection.kind=nearest", "timeline=[{site='south', last=1}]"],
-    "sends patients' masks": ["privacy.kind=feedback"],
+    "sends patients' masks": ["privacy.kind=discriminator"],
     "segments real patients": [*DP_SGD, *SEGMENTS],
     "in one network": [*DP_SGD, "discriminator.cross_fitted=true"],
     "loss.paired_l1 looks at": [*DP_SGD, "loss.paired_l1=1"],
     "loss.segmentation looks at": [*DP_SGD, "discriminator.kind=mine", "loss.segmentation=1"],
-    "selection.kind '{r.selection.kind}' looks": [*NOISED, "selection.kind=measured"],
-    "masks.release looks at": [*NOISED, "masks.release=true"],
+    "selection.kind '{r.selection.kind}' looks": [*DP_SGD, "selection.kind=measured"],
+    "masks.release looks at": [*DP_SGD, "masks.release=true"],
     "discriminator.kind '{r.discriminator.kind}' is of": [*DP_SGD, "discriminator.kind=mine"],
     "loss.adversarial '{r.loss.adversarial}' is of": [*DP_SGD, "loss.adversarial=mine"],
     "paints images, and the recipe": [*TABLE, "generator.kind=topdown"],

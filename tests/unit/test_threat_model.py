@@ -71,8 +71,7 @@ _LOSSES = Exposure(
     "reveals what each network says of a single image, of a member or of another patient",
     "losses of discriminators stay unless `leaves.discriminator_losses` is true. Under "
     "`privacy.kind = \"discriminator\"`, those on real images always stay, and those on synthetic "
-    "images leave if `privacy.epsilon` is set. "
-    "`leaves.losses = false` or `privacy.kind = \"feedback\"` sends none",
+    "images leave if `privacy.epsilon` is set. `leaves.losses = false` sends none",
 )  # fmt: skip
 
 LEAVING: Final[dict[tuple[str, str], Exposure]] = {

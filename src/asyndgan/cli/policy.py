@@ -18,7 +18,6 @@ from asyndgan.privacy.accounting import (
     epsilon_of,
     mechanism_of,
     most_uses,
-    uses_a_step,
 )
 from asyndgan.privacy.ledger import Tally, read
 from asyndgan.recipe import Recipe
@@ -109,7 +108,7 @@ def _verdict(
             f"and its policy allows {most} in all."
         )
     if patients and (mechanism := mechanism_of(wanted, patients)):
-        uses, limit, delta = uses_a_step(wanted), found.privacy.epsilon, found.privacy.delta
+        uses, limit, delta = wanted.privacy.updates, found.privacy.epsilon, found.privacy.delta
         in_all = spent | {mechanism: spent.get(mechanism, 0) + steps * uses}
         epsilon = epsilon_of(in_all, delta)
         before = f", with the {sum(spent.values())} uses of earlier runs," if spent else ""

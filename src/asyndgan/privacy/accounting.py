@@ -1,7 +1,7 @@
 """Accounts for the differential privacy that a site has spent in all runs; the total only grows.
 
 The mechanism adds Gaussian noise to a Poisson sample of the site's patients (DP-SGD, Abadi et al.
-2016; `asyndgan.training.private`), or to the whole cohort (sampling rate 1: noised feedback).
+2016; `asyndgan.training.private`).
 Neighbouring cohorts differ in whether one patient's cases count; the number of patients is public,
 since the sampling rate depends on it ("zero-out" neighbours, Ponomareva et al. 2023, section 2.1).
 Uses are composed numerically by privacy random variables (Gopi et al. 2021, as Opacus implements
@@ -57,13 +57,7 @@ def mechanism_of(recipe: Recipe, patients: int) -> Mechanism | None:
     section = recipe.privacy
     if section.kind == "none":
         return None
-    rate = 1.0 if section.kind == "feedback" else min(1.0, section.patients / patients)
-    return Mechanism(section.noise, rate)
-
-
-def uses_a_step(recipe: Recipe) -> int:
-    """How often one answer uses the recipe's mechanism."""
-    return recipe.privacy.updates if recipe.privacy.kind == "discriminator" else 1
+    return Mechanism(section.noise, min(1.0, section.patients / patients))
 
 
 def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:

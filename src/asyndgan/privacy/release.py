@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor
 
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
-from asyndgan.privacy.chance import normal_noise
 from asyndgan.privacy.ledger import ANSWER_KINDS, FEEDBACK, MASKS, Ledger
 from asyndgan.privacy.policy import MOST_HELD_OUT, SIMULATION, Policy
 from asyndgan.recipe import Recipe
@@ -135,11 +133,7 @@ class Release:
         """
         if ANSWERS.get(answer.kind) is not type(answer):
             raise ProtocolError(f"'{answer.kind}' is no answer of a site; it stays inside.")
-        if (
-            isinstance(answer, Judgement)
-            and self.recipe.privacy.kind != "feedback"  # such feedback is charged and hidden
-            and not torch.isfinite(answer.feedback).all()
-        ):
+        if isinstance(answer, Judgement) and not torch.isfinite(answer.feedback).all():
             raise NotFiniteError(f"the feedback of step {answer.step} is not finite.")
         if isinstance(answer, Measured):
             self._check_moments(answer)
@@ -207,15 +201,13 @@ class Release:
         if isinstance(answer, Judgement):
             if self.recipe.wire.feedback not in leaves.feedback:
                 raise PolicyError("this site's policy lets no feedback out in this coding.")
-            if not leaves.losses or self.recipe.privacy.kind == "feedback":
+            if not leaves.losses:
                 answer = answer.model_copy(update={"losses": {}})
             else:
                 own = leaves.discriminator_losses or self.policy.covers(self.recipe)
                 names = (*LOSSES, *OWN_LOSSES) if own else LOSSES
                 told = {name: value for name, value in answer.losses.items() if name in names}
                 answer = answer.model_copy(update={"losses": told})
-            if self.recipe.privacy.kind == "feedback":
-                answer = answer.model_copy(update={"feedback": self._noised(answer.feedback)})
         if (
             isinstance(answer, WITH_CONDITIONS)
             and leaves.masks == "never"
@@ -224,22 +216,6 @@ class Release:
         ):
             raise PolicyError("this site's policy lets no masks or classes out.")
         return answer
-
-    def _noised(self, feedback: Tensor) -> Tensor:
-        """Clips the whole feedback and adds noise that hides any patient's part in it.
-
-        With and without a patient, the clipped feedback lies in a ball with the clip as its radius.
-        The two are therefore at most two clips apart, whatever the discriminator has learned. Each
-        answer is charged in full. Feedback that is not finite counts for nothing: a refusal would
-        reveal something of the patients, and no noise would cover it.
-        """
-        self.account.charge(1)
-        section = self.recipe.privacy
-        if not torch.isfinite(feedback).all():
-            feedback = torch.zeros_like(feedback)
-        clipped = feedback * (section.clip / feedback.norm().clamp(min=1e-12)).clamp(max=1)
-        noise = normal_noise(tuple(feedback.shape))
-        return clipped + 2 * section.clip * section.noise * noise
 
     def check_labels(self) -> None:
         """Raises `PolicyError` if no labels may leave by this recipe, or no further answer."""

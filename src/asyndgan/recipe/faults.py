@@ -43,6 +43,7 @@ RETIRED_PARTS: Final = {
     "unet": "take generator.kind=resnet with generator.skip=true",
     "unet_segmentation": "take patch_segmentation",
     "odds": "take shares.by=site",
+    "feedback": "take DP-SGD of discriminators (docs/privacy.md)",
 }
 """Former values of keys, and what is there instead."""
 

@@ -56,8 +56,7 @@ _PAST = (
 )
 _FOREIGN = (
     "is of another package, and nobody has checked that it mixes no patients of a batch, as "
-    "privacy.kind 'discriminator' wants; {set} or another of this package, or "
-    "privacy.kind to 'feedback'"
+    "privacy.kind 'discriminator' wants; {set} or another of this package"
 )  # what one patient changes is bounded only if each image's gradient is its own
 
 _NO_TABLE = (

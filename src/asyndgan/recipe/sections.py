@@ -334,10 +334,8 @@ class MasksSection(Section):
 class PrivacySection(Section):
     """Differential privacy at the sites; it protects whether a patient takes part."""
 
-    kind: Literal["none", "discriminator", "feedback"] = Field(
-        "none",
-        description="none; discriminator, when a run has many steps: discriminators are trained "
-        "by DP-SGD; feedback, when it has few: each answer is clipped and gets noise",
+    kind: Literal["none", "discriminator"] = Field(
+        "none", description="none; discriminator: discriminators are trained by DP-SGD"
     )
     noise: float = Field(
         1.0,
@@ -350,28 +348,26 @@ class PrivacySection(Section):
         1.0,
         gt=0,
         le=1e6,
-        description="greatest length (L2 norm) of a patient's gradient, or of an answer; longer "
-        "ones are shortened",
+        description="greatest length (L2 norm) of a patient's gradient; longer ones are shortened",
     )
     patients: int = Field(
         16,
         ge=1,
         le=65536,
-        description="discriminator: expected number of patients in an update, each drawn "
-        "independently",
+        description="expected number of patients in an update, each drawn independently",
     )
     updates: int = Field(
         1,
         ge=1,
         le=1000,
-        description="discriminator: updates before each answer; each one spends privacy",
+        description="updates before each answer; each one spends privacy",
     )
     multiplicity: int = Field(
         1,
         ge=1,
         le=64,
-        description="discriminator: augmented copies of a patient's image, averaged before "
-        "clipping; they spend privacy once",
+        description="augmented copies of a patient's image, averaged before clipping; they spend "
+        "privacy once",
     )
     conditions: Literal["public", "unprotected"] = Field(
         "public",

@@ -211,12 +211,7 @@ def _conditions(recipe: Recipe) -> tuple[str, str]:
 def _left_meanings(recipe: Recipe, *, losses: bool) -> dict[str, str]:
     conditions, _ = _conditions(recipe)
     clip = recipe.selection.clip
-    if losses:
-        reported = "losses as plain numbers: the curves above."
-    elif recipe.privacy.kind == "feedback":
-        reported = "no loss: none would be covered by the noise."
-    else:
-        reported = "no loss."
+    reported = "losses as plain numbers: the curves above." if losses else "no loss."
     return {
         "card": "Who it is, when it joins or returns: how many cases it has, its share, the names "
         "of its modalities and labels, which part of its cases has each modality, the size of its "
@@ -267,19 +262,15 @@ def _stayed(recipe: Recipe) -> Iterator[Stayed]:
 
 
 def _caution(recipe: Recipe) -> Iterator[str]:
-    noised = {
-        "discriminator": "The discriminators were trained with noise (DP-SGD); each site's ledger "
-        "says what guarantee of differential privacy that comes to.",
-        "feedback": "It was clipped and noised; each site's ledger says what guarantee of "
-        "differential privacy that comes to.",
-    }
+    noise = "No noise was added to it, so this run has no guarantee of differential privacy."
+    if recipe.privacy.kind == "discriminator":
+        noise = (
+            "The discriminators were trained with noise (DP-SGD); each site's ledger says what "
+            "guarantee of differential privacy that comes to."
+        )
     yield (
         "Feedback is not an image, but it is worked out from real images at the site and can carry "
-        "traces of them. "
-        + noised.get(
-            recipe.privacy.kind,
-            "No noise was added to it, so this run has no guarantee of differential privacy.",
-        )
+        f"traces of them. {noise}"
     )
     if recipe.loss.paired_l1:
         yield (

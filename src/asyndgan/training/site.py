@@ -17,7 +17,6 @@ from asyndgan.errors import NotFiniteError, ProtocolError, RunError
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Openings, Policy, Released
-from asyndgan.privacy.accounting import uses_a_step
 from asyndgan.privacy.books import open_release
 from asyndgan.privacy.chance import secret, uniform
 from asyndgan.protocol import Handler
@@ -189,7 +188,7 @@ class Site(Handler):
 
     def _learn_privately(self, synthetic: Batch) -> dict[str, torch.Tensor]:
         """Charges and makes updates on randomly drawn patients and on stored synthetic images."""
-        account, uses = self.release.account, uses_a_step(self.recipe)
+        account, uses = self.release.account, self.recipe.privacy.updates
         account.charge(uses)
         if account.mechanism is None:
             raise ProtocolError("this recipe has no privacy to learn under.")
@@ -218,8 +217,6 @@ class Site(Handler):
         return drawn_from(pool, size, random, flip=training.flip, move=training.move)
 
     def _finite(self, losses: dict[str, torch.Tensor], step: int) -> dict[str, float]:
-        if self.recipe.privacy.kind == "feedback":
-            return {}  # they stay here, and a refusal would tell of the patients
         numbers = {name: float(value) for name, value in losses.items()}
         for name, value in numbers.items():
             if not torch.isfinite(torch.tensor(value)):
