@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.data import derived_seed
 from asyndgan.data.check import check_folder
-from asyndgan.data.cohort import rarity
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.folds import SPLITS_FILE
@@ -833,7 +832,7 @@ def test_masks_of_a_label_are_painted_and_rare_ones_more_often(
     told = json.loads((tmp_path / "of" / "provenance.json").read_text())
     assert set(told["mask_of"].values()) == having
     assert told["masks"] == f"{len(having)} of the site's own, moved at random"
-    rare = rarity(torch.stack([case.mask for case in own]))
+    rare = augmenting.rarity(torch.stack([case.mask for case in own]))
     weight = {case.name: float(value) for case, value in zip(own, rare, strict=True)}
     drawn = []
     for flags in ([], ["--rare-first"]):

@@ -177,7 +177,6 @@ OUTSIDE = {
     "optimiser.beta2": "optimiser.beta2=0.9",
     "training.batch": "training.batch=64",
     "training.move": "training.move=false",
-    "training.rare_first": "training.rare_first=true",
 }
 ALONG = {
     "condition.kind": ("generator.kind=dcgan", "generator.latent=4", "generator.noise=0"),

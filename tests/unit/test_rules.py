@@ -72,6 +72,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "has records of a class": [*TABLE, "condition.kind=none"],
     "a [table] has records alone": [*TABLE, "image.source=masks"],
     "has records, which training": [*TABLE, "training.move=true"],
+    "retired for images": ["training.rare_first=true"],
     "records take 'dropout'": [*TABLE, "discriminator.augment=['shift']"],
     "is made from generator.noise": [*TABLE, "generator.noise=2"],
     "compares features of images": [*TABLE, "selection.kind=measured"],

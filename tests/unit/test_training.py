@@ -141,7 +141,7 @@ OBJECTIVES = [
     ["condition.kind=none", "masks.release=false"],
     ["wire.images=uint8"],
     ["training.chunk=3"],
-    ['discriminator.augment=["shift"]', "training.rare_first=true"],
+    ['discriminator.augment=["shift"]'],
     ["training.steps=2", "optimiser.decay_from=0", "optimiser.discriminator_rate=0.05"],
     pytest.param(shipped("default"), id="default"),
 ]

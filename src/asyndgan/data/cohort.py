@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Self, final
+from typing import Self, final
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.prepared import Case
 from asyndgan.data.splits import OPEN, Chooser, halves_of
 from asyndgan.errors import CohortError
-
-RAREST: Final = 4.0
-"""Largest draw weight of a rare case, as a multiple of the median weight."""
 
 
 @final
@@ -80,8 +77,7 @@ class Cohort:
         seed: seed of the draws.
         flip: mirror images and label maps along the last axis, at random.
         move: turn, scale and shift images with their label maps, at random.
-        rare_first: draw cases with a rare label, or a rare size of a label, more often than
-            others; otherwise each case is drawn once in every pass.
+        weights: relative draw weight of each case, (n,); None: each is drawn once in every pass.
 
     Raises:
         CohortError: if there is no case, or the arguments do not fit each other.
@@ -103,7 +99,7 @@ class Cohort:
         seed: int = 0,
         flip: bool = False,
         move: bool = False,
-        rare_first: bool = False,
+        weights: Tensor | None = None,
     ) -> None:
         if not len(images) or len(images) != len(conditions):
             raise CohortError(
@@ -153,7 +149,7 @@ class Cohort:
         names = [str(patient) for patient in patients or range(len(images))]
         given = None if self.present is None else self.present.tolist()
         self.halves = torch.tensor(halves_of(names, chooser, given))
-        self.weights = rarity(self.conditions) if rare_first else None
+        self.weights = weights
 
     @classmethod
     def from_cases(
@@ -169,7 +165,6 @@ class Cohort:
         seed: int = 0,
         flip: bool = False,
         move: bool = False,
-        rare_first: bool = False,
     ) -> Self:
         """Builds a cohort from prepared cases; drops modalities that no case has.
 
@@ -186,7 +181,6 @@ class Cohort:
             seed: seed of the draws.
             flip: as for the constructor.
             move: as for the constructor.
-            rare_first: as for the constructor.
 
         Raises:
             CohortError: if there is no case or `condition` is neither `mask` nor `none`.
@@ -223,7 +217,6 @@ class Cohort:
             seed=seed,
             flip=flip,
             move=move,
-            rare_first=rare_first,
         )
 
     def __len__(self) -> int:
@@ -394,26 +387,6 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def rarity(conditions: Tensor) -> Tensor:
-    """Relative draw weight of each case (n,), set by the rarest trait of the case.
-
-    A trait is a class or, in label maps, a label other than 0 (background) together with its size
-    rounded down to a power of two pixels; its weight is 1 over the number of cases that have it. No
-    weight exceeds `RAREST` times the median, so that a single patient or annotation error does not
-    dominate the training.
-    """
-    flat = conditions.reshape(len(conditions), -1)
-    weights = torch.full((len(flat),), 1 / len(flat))
-    for label in flat.unique().tolist():
-        pixels = (flat == label).sum(1)
-        if (not label and conditions.ndim > 1) or not pixels.any():
-            continue
-        sizes = torch.where(pixels > 0, pixels.float().log2().floor(), -1.0)
-        _, trait, counts = sizes.unique(return_inverse=True, return_counts=True)
-        weights = torch.maximum(weights, torch.where(pixels > 0, 1 / counts[trait], 0.0))
-    return weights.clamp(max=RAREST * float(weights.median()))
 
 
 def _mirrors(count: int, random: torch.Generator, flip: bool) -> Tensor:

@@ -155,7 +155,6 @@ def load_cohort(
         seed=derived_seed(recipe.training.seed, "cohort", setup.name),
         flip=recipe.training.flip,
         move=recipe.training.move,
-        rare_first=recipe.training.rare_first,
     )
 
 

@@ -4,15 +4,15 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
-from asyndgan.data.cohort import rarity
 from asyndgan.data.copying import write_extended
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.fit import check_contrast, check_uncut
@@ -30,6 +30,9 @@ from asyndgan.texts import counted
 NAME = "synthetic-{:05d}"
 HELD_OUT = "of held-out patients"
 NO_ROOM = "for which no real case has room"
+
+RAREST: Final = 4.0
+"""Largest weight of a mask, as a multiple of the median."""
 
 
 @final
@@ -285,6 +288,24 @@ def _drawn(sources: Sequence[Source], count: int, what: Augmentation) -> list[So
         orders = [torch.randperm(len(sources), generator=random) for _ in range(passes)]
         places = torch.cat(orders)[:count].tolist()
     return [sources[place] for place in places]
+
+
+def rarity(masks: Tensor) -> Tensor:
+    """Relative draw weight of each label map [n, H, W], (n,), set by its rarest trait.
+
+    A trait is a label other than 0 (background) together with its size rounded down to a power of
+    two pixels; its weight is 1 over the number of label maps that have it. No weight exceeds
+    `RAREST` times the median, so that a single patient or annotation error does not dominate.
+    """
+    weights = torch.full((len(masks),), 1 / len(masks))
+    for label in masks.unique().tolist():
+        pixels = (masks == label).flatten(1).sum(1)
+        if not label:
+            continue
+        sizes = torch.where(pixels > 0, pixels.float().log2().floor(), -1.0)
+        _, trait, counts = sizes.unique(return_inverse=True, return_counts=True)
+        weights = torch.maximum(weights, torch.where(pixels > 0, 1 / counts[trait], 0.0))
+    return weights.clamp(max=RAREST * float(weights.median()))
 
 
 def _stored(painted: Case, like: Case, modalities: Sequence[str], name: str) -> RawCase:

@@ -142,10 +142,6 @@ FAMILY: Final = (
         "training.move", *_one_of(True),
         "Networks see a patient's image unchanged, again and again. " + _MEMORISED,
     ),
-    Row(
-        "training.rare_first", *_one_of(False),
-        "Patients with rare labels are drawn more often, so the networks learn them sooner.",
-    ),
 )  # fmt: skip
 """What recipes of the family have. The paired term has a key of its own in a policy."""
 

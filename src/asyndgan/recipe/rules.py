@@ -209,6 +209,9 @@ RULES: Final = (
     Rule(lambda r: r.table and (r.training.flip or r.training.move),
          "a [table] has records, which training.flip and training.move would mix up; {set}",
          ("training.flip=false", "training.move=false")),
+    Rule(lambda r: r.training.rare_first and not r.table,
+         "training.rare_first is retired for images, with what was measured in docs/retired.md; "
+         "{set}", ("training.rare_first=false",)),
     Rule(lambda r: {*r.discriminator.augment}
          - ({"dropout"} if r.table else {"shift"}),
          "discriminator.augment: records take 'dropout', and images 'shift'; {set}",

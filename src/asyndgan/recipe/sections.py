@@ -243,9 +243,8 @@ class TrainingSection(Section):
     )
     rare_first: bool = Field(
         False,
-        description="sites draw cases with rare labels, or rare sizes of a label, up to four "
-        "times as often. Use it when small labels are missing in the images. False: each case "
-        "once per pass",
+        description="tables alone: sites draw records of rare classes up to four times as often. "
+        "False: each record once per pass",
     )
     hold_out: float = Field(
         0.0,

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
+from torch import Tensor
 
 from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
@@ -17,6 +18,9 @@ from asyndgan.tables.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+RAREST: Final = 4.0
+"""Largest draw weight of a record, as a multiple of the median."""
 
 
 @final
@@ -75,15 +79,26 @@ def cohort_of(recipe: Recipe, table: Table, site: str, chooser: Chooser) -> Coho
     check_declared(wanted, table.schema, f"site {site}")
     encoder = Encoder(wanted)
     kept, _ = split(recipe, table, chooser)
+    classes = encoder.encode_classes(kept)
     seed = derived_seed(recipe.training.seed, "cohort", site)
     return Cohort(
         encoder.encode(kept, np.random.default_rng(derived_seed(seed, "places"))),
-        encoder.encode_classes(kept),
+        classes,
         modalities=("record",),
         labels={number: name for name, number in encoder.classes.items()},
         patients=[str(number) for number in kept.index],
         told=(len(table.records), [1.0]),
         chooser=chooser,
         seed=seed,
-        rare_first=recipe.training.rare_first,
+        weights=rarity(classes) if recipe.training.rare_first else None,
     )
+
+
+def rarity(classes: Tensor) -> Tensor:
+    """Relative draw weight of each record (n,): 1 over the number of records of its class (n,).
+
+    No weight exceeds `RAREST` times the median.
+    """
+    _, own, counts = classes.unique(return_inverse=True, return_counts=True)
+    weights = 1 / counts[own]
+    return weights.clamp(max=RAREST * float(weights.median()))
