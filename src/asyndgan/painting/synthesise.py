@@ -91,43 +91,60 @@ def synthesise(
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     _check_paintable(recipe, facts, draws=1 if move else draws, fading=fading)
     scope = facts.scope
-    random, moves, contrasts, holders = (
-        # Separate generators, so that recipes with different noise are shown the same masks.
+    check_labels_of((mask for _, mask in masks), scope.labels)
+    random, contrasts, holders = (
         torch.Generator().manual_seed(derived_seed(seed, "synthesise", *purpose))
-        for purpose in ((), ("masks",), ("contrasts",), ("holders",))
+        for purpose in ((), ("contrasts",), ("holders",))
     )
+    for place, names, conditions in shown(masks, recipe, draws=draws, seed=seed, move=move):
+        own, others = [SHARED_LOOK] * len(names), Looks()
+        if looks:
+            own = [facts.look_of(site) for site in looks[place]]
+        elif recipe.generator.style:
+            own = drawn_looks(facts, len(names), random)
+        if recipe.generator.style:
+            same = [
+                torch.Generator().manual_seed(derived_seed(seed, "holders", patient))
+                for patient in patients[place]
+            ]
+            others = looks_of_holders(facts, own, same or [holders] * len(names))
+        noise = random.get_state()
+        paint = partial(_painted, generator, recipe, scope, random, own, others)
+        images = paint(conditions)
+        if fading.labels:
+            random.set_state(noise)
+            without = paint(without_labels(conditions, fading.labels))
+            images = faded(images, without, fading, contrasts)
+        labels = _painted_masks(images, scope) if recipe.image.source == "masks" else conditions
+        for name, image, mask in zip(names, images, labels, strict=True):
+            yield Case.drawn(name, image, mask, scope.modalities)
+
+
+def shown(
+    masks: Sequence[tuple[str, Mask]],
+    recipe: Recipe,
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    move: bool = False,
+) -> Iterator[tuple[slice, list[str], Mask]]:
+    """What images are painted from, some at a time; arguments are those of `synthesise`.
+
+    Yields:
+        Their place in `masks`, the images' names, and label maps [b, H, W], moved if asked for.
+    """
+    # A separate generator, so that recipes with different noise are shown the same masks.
+    random = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))
     how = Moves(flips=mirrored(recipe))
     for draw in range(draws):
         suffix = f"_d{draw}" if draws > 1 or move else ""
         for start in range(0, len(masks), BATCH):
-            part = masks[start : start + BATCH]
-            conditions = torch.stack([mask for _, mask in part])
-            check_labels_of(conditions, scope.labels)
+            place = slice(start, start + BATCH)
+            conditions = torch.stack([mask for _, mask in masks[place]])
             if move:
-                nothing = torch.zeros(len(part), 1, *scope.space)
-                conditions = moved(nothing, conditions, how, moves)[1]
-            own, others = [SHARED_LOOK] * len(part), Looks()
-            if looks:
-                own = [facts.look_of(site) for site in looks[start : start + BATCH]]
-            elif recipe.generator.style:
-                own = drawn_looks(facts, len(part), random)
-            if recipe.generator.style:
-                same = [
-                    torch.Generator().manual_seed(derived_seed(seed, "holders", patient))
-                    for patient in patients[start : start + BATCH]
-                ]
-                others = looks_of_holders(facts, own, same or [holders] * len(part))
-            noise = random.get_state()
-            paint = partial(_painted, generator, recipe, scope, random, own, others)
-            images = paint(conditions)
-            if fading.labels:
-                random.set_state(noise)
-                without = paint(without_labels(conditions, fading.labels))
-                images = faded(images, without, fading, contrasts)
-            if recipe.image.source == "masks":
-                conditions = _painted_masks(images, scope)
-            for (name, _), image, mask in zip(part, images, conditions, strict=True):
-                yield Case.drawn(name + suffix, image, mask, scope.modalities)
+                nothing = torch.zeros(len(conditions), 1, *conditions.shape[1:])
+                conditions = moved(nothing, conditions, how, random)[1]
+            yield place, [name + suffix for name, _ in masks[place]], conditions
 
 
 def _check_paintable(recipe: Recipe, facts: RunFacts, *, draws: int, fading: Fading) -> None:
