@@ -1,0 +1,100 @@
+"""Training images of random contrasts, which no generator paints."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from asyndgan.data import Case
+from asyndgan.painting.contrasts import contrast_set, contrasted, random_contrasts
+from asyndgan.painting.sets import MOVED
+from asyndgan.painting.synthesise import shown
+from asyndgan.recipe import Recipe
+
+LABELS = {"background": 0, "head": 1, "lesion": 2}
+MODALITIES = ("T1", "T2", "FLAIR")
+
+
+@pytest.fixture
+def mask() -> torch.Tensor:
+    mask = torch.zeros(32, 32, dtype=torch.int64)
+    mask[6:26, 8:24] = 1
+    mask[10:16, 10:16] = 2
+    return mask
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def same(one: list[Case], other: list[Case]) -> bool:
+    return all(torch.equal(a.image, b.image) for a, b in zip(one, other, strict=True))
+
+
+def test_images_lie_in_the_range_of_all_images(mask: torch.Tensor) -> None:
+    images = random_contrasts(mask.expand(40, -1, -1), 3, seeded())
+    assert images.shape == (40, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert -1 <= images.min() < -0.5 and 0.5 < images.max() <= 1
+
+
+def test_labels_are_seen_as_regions_of_their_own(mask: torch.Tensor) -> None:
+    """In most images: now and then two regions draw like means."""
+    images = random_contrasts(mask.expand(100, -1, -1), 2, seeded())
+    means = torch.stack([images[:, :, mask == label].mean(2) for label in (1, 2)])
+    inside = images[:, :, mask == 2].std(2)
+    apart = (means[1] - means[0]).abs()
+    assert (apart > inside).double().mean() > 0.7
+    assert (means[1] > means[0]).double().mean() == pytest.approx(0.5, abs=0.1)
+    (gap, other) = (means[1] - means[0]).T
+    assert torch.corrcoef(torch.stack([gap, other]))[0, 1].abs() < 0.3  # each modality draws anew
+
+
+def test_the_background_is_divided_differently_in_each_image() -> None:
+    images = random_contrasts(torch.zeros(100, 32, 32, dtype=torch.int64), 1, seeded())
+    spread = images.flatten(1).std(1)
+    assert spread.min() < 0.15  # of a single part
+    assert spread.median() > 2 * spread.min()
+
+
+def test_equal_seeds_paint_equal_images_of_masks_that_are_moved_as_others_are(
+    mask: torch.Tensor, tiny: Callable[..., Recipe]
+) -> None:
+    recipe, masks = tiny("image.size=32"), [("a", mask), ("b", mask.flip(0))]
+    first, again, other = (list(contrasted(masks, recipe, MODALITIES, n)) for n in (3, 3, 4))
+    assert same(first, again) and not same(first, other)
+    assert [case.name for case in first] == ["a", "b", "a_d0", "b_d0", "a_d1", "b_d1"]
+    painted = [
+        one
+        for about in ({}, {"draws": MOVED, "move": True, "seed": 1})
+        for _, _, conditions in shown(masks, recipe, **about)
+        for one in conditions
+    ]
+    for own in (first, other):
+        assert all(torch.equal(c.mask, m) for c, m in zip(own, painted, strict=True))
+
+
+def test_a_set_is_painted_once_from_masks_alone_and_anew_from_others(
+    mask: torch.Tensor, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    recipe, masks = tiny("image.size=32"), [("a", mask), ("b", mask.flip(0))]
+
+    def paint(seed: int = 0, of: list[tuple[str, torch.Tensor]] = masks) -> Path:
+        return contrast_set(
+            of, recipe, tmp_path, modalities=MODALITIES, labels=LABELS, seed=seed
+        ).folder
+
+    folder = paint()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert paint() == folder
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert len({folder, paint(seed=1), paint(of=masks[::-1])}) == 3
+    data = contrast_set(masks, recipe, tmp_path, modalities=MODALITIES, labels=LABELS, seed=0)
+    assert data.info.synthetic
+    read = {case.name: case for case in data.cases(recipe.image, MODALITIES, synthetic=True)}
+    drawn = {case.name: case for case in contrasted(masks, recipe, MODALITIES, 0)}
+    assert read.keys() == drawn.keys()
+    for name, case in drawn.items():
+        assert torch.equal(read[name].mask, case.mask)
+        torch.testing.assert_close(read[name].image, case.image, atol=1 / 255, rtol=0)
