@@ -51,6 +51,7 @@ seeds = 2
 segmentation_seeds = 2
 segmentation_steps = 3
 fedavg = true
+random_contrast = true
 networks = ["segresnet"]
 check_budget = true
 
@@ -77,6 +78,7 @@ paintings = [
 name = "paired"
 recipe = "RECIPE"
 checkpoints = true
+local = true
 overrides = ["loss.paired_l1=10", "training.checkpoint_every=1", "selection.kind=nearest"]
 on = { heads = ["training.steps=3"] }
 """
@@ -141,12 +143,23 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     lesions = [row for row in result["rows"] if row["label"] == "lesion"]
     assert len(result["rows"]) == 2 * len(lesions)
     assert [(row["recipe"], row["model"]) for row in lesions] == [
-        ("", "real-all"), ("small", "synthetic"), ("small", "fedgan-synthetic"), ("", "fedavg"),
-        ("", "real:north"), ("", "real:south"),
+        ("", "real-all"), ("small", "synthetic"), ("small", "fedgan-synthetic"),
+        ("", "random-contrast"), ("", "fedavg"), ("", "real:north"), ("", "real:south"),
         ("small", "real:north+synthetic"), ("small", "real:south+synthetic"),
-        ("small", "synthetic, all seeds"), ("paired", "synthetic"),
+        ("small", "synthetic, all seeds"), ("paired", "synthetic"), ("paired", "local-synthetic"),
     ]  # fmt: skip
-    assert lesions[-2]["cases"] == 2 * lesions[1]["cases"]
+    pooled = next(row for row in lesions if row["model"] == "synthetic, all seeds")
+    assert pooled["cases"] == 2 * lesions[1]["cases"]
+    apart, contrasts = lesions[-1], lesions[3]
+    assert apart["cases"] == contrasts["cases"] == lesions[1]["cases"]
+    assert apart["seconds"] > 0 and apart["bytes"] > 0
+    assert (contrasts["seeds"], contrasts["bytes"]) == (4, None)
+    for site, name in product(("north", "south"), ("paired+only-%s-0", "paired+only-%s-1")):
+        alone = RunFolder(out / "runs/heads" / (name % site)).facts()
+        assert list(alone.sites) == [site]
+        assert {"heads/" + name % site} <= result["trainings"].keys()
+    assert "| **a generator for each site, sets pooled (paired)** |" in document.read_text()
+    assert "| random contrast from masks, no generator |" in document.read_text()
     assert [row["model"] for row in lesions if "trainings_low" in row] == ["synthetic"] * 2
     assert "| **synthetic images of all seeds (small)** |" in document.read_text()
     synthetic, fedgan = lesions[1:3]
@@ -222,6 +235,7 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     )
     assert before == {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*.safetensors")}
     assert cached == sorted((out / "cache").iterdir())
+    assert len([*(out / "random-contrast/heads").iterdir()]) == 2  # a set for each seed
 
 
 def test_what_was_trained_from_other_data_or_painted_otherwise_is_not_taken(
@@ -454,6 +468,8 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ("fedavg = true", "single_sites = false", "is augmented, which has nothing"),
         ("loss.paired_l1=10", "site_discriminators.nroth.layers=1", "'nroth', which is no site"),
         ("checkpoints = true", "fedgan = true", "FedGAN ends with its last generator"),
+        ("loss.paired_l1=10", "shares.by=odds", "has no other sites, so shares.by would not be"),
+        ("loss.paired_l1=10", "reminding.weight=2", "no other sites, so reminding would not be"),
         ("checkpoints = true", "completion = true", "needs both"),
         ('name = "tiny"', 'name = "tiny"\njudged_on = "validation"', "apart names test patients"),
         ('name = "tiny"', 'name = "tiny"\nfolds = 2', "folds are of validation patients"),
@@ -513,6 +529,7 @@ name = "misaligned"
 recipe = "RECIPE"
 overrides = ["training.steps=2", "shares.by=modality"]
 without = { north = ["T1"], south = ["T2"] }
+local = true
 """.replace("RECIPE", str(tmp_path / "recipe.toml"))
     result = run_suite(text, data, tmp_path / "out")
     facts = json.loads((tmp_path / "out/runs/heads/misaligned-0/run.json").read_text())
@@ -523,6 +540,9 @@ without = { north = ["T1"], south = ["T2"] }
     assert {"lesion", "border"} <= set(diagnosed["told_at"])
     by_model = {row["model"]: row for row in result.rows if row["label"] == "lesion"}
     assert by_model["fedavg-without"]["dice_mean"] != by_model["fedavg"]["dice_mean"]
+    alone = RunFolder(tmp_path / "out/runs/heads/misaligned+only-north-0").facts()
+    assert alone.modalities == ["T2", "FLAIR"]
+    assert by_model["local-synthetic"]["cases"] == by_model["synthetic"]["cases"]
     assert [(row["recipe"], row["label"], row["pair"]) for row in result.consistency][:3] == [
         ("small", "head", "T1 and T2"),
         ("small", "head", "T1 and FLAIR"),

@@ -16,6 +16,10 @@ POOLED = "synthetic, all seeds"
 FEDAVG = "fedavg"
 FEDAVG_WITHOUT = "fedavg-without"
 FEDGAN = "fedgan-synthetic"
+LOCAL = "local-synthetic"
+"""The synthetic cases of a generator for each site alone, pooled."""
+CONTRASTS = "random-contrast"
+"""Images of random contrasts, painted from masks without a generator."""
 SITE_PREFIX = "real:"
 ADDED = "+synthetic"
 AUGMENTED = "+augmented"
@@ -32,8 +36,9 @@ class Row:
 
     Attributes:
         model: `real-all`, `synthetic`, `synthetic, labelled by sites`, `synthetic, all seeds`,
-            `fedgan-synthetic`, `fedavg`, `fedavg-without` (each site without some modalities),
-            `real:SITE`, `real:SITE+synthetic` or `real:SITE+augmented`.
+            `fedgan-synthetic`, `local-synthetic`, `random-contrast`, `fedavg`, `fedavg-without`
+            (each site without some modalities), `real:SITE`, `real:SITE+synthetic` or
+            `real:SITE+augmented`.
         label: name of the label.
         seeds: number of trainings that each patient's values are averaged over.
         patients: number of patients that count, which are those with the label.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from asyndgan.judging.table import FEDAVG, POOLED, REAL_ALL, SYNTHETIC
+from asyndgan.judging.table import CONTRASTS, FEDAVG, LOCAL, POOLED, REAL_ALL, SYNTHETIC
 from asyndgan.reports.findings import grouped
 from asyndgan.reports.words import counted, decimal, duration, size
 
@@ -19,6 +19,8 @@ _NAMES = {
     FEDAVG: "FedAvg",
     SYNTHETIC: "synthetic images alone",
     POOLED: "synthetic images of all seeds",
+    LOCAL: "a generator for each site, sets pooled",
+    CONTRASTS: "random contrast from masks, no generator",
 }
 
 

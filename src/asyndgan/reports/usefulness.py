@@ -14,10 +14,12 @@ from asyndgan.errors import RunError
 from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
+    CONTRASTS,
     FEDAVG,
     FEDAVG_WITHOUT,
     FEDGAN,
     LABELLED,
+    LOCAL,
     REAL_ALL,
     SYNTHETIC,
     site_of,
@@ -312,6 +314,8 @@ def _entry(row: Row, *, known: bool) -> Entry:
         FEDAVG: "One network over all sites (FedAvg)",
         FEDAVG_WITHOUT: "One network over all sites (FedAvg), with what they hold",
         FEDGAN: "Synthetic images of FedGAN alone",
+        LOCAL: "A generator for each site, sets pooled",
+        CONTRASTS: "Random contrast from masks, no generator",
     }
     kinds = {REAL_ALL: "all", SYNTHETIC: "synthetic"}
     return Entry(

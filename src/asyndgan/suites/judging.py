@@ -22,6 +22,7 @@ from asyndgan.judging.metrics import mean
 from asyndgan.judging.table import (
     FEDAVG,
     FEDAVG_WITHOUT,
+    LOCAL,
     POOLED,
     REAL_ALL,
     SYNTHETIC,
@@ -31,6 +32,7 @@ from asyndgan.judging.table import (
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.sets import patients_of_masks
+from asyndgan.suites import local
 from asyndgan.suites.checkpoints import judge_checkpoints
 from asyndgan.suites.completing import Completing
 from asyndgan.suites.costs import of_a_site, traffic
@@ -74,10 +76,7 @@ class Judging:
         Yields:
             Tables of scores.
         """
-        painted = {
-            name: [self.paintings.painted(run, PaintingSection()) for run in runs]
-            for name, runs in self.paintings.runs.items()
-        }
+        painted = self.paintings.sets()
         models = contenders(
             self.real.sites, painted, seeds=self.suite.seeds, fedavg=int(self.suite.fedavg),
             augmented=self.model.augmented,
@@ -139,6 +138,8 @@ class Judging:
         if facts:
             moved = [of_a_site(run.left_sites) + of_a_site(run.came_to_sites) for run in facts]
             return {"seconds": mean([run.seconds for run in facts]), "bytes": mean(moved)}
+        if model == LOCAL:
+            return local.cost(self.paintings.local, PaintingSection().folder(self.part))
         if model in (FEDAVG, FEDAVG_WITHOUT):
             image = self.real.judged[0].image
             with torch.device("meta"):
@@ -181,9 +182,8 @@ class Judging:
         self, result: SuiteResult, painted: Mapping[str, Sequence[Sequence[Case]]]
     ) -> None:
         """Adds pictures of moved masks and their paintings, if the recipe releases masks."""
-        for name, of_seeds in painted.items():
-            if not self.paintings.runs[name][0].recipe().masks.release:
-                continue
+        release = self.paintings.runs[SYNTHETIC][0].recipe().masks.release
+        for name, of_seeds in painted.items() if release else ():
             path = Path(self._place()) / f"{name}.png"
             shown = [case for case in of_seeds[0] if case.name.endswith("_d0")]
             title, label = f"{self.model.name} on {self.part.name}", self.part.label

@@ -1,20 +1,21 @@
 """What the generators of a suite's model paint from the masks of a set's real cases."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
 from asyndgan.data import Case
 from asyndgan.data.prepare import widened
 from asyndgan.judging.bench import Bench
-from asyndgan.judging.table import FEDGAN, SYNTHETIC
+from asyndgan.judging.table import CONTRASTS, FEDGAN, LOCAL, SYNTHETIC
 from asyndgan.models.budget import SegmentationBudget
+from asyndgan.painting.contrasts import contrast_set
 from asyndgan.painting.fading import Fading
 from asyndgan.painting.sets import counterparts, masks_of, of_sites, painted_once
 from asyndgan.runs import RunFolder
 from asyndgan.suites.real import Real
 from asyndgan.suites.suite import ModelSection, PaintingSection, Suite
-from asyndgan.suites.trainings import run_folder
+from asyndgan.suites.trainings import FEDGAN_RUN, of_site, run_folder
 from asyndgan.training.segmentation import budget_for
 
 
@@ -30,22 +31,26 @@ class Paintings:
 
     Attributes:
         runs: finished runs, one for each seed, by the name of the model's row.
+        local: for each seed, the finished run of each site alone, if the model has them.
         bench: as given, with the set's budget.
     """
 
     def __init__(self, suite: Suite, real: Real, model: ModelSection, bench: Bench) -> None:
+        self.suite = suite
         self.real = real
         self.part = real.part
-        kinds = {SYNTHETIC: False} | ({FEDGAN: True} if model.fedgan else {})
-        self.runs = {
-            name: [
-                RunFolder(
-                    run_folder(bench.out, real.part, model, seed, fold=real.fold, fedgan=fedgan)
-                )
-                for seed in range(suite.seeds)
-            ]
-            for name, fedgan in kinds.items()
-        }
+
+        def run_of(seed: int, kind: str) -> RunFolder:
+            folder = run_folder(bench.out, real.part, model, seed, fold=real.fold, kind=kind)
+            return RunFolder(folder)
+
+        kinds = {SYNTHETIC: ""} | ({FEDGAN: FEDGAN_RUN} if model.fedgan else {})
+        seeds = range(suite.seeds)
+        self.runs = {name: [run_of(seed, kind) for seed in seeds] for name, kind in kinds.items()}
+        self.local = [
+            {site: run_of(seed, of_site(site)) for site in real.sites}
+            for seed in (seeds if model.local else ())
+        ]
         budget = SegmentationBudget(steps=self.part.segmentation_steps or suite.segmentation_steps)
         self.bench = replace(bench, budget=budget_for(self.runs[SYNTHETIC][0].recipe(), budget))
 
@@ -58,14 +63,51 @@ class Paintings:
         """Painted cases without the modalities that are not judged."""
         return [widened(case, self.real.modalities) for case in cases]
 
-    def painted(self, run: RunFolder, painting: PaintingSection) -> list[Case]:
-        """Paints from the sites' own masks, since a baseline has no released ones."""
+    def sets(self) -> dict[str, list[list[Case]]]:
+        """The default synthetic set of each seed, by the name of the model's row."""
+        found = {
+            name: [self.painted(run, PaintingSection()) for run in runs]
+            for name, runs in self.runs.items()
+        }
+        if self.local:
+            found[LOCAL] = [self._pooled(runs) for runs in self.local]
+        if self.suite.random_contrast:
+            found[CONTRASTS] = [self._of_contrasts(seed) for seed in range(self.suite.seeds)]
+        return found
+
+    def painted(
+        self,
+        run: RunFolder,
+        painting: PaintingSection,
+        sites: Mapping[str, Sequence[Case]] | None = None,
+    ) -> list[Case]:
+        """Paints from the own masks of all sites, or of these: a baseline has no released ones."""
+        sites = sites or self.real.sites
+        fading, known = self.fading(painting), run.facts().labels
+        labels = tuple(label for label in fading.labels if str(label) in known)
         data = painted_once(
-            run, masks_of(self.real.sites), of_sites(self.real.sites),
-            run.path / painting.folder(self.part),
-            moved=painting.images - 1, fading=self.fading(painting),
+            run, masks_of(sites), of_sites(sites), run.path / painting.folder(self.part),
+            moved=painting.images - 1, fading=replace(fading, labels=labels),
         )  # fmt: skip
-        return data.cases(run.recipe().image, self.real.modalities, synthetic=True)
+        held = [name for name in self.real.modalities if name in data.info.modalities]
+        return self.shared(data.cases(run.recipe().image, held, synthetic=True))
+
+    def _pooled(self, runs: Mapping[str, RunFolder]) -> list[Case]:
+        """What the generator of each site paints from the site's own masks."""
+        return [
+            case
+            for site, run in runs.items()
+            for case in self.painted(run, PaintingSection(), {site: self.real.sites[site]})
+        ]
+
+    def _of_contrasts(self, seed: int) -> list[Case]:
+        """Images of random contrasts, as many as the synthetic set has and from the same masks."""
+        recipe = self.runs[SYNTHETIC][0].recipe()
+        data = contrast_set(
+            masks_of(self.real.sites), recipe, self.bench.out / CONTRASTS / self.part.name,
+            modalities=self.real.modalities, labels=self.real.labels, seed=seed,
+        )  # fmt: skip
+        return data.cases(recipe.image, self.real.modalities, synthetic=True)
 
     def fading(self, painting: PaintingSection) -> Fading:
         """How labels are faded in a set."""

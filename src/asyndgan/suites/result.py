@@ -25,7 +25,8 @@ class SuiteResult:
         test_sets: SHA-256 of the files of each folder of patients of no site, if it was judged on.
         groups: positions of the patients that a set reports apart, by set and heading.
         costs: by `set`, `recipe` and `model`, of generators: `seconds` that they took and `bytes`
-            that a site sent and received in the whole training, mean over seeds; of FedAvg `bytes`.
+            that a site sent and received in the whole training, mean over seeds; of FedAvg `bytes`;
+            of generators for each site alone `seconds` of all of them, and `bytes` of a site's set.
         rows: view of the scores, one for each set, recipe, model and label: the keys of `table.Row`
             and those of `costs`, None if not known. Of several generators also `trainings_low` and
             `trainings_high`, the ends of the ratio's 95 % interval over trainings and patients.

@@ -10,7 +10,15 @@ import numpy as np
 from asyndgan.errors import MissingPackageError
 from asyndgan.judging.bench import write_whole
 from asyndgan.judging.metrics import SCORES, ScoreArray
-from asyndgan.judging.table import ADDED, FEDAVG_WITHOUT, FEDGAN, POOLED, SYNTHETIC, Evaluation
+from asyndgan.judging.table import (
+    ADDED,
+    FEDAVG_WITHOUT,
+    FEDGAN,
+    LOCAL,
+    POOLED,
+    SYNTHETIC,
+    Evaluation,
+)
 
 try:
     import pandas as pd
@@ -50,8 +58,8 @@ Found = Mapping[Key, tuple[int, ScoreArray]]
 
 
 def of_recipe(model: str) -> bool:
-    """Whether a model depends on the recipe; the others are trained on real cases as they are."""
-    return model in (SYNTHETIC, POOLED, FEDGAN, FEDAVG_WITHOUT) or model.endswith(ADDED)
+    """Whether a model depends on the recipe; others are trained from real cases or masks alone."""
+    return model in (SYNTHETIC, POOLED, FEDGAN, LOCAL, FEDAVG_WITHOUT) or model.endswith(ADDED)
 
 
 def tidy(evaluation: Evaluation, key: Key, first: int = 0) -> pd.DataFrame:

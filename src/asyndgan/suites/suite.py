@@ -29,6 +29,7 @@ from asyndgan.recipe.planning import Plan
 from asyndgan.runs import load_recipe
 from asyndgan.runs.planned import planned
 from asyndgan.suites.fedgan import check_fedgan
+from asyndgan.suites.local import check_local
 from asyndgan.texts import parsed_toml
 
 VALIDATION_PART = 0.2
@@ -164,6 +165,7 @@ class ModelSection(Section):
         None, description="a model to compare with, beside the suite's first one"
     )
     fedgan: bool = Field(False, description="also by averaging weights, with the same networks")
+    local: bool = Field(False, description="also a generator for each site alone, sets pooled")
     completion: bool = Field(False, description="also complete the set's cases that lack some")
     augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
     pooled: bool = Field(False, description="also the synthetic cases of all seeds together")
@@ -200,6 +202,9 @@ class Suite(Section):
         False,
         description="also one network that all sites train together; for one seed of the "
         "generators only, since it costs as many trainings as there are sites",
+    )
+    random_contrast: bool = Field(
+        False, description="also images of random contrasts from the masks, without a generator"
     )
     diagnosis: bool = Field(
         False, description="also what the synthetic images lack beside real ones"
@@ -365,6 +370,8 @@ class Suite(Section):
             )
         if model.fedgan:
             check_fedgan(recipe)
+        if model.local:
+            check_local(recipe)
 
     def recipe(self, part: SetSection, model: ModelSection, seed: int, fold: int = 0) -> Recipe:
         """The resolved recipe of one training."""

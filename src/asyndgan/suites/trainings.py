@@ -42,12 +42,20 @@ def run_folder(
     seed: int,
     *,
     fold: int = 0,
-    fedgan: bool = False,
+    kind: str = "",
 ) -> Path:
-    """Run folder of one generator of a suite."""
+    """Run folder of one generator of a suite; `kind`: `FEDGAN_RUN`, `of_site`, or the federated."""
     # Names cannot contain "+", so a model's run never shares a folder with another's FedGAN.
-    name = f"{model.name}{'+fedgan' if fedgan else ''}{f'+fold{fold}' if fold else ''}-{seed}"
+    name = f"{model.name}{kind}{f'+fold{fold}' if fold else ''}-{seed}"
     return out / "runs" / part.name / name
+
+
+FEDGAN_RUN: Final = "+fedgan"
+
+
+def of_site(name: str) -> str:
+    """The kind of a run that one site alone takes part in."""
+    return f"+only-{name}"
 
 
 def trainings_of(suite: Suite, data: Path, out: Path, device: str) -> Iterator["Training"]:
@@ -55,15 +63,18 @@ def trainings_of(suite: Suite, data: Path, out: Path, device: str) -> Iterator["
     for seed, fold, part in product(range(suite.seeds), range(suite.folds), suite.sets):
         sites = {name: data / part.folder / name for name in part.sites}
         for model in suite.models:
-            for fedgan in (False, True) if model.fedgan else (False,):
+            kinds = {"": sites} | ({FEDGAN_RUN: sites} if model.fedgan else {})
+            if model.local:
+                kinds |= {of_site(name): {name: folder} for name, folder in sites.items()}
+            for kind, own in kinds.items():
                 yield Training(
                     suite.recipe(part, model, seed, fold),
-                    sites,
-                    run_folder(out, part, model, seed, fold=fold, fedgan=fedgan),
-                    fedgan=fedgan,
-                    keep_generators=model.checkpoints and not fedgan,
+                    own,
+                    run_folder(out, part, model, seed, fold=fold, kind=kind),
+                    fedgan=kind == FEDGAN_RUN,
+                    keep_generators=model.checkpoints and not kind,
                     device=device,
-                    without=model.without,
+                    without={site: names for site, names in model.without.items() if site in own},
                     patients=part.patient_pattern,
                 )
 
