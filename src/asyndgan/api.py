@@ -180,6 +180,7 @@ def train(
     masks: Folder | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     resume: bool = False,
+    start: Run | Folder | None = None,
     threads: Count | None = None,
     device: str = "cpu",
     watch: Watch | None = None,
@@ -195,6 +196,8 @@ def train(
             recipe has `masks.source` "given".
         patient_pattern: regular expression whose first group finds the patient in a case's name.
         resume: continue from the newest checkpoint in `out`.
+        start: a finished run whose generator this one begins with, as far as it fits (`--from`);
+            `facts.start` of the result says what was taken.
         threads: for the generator's arithmetic; None: as many as are fastest.
         device: torch device for all networks: `cpu`, `cuda`, `cuda:1`, `mps`.
         watch: called after every step; `print` will do.
@@ -215,7 +218,8 @@ def train(
         resolved = load_recipe(str(recipe), changes)
     run = train_run(
         resolved, _sites(sites), Path(out), masks=_path(masks), patients=patient_pattern,
-        resume=resume, threads=threads, device=device, watch=watch,
+        resume=resume, start=None if start is None else _folder(start).path, threads=threads,
+        device=device, watch=watch,
     )  # fmt: skip
     return Run(run.path)
 

@@ -10,7 +10,7 @@ from pydantic import Field, StrictBool, TypeAdapter
 
 from asyndgan.auditing.audit import AUDIT_FILE, Audit, decided
 from asyndgan.auditing.reconstruction import PixelsRead
-from asyndgan.auditing.release import first_refusal, said_by, unconfirmed
+from asyndgan.auditing.release import began_elsewhere, first_refusal, said_by, unconfirmed
 from asyndgan.auditing.remedies import remedies
 from asyndgan.auditing.schema import Faded, Whole
 from asyndgan.errors import RunError
@@ -258,8 +258,9 @@ def _uncovered(run: RunFolder, records: Sequence[AuditRecord]) -> str:
     names = ", ".join(
         f"{site} ({', '.join(sorted(rest))})" for site, rest in sorted(lacking.items()) if rest
     )
-    return names and (
-        f"no audit covers {names}. Audit with --site there, in all modalities that the site has "
-        "(so has the --holdout), and name that audit with one more --release. A site of which "
-        "single cases lack a modality cannot be audited"
+    return began_elsewhere(run.facts()) or (
+        names
+        and f"no audit covers {names}. Audit with --site there, in all modalities that the "
+        "site has (so has the --holdout), and name that audit with one more --release. A site of "
+        "which single cases lack a modality cannot be audited"
     )

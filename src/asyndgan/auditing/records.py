@@ -12,7 +12,7 @@ from pydantic import Field, StrictBool, TypeAdapter
 
 from asyndgan.auditing.audit import AUDIT_FILE, decided
 from asyndgan.auditing.membership import LEVEL, Attack, attack, holm
-from asyndgan.auditing.release import first_refusal, said_by, unconfirmed
+from asyndgan.auditing.release import began_elsewhere, first_refusal, said_by, unconfirmed
 from asyndgan.auditing.run import about_state
 from asyndgan.auditing.schema import Whole
 from asyndgan.errors import RunError
@@ -254,8 +254,8 @@ def check_released_records(run: RunFolder, audits: Sequence[Path]) -> str:
             raise RunError(f"{run.path} may not be released: {reason}.")
         missing -= {one.name for one in audit.attacks}
         findings += [f"{one.name}: {one.verdict}" for one in audit.attacks]
-    if missing:
-        raise RunError(f"{run.path} may not be released: {_uncovered(missing)}.")
+    if reason := _uncovered(run, missing):
+        raise RunError(f"{run.path} may not be released: {reason}.")
     return "; ".join(findings)
 
 
@@ -270,7 +270,7 @@ def release_by_records(
     every = [audit, *beside]
     missing = set(run.facts().sites) - {one.name for each in every for one in each.attacks}
     reason = first_refusal(partial(_refusal, run), audit, beside)
-    reason = reason or (_uncovered(missing) if missing else "")
+    reason = reason or _uncovered(run, missing)
     return f"not permitted, because {reason}" if reason else "permitted"
 
 
@@ -291,8 +291,10 @@ def _refusal(run: RunFolder, audit: RecordsAudit, name: str) -> str:
     return said_by(name, next(audit.objections(lambda verdict: decided(verdict, trial)), ""))
 
 
-def _uncovered(missing: Collection[str]) -> str:
-    return (
-        f"no audit covers {', '.join(sorted(missing))}. Audit with --site there, and name that "
-        "audit with one more --release"
+def _uncovered(run: RunFolder, missing: Collection[str]) -> str:
+    names = ", ".join(sorted(missing))
+    return began_elsewhere(run.facts()) or (
+        names
+        and f"no audit covers {names}. Audit with --site there, and name that audit with one "
+        "more --release"
     )

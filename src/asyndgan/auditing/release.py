@@ -4,9 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from asyndgan.errors import RunError
+from asyndgan.runs.facts import RunFacts
 
 THIS: Final = "this audit"
 """What a page calls the audit that it tells of."""
+
+
+def began_elsewhere(facts: RunFacts) -> str:
+    """That no audit covers sites of the run that this one started from; empty if all are here."""
+    if not facts.start or not (gone := set(facts.start["sites"]) - set(facts.sites)):
+        return ""
+    return (
+        f"its generator began with that of {facts.start['run']}, which learned from "
+        f"{', '.join(sorted(gone))}, and no audit of this run covers them. Start from a run of the "
+        "same sites, or train anew"
+    )
 
 
 class OfSites(Protocol):

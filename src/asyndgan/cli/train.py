@@ -55,6 +55,7 @@ def train(
     without: list[str] | None = None,
     engine: Engine = "inprocess",
     resume: Annotated[bool, typer.Option("--resume")] = False,
+    start: Annotated[Path | None, typer.Option("--from")] = None,
     threads: ChosenCount = None,
     device: str = "cpu",
     study: StudyOption = None,
@@ -69,6 +70,10 @@ def train(
     Output:
         --out FOLDER: Run folder to write.
         --resume: Resume from the newest checkpoint.
+
+    Training:
+        --from RUN: Begin with the generator of a finished run, as far as it fits: labels and
+            modalities are matched by name. It also trains a finished run for longer.
 
     Privacy:
         --policy NAME=FILE: The policy of a site. Without one, everything that the recipe asks for
@@ -130,6 +135,7 @@ def train(
             without=_withheld(without or []),
             engine=engine,
             resume=resume,
+            start=start,
             threads=threads,
             device=device,
             confirm=tell,

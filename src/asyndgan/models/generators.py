@@ -5,9 +5,13 @@ paint), `spatial_dims` (2 or 3) and the recipe's `section`.
 
 Norms act on one image at a time, so that an image does not depend on which others share its batch:
 sites come and go, and a chunked step must equal an unchunked one.
+
+So that another run can begin with its weights (`training.inheriting`), each has `reads`: what the
+input channels of its layers stand for, by the name of each layer that reads the condition, the
+noise or codes; and `paints`: the layers whose output channels are the modalities.
 """
 
-from typing import final
+from typing import Final, final
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +21,17 @@ from asyndgan.arrays import Condition, Images, Noise
 from asyndgan.recipe import GeneratorSection
 
 SLOPE = 0.2
+
+Channel = tuple[str, int]
+"""What a channel stands for: `label`, `noise`, `style`, `latent` or `feature`, and its number."""
+
+ONE: Final[Channel] = ("one", 0)
+"""The channel of a map that is 1 everywhere."""
+
+
+def numbered(**counts: int) -> tuple[Channel, ...]:
+    """Channels in this order: `numbered(label=2, noise=1)`."""
+    return tuple((part, number) for part, count in counts.items() for number in range(count))
 
 
 def convolution(
@@ -147,6 +162,11 @@ class ResNetGenerator(nn.Module):
         self.paint = convolution(
             spatial_dims, k + maps * section.skip, image_channels, 7, bias=True
         )
+        told = numbered(label=condition_channels, noise=section.noise)
+        code = numbered(style=section.style, latent=section.latent)
+        self.reads = {"body.0": told, "paint": (*numbered(feature=k), *told * section.skip)}
+        self.reads |= {f"styles.{place}.linear": code for place in range(len(self.styles or ()))}
+        self.paints = ("paint",)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
@@ -200,6 +220,10 @@ class DCGANGenerator(nn.Module):
         )
         self.paint = convolution(spatial_dims, k, image_channels, bias=True)
         self.smooth = smooth(spatial_dims)
+        self.reads = {
+            "start": numbered(label=condition_channels, style=section.style, latent=section.latent)
+        }
+        self.paints = ("paint",)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the noise's height and width (multiples of 8)."""
@@ -243,6 +267,8 @@ class MaskGenerator(nn.Module):
             spatial_dims=spatial_dims,
             section=section,
         )
+        self.reads = {f"body.{layer}": channels for layer, channels in self.body.reads.items()}
+        self.paints = tuple(f"body.{layer}" for layer in self.body.paints)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints one channel per label, of the noise's height and width (multiples of 8)."""

@@ -331,6 +331,12 @@ def _kept_masks(run: RunFolder) -> int:
     return sum(1 for _ in folder.glob("*.png")) if folder.is_dir() else 0
 
 
+def _started(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    if start := facts.start:
+        yield "Started from", f"{start['run']}, generator {start['generator_sha256']}"
+        yield "Of its generator", start["took"]
+
+
 def _provenance(facts: RunFacts, generator: _Generator) -> tuple[tuple[str, str], ...]:
     stored, found = facts.generator_sha256, generator.sha256
     if not stored:
@@ -344,6 +350,7 @@ def _provenance(facts: RunFacts, generator: _Generator) -> tuple[tuple[str, str]
     return (
         ("Run", facts.run),
         ("State", f"{facts.state}, {amount(facts.steps)} steps, engine {facts.engine}"),
+        *_started(facts),
         ("Recipe, SHA-256", facts.recipe_digest),
         ("Generator, SHA-256", hash_of_file),
         ("Trained with", f"asyndgan {facts.version}"),

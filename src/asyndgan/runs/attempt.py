@@ -23,6 +23,7 @@ from asyndgan.runs.proposal import proposal
 from asyndgan.runs.recorder import Progress, Recorder
 from asyndgan.runs.samples import SampleGrid
 from asyndgan.runs.signals import stop_requests
+from asyndgan.runs.start import Start
 from asyndgan.training import GENERATOR_VERSION, Coordinator
 from asyndgan.training.checkpoint import (
     count_in,
@@ -75,6 +76,7 @@ class Attempt:
         precision: str,
         keep_generators: bool = False,
         confirm: Confirm | None = None,
+        start: Start | None = None,
     ) -> None:
         self.folder = folder
         self.keep_generators = keep_generators
@@ -118,6 +120,9 @@ class Attempt:
         folder.forget_metrics_after(self.coordinator.step_number)
         self.grid = SampleGrid(folder.samples, self.coordinator, bank) if bank else None
         self.facts.state = "running"
+        if start and not state:
+            self.facts.start = start.begin(self.coordinator)
+            self._checkpoint()  # so that the run resumes without the other one
         self.recorder.write_facts(self.coordinator)
 
     def _ask(self, confirm: Confirm) -> Callable[[Scope, Mapping[str, Card]], None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from shlex import quote
 
 import torch
 
@@ -157,8 +158,8 @@ def resumed(out: Path, recipe: Recipe, sites: Collection[str], patients: str) ->
     begun = folder.recipe()
     if folder.facts_file.exists() and folder.facts().state == "finished":
         raise RunError(
-            f"the run in {out} has finished, and a finished run cannot be lengthened; choose "
-            "another folder for a new one."
+            f"the run in {out} has finished. To train longer, start a new run from it, in another "
+            f"folder: 'asyndgan train --from {quote(str(out))} --out FOLDER'."
         )
     if begun.digest() != recipe.digest():
         raise RunError(

@@ -19,6 +19,7 @@ from asyndgan.runs.schema import (
     Names,
     Seconds,
     Sites,
+    StartFacts,
     Steps,
 )
 from asyndgan.texts import Title
@@ -66,6 +67,7 @@ class RunFacts:
         precision: of the coordinator's arithmetic; a simulated site's too.
         threads: of the coordinator's arithmetic; 0 if it was not chosen, as in a federation.
         generator_version: `GENERATOR_VERSION` that began the training; 0 in files that do not say.
+        start: the run whose generator this one began with; None if it began anew.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -92,6 +94,12 @@ class RunFacts:
     precision: Title = ""
     threads: Count = 0
     generator_version: Count = 0
+    start: StartFacts | None = None
+
+    @property
+    def all_steps(self) -> int:
+        """Steps done, those of the run that this one started from included."""
+        return self.steps + (self.start["steps"] if self.start else 0)
 
     @property
     def scope(self) -> "Scope":

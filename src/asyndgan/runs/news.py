@@ -4,15 +4,16 @@ from typing import assert_never
 
 from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training import events
-from asyndgan.training.events import Event
+from asyndgan.training.events import Event, OfSite
 
 
 def line_of(event: Event) -> str:
     """An event as one line of text, cut where names from a site's card make it too long."""
-    return _line_of(event)[:LONGEST_NEWS]
+    line = event.took if isinstance(event, events.Started) else _line_of(event)
+    return line[:LONGEST_NEWS]
 
 
-def _line_of(event: Event) -> str:
+def _line_of(event: OfSite) -> str:
     site = event.site
     match event:
         case events.Absent(reason=reason):

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.recipe import LABELS_LIMIT
-from asyndgan.texts import LARGEST_NUMBER, LONGEST_NEWS, Name, SiteName
+from asyndgan.texts import LARGEST_NUMBER, LONGEST_NEWS, Line, Name, SiteName
 
 MOST_SITES: Final = 1024
 
@@ -40,6 +40,16 @@ class _OfSite(TypedDict):
     cases: Count
     share: Annotated[float, Field(strict=True, gt=0, le=1)]
     modalities: Names
+
+
+class StartFacts(TypedDict):
+    """The run that this one started from: its folder's name, its sites, and what was taken."""
+
+    run: Name
+    generator_sha256: Hex
+    steps: Count
+    sites: Annotated[list[SiteName], Field(max_length=MOST_SITES)]
+    took: Line
 
 
 Sites = Annotated[

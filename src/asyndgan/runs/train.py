@@ -19,6 +19,7 @@ from asyndgan.runs.checks import (
 )
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.signals import termination_unwinds
+from asyndgan.runs.start import start_of
 from asyndgan.training.compute import measured_threads, torch_threads
 
 
@@ -37,6 +38,7 @@ def train(
     threads: int | None = None,
     device: str = "cpu",
     keep_generators: bool = False,
+    start: Path | None = None,
     started: Callable[[Transport], None] | None = None,
     confirm: Confirm | None = None,
     watch: Watch | None = None,
@@ -47,9 +49,11 @@ def train(
     a folder that keeps each site's ledger and account beyond this run, in NAME/; it is required if
     a policy limits what is spent or answered over all runs. `without` names modalities of a site
     that are not used. `keep_generators` keeps the averaged generator of every checkpoint, in
-    `generators/`. `started` is called with the engine once it is set up. `threads` are cores for
-    the coordinator's arithmetic; None: as the run began or, of a new run, as many as compute
-    fastest, but no more than torch has now. Results are bit-equal only for equal numbers.
+    `generators/`. `start` is a finished run whose generator this one begins with; a run that goes
+    on from its checkpoint does not read it. `started` is called with the engine once it is set up.
+    `threads` are cores for the coordinator's arithmetic; None: as the run began or, of a new run,
+    as many as compute fastest, but no more than torch has now. Results are bit-equal only for equal
+    numbers.
 
     Returns:
         The finished run.
@@ -67,6 +71,7 @@ def train(
     if not resume:
         check_all_come(recipe, sites)
     folder = resumed(out, recipe, sites, patients) if resume else RunFolder.create(out, recipe)
+    begins = start_of(start, folder, recipe, sites)
     precision = precision_of(folder, recipe, on)
     if not threads and folder.facts_file.exists():
         threads = folder.facts().threads
@@ -96,7 +101,7 @@ def train(
                 folder, recipe, transport, engine, sites, device=device, precision=precision,
                 patients=patients,
                 go_on="go on with 'asyndgan train ... --resume'",
-                keep_generators=keep_generators, confirm=confirm,
+                keep_generators=keep_generators, confirm=confirm, start=begins,
             )  # fmt: skip
             run.to_the_end(watch)
         finally:
@@ -113,6 +118,7 @@ def train_over(
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     confirm: Confirm | None = None,
+    start: Path | None = None,
     watch: Watch | None = None,
 ) -> None:
     """Trains over an existing transport; continues from the newest checkpoint if there is one.
@@ -125,6 +131,7 @@ def train_over(
         device: device on which the generator computes.
         stop: called after every step and while waiting for sites; True stops the run.
         confirm: called before the first step of a new run.
+        start: finished run whose generator a new run begins with.
         watch: called after every step.
 
     Raises:
@@ -136,5 +143,6 @@ def train_over(
         folder, folder.recipe(), transport, engine, sites, device=device, patients="",
         precision=precision_of(folder, folder.recipe(), usable_device(device)),
         go_on="'asyndgan federation submit' has it go on", confirm=confirm,
+        start=start_of(start, folder, folder.recipe(), sites),
     )  # fmt: skip
     run.to_the_end(watch, stop)

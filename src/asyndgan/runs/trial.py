@@ -16,7 +16,7 @@ NO_RESULT: Final = "It has not learned what its recipe is meant to teach, so no 
 def trial_of(facts: "RunFacts", recipe: Recipe) -> str:
     """That a run is a trial: "Trial run: 60 of 3,000 steps"; empty if it is none."""
     planned = steps_short_of(facts, recipe)
-    return f"Trial run: {facts.steps:,} of {planned:,} steps" if planned else ""
+    return f"Trial run: {facts.all_steps:,} of {planned:,} steps" if planned else ""
 
 
 def steps_short_of(facts: "RunFacts", recipe: Recipe) -> int:
@@ -25,15 +25,17 @@ def steps_short_of(facts: "RunFacts", recipe: Recipe) -> int:
     A finished run is compared with the recipe of the same name that comes with the package, if
     there is one; a planned one with what plans begin with. A plan of the rule `left open` sets more
     steps than that, and fewer of them are no trial (docs/plan.md says when), so they are only named
-    as what is wanted. A run that has not finished is compared with its own recipe as well.
+    as what is wanted. A run that has not finished is compared with its own recipe as well. Steps of
+    a run that this one started from count.
     """
     name = BASE if recipe.name == NAME else recipe.name
     if recipe.table:
         shipped = base_steps()
     else:
         shipped = load_recipe(name).training.steps if name in recipe_names() else 0
-    least = max(shipped, 0 if facts.state == "finished" else recipe.training.steps)
-    if facts.steps >= least:
+    own = recipe.training.steps + facts.all_steps - facts.steps
+    least = max(shipped, 0 if facts.state == "finished" else own)
+    if facts.all_steps >= least:
         return 0
     open_to = recipe.name == NAME and recipe.generator.kind == TOP_DOWN[("generator", "kind")]
     return max(least, TOP_DOWN[("training", "steps")]) if open_to else least

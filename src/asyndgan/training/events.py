@@ -99,10 +99,19 @@ class NoCheckpoint(_ForReason):
     """The site kept no state of its own at a checkpoint."""
 
 
-Event = (
+@final
+@dataclass(frozen=True)
+class Started:
+    """The generator began with the weights of another run's; `took` says with which."""
+
+    took: str
+
+
+OfSite = (
     Absent | Missed | TurnedAway | Joined | Comes | Leaves | StaysAway | NotConnected | FellBack
     | KeepsNoMasks | Outweighs | Loud | NoDistance | NoCheckpoint
 )  # fmt: skip
+Event = Started | OfSite
 
 
 @final

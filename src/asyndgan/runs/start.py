@@ -1,0 +1,157 @@
+"""The finished run that another run starts from: its generator's weights are where it begins."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, final
+
+import torch
+from torch import nn
+
+from asyndgan.errors import RunError
+from asyndgan.recipe import Recipe
+from asyndgan.recipe.table import TableSection
+from asyndgan.runs.facts import RunFacts
+from asyndgan.runs.folder import RunFolder
+from asyndgan.runs.schema import StartFacts
+from asyndgan.texts import NAME_LENGTH
+from asyndgan.training import Coordinator
+from asyndgan.training.events import Started
+from asyndgan.training.inheriting import inherit
+from asyndgan.training.steps import stored_steps
+
+
+@final
+@dataclass(frozen=True)
+class Start:
+    """A finished run to start from.
+
+    Attributes:
+        name: name of its folder.
+        recipe: of the run.
+        facts: of the run.
+        generator: its averaged generator.
+    """
+
+    name: str
+    recipe: Recipe
+    facts: RunFacts
+    generator: nn.Module
+
+    @classmethod
+    def of(cls, folder: RunFolder, recipe: Recipe, sites: Collection[str]) -> Self:
+        """Opens a run for a new one with this recipe and these sites.
+
+        Raises:
+            RunError: it has not finished, its files are not those of its training, its generator or
+                its table is of another kind than the recipe's, only the recipe has privacy, or it
+                trained on patients that the recipe holds out.
+        """
+        source, where = folder.recipe(), f"the run to start from, {folder.path},"
+        ours, theirs = recipe.generator.kind, source.generator.kind
+        if ours != theirs:
+            raise RunError(
+                f"{where} has a generator of kind '{theirs}', and recipe '{recipe.name}' one of "
+                f"kind '{ours}'. Set generator.kind to '{theirs}', or start from another run."
+            )
+        if recipe.table and source.table and _columns(recipe.table) != _columns(source.table):
+            raise RunError(
+                f"{where} makes records of other columns or categories than recipe "
+                f"'{recipe.name}'. Start from a run of the same table, or without one."
+            )
+        if recipe.privacy.kind != "none" and source.privacy.kind == "none":
+            raise RunError(
+                f"{where} was trained without differential privacy, so epsilon of recipe "
+                f"'{recipe.name}' would not cover what its generator learned of patients. Start "
+                "from a run with privacy, or without one."
+            )
+        parts = [_held_out(one) for one in (source, recipe)]
+        if recipe.training.hold_out and parts[0] != parts[1] and {*folder.facts().sites} & {*sites}:
+            raise RunError(
+                f"{where} trained on patients that recipe '{recipe.name}' would hold out, to judge "
+                f"on later. Set training.hold_out to {source.training.hold_out:g} and "
+                f"training.hold_out_seed to {source.training.hold_out_seed}, as there, and judge "
+                "on patients that neither run trained on."
+            )
+        generator = folder.generator()
+        if not all(torch.isfinite(tensor).all() for tensor in generator.state_dict().values()):
+            raise RunError(f"{where} has a generator with weights that are not finite.")
+        name = "".join(filter(str.isprintable, folder.path.resolve().name))
+        return cls(name[:NAME_LENGTH] or "a run", source, folder.facts(), generator)
+
+    @property
+    def sites(self) -> list[str]:
+        """Sites that its generator learned from, over all runs that it started from."""
+        start = self.facts.start
+        return sorted({*self.facts.sites, *(start["sites"] if start else ())})
+
+    def begin(self, coordinator: Coordinator) -> StartFacts:
+        """Puts the weights into the generator of a new run; returns what `run.json` says of it.
+
+        Raises:
+            RunError: no layer fits, or a generator of another package has other channels.
+        """
+        scope = coordinator.scope
+        found = inherit(coordinator.generator, scope, self.generator, self.facts.scope)
+        if not found.whole + found.part:
+            changed = [c for c in self.recipe.changes(coordinator.recipe) if "generator." in c]
+            raise RunError(
+                f"no layer of {self.name}, the run to start from, fits: {'; '.join(changed)}. Set "
+                "these keys as there, or start without it."
+            )
+        coordinator.average.load_state_dict(coordinator.generator.state_dict())
+        took = "; ".join([found.told(self.name), *self._remarks(coordinator)])
+        coordinator.events.append(Started(took))
+        return {
+            "run": self.name,
+            "generator_sha256": self.facts.generator_sha256,
+            "steps": self.facts.all_steps,
+            "sites": self.sites,
+            "took": took,
+        }
+
+    def _remarks(self, coordinator: Coordinator) -> list[str]:
+        """What else a person should know of the start."""
+        before, now = self.recipe, coordinator.recipe
+        remarks = []
+        looks = [(one.generator.style, one.training.seed) for one in (before, now)]
+        if now.generator.style and before.generator.style and looks[0] != looks[1]:
+            remarks.append("looks begin anew, as training.seed or generator.style is another")
+        if now.privacy.kind != "none":
+            remarks.append(f"the epsilon of {self.name} adds to that of this run")
+        return remarks
+
+
+def _held_out(recipe: Recipe) -> tuple[float, int, bool]:
+    """What fixes the patients that a recipe holds out (`data.splits.held_out_by`)."""
+    training = recipe.training
+    return training.hold_out, training.hold_out_seed, recipe.privacy.kind != "none"
+
+
+def _columns(table: TableSection) -> object:
+    """What fixes the numbers of a record; knots only scale them."""
+    return table.target, [column.model_copy(update={"knots": ()}) for column in table.columns]
+
+
+def start_of(
+    run: Path | None, folder: RunFolder, recipe: Recipe, sites: Collection[str]
+) -> Start | None:
+    """The run to start from; None for none, and if a checkpoint is there to go on from.
+
+    Args:
+        run: folder of the finished run.
+        folder: of the run that is to begin or to go on.
+        recipe: of that run.
+        sites: of that run.
+
+    Raises:
+        RunError: as `Start.of`, or the run goes on and began without another one.
+    """
+    if not run or not stored_steps(folder.checkpoints):
+        return Start.of(RunFolder(run), recipe, sites) if run else None
+    if not folder.facts().start:
+        raise RunError(
+            f"the run in {folder.path} did not start from another one, and goes on from its own "
+            f"checkpoint: leave {run} out."
+        )
+    return None
