@@ -218,6 +218,18 @@ def test_what_paints_without_masks_is_not_given_one(
     assert asyndgan.generate(run, tmp_path / "set", draws=3) == 3
 
 
+def test_a_run_starts_from_a_finished_one_of_the_same_kind(
+    run: asyndgan.Run, recipe: Recipe, sites: dict[str, str | Path], tmp_path: Path
+) -> None:
+    noisier = {"generator.noise": 3, "training.steps": 1}
+    longer = asyndgan.train(recipe, sites, tmp_path / "run", overrides=noisier, start=run)
+    start = longer.facts.start
+    assert start and start["took"].endswith(" of 17 layers of run, 1 of them in part")
+    other = {"generator.kind": "topdown", "generator.skip": False}
+    with pytest.raises(RunError, match="of kind 'resnet', and recipe 'tiny' one of kind 'topdown'"):
+        asyndgan.train(recipe, sites, tmp_path / "other", overrides=other, start=run.path)
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no run folder"):
         asyndgan.Run(str(tmp_path))

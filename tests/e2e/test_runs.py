@@ -347,6 +347,43 @@ def test_a_run_that_crashed_before_its_first_checkpoint_begins_anew(
     same_run(train(recipe, phantoms, out, resume=True), whole)
 
 
+def test_a_run_that_starts_from_another_goes_on_without_it_to_the_same_end(
+    tiny: MakeRecipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
+) -> None:
+    first, page = tmp_path / "first", tmp_path / "page.html"
+    shutil.copytree(whole.path, first)
+    recipe = tiny("image.size=32", "training.steps=3", "generator.style=2")
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    sites = [word for name, data in phantoms.items() for word in ("--site", f"{name}={data}")]
+    words = [str(tmp_path / "recipe.toml"), "--from", str(first), "--out", str(tmp_path / "whole")]
+    said = CliRunner().invoke(cli.app, ["train", *words, *sites])
+    assert said.exit_code == 0, said.output
+    undisturbed = RunFolder(tmp_path / "whole")
+    assert "step 1: took 17 of 17 layers of first" in " ".join(said.output.split())
+    assert undisturbed.facts().start == {
+        "run": "first", "generator_sha256": whole.generator_digest(), "steps": STEPS,
+        "sites": ["north", "south"], "took": "took 17 of 17 layers of first",
+    }  # fmt: skip
+    assert str(tmp_path) not in undisturbed.facts_file.read_text()
+    CliRunner().invoke(cli.app, ["report", str(undisturbed.path), "--out", str(page)])
+    assert f"first, generator {whole.generator_digest()}" in page.read_text()
+
+    def crash(progress: Progress) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(recipe, phantoms, tmp_path / "run", start=first, watch=crash)
+    begun = read(step_file(RunFolder(tmp_path / "run").checkpoints, 0))[0]
+    for name, tensor in whole.generator().state_dict().items():  # before the first step
+        assert torch.equal(begun[f"generator/{name}"], tensor)
+        assert torch.equal(begun[f"average/{name}"], tensor)
+    shutil.rmtree(first)
+    run = train(recipe, phantoms, tmp_path / "run", start=first, resume=True)
+    assert run.facts().start == undisturbed.facts().start
+    ours, theirs = (read(one.generator_file)[0] for one in (run, undisturbed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_ctrl_c_on_the_command_line_leaves_a_run_that_resumes_to_the_same_end(
     recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
 ) -> None:
@@ -607,7 +644,7 @@ def test_a_run_folder_is_never_overwritten(
     before = whole.facts_file.read_bytes()
     with pytest.raises(RunError, match="holds a run already; continue it with --resume"):
         train(recipe, phantoms, whole.path)
-    with pytest.raises(RunError, match="has finished, and a finished run cannot be lengthened"):
+    with pytest.raises(RunError, match="has finished. To train longer, start a new run from it"):
         train(recipe, phantoms, whole.path, resume=True)
     assert whole.facts_file.read_bytes() == before
 

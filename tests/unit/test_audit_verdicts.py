@@ -192,6 +192,13 @@ def test_the_last_line_says_what_the_release_says(
         assert check_released(run, "ef", [tmp_path]).startswith("north, south: nearest: no sign")
 
 
+def test_a_run_that_started_from_one_of_other_sites_is_not_released(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    start = {"run": "old", "generator_sha256": "", "steps": 9, "sites": ["south", "west"]}
+    run.write_facts(replace(run.facts(), start={**start, "took": ""}))
+    assert "began with that of old, which learned from west" in release_by(run, record_of(run))
+
+
 def test_audits_of_two_sites_permit_together_what_neither_permits_alone(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run")
     north, south = (record_of(run, confirmed={site: True}) for site in ("north", "south"))

@@ -23,6 +23,7 @@ from asyndgan.cli.options import (
     Overrides,
     RecipeName,
     Sites,
+    StartOption,
     StudyOption,
     print_json,
 )
@@ -217,6 +218,7 @@ def submit(
     run: str | None = None,
     site: list[str] | None = None,
     yes: Annotated[bool, typer.Option("--yes")] = False,
+    start: StartOption = None,
     study: StudyOption = None,
 ) -> None:
     """Submits a run and asks you to confirm what it paints. Resumes a stopped run.
@@ -235,7 +237,7 @@ def submit(
     resolved = load_recipe(recipe, overrides or [])
     name = run or resolved.name.lower().replace(" ", "-")
     made = kits.Federation.of(folder)
-    order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes)
+    order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes, start=start)
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
     tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks, study=study)
     if not yes and not order.begun():

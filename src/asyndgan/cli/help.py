@@ -35,6 +35,8 @@ Data:
 Training:
     --set KEY=VALUE: Override a key of the recipe, such as image.size=128. A list is written as
         image.size=48x64 or image.modalities=T1,T2.
+    --from RUN: Folder of a finished run. Begin with its generator, as far as it fits: labels and
+        modalities are matched by name. So you also train a finished run for longer.
 
 Painting:
     --fade LABEL: Vary from image to image how clearly this label, such as a lesion, is visible. The

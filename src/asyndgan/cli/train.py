@@ -20,6 +20,7 @@ from asyndgan.cli.options import (
     Overrides,
     PlannedRecipe,
     Sites,
+    StartOption,
     StudyOption,
     parsed_sites,
 )
@@ -55,7 +56,7 @@ def train(
     without: list[str] | None = None,
     engine: Engine = "inprocess",
     resume: Annotated[bool, typer.Option("--resume")] = False,
-    start: Annotated[Path | None, typer.Option("--from")] = None,
+    start: StartOption = None,
     threads: ChosenCount = None,
     device: str = "cpu",
     study: StudyOption = None,
@@ -70,10 +71,6 @@ def train(
     Output:
         --out FOLDER: Run folder to write.
         --resume: Resume from the newest checkpoint.
-
-    Training:
-        --from RUN: Begin with the generator of a finished run, as far as it fits: labels and
-            modalities are matched by name. It also trains a finished run for longer.
 
     Privacy:
         --policy NAME=FILE: The policy of a site. Without one, everything that the recipe asks for

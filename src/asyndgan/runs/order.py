@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final, final
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # They import torch, for which whoever asks how a run stands need not wait.
 checks: Any = Late("asyndgan.runs.checks")
+starting: Any = Late("asyndgan.runs.start")
 trainer: Any = Late("asyndgan.runs.train")
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class Order:
         sites: tuple[str, ...],
         *,
         yes: bool = False,
+        start: Path | None = None,
     ) -> "Order":
         """Orders a new run, or resumes one that was stopped or has failed.
 
@@ -86,11 +88,12 @@ class Order:
             recipe: what to train.
             sites: sites that must be connected before it begins; empty: all that have kits.
             yes: confirm any cards in advance, within what the recipe allows.
+            start: finished run on this machine whose generator the run begins with.
 
         Raises:
             RunError: the name is not valid, a site or one of the recipe's timeline has no kit,
-                no site takes part in a coming step, or a run of that name has finished or has
-                another recipe.
+                no site takes part in a coming step, a run of that name has finished or has
+                another recipe or start, or it cannot begin with that of `start`.
         """
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
@@ -108,9 +111,12 @@ class Order:
                 raise RunError(f"run {name} has finished; choose another name.")
             if order.folder.recipe().digest() != recipe.digest():
                 raise RunError(f"run {name} has another recipe; choose another name.")
+            wanted = order.wanted()
+            if start and str(start.resolve()) != wanted.get("start"):
+                raise RunError(f"run {name} did not start from {start}; choose another name.")
             order._check_due()
             if sites:
-                order._write_wanted(sites, order.wanted()["ordered"])
+                order._write_wanted(wanted | {"sites": sorted(sites)})
             for file in (order._stop_file, order._failed_file, order._trouble_file):
                 file.unlink(missing_ok=True)
             if yes:
@@ -118,15 +124,19 @@ class Order:
             return order
         checks.check_attended(recipe, federation.sites)
         checks.check_all_come(recipe, federation.sites)
+        wanted = {"sites": sorted(sites or federation.sites), "ordered": time.time()}
+        if start:
+            starting.Start.of(RunFolder(start), recipe, federation.sites)
+            wanted["start"] = str(start.resolve())
         RunFolder.create(order.folder.path, recipe)
         if yes:
             order.confirm(ANYTHING)
-        order._write_wanted(sites or federation.sites, time.time())
+        order._write_wanted(wanted)
         return order
 
-    def _write_wanted(self, sites: Collection[str], ordered: float) -> None:
+    def _write_wanted(self, wanted: Mapping[str, Any]) -> None:
         """Writes the order file atomically, since other processes read it at any time."""
-        replace_text(self._order_file, json.dumps({"sites": sorted(sites), "ordered": ordered}))
+        replace_text(self._order_file, json.dumps(wanted))
 
     @classmethod
     def all(cls, federation: Federation) -> list["Order"]:
@@ -156,7 +166,11 @@ class Order:
         return found[-1]
 
     def wanted(self) -> dict[str, Any]:
-        """Returns `sites` and `ordered` (Unix time); raises `RunError` if they are unreadable."""
+        """Returns `sites`, `ordered` (Unix time) and, of a run that starts from another, `start`.
+
+        Raises:
+            RunError: they are unreadable.
+        """
         try:
             return dict(parsed_json(bounded_text(self._order_file)))
         except (OSError, ValueError, TypeError) as error:
@@ -273,7 +287,7 @@ class Order:
                 finally:
                     self._waiting_file.unlink(missing_ok=True)
                 self._check_due()
-                begun = self.begun()
+                begun, start = self.begun(), self.wanted().get("start")
                 train_over(
                     self.folder,
                     transport,
@@ -283,6 +297,7 @@ class Order:
                     device=device,
                     stop=self.stopped,
                     confirm=self.await_confirmation,
+                    start=Path(start) if start else None,
                     watch=watch,
                 )
             finally:

@@ -1,0 +1,300 @@
+"""A generator that begins with the weights of another."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from asyndgan.engines.flare.kits import init_federation
+from asyndgan.errors import RunError
+from asyndgan.models.generators import MaskGenerator, ResNetGenerator
+from asyndgan.recipe import GeneratorSection, Recipe
+from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs.order import Order
+from asyndgan.runs.start import Start, start_of
+from asyndgan.runs.trial import trial_of
+from asyndgan.tables.planning import plan_tables
+from asyndgan.training import Scope, new_generator
+from asyndgan.training.inheriting import inherit
+
+MakeRecipe = Callable[..., Recipe]
+HEADS = Scope(("T1", "T2"), {0: "background", 1: "head", 2: "lesion"}, (32, 32))
+PERMUTED = Scope(("T2", "T1"), {0: "background", 1: "lesion", 4: "head"}, (32, 32))
+MORE = Scope(("T1", "T1c", "T2"), {0: "background", 1: "head", 2: "edema", 3: "lesion"}, (32, 32))
+KINDS = {
+    "resnet": ("generator.noise=2", "generator.style=3", "generator.latent=2"),
+    "skip": ("generator.noise=2", "generator.skip=true"),
+    "topdown": ("generator.kind=topdown", "generator.noise=2", "generator.latent=2"),
+    "dcgan": (
+        "generator.kind=dcgan", "generator.noise=0", "generator.latent=4", "condition.kind=class",
+        "masks.release=false",
+    ),
+}  # fmt: skip
+
+
+def generator(recipe: Recipe, scope: Scope, seed: int) -> nn.Module:
+    """A generator in which no weight is zero, as they are before training in a look's layer."""
+    torch.manual_seed(seed)
+    network = new_generator(recipe, scope).eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape))
+    return network
+
+
+def painted(
+    network: nn.Module, recipe: Recipe, scope: Scope, names: list[str]
+) -> dict[str, Tensor]:
+    """Images of an area of each of these labels, with the same noise, by modality."""
+    random = torch.Generator().manual_seed(5)
+    section, numbers = recipe.generator, {name: number for number, name in scope.labels.items()}
+    maps = torch.zeros(1, max(scope.labels) + 1, 32, 32)
+    for place, name in enumerate(names):
+        maps[:, numbers[name], 8 * place : 8 * place + 8] = 1
+    grain = torch.randn(1, section.noise, 32, 32, generator=random)
+    code = torch.randn(1, section.code, 1, 1, generator=random).expand(-1, -1, 32, 32)
+    with torch.no_grad():
+        images = network(maps, torch.cat([grain, code], dim=1))[0]
+    return dict(zip(scope.modalities, images, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scope", [HEADS, PERMUTED, replace(HEADS, space=(64, 64))])
+def test_labels_and_modalities_of_the_same_names_are_painted_as_before(
+    tiny: MakeRecipe, kind: str, scope: Scope
+) -> None:
+    recipe, names = tiny("image.size=32", *KINDS[kind]), ["background", "head", "lesion"]
+    known, new = generator(recipe, HEADS, 0), generator(recipe, scope, 1)
+    found = inherit(new, scope, known, HEADS)
+    before, after = (
+        painted(network, recipe, one, names) for network, one in ((known, HEADS), (new, scope))
+    )
+    if scope is not PERMUTED:
+        assert found.told("old") == f"took {found.layers} of {found.layers} layers of old"
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (found.new, found.left) == ((), ())
+    if kind != "topdown":  # it also reads of a label that it is nowhere: of numbers 2 and 3
+        for name in before:
+            torch.testing.assert_close(before[name], after[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_has_another_name_is_drawn_afresh_and_told(tiny: MakeRecipe, kind: str) -> None:
+    recipe, names = tiny("image.size=32", *KINDS[kind]), ["background", "head", "lesion"]
+    known, new = generator(recipe, HEADS, 0), generator(recipe, MORE, 1)
+    fresh = {name: tensor.clone() for name, tensor in new.state_dict().items()}
+    found = inherit(new, MORE, known, HEADS)
+    assert (found.whole + found.part, found.layers) == (len({*_layers(new)}),) * 2
+    assert (found.new, found.left) == (("label edema", "modality T1c"), ())
+    assert torch.equal(new.paint.weight[1], fresh["paint.weight"][1])
+    assert torch.equal(new.paint.bias[[0, 2]], known.paint.bias)
+    first = {"dcgan": "start", "topdown": "encoder.0"}.get(kind, "body.0") + ".weight"
+    theirs, ours = known.state_dict()[first], new.state_dict()[first]
+    assert torch.equal(ours[:, [0, 1, 3]], theirs[:, :3])
+    assert torch.equal(ours[:, 2], fresh[first][:, 2])
+    assert torch.equal(ours[:, 4:], theirs[:, 3:])  # noise and codes
+    if kind != "topdown":
+        before, after = painted(known, recipe, HEADS, names), painted(new, recipe, MORE, names)
+        for name in before:
+            torch.testing.assert_close(before[name], after[name], atol=1e-5, rtol=1e-4)
+    back = inherit(generator(recipe, HEADS, 2), HEADS, new, MORE)
+    assert back.told("old").endswith("; not taken over: label edema, modality T1c")
+    assert (back.whole, back.part) == (back.layers, 0)
+
+
+def _layers(network: nn.Module) -> list[str]:
+    return [name.rpartition(".")[0] for name in network.state_dict()]
+
+
+def test_layers_of_other_shapes_are_left_as_they_are(tiny: MakeRecipe) -> None:
+    deep, shallow = (tiny("image.size=32", f"generator.blocks={count}") for count in (3, 1))
+    found = inherit(generator(deep, HEADS, 0), HEADS, generator(shallow, HEADS, 1), HEADS)
+    assert 0 < found.whole < found.layers and not found.part
+    wide = tiny("image.size=32", "generator.width=8")
+    new, fresh = generator(wide, HEADS, 0), generator(wide, HEADS, 0)
+    found = inherit(new, HEADS, generator(shallow, HEADS, 1), HEADS)
+    assert not torch.equal(new.paint.bias, fresh.paint.bias)  # which fits
+    assert torch.equal(new.paint.weight, fresh.paint.weight)
+
+
+def test_every_channel_that_depends_on_what_is_painted_has_a_name() -> None:
+    """With one more of something, a generator differs in just the layers that it names."""
+    sizes = {"label": 3, "noise": 2, "style": 3, "latent": 2, "modality": 2}
+
+    def shapes(
+        kind: type[nn.Module], sizes: dict[str, int]
+    ) -> tuple[nn.Module, dict[str, list[int]]]:
+        section = {key: sizes[key] for key in ("noise", "style", "latent")}
+        network = kind(
+            condition_channels=sizes["label"], image_channels=sizes["modality"], spatial_dims=2,
+            section=GeneratorSection(width=4, blocks=1, skip=True, **section),
+        )  # fmt: skip
+        return network, {name: list(one.shape) for name, one in network.state_dict().items()}
+
+    from asyndgan.models.generators import DCGANGenerator
+    from asyndgan.models.topdown import TopDownGenerator
+
+    for kind in (ResNetGenerator, DCGANGenerator, MaskGenerator, TopDownGenerator):
+        network, plain = shapes(kind, sizes)
+        for layer, channels in network.reads.items():
+            assert len(channels) == plain[f"{layer}.weight"][1], (kind, layer)
+        for part in sizes:
+            _, larger = shapes(kind, {**sizes, part: sizes[part] + 1})
+            changed = {name.rpartition(".")[0] for name in plain if plain[name] != larger[name]}
+            named = {layer for layer, all in network.reads.items() if (part, 0) in all}
+            assert changed == (set(network.paints) if part == "modality" else named), (kind, part)
+
+
+def test_a_generator_of_another_package_needs_the_same_labels_and_modalities() -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 2, 1)
+
+    known, new = Other(), Other()
+    assert inherit(new, HEADS, known, HEADS).whole == 1
+    assert torch.equal(new.layer.weight, known.layer.weight)
+    with pytest.raises(RunError, match="Other, a generator of another package, does not say"):
+        inherit(new, PERMUTED, known, HEADS)
+
+
+# The run to start from
+
+
+def finished(path: Path, recipe: Recipe, *, seed: int = 0, **more: object) -> RunFolder:
+    """A run folder as a training leaves it, with a generator of random weights."""
+    folder = RunFolder.create(path, recipe)
+    site = {"cases": 3, "share": 1.0, "modalities": ["T1", "T2"]}
+    facts = RunFacts(
+        "ab", "0", recipe.digest(), "inprocess", state="finished", steps=6, sites={"north": site}
+    )
+    vars(facts).update(HEADS.to_plain(), **more)
+    facts.generator_sha256 = folder.write_generator(generator(recipe, HEADS, seed), facts)
+    folder.write_facts(facts)
+    return folder
+
+
+def test_a_run_that_cannot_be_started_from_is_refused_with_a_reason(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32")
+    run = finished(tmp_path / "run", recipe)
+    assert Start.of(run, tiny("image.size=64"), ["north"]).name == "run"
+    other = tiny("image.size=32", *KINDS["topdown"])
+    with pytest.raises(
+        RunError, match="a generator of kind 'resnet', and recipe 'tiny' one of kind 'topdown'"
+    ):
+        Start.of(run, other, [])
+    with pytest.raises(RunError, match="without differential privacy, so epsilon"):
+        Start.of(run, _private(tiny), [])
+    held = tiny("image.size=32", "training.hold_out=0.2")
+    with pytest.raises(RunError, match=r"trained on patients that recipe 'tiny' would hold out"):
+        Start.of(run, held, ["north", "south"])
+    Start.of(run, held, ["south"])
+    Start.of(finished(tmp_path / "held", held), held, ["north"])
+    run.generator_file.write_bytes(b"broken")
+    with pytest.raises(RunError, match=r"is another generator than the one that run\.json says"):
+        Start.of(RunFolder(run.path), recipe, [])
+    with pytest.raises(RunError, match="is no run folder"):
+        Start.of(RunFolder(tmp_path), recipe, [])
+    begun = finished(tmp_path / "begun", recipe, state="interrupted")
+    begun.generator_file.unlink()
+    with pytest.raises(RunError, match="is interrupted at step 6; finish it"):
+        Start.of(begun, recipe, [])
+
+
+def _private(tiny: MakeRecipe) -> Recipe:
+    return tiny(
+        "image.size=32", "masks.source=given", "masks.release=false", "privacy.kind=discriminator",
+        "privacy.noise=2", "training.hold_out=0",
+    )  # fmt: skip
+
+
+def test_a_generator_with_weights_that_are_not_finite_is_no_start(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32")
+    run = finished(tmp_path / "run", recipe)
+    network = run.generator()
+    with torch.no_grad():
+        network.paint.bias[0] = torch.nan
+    run.write_facts(
+        replace(run.facts(), generator_sha256=run.write_generator(network, run.facts()))
+    )
+    with pytest.raises(RunError, match="weights that are not finite"):
+        Start.of(run, recipe, [])
+
+
+def test_a_run_of_records_starts_from_one_of_the_same_columns(
+    tables: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = plan_tables(tables, [])
+    assert recipe and recipe.table
+    run = RunFolder.create(tmp_path / "run", recipe)
+    facts = RunFacts("ab", "0", recipe.digest(), "inprocess", state="finished")
+    scope = Scope(("record",), dict(enumerate(recipe.table.classes)), recipe.space)
+    vars(facts).update(scope.to_plain())
+    facts.generator_sha256 = run.write_generator(new_generator(recipe, scope), facts)
+    run.write_facts(facts)
+    new = new_generator(recipe, scope)
+    found = inherit(new, scope, Start.of(run, recipe, []).generator, scope)
+    assert found.whole == found.layers
+    columns = recipe.table.columns
+    rescaled = [one.model_copy(update={"knots": (0.0, 9.0)}) for one in columns if one.knots]
+    renamed = [one.model_copy(update={"name": f"other {one.name}"}) for one in columns]
+    for other, refused in ((rescaled, False), (renamed, True)):
+        table = recipe.table.model_copy(update={"columns": tuple(other)})
+        changed = recipe.model_copy(update={"table": table})
+        if refused:
+            with pytest.raises(RunError, match="makes records of other columns"):
+                Start.of(run, changed, [])
+        else:
+            Start.of(run, changed, [])
+
+
+def test_a_run_that_began_by_itself_does_not_take_up_another(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    source = finished(tmp_path / "source", tiny("image.size=32"))
+    run = finished(tmp_path / "run", tiny("image.size=32"))
+    assert start_of(None, run, run.recipe(), []) is None
+    assert start_of(source.path, run, run.recipe(), [])
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step-00000002.safetensors").touch()
+    with pytest.raises(RunError, match="did not start from another one"):
+        start_of(source.path, run, run.recipe(), [])
+
+
+def test_a_federation_remembers_the_start_of_an_order(tiny: MakeRecipe, tmp_path: Path) -> None:
+    federation = init_federation(tmp_path / "f", host="localhost", port=1, sites=("north",))
+    source = finished(tmp_path / "source", tiny("image.size=32")).path
+    longer = tiny("image.size=32", "training.steps=9")
+    other = tiny("image.size=32", *KINDS["topdown"])
+    with pytest.raises(RunError, match="of kind 'topdown'"):
+        Order.submit(federation, "other", other, (), start=source)
+    Order.submit(federation, "longer", longer, (), start=source)
+    order = Order.submit(federation, "longer", longer, ("north",), start=source)
+    assert Path(order.wanted()["start"]) == source.resolve()
+    Order.submit(federation, "anew", longer, ())
+    with pytest.raises(RunError, match="run anew did not start from"):
+        Order.submit(federation, "anew", longer, (), start=source)
+
+
+def test_steps_of_the_run_before_count_when_a_run_is_called_a_trial(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny("name=default", "image.size=32")
+    run = finished(tmp_path / "run", recipe)
+    assert trial_of(run.facts(), recipe).startswith("Trial run: 6 of 3,000")
+    start = {"run": "a", "generator_sha256": "ab", "steps": 3000, "sites": ["north"], "took": "all"}
+    run.write_facts(replace(run.facts(), start=start))
+    assert not trial_of(run.facts(), recipe)
+    begun = replace(run.facts(), state="running", steps=2)
+    assert trial_of(begun, recipe) == "Trial run: 3,002 of 3,006 steps"
+    run.facts_file.write_text(json.dumps(vars(begun) | {"start": start | {"took": "a\nb"}}))
+    with pytest.raises(RunError, match="is not what a run writes"):
+        run.facts()
