@@ -378,7 +378,7 @@ def test_a_run_that_starts_from_another_goes_on_without_it_to_the_same_end(
         assert torch.equal(begun[f"generator/{name}"], tensor)
         assert torch.equal(begun[f"average/{name}"], tensor)
     shutil.rmtree(first)
-    run = train(recipe, phantoms, tmp_path / "run", start=first, resume=True)
+    run = train(recipe, phantoms, tmp_path / "run", start=first, resume=True, engine="processes")
     assert run.facts().start == undisturbed.facts().start
     ours, theirs = (read(one.generator_file)[0] for one in (run, undisturbed))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -644,7 +644,7 @@ def test_a_run_folder_is_never_overwritten(
     before = whole.facts_file.read_bytes()
     with pytest.raises(RunError, match="holds a run already; continue it with --resume"):
         train(recipe, phantoms, whole.path)
-    with pytest.raises(RunError, match="has finished. To train longer, start a new run from it"):
+    with pytest.raises(RunError, match=r"has finished\. To train longer, start a new run from it"):
         train(recipe, phantoms, whole.path, resume=True)
     assert whole.facts_file.read_bytes() == before
 

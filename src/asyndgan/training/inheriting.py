@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Final, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,6 @@ Named = tuple[str, int | str]
 
 Axes = dict[int, list[Named]]
 """The channels along those axes of a tensor that depend on what a run paints."""
-
-NAMED: Final = ("label", "modality")
 
 
 @final
@@ -106,9 +104,9 @@ def _axes(network: nn.Module, scope: Scope) -> dict[str, Axes]:
 
 
 def _names(axes: Mapping[str, Axes]) -> list[str]:
-    """Labels and modalities of all these axes."""
+    """Labels and modalities of all these axes; numbers of labels that nobody named are none."""
     found = [one for named in axes.values() for channels in named.values() for one in channels]
-    return [f"{part} {name}" for part, name in dict.fromkeys(found) if part in NAMED]
+    return [f"{part} {name}" for part, name in dict.fromkeys(found) if isinstance(name, str)]
 
 
 def _take(tensor: Tensor, source: Tensor | None, own: Axes, given: Axes) -> float:
