@@ -5,7 +5,7 @@
 Tables of short trainings that differ in one setting each, judged by segmentation networks that
 were trained on synthetic images only. `integrity`: one of four sites sends its feedback with the
 sign reversed, with ten times its length or its own; the coordinator sums, or bounds.
-`minorities`: the same where nobody lies, judged by how far what is painted for each site is from
+`minorities`: the same where nobody lies, judged by the KID of what is painted for each site from
 its own real images, since a defence may take a small site for a liar. `private`: DP-SGD on the
 discriminators, for a delta of 1e-5, at one site and at four; masks are unprotected. One seed for
 all networks, intervals over patients.
@@ -25,13 +25,14 @@ import torch
 from asyndgan.data.dataset import DataSet
 from asyndgan.engines import build_engine
 from asyndgan.judging.bench import Bench, Judged
-from asyndgan.judging.distance import distances
+from asyndgan.judging.kid import kids
 from asyndgan.judging.metrics import average, bootstrap_interval
 from asyndgan.judging.real import load_real
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.sets import counterparts, masks_of, painting_of, patients_of_masks
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
+from asyndgan.reports.words import KID, thousandths
 from asyndgan.runs import load_recipe
 from asyndgan.wire import ANSWERS, Judgement, pack, unpack
 from common import arguments, digest_of, markdown, noise_for, publish, remembered, sites_of, trained
@@ -163,7 +164,7 @@ def judged(variant: Variant, data: Path, out: Path) -> dict[str, list[float]]:
 
 
 def apart(variant: Variant, data: Path, out: Path) -> dict[str, Any]:
-    """Distances of what is painted for each site from that site's real images."""
+    """KIDs of what is painted for each site from that site's real images."""
     recipe, sites = load_recipe("demo", list(variant.overrides)), sites_of(data, "phantoms")
     run = trained(recipe, sites, out / variant.name)
     facts = run.facts()
@@ -172,7 +173,7 @@ def apart(variant: Variant, data: Path, out: Path) -> dict[str, Any]:
         opened, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
     )  # fmt: skip
     painted = counterparts(run, real)
-    return asdict(distances(painted, list(patients_of_masks(real).values()), real))
+    return asdict(kids(painted, list(patients_of_masks(real).values()), real))
 
 
 def minorities(data: Path, out: Path) -> str:
@@ -185,14 +186,16 @@ def minorities(data: Path, out: Path) -> str:
             [digest_of(folder) for folder in sites.values()],
         ]
         make = partial(apart, variant, data, out)
-        found = remembered(out / "apart.json", variant.name, make, of=of)
-        cells = [f"{found['of_sites'][s]:.3f} ({found['floors'][s]:.3f})" for s in sites]
-        rows.append([variant.cells[1], f"{found['mixture']:.3f} ({found['floor']:.3f})", *cells])
+        found = remembered(out / "kids.json", variant.name, make, of=of)
+        pairs = [(found["mixture"], found["floor"])]
+        pairs += [(found["of_sites"][site], found["floors"][site]) for site in sites]
+        cells = [f"{thousandths(own)} ({thousandths(floor)})" for own, floor in pairs]
+        rows.append([variant.cells[1], *cells])
     cases = {site: len(list((folder / "labelsTr").iterdir())) for site, folder in sites.items()}
     heading = ["aggregation", "all sites", *(f"{site} ({cases[site]} cases)" for site in sites)]
     about = (
-        f"{STEPS} steps of `demo`, one seed, nobody lies; in parentheses the distance between two "
-        "halves of the real patients."
+        f"{STEPS} steps of `demo`, one seed, nobody lies; {KID} from real images, in parentheses "
+        "that of two halves of the real patients."
     )
     return f"{about}\n\n{markdown(heading, rows)}"
 

@@ -174,17 +174,17 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     fedavg = next(row for row in result["rows"] if row["model"] == "fedavg")
     assert fedavg["bytes"] > 0
     assert {row["apart"] for row in result["apart"]} == {"the first patient"}
-    assert [(row["recipe"], row["model"]) for row in result["distances"]] == [
+    assert [(row["recipe"], row["model"]) for row in result["kids"]] == [
         ("small", "synthetic"), ("small", "fedgan-synthetic"), ("paired", "synthetic"),
     ]  # fmt: skip
-    assert set(result["distances"][0]["of_sites"]) == {"north", "south"}
+    assert set(result["kids"][0]["of_sites"]) == {"north", "south"}
     assert [(row["recipe"], row["network"], row["model"]) for row in result["networks"]] == [
         ("small", "segresnet", "real-all"), ("small", "segresnet", "synthetic"),
         ("paired", "segresnet", "real-all"), ("paired", "segresnet", "synthetic"),
     ]  # fmt: skip
     (found,) = result["checkpoints"]
     assert found["steps"] == [1, 2, 3]
-    assert all(clipped > 0 for clipped in found["clipped"])
+    assert len(found["kid"]) == len(found["dice"]) == 3
     kept = out / "runs/heads/paired-0"
     assert [(row["label"], row["seeds"]) for row in result["levelling"]] == [
         ("lesion", 4), ("ventricle", 4),
@@ -194,11 +194,9 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     on_the_way = load_file(kept / f"generators/step-{nearest:08d}.safetensors")
     ended = load_file(kept / "generator.safetensors")
     assert all(torch.equal(on_the_way[name], ended[name]) for name in ended)
-    assert all(one > 0 for one in found["coordinator"])
-    pairs = (
-        "pooled and Dice", "clipped and Dice", "clipped and pooled", "the coordinator's and Dice",
-    )  # fmt: skip
-    assert list(found["correlations"]) == [*pairs, *(f"{pair}, from step 2 on" for pair in pairs)]
+    assert list(found["correlations"]) == ["all", "from step 2 on"]
+    assert "**heads: KID x 1000 from real images (between real halves)**" in document.read_text()
+    assert "**heads, paired: the KID as a judge of checkpoints**" in document.read_text()
     paintings = [(row["recipe"], row["cases"]) for row in result["paintings"]]
     once = paintings[1][1]
     assert paintings == [("small", cases) for cases in (3 * once, once, 2 * once, 3 * once)]

@@ -18,7 +18,7 @@ from asyndgan.errors import MissingPackageError, RecipeError
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.table import ADDED, SITE_PREFIX, Evaluation, Scores
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.reports.evidence import find_block
+from asyndgan.reports.evidence import find_block, to_markdown
 from asyndgan.suites.costs import a_step
 from asyndgan.suites.scores import FILE, Key, by_key, joined, read_scores, tidy, write_scores
 from asyndgan.suites.suite import PaintingSection, Suite
@@ -244,6 +244,18 @@ def test_the_results_of_a_suite_are_views_of_the_scores_beside_them(name: str) -
     computed = without_nan(views(of, found, stored["groups"], stored["costs"]))
     assert computed["rows"] and computed["differences"]
     assert computed == {name: stored[name] for name in computed}
+
+
+def test_stored_results_from_before_the_kid_still_become_tables() -> None:
+    stored = json.loads((RESULTS / "demo.json").read_text("utf-8"))
+    old, new = (
+        {**stored, "distances": [], key: stored["distances"]} for key in ("distances", "kids")
+    )
+    title = "from real images (between real halves)**"
+    assert f"**phantoms: distance {title}" in to_markdown(old)
+    assert "| 0.110 (0.041) |" in to_markdown(old)
+    assert f"**phantoms: KID x 1000 {title}" in to_markdown(new)
+    assert "| 110.2 (40.6) |" in to_markdown(new)
 
 
 def test_a_benchmark_without_pandas_says_how_to_install_it(

@@ -22,8 +22,8 @@ from asyndgan.data import Case, derived_seed
 from asyndgan.data.moves import LIKE_PATIENTS, Moves, mirrored, moved
 from asyndgan.data.prepare import widened
 from asyndgan.data.splits import split_patients
+from asyndgan.judging.kid import Features, features, kid_to_real
 from asyndgan.lazy import Late
-from asyndgan.models.features import features_in_parts
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
@@ -65,8 +65,10 @@ class Diagnosis:
         spectrum: power of synthetic over that of real images, by octave, coarsest first.
         border: mean gradient at a label's border and at 1 to `BORDER` pixels from it.
         border_real: the same of real images.
+        kid: kernel inception distance from real images of other patients; nan if there are too few.
+        kid_real: the same of real images.
         precision: fraction of synthetic images within a ball of real ones, in the space of
-            `asyndgan.models.features` (Kynkaanniemi et al. 2019).
+            `asyndgan.judging.kid.features` (Kynkaanniemi et al. 2019).
         recall: fraction of real images within a ball of synthetic ones.
         density: mean number of real balls that hold a synthetic image, over `NEIGHBOURS`.
         coverage: fraction of real balls that hold a synthetic image.
@@ -84,6 +86,8 @@ class Diagnosis:
     spectrum: tuple[float, ...]
     border: tuple[float, ...]
     border_real: tuple[float, ...]
+    kid: float
+    kid_real: float
     precision: float
     recall: float
     density: float
@@ -162,7 +166,9 @@ def diagnose(
     far = _from_border(masks)
     patients = [case.patient for case in real]
     told, told_at = _told(painted, acquired, masks, far, patients, labels)
-    precision, recall, density, coverage = _covered(painted, acquired)
+    seen, seen_real = features(painted), features(acquired)
+    kid, kid_real = kid_to_real(seen, patients, seen_real, patients)
+    precision, recall, density, coverage = _covered(seen, seen_real)
     return Diagnosis(
         components=components(painted),
         components_real=components(acquired),
@@ -172,6 +178,8 @@ def diagnose(
         spectrum=tuple((_power(painted) / _power(acquired).clamp(min=1e-12)).tolist()),
         border=_profile(painted, far),
         border_real=_profile(acquired, far),
+        kid=kid,
+        kid_real=kid_real,
         precision=precision,
         recall=recall,
         density=density,
@@ -251,12 +259,11 @@ def _after(ndim: int, axis: int) -> list[int]:
     return padding
 
 
-def _covered(painted: Images, acquired: Images) -> tuple[float, float, float, float]:
+def _covered(painted: Features, real: Features) -> tuple[float, float, float, float]:
     """Precision, recall, density and coverage, in features of equal spread in real images."""
-    real = features_in_parts(acquired)
     unit = real.std(0)
     told = unit > 1e-6
-    real, fake = (f[:, told] / unit[told] for f in (real, features_in_parts(painted)))
+    real, fake = (f[:, told] / unit[told] for f in (real, painted))
     nearest = min(NEIGHBOURS, len(real) - 1) + 1  # each is nearest to itself
     radius, radius_fake = (torch.cdist(f, f).kthvalue(nearest).values for f in (real, fake))
     apart = torch.cdist(real, fake)

@@ -1,11 +1,12 @@
 """A suite's results as tables of text, each with its heading as the first row."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from asyndgan.judging.table import CONTRASTS, FEDAVG, LOCAL, POOLED, REAL_ALL, SYNTHETIC
 from asyndgan.reports.findings import grouped
-from asyndgan.reports.words import counted, decimal, duration, size
+from asyndgan.reports.words import KID, counted, decimal, duration, size, thousandths
 
 Row = Mapping[str, Any]
 Table = list[list[str]]
@@ -26,7 +27,8 @@ _NAMES = {
 
 def tables_of(result: Row) -> dict[str, Table]:
     """All tables of a suite, by title."""
-    return {title: table for key, part in _PARTS.items() for title, table in part(result[key])}
+    parts = ((part, result.get(key, ())) for key, part in _PARTS.items())  # a result may be older
+    return {title: table for part, rows in parts for title, table in part(rows)}
 
 
 def by_set(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -215,16 +217,15 @@ def _each_set(title: str, columns: Columns) -> Part:
 def _each_training(rows: Iterable[Row]) -> Titled:
     for row in rows:
         name = f"{row['set']}, {row['recipe']}"
-        heading = ["step", "distance", f"clipped at {row['clip']:.1f}", "the coordinator's", "Dice"]
-        columns = (row[key] for key in ("steps", "pooled", "clipped", "coordinator", "dice"))
+        columns = (row[key] for key in ("steps", "kid", "dice"))
         lines = (
-            [str(step), *(decimal(number, 3) for number in numbers)]
-            for step, *numbers in zip(*columns, strict=True)
+            [str(step), thousandths(kid), decimal(dice, 3)]
+            for step, kid, dice in zip(*columns, strict=True)
         )
-        yield f"{name}: distances as judges of checkpoints", [heading, *lines]
-        found = ([pair, decimal(value, 2)] for pair, value in row["correlations"].items())
-        title = f"{name}: rank correlation of {len(row['steps'])}"
-        yield title, [["between", "Spearman's"], *found]
+        yield f"{name}: the KID as a judge of checkpoints", [["step", KID, "Dice"], *lines]
+        found = ([which, decimal(value, 2)] for which, value in row["correlations"].items())
+        title = f"{name}: rank correlation of KID and Dice, {len(row['steps'])} checkpoints"
+        yield title, [["checkpoints", "Spearman's"], *found]
 
 
 def _each_completion(rows: Iterable[Row]) -> Titled:
@@ -234,17 +235,20 @@ def _each_completion(rows: Iterable[Row]) -> Titled:
         yield f"{name}: {about}, within the labels", _table(_COMPLETIONS, own)
 
 
-def _each_distance(rows: Iterable[Row]) -> Titled:
-    for name, own in by_set(rows).items():
-        columns: Columns = {
-            "painted by": _name,
-            "all sites": lambda row: [_with_floor(row["mixture"], row["floor"])],
-            " | ".join(own[0]["of_sites"]): lambda row: [
-                _with_floor(distance, row["floors"][site])
-                for site, distance in row["of_sites"].items()
-            ],
-        }
-        yield f"{name}: distance from real images (between real halves)", _table(columns, own)
+def _apart(measure: str, text: Callable[[float | None], str]) -> Part:
+    def part(rows: Iterable[Row]) -> Titled:
+        for name, own in by_set(rows).items():
+            columns: Columns = {
+                "painted by": _name,
+                "all sites": lambda row: [f"{text(row['mixture'])} ({text(row['floor'])})"],
+                " | ".join(own[0]["of_sites"]): lambda row: [
+                    f"{text(value)} ({text(row['floors'][site])})"
+                    for site, value in row["of_sites"].items()
+                ],
+            }
+            yield f"{name}: {measure} from real images (between real halves)", _table(columns, own)
+
+    return part
 
 
 _PARTS: Final[dict[str, Part]] = {
@@ -257,7 +261,8 @@ _PARTS: Final[dict[str, Part]] = {
     ),
     "traffic": _each_set(": feedback against weights, bytes of a site", _TRAFFIC),
     "checkpoints": _each_training,
-    "distances": _each_distance,
+    "kids": _apart(KID, thousandths),
+    "distances": _apart("distance", partial(decimal, digits=3)),  # of results before the KID
     "diagnoses": _each_set(": what synthetic images lack beside real ones", _DIAGNOSES),
     "consistency": _each_set(
         ": how modalities go together, against the judged patients", _CONSISTENCY

@@ -39,7 +39,7 @@ from asyndgan.reports.findings import (
 )
 from asyndgan.reports.found import MOST_RESULTS
 from asyndgan.reports.gallery import data_uri
-from asyndgan.reports.words import DASH, counted, decimal, signed
+from asyndgan.reports.words import DASH, KID, counted, decimal, signed, thousandths
 from asyndgan.texts import bounded_text, parsed_json
 
 _WIDEST: Final = 1400
@@ -216,6 +216,10 @@ def lacks_of(diagnosis: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     """
     if not diagnosis:
         return ()
+    kid = (
+        f"Distance: {KID} from real images of other patients",
+        thousandths(diagnosis.get("kid")), thousandths(diagnosis.get("kid_real")),
+    )  # fmt: skip
     spectrum = diagnosis["spectrum"][:BANDS]
     power = " ".join(decimal(value, 2) for value in spectrum)
     ones = " ".join(["1"] * len(spectrum))
@@ -235,6 +239,7 @@ def lacks_of(diagnosis: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
             "Borders: gradient at a label's border",
             decimal(diagnosis["border"][0], 3), decimal(diagnosis["border_real"][0], 3),
         ),
+        *([kid] if "kid" in diagnosis else []),  # an evaluation may be older
         (
             "Precision: synthetic images that lie among real ones",
             decimal(diagnosis["precision"], 2), DASH,

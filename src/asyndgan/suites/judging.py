@@ -16,8 +16,8 @@ from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet, write
 from asyndgan.judging.compare import compare, contenders, levelled_off
 from asyndgan.judging.consistency import consistency
 from asyndgan.judging.diagnosis import diagnose_run
-from asyndgan.judging.distance import distances
 from asyndgan.judging.fedavg import LOCAL_STEPS, weight
+from asyndgan.judging.kid import kids
 from asyndgan.judging.metrics import mean
 from asyndgan.judging.table import (
     FEDAVG,
@@ -107,7 +107,7 @@ class Judging:
     ) -> None:
         result.evaluations[f"{self.part.name}, {self.model.name}"] = self._place()
         self._add_costs(result, models)
-        self._add_distances(result)
+        self._add_kids(result)
         if self.suite.diagnosis:
             self._add_diagnosis(result)
         if self.suite.consistency:
@@ -152,12 +152,12 @@ class Judging:
             return {"seconds": None, "bytes": float(2 * rounds * weight(network))}
         return {}
 
-    def _add_distances(self, result: SuiteResult) -> None:
+    def _add_kids(self, result: SuiteResult) -> None:
         owners = list(patients_of_masks(self.real.sites).values())
         for name, runs in self.paintings.runs.items():
             alike = (self.paintings.alike(run) for run in runs)
-            measured = [asdict(distances(cases, owners, self.real.sites)) for cases in alike]
-            result.distances.append({**self.about, "model": name, **_mean_of(measured)})
+            measured = [asdict(kids(cases, owners, self.real.sites)) for cases in alike]
+            result.kids.append({**self.about, "model": name, **_mean_of(measured)})
 
     def _add_diagnosis(self, result: SuiteResult) -> None:
         runs = self.paintings.runs[SYNTHETIC]

@@ -21,7 +21,7 @@ class SuiteResult:
             and how images are painted and networks trained.
         device: device of the networks.
         folds: number of parts of the patients that were held out in turn; 1: none. Only scores are
-            of all folds; `distances`, `costs` and all else are of the first.
+            of all folds; `kids`, `costs` and all else are of the first.
         test_sets: SHA-256 of the files of each folder of patients of no site, if it was judged on.
         groups: positions of the patients that a set reports apart, by set and heading.
         costs: by `set`, `recipe` and `model`, of generators: `seconds` that they took and `bytes`
@@ -43,7 +43,7 @@ class SuiteResult:
             `set`, `recipe` and `network`.
         paintings: view of the scores of further synthetic sets: the keys of `table.Row`, `set`,
             `recipe` and how they are painted.
-        distances: one for each set, recipe and generator: `Distances`, mean over seeds.
+        kids: one for each set, recipe and generator: `Kids`, mean over seeds.
         diagnoses: for each set and recipe: `Diagnosis`, mean over seeds.
         consistency: for each set, recipe, label and pair of modalities: `Consistency`, mean over
             seeds.
@@ -55,13 +55,10 @@ class SuiteResult:
             `steps`, those `sent` and `received` per step; `generator` and `discriminator`, of their
             weights in float32, for all modalities; `fedgan_round`, of both networks to the site and
             back; `break_even` (K*), the number of steps that move as many bytes as such a round.
-        checkpoints: for each set and recipe that asks for it, whether a distance predicts the Dice:
-            `steps` of the checkpoints; distances of each one's images from all real ones, `pooled`,
-            `clipped` (from each site's moments of features no longer than `clip`: the recipe's
-            `selection.clip`, or the median length in real images if that is 0) and `coordinator`
-            (measured in training; None if the recipe does not have it measured); `dice` of networks
-            trained on these images; and `correlations`, Spearman's by pair of measures, signed such
-            that 1 is perfect agreement.
+        checkpoints: for each set and recipe that asks for it, whether the KID predicts the Dice:
+            `steps` of the checkpoints; `kid` of each one's images from all real ones; `dice` of
+            networks trained on these images; and `correlations`, Spearman's of both over all and
+            over late checkpoints, signed such that 1 is perfect agreement.
         levelling: for each set and label, whether its budget was long enough: `table.Levelling`.
         trainings: for each run, by its folder: digests of its resolved recipe and its sites' files,
             the versions that trained it (asyndgan, torch), and SHA-256 of its generator.
@@ -86,7 +83,7 @@ class SuiteResult:
     differences: list[dict[str, Any]] = field(default_factory=list)
     networks: list[dict[str, Any]] = field(default_factory=list)
     paintings: list[dict[str, Any]] = field(default_factory=list)
-    distances: list[dict[str, Any]] = field(default_factory=list)
+    kids: list[dict[str, Any]] = field(default_factory=list)
     diagnoses: list[dict[str, Any]] = field(default_factory=list)
     consistency: list[dict[str, Any]] = field(default_factory=list)
     completions: list[dict[str, Any]] = field(default_factory=list)

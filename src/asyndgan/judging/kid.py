@@ -1,0 +1,201 @@
+"""Kernel inception distance (KID) of images from real ones, by a network that no run trains.
+
+Source: Binkowski et al. 2018 (Demystifying MMD GANs), section 4: the unbiased squared maximum mean
+discrepancy with the kernel (x.y / size + 1)^3. The features are those of EfficientNet-Lite0 in
+place of Inception's, so compare values with each other only, not with published ones.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Final, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from asyndgan.arrays import Images
+from asyndgan.data import Case
+from asyndgan.data.splits import split_patients
+from asyndgan.models.pretrained import pretrained
+
+LEAST_SIDE: Final = 128
+"""Smaller images are enlarged by a whole number, up to this side of the shorter one."""
+
+SPREAD: Final = (6.0, 4.5, 4.0)
+"""Divisors of the features of the last three scales: x.y / size is then about 0.3 for photographs
+and X-rays, as with Inception's features, and no scale outweighs the others."""
+
+PART: Final = 64 * 128 * 128
+"""Pixels that the network sees at a time."""
+
+ROWS: Final = 1024
+"""Rows of the kernel's matrix that are held at a time."""
+
+SPLITS: Final = 10
+"""Number of random halvings of the real patients that a result is the median over."""
+
+Features = Float[Tensor, "_ size"]
+
+
+@final
+@dataclass(frozen=True)
+class Kids:
+    """KIDs of one synthetic set; nan where a set has fewer than two images.
+
+    Attributes:
+        mixture: of the images painted from all sites' masks from all sites' real images.
+        floor: between two halves of the real patients.
+        of_sites: for each site, of the images painted from its masks from its real images.
+        floors: floor of each site; nan if the site has one patient.
+    """
+
+    mixture: float
+    floor: float
+    of_sites: dict[str, float]
+    floors: dict[str, float]
+
+
+@torch.no_grad()
+def features(images: Images) -> Features:
+    """Means over each feature map of the network's last three scales: an 8th to a 32nd of the size.
+
+    Channels are shown three at a time; the last three begin anew with the first ones. One channel
+    is shown as grey.
+
+    Args:
+        images: (n, channels, rows, columns), in [-1, 1].
+
+    Returns:
+        (n, 472 for every three channels), float64.
+    """
+    _, channels, *space = images.shape
+    views = -(-channels // 3)
+    shown = [channel % channels for channel in range(3 * views)]
+    by = max(1, -(-LEAST_SIDE // min(space)))
+    network = pretrained("lite0", images.device)
+    found = []
+    for part in images.split(max(1, PART // (views * by**2 * math.prod(space)))):
+        three = part[:, shown].reshape(-1, 3, *space)
+        three = F.interpolate(three, scale_factor=by, mode="bilinear", align_corners=False)
+        scales = zip(network(three)[-len(SPREAD) :], SPREAD, strict=True)
+        means = torch.cat([maps.mean((2, 3)) / spread for maps, spread in scales], 1)
+        found.append(means.reshape(len(part), -1).double())
+    return torch.cat(found)
+
+
+def features_of(cases: Sequence[Case]) -> Features:
+    """Features of cases that have the same modalities."""
+    return features(torch.stack([case.image for case in cases]))
+
+
+def kid(one: Features, other: Features) -> float:
+    """Unbiased: the mean over many draws from one distribution is 0, so single values may be lower.
+
+    Slices of a patient are not independent: two sets of different patients from one distribution
+    have a KID above 0. Show the KID between real patients beside it, as `kid_to_real` does.
+
+    Raises:
+        ValueError: a set has fewer than two images.
+    """
+    if min(len(one), len(other)) < 2:
+        raise ValueError(
+            f"a KID compares sets of two images or more, and these have {len(one)} and "
+            f"{len(other)}. Give more images."
+        )
+    return _within(one) + _within(other) - 2 * _kernel(one, other) / (len(one) * len(other))
+
+
+def _within(values: Features) -> float:
+    """Mean kernel between different images of a set."""
+    own = (values.square().mean(1) + 1).pow(3).sum()
+    return (_kernel(values, values) - float(own)) / (len(values) * (len(values) - 1))
+
+
+def _kernel(one: Features, other: Features) -> float:
+    """Sum of the kernel over all pairs."""
+    size = one.shape[1]
+    return sum(float((rows @ other.T / size + 1).pow(3).sum()) for rows in one.split(ROWS))
+
+
+def kids(
+    synthetic: Sequence[Case],
+    owners: Sequence[str],
+    sites: Mapping[str, Sequence[Case]],
+    *,
+    seed: int = 0,
+) -> Kids:
+    """Compares a synthetic set with the real cases of each site and of all sites together.
+
+    Args:
+        synthetic: synthetic cases with the modalities of the real ones.
+        owners: for each synthetic case, the patient (`site/patient`) of its mask.
+        sites: real cases, by the site's name.
+        seed: seed of the halvings.
+    """
+    painted = features_of(synthetic)
+    of_sites = {name: features_of(cases) for name, cases in sites.items()}
+    patients = {name: [f"{name}/{case.patient}" for case in cases] for name, cases in sites.items()}
+    together = [patient for own in patients.values() for patient in own]
+    real = torch.cat(list(of_sites.values()))
+    mixture, floor = kid_to_real(painted, owners, real, together, seed=seed)
+    single = {
+        name: kid_to_real(painted, owners, of_sites[name], patients[name], seed=seed)
+        for name in sites
+    }
+    return Kids(
+        mixture,
+        floor,
+        {name: pair[0] for name, pair in single.items()},
+        {name: pair[1] for name, pair in single.items()},
+    )
+
+
+def kid_to_real(
+    painted: Features,
+    owners: Sequence[str],
+    real: Features,
+    patients: Sequence[str],
+    *,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """KID of synthetic images from real ones, and the floor: that of other real patients.
+
+    Real patients are halved. One half, the reference, is compared with the other half (the floor)
+    and with the synthetic images of the other half's masks. Both sets thus share no patient with
+    the reference. Each result is the median over several halvings.
+
+    Args:
+        painted: features of the synthetic images.
+        owners: for each of them, the patient of its mask.
+        real: features of the real images.
+        patients: patient of each of them.
+        seed: seed of the halvings.
+
+    Returns:
+        Both; nan if there are too few images. Of one patient there is no floor, and all their
+        images are the reference.
+    """
+    if len(everybody := set(patients)) < 2:
+        return _if_enough(painted[[owner in everybody for owner in owners]], real), math.nan
+    found: dict[frozenset[str], tuple[float, ...]] = {}  # few patients repeat halvings
+    for number in range(SPLITS * seed, SPLITS * (seed + 1)):
+        halves = split_patients(patients, {"reference": 0.5, "other": 0.5}, number)
+        others = frozenset(patients[index] for index in halves["other"])
+        reference = real[halves["reference"]]
+        own = painted[[owner in others for owner in owners]]
+        pair = (own, real[halves["other"]])
+        found[others] = tuple(_if_enough(one, reference) for one in pair)
+    mixture, floor = map(_median, zip(*found.values(), strict=True))
+    return mixture, floor
+
+
+def _median(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return median(known) if known else math.nan
+
+
+def _if_enough(one: Features, other: Features) -> float:
+    return kid(one, other) if min(len(one), len(other)) > 1 else math.nan
