@@ -118,8 +118,7 @@ def test_too_few_images_are_an_error_and_no_result_of_a_site() -> None:
 
 def test_two_sets_of_one_kind_are_as_far_apart_as_the_floor() -> None:
     found = between(heads(60, 100), {"north": heads(30), "south": heads(30, 50)})
-    assert abs(found.mixture - found.floor) < 0.002
-    assert abs(found.floor) < 0.002
+    assert max(abs(found.mixture), abs(found.floor)) < 0.005
     assert set(found.of_sites) == set(found.floors) == {"north", "south"}
 
 
@@ -145,7 +144,7 @@ def test_images_that_are_the_real_ones_come_to_the_floor_and_not_below() -> None
 def test_what_a_person_would_see_is_seen(change: str) -> None:
     torch.manual_seed(0)
     found = between(altered(heads(40, 100), change), {"north": heads(40)})
-    assert found.mixture > 0.003 > 3 * abs(found.floor)
+    assert found.mixture > 0.1 > 20 * abs(found.floor)
 
 
 def test_a_site_of_one_patient_has_a_kid_but_no_floor() -> None:

@@ -8,7 +8,6 @@ place of Inception's, so compare values with each other only, not with published
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Final, final
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from asyndgan.arrays import Images
 from asyndgan.data import Case
 from asyndgan.data.splits import split_patients
+from asyndgan.judging.metrics import mean
 from asyndgan.models.pretrained import pretrained
 
 LEAST_SIDE: Final = 128
@@ -35,7 +35,7 @@ ROWS: Final = 1024
 """Rows of the kernel's matrix that are held at a time."""
 
 SPLITS: Final = 10
-"""Number of random halvings of the real patients that a result is the median over."""
+"""Number of random halvings of the real patients that a result is the mean over."""
 
 Features = Float[Tensor, "_ size"]
 
@@ -165,7 +165,7 @@ def kid_to_real(
 
     Real patients are halved. One half, the reference, is compared with the other half (the floor)
     and with the synthetic images of the other half's masks. Both sets thus share no patient with
-    the reference. Each result is the median over several halvings.
+    the reference. Each result is the mean over several halvings.
 
     Args:
         painted: features of the synthetic images.
@@ -188,13 +188,8 @@ def kid_to_real(
         own = painted[[owner in others for owner in owners]]
         pair = (own, real[halves["other"]])
         found[others] = tuple(_if_enough(one, reference) for one in pair)
-    mixture, floor = map(_median, zip(*found.values(), strict=True))
+    mixture, floor = map(mean, zip(*found.values(), strict=True))
     return mixture, floor
-
-
-def _median(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return median(known) if known else math.nan
 
 
 def _if_enough(one: Features, other: Features) -> float:
