@@ -115,7 +115,7 @@ def test_both_halves_of_a_cross_fitted_site_share_one_look(
 
         return look
 
-    monkeypatch.setattr("asyndgan.models.projected.pretrained", looking)
+    monkeypatch.setattr("asyndgan.models.pretrained.pretrained", looking)
     recipe = tiny(*SEGMENTS, "discriminator.cross_fitted=true")
     objective = Objective(recipe, modalities=1, labels=3, space=(32, 32), seed=1)
     halves = torch.tensor([0, 1])

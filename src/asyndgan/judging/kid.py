@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final, final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,10 +18,8 @@ from asyndgan.arrays import Images
 from asyndgan.data import Case
 from asyndgan.data.splits import split_patients
 from asyndgan.judging.metrics import mean
-from asyndgan.models.pretrained import pretrained
-
-LEAST_SIDE: Final = 128
-"""Smaller images are enlarged by a whole number, up to this side of the shorter one."""
+from asyndgan.models.pretrained import LEAST_SIDE
+from asyndgan.models.pretrained import features_of as looked_at
 
 SPREAD: Final = (6.0, 4.5, 4.0)
 """Divisors of the features of the last three scales: x.y / size is then about 0.3 for photographs
@@ -62,27 +59,17 @@ class Kids:
 def features(images: Images) -> Features:
     """Means over each feature map of the network's last three scales: an 8th to a 32nd of the size.
 
-    Channels are shown three at a time; the last three begin anew with the first ones. One channel
-    is shown as grey.
-
     Args:
         images: (n, channels, rows, columns), in [-1, 1].
 
     Returns:
-        (n, 472 for every three channels), float64.
+        (n, 472 for every three channels), float64, one scale after the other.
     """
-    _, channels, *space = images.shape
-    views = -(-channels // 3)
-    shown = [channel % channels for channel in range(3 * views)]
-    by = max(1, -(-LEAST_SIDE // min(space)))
-    network = pretrained("lite0", images.device)
+    pixels = -(-images.shape[1] // 3) * max(LEAST_SIDE**2, math.prod(images.shape[2:]))
     found = []
-    for part in images.split(max(1, PART // (views * by**2 * math.prod(space)))):
-        three = part[:, shown].reshape(-1, 3, *space)
-        three = F.interpolate(three, scale_factor=by, mode="bilinear", align_corners=False)
-        scales = zip(network(three)[-len(SPREAD) :], SPREAD, strict=True)
-        means = torch.cat([maps.mean((2, 3)) / spread for maps, spread in scales], 1)
-        found.append(means.reshape(len(part), -1).double())
+    for part in images.split(max(1, PART // pixels)):
+        scales = zip(looked_at("lite0", part)[-len(SPREAD) :], SPREAD, strict=True)
+        found.append(torch.cat([maps.mean((2, 3)) / spread for maps, spread in scales], 1).double())
     return torch.cat(found)
 
 

@@ -25,6 +25,9 @@ from asyndgan.received import contents
 STRIDES: Final = (1, 2, 2, 2, 1, 2, 1)
 """Of the stages; the stem before them has 2."""
 
+LEAST_SIDE: Final = 128
+"""Side up to which smaller images are enlarged, so that they have features."""
+
 EPSILON: Final = 1e-3
 """Of the batch norms."""
 
@@ -146,6 +149,27 @@ def pretrained(name: str, device: torch.device) -> Pretrained:
     with torch.no_grad():
         weights = torch.load(io.BytesIO(_checked(source)), map_location=device, weights_only=True)
         return Pretrained(weights, source.blocks)
+
+
+def features_of(name: str, images: Images) -> list[Tensor]:
+    """Features of images of any number of channels, from fine to coarse.
+
+    Channels are shown three at a time; the last three begin anew with the first ones. One channel
+    is shown as grey. Images are enlarged by a whole number, up to a side of `LEAST_SIDE`.
+
+    Args:
+        name: of `SOURCES`.
+        images: (b, channels, rows, columns), in [-1, 1].
+
+    Returns:
+        At five scales, (b, features of every three channels, *space).
+    """
+    b, channels, *space = images.shape
+    shown = images[:, [number % channels for number in range(3 * -(-channels // 3))]]
+    shown = shown.reshape(-1, 3, *space)
+    if (by := -(-LEAST_SIDE // min(space))) > 1:
+        shown = F.interpolate(shown, scale_factor=by, mode="bilinear", align_corners=False)
+    return [maps.reshape(b, -1, *maps.shape[2:]) for maps in pretrained(name, images.device)(shown)]
 
 
 def _checked(source: Source) -> bytes:

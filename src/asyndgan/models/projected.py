@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from asyndgan.arrays import Condition, Images
 from asyndgan.errors import RecipeError
 from asyndgan.models.discriminators import PatchNetwork, Verdict
-from asyndgan.models.pretrained import pretrained
+from asyndgan.models.pretrained import features_of
 from asyndgan.recipe import DiscriminatorSection
-
-LEAST_SIDE: Final = 128
-"""Smaller images are enlarged by whole numbers up to this side, so that they have features."""
 
 CHANNELS: Final = (16, 24, 40, 112, 320)
 """Of the features, from half the size to a 32nd."""
@@ -53,37 +50,29 @@ class Seen:
 
 
 @cache
-def _mixtures(views: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+def _mixtures(channels: int, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
     """Fixed random weights: 1x1 over the channels of each scale, 3x3 from each scale to a finer."""
-    random = torch.Generator().manual_seed(SEED)
+    random, views = torch.Generator().manual_seed(SEED), -(-channels // 3)
 
     def weights(target: int, source: int, side: int) -> Tensor:
         drawn = torch.randn(target, source, side, side, generator=random)
         return (drawn / (source * side * side) ** 0.5).to(device)
 
-    across = [weights(n, views * c, 1) for n, c in zip(MIXED, CHANNELS[1:], strict=True)]
+    across = [weights(n, views * own, 1) for n, own in zip(MIXED, CHANNELS[1:], strict=True)]
     between = [weights(fine, coarse, 3) for fine, coarse in pairwise(MIXED)]
     return across, between
 
 
 def features(images: Images) -> Seen:
-    """What the frozen network sees in images of any number of channels, (b, c, rows, columns).
+    """What the frozen network sees in images (b, c, rows, columns).
 
-    Channels are shown three at a time; the last three begin anew with the first ones. Features are
-    mixed across channels and then across scales by fixed random convolutions, so that no head can
-    rely on a few of them (Sauer et al. 2021, "Projected GANs Converge Faster", section 3.2).
+    Features are mixed across channels and then across scales by fixed random convolutions, so that
+    no head can rely on a few of them (Sauer et al. 2021, "Projected GANs", section 3.2).
     """
-    b, c, *space = images.shape
-    views = -(-c // 3)
-    shown = images[:, [channel % c for channel in range(3 * views)]]
-    shown = shown.reshape(b * views, 3, *space)
-    if (by := -(-LEAST_SIDE // min(space))) > 1:
-        shown = F.interpolate(shown, scale_factor=by, mode="bilinear", align_corners=False)
     found = [
-        maps.reshape(b, -1, *maps.shape[2:]) / spread
-        for maps, spread in zip(pretrained("lite1", images.device)(shown), SPREAD, strict=True)
+        maps / spread for maps, spread in zip(features_of("lite1", images), SPREAD, strict=True)
     ]
-    across, between = _mixtures(views, images.device)
+    across, between = _mixtures(images.shape[1], images.device)
     with torch.autocast(images.device.type, enabled=False):
         mixed = [F.conv2d(maps, own) for maps, own in zip(found[1:], across, strict=True)]
         for level in reversed(range(len(between))):
