@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from asyndgan.engines.flare.kits import init_federation
 from asyndgan.errors import RunError
-from asyndgan.models.generators import MaskGenerator, ResNetGenerator
+from asyndgan.models.generators import DCGANGenerator, MaskGenerator, ResNetGenerator
+from asyndgan.models.topdown import TopDownGenerator
 from asyndgan.recipe import GeneratorSection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.order import Order
@@ -134,9 +135,6 @@ def test_every_channel_that_depends_on_what_is_painted_has_a_name() -> None:
             section=GeneratorSection(width=4, blocks=1, skip=True, **section),
         )  # fmt: skip
         return network, {name: list(one.shape) for name, one in network.state_dict().items()}
-
-    from asyndgan.models.generators import DCGANGenerator
-    from asyndgan.models.topdown import TopDownGenerator
 
     for kind in (ResNetGenerator, DCGANGenerator, MaskGenerator, TopDownGenerator):
         network, plain = shapes(kind, sizes)
