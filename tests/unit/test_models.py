@@ -65,6 +65,25 @@ def discriminator_of(tiny: MakeRecipe, kind: str, space: tuple[int, ...]) -> nn.
     )
 
 
+@pytest.mark.parametrize("levels", [2, 3, 5])
+def test_a_generator_paints_at_as_many_sizes_as_the_recipe_says(
+    tiny: MakeRecipe, levels: int
+) -> None:
+    generator = build_generator(
+        tiny(
+            "image.size=32", "generator.kind=topdown", f"generator.levels={levels}",
+            "generator.noise=2",
+        ),
+        condition_channels=3,
+        image_channels=1,
+    )  # fmt: skip
+    entered: list[int] = []
+    for level in generator.get_submodule("levels").children():
+        level.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].shape[2]))
+    assert generator(maps_of("mask", (32, 32)), noise_of((32, 32))).shape == (2, 1, 32, 32)
+    assert entered == [32 // 2**level for level in reversed(range(levels))]
+
+
 def test_a_pixel_that_became_white_in_bfloat16_can_become_dark_again() -> None:
     painted = torch.full((1, 1, 2, 2), 5.0, dtype=torch.bfloat16, requires_grad=True)
     (slope,) = torch.autograd.grad(within_range(painted).sum(), painted)
@@ -323,7 +342,11 @@ def test_conditions_become_one_hot_maps() -> None:
     ("override", "build", "known"),
     [
         ("generator.kind=vit", build_generator, "dcgan, masks, resnet, rows, topdown"),
-        ("discriminator.kind=vit", build_discriminator, "dcgan, patch, patch_segmentation, rows"),
+        (
+            "discriminator.kind=vit",
+            build_discriminator,
+            "dcgan, patch, patch_segmentation, projected, projected_segmentation, rows",
+        ),
     ],
 )
 def test_an_unknown_network_is_answered_with_those_that_exist(
@@ -355,7 +378,7 @@ def test_networks_that_no_machine_holds_are_refused_before_they_are_built(
 
 
 def test_an_unknown_loss_is_answered_with_those_that_exist(tiny: MakeRecipe) -> None:
-    with pytest.raises(RecipeError, match="bce, least_squares"):
+    with pytest.raises(RecipeError, match="bce, hinge, least_squares"):
         build_adversarial_loss(tiny("loss.adversarial=wasserstein"))
 
 

@@ -41,6 +41,8 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "training.flip mirrors": ["image.axis=sagittal"],
     "generator.noise is set": [*NOISE, "generator.kind=dcgan", "generator.noise=1"],
     "generator.skip is set": [*OF_MASKS, "generator.skip=true"],
+    "generator.levels is set": ["generator.levels=5"],
+    "cannot be halved": ["generator.kind=topdown", "generator.levels=6", "image.size=80"],
     "discriminator.norm is set": [*NOISE, "discriminator.kind=dcgan", "discriminator.norm=layer"],
     "generator.diversity compares": ["generator.diversity=1"],
     "generator.deform deforms": ["condition.kind=class", "generator.deform=1"],

@@ -100,12 +100,12 @@ class TopDownGenerator(nn.Module):
 
     The code is the site's style, the image's latent numbers and what an encoder finds in the whole
     mask (Zhao et al. 2021, "co-modulation", section 3.3). It becomes a map of 4 x 4, which is
-    enlarged to an eighth of the size and joined by positions, so that places differ. At each of
-    four levels the mask at this size and the code modulate, and noise is added. A pass takes a
-    third of the multiplications of `ResNetGenerator`.
+    enlarged to the lowest size and joined by positions, so that places differ. At each level the
+    mask at this size and the code modulate, and noise is added; each has twice the size of the one
+    before. With four levels, a pass takes a third of the multiplications of `ResNetGenerator`.
 
-    Of the section it takes `width` k of the last level (the others have 2k, 4k and 4k), `noise`,
-    `style` and `latent`.
+    Of the section it takes `levels`, `noise`, `style`, `latent` and `width` k: levels have 4k, 4k,
+    2k, k, k/2 and k/4 features.
     """
 
     def __init__(
@@ -120,7 +120,9 @@ class TopDownGenerator(nn.Module):
         k, dims = section.width, spatial_dims
         self.noise = section.noise
         maps = condition_channels + 1  # and one that is 1 everywhere, for those without a condition
-        found = (maps, k, 2 * k, 4 * k)
+        widths = (4 * k, 4 * k, 2 * k, k, k // 2, k // 4)[: section.levels]
+        seen = (*(width // 2 for width in widths[-2:0:-1]), widths[0])  # of the mask, by level
+        found = (maps, *seen)
         conv = nn.Conv2d if dims == 2 else nn.Conv3d
         self.encoder = nn.ModuleList(
             conv(source, target, 4, stride=2, padding=1) for source, target in pairwise(found)
@@ -130,25 +132,26 @@ class TopDownGenerator(nn.Module):
             nn.Linear(HIDDEN, HIDDEN), nn.LeakyReLU(SLOPE),
         )  # fmt: skip
         self.start = nn.Linear(HIDDEN, 2 * k * GRID**dims)
-        widths = (4 * k, 4 * k, 2 * k, k)
-        sources = (2 * k + 4 * k + dims, 4 * k + 2 * k, 4 * k + k, 2 * k)
+        beside = (*seen[-2::-1], 0)
+        above = zip(widths, beside, strict=False)
+        sources = (2 * k + seen[-1] + dims, *(width + mask for width, mask in above))
         self.levels = nn.ModuleList(
             Level(dims, maps, source, target, section.noise)
             for source, target in zip(sources, widths, strict=True)
         )
-        self.paint = convolution(dims, k + maps + section.noise, image_channels, bias=True)
+        self.paint = convolution(dims, widths[-1] + maps + section.noise, image_channels, bias=True)
         self.smooth = smooth(dims)
         told, noise = (*numbered(label=condition_channels), ONE), numbered(noise=section.noise)
         code = numbered(style=section.style, latent=section.latent, feature=found[-1])
         self.reads = {"encoder.0": told, "mapping.0": code}
-        self.reads["paint"] = (*numbered(feature=k), *told, *noise)
+        self.reads["paint"] = (*numbered(feature=widths[-1]), *told, *noise)
         for name, _ in self.levels.named_modules():
             if name.endswith(("tell", "grain")):
                 self.reads[f"levels.{name}"] = told if name.endswith("tell") else noise
         self.paints = ("paint",)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
-        """Paints images in [-1, 1] of the condition's height and width (multiples of 8)."""
+        """Paints images in [-1, 1] of the condition's size, a multiple of 2 ** (levels - 1)."""
         grain, own = noise[:, : self.noise], noise[:, self.noise :].flatten(2).mean(2)
         found = [F.pad(2 * condition - 1, (*[0, 0] * (condition.ndim - 2), 0, 1), value=1.0)]
         for layer in self.encoder:
@@ -159,7 +162,7 @@ class TopDownGenerator(nn.Module):
         features = torch.cat([features, found[-1], positions(features)], dim=1)
         # Beside the features from above: nothing at the lowest size, which has them, nor at full
         # size, where the mask itself modulates.
-        beside = (None, found[2], found[1], None)
+        beside = (None, *found[-2:0:-1], None)
         for level, paint in enumerate(self.levels):
             if level:
                 features = self._resized(features, found[-1 - level].shape[2:])

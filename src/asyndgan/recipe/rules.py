@@ -110,6 +110,14 @@ RULES: Final = (
          f"generator.noise {_USELESS}", ("generator.noise=0",)),
     Rule(lambda r: r.generator.kind in ("dcgan", "masks", "topdown") and r.generator.skip,
          f"generator.skip {_USELESS}", ("generator.skip=false",)),
+    Rule(lambda r: r.generator.kind != "topdown" and r.generator.kind in _PAINTERS
+         and r.generator.levels != 4,
+         f"generator.levels {_USELESS}", ("generator.levels=4",)),
+    Rule(lambda r: r.generator.kind == "topdown" and not r.table
+         and any(side % 2 ** (r.generator.levels - 1) or side < 2**r.generator.levels
+                 for side in r.image.size),
+         "image.size {r.image.size[0]}x{r.image.size[1]} cannot be halved to 2 pixels or "
+         "more for generator.levels = {r.generator.levels}; {set}", ("generator.levels=4",)),
     Rule(lambda r: r.discriminator.kind in NORMLESS and r.discriminator.norm != "instance",
          "discriminator.norm is set, but discriminator.kind '{r.discriminator.kind}' has no norms; "
          "{set}", ("discriminator.norm='instance'",)),

@@ -85,6 +85,13 @@ class GeneratorSection(Section):
     blocks: int = Field(
         9, ge=1, le=32, description="resnet: residual blocks at the lowest resolution"
     )
+    levels: int = Field(
+        4,
+        ge=2,
+        le=6,
+        description="topdown: sizes at which it paints, each twice the one before. Use 5 for "
+        "images of 128 pixels and 6 for 256, whose largest size then takes less time",
+    )
     noise: int = Field(
         0, ge=0, le=256, description="channels of noise beside the condition; 0: none"
     )
