@@ -79,7 +79,7 @@ def trained(
     recipe: Recipe, sites: dict[str, Path], out: Path, *, fedgan: bool = False
 ) -> RunFolder:
     """A finished run: reused, resumed or trained anew, as in a suite."""
-    training = Training(recipe, sites, out, fedgan=fedgan, keep_generators=False)
+    training = Training(recipe, sites, out, fedgan=fedgan)
     if not training.finished():
         training.run()
     return training.folder

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 asyndgan=.venv/bin/asyndgan
 [ -e "$data/phantoms" ] || $asyndgan phantoms "$data/phantoms"
 [ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 nuclei-64 chest-64 misaligned temporary hippocampus \
-  selection lgg-128 dsb-128 wire reconstruction membership worst_recipe digits phantoms tables streets
+  lgg-128 dsb-128 wire reconstruction membership worst_recipe digits phantoms tables streets
 for table; do
   document="docs/results/$table.md"
   case "$table" in

@@ -36,8 +36,6 @@ from asyndgan.wire import (
     Judgement,
     Label,
     Labelled,
-    Measure,
-    Measured,
     Message,
     Open,
     Refusal,
@@ -49,10 +47,7 @@ from asyndgan.wire import (
 from asyndgan.wire.messages import PREFIX
 
 LIMIT = 2**20
-CODINGS = {
-    "images": "uint8", "feedback": "int8", "conditions": "label8", "total": "float64",
-    "squares": "float64",
-}  # fmt: skip
+CODINGS = {"images": "uint8", "feedback": "int8", "conditions": "label8"}
 WILD = (-1, 0, 1, 2**31, 2**63, 2**64, 1e308, None, True, "", "x" * 99, [], {}, [[[]]], "∞", "\x00")
 
 
@@ -64,13 +59,12 @@ SHAPES = ((2, 1, 16, 16), (1, 1, 16, 16), (2, 2, 16, 16), (2, 1, 16, 15), (2, 16
 def seeds() -> list[Message]:
     """One real message of each kind."""
     masks = torch.zeros(2, 16, 16, dtype=torch.int64)
-    images, moments = torch.zeros(2, 1, 16, 16), torch.ones(9, dtype=torch.float64)
+    images, odds = torch.zeros(2, 1, 16, 16), torch.ones(2, dtype=torch.float64)
     return [
         Open(run="1f", recipe="0" * 64, step=3),
         Judge(run="1f", step=3, batch=4, images=images),
         Save(run="1f", step=3),
         Saved(run="1f", step=3),
-        Measure(run="1f"),
         Describe(run="1f"),
         Close(run="1f"),
         Closed(run="1f"),
@@ -86,7 +80,6 @@ def seeds() -> list[Message]:
         Described(run="1f", fingerprint=Fingerprint(modalities=(ModalityFigures(name="T1"),))),
         Label(run="1f", recipe="0" * 64, images=images),
         Labelled(run="1f", probabilities=images),
-        Measured(run="1f", count=9, total=moments, squares=moments),
         Refusal(run="1f", code="order", reason="no"),
     ]  # fmt: skip
 

@@ -72,7 +72,7 @@ def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recipe = tiny(
-        "image.size=32", *PERCENTILES, "selection.kind=nearest", "training.checkpoint_every=2",
+        "image.size=32", *PERCENTILES, "training.checkpoint_every=2",
         "training.hold_out=0.5",
     )  # fmt: skip
     run = train(recipe, sites, tmp_path / "run")

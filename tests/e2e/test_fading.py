@@ -100,7 +100,7 @@ def test_images_are_painted_from_deformed_masks_and_labelled_by_the_masks_as_the
     run = train(recipe, {"north": painted[0].path.parent / DEFAULT_SITES[0].name}, tmp_path / "run")
     generator, given = run.generator(), []
     generator.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    run.generator = lambda step=None: generator  # type: ignore[method-assign]  # a listener
+    run.generator = lambda: generator  # type: ignore[method-assign]  # a listener
     found = list(synthesise(run, masks, fading=Fading((LESION,), (0.5, 0.5))))
     assert all(case.mask.equal(mask) for case, (_, mask) in zip(found, masks, strict=True))
     whole, without = (labels_in(maps) for maps in given)

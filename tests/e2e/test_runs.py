@@ -51,7 +51,7 @@ STEPS = 30
 def recipe(tiny: MakeRecipe) -> Recipe:
     return tiny(
         "image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4",
-        "selection.kind=nearest", "selection.window=2", "generator.style=2",
+        "generator.style=2",
     )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def test_sites_that_cannot_be_averaged_are_refused(tiny: MakeRecipe) -> None:
             _common_scope({"north": one, "south": other})
 
 
-@pytest.mark.parametrize("key", ["site_discriminators.north.width=8", "selection.kind=nearest"])
+@pytest.mark.parametrize("key", ["site_discriminators.north.width=8", "reminding.weight=1"])
 def test_a_recipe_that_fedgan_cannot_follow_is_refused(
     tiny: MakeRecipe, phantoms: Sites, tmp_path: Path, key: str
 ) -> None:

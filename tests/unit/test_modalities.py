@@ -286,17 +286,13 @@ def test_a_network_of_one_half_of_the_patients_judges_no_modality_that_it_never_
     Site("north", alone, tiny())
 
 
-@pytest.mark.parametrize(
-    "asked",
-    ["selection.kind=nearest", "selection.kind=measured"],
-)
 def test_what_cannot_tell_absent_from_black_is_refused(
-    tiny: MakeRecipe, make_cohort: MakeCohort, asked: str
+    tiny: MakeRecipe, make_cohort: MakeCohort
 ) -> None:
     whole = make_cohort(tiny(), cases=2, modalities=["T1", "T2"])
     cohort = incomplete(whole, [[True, False], [True, True]])
     with pytest.raises(CohortError, match="site north: some cases lack a modality, and"):
-        Site("north", cohort, tiny(asked))
+        Site("north", cohort, tiny("shares.by=odds"))
 
 
 def test_a_modality_that_no_case_has_is_none_of_the_site(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.cli.site import first_policy
 from asyndgan.data import Cohort
-from asyndgan.data.dataset import DataSet
-from asyndgan.engines import SiteSetup, set_up
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import SIMULATION, Policy, Release
 from asyndgan.privacy.family import FAMILY, TABLES, Row
@@ -29,8 +27,6 @@ from asyndgan.wire import (
     Close,
     Judge,
     Judgement,
-    Measure,
-    Measured,
     Open,
     Refusal,
     pack,
@@ -110,8 +106,6 @@ def test_the_defaults_serve_a_private_recipe_and_no_other(tiny: MakeRecipe) -> N
     for override, said in (
         ("masks.release=true", "masks.release is true"),
         ("loss.paired_l1=10", "gives real pixels away"),
-        ("selection.kind=nearest", "so moments leave"),
-        ("selection.kind=measured", "selection.kind is measured, so moments leave"),
         ("wire.feedback=float32", "leaves.feedback is float16, int8, int4"),
         ("training.move=false", "outside what was measured (training.move)"),
     ):
@@ -414,58 +408,9 @@ def test_what_discriminators_say_of_themselves_stays_unless_it_may_leave(tiny: M
     assert set(through_the_door(tiny(*PRIVATE), "", new).losses) == {"adversarial", "segmentation"}
 
 
-def test_feedback_and_moments_pass_only_where_they_may(tiny: MakeRecipe) -> None:
+def test_feedback_passes_only_in_a_coding_that_may_leave(tiny: MakeRecipe) -> None:
     with pytest.raises(PolicyError, match="in this coding"):
         through_the_door(tiny("wire.feedback=float32"), "", judgement())
-    zeros = torch.zeros(9, dtype=torch.float64)
-    with pytest.raises(PolicyError, match="no moments"):
-        through_the_door(tiny(), "", Measured(run="ab", count=99, total=zeros, squares=zeros))
-
-
-@pytest.mark.parametrize("known", [False, True])
-def test_no_hold_out_changes_the_moments_that_a_site_sends(
-    known: bool, tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
-    """Else two recipes would give the features of a patient whom one of them holds out."""
-    (tmp_path / "policy.toml").write_text(
-        "[leaves]\nmoments = true\n[allows]\nunmeasured = true\nfewest_patients = 1\n"
-        f"known_start = {json.dumps(known)}\n"
-    )
-    told = []
-    for part in (0.0, 0.1, 0.2):
-        recipe = tiny(
-            "image.size=32", "masks.release=false", "selection.kind=measured", "selection.clip=0",
-            f"training.hold_out={part}",
-        )  # fmt: skip
-        setup = SiteSetup(
-            "north", phantoms["north"], tmp_path / str(part), policy=tmp_path / "policy.toml",
-            records=tmp_path / "books",
-        )  # fmt: skip
-        with closing(set_up(setup, recipe)) as endpoint:
-            endpoint.answer(pack(Open(run="ab", recipe=recipe.digest(), step=0), {}))
-            answer = unpack(endpoint.answer(pack(Measure(run="ab"), {})), ANSWERS, limit=2**20)
-        assert isinstance(answer, Measured)
-        told.append((answer.count, answer.total.tolist(), answer.squares.tolist()))
-    assert (told[0] == told[1] == told[2]) is not known
-    assert known or told[0][0] == len(DataSet(phantoms["north"]).files)
-
-
-def test_moments_are_counted_as_answers_each_time_that_they_leave(
-    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Path
-) -> None:
-    recipe = tiny(*PRIVATE, "training.steps=1", "selection.kind=measured")
-    few = "[leaves]\nmoments = true\n[allows]\nmost_answers = "
-    (reason,) = policy(few + "2").refusals(recipe)
-    assert "the start sends masks as well, and moments leave once" in reason
-    cohort = make_cohort(recipe, cases=8)
-    site = Site("north", cohort, recipe, folder=tmp_path, policy=policy(few + "3"))
-    endpoint = Endpoint(site, limit=2**20)
-    endpoint.answer(pack(Open(run="ab", recipe=recipe.digest(), step=0), {}))
-    request = pack(Measure(run="ab"), {})
-    said = [unpack(endpoint.answer(request), ANSWERS, limit=2**20) for _ in range(3)]
-    assert [type(one) for one in said] == [Measured, Measured, Refusal]
-    assert "as often as its policy allows" in getattr(said[2], "reason", "")
-    endpoint.close()
 
 
 def test_a_site_that_hides_its_number_of_cases_declares_a_share(

@@ -420,7 +420,6 @@ def test_public_conditions_do_not_depend_on_the_patients(tiny: MakeRecipe) -> No
     [
         (("privacy.kind=discriminator",), "sends patients' masks"),
         ((*PRIVATE, "loss.paired_l1=1"), "past privacy.kind"),
-        ((*PRIVATE, "selection.kind=nearest"), "past privacy.kind"),
         ((*PRIVATE, "training.precision=bfloat16"), "float32"),
         ((*PRIVATE, "discriminator.kind=mine"), "discriminator.kind 'mine' is of another package"),
         ((*PRIVATE, "loss.adversarial=mine"), "loss.adversarial 'mine' is of another package"),

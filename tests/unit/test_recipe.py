@@ -434,8 +434,3 @@ def test_the_default_recipe_hides_patients_from_discriminators_by_moving_and_shi
 def test_an_unknown_key_of_a_timeline_names_the_known_one(tiny: Callable[..., Recipe]) -> None:
     with pytest.raises(RecipeError, match=r"timeline\.0\.frist is no key here.*timeline\.first\?"):
         tiny("timeline=[{site='south', frist=1}]")
-
-
-def test_a_checkpoint_is_not_chosen_by_sites_that_come_and_go(tiny: Callable[..., Recipe]) -> None:
-    with pytest.raises(RecipeError, match="compares with the sites of the beginning"):
-        tiny("selection.kind=nearest", "timeline=[{site='south', last=1}]")

@@ -25,7 +25,7 @@ from asyndgan.painting.card import model_card
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
-from asyndgan.reports.curves import loss_charts, presence, run_charts
+from asyndgan.reports.curves import loss_charts, presence, reminding_chart
 from asyndgan.reports.gallery import BUDGET, _coloured, build_gallery, label_colours, worth_painting
 from asyndgan.reports.report import write_report
 from asyndgan.reports.traffic import _caution
@@ -768,34 +768,15 @@ def test_the_timeline_appears_once_a_site_was_away(tmp_path):
     assert "step 6 missed south: it is not connected" in text
 
 
-def test_what_is_measured_of_the_whole_run_has_a_chart_of_its_own():
+def test_how_far_the_generator_drifts_from_absent_sites_has_a_chart_of_its_own():
     records = [record(step, ["a"]) for step in range(10)]
-    sites = {"a": 0, "b": 1, "c": 2}
-    assert run_charts(records, sites) == ()
+    assert reminding_chart(records) == ()
     for step in range(4, 8):
         records[step]["reminding"] = 0.1
-    known = {2: {"a": 1.0}, 4: {}, 6: {"a": 2.0, "b": 3.0}}
-    for step, by_site in known.items():
-        records[step] |= {"distance": float(step), "distances": by_site}
-    reminding, distance, distances = run_charts(records, sites)
-    assert (reminding.title, distance.title) == ("Reminding", "Distance")
-    assert [curve.last for curve in (*reminding.curves, *distance.curves)] == ["0.1", "6"]
-    assert distance.curves[0].path.count("M") == 1  # from the first one on without a gap
-    assert {curve.name: curve.last for curve in distances.curves} == {"a": "2", "b": "3"}
-    assert distances.curves[0].path.count("M") == 2  # nothing was painted for it in between
-
-
-def test_a_distance_that_jumps_at_the_end_of_a_long_run_is_shown_as_it_was_measured():
-    records = [record(step, ["generator"]) for step in range(2000)]  # a site of an odd name
-    for step in range(199, 2000, 200):
-        value = 3.0 if step == 1999 else 1.0
-        records[step] |= {"distance": value, "distances": {"generator": value / 2}}
-    distance, distances = run_charts(records, {"generator": 0})
-    assert [curve.last for curve in (*distance.curves, *distances.curves)] == ["3", "1.5"]
-    assert distance.up[-1].text in ("3", "3.0")  # the axis reaches it
-    *_, end = re.findall(r"L(\S+) (\S+?)(?=[ML]|$)", distance.curves[0].path)
-    assert float(end[0]) == 100.0
-    assert float(end[1]) < 10.0  # at the top: neither binned nor smoothed away
+    (chart,) = reminding_chart(records)
+    assert chart.title == "Reminding"
+    assert [curve.last for curve in chart.curves] == ["0.1"]
+    assert chart.curves[0].path.count("M") == 1
 
 
 def test_a_site_that_was_away_has_a_gap_in_its_lane_and_in_its_curves():

@@ -56,13 +56,11 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "'given', but masks.release": ["masks.source=given", "masks.release=true"],
     "keeps no masks to remind": ["reminding.weight=1"],
     "classes are not kept": [*CLASSES, "reminding.weight=1"],
-    "sites of the beginning": ["selection.kind=nearest", "timeline=[{site='south', last=1}]"],
     "sends patients' masks": ["privacy.kind=discriminator"],
     "segments real patients": [*DP_SGD, *SEGMENTS],
     "in one network": [*DP_SGD, "discriminator.cross_fitted=true"],
     "loss.paired_l1 looks at": [*DP_SGD, "loss.paired_l1=1"],
     "loss.segmentation looks at": [*DP_SGD, "discriminator.kind=mine", "loss.segmentation=1"],
-    "selection.kind '{r.selection.kind}' looks": [*DP_SGD, "selection.kind=measured"],
     "masks.release looks at": [*DP_SGD, "masks.release=true"],
     "discriminator.kind '{r.discriminator.kind}' is of": [*DP_SGD, "discriminator.kind=mine"],
     "loss.adversarial '{r.loss.adversarial}' is of": [*DP_SGD, "loss.adversarial=mine"],
@@ -77,7 +75,6 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "retired for images": ["training.rare_first=true"],
     "records take 'dropout'": [*TABLE, "discriminator.augment=['shift']"],
     "is made from generator.noise": [*TABLE, "generator.noise=2"],
-    "compares features of images": [*TABLE, "selection.kind=measured"],
     "clips gradients": [*DP_SGD, "training.precision=bfloat16"],
 }  # fmt: skip
 """Overrides that violate a rule, by a part of the rule's words."""

@@ -125,25 +125,6 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("judgement", "batch"): _BATCH,
     ("judgement", "conditions"): _CONDITIONS,
-    ("measured", "run"): _RUN,
-    ("measured", "count"): Exposure(
-        "how many images, those of held-out patients included", "one number", "as `cases`. With "
-        "`allows.known_start` also how many a hold-out leaves",
-        "`leaves.moments`; at least 8 images",
-    ),
-    ("measured", "total"): Exposure(
-        "sum of features over all images",
-        "332 to 374 numbers for one to four modalities, up to 3,104 for 64",
-        "one patient's features, exactly, by the difference of two runs with and without the "
-        "patient. If one patient alone has images without a label, two recipes suffice "
-        "(`image.slices`)",
-        "`leaves.moments` (off by default). No hold-out changes the images, unless "
-        "`allows.known_start`. `selection.clip` of the recipe bounds the part of one image (0: no "
-        "bound). `allows.most_answers` counts the message",
-    ),
-    ("measured", "squares"): Exposure(
-        "sum of squared features", "as many", "as `total`", "as `total`",
-    ),
     ("described", "run"): _RUN,
     ("described", "fingerprint"): Exposure(
         "figures of the whole data set: counts, sizes, spacings, percentiles of intensities, sizes "
@@ -216,7 +197,6 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "the row of `feedback`. The ledger counts images that come again, equal to the bit, in "
         "another step. Other pictures that no generator painted are not detected",
     ),
-    ("measure", "run"): _RUN,
     ("describe", "run"): _RUN,
     ("label", "run"): _RUN,
     ("label", "recipe"): Exposure(

@@ -3,7 +3,7 @@ import gc
 import json
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,12 @@ from asyndgan.errors import (
     CohortError,
     LedgerError,
     NotFiniteError,
-    ProtocolError,
     QuorumError,
     RunError,
-    SiteSilentError,
     SiteUnreachableError,
     StorageError,
-    WireError,
 )
 from asyndgan.models import Verdict, draw_noise, site_noise
-from asyndgan.models.features import Features, Moments, distance, features_in_parts
 from asyndgan.privacy import Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.protocol import Endpoint, Exchange, message_limit
@@ -40,7 +36,6 @@ from asyndgan.training import SHARED_LOOK, Coordinator, Site, StepReport, checkp
 from asyndgan.training.objective import Objective, rate_factor
 from asyndgan.training.painting import Diversity, Painting, sameness
 from asyndgan.training.roster import _TurnedAway
-from asyndgan.training.selection import Selection, checked_moments, real_moments
 from asyndgan.wire import (
     ANSWERS,
     Card,
@@ -48,8 +43,6 @@ from asyndgan.wire import (
     Closed,
     Judge,
     Judgement,
-    Measure,
-    Measured,
     Message,
     Open,
     Refusal,
@@ -1422,276 +1415,11 @@ def test_a_site_may_have_a_discriminator_of_another_architecture(
     assert federation.sites["south"].recipe.digest() == recipe.digest()
 
 
-# The nearest generator
-
-
-NEAREST = ("selection.kind=nearest", "selection.window=2", "training.checkpoint_every=2")
-
-
-@pytest.fixture
-def large_sites(make_sites: MakeSites, make_cohort: MakeCohort) -> MakeSites:
-    """Two sites with images enough to send moments."""
-
-    def make(recipe: Recipe) -> Any:
-        cohorts = {
-            "north": make_cohort(recipe, cases=9, seed=1),
-            "south": make_cohort(recipe, cases=12, seed=2),
-        }
-        return make_sites(recipe, cohorts)
-
-    return make
-
-
-def test_the_sites_moments_add_up_to_those_of_all_images(
-    tiny: MakeRecipe, large_sites: MakeSites
-) -> None:
-    federation = large_sites(tiny(*NEAREST, "selection.clip=0"))
-    roster = federation.begin().roster
-    moments, missed = real_moments(roster, roster.members)
-    assert sorted(moments) == ["north", "south"]
-    assert not missed
-    found = moments["north"] + moments["south"]
-    images = torch.cat([site.cohort.images for site in federation.sites.values()])
-    pooled = Moments.of(features_in_parts(images))
-    assert torch.allclose(found.mean, pooled.mean, rtol=1e-9, atol=1e-12)
-    assert torch.allclose(found.deviation, pooled.deviation, rtol=1e-6, atol=1e-9)
-    assert distance(found, pooled) < 1e-12
-
-
-def test_a_run_ends_with_the_generator_nearest_to_the_real_images(
-    tiny: MakeRecipe, large_sites: MakeSites
-) -> None:
-    coordinator = large_sites(tiny(*NEAREST)).begin()
-    found: dict[int, float] = {}
-    kept: dict[int, Tensor] = {}
-    for _ in range(6):
-        report = coordinator.step()
-        if report.distance is not None:
-            found[report.step + 1] = report.distance
-            kept[report.step + 1] = weights(coordinator.average)
-    assert list(found) == [2, 4, 6]
-    best = min(found, key=lambda step: found[step])
-    assert torch.equal(weights(coordinator.chosen()), kept[best])
-
-
-def test_only_images_for_sites_whose_moments_are_known_are_compared(
-    tiny: MakeRecipe, large_sites: MakeSites, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A site that was not waited for sent no moments."""
-    seen: list[list[str]] = []
-    monkeypatch.setattr(Selection, "see", lambda self, images: seen.append(sorted(images)))
-    federation = large_sites(tiny(*NEAREST))
-    coordinator = Coordinator.begin(
-        federation.recipe, federation.exchange, run=RUN, needed={"north"}
-    )
-    coordinator.step()
-    assert sorted(coordinator.members) == ["north", "south"]
-    assert seen == [["north"]]
-    coordinator.roster.drop("north")
-    coordinator.step()
-    assert seen == [["north"]]
-
-
-def test_a_selection_goes_on_from_its_checkpoint(tiny: MakeRecipe, large_sites: MakeSites) -> None:
-    coordinator = large_sites(tiny(*NEAREST)).begin()
-    reports = [coordinator.step().distance for _ in range(3)]
-    tensors, about = coordinator.state()
-    again = Selection.load(coordinator.recipe, tensors, about["selection"], channels=1)
-    assert coordinator.selection
-    assert sorted(again.real) == ["north", "south"]
-    assert again.best_distance == coordinator.selection.best_distance == reports[1]
-    rest = coordinator.state()[0]
-    assert all(torch.equal(tensor, rest[name]) for name, tensor in again.state()[0].items())
-
-
-def test_moments_leave_a_site_only_if_the_recipe_says_so(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
-    federation = make_sites(tiny())
-    opened(federation)
-    answer = ask(federation, "north", Measure(run=RUN))
-    assert isinstance(answer, Refusal)
-    assert "asks no site for moments" in answer.reason
-
-
-def test_a_site_of_few_images_sends_no_moments(tiny: MakeRecipe, make_sites: MakeSites) -> None:
-    with pytest.raises(QuorumError, match="fewer than 8 images"):
-        make_sites(tiny(*NEAREST)).begin()
-
-
-def test_the_door_stops_moments_that_are_longer_than_the_clip(
-    tiny: MakeRecipe, large_sites: MakeSites
-) -> None:
-    federation = large_sites(tiny(*NEAREST, "selection.clip=2"))
-    opened(federation)
-    answer = ask(federation, "north", Measure(run=RUN))
-    assert isinstance(answer, Measured)
-    assert float(answer.total.norm()) <= 9 * 2.0
-    longer = Measured(run=RUN, count=9, total=answer.total, squares=answer.squares * 40)
-    with pytest.raises(ProtocolError, match=r"longer than selection\.clip"):
-        federation.sites["north"].release.let_out(longer)
-
-
-def test_what_is_painted_for_a_site_weighs_as_much_as_its_real_images(tiny: MakeRecipe) -> None:
-    """Else a perfect generator would be far from sites of unequal shares."""
-    dark, bright = torch.rand(20, 1, 16, 16) * 0.2 - 0.9, torch.rand(20, 1, 16, 16) * 0.2 + 0.6
-    shares = {"north": 0.9, "south": 0.1}
-    real = {"north": dark, "south": bright}
-    selection = Selection(tiny(*NEAREST, "selection.clip=0"))
-    selection.real = {s: Moments.of(features_in_parts(images)) for s, images in real.items()}
-    selection.see(real)
-    found = selection.decide(2, torch.nn.Linear(1, 1), shares)
-    assert found
-    assert found.together == pytest.approx(0, abs=1e-9)
-    assert found.by_site == pytest.approx({"north": 0, "south": 0}, abs=1e-9)
-
-
-MEASURED = ("selection.kind=measured", "selection.window=2", "training.checkpoint_every=2")
-
-
-@pytest.mark.parametrize(("masks", "after"), [(9, {"north", "south"}), (0, {"south"})])
-def test_distances_are_measured_of_sites_as_they_come_and_of_those_away_from_their_masks(
-    tiny: MakeRecipe, large_sites: MakeSites, masks: int, after: set[str]
-) -> None:
-    """South comes after two steps; north leaves after four, and its masks were kept or not."""
-    timeline = "timeline=[{site='south', first=2}, {site='north', last=3}]"
-    federation = large_sites(tiny(*MEASURED, timeline))
-    kept = federation.sites["north"].cohort.conditions[:masks]
-    coordinator = Coordinator.begin(
-        federation.recipe, federation.exchange, run=RUN, recall=lambda site: kept
-    )
-    found = {}
-    for _ in range(6):
-        report = coordinator.step()
-        assert (report.distance is None) == (not report.distances)
-        if len(report.distances) == 1:  # nobody else's real images are compared with these
-            assert [report.distance] == pytest.approx(list(report.distances.values()))
-        if report.distances:
-            found[report.step + 1] = set(report.distances)
-    assert found == {2: {"north"}, 4: {"north", "south"}, 6: after}
-    assert torch.equal(weights(coordinator.chosen()), weights(coordinator.average))
-    assert coordinator.selection
-    assert coordinator.selection.best_step == 0
-
-
-def test_a_site_whose_moments_cannot_be_had_takes_part_all_the_same_and_is_told_once(
-    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: MakeCohort
-) -> None:
-    recipe = tiny(*MEASURED)
-    cohorts = {
-        "few": make_cohort(recipe, cases=7, seed=1, modalities=("T1", "T2")),
-        "half": make_cohort(recipe, cases=9, seed=1, modalities=("T1",)),
-        "whole": make_cohort(recipe, cases=9, seed=2, modalities=("T1", "T2")),
-    }
-    coordinator = make_sites(recipe, cohorts).begin()
-    reports = [coordinator.step() for _ in range(4)]
-    assert [set(report.distances) for report in reports] == [set(), {"whole"}, set(), {"whole"}]
-    assert all(set(report.losses) == set(cohorts) for report in reports)
-    notes = told(coordinator, reports)
-    few, half = sorted(note for note in notes if note.startswith("no distance"))
-    assert "fewer than 8 images" in few
-    assert "site half lacks a modality" in half
-
-
-def test_a_site_that_does_not_send_its_moments_is_asked_again_after_the_next_checkpoint(
-    tiny: MakeRecipe, large_sites: MakeSites, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All others wait for it. It computes them once, however often it is asked."""
-    federation = large_sites(tiny(*MEASURED))
-    asked: list[int] = []
-    computed: list[int] = []
-
-    def lost(site: str, answer: bytes) -> bytes:
-        said = unpack(answer, ANSWERS, limit=federation.exchange.limit)
-        if isinstance(said, Measured) and site == "north":
-            asked.append(coordinator.step_number)
-            if len(asked) < 3:
-                raise SiteSilentError("site north did not answer in time.")
-        return answer
-
-    def counted(images: Tensor) -> Any:
-        computed.append(len(images))
-        return features_in_parts(images)
-
-    monkeypatch.setattr("asyndgan.training.site.features_in_parts", counted)
-    federation.line.tap = lost
-    coordinator = federation.begin()
-    found = [set(coordinator.step().distances) for _ in range(6)]
-    assert asked == [0, 2, 4]
-    assert found == [set(), {"south"}, set(), {"south"}, set(), {"north", "south"}]
-    assert len(computed) == len(federation.sites)
-
-
-def test_of_a_site_that_is_away_the_masks_are_painted_that_were_kept_by_then_and_not_moved_again(
-    tiny: MakeRecipe, large_sites: MakeSites, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """North is there only between the steps that are compared, and more of its masks are kept."""
-    parts = "{site='north', last=1}, {site='north', first=3, last=4}, {site='north', first=6}"
-    recipe = tiny(
-        "selection.kind=measured", "selection.window=1", "training.checkpoint_every=3",
-        "masks.release=true", "training.steps=12", "training.move=true", "training.flip=false",
-        f"timeline=[{parts}]",
-    )  # fmt: skip
-    federation = large_sites(recipe)
-    kept: list[Tensor] = []
-    recalled: list[int] = []
-
-    def keep(site: str, conditions: Tensor, most: int | None) -> None:
-        kept.extend(conditions if site == "north" else ())
-
-    def recall(site: str) -> Tensor:
-        recalled.append(len(kept))
-        return torch.stack(kept)
-
-    coordinator = Coordinator.begin(recipe, federation.exchange, run=RUN, keep=keep, recall=recall)
-    painted: dict[int, Tensor] = {}
-    paint = Coordinator.paint
-
-    def watched(self: Coordinator, generator: Any, of_sites: Mapping[str, Tensor]) -> Any:
-        if generator is self.average and "north" in of_sites and "north" not in self.members:
-            painted[self.step_number] = of_sites["north"]
-        return paint(self, generator, of_sites)
-
-    monkeypatch.setattr(Coordinator, "paint", watched)
-    for _ in range(6):
-        coordinator.step()
-    assert sorted(painted) == [2, 5]
-    assert len(recalled) == 2
-    assert recalled[0] < recalled[1]
-    for masks in painted.values():
-        assert all(any(torch.equal(mask, known) for known in kept) for mask in masks)
-
-
-def test_moments_that_no_images_have_are_refused() -> None:
-    size = Features(1).size
-    total = torch.ones(size, dtype=torch.float64)
-    with pytest.raises(WireError, match="no images have"):
-        checked_moments("north", Measured(run=RUN, count=1, total=total, squares=-total), 1)
-
-
 def test_a_discriminator_for_a_site_that_is_not_there_is_refused(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:
     with pytest.raises(CohortError, match="nroth"):
         make_sites(tiny("site_discriminators.nroth.layers=1")).begin()
-
-
-def test_moments_of_other_features_are_refused() -> None:
-    short = torch.zeros(3, dtype=torch.float64)
-    with pytest.raises(WireError, match="moments of 3 features"):
-        checked_moments("north", Measured(run=RUN, count=1, total=short, squares=short), 1)
-
-
-def test_sites_with_different_modalities_have_no_common_moments(
-    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any
-) -> None:
-    recipe = tiny(*NEAREST)
-    cohorts = {
-        "north": make_cohort(recipe, modalities=("T1", "T2")),
-        "south": make_cohort(recipe, modalities=("T1",)),
-    }
-    with pytest.raises(CohortError, match="south lacks a modality"):
-        make_sites(recipe, cohorts).begin()
 
 
 class _Reads(torch.nn.Module):

@@ -10,7 +10,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
-from asyndgan.arrays import IMAGE_LOW, Image, Images
+from asyndgan.arrays import IMAGE_LOW, Images
 from asyndgan.data.enrolment import untaught
 from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.prepared import Case
@@ -69,8 +69,6 @@ class Cohort:
         labels: name of every label or class, by its number.
         told: number of cases that the site says it has, and the part of them that has each
             modality, in 0 to 1; None: those of this cohort.
-        everyone: image of each case that the site says it has, (c, *space); None: those of this
-            cohort.
         eligible: number of patients of the site who are not held out, those among them who have
             nothing that the recipe asks for; None: those of this cohort.
         chooser: how the patients of the two halves are chosen.
@@ -93,7 +91,6 @@ class Cohort:
         patients: Sequence[str] | None = None,
         present: Tensor | None = None,
         told: tuple[int, list[float]] | None = None,
-        everyone: Sequence[Image] | None = None,
         eligible: int | None = None,
         chooser: Chooser = OPEN,
         seed: int = 0,
@@ -137,7 +134,6 @@ class Cohort:
         self.present = None if present is None or present.all() else present
         self.labels = dict(labels)
         self.told, self.parts = told or (len(images), self._parts())
-        self._everyone = everyone
         self.seed = seed
         self.flip = flip
         self.move = move
@@ -158,7 +154,6 @@ class Cohort:
         *,
         labels: Mapping[str, int],
         told: Sequence[Case] | None = None,
-        compared: bool = False,
         eligible: int | None = None,
         chooser: Chooser = OPEN,
         condition: str = "mask",
@@ -173,7 +168,6 @@ class Cohort:
             labels: number of each label by name, as in `dataset.json`.
             told: all cases of the site in the same order, those that it holds out among them; None:
                 `cases`. The coordinator is told their number, which no hold-out changes.
-            compared: keep the images of `told`, of which sums will be asked for.
             eligible: as for the constructor.
             chooser: as for the constructor.
             condition: `mask` uses the label maps; `none` ignores them. (A folder of images holds
@@ -197,12 +191,6 @@ class Cohort:
         held = present.any(0)  # a modality that the folder names but no case has is dropped
         every = torch.tensor([case.present for case in told or cases])[:, held]
         images = torch.stack([case.image[held] for case in cases])
-        everyone = None
-        if compared and told and len(told) > len(cases):
-            own, patients = iter(images), {case.patient for case in cases}
-            everyone = [  # views of `images`: none is kept twice
-                next(own) if case.patient in patients else case.image[held] for case in told
-            ]
         return cls(
             images,
             masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
@@ -211,7 +199,6 @@ class Cohort:
             present=present[:, held],
             labels={number: name for name, number in labels.items()},
             told=(len(every), every.double().mean(0).tolist()),
-            everyone=everyone,
             eligible=eligible,
             chooser=chooser,
             seed=seed,
@@ -226,11 +213,6 @@ class Cohort:
     def space(self) -> tuple[int, ...]:
         """Height and width (and depth) of the images."""
         return tuple(self.images.shape[2:])
-
-    @property
-    def everyone(self) -> Images:
-        """Images of all cases that the site says it has, which no hold-out changes."""
-        return self.images if self._everyone is None else torch.stack(list(self._everyone))
 
     @cached_property
     def digest(self) -> str:

@@ -80,7 +80,6 @@ def refusals(cases: Cases, recipe: Recipe, section: str = "discriminator") -> It
             f"patients, or train with one network: --set {section}.cross_fitted=false.",
         )
     compared = {
-        f"selection.kind '{recipe.selection.kind}'": recipe.selection.compares,
         f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",
     }
     for key in (key for key, value in compared.items() if value and cases.incomplete):

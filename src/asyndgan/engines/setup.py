@@ -147,7 +147,6 @@ def load_cohort(
     return Cohort.from_cases(
         kept,
         told=cases,
-        compared=recipe.selection.compares,
         eligible=len({*data.patients.values()} - {case.patient for case in held}),
         chooser=chooser,
         labels=data.info.labels,

@@ -97,10 +97,10 @@ def _by_hand(images: Images) -> Float[Tensor, "b hand"]:
 @final
 @dataclass(frozen=True)
 class Moments:
-    """All that the distance needs of a set of images; moments of several sets can be added.
+    """All that the distance needs of a set of images.
 
     Attributes:
-        count: number of images, or their weight.
+        count: number of images.
         total: sum of their features [size].
         squares: sum of the features' squares [size].
     """
@@ -110,29 +110,10 @@ class Moments:
     squares: Float[Tensor, " size"]
 
     @classmethod
-    def of(cls, features: Float[Tensor, "b size"], *, clip: float | None = None) -> Self:
-        """Moments of a set.
-
-        Args:
-            features: of each image.
-            clip: largest L2 norm of one image's features; longer ones are shortened, so that no
-                image counts for more. None: no limit.
-        """
+    def of(cls, features: Float[Tensor, "b size"]) -> Self:
+        """Moments of a set with these features."""
         values = features.double()
-        if clip is not None:
-            lengths = values.norm(dim=1, keepdim=True)
-            values = values * (clip / lengths.clamp(min=1e-12)).clamp(max=1)
         return cls(float(len(values)), values.sum(0), values.square().sum(0))
-
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(
-            self.count + other.count, self.total + other.total, self.squares + other.squares
-        )
-
-    def weighing(self, weight: float) -> "Moments":
-        """The same distribution with another weight: a site's share instead of its case count."""
-        factor = weight / self.count
-        return Moments(weight, factor * self.total, factor * self.squares)
 
     @property
     def mean(self) -> Float[Tensor, " size"]:
@@ -145,22 +126,19 @@ class Moments:
         return (self.squares / self.count - self.mean.square()).clamp(min=0).sqrt()
 
 
-def distance(
-    of: Moments, reference: Moments, *, unit: Float[Tensor, " size"] | None = None
-) -> float:
-    """Mean over features of the squared Frechet distance, in units of the reference's deviation.
+def distance(of: Moments, reference: Moments, *, unit: Float[Tensor, " size"]) -> float:
+    """Mean over features of the squared Frechet distance, in given units.
 
     Args:
         of: the set to judge.
         reference: real images.
-        unit: of each feature; None: the reference's standard deviation.
+        unit: of each feature: its standard deviation in real images.
 
     Returns:
         0 or more; 0 for equal moments, 1 where means are a standard deviation off. Two sets of n
         independent images from one distribution are about 3 / n apart. Slices of a patient are not
         independent, so report the floor between sets of real patients beside it.
     """
-    unit = reference.deviation if unit is None else unit
     seen = unit > 1e-6  # a feature that is equal in all real images has none
     gap = (of.mean - reference.mean).square() + (of.deviation - reference.deviation).square()
     return min(float((gap[seen] / unit[seen].square()).mean()), LARGEST_NUMBER)

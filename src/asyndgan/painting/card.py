@@ -24,15 +24,13 @@ def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: 
         if facts.engine == "fedgan"
         else "It saw no real image: each site's discriminator sent it gradients only."
     )
-    if recipe.selection.kind == "nearest":
-        how += " Of its checkpoints it is the one nearest to the sites' moments of features."
     return f"""# Model card: synthetic data set
 
 **Every image in this folder is synthetic.** None was acquired from a patient.
 
 {_trial_line(provenance)}- Cases: {count}; modalities: {plainly(facts.modalities)};
   labels: {plainly(f"{number} {name}" for number, name in facts.labels.items())}.
-- Painted by a generator that was trained for {facts.generator_step or facts.steps} steps with
+- Painted by a generator that was trained for {facts.steps} steps with
   asyndgan {plain(facts.version)} (recipe {plain(provenance["recipe"])}). {how}
 - Masks: {plain(provenance["masks"])}.{_faded_line(facts, provenance)}{_labels_line(provenance)}
 

@@ -217,13 +217,12 @@ def painting_of(
     *,
     moved: int = MOVED,
     fading: Fading = AS_PAINTED,
-    step: int | None = None,
 ) -> Iterator[Case]:
     """Paints the cases of a synthetic set, some at a time; see `painted_once`."""
     # Different seeds, since a mask's moved image would otherwise share the unmoved one's noise.
-    yield from synthesise(run, masks, step=step, fading=fading)
+    yield from synthesise(run, masks, fading=fading)
     if moved:
-        yield from synthesise(run, masks, draws=moved, move=True, seed=1, step=step, fading=fading)
+        yield from synthesise(run, masks, draws=moved, move=True, seed=1, fading=fading)
 
 
 MOST_PAINTED = 2**30

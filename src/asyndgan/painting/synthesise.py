@@ -58,7 +58,6 @@ def synthesise(
     draws: int = 1,
     seed: int = 0,
     move: bool = False,
-    step: int | None = None,
     looks: Sequence[str] = (),
     patients: Sequence[str] = (),
     fading: Fading = AS_PAINTED,
@@ -71,7 +70,6 @@ def synthesise(
         draws: number of images per mask, each with different noise.
         seed: seed of noise and augmentation.
         move: first mirror, rotate, scale and shift the masks, differently for every draw.
-        step: step of a stored intermediate generator; None: the final one.
         looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares,
             independently of the mask's origin. A modality that no site of this look holds is
             painted in another one, since no site has judged it in this one.
@@ -88,7 +86,7 @@ def synthesise(
             generator does not know, or labels are to be faded by a generator that paints without
             masks.
     """
-    recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
+    recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     _check_paintable(recipe, facts, draws=1 if move else draws, fading=fading)
     scope = facts.scope
     check_labels_of((mask for _, mask in masks), scope.labels)

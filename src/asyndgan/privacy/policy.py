@@ -46,10 +46,6 @@ class LeavesSection(Section):
         description="patients' label maps, or classes: 'never'; 'transient', for the step that "
         "paints from them; or 'released', for the coordinator to keep",
     )
-    moments: bool = Field(
-        False,
-        description="sums of features over all images; those of held-out patients are left out "
-        "only if allows.known_start is true; the recipe's selection.clip bounds each image's part",
     )
     fingerprint: bool = Field(
         False,
@@ -119,8 +115,8 @@ class AllowsSection(Section):
         None,
         ge=1,
         description="answers of the site in total, over all runs; a repeated step counts, and so "
-        "do sums of features, labels of images, and a start that sends patients' masks, unless its "
-        "card repeats the one before; left out: no limit",
+        "do labels of images, and a start that sends patients' masks, unless its card repeats the "
+        "one before; left out: no limit",
     )
     most_answers_per_patient: int | None = Field(
         None,
@@ -279,16 +275,14 @@ class Policy(Section):
         presence = recipe.presence_of(site)
         steps = sum(map(len, presence))
         starts = len(presence) if recipe.sends_own_conditions else 0
-        most, moments = self.allows.most_answers, recipe.selection.compares
-        if most is None or steps + starts + moments <= most:
+        most = self.allows.most_answers
+        if most is None or steps + starts <= most:
             return []
         told = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
         if starts == 1:
             told += " and the start sends masks as well"
         elif starts:
             told += f" and its {starts} starts send masks as well"
-        if moments:
-            told += ", and moments leave once"
         return [f"{told}; allows.most_answers is {most}"]
 
     def check(
@@ -321,11 +315,6 @@ REFUSED: Final[tuple[tuple[Callable[[Policy, Recipe], object], str], ...]] = (
      "patients or records leave; leaves.masks is never"),
     (lambda p, r: r.masks.release is True and p.leaves.masks != "released",
      "masks.release is true, so the coordinator keeps masks; leaves.masks is {p.leaves.masks}"),
-    (lambda p, r: r.selection.compares and not p.leaves.moments,
-     "selection.kind is {r.selection.kind}, so moments leave; leaves.moments is false"),
-    (lambda p, r: r.selection.compares and not p.leaves.cases,
-     "selection.kind is {r.selection.kind}, and moments say how many cases there are; leaves.cases "
-     "is false"),
     (lambda p, r: r.table and r.table.source == "fingerprints" and not p.leaves.fingerprint,
      "table.source is fingerprints, so the recipe holds what fingerprints tell of records; "
      "leaves.fingerprint is false"),
@@ -345,7 +334,6 @@ SIMULATION = Policy(
         feedback=("float32", "float16", "int8", "int4"),
         discriminator_losses=True,
         masks="released",
-        moments=True,
         fingerprint=True,
         labels=True,
     ),

@@ -5,7 +5,6 @@ Everything that must not leave is stopped here, so there is one place to review.
 does not allow never becomes bytes. What leaves is written to the ledger first.
 """
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -22,16 +21,12 @@ from asyndgan.wire import (
     Described,
     Judgement,
     Labelled,
-    Measured,
     Message,
     Refusal,
     label_coding,
     pack,
 )
 from asyndgan.wire.codec import Coding
-
-LEAST_IMAGES = 8
-"""A site with fewer images sends no moments."""
 
 WITH_CONDITIONS = Card | Judgement
 """Answers that hold what a generator paints from next."""
@@ -129,14 +124,12 @@ class Release:
             LedgerError: if the ledger cannot be written, so that nothing may leave.
             NotFiniteError: if its feedback is not finite.
             PolicyError: if the policy does not allow it, or the privacy budget is spent.
-            ProtocolError: if it is not a site's answer, or its moments are not acceptable.
+            ProtocolError: if it is not a site's answer.
         """
         if ANSWERS.get(answer.kind) is not type(answer):
             raise ProtocolError(f"'{answer.kind}' is no answer of a site; it stays inside.")
         if isinstance(answer, Judgement) and not torch.isfinite(answer.feedback).all():
             raise NotFiniteError(f"the feedback of step {answer.step} is not finite.")
-        if isinstance(answer, Measured):
-            self._check_moments(answer)
         answer = self._allowed(answer)
         level = 1 if isinstance(answer, Described | Refusal) else self.recipe.wire.zstd
         payload = pack(answer, self._codings(answer), level=level)
@@ -153,8 +146,6 @@ class Release:
         )  # fmt: skip
 
     def _bare(self, answer: Message) -> str:
-        if isinstance(answer, Measured):
-            return "moments"
         if isinstance(answer, Described):
             return "fingerprint"
         if isinstance(answer, Labelled):
@@ -165,18 +156,6 @@ class Release:
         if isinstance(answer, WITH_CONDITIONS) and self.recipe.sends_own_conditions:
             found.append(MASKS)
         return " ".join(found)
-
-    def _check_moments(self, answer: Measured) -> None:
-        """Refuses moments of too few images, which reveal much of each, or beyond the clip."""
-        if answer.count < LEAST_IMAGES:
-            raise ProtocolError(
-                f"a site of fewer than {LEAST_IMAGES} images sends no moments of them; set "
-                "selection.kind to 'last'."
-            )
-        longest = self.recipe.selection.clip or math.inf
-        squares = float(answer.squares.sum())
-        if not math.isfinite(squares) or squares > answer.count * longest**2 * (1 + 1e-9):
-            raise ProtocolError("the moments are not finite, or longer than selection.clip lets.")
 
     def _allowed(self, answer: Message) -> Message:
         """The answer without what the policy withholds; refused if that cannot be taken out."""
@@ -189,8 +168,6 @@ class Release:
             answer = answer.model_copy(update={"fingerprint": bounded})
         if isinstance(answer, Labelled):
             self.check_labels()
-        if isinstance(answer, Measured) and not leaves.moments:
-            raise PolicyError("this site's policy lets no moments out.")
         if isinstance(answer, Card) and not leaves.cases:
             parts = [1.0] * len(answer.parts)
             answer = answer.model_copy(update={"cases": 1, "parts": parts})
@@ -271,8 +248,6 @@ class Release:
         return self.let_out(Refusal(run=run, code=code, reason=line))
 
     def _codings(self, answer: Message) -> dict[str, Coding]:
-        if isinstance(answer, Measured):
-            return {"total": "float64", "squares": "float64"}
         if isinstance(answer, Labelled):
             return {"probabilities": "uint8"}
         if not isinstance(answer, WITH_CONDITIONS):

@@ -29,7 +29,6 @@ from asyndgan.recipe.sections import (
     QuorumSection,
     RemindingSection,
     Section,
-    SelectionSection,
     SharesSection,
     TrainingSection,
     WireSection,
@@ -65,7 +64,6 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     wire: WireSection = WireSection()
     masks: MasksSection = MasksSection()
-    selection: SelectionSection = SelectionSection()
     privacy: PrivacySection = PrivacySection()
     integrity: IntegritySection = IntegritySection()
     shares: SharesSection = SharesSection()

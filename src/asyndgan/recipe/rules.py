@@ -163,9 +163,6 @@ RULES: Final = (
     Rule(lambda r: r.reminding.weight and r.condition.kind == "class",
          "reminding.weight is above 0, but classes are not kept; {set}, or condition.kind to "
          "'mask' or 'none'", ("reminding.weight=0",)),
-    Rule(lambda r: r.selection.kind == "nearest" and r.timeline,
-         "selection.kind is 'nearest', which compares with the sites of the beginning, but "
-         "timeline has sites come and go; {set} or 'measured'", ("selection.kind='last'",)),
     Rule(lambda r: r.privacy.kind != "none" and r.sends_own_masks
          and r.privacy.conditions == "public",
          "privacy.conditions is 'public', but condition.kind 'mask' sends patients' masks; "
@@ -183,8 +180,6 @@ RULES: Final = (
          f"loss.paired_l1 {_PAST}", ("loss.paired_l1=0",)),
     Rule(lambda r: r.privacy.kind == "discriminator" and r.loss.segmentation,
          f"loss.segmentation {_PAST}", ("loss.segmentation=0",)),
-    Rule(lambda r: r.privacy.kind != "none" and r.selection.compares,
-         f"selection.kind '{{r.selection.kind}}' {_PAST}", ("selection.kind='last'",)),
     Rule(lambda r: r.privacy.kind != "none" and r.masks.release,
          f"masks.release {_PAST}", ("masks.release=false",)),
     Rule(lambda r: r.privacy.kind == "discriminator"
@@ -227,9 +222,6 @@ RULES: Final = (
     Rule(lambda r: r.table and not (r.generator.noise == 1 and r.generator.latent),
          "a [table] is made from generator.noise = 1, which draws categories, and generator.latent "
          "above 0; {set}", ("generator.noise=1", "generator.latent=64")),
-    Rule(lambda r: r.table and r.selection.compares,
-         "selection.kind '{r.selection.kind}' compares features of images, and a [table] has none; "
-         "{set}", ("selection.kind='last'",)),
     Rule(lambda r: r.privacy.kind == "discriminator" and r.training.precision == "bfloat16",
          "privacy.kind 'discriminator' clips gradients in float32; {set}",
          ("training.precision='float32'",)),

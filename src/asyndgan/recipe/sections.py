@@ -404,33 +404,6 @@ class IntegritySection(Section):
 
 
 @final
-class SelectionSection(Section):
-    """Which checkpoint's averaged generator is the result of a run."""
-
-    kind: Literal["last", "measured", "nearest"] = Field(
-        "last",
-        description="which generator is the result. last: that of the last step; measured: the "
-        "same, and the distance from real images is reported at each checkpoint; nearest: the "
-        "checkpoint with the smallest distance. For measured and nearest each site sends sums of "
-        "image features once",
-    )
-    clip: float = Field(
-        12.0,
-        ge=0,
-        description="greatest length (L2 norm) of one image's features in these sums; longer "
-        "ones are shortened; 0: no bound. Typical lengths are 7 to 15",
-    )
-    window: int = Field(
-        16, ge=1, description="number of steps before a checkpoint whose images are compared"
-    )
-
-    @property
-    def compares(self) -> bool:
-        """Whether sites send moments."""
-        return self.kind != "last"
-
-
-@final
 class SharesSection(Section):
     """How the sites' feedback is weighted."""
 

@@ -4,7 +4,6 @@ Plots are stretched to the page's width, so positions are percentages: `x` from 
 the top.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -125,10 +124,6 @@ _NOTES: Final = {
     "paired_l1": "Distance to the real image of the same mask, on a scale of 2.",
     "reminding": "How differently the masks of sites that are away are painted by now, on a scale "
     "of 2. Nothing while all are there.",
-    "distance": "Of the averaged generator's images from all real ones, by moments of features, at "
-    "each checkpoint.",
-    "distances": "The same for what is painted for each site, in units of how much its own images "
-    "vary. A site that is away is painted for from the masks that were kept of it.",
     "features": "How far the discriminator's features lie from those of the site's images.",
 }
 
@@ -158,53 +153,13 @@ def loss_charts(
     )
 
 
-def run_charts(
-    records: Sequence[Mapping[str, Any]], numbers: Mapping[str, int]
-) -> tuple[Chart, ...]:
-    """One chart per quantity measured for the whole run, if the recipe asks for any.
-
-    Args:
-        records: records of metrics.jsonl.
-        numbers: colour number of each site.
-    """
-    steps = _steps(records)
-    charts = []
+def reminding_chart(records: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
+    """The chart of the reminding term, if the records of metrics.jsonl have it."""
     gap = np.array([record.get("reminding", math.nan) for record in records], np.float64)
-    if not np.isnan(gap).all():
-        line = {"generator": gap}
-        charts.append(_chart("Reminding", _NOTES["reminding"], line, {"generator": 0}, steps))
-    together = {n: record["distance"] for n, record in enumerate(records) if "distance" in record}
-    if together:
-        line = {"generator": _joined(together, len(records))}
-        charts.append(
-            _chart("Distance", _NOTES["distance"], line, {"generator": 0}, steps, exact=True)
-        )
-        by_site = {n: records[n].get("distances", {}) for n in together}
-        lines = {
-            site: _joined({n: of.get(site, math.nan) for n, of in by_site.items()}, len(records))
-            for site in numbers
-        }
-        charts.append(
-            _chart(
-                "Distance from each site", _NOTES["distances"], lines, numbers, steps, exact=True
-            )
-        )
-    return tuple(charts)
-
-
-def _joined(found: Mapping[int, float], count: int) -> Line:
-    """What was found at some of `count` records, joined by straight lines; nan where nothing was.
-
-    A nan among what was found interrupts the line.
-    """
-    values = np.full(count, math.nan)
-    for place, value in found.items():
-        values[place] = value
-    for before, after in itertools.pairwise(sorted(found)):
-        if not math.isnan(found[before] + found[after]):
-            between = np.linspace(found[before], found[after], after - before + 1)
-            values[before : after + 1] = between
-    return values
+    if np.isnan(gap).all():
+        return ()
+    line, numbers = {"generator": gap}, {"generator": 0}
+    return (_chart("Reminding", _NOTES["reminding"], line, numbers, _steps(records)),)
 
 
 def traffic_chart(records: Sequence[Mapping[str, Any]]) -> Chart:
@@ -270,12 +225,11 @@ def _chart(
     steps: tuple[int, int],
     *,
     as_bytes: bool = False,
-    exact: bool = False,
 ) -> Chart:
-    """A chart of these lines; exact: neither smoothed, nor cut off at outliers."""
+    """A chart of these lines, smoothed and cut off at outliers."""
     binned = {name: _binned(values) for name, values in series.items()}
-    shown = binned if exact else {name: _smoothed(values) for name, values in binned.items()}
-    low, high = _range(list(series.values() if exact else binned.values()), whole=exact)
+    shown = {name: _smoothed(values) for name, values in binned.items()}
+    low, high = _range(list(binned.values()))
     marks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
     kept = [float(mark) for mark in marks if low - 1e-9 <= mark <= high * (1 + 1e-9)]
     digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
@@ -284,8 +238,8 @@ def _chart(
             name=name,
             number=numbers[name],
             path=_path(shown[name], low, high),
-            faint="" if exact or len(series) > MOST_FAINT else _path(binned[name], low, high),
-            last=_last(series[name] if exact else shown[name], as_bytes),
+            faint="" if len(series) > MOST_FAINT else _path(binned[name], low, high),
+            last=_last(shown[name], as_bytes),
             beyond=_beyond(
                 shown[name] if len(series) > MOST_FAINT else binned[name], (low, high), as_bytes
             ),
@@ -348,14 +302,13 @@ def _smoothed(values: Line) -> Line:
     return np.where(there, sums / np.maximum(weights, 1e-12), math.nan)
 
 
-def _range(lines: Sequence[Line], *, whole: bool) -> tuple[float, float]:
-    """Range of the axis: from 0 or the lowest value up to the highest; outliers only if `whole`."""
+def _range(lines: Sequence[Line]) -> tuple[float, float]:
+    """Range of the axis: from 0 or the lowest value up to the highest, without outliers."""
     values = np.concatenate([np.empty(0), *lines])  # a run may name no site
     values = values[~np.isnan(values)]
     if not len(values):
         return 0.0, 1.0
-    ends = (0, 100) if whole else (0.5, 99.5)
-    low, high = (float(end) for end in np.percentile(values, ends))
+    low, high = (float(end) for end in np.percentile(values, (0.5, 99.5)))
     low = min(low, 0.0)
     room = 0.06 * (high - low)
     return (low - (room if low < 0 else 0.0), high + room) if high > low else (low, low + 1.0)

@@ -214,20 +214,6 @@ def _each_set(title: str, columns: Columns) -> Part:
     )
 
 
-def _each_training(rows: Iterable[Row]) -> Titled:
-    for row in rows:
-        name = f"{row['set']}, {row['recipe']}"
-        columns = (row[key] for key in ("steps", "kid", "dice"))
-        lines = (
-            [str(step), thousandths(kid), decimal(dice, 3)]
-            for step, kid, dice in zip(*columns, strict=True)
-        )
-        yield f"{name}: the KID as a judge of checkpoints", [["step", KID, "Dice"], *lines]
-        found = ([which, decimal(value, 2)] for which, value in row["correlations"].items())
-        title = f"{name}: rank correlation of KID and Dice, {len(row['steps'])} checkpoints"
-        yield title, [["checkpoints", "Spearman's"], *found]
-
-
 def _each_completion(rows: Iterable[Row]) -> Titled:
     for name, own in by_set(rows).items():
         patients = counted(max(row.get("patients", 0) for row in own), "patient")
@@ -260,7 +246,6 @@ _PARTS: Final[dict[str, Part]] = {
         ": was the budget long enough? (validation patients, all real images)", _LEVELLING
     ),
     "traffic": _each_set(": feedback against weights, bytes of a site", _TRAFFIC),
-    "checkpoints": _each_training,
     "kids": _apart(KID, thousandths),
     "distances": _apart("distance", partial(decimal, digits=3)),  # of results before the KID
     "diagnoses": _each_set(": what synthetic images lack beside real ones", _DIAGNOSES),

@@ -15,7 +15,7 @@ from asyndgan.data import Case
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
 from asyndgan.reports.audited import MEANING, Audited, guarantee, read_audited
-from asyndgan.reports.curves import loss_charts, presence, run_charts, traffic_chart
+from asyndgan.reports.curves import loss_charts, presence, reminding_chart, traffic_chart
 from asyndgan.reports.found import is_of_generator
 from asyndgan.reports.gallery import build_gallery
 from asyndgan.reports.page import COLOURS, write_page
@@ -147,9 +147,7 @@ def _page(
         "notices": tuple(_notices(facts, recipe, useful, audited, gallery.has_real)),
         "gallery": gallery,
         "useful": useful,
-        "charts": (
-            (*loss_charts(records, numbers), *run_charts(records, numbers)) if records else ()
-        ),
+        "charts": ((*loss_charts(records, numbers), *reminding_chart(records)) if records else ()),
         "presence": presence(records, numbers) if records else (),
         "waited": sum(not record.get("updated", True) for record in records),
         "news": [(record["step"], line) for record in records for line in record.get("news", ())],

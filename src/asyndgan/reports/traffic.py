@@ -210,7 +210,6 @@ def _conditions(recipe: Recipe) -> tuple[str, str]:
 
 def _left_meanings(recipe: Recipe, *, losses: bool) -> dict[str, str]:
     conditions, _ = _conditions(recipe)
-    clip = recipe.selection.clip
     reported = "losses as plain numbers: the curves above." if losses else "no loss."
     return {
         "card": "Who it is, when it joins or returns: how many cases it has, its share, the names "
@@ -221,10 +220,6 @@ def _left_meanings(recipe: Recipe, *, losses: bool) -> dict[str, str]:
         "that it was sent, how a small change would change the site's loss (a gradient, coded as "
         f"{recipe.wire.feedback}). With it {conditions} of its next batch, the batch's number, and "
         + reported,
-        "measured": "Once, where the recipe chooses the generator nearest to the real images: sums "
-        "over all its images of some hundred features (random convolutions, intensities, edges) "
-        "and of their squares, "
-        + (f"each image's cut to a length of {clip:g}." if clip else "of any length."),
         "described": "Figures of the whole data set, before there is a recipe; no image.",
         "labelled": "After a run, if the policy allows it: the probability of each label at each "
         "pixel of images that it was sent, by a segmentation network of its patients.",
@@ -241,7 +236,6 @@ def _came_meanings(recipe: Recipe) -> dict[str, str]:
         "open": "Take part in this run. The run's identity, the recipe's hash and the step.",
         "judge": f"Judge these synthetic images, painted from {conditions} "
         f"(pixels coded as {recipe.wire.images}).",
-        "measure": "Send the moments of your images' features. Nothing else.",
         "describe": "Send the fingerprint of your data, before there is a recipe.",
         "label": "Label these synthetic images, after the run.",
         "save": "Keep your state. A step number.",

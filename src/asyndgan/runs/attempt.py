@@ -28,7 +28,6 @@ from asyndgan.training import GENERATOR_VERSION, Coordinator
 from asyndgan.training.checkpoint import (
     count_in,
     forget_old,
-    network_state,
     taking_up,
     to_resume,
     write,
@@ -74,12 +73,10 @@ class Attempt:
         go_on: str,
         patients: str,
         precision: str,
-        keep_generators: bool = False,
         confirm: Confirm | None = None,
         start: Start | None = None,
     ) -> None:
         self.folder = folder
-        self.keep_generators = keep_generators
         self.recipe = recipe
         self.go_on = go_on
         self.exchange = Exchange(transport, recipe)
@@ -227,9 +224,6 @@ class Attempt:
         if self.bank:
             about["masks"] = self.bank.counts()
         write(step_file(self.folder.checkpoints, about["step"]), tensors, about)
-        if self.keep_generators:
-            average = network_state("average", self.coordinator.average)
-            write(step_file(self.folder.generators, about["step"]), average, {})
         forget_old(self.folder.checkpoints)
         self.recorder.write_facts(self.coordinator)
         self.saved = self.coordinator.step_number
@@ -255,10 +249,8 @@ class Attempt:
 
     def _finish(self) -> None:
         self._checkpoint()
-        if self.coordinator.selection:
-            self.facts.generator_step = self.coordinator.selection.best_step
         self.facts.generator_sha256 = self.folder.write_generator(
-            self.coordinator.chosen(), self.facts
+            self.coordinator.average, self.facts
         )
         self.coordinator.roster.close()
         for event in self.coordinator.events:  # no step follows that could tell them

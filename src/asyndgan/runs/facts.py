@@ -60,7 +60,6 @@ class RunFacts:
         socket_bytes: bytes that left and came to each site over each of its network connections,
             as counted by its operating system; empty for sites without such counts.
         generator_sha256: SHA-256 of `generator.safetensors`.
-        generator_step: step of that generator if the best one was selected; 0 means the last step.
         patient_pattern: pattern that found the patients in the names of cases; empty if each site
             has its own, as in a federation.
         torch: version of PyTorch that began the training.
@@ -88,7 +87,6 @@ class RunFacts:
     came_to_sites: Moved = field(default_factory=dict)
     socket_bytes: Connections = field(default_factory=dict)
     generator_sha256: Hex = ""
-    generator_step: Count = 0
     patient_pattern: Annotated[str, Field(max_length=1000)] = DEFAULT_PATIENT_PATTERN
     torch: Title = ""
     precision: Title = ""

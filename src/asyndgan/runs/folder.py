@@ -6,7 +6,6 @@ run.json                 `RunFacts`
 metrics.jsonl            one line per step
 generator.safetensors    the averaged generator of a finished run
 checkpoints/             the coordinator's last two checkpoints
-generators/              the averaged generator of every checkpoint, if asked for
 masks/                   masks that sites released, if the recipe says so (labelsTr, dataset.json)
 samples/                 sample grids, if masks are released
 tensorboard/             scalars and sample grids
@@ -33,7 +32,7 @@ from asyndgan.recipe import Recipe, explained
 from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.schema import Record
 from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
-from asyndgan.training.steps import MOST_STATE, step_file
+from asyndgan.training.steps import MOST_STATE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,7 +66,6 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         self.generator_file = path / "generator.safetensors"
         self.checkpoints = path / "checkpoints"
-        self.generators = path / "generators"
         self.masks = path / "masks"
         self.samples = path / "samples"
         self.tensorboard = path / "tensorboard"
@@ -215,26 +213,20 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.generator_file} cannot be read: {error}.") from error
 
-    def generator(self, step: int | None = None) -> "nn.Module":
+    def generator(self) -> "nn.Module":
         """Loads the averaged generator of a finished run, ready to paint.
 
-        Args:
-            step: step of a generator kept during training (`keep_generators` of `train`); None
-                means the final one.
-
         Raises:
-            RunError: if the run has not finished, kept no generator of this step, or the final
-                one's file is not the one that the training wrote.
+            RunError: if the run has not finished, or the file is not the one that the training
+                wrote.
         """
         facts, file = self.facts(), self.generator_file
-        if step is not None:
-            file = step_file(self.generators, step)
-        elif not file.exists():
+        if not file.exists():
             raise RunError(
                 f"the run in {self.path} is {facts.state} at step {facts.steps}; "
                 "finish it with 'asyndgan train ... --resume'."
             )
-        elif facts.generator_sha256 and self.generator_digest() != facts.generator_sha256:
+        if facts.generator_sha256 and self.generator_digest() != facts.generator_sha256:
             raise RunError(
                 f"{file} is another generator than the one that {self.facts_file.name} says was "
                 "trained here. Put back the file that the training wrote."

@@ -51,8 +51,6 @@ def _line_of(event: OfSite) -> str:
                 f"{site}: the feedback of step {step} is {times:.0f} times as strong as the median "
                 "of all sites' (its norm; it was used as it is)"
             )
-        case events.NoDistance(reason=reason):
-            return f"no distance from {site}'s images: {reason}"
         case events.NoCheckpoint(reason=reason):
             return f"{site} kept no checkpoint: {reason}"
     assert_never(event)

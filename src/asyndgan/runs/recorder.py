@@ -150,8 +150,6 @@ class Recorder:
         }
         if carried := self._carried():
             record["socket"] = carried
-        if report.distance is not None:
-            record |= {"distance": report.distance, "distances": report.distances}
         if report.reminding is not None:
             record["reminding"] = report.reminding
         return record
@@ -170,9 +168,6 @@ class Recorder:
             scalars |= {f"socket/left/{site}": left, f"socket/came/{site}": came}
         for site, losses in report.losses.items():
             scalars |= {f"{name}/{site}": value for name, value in losses.items()}
-        if report.distance is not None:
-            scalars["distance"] = report.distance
-            scalars |= {f"distance/{site}": own for site, own in report.distances.items()}
         if report.reminding is not None:
             scalars["reminding"] = report.reminding
         return scalars

@@ -79,6 +79,4 @@ class Record(TypedDict):
     bytes: NotRequired[dict[SiteName, Pair]]
     socket: NotRequired[dict[SiteName, Pair]]
     news: NotRequired[list[Annotated[str, Field(max_length=LONGEST_NEWS)]]]
-    distance: NotRequired[Measured]
-    distances: NotRequired[dict[SiteName, Measured]]
     reminding: NotRequired[Measured]

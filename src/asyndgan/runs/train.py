@@ -37,7 +37,6 @@ def train(
     resume: bool = False,
     threads: int | None = None,
     device: str = "cpu",
-    keep_generators: bool = False,
     start: Path | None = None,
     started: Callable[[Transport], None] | None = None,
     confirm: Confirm | None = None,
@@ -48,12 +47,11 @@ def train(
     A site without one of the `policies` lets out everything that the recipe asks for. `records` is
     a folder that keeps each site's ledger and account beyond this run, in NAME/; it is required if
     a policy limits what is spent or answered over all runs. `without` names modalities of a site
-    that are not used. `keep_generators` keeps the averaged generator of every checkpoint, in
-    `generators/`. `start` is a finished run whose generator this one begins with; a run that goes
-    on from its checkpoint does not read it. `started` is called with the engine once it is set up.
-    `threads` are cores for the coordinator's arithmetic; None: as the run began or, of a new run,
-    as many as compute fastest, but no more than torch has now. Results are bit-equal only for equal
-    numbers.
+    that are not used. `start` is a finished run whose generator this one begins with; a run that
+    goes on from its checkpoint does not read it. `started` is called with the engine once it is set
+    up. `threads` are cores for the coordinator's arithmetic; None: as the run began or, of a new
+    run, as many as compute fastest, but no more than torch has now. Results are bit-equal only for
+    equal numbers.
 
     Returns:
         The finished run.
@@ -99,9 +97,9 @@ def train(
                 started(transport)
             run = Attempt(
                 folder, recipe, transport, engine, sites, device=device, precision=precision,
-                patients=patients,
+                patients=patients, confirm=confirm,
                 go_on="go on with 'asyndgan train ... --resume'",
-                keep_generators=keep_generators, confirm=confirm, start=begins,
+                start=begins,
             )  # fmt: skip
             run.to_the_end(watch)
         finally:

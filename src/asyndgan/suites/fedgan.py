@@ -61,8 +61,7 @@ def check_fedgan(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: the recipe has a discriminator for a single site, given masks, differential
-            privacy, a selection other than the last generator, or non-default settings that act on
-            feedback or on which sites take part.
+            privacy, or non-default settings that act on feedback or on which sites take part.
     """
     for section in ("timeline", "reminding", "integrity", "shares"):
         if getattr(recipe, section) != getattr(Recipe(), section):
@@ -77,8 +76,6 @@ def check_fedgan(recipe: Recipe) -> None:
          "masks.source to 'own'"),
         (recipe.privacy.kind != "none", f"sends weights, which privacy.kind '{recipe.privacy.kind}'"
          " does not cover; set it to 'none'"),
-        (recipe.selection.kind != "last", "ends with its last generator; set selection.kind to "
-         "'last'"),
     ):  # fmt: skip
         if violated:
             raise RecipeError(f"recipe '{recipe.name}': FedGAN {fault}.")

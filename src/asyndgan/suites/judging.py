@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, final
@@ -33,7 +32,6 @@ from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.sets import patients_of_masks
 from asyndgan.suites import local
-from asyndgan.suites.checkpoints import judge_checkpoints
 from asyndgan.suites.completing import Completing
 from asyndgan.suites.costs import of_a_site, traffic
 from asyndgan.suites.paintings import Paintings
@@ -118,11 +116,6 @@ class Judging:
             self._add_completions(result, models[REAL_ALL][0])
         if self.suite.check_budget:
             self._add_levelling(result)
-        if self.model.checkpoints:
-            run = self.paintings.runs[SYNTHETIC][0]
-            judge = partial(self._compare, ending="checkpoints")
-            found = judge_checkpoints(self.paintings, run, judge, seeds=self.suite.seeds)
-            result.checkpoints.append({**self.about, **found})
 
     def _add_costs(self, result: SuiteResult, models: Contenders) -> None:
         for model in models:

@@ -55,10 +55,6 @@ class SuiteResult:
             `steps`, those `sent` and `received` per step; `generator` and `discriminator`, of their
             weights in float32, for all modalities; `fedgan_round`, of both networks to the site and
             back; `break_even` (K*), the number of steps that move as many bytes as such a round.
-        checkpoints: for each set and recipe that asks for it, whether the KID predicts the Dice:
-            `steps` of the checkpoints; `kid` of each one's images from all real ones; `dice` of
-            networks trained on these images; and `correlations`, Spearman's of both over all and
-            over late checkpoints, signed such that 1 is perfect agreement.
         levelling: for each set and label, whether its budget was long enough: `table.Levelling`.
         trainings: for each run, by its folder: digests of its resolved recipe and its sites' files,
             the versions that trained it (asyndgan, torch), and SHA-256 of its generator.
@@ -88,7 +84,6 @@ class SuiteResult:
     consistency: list[dict[str, Any]] = field(default_factory=list)
     completions: list[dict[str, Any]] = field(default_factory=list)
     traffic: list[dict[str, Any]] = field(default_factory=list)
-    checkpoints: list[dict[str, Any]] = field(default_factory=list)
     levelling: list[dict[str, Any]] = field(default_factory=list)
     trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
     evaluations: dict[str, str] = field(default_factory=dict)

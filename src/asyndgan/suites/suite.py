@@ -170,9 +170,6 @@ class ModelSection(Section):
     augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
     pooled: bool = Field(False, description="also the synthetic cases of all seeds together")
     paintings: tuple[PaintingSection, ...] = Field((), description="further synthetic sets")
-    checkpoints: bool = Field(
-        False, description="also each checkpoint's generator: does its distance tell its Dice?"
-    )
 
 
 @final

@@ -32,7 +32,6 @@ from asyndgan.suites.fedgan import train_fedgan
 from asyndgan.suites.suite import ModelSection, SetSection, Suite
 from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import GENERATOR_VERSION
-from asyndgan.training.steps import stored_steps
 
 
 def run_folder(
@@ -72,7 +71,6 @@ def trainings_of(suite: Suite, data: Path, out: Path, device: str) -> Iterator["
                     own,
                     run_folder(out, part, model, seed, fold=fold, kind=kind),
                     fedgan=kind == FEDGAN_RUN,
-                    keep_generators=model.checkpoints and not kind,
                     device=device,
                     without={site: names for site, names in model.without.items() if site in own},
                     patients=part.patient_pattern,
@@ -89,7 +87,6 @@ class Training:
         sites: folder of each site's data, by the site's name.
         out: the run folder.
         fedgan: train by averaging weights (FedGAN).
-        keep_generators: keep the generators of all checkpoints.
         device: device of the networks.
         without: modalities excluded from the training, by the site's name.
         patients: pattern that finds the patient in a case's name.
@@ -99,7 +96,6 @@ class Training:
     sites: dict[str, Path]
     out: Path
     fedgan: bool
-    keep_generators: bool
     device: str = "cpu"
     without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     patients: str = DEFAULT_PATIENT_PATTERN
@@ -148,7 +144,7 @@ class Training:
 
         Raises:
             RunError: the folder holds a run of another recipe, of other data or of a version that
-                trains a different generator, or a run without the generators to be kept.
+                trains a different generator.
         """
         if not self.folder.facts_file.exists():
             return False
@@ -164,16 +160,7 @@ class Training:
                 "another device, with another patient_pattern, or by another version. Remove the "
                 "folder to train it anew."
             )
-        if self.folder.facts().state != "finished":
-            return False
-        section = self.recipe.training
-        wanted = {*range(section.checkpoint_every, section.steps, section.checkpoint_every)}
-        if self.keep_generators and wanted - set(stored_steps(self.folder.generators)):
-            raise RunError(
-                f"{self.out} has not kept the generators of all its checkpoints, which the suite "
-                "compares now. Remove the folder to train it anew."
-            )
-        return True
+        return self.folder.facts().state == "finished"
 
     def steps_done(self) -> int:
         """Number of steps done, according to the run's metrics."""
@@ -195,7 +182,6 @@ class Training:
             self.out,
             patients=self.patients,
             resume=self.folder.facts_file.exists(),
-            keep_generators=self.keep_generators,
             device=self.device,
             without=self.without,
         )

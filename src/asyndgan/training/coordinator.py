@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from asyndgan.arrays import CPU
-from asyndgan.data import derived_seed, drawn_from
-from asyndgan.errors import AsyndganError, CohortError, NotFiniteError, QuorumError, WireError
+from asyndgan.data import derived_seed
+from asyndgan.errors import AsyndganError, NotFiniteError, QuorumError, WireError
 from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
@@ -37,7 +37,6 @@ from asyndgan.training.events import (
     Joined,
     Loud,
     Missed,
-    NoDistance,
     StepReport,
     TurnedAway,
 )
@@ -49,7 +48,6 @@ from asyndgan.training.painting import Diversity, Painting
 from asyndgan.training.reminding import Memory, Recall
 from asyndgan.training.roster import Keep, Roster
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
-from asyndgan.training.selection import Selection
 from asyndgan.wire import Card, Judgement, Message, Open
 
 MOST_FEEDBACK = 1e9
@@ -72,7 +70,6 @@ class Coordinator:
         generator: the network in training.
         average: exponential moving average of the generator; it paints the final images.
         events: messages for a person that no report contains yet.
-        selection: compares images with the real ones, if the recipe asks for it.
         memory: remembers the sites that are away, if the recipe asks for it.
     """
 
@@ -86,7 +83,6 @@ class Coordinator:
         self.step_number = 0
         self.events: list[Event] = []
         self.recall = recall or self._no_conditions
-        self.selection = Selection(self.recipe) if self.recipe.selection.compares else None
         self.memory = Memory(self.recipe, self.recall) if self.recipe.reminding.weight else None
         with seeded(derived_seed(self.recipe.training.seed, "generator")):
             self.generator = new_generator(self.recipe, self.scope).to(device)
@@ -145,9 +141,6 @@ class Coordinator:
         coordinator.events += roster.welcome_all(cards, needed)
         if confirm and not checkpoint:
             confirm(scope, asked or cards)
-        if coordinator.selection and recipe.selection.kind == "nearest" and not checkpoint:
-            members = roster.members if needed is None else roster.members.keys() & needed
-            _ask_all(coordinator.selection, roster, members)
         return coordinator
 
     @property
@@ -169,8 +162,6 @@ class Coordinator:
         if not members:
             raise QuorumError("no site takes part now; wait for one to come back.")
         painting = self.paint(self.generator, {s: own.conditions for s, own in members.items()})
-        if self.selection:
-            self._look_at_average(self.selection, members)
         requests = requests_of(self.roster.run, self.step_number, members, painting.images)
         answers = self.roster.exchange.ask(requests)
         judgements, missed = self._take(answers.answers, answers.missed)
@@ -189,9 +180,6 @@ class Coordinator:
             gap = self._remind()
             self._update()
         self.step_number += 1
-        found = self.selection and self.selection.decide(
-            self.step_number, self.average, self.roster.normalised_shares
-        )
         self.events += [Missed(site, str(error)) for site, error in missed.items()]
         events, self.events = tuple(self.events), []
         return StepReport(
@@ -200,8 +188,6 @@ class Coordinator:
             shares=shares,
             losses={site: judgement.losses for site, judgement in judgements.items()},
             missed={site: str(error) for site, error in missed.items()},
-            distance=found.together if found else None,
-            distances=found.by_site if found else {},
             reminding=None if gap is None else float(gap),
             events=events,
         )
@@ -238,27 +224,6 @@ class Coordinator:
         """The default `recall`: one empty condition if the recipe has none, else nothing."""
         count = 1 if self.recipe.condition.kind == "none" else 0
         return torch.zeros(count, dtype=torch.int64)
-
-    def _look_at_average(self, selection: Selection, members: Mapping[str, Member]) -> None:
-        """Has the averaged generator paint for all sites whose moments are known, if it is time.
-
-        For a site that is away it paints from the masks that were kept of it, if any.
-        """
-        if self.recipe.selection.kind == "measured":
-            missed = selection.ask(self.roster, members)
-            self.events += [NoDistance(site, str(error)) for site, error in missed.items()]
-        if not selection.wants(self.step_number):
-            return
-        conditions = {s: one.conditions for s, one in members.items() if s in selection.real}
-        training = self.recipe.training
-        for site, kept in selection.kept_of(members, self.recall).items():
-            seed = derived_seed(training.seed, "watched masks", site, self.step_number)
-            random = torch.Generator().manual_seed(seed)
-            if len(kept):  # moved already when they were kept, if the recipe moves masks
-                conditions[site] = drawn_from(kept, training.batch, random, flip=training.flip)
-        if conditions:
-            images = self.paint(self.average, conditions).images.cpu().split(training.batch)
-            selection.see(dict(zip(conditions, images, strict=True)))
 
     def paint(self, generator: nn.Module, of_sites: Mapping[str, Tensor]) -> Painting:
         """Paints the conditions of each site, (n, *space) or (n,), with this step's noise."""
@@ -320,12 +285,6 @@ class Coordinator:
         self.roster.check_conditions(site, answer.conditions)
         return answer
 
-    def chosen(self) -> nn.Module:
-        """The averaged generator that the run ends with: the selected one, or the current one."""
-        if self.selection:
-            self.selection.put_best_into(self.average)
-        return self.average
-
     def invite(self) -> dict[str, str]:
         """Calls `Roster.invite` for the sites that take part in the next step."""
         self.events += self.roster.follow_timeline(self.step_number)
@@ -358,9 +317,6 @@ class Coordinator:
             "held": self.roster.held,
             "taught": self.roster.taught,
         }
-        if self.selection:
-            selected, about["selection"] = self.selection.state()
-            tensors |= selected
         if self.memory:
             remembered, about["memory"] = self.memory.state()
             tensors |= remembered
@@ -376,16 +332,5 @@ class Coordinator:
         self.roster.expected = shares_in(about["sites"])
         self.roster.held = channels_in(about["held"], modalities)
         self.roster.taught = Counter({s: int(n) for s, n in about["taught"].items()})
-        if self.selection:
-            self.selection = Selection.load(self.recipe, tensors, about["selection"], modalities)
         if self.memory:
             self.memory.load(tensors, about["memory"], self.average)
-
-
-def _ask_all(selection: Selection, roster: Roster, sites: Collection[str]) -> None:
-    """Asks all of these sites for their moments, without which a run cannot begin."""
-    if silent := selection.ask(roster, sites):
-        reasons = "; ".join(str(error) for error in silent.values())
-        if any(isinstance(error, CohortError) for error in silent.values()):
-            raise CohortError(f"the run cannot begin: {reasons} Set selection.kind to 'last'.")
-        raise QuorumError(f"the run cannot begin: {reasons}")

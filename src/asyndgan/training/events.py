@@ -90,11 +90,6 @@ class Loud(_OfSite):
 
 
 @final
-class NoDistance(_ForReason):
-    """The distance from the site's real images cannot be measured."""
-
-
-@final
 class NoCheckpoint(_ForReason):
     """The site kept no state of its own at a checkpoint."""
 
@@ -109,7 +104,7 @@ class Started:
 
 OfSite = (
     Absent | Missed | TurnedAway | Joined | Comes | Leaves | StaysAway | NotConnected | FellBack
-    | KeepsNoMasks | Outweighs | Loud | NoDistance | NoCheckpoint
+    | KeepsNoMasks | Outweighs | Loud | NoCheckpoint
 )  # fmt: skip
 Event = Started | OfSite
 
@@ -128,8 +123,6 @@ class StepReport:
             left; None if there was nothing to compare.
         events: what a person should read, since the report before.
         missed: why a site's answer is missing, by site.
-        distance: from the averaged generator's images to the real ones; None if not measured.
-        distances: the same for the images of single sites, present and absent ones.
     """
 
     step: int
@@ -137,7 +130,5 @@ class StepReport:
     shares: dict[str, float]
     losses: dict[str, dict[str, float]]
     missed: dict[str, str] = field(default_factory=dict)
-    distance: float | None = None
-    distances: dict[str, float] = field(default_factory=dict)
     reminding: float | None = None
     events: tuple[Event, ...] = ()

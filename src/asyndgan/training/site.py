@@ -15,7 +15,6 @@ from asyndgan.arrays import CPU, Mask
 from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.errors import NotFiniteError, ProtocolError, RunError
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Openings, Policy, Released
 from asyndgan.privacy.books import open_release
 from asyndgan.privacy.chance import secret, uniform
@@ -34,8 +33,6 @@ from asyndgan.wire import (
     Judgement,
     Label,
     Labelled,
-    Measure,
-    Measured,
     Message,
     Open,
     Save,
@@ -122,8 +119,6 @@ class Site(Handler):
             case Judge():
                 answer = self._judge(request)
                 repeated = self._arrived.count(request.images, request.step)
-            case Measure():
-                answer = self._measure(request)
             case Label():
                 answer = self._label(request)
             case Save():
@@ -300,23 +295,6 @@ class Site(Handler):
         if held is None or held[1].get("attempt") != request.attempt:
             return 0
         return checkpoint.count_in(held[1], "step")
-
-    def _measure(self, request: Measure) -> Measured:
-        self._expect(request.run)
-        if not self.recipe.selection.compares:
-            raise ProtocolError("this recipe asks no site for moments.")
-        own = self._moments
-        return Measured(run=request.run, count=int(own.count), total=own.total, squares=own.squares)
-
-    @cached_property
-    def _moments(self) -> Moments:
-        """Moments of all its images; cached, since a coordinator that timed out asks again.
-
-        Hold-outs would tell the features of single patients, by the difference of two recipes.
-        """
-        known = self.release.policy.allows.known_start
-        images = self.cohort.images if known else self.cohort.everyone
-        return Moments.of(features_in_parts(images), clip=self.recipe.selection.clip or None)
 
     def _save(self, request: Save) -> Saved:
         self._expect(request.run, request.step)

@@ -14,8 +14,6 @@ from asyndgan.wire.messages import (
     Judgement,
     Label,
     Labelled,
-    Measure,
-    Measured,
     Message,
     Open,
     Refusal,

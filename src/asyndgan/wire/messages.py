@@ -54,7 +54,6 @@ class ArraySchema:
 IMAGES = ArraySchema(("float32", "float16", "uint8"), (3, 5))
 FEEDBACK = ArraySchema(("float32", "float16", "int8", "int4"), (3, 5))
 CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
-MOMENTS = ArraySchema(("float64",), (1, 1))
 PROBABILITIES = ArraySchema(("uint8",), (4, 5))
 
 
@@ -123,20 +122,6 @@ class Judgement(Message):
 
 
 @final
-class Measure(Message):
-    """Coordinator: send the moments of your images' features, clipped as the recipe says."""
-
-    kind = "measure"
-
-
-@final
-class Measured(Message):
-    """Site: sums of its images' features and of their squares (see `asyndgan.models.features`)."""
-
-    kind = "measured"
-    count: Annotated[int, Field(ge=1, lt=2**53)]
-    total: Annotated[Tensor, MOMENTS]
-    squares: Annotated[Tensor, MOMENTS]
 
 
 @final
@@ -211,10 +196,10 @@ class Refusal(Message):
 
 
 REQUESTS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Open, Judge, Measure, Describe, Label, Save, Close)
+    m.kind: m for m in (Open, Judge, Describe, Label, Save, Close)
 }
 ANSWERS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Card, Judgement, Measured, Described, Labelled, Saved, Closed, Refusal)
+    m.kind: m for m in (Card, Judgement, Described, Labelled, Saved, Closed, Refusal)
 }
 
 
