@@ -2,7 +2,7 @@
 # Computes the tables behind docs/evidence.md, or the ones named, and writes each into docs/results/TABLE.md:
 #   benchmarks/evidence.sh DATA OUT [TABLE ...]
 # A table is a suite of benchmarks/suites (those named search-* are experiments, and run only if named) or one of the
-# scripts wire, reconstruction, membership, worst_recipe, digits, phantoms, tables, streets, labelled, masks and labels-audit (only if named). DATA contains
+# scripts wire, reconstruction, membership, worst_recipe, digits, phantoms, tables, streets and masks (only if named). DATA contains
 # lgg_mri, dsb2018_fluo, chest_xray, msd_hippocampus, hippocampus_3d, streets_camvid, loans and loans_default; phantoms are generated there. Results that exist are reused, and an interrupted suite
 # resumes. A suite's results also go to benchmarks/results/TABLE.json. Everything takes about fifty hours of one core.
 set -euo pipefail
@@ -24,19 +24,9 @@ for table; do
       .venv/bin/python benchmarks/streets.py --data "$data" --out "$out/streets" --seeds 3 --document "$document"
       continue
       ;;
-    labelled)
-      .venv/bin/python benchmarks/labelled.py --data "$data" --runs "$out/search-generators/runs/hippocampus_3d" \
-        --out "$out/labelled" --document "$document"
-      continue
-      ;;
     masks)
       .venv/bin/python benchmarks/masks.py --data "$data" --runs "$out"/search-length/runs/hippocampus_3d/planned-? \
         --out "$out/masks" --document "$document"
-      continue
-      ;;
-    labels-audit)
-      .venv/bin/python benchmarks/labels_audit.py --data "$data" --runs "$out/search-generators/runs/hippocampus_3d" \
-        --out "$out/labels-audit" --document "$document"
       continue
       ;;
     wire | reconstruction | membership | worst_recipe | phantoms)

@@ -34,8 +34,6 @@ from asyndgan.wire import (
     Described,
     Judge,
     Judgement,
-    Label,
-    Labelled,
     Message,
     Open,
     Refusal,
@@ -78,8 +76,6 @@ def seeds() -> list[Message]:
             conditions=masks,
         ),
         Described(run="1f", fingerprint=Fingerprint(modalities=(ModalityFigures(name="T1"),))),
-        Label(run="1f", recipe="0" * 64, images=images),
-        Labelled(run="1f", probabilities=images),
         Refusal(run="1f", code="order", reason="no"),
     ]  # fmt: skip
 

@@ -8,7 +8,7 @@ slices. The RUN then paints images from patients' masks and from learned ones. J
 patients that the runs held out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,21 +23,25 @@ from asyndgan.auditing.membership import attack
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
+from asyndgan.judging.compare import row_of
 from asyndgan.judging.diagnosis import components
 from asyndgan.judging.metrics import ScoreArray
 from asyndgan.judging.real import load_real
 from asyndgan.judging.table import REAL_ALL
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.painting.sets import masks_of
+from asyndgan.painting.sets import MOVED, masks_of
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.recipes import recipe_text
 from asyndgan.training.segmentation import budget_for
 from common import arguments, markdown, publish, trained
-from labelled import SITES, painted, table
 
 Named = list[tuple[str, Mask]]
+
+SITES = ("site_1", "site_2", "site_3")
+MASKS = 1500
+"""Masks to paint from, the same for all generators; each is painted as it is and moved twice."""
 
 COMPARED = 1500
 """Masks whose principal components are counted."""
@@ -83,6 +87,30 @@ def attacked(learned: Named, members: Sequence[Case], others: Sequence[Case], la
 
     told = attack("nearest", scores(members), scores(others))
     return f"{told.auc:.3f} ({told.low:.3f} to {told.high:.3f})"
+
+
+def painted(run: RunFolder, masks: Sequence[tuple[str, Mask]]) -> list[Case]:
+    """Synthetic cases of some of the masks, drawn by chance."""
+    drawn = torch.randperm(len(masks), generator=torch.Generator().manual_seed(7))[:MASKS]
+    named = [masks[place] for place in drawn.tolist()]
+    return [*synthesise(run, named), *synthesise(run, named, draws=MOVED, seed=1, move=True)]
+
+
+def table(
+    scores: Mapping[str, Mapping[str, ScoreArray]], counts: Mapping[str, int], labels: Sequence[str]
+) -> str:
+    """The Dice of models' seeds and patients, and the ratio to all-real, which is among them."""
+    rows = []
+    for model, own in scores.items():
+        cells = [model, f"{counts[model]:,}"]
+        for label in labels:
+            row = row_of(model, label, counts[model], own[label], scores[REAL_ALL][label])
+            cells.append(f"{row.dice_mean:.3f} ({row.dice_least:.3f} to {row.dice_most:.3f})")
+            cells.append(f"{row.ratio:.3f} ({row.ratio_low:.3f} to {row.ratio_high:.3f})")
+        rows.append(cells)
+    heading = ["trained on", "cases"]
+    heading += [part for label in labels for part in (f"{label} (of seeds)", "of all-real")]
+    return markdown(heading, rows)
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ from asyndgan.engines.flare.keeper import end_orphan
 from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import free_port
 from asyndgan.privacy import SIMULATION
-from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.order import Order
@@ -99,14 +98,12 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
             allowed = text.replace("fewest_patients = 5", "fewest_patients = 1")
             allowed = allowed.replace("unmeasured = false", "unmeasured = true")
             allowed = allowed.replace("fingerprint = false", "fingerprint = true")
-            allowed = allowed.replace("\nlabels = false", "\nlabels = true")
-            assert allowed.count("= true") == text.count("= true") + 3
+            assert allowed.count("= true") == text.count("= true") + 2
             (kit / "policy.toml").write_text(allowed)
             asyndgan("fingerprint", data, "--out", kit / "seen.json")
             settings = (kit / "site.toml").read_text()
             named = settings.replace("# fingerprint =", "fingerprint = 'seen.json'")
-            named = named.replace("# label_steps =", "label_steps = 1")
-            assert named.count("\n# ") == settings.count("\n# ") - 2
+            assert named.count("\n# ") == settings.count("\n# ") - 1
             (kit / "site.toml").write_text(named)
             services.append(started("site", "start", kit))
         planned = tmp_path / "planned.toml"
@@ -131,16 +128,6 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         here = "connected: north, south"
         until(lambda: here in connected(federation), 90)
         assert here in asyndgan("federation", "status", federation.path)
-        painted = tmp_path / "painted"
-        asyndgan("generate", order.folder.path, "--masks", phantoms["north"], "--out", painted)
-        asyndgan(
-            "federation", "label", federation.path, "--synthetic", painted, "--out",
-            tmp_path / "labelled",
-        )  # fmt: skip
-        count = len(list((tmp_path / "labelled" / "labelsTr").iterdir()))
-        assert count == len(list((painted / "labelsTr").iterdir())) > 0
-        kinds = [line.kind for line in read(tmp_path / "north" / "records" / "ledger.jsonl")]
-        assert kinds[-1] == "labelled"
     finally:
         for service in reversed(services):
             service.send_signal(signal.SIGTERM)

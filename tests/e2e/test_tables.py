@@ -346,7 +346,7 @@ def test_two_audits_of_a_site_each_permit_together_what_neither_does_alone(
 @pytest.mark.parametrize(
     "words",
     ["audit --masks x", "audit --canaries p", "audit --fade bone", "evaluate --network unetr",
-     "evaluate --workers 2", "evaluate --labelled x", "evaluate --check-budget"],
+     "evaluate --workers 2", "evaluate --check-budget"],
 )  # fmt: skip
 def test_options_of_images_are_refused_at_tables(
     run: Path, sites: list[str], tmp_path: Path, words: str

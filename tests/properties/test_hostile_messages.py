@@ -36,8 +36,6 @@ from asyndgan.wire import (
     Card,
     Judge,
     Judgement,
-    Label,
-    Labelled,
     Message,
     Open,
     Refusal,
@@ -119,20 +117,18 @@ def with_array(payload: bytes, name: str, body: bytes | None = None, **changes: 
 
 def packed(message: Message) -> bytes:
     codings: dict[str, Any] = {"images": "float16", "feedback": "float16", "conditions": "label8"}
-    return pack(message, codings | {"probabilities": "uint8"})
+    return pack(message, codings)
 
 
 GOOD_REQUESTS = [
     packed(Open(run=RUN, recipe="0" * 64, step=0)),
     packed(judge_of()),
     packed(Save(run=RUN, step=0)),
-    packed(Label(run=RUN, recipe="0" * 64, images=torch.zeros(2, 1, 16, 16))),
 ]
 GOOD_ANSWERS = [
     packed(card_of()),
     packed(judgement_of()),
     packed(Refusal(run=RUN, code="order", reason="no")),
-    packed(Labelled(run=RUN, probabilities=torch.zeros(2, 3, 16, 16))),
 ]
 NOTHING = zstandard.ZstdCompressor().compress(b"")
 

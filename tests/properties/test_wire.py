@@ -1,6 +1,5 @@
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import get_args
 
 import pytest
@@ -23,8 +22,6 @@ from asyndgan.wire import (
     Coding,
     Judge,
     Judgement,
-    Label,
-    Labelled,
     Message,
     Open,
     Refusal,
@@ -115,7 +112,6 @@ names = st.text(text, min_size=1, max_size=64)
 masks = labels(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)), 300)
 parts = st.floats(LEAST_SHARE, 1)
 numbers = st.floats(-LARGEST_NUMBER, LARGEST_NUMBER)
-grey = tensors(pixels, st.tuples(*[st.integers(1, 3)] * 4)).map(partial(through, coding="uint8"))
 digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 messages = st.one_of(
     st.builds(Open, run=runs, recipe=digests, step=counts),
@@ -134,8 +130,6 @@ messages = st.one_of(
         keep=st.booleans(),
     ),
     st.builds(Judge, run=runs, step=counts, batch=counts, images=tensors(pixels)),
-    st.builds(Label, run=runs, recipe=digests, images=tensors(pixels)),
-    st.builds(Labelled, run=runs, probabilities=grey),
     st.builds(
         Judgement,
         run=runs,
@@ -158,7 +152,6 @@ messages = st.one_of(
 )
 CODINGS: Mapping[str, Coding] = {
     "images": "float32",
-    "probabilities": "uint8",
     "feedback": "float32",
     "conditions": "label16",
 }

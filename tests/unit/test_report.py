@@ -1011,10 +1011,10 @@ def test_a_card_shows_texts_of_others_to_the_letter(tmp_path: Path) -> None:
         "ab", "0.1", "", "inprocess", modalities=[name], labels={"0": name},
         sites={"north": {"cases": 1, "share": 1.0, "modalities": [name]}},
     )  # fmt: skip
-    told = {"trial": name, "recipe": name, "masks": name, "audited": name, "labelled_by": [name]}
+    told = {"trial": name, "recipe": name, "masks": name, "audited": name}
     card, provenance = model_card(facts, told, 3, RECIPE).split("## Provenance")
     shown = r"\[a\](http\://b) \`\<i\>\`\|" + "\ufffd" + r"\[31m # c"
-    assert card.count(shown) == 8 and "# c" not in {*card.splitlines()}
+    assert card.count(shown) == 7 and "# c" not in {*card.splitlines()}
     assert "\x1b" not in card + provenance
 
 

@@ -142,19 +142,6 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "15 % of them at each end, and counts are rounded to ten. Refused where "
         "`privacy.epsilon` is set",
     ),
-    ("labelled", "run"): _RUN,
-    ("labelled", "probabilities"): Exposure(
-        "probability of each label at each pixel of images that the coordinator sent, by a "
-        "segmentation network of the site's patients",
-        "at most 64 images of h x w for each label, 1 byte per pixel before zstd",
-        "who took part: the network is surer of images that it learned from. With a patient's "
-        "image and mask membership is asked directly; the images need not be synthetic. "
-        "[Labels by the sites](labels.md#what-labels-reveal) has the figures",
-        "`leaves.labels` (off by default). Only outside a run; no run need have taken place. "
-        "The network learns from `allows.fewest_patients` at least, and from [most of the "
-        "site's](labels.md#what-labels-reveal). `allows.most_answers` counts the message, not its "
-        "images. Refused where `privacy.epsilon` is set",
-    ),
     ("saved", "run"): _RUN,
     ("saved", "step"): _ANSWERED,
     ("closed", "run"): _RUN,
@@ -198,17 +185,6 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "another step. Other pictures that no generator painted are not detected",
     ),
     ("describe", "run"): _RUN,
-    ("label", "run"): _RUN,
-    ("label", "recipe"): Exposure(
-        "digest of the recipe", "64 hexadecimal digits", "a recipe for which the site was not "
-        "set up", "refused unless equal; `allows.recipes`",
-    ),
-    ("label", "images"): Exposure(
-        "images to be labelled", "at most 64 images of c x h x w in any coding of the wire",
-        "images of patients, to ask who took part; not-a-number; a decompression bomb",
-        "shape, number, coding, limit and finiteness are checked before use. That they are "
-        "synthetic is not: no site can tell. Nothing is learned from them",
-    ),
     ("save", "run"): _RUN,
     ("save", "step"): Exposure(
         "a state to keep", "one number", "fills the disk",

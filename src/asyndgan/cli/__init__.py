@@ -26,7 +26,6 @@ COMMANDS: Final = {
     "plan": "Plans a recipe from sites' data, each value with a reason.",
     "train": "Trains one generator with several sites.",
     "generate": "Paints a synthetic data set with a trained generator.",
-    "label": "Copies a synthetic set with labels that sites give it.",
     "export": "Writes a synthetic data set as DICOM, marked as synthetic.",
     "augment": "Copies a data set and adds synthetic cases.",
     "complete": "Copies a data set and adds the modalities that its cases lack.",

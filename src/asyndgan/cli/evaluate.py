@@ -54,7 +54,6 @@ def evaluate(
     out: NewFolder,
     test: Path | None = None,
     synthetic: Path | None = None,
-    labelled: Path | None = None,
     fade: list[str] | None = None,
     seeds: Count = 1,
     steps: Count = SegmentationBudget.steps,
@@ -91,8 +90,6 @@ def evaluate(
             that the run held out (training.hold_out).
         --synthetic FOLDER: Synthetic data set of this run. By default one is painted in
             OUT/synthetic.
-        --labelled FOLDER: Synthetic data set of this run that 'asyndgan label' made. It gets a row
-            of its own.
         --augmented NAME=FOLDER: Data set that 'asyndgan augment' made of a site's data set.
 
     Training:
@@ -119,7 +116,7 @@ def evaluate(
     if folder.recipe().table:
         usual = SegmentationBudget()
         refuse_for_images(
-            {"labelled": labelled, "fade": fade, "steps": steps != usual.steps, "label": label,
+            {"fade": fade, "steps": steps != usual.steps, "label": label,
              "network": network != usual.network, "workers": workers, "device": device != "cpu",
              "baselines": baselines, "augmented": augmented, "check_budget": check_budget,
              "diagnose": diagnose,
@@ -147,7 +144,6 @@ def evaluate(
             judged.get("test set"),
             DataSet(synthetic) if synthetic else None,
             Bench(out, budget, range(seeds), workers, device, display.show),
-            labelled=DataSet(labelled) if labelled else None,
             faded=fade or (),
             targets=label,
             augmented={

@@ -13,10 +13,8 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.following import tell_lacking
 from asyndgan.cli.help import Commands
-from asyndgan.cli.label import LEARNING, tell_labelled
 from asyndgan.cli.options import (
     AsJson,
     NewFolder,
@@ -381,43 +379,6 @@ def fetch(folder: Folder, out: NewFolder, run: str | None = None) -> None:
     with written_whole(out) as half:
         copy_folder(order.folder.path, half, kept)
     Terminal().say(f"Run {order.name} ({order.state()}) in {out}")
-
-
-@federation.command()
-def label(
-    folder: Folder,
-    synthetic: Annotated[Path, typer.Option()],
-    out: NewFolder,
-    run: str | None = None,
-    site: list[str] | None = None,
-) -> None:
-    """Copies a synthetic set of a finished run with labels that sites give it.
-
-    As 'asyndgan label'. A site labels if its policy has leaves.labels. 'federation start' has to be
-    running, and no run.
-
-    Example:
-        asyndgan federation label fed --synthetic synthetic --out labelled
-
-    Data:
-        --synthetic FOLDER: Synthetic data set of this run, as 'asyndgan generate' wrote it.
-
-    Run:
-        --site NAME: Only this site labels. By default all sites of the run.
-    """
-    from asyndgan.data.dataset import DataSet
-    from asyndgan.painting.labelled import RUN_SUFFIX, check_labelling, label_set
-    from asyndgan.runs.described import connected
-
-    order, painted, console = _order(folder, run), DataSet(synthetic), Terminal()
-    sites = site or sorted(order.folder.facts().teachers)
-    check_labelling(order.folder, painted, sites)
-    own = order.name[:50] + RUN_SUFFIX
-    with connected(order.federation, order.folder.recipe(), own, sites) as transport:
-        console.say(LEARNING)
-        with EvaluationDisplay(console, "label images", counted=True) as display:
-            sent = label_set(order.folder, painted, out, transport, sites, watch=display.show)
-    tell_labelled(console, out, sent)
 
 
 def _order(folder: Path, run: str | None) -> Any:

@@ -16,7 +16,6 @@ TAKEN: Final = {
     "train": "recipe site patient_pattern overrides out",
     "generate": "run out",
     "evaluate": "run site test synthetic patient_pattern out",
-    "label": "run site synthetic patient_pattern out",
     "audit": "run site holdout patient_pattern out",
     "report": "run",  # not the sites: their images would become part of the page
     "complete": "run site patient_pattern out",
@@ -28,7 +27,6 @@ TAKEN: Final = {
 WRITTEN: Final = {
     "generate": "synthetic",
     "evaluate": "evaluation",
-    "label": "labelled",
     "audit": "audit",
     "complete": "{site}-complete",
     "augment": "{site}-augmented",

@@ -69,8 +69,6 @@ class Cohort:
         labels: name of every label or class, by its number.
         told: number of cases that the site says it has, and the part of them that has each
             modality, in 0 to 1; None: those of this cohort.
-        eligible: number of patients of the site who are not held out, those among them who have
-            nothing that the recipe asks for; None: those of this cohort.
         chooser: how the patients of the two halves are chosen.
         seed: seed of the draws.
         flip: mirror images and label maps along the last axis, at random.
@@ -91,7 +89,6 @@ class Cohort:
         patients: Sequence[str] | None = None,
         present: Tensor | None = None,
         told: tuple[int, list[float]] | None = None,
-        eligible: int | None = None,
         chooser: Chooser = OPEN,
         seed: int = 0,
         flip: bool = False,
@@ -141,7 +138,6 @@ class Cohort:
         for case, patient in enumerate(patients or range(len(images))):
             cases.setdefault(patient, []).append(case)
         self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
-        self.eligible = eligible or self.patients
         names = [str(patient) for patient in patients or range(len(images))]
         given = None if self.present is None else self.present.tolist()
         self.halves = torch.tensor(halves_of(names, chooser, given))
@@ -154,7 +150,6 @@ class Cohort:
         *,
         labels: Mapping[str, int],
         told: Sequence[Case] | None = None,
-        eligible: int | None = None,
         chooser: Chooser = OPEN,
         condition: str = "mask",
         seed: int = 0,
@@ -168,7 +163,6 @@ class Cohort:
             labels: number of each label by name, as in `dataset.json`.
             told: all cases of the site in the same order, those that it holds out among them; None:
                 `cases`. The coordinator is told their number, which no hold-out changes.
-            eligible: as for the constructor.
             chooser: as for the constructor.
             condition: `mask` uses the label maps; `none` ignores them. (A folder of images holds
                 no `class` conditions; pass those to the constructor.)
@@ -199,7 +193,6 @@ class Cohort:
             present=present[:, held],
             labels={number: name for name, number in labels.items()},
             told=(len(every), every.double().mean(0).tolist()),
-            eligible=eligible,
             chooser=chooser,
             seed=seed,
             flip=flip,
@@ -281,11 +274,8 @@ class Cohort:
         """Number of patients of the modality that the fewest have."""
         if self.present is None:
             return self.patients
-        return min(self.patients_with(has) for has in self.present.T)
-
-    def patients_with(self, cases: Tensor) -> int:
-        """Number of patients with at least one of these cases, (n,) booleans."""
-        return sum(bool(cases[own].any()) for own in self._cases_of_patients)
+        have = [self.present[own].any(0) for own in self._cases_of_patients]
+        return int(torch.stack(have).sum(0).min())
 
     def patients_by_chance(self, rate: float, uniform: Callable[[int], Tensor]) -> Batch:
         """Draws each patient independently with probability `rate`, and one case of each drawn.

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +10,6 @@ import numpy as np
 from asyndgan.data.case import RawCase
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import DatasetInfo
-from asyndgan.data.folds import read_folds, store_folds
 from asyndgan.data.listing import CaseFiles
 from asyndgan.data.nnunet import AXES, Axis
 from asyndgan.data.readers import DataFileError, lossless, reader_of
@@ -126,39 +124,6 @@ def write_extended(
         about = {**_described(source), "numTraining": len(names), "synthetic_cases": added}
         _describe_copy(folder, about, provenance)
     return len(added)
-
-
-def write_relabelled(
-    source: DataSet,
-    folder: Path,
-    masks: Mapping[str, np.ndarray],
-    *,
-    axis: Axis,
-    about: Mapping[str, object],
-) -> None:
-    """Copies a data set of single slices, with other masks.
-
-    Args:
-        source: the data set; its images are copied byte for byte.
-        folder: must not exist.
-        masks: new mask (rows, columns) of each case, on the stored grid.
-        axis: axis along which the set is cut.
-        about: keys of dataset.json to replace or add.
-
-    Raises:
-        DataError: `folder` exists or cannot be written, or as `read_folds`.
-    """
-    files, ending = source.files, source.info.mask_ending
-    with writing_to(folder):
-        _copy_acquired([replace(case, mask=None) for case in files], folder, source.info)
-        (folder / "labelsTr").mkdir()
-        for case in files:
-            path, like = folder / f"labelsTr/{case.name}{ending}", next(iter(case.images.values()))
-            mask = masks[case.name].astype(np.uint8)
-            reader_of(path).write_painted(path, [mask], like=case.mask or like, axis=AXES[axis])
-        store_folds(folder, read_folds(source.folder, masks))
-        text = json.dumps({**_described(source), **about}, indent=2, ensure_ascii=False)
-        (folder / "dataset.json").write_text(text + "\n", "utf-8")
 
 
 def _copy_acquired(files: Sequence[CaseFiles], folder: Path, info: DatasetInfo) -> None:

@@ -21,7 +21,6 @@ from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.data.survey import Survey
 from asyndgan.errors import CohortError, RunError
 from asyndgan.models import usable_device
-from asyndgan.models.budget import SegmentationBudget
 from asyndgan.privacy import SIMULATION, Openings, Policy
 from asyndgan.privacy.books import open_release
 from asyndgan.protocol import Endpoint, message_limit
@@ -65,7 +64,6 @@ class SiteSetup:
         without: modalities in the folder that are not used.
         fingerprint: file of `asyndgan fingerprint`, from which the coordinator may plan a recipe;
             None: none is sent.
-        label_steps: updates of the segmentation network by which it labels images.
         precision: of its networks' arithmetic. Empty: what the recipe names or, for `auto`, what is
             faster here; a run keeps what it began with.
     """
@@ -82,7 +80,6 @@ class SiteSetup:
     threads: int = 1
     without: tuple[str, ...] = ()
     fingerprint: Path | None = None
-    label_steps: int = SegmentationBudget.steps
     precision: str = ""
 
     def to_plain(self) -> dict[str, Any]:
@@ -143,11 +140,10 @@ def load_cohort(
             tell(f"site {setup.name}: {finding}")
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, data.info.labels)
-    kept, held = held_out_by(recipe, cases, chooser)
+    kept, _ = held_out_by(recipe, cases, chooser)
     return Cohort.from_cases(
         kept,
         told=cases,
-        eligible=len({*data.patients.values()} - {case.patient for case in held}),
         chooser=chooser,
         labels=data.info.labels,
         condition=recipe.condition.kind,
@@ -275,7 +271,6 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         openings=openings,
         given=given,
         device=device,
-        labelling=SegmentationBudget(steps=setup.label_steps),
     )
     return Endpoint(site, limit=message_limit(recipe))
 
@@ -293,7 +288,7 @@ def describe_only(setup: SiteSetup, limit: int) -> Endpoint:
         LedgerError, StorageError: its books cannot be read or written.
     """
     policy = policy_of(setup)
-    policy.check_leaves("fingerprint")
+    policy.check_fingerprint()
     if setup.fingerprint is None:
         raise RunError(
             f"site {setup.name} names no fingerprint: measure one with 'asyndgan fingerprint' and "

@@ -31,7 +31,6 @@ from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
     FEDAVG,
-    LABELLED,
     REAL_ALL,
     SITE_PREFIX,
     SYNTHETIC,
@@ -59,7 +58,6 @@ def evaluate(
     judged: Judged,
     bench: Bench,
     *,
-    labelled: Sequence[Case] | None = None,
     augmented: Mapping[str, Sequence[Case]] | None = None,
     baselines: bool = False,
     check_budget: bool = False,
@@ -77,7 +75,6 @@ def evaluate(
         judged: real cases to judge on, of patients that train no model.
         bench: how to train; its folder gets `evaluation.json`, `dice.png`, `dice.svg` and
             `examples.png`.
-        labelled: the same images with labels of the sites' networks; None: there are none.
         augmented: sets of a site's real and synthetic cases together, by the site's name.
         baselines: also compare FedAvg, and each site's real cases with the synthetic ones added.
         check_budget: also run `levelled_off`.
@@ -89,8 +86,7 @@ def evaluate(
         NotFiniteError: a loss became infinite or NaN.
     """
     seeds = len(bench.seeds)
-    sets = {SYNTHETIC: synthetic, LABELLED: labelled}
-    painted = {name: [cases] * seeds for name, cases in sets.items() if cases is not None}
+    painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * seeds}
     models = contenders(
         sites, painted, seeds=seeds, fedavg=seeds if baselines else 0, augmented=baselines
     )

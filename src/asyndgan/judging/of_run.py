@@ -29,7 +29,6 @@ def evaluate_run(
     synthetic: DataSet | None,
     bench: Bench,
     *,
-    labelled: DataSet | None = None,
     faded: Sequence[str] = (),
     targets: Sequence[str] | None = None,
     augmented: Mapping[str, DataSet] | None = None,
@@ -47,7 +46,6 @@ def evaluate_run(
         synthetic: what the run painted; None: a set is painted into `synthetic` in the bench's
             folder.
         bench: how to train; no network sees mirrored images if the run's sites saw none.
-        labelled: what `label_set` made of the run's synthetic set; None: nothing.
         faded: names of labels that the set to be painted shows more or less clearly.
         targets: names of the labels to judge by; None: all.
         augmented: what `augment_folder` made of a site's set, by the site's name.
@@ -68,9 +66,7 @@ def evaluate_run(
     labels = {name: int(number) for number, name in run.facts().labels.items()}
     Judged((), labels, targets).names()
     device = str(usable_device(bench.device))
-    if labelled:
-        check_provenance(run, labelled, labelled=True)
-    others = [data for data in (test, labelled) if data]
+    others = [test] if test else []
     for data in (*sites.data.values(), *others, *(augmented or {}).values()):
         data.check_labels(run.facts().labels)
     changed = sites.changed()
@@ -90,8 +86,6 @@ def evaluate_run(
         synthetic.cases(recipe.image, modalities, unmasked=False, synthetic=True),
         Judged(unseen, labels, targets, "test" if test else "validation"),
         replace(bench, budget=budget_for(recipe, bench.budget), device=device),
-        labelled=labelled
-        and labelled.cases(recipe.image, modalities, unmasked=False, synthetic=True),
         augmented={
             name: augmented_cases(name, data, real, unseen, run, modalities)
             for name, data in (augmented or {}).items()

@@ -10,7 +10,6 @@ from asyndgan.texts import without_nan
 
 REAL_ALL = "real-all"
 SYNTHETIC = "synthetic"
-LABELLED = "synthetic, labelled by sites"
 POOLED = "synthetic, all seeds"
 """The synthetic cases of all generators of a suite's model together."""
 FEDAVG = "fedavg"
@@ -35,10 +34,9 @@ class Row:
     """One model judged by one label; numbers that cannot be computed are nan.
 
     Attributes:
-        model: `real-all`, `synthetic`, `synthetic, labelled by sites`, `synthetic, all seeds`,
-            `fedgan-synthetic`, `local-synthetic`, `random-contrast`, `fedavg`, `fedavg-without`
-            (each site without some modalities), `real:SITE`, `real:SITE+synthetic` or
-            `real:SITE+augmented`.
+        model: `real-all`, `synthetic`, `synthetic, all seeds`, `fedgan-synthetic`,
+            `local-synthetic`, `random-contrast`, `fedavg`, `fedavg-without` (each site without some
+            modalities), `real:SITE`, `real:SITE+synthetic` or `real:SITE+augmented`.
         label: name of the label.
         seeds: number of trainings that each patient's values are averaged over.
         patients: number of patients that count, which are those with the label.

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from asyndgan.painting.provenance import LABELLED_BY
 from asyndgan.recipe import PrivacySection, Recipe
 from asyndgan.runs import RunFacts
 from asyndgan.runs.trial import NO_RESULT
@@ -32,7 +31,7 @@ def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: 
   labels: {plainly(f"{number} {name}" for number, name in facts.labels.items())}.
 - Painted by a generator that was trained for {facts.steps} steps with
   asyndgan {plain(facts.version)} (recipe {plain(provenance["recipe"])}). {how}
-- Masks: {plain(provenance["masks"])}.{_faded_line(facts, provenance)}{_labels_line(provenance)}
+- Masks: {plain(provenance["masks"])}.{_faded_line(facts, provenance)}
 
 | site | cases that it declared | share | modalities |
 |---|---|---|---|
@@ -71,16 +70,6 @@ def plain(text: object) -> str:
 def plainly(texts: Iterable[object], between: str = ", ") -> str:
     """Several texts, each as of `plain`."""
     return between.join(map(plain, texts))
-
-
-def _labels_line(provenance: Mapping[str, Any]) -> str:
-    sites = provenance.get(LABELLED_BY)
-    if not sites:
-        return ""
-    return (
-        f"\n- Labels: not these masks, but what segmentation networks of {plainly(sites)} find "
-        "in the images. They were trained on the sites' real images."
-    )
 
 
 def _trial_line(provenance: Mapping[str, Any]) -> str:

@@ -13,9 +13,6 @@ from asyndgan.runs.schema import Count, Hex
 from asyndgan.runs.trial import trial_of
 from asyndgan.texts import Line, Name, SiteName
 
-LABELLED_BY: Final = "labelled_by"
-"""Key of the provenance of a set that sites labelled: each site's weight."""
-
 _Part = Annotated[float, Field(strict=True, gt=0, le=1)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Range = Annotated[list[_Finite], Field(max_length=2)]
@@ -43,7 +40,6 @@ class Provenance(TypedDict, total=False):
     intensity: dict[Name, Intensity]
     stored: dict[Name, _Range]
     folds: Literal["patient", "mask"]
-    labelled_by: dict[SiteName, _Part]
 
 
 _PROVENANCE: Final = TypeAdapter(Provenance)

@@ -12,7 +12,7 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of
-from asyndgan.painting.provenance import LABELLED_BY, stored_provenance
+from asyndgan.painting.provenance import stored_provenance
 from asyndgan.painting.synthesise import (
     PAINTING_VERSION,
     Origin,
@@ -234,8 +234,6 @@ def check_provenance(
     synthetic: DataSet,
     masks: Sequence[tuple[str, Mask]] | None = None,
     painting: Mapping[str, Any] | None = None,
-    *,
-    labelled: bool = False,
 ) -> dict[str, Any]:
     """Checks that a set was painted by a run, and from these masks and in this way if given.
 
@@ -244,15 +242,13 @@ def check_provenance(
         synthetic: the set.
         masks: the masks; None: any.
         painting: how it was painted; None: in any way.
-        labelled: whether its masks are to be the sites' labels, and not what it was painted from.
 
     Returns:
         What the set says of itself, with `masks` and `masks_sha256` in any case.
 
     Raises:
         DataError: as `stored_provenance`.
-        RunError: it was painted by another generator, from other masks or in another way, or its
-            masks are not as wanted.
+        RunError: it was painted by another generator, from other masks or in another way.
     """
     provenance, facts, folder = stored_provenance(synthetic), run.facts(), synthetic.folder
     faded, contrasts = provenance.get("faded", ()), provenance.get("contrasts", ())
@@ -265,14 +261,6 @@ def check_provenance(
         raise RunError(
             f"{folder} was not painted by the generator of {run.path}; "
             "generate it anew or name another folder."
-        )
-    if bool(provenance.get(LABELLED_BY)) != labelled:
-        raise RunError(
-            f"the masks of {folder} are those that it was painted from; label it with 'asyndgan "
-            "label'."
-            if labelled
-            else f"{folder} was labelled by the sites, so that it tells more of their patients; "
-            "judge it with --labelled, and name here the set that was labelled."
         )
     if masks is not None and provenance.get("masks_sha256") != masks_digest(masks):
         raise RunError(

@@ -30,7 +30,7 @@ FIRST = "0" * 64
 
 ANSWER_KINDS: Final = ("judgement", "appraisal", "measured", "labelled")
 """Kinds of messages that a policy counts as answers, like any message with patients' masks.
-`appraisal` and `measured` were left by earlier versions only."""
+`appraisal`, `measured` and `labelled` were left by earlier versions only."""
 
 FEEDBACK: Final = "feedback"
 MASKS: Final = "masks"
@@ -58,7 +58,7 @@ class Entry:
         masks: number of patients' label maps (or classes) in it.
         bare: its contents that no limit on epsilon covers, separated by spaces: `feedback`, also
             with noise if the policy sets no limit, `masks` (or classes) of patients, a
-            `fingerprint`, `labels` of images by a network of patients; empty: none.
+            `fingerprint`; empty: none.
         policy: SHA-256 of the policy in force.
         repeated: number of images of the request that had come before, equal to the bit and in
             another step, since the site started; a generator in training hardly paints one twice.
@@ -102,9 +102,9 @@ class Tally:
 
     Attributes:
         name: of the ledger's file.
-        answers: judgements and labels that left in all runs, including
-            repeated ones, and cards with patients' masks unless they repeat the card before.
-        bare: number of messages with uncovered feedback, masks, fingerprints or labels,
+        answers: judgements that left in all runs, including repeated ones, and cards with
+            patients' masks unless they repeat the card before.
+        bare: number of messages with uncovered feedback, masks or fingerprints,
             by these names.
         charged: number of those with feedback whose noise the account was charged for.
         uses: the most in any line.

@@ -16,10 +16,6 @@ from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FeedbackCoding = Literal["float32", "float16", "int8", "int4"]
 
-MOST_HELD_OUT: Final = 0.2
-"""Largest `training.hold_out` with which a site labels images: a network of fewer patients knows
-each of them better, and the coordinator chooses the recipe."""
-
 
 @final
 class LeavesSection(Section):
@@ -52,12 +48,6 @@ class LeavesSection(Section):
         description="the fingerprint that 'site.toml' names, so that a recipe can be planned. It "
         "is rounded, and figures of fewer patients than allows.fewest_patients are left out",
     )
-    labels: bool = Field(
-        False,
-        description="labels of images that the coordinator sends ('asyndgan label'); they tell who "
-        "took part better than feedback does. A segmentation network makes them; it learns from at "
-        "least four fifths of the patients who are not held out",
-    )
 
     @property
     def codings(self) -> str:
@@ -75,9 +65,9 @@ class AllowsSection(Section):
     fewest_patients: int = Field(
         5,
         ge=1,
-        description="fewest patients that must remain after holding out: for a recipe, for each "
-        "modality, and for a network that labels images. Recipes with differential privacy are "
-        "exempt if privacy.epsilon is set. A generator of one patient shows only that patient",
+        description="fewest patients that must remain after holding out, for a recipe and for each "
+        "modality. Recipes with differential privacy are exempt if privacy.epsilon is set. A "
+        "generator of one patient shows only that patient",
     )
     unmeasured: bool = Field(
         False,
@@ -115,8 +105,8 @@ class AllowsSection(Section):
         None,
         ge=1,
         description="answers of the site in total, over all runs; a repeated step counts, and so "
-        "do labels of images, and a start that sends patients' masks, unless its card repeats the "
-        "one before; left out: no limit",
+        "does a start that sends patients' masks, unless its card repeats the one before; left "
+        "out: no limit",
     )
     most_answers_per_patient: int | None = Field(
         None,
@@ -222,13 +212,13 @@ class Policy(Section):
             return []
         return outside(recipe)
 
-    def check_leaves(self, what: Literal["fingerprint", "labels"]) -> None:
-        """Checks that what no epsilon covers may leave; raises `PolicyError` if not."""
-        if not getattr(self.leaves, what):
-            raise PolicyError(f"this site's policy lets no {what} out (leaves.{what}).")
+    def check_fingerprint(self) -> None:
+        """Checks that a fingerprint may leave; raises `PolicyError` if not."""
+        if not self.leaves.fingerprint:
+            raise PolicyError("this site's policy lets no fingerprint out (leaves.fingerprint).")
         if self.privacy.epsilon is not None:
             raise PolicyError(
-                f"this site's policy limits epsilon, which covers no {what}; so none may leave."
+                "this site's policy limits epsilon, which covers no fingerprint; so none may leave."
             )
 
     def most_answers(self, patients: int | None) -> int | None:
@@ -335,7 +325,6 @@ SIMULATION = Policy(
         discriminator_losses=True,
         masks="released",
         fingerprint=True,
-        labels=True,
     ),
     allows=AllowsSection(paired_l1=True, fewest_patients=1, unmeasured=True, known_start=True),
 )

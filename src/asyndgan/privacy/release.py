@@ -13,14 +13,13 @@ import torch
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.ledger import ANSWER_KINDS, FEEDBACK, MASKS, Ledger
-from asyndgan.privacy.policy import MOST_HELD_OUT, SIMULATION, Policy
+from asyndgan.privacy.policy import SIMULATION, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
     Card,
     Described,
     Judgement,
-    Labelled,
     Message,
     Refusal,
     label_coding,
@@ -148,8 +147,6 @@ class Release:
     def _bare(self, answer: Message) -> str:
         if isinstance(answer, Described):
             return "fingerprint"
-        if isinstance(answer, Labelled):
-            return "labels"
         found = []
         if isinstance(answer, Judgement) and not self.policy.covers(self.recipe):
             found.append(FEEDBACK)
@@ -161,13 +158,11 @@ class Release:
         """The answer without what the policy withholds; refused if that cannot be taken out."""
         leaves = self.policy.leaves
         if isinstance(answer, Described):
-            self.policy.check_leaves("fingerprint")
+            self.policy.check_fingerprint()
             bounded = answer.fingerprint.bounded(self.policy.allows.fewest_patients)
             if bounded is None:
                 raise PolicyError("its figures are of fewer records than allows.fewest_patients.")
             answer = answer.model_copy(update={"fingerprint": bounded})
-        if isinstance(answer, Labelled):
-            self.check_labels()
         if isinstance(answer, Card) and not leaves.cases:
             parts = [1.0] * len(answer.parts)
             answer = answer.model_copy(update={"cases": 1, "parts": parts})
@@ -194,16 +189,6 @@ class Release:
             raise PolicyError("this site's policy lets no masks or classes out.")
         return answer
 
-    def check_labels(self) -> None:
-        """Raises `PolicyError` if no labels may leave by this recipe, or no further answer."""
-        self.policy.check_leaves("labels")
-        part = self.recipe.training.hold_out
-        if part > MOST_HELD_OUT and not self.policy.allows.known_start:
-            raise PolicyError(
-                f"this site labels images of runs with a training.hold_out of {MOST_HELD_OUT:g} at "
-                f"most, and this run's is {part:g}. Train with {MOST_HELD_OUT:g} or less."
-            )
-        self._check_count()
 
     def _check_count(self) -> None:
         most = self.policy.most_answers(self.patients)
@@ -248,8 +233,6 @@ class Release:
         return self.let_out(Refusal(run=run, code=code, reason=line))
 
     def _codings(self, answer: Message) -> dict[str, Coding]:
-        if isinstance(answer, Labelled):
-            return {"probabilities": "uint8"}
         if not isinstance(answer, WITH_CONDITIONS):
             return {}
         highest = int(answer.conditions.max()) if answer.conditions.numel() else 0

@@ -29,8 +29,8 @@ WORDS: Final = {
 RETIRED_KEYS: Final = {
     **dict.fromkeys(("stand_in", "loss.stand_in_l1", "loss.balance"), ""),
     **dict.fromkeys(("loss.features", "loss.moments", "discriminator.joint"), ""),
-    **dict.fromkeys(("mixed", "dropped", "checkpoints", "leaves.moments"), ""),
-    **dict.fromkeys(("shares.sites", "leaves.odds"), ""),
+    **dict.fromkeys(("mixed", "dropped", "checkpoints", "label_steps"), ""),
+    **dict.fromkeys(("shares.sites", "leaves.odds", "leaves.moments", "leaves.labels"), ""),
     "selection": "leave it out; a run ends with its last averaged generator",
     "generator.position": "generator.kind=topdown with generator.skip=false has it always",
     "generator.heads": "sites that lack a modality share one look without a setting",

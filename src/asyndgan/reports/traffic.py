@@ -221,8 +221,6 @@ def _left_meanings(recipe: Recipe, *, losses: bool) -> dict[str, str]:
         f"{recipe.wire.feedback}). With it {conditions} of its next batch, the batch's number, and "
         + reported,
         "described": "Figures of the whole data set, before there is a recipe; no image.",
-        "labelled": "After a run, if the policy allows it: the probability of each label at each "
-        "pixel of images that it was sent, by a segmentation network of its patients.",
         "saved": "It has kept its state. A step number; nothing else.",
         "closed": "Good-bye. Nothing else.",
         "refusal": "No, and why: a code and a sentence about the protocol, without anything of the "
@@ -237,7 +235,6 @@ def _came_meanings(recipe: Recipe) -> dict[str, str]:
         "judge": f"Judge these synthetic images, painted from {conditions} "
         f"(pixels coded as {recipe.wire.images}).",
         "describe": "Send the fingerprint of your data, before there is a recipe.",
-        "label": "Label these synthetic images, after the run.",
         "save": "Keep your state. A step number.",
         "close": "The run is over.",
     }

@@ -18,7 +18,6 @@ from asyndgan.judging.table import (
     FEDAVG,
     FEDAVG_WITHOUT,
     FEDGAN,
-    LABELLED,
     LOCAL,
     REAL_ALL,
     SYNTHETIC,
@@ -315,7 +314,6 @@ def _entry(row: Row, *, known: bool) -> Entry:
     names = {
         REAL_ALL: "Real images of all sites",
         SYNTHETIC: "Synthetic images alone",
-        LABELLED: "Synthetic images, labelled by the sites",
         FEDAVG: "One network over all sites (FedAvg)",
         FEDAVG_WITHOUT: "One network over all sites (FedAvg), with what they hold",
         FEDGAN: "Synthetic images of FedGAN alone",

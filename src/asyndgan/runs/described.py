@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from shlex import quote
 from typing import Final
@@ -42,7 +42,7 @@ def described(
         RunError: a site has no kit, does not come, or sends no fingerprint.
     """
     wanted = sorted(sites or federation.sites)
-    with connected(federation, None, RUN, wanted) as transport:
+    with _connected(federation, wanted) as transport:
         run = secrets.token_hex(16)
         with closing(Exchange(transport, Recipe.from_toml(recipe_text(BASE)))) as exchange:
             answers = exchange.ask({site: Describe(run=run) for site in wanted})
@@ -57,32 +57,15 @@ def described(
 
 
 @contextmanager
-def connected(
-    federation: Federation,
-    recipe: Recipe | None,
-    run: str,
-    sites: Collection[str],
-) -> Iterator[Transport]:
-    """Connects to sites of a federation while no run is at work.
-
-    Args:
-        federation: it has to be served.
-        recipe: for which the sites are set up; None: they only send their fingerprints.
-        run: name under which the sites keep their state.
-        sites: sites to wait for, `PATIENCE_S` at most.
-
-    Raises:
-        BusyError: a run is ordered or at work.
-        RunError: a site has no kit, or does not come.
-    """
-    wanted = sorted(sites)
+def _connected(federation: Federation, wanted: Sequence[str]) -> Iterator[Transport]:
+    """Connects to sites while no run is at work; waits for them `PATIENCE_S` at most."""
     if unknown := {*wanted} - {*federation.sites}:
         raise RunError(f"there is no kit for {', '.join(sorted(unknown))}.")
     for order in Order.all(federation):
         if (state := order.state()) in ("ordered", "running"):
             stop = f"asyndgan federation stop {quote(str(federation.path))} --run {order.name}"
             raise BusyError(f"run {order.name} is {state}; wait for its end, or '{stop}'.")
-    with closing(transport_to(federation, recipe, run)) as transport:
+    with closing(transport_to(federation, None, RUN)) as transport:
         end = time.monotonic() + PATIENCE_S
         while away := sorted({*wanted} - {*transport.sites()}):
             if time.monotonic() > end:

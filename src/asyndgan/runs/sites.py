@@ -1,9 +1,8 @@
 """A run's sites: the cases that they trained with, and the patients whom they held out."""
 
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -16,8 +15,6 @@ from asyndgan.errors import RunError
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.tables.schema import is_table
 from asyndgan.training.checkpoint import place_holding
-
-log = logging.getLogger(__name__)
 
 
 @final
@@ -78,26 +75,6 @@ class RunSites:
         for data in self.data.values():
             self.run.facts().check_pattern(data.patient_pattern)
 
-    def check_data(self) -> None:
-        """Checks that each site has the patients with whom it trained; warns where none can tell.
-
-        Raises:
-            RunError: a site's data are others, or nobody can tell whom it held out.
-            DataError, CohortError: as `load_cohort`.
-        """
-        choosers_of(self.run, self.data, self.states)
-        if changed := self.changed():
-            raise RunError(
-                f"the data of {', '.join(changed)} are not those that the run was trained on: they "
-                "have changed since, or are other data. Name with --site the data that each site "
-                "had, and with --state, if at all, its own states."
-            )
-        if unknown := [site for site in self.data if site not in self._trained]:
-            log.warning(
-                "nobody can tell whether the data of %s are those of the training: name the "
-                "site's states with --state.", ", ".join(unknown),
-            )  # fmt: skip
-
     def as_trained(self, sites: Collection[str] | None = None) -> dict[str, list[Case]]:
         """All cases with which these sites (None: all) took part, or would have; also held-out."""
         facts, image = self.run.facts(), self.run.recipe().image
@@ -147,11 +124,8 @@ class RunSites:
             return load_cohort(self.as_in_run(site), recipe, data=data).members
 
         folders = {site: data.folder for site, data in self.data.items()}
-        return changed_sites(folders, self._trained, lambda site, _: members(site))
-
-    @cached_property
-    def _trained(self) -> dict[str, Any]:
-        return trained_members(self.run, self.data, self.states)
+        trained = trained_members(self.run, self.data, self.states)
+        return changed_sites(folders, trained, lambda site, _: members(site))
 
     def participation(self, *, trained: Collection[str] = ()) -> Participation:
         """How these sites took part, with the cases of those that are named in `trained`."""

@@ -14,7 +14,6 @@ import torch
 from asyndgan.arrays import CPU, Mask
 from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.errors import NotFiniteError, ProtocolError, RunError
-from asyndgan.models.budget import SegmentationBudget
 from asyndgan.privacy import SIMULATION, Openings, Policy, Released
 from asyndgan.privacy.books import open_release
 from asyndgan.privacy.chance import secret, uniform
@@ -23,7 +22,6 @@ from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
 from asyndgan.training.admission import check_cohort, check_same, checked_masks, share_of
 from asyndgan.training.arrivals import Arrivals, check_range
-from asyndgan.training.labelling import BUDGET, Labeller
 from asyndgan.training.objective import Objective
 from asyndgan.wire import (
     Card,
@@ -31,8 +29,6 @@ from asyndgan.wire import (
     Closed,
     Judge,
     Judgement,
-    Label,
-    Labelled,
     Message,
     Open,
     Save,
@@ -62,7 +58,6 @@ class Site(Handler):
         openings: what it was opened with before; None: it remembers that in memory only.
         given: label maps [H, W] to have painted, exactly if `masks.source` is `given`.
         device: where its networks compute; the cohort stays in main memory.
-        labelling: how the network is trained by which it labels images, if it is asked to.
 
     Raises:
         CohortError: if the cohort or the given masks do not fit the recipe, or the share is too
@@ -89,7 +84,6 @@ class Site(Handler):
         openings: Openings | None = None,
         given: Sequence[Mask] | None = None,
         device: torch.device = CPU,
-        labelling: SegmentationBudget = BUDGET,
     ) -> None:
         check_cohort(name, cohort, recipe)
         policy.check(recipe, name, patients=cohort.fewest)
@@ -99,7 +93,6 @@ class Site(Handler):
         self.recipe = recipe
         self.folder = folder
         self.device = device
-        self._labelling = labelling
         self.share = share_of(name, cohort, policy, share)
         self.release = open_release(recipe, policy, records or folder, name, cohort.patients)
         self.run: str | None = None
@@ -119,8 +112,6 @@ class Site(Handler):
             case Judge():
                 answer = self._judge(request)
                 repeated = self._arrived.count(request.images, request.step)
-            case Label():
-                answer = self._label(request)
             case Save():
                 answer = self._save(request)
             case Close():
@@ -218,31 +209,12 @@ class Site(Handler):
                 raise NotFiniteError(f"the loss '{name}' of step {step} is {value}.")
         return numbers
 
-    def _label(self, request: Label) -> Labelled:
-        """Labels images outside a run; nothing is learned from them."""
-        self._check_recipe(request.recipe)
-        if self.run is not None:
-            raise ProtocolError("this site takes part in a run; ask for labels when it is over.")
-        self.release.check_labels()  # before minutes of training
-        self.labeller.check(request.images)
-        told = self.labeller.probabilities(request.images)
-        return Labelled(run=request.run, probabilities=2 * told - 1)
-
-    @cached_property
-    def labeller(self) -> Labeller:
-        """What labels images; its network is kept, since it is asked for many."""
-        allows = self.release.policy.allows
-        return Labeller(self.name, self.cohort, self.recipe, self.device, self._labelling, allows)
-
-    def _check_recipe(self, digest: str) -> None:
-        if digest != self.recipe.digest():
+    def _open(self, request: Open) -> Card:
+        if request.recipe != self.recipe.digest():
             raise ProtocolError(
                 f"this site was set up for recipe {self.recipe.digest()[:12]}, the run has "
-                f"{digest[:12]}. Give both ends the same recipe file."
+                f"{request.recipe[:12]}. Give both ends the same recipe file."
             )
-
-    def _open(self, request: Open) -> Card:
-        self._check_recipe(request.recipe)
         self._check_attempt(request)
         self._go_back_to(request.run, request.step)
         self.openings.begin(request.attempt)

@@ -12,8 +12,6 @@ from asyndgan.wire.messages import (
     Described,
     Judge,
     Judgement,
-    Label,
-    Labelled,
     Message,
     Open,
     Refusal,

@@ -54,7 +54,6 @@ class ArraySchema:
 IMAGES = ArraySchema(("float32", "float16", "uint8"), (3, 5))
 FEEDBACK = ArraySchema(("float32", "float16", "int8", "int4"), (3, 5))
 CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
-PROBABILITIES = ArraySchema(("uint8",), (4, 5))
 
 
 class Message(BaseModel):
@@ -140,23 +139,6 @@ class Described(Message):
 
 
 @final
-class Label(Message):
-    """Coordinator: label these images by a segmentation network of your patients."""
-
-    kind = "label"
-    recipe: Digest
-    images: Annotated[Tensor, IMAGES]
-
-
-@final
-class Labelled(Message):
-    """Site: of each image the probability p of each label at each pixel, as 2 p - 1."""
-
-    kind = "labelled"
-    probabilities: Annotated[Tensor, PROBABILITIES]
-
-
-@final
 class Save(Message):
     """Coordinator: keep your state of this step."""
 
@@ -196,10 +178,10 @@ class Refusal(Message):
 
 
 REQUESTS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Open, Judge, Describe, Label, Save, Close)
+    m.kind: m for m in (Open, Judge, Describe, Save, Close)
 }
 ANSWERS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Card, Judgement, Described, Labelled, Saved, Closed, Refusal)
+    m.kind: m for m in (Card, Judgement, Described, Saved, Closed, Refusal)
 }
 
 

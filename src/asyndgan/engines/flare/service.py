@@ -22,7 +22,6 @@ from asyndgan.engines.flare.member import read_kit
 from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import SiteSetup, policy_of
 from asyndgan.errors import AsyndganError, RunError, SiteSilentError, SiteUnreachableError
-from asyndgan.models.budget import SegmentationBudget
 from asyndgan.recipe import Recipe, Section, explained
 from asyndgan.relay.framing import Frames
 from asyndgan.relay.local import Listener, Reply, reply_of
@@ -88,12 +87,6 @@ class SiteFile(Section):
         None,
         description="file of 'asyndgan fingerprint', sent for a plan if the policy's "
         "leaves.fingerprint is true",
-    )
-    label_steps: int = Field(
-        SegmentationBudget.steps,
-        ge=1,
-        description="updates of the segmentation network that labels synthetic images, if the "
-        "policy's leaves.labels is true",
     )
     wait_s: float = Field(
         600.0,
@@ -242,7 +235,7 @@ class SiteService:
             if recipe:
                 policy.check(recipe, setup.name)
             else:
-                policy.check_leaves("fingerprint")
+                policy.check_fingerprint()
         except AsyndganError as error:
             return str(error)
         return ""
