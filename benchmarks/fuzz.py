@@ -57,7 +57,7 @@ SHAPES = ((2, 1, 16, 16), (1, 1, 16, 16), (2, 2, 16, 16), (2, 1, 16, 15), (2, 16
 def seeds() -> list[Message]:
     """One real message of each kind."""
     masks = torch.zeros(2, 16, 16, dtype=torch.int64)
-    images, odds = torch.zeros(2, 1, 16, 16), torch.ones(2, dtype=torch.float64)
+    images = torch.zeros(2, 1, 16, 16)
     return [
         Open(run="1f", recipe="0" * 64, step=3),
         Judge(run="1f", step=3, batch=4, images=images),

@@ -816,7 +816,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str]] = {
     ),
     "one half lacks it": (lambda at: lacking(at, 4, 3), (CROSSED,), "one half alone has"),
     "incomplete": (
-        lambda at: lacking(at, 6, 3), ("shares.by=odds",), "some cases lack a modality",
+        lambda at: lacking(at, 6, 3),
+        ("privacy.kind=discriminator", "privacy.conditions=unprotected"),
+        "some cases lack a modality",
     ),
     "no such modality": (volumes, ("image.modalities=FLAIR",), "none of which is in the recipe"),
     "other labels": (volumes, ("image.labels={background = 0, body = 1}",), "label 2 'spot'"),

@@ -292,7 +292,7 @@ def test_what_cannot_tell_absent_from_black_is_refused(
     whole = make_cohort(tiny(), cases=2, modalities=["T1", "T2"])
     cohort = incomplete(whole, [[True, False], [True, True]])
     with pytest.raises(CohortError, match="site north: some cases lack a modality, and"):
-        Site("north", cohort, tiny("shares.by=odds"))
+        Site("north", cohort, tiny("privacy.kind=discriminator", "privacy.conditions=unprotected"))
 
 
 def test_a_modality_that_no_case_has_is_none_of_the_site(

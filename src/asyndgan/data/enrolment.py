@@ -79,12 +79,10 @@ def refusals(cases: Cases, recipe: Recipe, section: str = "discriminator") -> It
             "If cases are one patient's by their names alone, correct --patient-pattern. Else add "
             f"patients, or train with one network: --set {section}.cross_fitted=false.",
         )
-    compared = {
-        f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",
-    }
-    for key in (key for key, value in compared.items() if value and cases.incomplete):
+    if (kind := recipe.privacy.kind) != "none" and cases.incomplete:
         yield (
-            f"some cases lack a modality, and {key} cannot tell what is absent from what is black",
+            f"some cases lack a modality, and privacy.kind '{kind}' cannot tell what is absent "
+            "from what is black",
             "Switch it off, or leave these cases out.",
         )
 

@@ -42,7 +42,6 @@ class LeavesSection(Section):
         description="patients' label maps, or classes: 'never'; 'transient', for the step that "
         "paints from them; or 'released', for the coordinator to keep",
     )
-    )
     fingerprint: bool = Field(
         False,
         description="the fingerprint that 'site.toml' names, so that a recipe can be planned. It "

@@ -189,7 +189,6 @@ class Release:
             raise PolicyError("this site's policy lets no masks or classes out.")
         return answer
 
-
     def _check_count(self) -> None:
         most = self.policy.most_answers(self.patients)
         if most and self.ledger and self.ledger.tally.answers >= most:

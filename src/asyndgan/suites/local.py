@@ -19,8 +19,6 @@ def check_local(recipe: Recipe) -> None:
     """
     about_others = ["timeline", "reminding", "integrity", "site_discriminators"]
     faults = [key for key in about_others if getattr(recipe, key) != getattr(Recipe(), key)]
-    if recipe.shares.sends_odds:
-        faults.append("shares.by")
     if faults:
         raise RecipeError(
             f"recipe '{recipe.name}': a generator of one site alone has no other sites, so "

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from asyndgan.errors import WireError
 
-Coding = Literal["float64", "float32", "float16", "uint8", "int8", "int4", "label8", "label16"]
+Coding = Literal["float32", "float16", "uint8", "int8", "int4", "label8", "label16"]
 LABEL_CODINGS: tuple[Coding, ...] = ("label8", "label16")
 
 
@@ -30,7 +30,7 @@ class _Coder:
     Attributes:
         size: number of raw bytes for a shape.
         write: turns an array into raw bytes.
-        read: turns raw bytes and a shape into a float32, float64 or int64 array.
+        read: turns raw bytes and a shape into a float32 or int64 array.
     """
 
     size: Callable[[tuple[int, ...]], int]
@@ -85,7 +85,7 @@ def raw_size(shape: tuple[int, ...], coding: Coding) -> int:
 
 def decoded_size(shape: tuple[int, ...], coding: Coding) -> int:
     """Bytes that an array takes once decoded, which may be many times those of its coding."""
-    item = 8 if coding == "float64" or coding in LABEL_CODINGS else 4
+    item = 8 if coding in LABEL_CODINGS else 4
     return max(item * math.prod(shape), raw_size(shape, coding))
 
 
@@ -179,7 +179,6 @@ def _read_int4(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 
 _CODERS: dict[str, _Coder] = {
-    "float64": _typed("<f8", np.float64),
     "float32": _typed("<f4", np.float32),
     "float16": _Coder(
         lambda shape: 4 * shape[0] + 2 * math.prod(shape), _write_float16, _reads("<f2")

@@ -121,9 +121,6 @@ class Judgement(Message):
 
 
 @final
-
-
-@final
 class Describe(Message):
     """Coordinator: send the fingerprint of your data, from which a recipe is planned."""
 
