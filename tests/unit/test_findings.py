@@ -817,7 +817,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str]] = {
     "one half lacks it": (lambda at: lacking(at, 4, 3), (CROSSED,), "one half alone has"),
     "incomplete": (
         lambda at: lacking(at, 6, 3),
-        ("privacy.kind=discriminator", "privacy.conditions=unprotected"),
+        (
+            "privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false",
+            "discriminator.cross_fitted=false", "loss.segmentation=0",
+        ),
         "some cases lack a modality",
     ),
     "no such modality": (volumes, ("image.modalities=FLAIR",), "none of which is in the recipe"),
