@@ -291,8 +291,11 @@ def test_what_cannot_tell_absent_from_black_is_refused(
 ) -> None:
     whole = make_cohort(tiny(), cases=2, modalities=["T1", "T2"])
     cohort = incomplete(whole, [[True, False], [True, True]])
+    private = tiny(
+        "privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false"
+    )
     with pytest.raises(CohortError, match="site north: some cases lack a modality, and"):
-        Site("north", cohort, tiny("privacy.kind=discriminator", "privacy.conditions=unprotected"))
+        Site("north", cohort, private)
 
 
 def test_a_modality_that_no_case_has_is_none_of_the_site(
