@@ -154,6 +154,6 @@ def test_expected_time_grows_with_the_image(
 ) -> None:
     small, large = (
         compute.expected_seconds(tiny(f"image.size={size}", "training.precision=float32"), 1, CPU)
-        for size in (16, 64)
+        for size in (16, 256)  # far apart: what other programs leave of a processor varies
     )
     assert 0 < small < large
