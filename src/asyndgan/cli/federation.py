@@ -133,11 +133,11 @@ def start(folder: Folder, device: str = "cpu") -> None:
     Example:
         asyndgan federation start fed
     """
+    told = told_to_end()  # before seconds of imports, in which a service may be ended
     kits = flare_part("kits")
     from asyndgan.models import usable_device
     from asyndgan.runs.federated import serve
 
-    told = told_to_end()
     made = kits.Federation.of(folder)
     startup, dates_of = made.server_kit / "startup", flare_part("checks").certificate
     if not (authority := dates_of(startup / "rootCA.pem")).fine:

@@ -136,12 +136,11 @@ def start(kit: Kit) -> None:
     Example:
         asyndgan site start kit
     """
+    told = told_to_end()  # before seconds of imports, in which a service may be ended
     service = flare_part("service")
     member = flare_part("member")
     name = member.read_kit(kit).name  # nothing is written to a folder that is no kit
     member.guard(kit)
-
-    told = told_to_end()
     logging.basicConfig(
         handlers=[RotatingFileHandler(kit / "site.log", maxBytes=2**22, backupCount=1)],
         level=logging.INFO,
