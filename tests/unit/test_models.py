@@ -22,6 +22,7 @@ from asyndgan.models import (
 from asyndgan.models.augment import Disturbance, disturbed
 from asyndgan.models.discriminators import PatchNetwork
 from asyndgan.models.generators import MaskGenerator, within_range
+from asyndgan.models.topdown import softened
 from asyndgan.recipe import DiscriminatorSection, Recipe
 from asyndgan.training import Site
 
@@ -82,6 +83,21 @@ def test_a_generator_paints_at_as_many_sizes_as_the_recipe_says(
         level.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].shape[2]))
     assert generator(maps_of("mask", (32, 32)), noise_of((32, 32))).shape == (2, 1, 32, 32)
     assert entered == [32 // 2**level for level in reversed(range(levels))]
+
+
+@pytest.mark.parametrize("space", [(12, 20), (8, 12, 10)])
+def test_softened_maps_keep_their_mean_and_blur_every_border(space: tuple[int, ...]) -> None:
+    maps = torch.zeros(2, 3, *space)
+    maps[0, 1] = 1
+    middle = (slice(4, 8), *[slice(4, 8)] * (len(space) - 1))
+    maps[(1, 2, *middle)] = 1
+    soft = softened(maps, 1.0)
+    torch.testing.assert_close(soft[0], maps[0])
+    assert soft[1, 2].sum().item() == pytest.approx(4 ** len(space), rel=0.01)
+    for axis in range(len(space)):
+        across = soft[1, 2].movedim(axis, 0)[(slice(None), *[5] * (len(space) - 1))]
+        assert 0 < across[3] < 0.4 < 0.5 < across[4] < across[5]
+    assert softened(maps, 0) is maps
 
 
 def test_a_pixel_that_became_white_in_bfloat16_can_become_dark_again() -> None:

@@ -42,6 +42,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "generator.noise is set": [*NOISE, "generator.kind=dcgan", "generator.noise=1"],
     "generator.skip is set": [*OF_MASKS, "generator.skip=true"],
     "generator.levels is set": ["generator.levels=5"],
+    "generator.soften is set": ["generator.soften=1"],
     "cannot be halved": ["generator.kind=topdown", "generator.levels=6", "image.size=80"],
     "discriminator.norm is set": [*NOISE, "discriminator.kind=dcgan", "discriminator.norm=layer"],
     "generator.diversity compares": ["generator.diversity=1"],

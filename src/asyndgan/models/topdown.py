@@ -1,5 +1,6 @@
 """A generator that paints from a code downward, told the mask at every scale."""
 
+import math
 from itertools import pairwise
 from typing import Final, final
 
@@ -34,6 +35,23 @@ def positions(like: Tensor) -> Tensor:
     axes = [torch.linspace(-1, 1, side, device=like.device) for side in like.shape[2:]]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return grid.expand(len(like), *grid.shape).to(like.dtype)
+
+
+def softened(maps: Condition, deviation: float) -> Condition:
+    """Maps blurred by a Gaussian of this standard deviation in pixels; the same shape."""
+    if not deviation:
+        return maps
+    radius = math.ceil(3 * deviation)
+    places = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
+    weights = torch.softmax(-0.5 * (places / deviation).square(), 0)
+    flat = maps.flatten(0, 1)[:, None]
+    blur, side = (F.conv2d, 2) if maps.ndim == 4 else (F.conv3d, 3)
+    for axis in range(side):
+        shape = [1] * side
+        shape[axis] = len(weights)
+        ends = [radius * (number // 2 == side - 1 - axis) for number in range(2 * side)]
+        flat = blur(F.pad(flat, ends, mode="replicate"), weights.reshape(1, 1, *shape))
+    return flat.reshape(maps.shape)
 
 
 @final
@@ -104,8 +122,11 @@ class TopDownGenerator(nn.Module):
     mask at this size and the code modulate, and noise is added; each has twice the size of the one
     before. With four levels, a pass takes a third of the multiplications of `ResNetGenerator`.
 
-    Of the section it takes `levels`, `noise`, `style`, `latent` and `width` k: levels have 4k, 4k,
-    2k, k, k/2 and k/4 features.
+    Levels and the last layer see the mask softened, if `soften` says so: else its exact border
+    shows in the image as a line, which networks trained on the images learn as the label's edge.
+
+    Of the section it takes `levels`, `soften`, `noise`, `style`, `latent` and `width` k: levels
+    have 4k, 4k, 2k, k, k/2 and k/4 features.
     """
 
     def __init__(
@@ -118,7 +139,7 @@ class TopDownGenerator(nn.Module):
     ) -> None:
         super().__init__()
         k, dims = section.width, spatial_dims
-        self.noise = section.noise
+        self.noise, self.soften = section.noise, section.soften
         maps = condition_channels + 1  # and one that is 1 everywhere, for those without a condition
         widths = (4 * k, 4 * k, 2 * k, k, k // 2, k // 4)[: section.levels]
         seen = (*(width // 2 for width in widths[-2:0:-1]), widths[0])  # of the mask, by level
@@ -160,6 +181,7 @@ class TopDownGenerator(nn.Module):
         start = self.start(code).reshape(len(code), -1, *[GRID] * (condition.ndim - 2))
         features = self._resized(start, found[-1].shape[2:])
         features = torch.cat([features, found[-1], positions(features)], dim=1)
+        mask = softened(found[0], self.soften)
         # Beside the features from above: nothing at the lowest size, which has them, nor at full
         # size, where the mask itself modulates.
         beside = (None, *found[-2:0:-1], None)
@@ -168,8 +190,8 @@ class TopDownGenerator(nn.Module):
                 features = self._resized(features, found[-1 - level].shape[2:])
             seen = beside[level]
             features = features if seen is None else torch.cat([features, seen], dim=1)
-            features = paint(features, found[0], code, grain)
-        return within_range(self.paint(torch.cat([features, found[0], grain], dim=1)))
+            features = paint(features, mask, code, grain)
+        return within_range(self.paint(torch.cat([features, mask, grain], dim=1)))
 
     def _resized(self, features: Tensor, space: torch.Size) -> Tensor:
         return F.interpolate(features, size=space, mode=self.smooth, align_corners=False)

@@ -113,6 +113,9 @@ RULES: Final = (
     Rule(lambda r: r.generator.kind != "topdown" and r.generator.kind in _PAINTERS
          and r.generator.levels != 4,
          f"generator.levels {_USELESS}", ("generator.levels=4",)),
+    Rule(lambda r: r.generator.kind != "topdown" and r.generator.kind in _PAINTERS
+         and r.generator.soften,
+         f"generator.soften {_USELESS}", ("generator.soften=0",)),
     Rule(lambda r: r.generator.kind == "topdown" and not r.table
          and any(side % 2 ** (r.generator.levels - 1) or side < 2**r.generator.levels
                  for side in r.image.size),

@@ -92,6 +92,13 @@ class GeneratorSection(Section):
         description="topdown: sizes at which it paints, each twice the one before. Use 5 for "
         "images of 128 pixels and 6 for 256, whose largest size then takes less time",
     )
+    soften: float = Field(
+        0.0,
+        ge=0,
+        le=8,
+        description="topdown: pixels (standard deviation of a Gaussian) by which the mask is "
+        "blurred where it modulates. Use 1 when outlines of labels show in the images as lines",
+    )
     noise: int = Field(
         0, ge=0, le=256, description="channels of noise beside the condition; 0: none"
     )
