@@ -247,14 +247,20 @@ class PatchSegmentationDiscriminator(nn.Module):
         told = self.told(F.interpolate(condition, size=features[-1].shape[2:], mode="area"))
         judge = self.network.get_submodule("final_conv")
         score = judge(features[-1] * (1 + told))
-        merged: Tensor | None = None
-        levels = zip([images, *features], self.lateral, self.merge, strict=True)
-        for level, lateral, merge in reversed(list(levels)):
-            here = lateral(level)
-            if merged is not None:
-                here = here + F.interpolate(merged, size=here.shape[2:], mode="nearest")
-            merged = F.leaky_relu(merge(here), 0.2)
-        return Verdict(score=score, segmentation=self.classify(merged))
+        found = merged([images, *features], self.lateral, self.merge)
+        return Verdict(score=score, segmentation=self.classify(found))
+
+
+def merged(levels: Sequence[Tensor], lateral: nn.ModuleList, merge: nn.ModuleList) -> Tensor:
+    """Features of all levels at the size of the first, the finest (Lin et al. 2017, section 3)."""
+    found: Tensor | None = None
+    for level, across, together in reversed(list(zip(levels, lateral, merge, strict=True))):
+        here: Tensor = across(level)
+        if found is not None:
+            here = here + F.interpolate(found, size=here.shape[2:], mode="nearest")
+        found = F.leaky_relu(together(here), 0.2)
+    assert found is not None
+    return found
 
 
 @final

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images
 from asyndgan.errors import RecipeError
-from asyndgan.models.discriminators import PatchNetwork, Verdict
+from asyndgan.models.discriminators import PatchNetwork, Verdict, merged
 from asyndgan.models.pretrained import features_of
 from asyndgan.recipe import DiscriminatorSection
 
@@ -205,16 +205,10 @@ class ProjectedSegmentationDiscriminator(nn.Module):
     def forward(self, images: Images, condition: Condition, seen: Seen | None = None) -> Verdict:
         """Judges images, given what they were painted from, and segments them without it."""
         seen = seen or features(images)
-        merged: Tensor | None = None
         fine = F.leaky_relu(self.fine(images), 0.2)
-        levels = zip([fine, *seen.found], self.lateral, self.merge, strict=True)
-        for level, lateral, merge in reversed(list(levels)):
-            here = lateral(level)
-            if merged is not None:
-                here = here + F.interpolate(merged, size=here.shape[2:], mode="nearest")
-            merged = F.leaky_relu(merge(here), 0.2)
+        found = merged([fine, *seen.found], self.lateral, self.merge)
         score = self.judges(images, condition, seen.mixed)
-        return Verdict(score=score, segmentation=self.classify(merged))
+        return Verdict(score=score, segmentation=self.classify(found))
 
 
 def _check(spatial_dims: int) -> None:
