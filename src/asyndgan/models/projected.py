@@ -113,8 +113,8 @@ class Head(nn.Module):
 class Judges(nn.Module):
     """A head for each scale of the features, and a patch network that sees the image itself.
 
-    Features hardly tell how bright an image is: without the patch network, backgrounds turn white.
-    Every scale counts the same, however few its patches.
+    Features are normalised in the heads, and have lost the finest detail: the patch network sees
+    both. Every scale counts the same, however few its patches.
     """
 
     def __init__(self, labels: int, channels: int, section: DiscriminatorSection) -> None:
