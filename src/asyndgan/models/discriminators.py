@@ -244,11 +244,15 @@ class PatchSegmentationDiscriminator(nn.Module):
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from, and segments them without it."""
         *features, _ = self.network(images)
-        told = self.told(F.interpolate(condition, size=features[-1].shape[2:], mode="area"))
         judge = self.network.get_submodule("final_conv")
-        score = judge(features[-1] * (1 + told))
+        score = judge(given(features[-1], condition, self.told))
         found = merged([images, *features], self.lateral, self.merge)
         return Verdict(score=score, segmentation=self.classify(found))
+
+
+def given(features: Tensor, condition: Condition, told: nn.Module) -> Tensor:
+    """Features modulated by what is told of the condition (Miyato and Koyama 2018, section 2)."""
+    return features * (1 + told(F.interpolate(condition, size=features.shape[2:], mode="area")))
 
 
 def merged(levels: Sequence[Tensor], lateral: nn.ModuleList, merge: nn.ModuleList) -> Tensor:

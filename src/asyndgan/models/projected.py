@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images
 from asyndgan.errors import RecipeError
-from asyndgan.models.discriminators import PatchNetwork, Verdict, merged
+from asyndgan.models.discriminators import PatchNetwork, Verdict, given, merged
 from asyndgan.models.pretrained import features_of
 from asyndgan.recipe import DiscriminatorSection
 
@@ -104,7 +104,7 @@ class Head(nn.Module):
         """(b, source, *space) to realness logits (b, 1, *patches)."""
         found = self.layers(maps)
         if self.told is not None:
-            found = found * (1 + self.told(_shrunk(condition, found)))
+            found = given(found, condition, self.told)
         score: Tensor = self.judge(found)
         return score
 
@@ -135,14 +135,10 @@ class Judges(nn.Module):
         for layer in layers:
             found = layer(found)
         if self.told is not None:
-            found = found * (1 + self.told(_shrunk(condition, found)))
+            found = given(found, condition, self.told)
         scores.append(judge(found))
         size = scores[0].shape[2:]
         return torch.cat([F.interpolate(score, size=size) for score in scores], dim=1)
-
-
-def _shrunk(condition: Condition, like: Tensor) -> Tensor:
-    return F.interpolate(condition, size=like.shape[2:], mode="area")
 
 
 @final
