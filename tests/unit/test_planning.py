@@ -395,6 +395,26 @@ def test_the_page_lists_the_rules() -> None:
     assert text.partition(BEGIN)[2].partition(END)[0] == table()
 
 
+@pytest.mark.parametrize(
+    ("stored", "most", "size"),
+    [(500, 128, (96, 128)), (500, 1000, (192, 256)), (500, 10, (48, 64)), (128, 1000, (96, 128))],
+)
+def test_images_get_as_many_pixels_as_they_have_and_as_there_is_time_for(
+    stored: int, most: int, size: tuple[int, int]
+) -> None:
+    site = pictures(axes=(side(stored * 3 / 4), side(stored)))
+    made = planned_from({"a": site}, fits=lambda recipe, _: max(recipe.image.size) <= most)
+    assert made.recipe.image.size == size
+
+
+def test_a_size_that_is_given_needs_no_time() -> None:
+    def asked(*_: object) -> bool:
+        raise AssertionError
+
+    made = planned_from({"a": pictures()}, ["image.size=32"], fits=asked)
+    assert made.recipe.image.size == (32, 32)
+
+
 @pytest.mark.parametrize(("sides", "size"), [((48, 40), (48, 48)), ((56, 40), (64, 48))])
 def test_a_side_between_two_sizes_is_padded_and_not_shrunk(
     sides: tuple[int, int], size: tuple[int, int]

@@ -7,12 +7,13 @@ from typing import Annotated, Final
 
 import typer
 
+from asyndgan.cli.options import Hours
 from asyndgan.cli.plan import tell_plan
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.recipe import Recipe
-from asyndgan.runs.planned import Planned, plan_for
+from asyndgan.runs.planned import Planned, plan_for, within
 from asyndgan.runs.study import STUDY_FILE, Study, begun, study_text
 from asyndgan.tables.schema import is_table, refuse_for_images
 from asyndgan.texts import replace_text, storing
@@ -30,6 +31,7 @@ def init(
         ),
     ],
     test: Path | None = None,
+    hours: Hours = 1.0,
     out: str = STUDY_FILE,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> None:
@@ -61,7 +63,7 @@ def init(
     with storing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     console = Terminal()
-    made, why = _planned(study.sites, patient_pattern)
+    made, why = _planned(study.sites, patient_pattern, hours)
     if made:
         tell_plan(console, made)
         replace_text(recipe, made.to_toml())
@@ -109,9 +111,11 @@ def _new_files(out: str) -> tuple[Path, Path]:
     return file, recipe
 
 
-def _planned(sites: Mapping[str, Path], pattern: str) -> tuple[Planned | Recipe | None, str]:
+def _planned(
+    sites: Mapping[str, Path], pattern: str, hours: float
+) -> tuple[Planned | Recipe | None, str]:
     """The plan, or the recipe of tables; or None, and why there is none."""
     try:
-        return plan_for(sites, (), pattern), ""
+        return plan_for(sites, (), pattern, fits=within(hours)), ""
     except AsyndganError as error:
         return None, str(error)

@@ -39,6 +39,7 @@ Seed = Annotated[int, typer.Option(min=0)]
 Count = Annotated[int, typer.Option(min=1)]
 ChosenCount = Annotated[int | None, typer.Option(min=1)]
 """None: chosen by measurement, or as a docstring says."""
+Hours = Annotated[float, typer.Option(min=0.01)]
 AsJson = Annotated[bool, typer.Option("--json")]
 Engine = Annotated[
     str,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from asyndgan.cli.options import Overrides, StudyOption, parsed_sites
+from asyndgan.cli.options import Hours, Overrides, StudyOption, parsed_sites
 from asyndgan.cli.terminal import Terminal, marked
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
@@ -29,6 +29,7 @@ def plan(
     ],
     out: Path | None = None,
     masks: Annotated[bool, typer.Option("--masks")] = False,
+    hours: Hours = 1.0,
     overrides: Overrides = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     study: StudyOption = None,
@@ -45,12 +46,14 @@ def plan(
         --masks: Plan a recipe that learns masks, on the grid of the planned images.
     """
     from asyndgan.reports.words import duration, size
-    from asyndgan.runs.planned import plan_for
+    from asyndgan.runs.planned import plan_for, within
     from asyndgan.tables.schema import refuse_for_images
 
     if out:
         refuse_old(out)
-    made = plan_for(_named(sites), overrides or [], patient_pattern, masks=masks)
+    made = plan_for(
+        _named(sites), overrides or [], patient_pattern, masks=masks, fits=within(hours)
+    )
     if isinstance(made, Recipe):
         refuse_for_images(
             {"masks": masks, "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}

@@ -16,6 +16,7 @@ from asyndgan.cli.following import in_lines, next_commands, tell_lacking
 from asyndgan.cli.options import (
     ChosenCount,
     Engine,
+    Hours,
     NewFolder,
     Overrides,
     PlannedRecipe,
@@ -48,6 +49,7 @@ def train(
     out: NewFolder,
     site: Sites,
     recipe: PlannedRecipe = None,
+    hours: Hours = 1.0,
     overrides: Overrides = None,
     policy: list[str] | None = None,
     masks: Path | None = None,
@@ -89,7 +91,7 @@ def train(
         --threads N: CPU threads of the coordinator. By default as many as are fastest.
     """
     from asyndgan.data.dataset import DataSet, told
-    from asyndgan.runs.planned import plan_for
+    from asyndgan.runs.planned import plan_for, within
     from asyndgan.runs.train import train as train_run
     from asyndgan.tables.schema import refuse_for_images
 
@@ -98,7 +100,7 @@ def train(
     if recipe is None and resume and (out / "recipe.toml").exists():
         recipe = str(out / "recipe.toml")  # as it was planned
     if recipe is None:
-        made = plan_for(folders, overrides or [], patient_pattern)
+        made = plan_for(folders, overrides or [], patient_pattern, fits=within(hours, device))
         tell_plan(console, made)
         resolved = made if isinstance(made, Recipe) else made.recipe
     else:

@@ -11,7 +11,7 @@ from typing import Any, Final, final
 
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.image import Intensity
-from asyndgan.recipe.pooled import LITTLE, Sites, differ
+from asyndgan.recipe.pooled import LARGEST_SIDE, LITTLE, Sites, differ
 from asyndgan.recipe.recipe import Recipe
 from asyndgan.recipe.toml import key_of, tables_of, value_of
 from asyndgan.texts import named_alike
@@ -116,8 +116,8 @@ def _fixed(**values: Any) -> Callable[[Sites, str], Intensity]:
 RULES: Final = (
     Rule("size", "always", lambda s: True, lambda s: {("image", "size"): list(s.size)},
          "the median slice has {s.stored:.0f} pixels along its longer side; sides are multiples "
-         "of 16 that keep the proportions, 64 at most. Only slices that would be narrower than 8 "
-         "pixels get more. More takes longer, and the default policy refuses it",
+         "of 16, of 32 above 128, that keep the proportions, and {s.largest} at most: the training "
+         "is to fit into the time. Only slices that would be narrower than 8 pixels get more",
          "[128 pixels](results/lgg-128.md) took 75 minutes in place of 21 to 63"),
     Rule("axis", "volumes have thick slices, or fewer than 8, along another than the axial axis",
          lambda s: s.axis != "axial", lambda s: {("image", "axis"): s.axis},
@@ -303,14 +303,17 @@ def _at(tables: Any, key: Key) -> Any:
     return tables
 
 
-def plan(fingerprints: Mapping[str, Fingerprint], *, masks: bool = False) -> Plan:
+def plan(
+    fingerprints: Mapping[str, Fingerprint], *, masks: bool = False, largest: int = LARGEST_SIDE
+) -> Plan:
     """Plans a recipe.
 
     Args:
         fingerprints: by name of the site, one at least.
         masks: whether the recipe learns masks, on the grid of the images that are planned.
+        largest: pixels along a side at most.
     """
-    sites = Sites(fingerprints)
+    sites = Sites(fingerprints, largest)
     choices: dict[Key, Choice] = {}
     for rule in RULES:
         if rule.holds(sites):

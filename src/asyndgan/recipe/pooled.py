@@ -22,7 +22,14 @@ from asyndgan.recipe.image import Intensity
 
 LEAST_SIDE: Final = 32
 LARGEST_SIDE: Final = 64
-"""Fewest and most pixels along a side: what the default policy of a federation allows."""
+"""Fewest and most pixels along a side: what the default policy of a federation allows. Most are of
+a plan that no time was granted for."""
+
+SIDES: Final = (64, 96, 128, 192, 256)
+"""Most pixels along a side, of which a plan takes the largest whose training fits into the time."""
+
+SIXTEENS: Final = 128
+"""Pixels of the longer side, up to which sides are multiples of 16; longer ones are of 32."""
 
 MOST_SIDE: Final = 256
 """Most pixels along a side, of slices so long that fewer would leave the other side too few."""
@@ -60,8 +67,11 @@ SOFT_TISSUE: Final = 300.0
 class Sites:
     """The fingerprints of all sites, as rules ask for them; their order does not matter."""
 
-    def __init__(self, fingerprints: Mapping[str, Fingerprint]) -> None:
+    def __init__(
+        self, fingerprints: Mapping[str, Fingerprint], largest: int = LARGEST_SIDE
+    ) -> None:
         self.of = dict(sorted(fingerprints.items()))
+        self.largest = largest
 
     def __len__(self) -> int:
         return len(self.of)
@@ -111,13 +121,25 @@ class Sites:
         """Pixels of the longer side of an image: so many that the other side has enough."""
         narrow = min(self.proportion, 1 / self.proportion)
         least = 16 * math.ceil(LEAST_PIXELS / narrow / 16)
-        return min(max(_sixteens(self.stored), least), MOST_SIDE)
+        longest = min(max(self._side(self.stored), least), MOST_SIDE)
+        return longest if longest <= SIXTEENS else 32 * math.ceil(longest / 32)
 
     @cached_property
     def size(self) -> tuple[int, int]:
         """Rows and columns of an image, in the slices' proportions."""
-        short = _sixteens(self.longest * min(self.proportion, 1 / self.proportion))
+        part = 16 if self.longest <= SIXTEENS else 32
+        short = self._side(self.longest * min(self.proportion, 1 / self.proportion), part)
         return (short, self.longest) if self.proportion < 1 else (self.longest, short)
+
+    def _side(self, pixels: float, part: int = 16) -> int:
+        """The nearest multiple, and of two the larger: padding keeps what shrinking loses."""
+        return min(self.largest, max(LEAST_SIDE, part * math.floor(pixels / part + 0.5)))
+
+    @property
+    def levels(self) -> int:
+        """Sizes at which an image is painted, from about 8 pixels along its longer side."""
+        wanted = 4 + (self.longest >= SIXTEENS) + (self.longest > SIXTEENS)
+        return min(wanted, min(self.size).bit_length() - 1)  # the lowest has 2 pixels along a side
 
     @cached_property
     def cropped(self) -> bool:
@@ -295,11 +317,6 @@ def window(lowest: Sequence[float], highest: Sequence[float]) -> Intensity:
     bottom = max(-1000.0, 10 * math.floor((low - wide) / 10))
     top = max(SOFT_TISSUE, 10 * math.ceil((high + wide) / 10))
     return Intensity(low=min(bottom, top - 100), high=top)
-
-
-def _sixteens(pixels: float) -> int:
-    """The nearest multiple of 16, and of two the larger: padding keeps what shrinking loses."""
-    return min(LARGEST_SIDE, max(LEAST_SIDE, 16 * math.floor(pixels / 16 + 0.5)))
 
 
 def apart(sites: Iterable[Sequence[float]], most: float) -> bool:

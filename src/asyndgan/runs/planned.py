@@ -1,6 +1,6 @@
 """Plans a recipe from the sites' data, or from the fingerprints that they handed over."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -12,9 +12,13 @@ from asyndgan.models import check_parts
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import Plan, clashes, plan
+from asyndgan.recipe.pooled import LARGEST_SIDE, SIDES
 from asyndgan.runs.recipes import recipe_text
 from asyndgan.tables.planning import plan_tables
 from asyndgan.tables.schema import check_own_data
+
+Fits = Callable[[Recipe, int], bool]
+"""Whether there is time for a recipe with so many sites."""
 
 
 @final
@@ -42,11 +46,31 @@ class Planned:
         return self.plan.toml(self.recipe, recipe_text(self.plan.base))
 
 
+def within(hours: float, device: str = "cpu") -> Fits:
+    """Whether so many hours suffice for a training, if this machine computes all sites.
+
+    Each answer times a step here, which takes some seconds.
+    """
+
+    def fits(recipe: Recipe, sites: int) -> bool:
+        from asyndgan.runs.expected import seconds  # needs torch, which takes a while
+
+        return seconds(recipe, sites, device) <= hours * 3600
+
+    return fits
+
+
 def plan_for(
-    sites: Mapping[str, Path], overrides: Sequence[str], pattern: str, *, masks: bool = False
+    sites: Mapping[str, Path],
+    overrides: Sequence[str],
+    pattern: str,
+    *,
+    masks: bool = False,
+    fits: Fits | None = None,
 ) -> Planned | Recipe:
     """The plan of sites' images, or the recipe of their tables; raises as these functions."""
-    return plan_tables(sites, overrides) or planned(sites, overrides, pattern, masks=masks)
+    tables = plan_tables(sites, overrides)
+    return tables or planned(sites, overrides, pattern, masks=masks, fits=fits)
 
 
 def planned(
@@ -55,6 +79,7 @@ def planned(
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     *,
     masks: bool = False,
+    fits: Fits | None = None,
 ) -> Planned:
     """Plans a recipe.
 
@@ -63,6 +88,8 @@ def planned(
         overrides: keys of the recipe to override, each as `key=value`.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         masks: whether the recipe learns masks, in place of images.
+        fits: whether there is time for a recipe, as `within`: images get as many pixels as they
+            have and there is time for. None: as many as the default policy of a federation allows.
 
     Raises:
         DataError: a folder or a fingerprint cannot be read, or their names contradict.
@@ -75,7 +102,7 @@ def planned(
         for site, path in sites.items()
     }
     told = {site: str(path) for site, path in sites.items()}
-    return planned_from(found, overrides, told, masks=masks)
+    return planned_from(found, overrides, told, masks=masks, fits=fits)
 
 
 def planned_from(
@@ -84,6 +111,7 @@ def planned_from(
     told: Mapping[str, str] | None = None,
     *,
     masks: bool = False,
+    fits: Fits | None = None,
 ) -> Planned:
     """Plans a recipe from fingerprints.
 
@@ -92,6 +120,7 @@ def planned_from(
         overrides: keys of the recipe to override, each as `key=value`.
         told: what errors call each site; None: its name.
         masks: as in `planned`.
+        fits: as in `planned`.
 
     Raises:
         DataError: their names contradict.
@@ -103,7 +132,21 @@ def planned_from(
             "modality one name, and each label one name and one number, everywhere, and name "
             "different ones more clearly. Remap masks whose numbers change, and measure again."
         )
-    made = plan(found, masks=masks)
+    taken = _of_size(found, overrides, masks, LARGEST_SIDE)
+    for largest in SIDES[1:]:
+        larger = _of_size(found, overrides, masks, largest)
+        more = larger.recipe.image.size != taken.recipe.image.size  # they have more, and none given
+        if not (more and fits and fits(larger.recipe, len(found))):
+            break
+        taken = larger
+    return taken
+
+
+def _of_size(
+    found: Mapping[str, Fingerprint], overrides: Sequence[str], masks: bool, largest: int
+) -> Planned:
+    """The plan of images of `largest` pixels along a side at most."""
+    made = plan(found, masks=masks, largest=largest)
     recipe = made.recipe(recipe_text(made.base), overrides)
     check_parts(recipe)
     return Planned(found, made, recipe)
