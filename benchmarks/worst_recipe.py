@@ -337,6 +337,10 @@ NONE = (
     "training.flip=false", "training.batch=4", "optimiser.discriminator_rate=5e-4",
 )  # fmt: skip
 EDGE = ("discriminator.width=16", "training.flip=false")
+PROJECTED = (
+    "discriminator.kind=projected_segmentation", "discriminator.width=32",
+    "loss.adversarial=hinge", "loss.segmentation=0.1", "training.flip=false",
+)  # fmt: skip
 SHOWN = ("discriminator.kind=patch", "loss.segmentation=0")
 PLAYS = {
     "refused now": Play(NONE),
@@ -347,6 +351,11 @@ PLAYS = {
     "narrow, does not segment": Play((*EDGE, *SHOWN)),
     "as wide as default": Play(("training.flip=false",), answers=50),
     "narrow, 64 pixels": Play((*EDGE, "image.size=64"), answers=50),
+    "projected": Play(PROJECTED, answers=50),
+    "projected, not cross-fitted": Play(
+        (*PROJECTED, "discriminator.cross_fitted=false"), answers=50
+    ),
+    "projected, 128 pixels": Play((*PROJECTED, "image.size=128"), answers=50),
 }
 """What was played; all but the first is of the family."""
 SEEDS = {

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from asyndgan.data import Case
 from asyndgan.data.case import Preparation
-from asyndgan.judging.kid import Kids, features, features_of, kid, kid_to_real, kids
+from asyndgan.judging.kid import Kids, apart_from_real, features, features_of, kid, kids
 
 STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
 
@@ -112,9 +112,9 @@ def test_too_few_images_are_an_error_and_no_result_of_a_site() -> None:
     few = features_of(heads(3))
     with pytest.raises(ValueError, match="have 1 and 3"):
         kid(few[:1], few)
-    mixture, floor = kid_to_real(few[:2], ["a", "b"], few[:2], ["a", "b"])
+    mixture, floor = apart_from_real(few[:2], ["a", "b"], few[:2], ["a", "b"])
     assert math.isnan(mixture) and math.isnan(floor)
-    mixture, floor = kid_to_real(few, ["a", "a", "b"], few, ["a", "a", "a"])
+    mixture, floor = apart_from_real(few, ["a", "a", "b"], few, ["a", "a", "a"])
     assert mixture > -1 and math.isnan(floor)
 
 

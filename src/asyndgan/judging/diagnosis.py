@@ -22,7 +22,8 @@ from asyndgan.data import Case, derived_seed
 from asyndgan.data.moves import LIKE_PATIENTS, Moves, mirrored, moved
 from asyndgan.data.prepare import widened
 from asyndgan.data.splits import split_patients
-from asyndgan.judging.kid import Features, features, kid_to_real
+from asyndgan.judging.frd import frechet, radiomics
+from asyndgan.judging.kid import Features, apart_from_real, features
 from asyndgan.lazy import Late
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
@@ -67,6 +68,8 @@ class Diagnosis:
         border_real: the same of real images.
         kid: kernel inception distance from real images of other patients; nan if there are too few.
         kid_real: the same of real images.
+        frd: Frechet radiomic distance from real images of other patients; nan as `kid`.
+        frd_real: the same of real images.
         precision: fraction of synthetic images within a ball of real ones, in the space of
             `asyndgan.judging.kid.features` (Kynkaanniemi et al. 2019).
         recall: fraction of real images within a ball of synthetic ones.
@@ -88,6 +91,8 @@ class Diagnosis:
     border_real: tuple[float, ...]
     kid: float
     kid_real: float
+    frd: float
+    frd_real: float
     precision: float
     recall: float
     density: float
@@ -167,7 +172,9 @@ def diagnose(
     patients = [case.patient for case in real]
     told, told_at = _told(painted, acquired, masks, far, patients, labels)
     seen, seen_real = features(painted), features(acquired)
-    kid, kid_real = kid_to_real(seen, patients, seen_real, patients)
+    kid, kid_real = apart_from_real(seen, patients, seen_real, patients)
+    measured, measured_real = radiomics(painted), radiomics(acquired)
+    frd, frd_real = apart_from_real(measured, patients, measured_real, patients, measure=frechet)
     precision, recall, density, coverage = _covered(seen, seen_real)
     return Diagnosis(
         components=components(painted),
@@ -180,6 +187,8 @@ def diagnose(
         border_real=_profile(acquired, far),
         kid=kid,
         kid_real=kid_real,
+        frd=frd,
+        frd_real=frd_real,
         precision=precision,
         recall=recall,
         density=density,

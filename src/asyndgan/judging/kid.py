@@ -6,7 +6,7 @@ place of Inception's, so compare values with each other only, not with published
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -82,7 +82,7 @@ def kid(one: Features, other: Features) -> float:
     """Unbiased: the mean over many draws from one distribution is 0, so single values may be lower.
 
     Slices of a patient are not independent: two sets of different patients from one distribution
-    have a KID above 0. Show the KID between real patients beside it, as `kid_to_real` does.
+    have a KID above 0. Show the KID between real patients beside it, as `apart_from_real` does.
 
     Raises:
         ValueError: a set has fewer than two images.
@@ -127,9 +127,9 @@ def kids(
     patients = {name: [f"{name}/{case.patient}" for case in cases] for name, cases in sites.items()}
     together = [patient for own in patients.values() for patient in own]
     real = torch.cat(list(of_sites.values()))
-    mixture, floor = kid_to_real(painted, owners, real, together, seed=seed)
+    mixture, floor = apart_from_real(painted, owners, real, together, seed=seed)
     single = {
-        name: kid_to_real(painted, owners, of_sites[name], patients[name], seed=seed)
+        name: apart_from_real(painted, owners, of_sites[name], patients[name], seed=seed)
         for name in sites
     }
     return Kids(
@@ -140,15 +140,16 @@ def kids(
     )
 
 
-def kid_to_real(
+def apart_from_real(
     painted: Features,
     owners: Sequence[str],
     real: Features,
     patients: Sequence[str],
     *,
     seed: int = 0,
+    measure: Callable[[Features, Features], float] = kid,
 ) -> tuple[float, float]:
-    """KID of synthetic images from real ones, and the floor: that of other real patients.
+    """Distance of synthetic images from real ones, and the floor: that of other real patients.
 
     Real patients are halved. One half, the reference, is compared with the other half (the floor)
     and with the synthetic images of the other half's masks. Both sets thus share no patient with
@@ -160,13 +161,15 @@ def kid_to_real(
         real: features of the real images.
         patients: patient of each of them.
         seed: seed of the halvings.
+        measure: the distance of features from those of the reference, of two images or more each.
 
     Returns:
         Both; nan if there are too few images. Of one patient there is no floor, and all their
         images are the reference.
     """
     if len(everybody := set(patients)) < 2:
-        return _if_enough(painted[[owner in everybody for owner in owners]], real), math.nan
+        own = painted[[owner in everybody for owner in owners]]
+        return _if_enough(measure, own, real), math.nan
     found: dict[frozenset[str], tuple[float, ...]] = {}  # few patients repeat halvings
     for number in range(SPLITS * seed, SPLITS * (seed + 1)):
         halves = split_patients(patients, {"reference": 0.5, "other": 0.5}, number)
@@ -174,10 +177,12 @@ def kid_to_real(
         reference = real[halves["reference"]]
         own = painted[[owner in others for owner in owners]]
         pair = (own, real[halves["other"]])
-        found[others] = tuple(_if_enough(one, reference) for one in pair)
+        found[others] = tuple(_if_enough(measure, one, reference) for one in pair)
     mixture, floor = map(mean, zip(*found.values(), strict=True))
     return mixture, floor
 
 
-def _if_enough(one: Features, other: Features) -> float:
-    return kid(one, other) if min(len(one), len(other)) > 1 else math.nan
+def _if_enough(
+    measure: Callable[[Features, Features], float], one: Features, other: Features
+) -> float:
+    return measure(one, other) if min(len(one), len(other)) > 1 else math.nan

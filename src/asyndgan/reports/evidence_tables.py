@@ -151,6 +151,7 @@ _DIAGNOSES: Final[Columns] = {
     "precision | recall | density | coverage": _number(
         "precision", "recall", "density", "coverage", digits=2
     ),
+    "FRD | real": _number("frd", "frd_real", digits=0),
     "told": _number("told", digits=2),
     "told at": lambda row: [
         ", ".join(f"{place} {decimal(weight, 1)}" for place, weight in row["told_at"].items())
@@ -209,9 +210,13 @@ def _each_label(rows: Iterable[Row]) -> Titled:
 
 
 def _each_set(title: str, columns: Columns) -> Part:
-    return lambda rows: (
-        (f"{name}{title}", _table(columns, own)) for name, own in by_set(rows).items()
-    )
+    def part(rows: Iterable[Row]) -> Titled:
+        for name, own in by_set(rows).items():
+            older = not any("frd" in row for row in own)  # such results lack the column
+            kept = {key: cells for key, cells in columns.items() if not (older and "FRD" in key)}
+            yield f"{name}{title}", _table(kept, own)
+
+    return part
 
 
 def _each_completion(rows: Iterable[Row]) -> Titled:

@@ -219,6 +219,10 @@ def lacks_of(diagnosis: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
         f"Distance: {KID} from real images of other patients",
         thousandths(diagnosis.get("kid")), thousandths(diagnosis.get("kid_real")),
     )  # fmt: skip
+    frd = (
+        "Distance: FRD from real images of other patients",
+        decimal(diagnosis.get("frd"), 0), decimal(diagnosis.get("frd_real"), 0),
+    )  # fmt: skip
     spectrum = diagnosis["spectrum"][:BANDS]
     power = " ".join(decimal(value, 2) for value in spectrum)
     ones = " ".join(["1"] * len(spectrum))
@@ -239,6 +243,7 @@ def lacks_of(diagnosis: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
             decimal(diagnosis["border"][0], 3), decimal(diagnosis["border_real"][0], 3),
         ),
         *([kid] if "kid" in diagnosis else []),  # an evaluation may be older
+        *([frd] if "frd" in diagnosis else []),
         (
             "Precision: synthetic images that lie among real ones",
             decimal(diagnosis["precision"], 2), DASH,

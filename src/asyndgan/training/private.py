@@ -7,6 +7,7 @@ the clear, nor what the card declares (number of cases, modalities, labels). doc
 argument.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, final
 
@@ -94,9 +95,10 @@ class PrivateDiscriminator:
 
         watched = GradSampleModule(self.discriminator, loss_reduction="mean")
         try:
-            # The images' own gradient is not needed, but Opacus's hooks want an input with one.
-            images.requires_grad_()
-            self.adversarial.real(self._score(watched, images, maps)).backward()
+            with warnings.catch_warnings():
+                # Layers that read images or masks have no input with a gradient, and need none.
+                warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+                self.adversarial.real(self._score(watched, images, maps)).backward()
             each = [_of_patients(p, copies) for p in self.parameters]
         finally:
             watched.to_standard_module()
