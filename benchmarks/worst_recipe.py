@@ -339,7 +339,7 @@ NONE = (
 EDGE = ("discriminator.width=16", "training.flip=false")
 PROJECTED = (
     "discriminator.kind=projected_segmentation", "discriminator.width=32",
-    "loss.adversarial=hinge", "loss.segmentation=0.1", "training.flip=false",
+    "loss.adversarial=hinge", "training.flip=false",
 )  # fmt: skip
 SHOWN = ("discriminator.kind=patch", "loss.segmentation=0")
 PLAYS = {
