@@ -191,10 +191,10 @@ def test_recipe_list_says_a_line_about_each_recipe() -> None:
     assert [each["name"] for each in told] == recipe_names()
     shown = CliRunner().invoke(app, ["recipe", "list"], env={"COLUMNS": "80"}).output.splitlines()
     assert len(shown) == len(told)
+    width = max(map(len, recipe_names()))
     for each, line in zip(told, shown, strict=True):
-        assert (
-            line.rstrip() == f"{each['name']:7}  {each['summary']}" and each["summary"][-1] == "."
-        )
+        assert line.rstrip() == f"{each['name']:{width}}  {each['summary']}"
+        assert each["summary"][-1] == "."
 
 
 @pytest.mark.parametrize(

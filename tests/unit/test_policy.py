@@ -237,7 +237,8 @@ def test_the_family_asks_nothing_of_recipes_whose_differential_privacy_is_bounde
 
 
 @pytest.mark.parametrize(
-    ("name", "passes"), [("default", True), ("demo", False), ("masks", False), ("paper", False)]
+    ("name", "passes"),
+    [("default", True), ("demo", False), ("masks", False), ("paper", False), ("pretrained", False)],
 )
 def test_of_the_shipped_recipes_the_default_policy_admits_default(name: str, passes: bool) -> None:
     assert bool(policy().unmeasured(load_recipe(name))) is not passes

@@ -46,6 +46,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "cannot be halved": ["generator.kind=topdown", "generator.levels=6", "image.size=80"],
     "discriminator.norm is set": [*NOISE, "discriminator.kind=dcgan", "discriminator.norm=layer"],
     "generator.diversity compares": ["generator.diversity=1"],
+    "generator.diversity_bound bounds": ["generator.diversity_bound=0.1"],
     "generator.deform deforms": ["condition.kind=class", "generator.deform=1"],
     "'resnet' cannot see": ["condition.kind=class"],
     "nothing to paint from": ["condition.kind=none"],

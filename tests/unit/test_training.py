@@ -241,12 +241,16 @@ def test_diversity_asks_two_images_of_one_mask_to_differ_beyond_their_grain(
     grain[..., ::2, :], grain[..., 1::2, :] = 1.0, -1.0
     assert torch.equal(sameness(flat, flat + 0.5), -torch.tensor([0.5, 0.5]).log())
     assert sameness(flat, grain).min() > 9  # a pattern that is nothing on average
+    torch.testing.assert_close(sameness(flat, flat + 0.02, 0.08), torch.tensor([0.75, 0.75]))
+    assert sameness(flat, flat + 0.5, 0.08).max() == 0  # no more is asked
+    assert sameness(flat, grain, 0.08).min() == 1
 
     keys = ("generator.kind=topdown", "generator.latent=8", "optimiser.generator_rate=0.01")
 
-    def apart(weight: float) -> float:
+    def apart(weight: float, bound: float = 0.0) -> float:
         """Distance of two images of a mask after some steps that ask for nothing else."""
-        recipe = tiny(*keys, f"generator.diversity={weight}")
+        bounded = [f"generator.diversity_bound={bound}"] * (bound > 0)
+        recipe = tiny(*keys, f"generator.diversity={weight}", *bounded)
         coordinator = make_sites(recipe).begin()
         maps = scope_maps(recipe, coordinator.scope, torch.zeros(4, 16, 16).long())
         for step in range(8):
@@ -263,6 +267,7 @@ def test_diversity_asks_two_images_of_one_mask_to_differ_beyond_their_grain(
         return -float(sameness(painting.images, painting.images.roll(1, 0)).mean())
 
     assert apart(1.0) > apart(0.0) + 0.5
+    assert apart(1.0, bound=0.2) > apart(0.0) + 0.5
 
 
 def test_a_chunked_run_learns_what_an_unchunked_one_does(

@@ -127,6 +127,9 @@ RULES: Final = (
     Rule(lambda r: r.generator.diversity and (not r.generator.latent or r.table),
          "generator.diversity compares two images of one mask, which differ by generator.latent; "
          "set generator.latent above 0, or {set}", ("generator.diversity=0",)),
+    Rule(lambda r: r.generator.diversity_bound and not r.generator.diversity,
+         "generator.diversity_bound bounds generator.diversity, which is 0; {set}",
+         ("generator.diversity_bound=0",)),
     Rule(lambda r: r.generator.deform and (r.condition.kind != "mask" or r.table),
          "generator.deform deforms masks, and nothing is painted from one; {set}",
          ("generator.deform=0",)),

@@ -128,6 +128,13 @@ class GeneratorSection(Section):
         description="weight of a term at the coordinator that asks two images of one mask to "
         "differ; needs latent. Use it when images of different masks look alike. Steps take longer",
     )
+    diversity_bound: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="mean difference of two images of one mask, of intensities from -1 to 1, from "
+        "which on diversity asks for no more; 0: it always does. Use 0.08 when corners turn white",
+    )
     deform: float = Field(
         0.0,
         ge=0,

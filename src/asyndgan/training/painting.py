@@ -21,16 +21,19 @@ COARSE: Final = 4
 class Diversity:
     """What asks two images of one condition to differ (mode seeking).
 
-    Source: Mao et al. 2019 (Mode Seeking GANs), equation 2, as a logarithm: the distance of the two
-    codes is a constant of it, and an image that does not vary is pushed most.
+    Source: Mao et al. 2019 (Mode Seeking GANs), equation 2, without the distance of the codes, a
+    constant. With a bound, two images that differ enough are asked for no more: else some
+    generators paint white corners.
 
     Attributes:
         noise: of the other image of each condition, of the first one's shape.
         weight: of the term, a mean over the images.
+        bound: distance of two images from which on they differ enough; 0: none.
     """
 
     noise: Noise
     weight: float
+    bound: float = 0.0
 
     @classmethod
     def of(
@@ -44,7 +47,8 @@ class Diversity:
         if not recipe.generator.diversity:
             return None
         noise = site_noise(recipe, looks, tuple(inputs[1].shape[2:]), random)
-        return cls(noise.to(inputs[1].device), recipe.generator.diversity)
+        section = recipe.generator
+        return cls(noise.to(inputs[1].device), section.diversity, section.diversity_bound)
 
 
 @final
@@ -89,12 +93,13 @@ class Painting:
             feedback: of the images' shape.
         """
         size = len(self._chunks[0][0])
-        others = self.diversity.noise.split(size) if self.diversity else [None] * len(self._chunks)
-        for (maps, z), other, part in zip(self._chunks, others, feedback.split(size), strict=True):
+        drawn = self.diversity.noise.split(size) if self.diversity else [None] * len(self._chunks)
+        for (maps, z), other, part in zip(self._chunks, drawn, feedback.split(size), strict=True):
             images = self._paint(maps, z) if self._graph is None else self._graph
             loss = (images * part).sum()
             if self.diversity and other is not None:
-                alike = sameness(images, self._paint(maps, other)).sum() / len(feedback)
+                others = self._paint(maps, other)
+                alike = sameness(images, others, self.diversity.bound).sum() / len(feedback)
                 loss = loss + self.diversity.weight * alike
             # Not by `autograd.backward`: its check of the shape imports sympy, a second of a start.
             loss.backward()
@@ -105,8 +110,11 @@ class Painting:
         return images.float()
 
 
-def sameness(images: Images, others: Images) -> Tensor:
-    """How alike two images of one condition are: minus the logarithm of their distance, (b,)."""
+def sameness(images: Images, others: Images, bound: float = 0.0) -> Tensor:
+    """How alike two images of one condition are, (b,).
+
+    Minus the logarithm of their distance or, with a bound, from 1 (equal) to 0 (as far or farther).
+    """
     pool = F.avg_pool2d if images.ndim == 4 else F.avg_pool3d
     far = pool(images - others, COARSE).abs().flatten(1).mean(1)
-    return -far.clamp(min=1e-4).log()
+    return F.relu(1 - far / bound) if bound else -far.clamp(min=1e-4).log()
