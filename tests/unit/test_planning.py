@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from asyndgan.data.fingerprint import measured
 from asyndgan.data.phantoms import write_phantoms
 from asyndgan.privacy.family import outside
 from asyndgan.recipe import Recipe, planning
@@ -405,6 +406,17 @@ def test_images_get_as_many_pixels_as_they_have_and_as_there_is_time_for(
     site = pictures(axes=(side(stored * 3 / 4), side(stored)))
     made = planned_from({"a": site}, fits=lambda recipe, _: max(recipe.image.size) <= most)
     assert made.recipe.image.size == size
+
+
+def test_sites_whose_data_is_elsewhere_get_what_a_federation_allows(tmp_path: Path) -> None:
+    folder, file = tmp_path / "north", tmp_path / "there.json"
+    write_phantoms(tmp_path, size=96, patients_scale=0.2)
+    file.write_text(measured(tmp_path / "south").model_dump_json(), "utf-8")
+    sizes = [
+        planned({"a": folder, "b": other}, fits=lambda *_: True).recipe.image.size
+        for other in (tmp_path / "south", file)
+    ]
+    assert sizes == [(96, 96), (64, 64)]
 
 
 def test_a_size_that_is_given_needs_no_time() -> None:

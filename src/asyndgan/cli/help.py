@@ -36,7 +36,8 @@ Training:
     --set KEY=VALUE: Override a key of the recipe, such as image.size=128. A list is written as
         image.size=48x64 or image.modalities=T1,T2.
     --hours N: Hours that a planned training may take if this machine computes all sites. Images get
-        as many pixels as fit, from 64 along a side to 256, and at most as many as they have.
+        as many pixels as fit, from 64 along a side to 256, and at most as many as they have: 64
+        if a site's data is elsewhere.
     --from RUN: Folder of a finished run. Begin with its generator, as far as it fits: labels and
         modalities are matched by name. So you also train a finished run for longer.
 

@@ -89,7 +89,8 @@ def planned(
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         masks: whether the recipe learns masks, in place of images.
         fits: whether there is time for a recipe, as `within`: images get as many pixels as they
-            have and there is time for. None: as many as the default policy of a federation allows.
+            have and there is time for. None, or if a site's is a fingerprint: as many as the
+            default policy of a federation allows.
 
     Raises:
         DataError: a folder or a fingerprint cannot be read, or their names contradict.
@@ -102,6 +103,8 @@ def planned(
         for site, path in sites.items()
     }
     told = {site: str(path) for site, path in sites.items()}
+    if any(path.is_file() for path in sites.values()):
+        fits = None  # data that is elsewhere is trained on in a federation
     return planned_from(found, overrides, told, masks=masks, fits=fits)
 
 
