@@ -357,7 +357,7 @@ PLAYS = {
     ),
     "projected, 128 pixels": Play((*PROJECTED, "image.size=128"), answers=50),
 }
-"""What was played; all but the first is of the family."""
+"""What can be played; the first and the projected ones are not of the family."""
 SEEDS = {
     "refused now": 2,
     "narrow": 3,

@@ -25,7 +25,7 @@ LARGEST_SIDE: Final = 64
 """Fewest and most pixels along a side: what the default policy of a federation allows. Most are of
 a plan that no time was granted for."""
 
-SIDES: Final = (64, 96, 128, 192, 256)
+LARGER_SIDES: Final = (96, 128, 192, 256)
 """Most pixels along a side, of which a plan takes the largest whose training fits into the time."""
 
 SIXTEENS: Final = 128
@@ -134,12 +134,6 @@ class Sites:
     def _side(self, pixels: float, part: int = 16) -> int:
         """The nearest multiple, and of two the larger: padding keeps what shrinking loses."""
         return min(self.largest, max(LEAST_SIDE, part * math.floor(pixels / part + 0.5)))
-
-    @property
-    def levels(self) -> int:
-        """Sizes at which an image is painted, from about 8 pixels along its longer side."""
-        wanted = 4 + (self.longest >= SIXTEENS) + (self.longest > SIXTEENS)
-        return min(wanted, min(self.size).bit_length() - 1)  # the lowest has 2 pixels along a side
 
     @cached_property
     def cropped(self) -> bool:

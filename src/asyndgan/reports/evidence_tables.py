@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from asyndgan.judging.table import CONTRASTS, FEDAVG, LOCAL, POOLED, REAL_ALL, SYNTHETIC
@@ -209,11 +210,15 @@ def _each_label(rows: Iterable[Row]) -> Titled:
         yield f"{name}, {own[0]['patients']} patients", _table(columns, own)
 
 
-def _each_set(title: str, columns: Columns) -> Part:
+def _each_set(
+    title: str, columns: Columns, newer: Mapping[str, str] = MappingProxyType({})
+) -> Part:
+    """`newer`: keys of rows that older results lack, by the heading that is then left out."""
+
     def part(rows: Iterable[Row]) -> Titled:
         for name, own in by_set(rows).items():
-            older = not any("frd" in row for row in own)  # such results lack the column
-            kept = {key: cells for key, cells in columns.items() if not (older and "FRD" in key)}
+            lacking = {heading for heading, key in newer.items() if all(key not in r for r in own)}
+            kept = {heading: cells for heading, cells in columns.items() if heading not in lacking}
             yield f"{name}{title}", _table(kept, own)
 
     return part
@@ -253,7 +258,9 @@ _PARTS: Final[dict[str, Part]] = {
     "traffic": _each_set(": feedback against weights, bytes of a site", _TRAFFIC),
     "kids": _apart(KID, thousandths),
     "distances": _apart("distance", partial(decimal, digits=3)),  # of results before the KID
-    "diagnoses": _each_set(": what synthetic images lack beside real ones", _DIAGNOSES),
+    "diagnoses": _each_set(
+        ": what synthetic images lack beside real ones", _DIAGNOSES, {"FRD | real": "frd"}
+    ),
     "consistency": _each_set(
         ": how modalities go together, against the judged patients", _CONSISTENCY
     ),

@@ -12,7 +12,7 @@ from asyndgan.models import check_parts
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import Plan, clashes, plan
-from asyndgan.recipe.pooled import LARGEST_SIDE, SIDES
+from asyndgan.recipe.pooled import LARGER_SIDES, LARGEST_SIDE
 from asyndgan.runs.recipes import recipe_text
 from asyndgan.tables.planning import plan_tables
 from asyndgan.tables.schema import check_own_data
@@ -136,10 +136,12 @@ def planned_from(
             "different ones more clearly. Remap masks whose numbers change, and measure again."
         )
     taken = _of_size(found, overrides, masks, LARGEST_SIDE)
-    for largest in SIDES[1:]:
+    if fits is None:
+        return taken
+    for largest in LARGER_SIDES:
         larger = _of_size(found, overrides, masks, largest)
         more = larger.recipe.image.size != taken.recipe.image.size  # they have more, and none given
-        if not (more and fits and fits(larger.recipe, len(found))):
+        if not (more and fits(larger.recipe, len(found))):
             break
         taken = larger
     return taken
