@@ -54,11 +54,26 @@ from asyndgan.errors import SiteUnreachableError  # noqa: E402
 from asyndgan.models.installed import part  # noqa: E402
 from asyndgan.protocol import Endpoint, Exchange, Transport, message_limit  # noqa: E402
 from asyndgan.recipe import Recipe  # noqa: E402
+from asyndgan.recipe.pooled import LARGEST_SIDE  # noqa: E402
+from asyndgan.runs import expected  # noqa: E402
 from asyndgan.tables.planning import plan_tables  # noqa: E402
 from asyndgan.training import Coordinator, Site  # noqa: E402
 from asyndgan.training.coordinator import Keep  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _slow_for_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan's size follows the time that a step takes here: no test may follow the machine."""
+    timed = expected.seconds
+
+    def seconds(recipe: Recipe, sites: int, device: str = "cpu") -> float:
+        slow = max(recipe.image.size) > LARGEST_SIDE
+        return 1e6 if slow else timed(recipe, sites, device)
+
+    monkeypatch.setattr(expected, "seconds", seconds)
+
 
 TINY = """
 name = "tiny"

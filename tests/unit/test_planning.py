@@ -4,6 +4,7 @@ After a change of a rule: `python tests/unit/test_planning.py`.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from asyndgan.recipe.fingerprint import (
 from asyndgan.recipe.image import Intensity
 from asyndgan.recipe.planning import NOTES, RULES, Plan, clashes, plan
 from asyndgan.recipe.pooled import Sites
-from asyndgan.runs.planned import planned, planned_from
+from asyndgan.runs.planned import planned, planned_from, within
 from asyndgan.runs.recipes import recipe_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
@@ -417,6 +418,13 @@ def test_sites_whose_data_is_elsewhere_get_what_a_federation_allows(tmp_path: Pa
         for other in (tmp_path / "south", file)
     ]
     assert sizes == [(96, 96), (64, 64)]
+
+
+def test_hours_are_compared_with_the_time_of_a_step_on_this_machine(
+    tiny: Callable[..., Recipe],
+) -> None:
+    recipe = tiny("training.steps=1000")
+    assert within(1000.0)(recipe, 1) and not within(1e-9)(recipe, 1)
 
 
 def test_a_size_that_is_given_needs_no_time() -> None:
