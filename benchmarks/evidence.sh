@@ -3,7 +3,7 @@
 #   benchmarks/evidence.sh DATA OUT [TABLE ...]
 # A table is a suite of benchmarks/suites (those named search-* are experiments, and run only if named) or one of the
 # scripts wire, reconstruction, membership, worst_recipe, digits, phantoms, tables, streets and masks (only if named). DATA contains
-# lgg_mri, dsb2018_fluo, chest_xray, msd_hippocampus, hippocampus_3d, streets_camvid, loans and loans_default; phantoms are generated there. Results that exist are reused, and an interrupted suite
+# lgg_mri, dsb2018_fluo, chest_xray, hippocampus_3d, streets_camvid, loans and loans_default; phantoms are generated there. Results that exist are reused, and an interrupted suite
 # resumes. A suite's results also go to benchmarks/results/TABLE.json. Everything takes about fifty hours of one core.
 set -euo pipefail
 data="$1" out="$2"
@@ -11,7 +11,7 @@ shift 2
 cd "$(dirname "$0")/.."
 asyndgan=.venv/bin/asyndgan
 [ -e "$data/phantoms" ] || $asyndgan phantoms "$data/phantoms"
-[ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 nuclei-64 chest-64 misaligned temporary hippocampus \
+[ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 nuclei-64 chest-64 misaligned temporary \
   lgg-128 dsb-128 wire reconstruction membership worst_recipe digits phantoms tables streets
 for table; do
   document="docs/results/$table.md"

@@ -14,7 +14,7 @@ from asyndgan.runs import RunFolder
 
 CONTRASTS: Final = (0.5, 1.1)
 """Least and highest contrast of faded labels. Chosen on validation patients: see
-docs/experiments-labels.md."""
+docs/experiments.md."""
 
 
 @final

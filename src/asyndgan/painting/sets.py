@@ -28,7 +28,7 @@ from asyndgan.runs.sites import RunSites
 MOVED = 2
 """Images per mask painted from the mask after random mirroring, rotation, scaling and shift, in
 addition to the one from the mask itself. Chosen on validation patients: see
-docs/experiments-labels.md."""
+docs/experiments.md."""
 
 OnPainted = Callable[[str, int, int], None]
 """Called with a text, the number of cases painted and the number of all."""

@@ -34,7 +34,7 @@ REGRESSED: Final = 0.5
 """Weight of the linear regression in a translator's result, chosen on validation patients.
 
 A network learns how painted images differ from real ones as well; a regression has hardly any
-parameters for that (docs/experiments-data.md, "Completing a modality").
+parameters for that (docs/experiments.md, "Missing modalities").
 """
 
 

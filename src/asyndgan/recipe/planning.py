@@ -170,7 +170,7 @@ RULES: Final = (
          "masks leave most of an image open; this generator invents more of it, in more steps; "
          "images of one mask are made to differ, and discriminators see their brightness",
          "hippocampi: 0.97 and 0.96 of all-real [as planned](results/search-length.md), 0.91 and "
-         "0.94 [in half the steps](experiments-generators.md#number-of-steps), there 0.92 and 0.86 "
+         "0.94 [in half the steps](results/search-variety.md), there 0.92 and 0.86 "
          "[without `diversity`, `deform` and `norm`](results/search-long.md); `default` 0.69 and "
          "0.73 [in 1,200 steps](results/search-generators.md)"),
     Rule("soft borders", f"the same, and every label covers {DEFORMED:g} pixels or more",
@@ -178,7 +178,7 @@ RULES: Final = (
          lambda s: dict(DEFORM),
          "the generator paints from masks that are deformed a little, as borders of labels are "
          "not always where intensities change; small labels would move too far",
-         "[hippocampi](experiments-variety.md#borders-that-are-not-where-the-mask-is)"),
+         "[hippocampi](experiments.md#images-that-masks-leave-open)"),
     Rule("few hold a modality", "fewer than half of the sites hold a modality",
          lambda s: s.rare, lambda s: {("shares", "by"): "modality"},
          "few sites hold '{s.rare[0]}'; with shares by site, the others would outweigh them",
