@@ -166,6 +166,7 @@ OUTSIDE = {
     "loss.adversarial": "loss.adversarial=bce",
     "loss.adversarial_weight": "loss.adversarial_weight=0.5",
     "loss.segmentation": "loss.segmentation=2",
+    "loss.mismatch": "loss.mismatch=1",
     "optimiser.discriminator_rate": "optimiser.discriminator_rate=0.01",
     "optimiser.beta1": "optimiser.beta1=0.9",
     "optimiser.beta2": "optimiser.beta2=0.9",

@@ -63,6 +63,8 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "in one network": [*DP_SGD, "discriminator.cross_fitted=true"],
     "loss.paired_l1 looks at": [*DP_SGD, "loss.paired_l1=1"],
     "loss.segmentation looks at": [*DP_SGD, "discriminator.kind=mine", "loss.segmentation=1"],
+    "loss.mismatch looks at": [*DP_SGD, "loss.mismatch=1"],
+    "loss.mismatch tells an image": ["loss.mismatch=1", "training.batch=1"],
     "masks.release looks at": [*DP_SGD, "masks.release=true"],
     "discriminator.kind '{r.discriminator.kind}' is of": [*DP_SGD, "discriminator.kind=mine"],
     "loss.adversarial '{r.loss.adversarial}' is of": [*DP_SGD, "loss.adversarial=mine"],

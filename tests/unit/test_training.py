@@ -1458,6 +1458,33 @@ def test_a_segmentation_is_judged_by_the_mask_as_it_lies_on_the_shifted_image(
     assert judge.learn(Batch(fitting.images, masks.roll(1, 2)), fitting)["discriminator"] > 1
 
 
+class _Blind(torch.nn.Module):
+    """A discriminator that sees whether an image is flat, and not whether it fits its mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sure = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, images: Tensor, condition: Tensor) -> Verdict:
+        return Verdict(score=self.sure * (2.0 * (images.flatten(1).std(1) > 0) - 1))
+
+
+@pytest.mark.parametrize(
+    ("weight", "alike", "loss"), [(0, False, 0.0), (1, False, 1.0), (2, False, 2.0), (1, True, 0.0)]
+)
+def test_a_real_image_that_is_told_the_mask_of_another_counts_as_synthetic(
+    weight: float, alike: bool, loss: float, tiny: Callable[..., Recipe]
+) -> None:
+    recipe = tiny("image.size=16", "loss.adversarial=hinge", f"loss.mismatch={weight}")
+    judge = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
+    judge.discriminator = _Blind()
+    judge.discriminator_optimiser = torch.optim.Adam(judge.discriminator.parameters())
+    masks = torch.randint(3, (2, 16, 16), generator=torch.Generator().manual_seed(0))
+    masks = masks[:1].expand(2, -1, -1) if alike else masks
+    real, synthetic = Batch(masks[:, None] / 2 - 1, masks), Batch(torch.zeros(2, 1, 16, 16), masks)
+    assert float(judge.learn(real, synthetic)["discriminator"]) == pytest.approx(loss)
+
+
 def test_a_segmentation_asks_nothing_about_labels_that_no_case_of_the_site_has(
     tiny: Callable[..., Recipe],
 ) -> None:

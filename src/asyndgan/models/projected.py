@@ -24,6 +24,9 @@ MIXED: Final = (32, 48, 64, 96)
 HALVINGS: Final = (2, 1, 1, 0)
 """Strided convolutions of each head."""
 
+BESIDE: Final = 32
+"""Features of the mask that heads see beside those of the image."""
+
 SPREAD: Final = (12.0, 11.0, 8.0, 4.5, 1.6)
 """Typical standard deviations of the features, by which they are divided."""
 
@@ -83,11 +86,17 @@ def features(images: Images) -> Seen:
 
 @final
 class Head(nn.Module):
-    """Judges the features of one scale, told the mask (Miyato and Koyama 2018, section 2)."""
+    """Judges the features of one scale, told the mask, once beside them and once where it judges.
+
+    The mask beside the features lets a head compare shapes over its whole field; the second way is
+    that of Miyato and Koyama 2018, section 2.
+    """
 
     def __init__(self, source: int, labels: int, width: int, halvings: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
+        self.beside = nn.Conv2d(labels, BESIDE, 3, padding=1) if labels else None
+        source += BESIDE if labels else 0
         for _ in range(halvings):
             layers += [
                 nn.Conv2d(source, 2 * width, 4, stride=2, padding=1, bias=False),
@@ -102,6 +111,9 @@ class Head(nn.Module):
 
     def forward(self, maps: Tensor, condition: Condition) -> Tensor:
         """(b, source, *space) to realness logits (b, 1, *patches)."""
+        if self.beside is not None:
+            mask = F.interpolate(condition, size=maps.shape[2:], mode="area")
+            maps = torch.cat([maps, F.leaky_relu(self.beside(mask), 0.2)], dim=1)
         found = self.layers(maps)
         if self.told is not None:
             found = given(found, condition, self.told)

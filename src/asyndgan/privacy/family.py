@@ -122,6 +122,10 @@ FAMILY: Final = (
         "mask that it finds in an image.",
     ),
     Row(
+        "loss.mismatch", *_one_of(0.0),
+        "What discriminators that compare images with other masks learn was not measured.",
+    ),
+    Row(
         "optimiser.discriminator_rate", *_between(0, 2e-4),
         "Networks that learn faster memorise patients after fewer answers.",
     ),

@@ -186,6 +186,11 @@ RULES: Final = (
          f"loss.paired_l1 {_PAST}", ("loss.paired_l1=0",)),
     Rule(lambda r: r.privacy.kind == "discriminator" and r.loss.segmentation,
          f"loss.segmentation {_PAST}", ("loss.segmentation=0",)),
+    Rule(lambda r: r.privacy.kind == "discriminator" and r.loss.mismatch,
+         f"loss.mismatch {_PAST}", ("loss.mismatch=0",)),
+    Rule(lambda r: r.loss.mismatch and r.training.batch == 1,
+         "loss.mismatch tells an image the mask of another one of the batch, but training.batch "
+         "is 1; {set}, or training.batch to 2", ("loss.mismatch=0",)),
     Rule(lambda r: r.privacy.kind != "none" and r.masks.release,
          f"masks.release {_PAST}", ("masks.release=false",)),
     Rule(lambda r: r.privacy.kind == "discriminator"

@@ -227,6 +227,11 @@ class LossSection(Section):
         description="weight of the cross-entropy between the mask and what the discriminator "
         "segments; needs a kind that segments",
     )
+    mismatch: Weight = Field(
+        0.0,
+        description="weight, in the discriminators' loss, of real images that are told the mask of "
+        "another case and count as synthetic, so that images have to fit the whole mask",
+    )
 
 
 @final

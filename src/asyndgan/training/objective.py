@@ -108,12 +108,16 @@ class Objective:
         """One update of the discriminator, from real cases and as many synthetic ones."""
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
-        # One pass over both is faster, and no network here mixes the images of a batch.
+        other = seen.roll(1, 0)
+        mismatched = (other != seen).flatten(1).any(1) & (self.recipe.loss.mismatch > 0)
         halves = real.halves if self.recipe.discriminator.cross_fitted else None
         if halves is not None:  # as many synthetic images for a network as real ones
-            halves = torch.cat([halves, halves])
+            halves = torch.cat([halves, halves, halves[mismatched]])
+        # One pass over all is faster, and no network here mixes the images of a batch.
         said, maps = self.judged(
-            torch.cat([real.images, synthetic.images]), torch.cat([seen, painted]), halves=halves
+            torch.cat([real.images, synthetic.images, real.images[mismatched]]),
+            torch.cat([seen, painted, other[mismatched]]),
+            halves=halves,
         )
         loss = self.lesson(said, maps, len(seen))
         update(self.discriminator_optimiser, loss)
@@ -177,15 +181,20 @@ class Objective:
         """The loss that the discriminator lowers.
 
         Args:
-            said: its verdict on `count` real images and on synthetic ones after them.
+            said: its verdict on `count` real images, on as many synthetic ones, and on any number
+                of real ones that were told another case's mask (Reed et al. 2016, algorithm 1).
             maps: what lies on these images, as `judged` returns it.
             count: number of real images.
         """
-        real, synthetic = said.of(slice(count)), said.of(slice(count, None))
+        real, synthetic = said.of(slice(count)), said.of(slice(count, 2 * count))
+        mismatched = said.of(slice(2 * count, None))
         terms: list[Tensor] = []
         if real.score is not None and synthetic.score is not None:
             both = self.adversarial.real(real.score) + self.adversarial.synthetic(synthetic.score)
             terms.append(0.5 * both)
+        if mismatched.score is not None and len(mismatched.score):
+            refused = self.adversarial.synthetic(mismatched.score)
+            terms.append(0.5 * self.recipe.loss.mismatch * refused)
         if self.recipe.loss.segmentation and real.segmentation is not None:
             fits = balanced_cross_entropy(real.segmentation, labels_in(maps[:count]), self.taught)
             terms.append(self.recipe.loss.segmentation * fits)
