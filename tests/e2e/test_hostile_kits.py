@@ -123,13 +123,13 @@ def test_nothing_that_a_kit_or_its_renewal_holds_besides_its_data_runs_at_a_site
     def asyndgan(*words: object) -> str:
         done = subprocess.run(
             [COMMAND, *map(str, words)], capture_output=True, text=True, timeout=600,
-            cwd=tmp_path / "elsewhere",
+            cwd=kit,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def started(*words: object) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([COMMAND, *map(str, words)], cwd=tmp_path / "elsewhere")
+        return subprocess.Popen([COMMAND, *map(str, words)], cwd=kit)
 
     def trained(run: str) -> None:
         words = ("federation", "submit", federation.path, tmp_path / "recipe.toml", "--run", run)
@@ -138,8 +138,7 @@ def test_nothing_that_a_kit_or_its_renewal_holds_besides_its_data_runs_at_a_site
         until(lambda: order.state() in ("finished", "failed"), 180)
         assert order.state() == "finished", order.failure()
 
-    for name in ("elsewhere", "ran"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "ran").mkdir()
     kit, ran = tmp_path / "north", tmp_path / "ran"
     federation = init_federation(
         tmp_path / "f", host="localhost", port=free_port(), sites=("north",)

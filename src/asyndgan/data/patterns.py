@@ -2,10 +2,10 @@
 
 import json
 import subprocess
-import sys
 from functools import lru_cache
 from typing import Final
 
+from asyndgan import children
 from asyndgan.errors import DataError
 from asyndgan.texts import counted
 
@@ -48,20 +48,14 @@ def found_in(pattern: str, names: tuple[str, ...], *, whole: bool = False) -> li
         return []
     asked = json.dumps([pattern, names, "fullmatch" if whole else "match"]).encode()
     try:
-        answer = subprocess.run(  # noqa: S603  (our own interpreter and text)
-            [sys.executable, "-IS", "-c", _MATCHER],
-            input=asked,
-            capture_output=True,
-            timeout=PATIENCE_S,
-            check=True,
-        )
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+        answer = children.evaluate(_MATCHER, asked, PATIENCE_S)
+    except subprocess.SubprocessError as error:
         raise DataError(
             f"the pattern '{pattern[:MOST_SHOWN]}' takes more than {PATIENCE_S:g} s for "
             f"{counted(len(names), 'name')}. Repeat nothing that itself repeats or has "
             r"alternatives: write for example '(.+)_s\d+$', and not '((a|b)+)*$'."
         ) from error
-    found = json.loads(answer.stdout)
+    found = json.loads(answer)
     if isinstance(found, str):
         raise DataError(
             f"the pattern '{pattern[:MOST_SHOWN]}' is not a regular expression "

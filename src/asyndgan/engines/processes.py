@@ -19,6 +19,7 @@ from typing import Final, final
 
 import torch
 
+from asyndgan import children
 from asyndgan.engines.setup import SiteSetup, describe_only, set_up
 from asyndgan.errors import AsyndganError, SiteSilentError, SiteUnreachableError, WireError
 from asyndgan.protocol import FRAME_SLACK, Transport, frame_limit
@@ -86,12 +87,10 @@ class Processes(Transport):
         self._end(entry)
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "asyndgan.engines.processes", str(theirs.fileno())]
-            # In its own session, so that Ctrl-C in the terminal reaches only the coordinator,
-            # which still needs the sites to write a checkpoint.
-            entry.process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                command, pass_fds=[theirs.fileno()], start_new_session=True
-            )
+            # Ctrl-C in the terminal reaches only the coordinator, which still needs the sites to
+            # write a checkpoint.
+            line = theirs.fileno()
+            entry.process = children.start("asyndgan.engines.processes", line, pass_fds=[line])
         frames = Frames(ours, limit=self.limit)
         entry.started = time.monotonic()
         entry.starts += 1

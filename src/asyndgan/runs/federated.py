@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
+from asyndgan import children
 from asyndgan.engines.federation import Federation, federation_in, served
 from asyndgan.errors import (
     AsyndganError,
@@ -129,13 +130,10 @@ def _wants_work(order: Order) -> bool:
 def begin(order: Order, device: str) -> "subprocess.Popen[bytes]":
     """Starts a process that trains a run and stops when this one ends; it writes the run's log."""
     with order.log_file.open("ab") as said:
-        return subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-            [sys.executable, "-m", MODULE, str(order.federation.path), order.name, device],
-            stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
+        return children.start(
+            MODULE, order.federation.path, order.name, device,
+            stdin=subprocess.PIPE, stdout=said, stderr=said,
+        )  # fmt: skip
 
 
 def _stop_with(parent: int) -> None:

@@ -5,7 +5,6 @@ import logging
 import secrets
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Collection
@@ -13,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
 
+from asyndgan import children
 from asyndgan.engines.flare.kits import Federation
 from asyndgan.errors import RunError, SiteUnreachableError, WireError
 from asyndgan.protocol import frame_limit
@@ -103,13 +103,14 @@ class Administrator:
         if asker is None:
             ours, theirs = socket.socketpair()
             with theirs:
-                process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                    [sys.executable, "-m", ASKER, str(self.kit), user_of(self.kit)],
+                process = children.start(
+                    ASKER,
+                    self.kit,
+                    user_of(self.kit),
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # Ctrl-C is for us; it ends with the socket
-                )
+                )  # fmt: skip  (it ends with the socket)
             self._asker = asker = process, Requests(Frames(ours, limit=REPLY_BYTES))
         if self._closed:  # looked at last: `close` may have come on the way
             self._end()

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
 
+from asyndgan import children
 from asyndgan.engines.flare.kits import STORE, Federation, keep_inside, plain, unquoted
 from asyndgan.engines.flare.member import FLARE, PROJECT, read_kit, write_workspace
 from asyndgan.errors import BusyError, RunError
@@ -120,16 +121,13 @@ class Kept:
 
     def _start(self) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        # In its own session, so that Ctrl-C reaches this process first.
-        self._process = subprocess.Popen(  # noqa: S603  (a command of ours)
-            self._command,
-            env={**HEAP, **ARENAS, **os.environ, "PATH": path, "PYTHONSAFEPATH": "1"},
-            # Not in the folder: python would import what lies there.
+        self._process = children.start(
+            *self._command,
+            env={**children.environment(HEAP | ARENAS), "PATH": path},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
         )
         with suppress(OSError):  # the process runs even if the disk is full
             _note(self.kit).write_text(str(self._process.pid))
@@ -148,7 +146,7 @@ def keep_client(kit: Path) -> Kept:
     end_orphan(plain(kit) / FLARE)
     folder = write_workspace(plain(kit), member)
     command = [
-        sys.executable, "-u", "-m", "asyndgan.relay.client", "-m", str(folder),
+        "asyndgan.relay.client", "-m", str(folder),
         "-s", "fed_client.json", "--set", "secure_train=true", f"uid={member.name}",
         f"org={PROJECT}", "config_folder=config",
     ]  # fmt: skip
@@ -182,7 +180,7 @@ def keep_server(federation: Federation) -> Kept:
     kit = plain(federation.server_kit)
     # Not FLARE's own script and server, which would wait for every stranger.
     command = [
-        sys.executable, "-u", "-m", "asyndgan.relay.server", "-m", str(kit),
+        "asyndgan.relay.server", "-m", str(kit),
         "-s", SERVER, "--set", "secure_train=true", f"org={PROJECT}", "config_folder=config",
     ]  # fmt: skip
     return Kept(kit, command)

@@ -1,0 +1,57 @@
+"""The one way in which this package starts a process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def command(module: str, *words: object) -> list[str]:
+    """The command line that runs a module of this package; see `environment`."""
+    return [sys.executable, "-u", "-P", "-m", module, *map(str, words)]
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables of a process that is started, in which Python imports nothing from where it is.
+
+    A stranger's kit, run or data may hold a `torch.py`, and whoever starts a service often stands
+    in that folder. What the process itself starts is kept from it, too.
+
+    Args:
+        more: variables that are set unless the caller's environment has them.
+    """
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    known = {**(more or {}), **os.environ, "PYTHONSAFEPATH": "1"}
+    known["PYTHONPATH"] = os.pathsep.join(path for path in paths if Path(path).is_absolute())
+    return known
+
+
+def start(module: str, *words: object, **options: Any) -> "subprocess.Popen[bytes]":
+    """Starts a module of this package in a session of its own: Ctrl-C is for its parent.
+
+    Args:
+        module: its full name.
+        words: the words after it.
+        options: of `subprocess.Popen`.
+    """
+    return subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+        command(module, *words), start_new_session=True, **{"env": environment(), **options}
+    )
+
+
+def evaluate(code: str, asked: bytes, timeout_s: float) -> bytes:
+    """What a text of Python prints that sees the standard library alone, and `asked` as its input.
+
+    Raises:
+        subprocess.SubprocessError: it failed, or took longer.
+    """
+    done = subprocess.run(  # noqa: S603  (our own interpreter and text)
+        [sys.executable, "-IS", "-c", code],
+        input=asked,
+        capture_output=True,
+        timeout=timeout_s,
+        check=True,
+    )
+    return done.stdout

@@ -1,0 +1,55 @@
+"""Processes that are started: by one module, and importing nothing from where they are."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import asyndgan
+from asyndgan import children
+
+SOURCE = Path(asyndgan.__file__).parent
+STARTERS = {"Popen", "run", "call", "check_call", "check_output", "system", "popen", "Process"}
+MODULES = {"subprocess", "os", "multiprocessing", "pty"}
+
+
+def starts(path: Path) -> list[str]:
+    """Calls of a source file that start a process."""
+    calls = (node.func for node in ast.walk(ast.parse(path.read_text("utf-8")))
+             if isinstance(node, ast.Call))  # fmt: skip
+    return [
+        f"{path.name}: {call.value.id}.{call.attr}"
+        for call in calls
+        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name)
+        if call.value.id in MODULES
+        if call.attr in STARTERS or call.attr.startswith(("spawn", "posix_spawn", "exec", "fork"))
+    ]
+
+
+def test_one_module_starts_all_processes() -> None:
+    found = {path.name for path in SOURCE.rglob("*.py") if starts(path)}
+    assert found == {"children.py"}
+
+
+@pytest.mark.parametrize(
+    "paths", ["", ".", "strange", ":", "{kept}", "{kept}:.:strange"], ids=range(6)
+)
+def test_a_process_imports_nothing_from_its_folder(
+    paths: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, strange = tmp_path / "kept", tmp_path / "strange"
+    for folder in (kept, strange, tmp_path):
+        folder.mkdir(exist_ok=True)
+        for name in ("sitecustomize.py", "torch.py", "nvflare.py", "calendar.py"):
+            (folder / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('x')")
+    for name in ("sitecustomize.py", "torch.py", "nvflare.py", "calendar.py"):
+        (kept / name).unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", paths.format(kept=kept))
+    # `calendar` runs as a module, and one that it starts itself would import from here, too.
+    child = children.start("calendar", "2026", cwd=tmp_path)
+    assert child.wait(60) == 0
+    assert not (tmp_path / "ran").exists()
+    known = children.environment({"MALLOC_ARENA_MAX": "4"})
+    assert known["PYTHONPATH"] == (str(kept) if "kept" in paths else "")
+    assert (known["PYTHONSAFEPATH"], known["MALLOC_ARENA_MAX"]) == ("1", "4")
