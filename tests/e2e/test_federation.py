@@ -842,6 +842,22 @@ def test_nobody_else_reads_a_sites_key(
     assert all(one.fine for one in checks(kit)), list(checks(kit))
 
 
+def test_nobody_else_reads_any_key_of_a_federation(tmp_path: Path) -> None:
+    def keys() -> dict[str, int]:
+        return {
+            path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777
+            for path in tmp_path.rglob("*")
+            if path.is_file() and (path.suffix == ".zip" or b"PRIVATE KEY" in path.read_bytes())
+        }
+
+    made = init_federation(tmp_path / "f", host="localhost", port=free_port(), sites=("north",))
+    first = keys()
+    made = add_site(made, "south")
+    renew(made)
+    assert "f/provisioning/asyndgan/state/cert.json" in first  # the authority's
+    assert set(first) < set(keys()) and {*first.values(), *keys().values()} == {0o600}
+
+
 def test_what_keeps_flare_running_may_end_at_once(local: Localhost, tmp_path: Path) -> None:
     shutil.unpack_archive(local.federation.kits / "south.zip", tmp_path)
     for _ in range(5):

@@ -10,8 +10,8 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Collection, Iterable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -259,7 +259,7 @@ def _provision(federation: Federation, sent: Collection[str]) -> None:
             CertBuilder(root_valid_days=VALID_DAYS),
             SignatureBuilder(),
         ]
-        with redirect_stdout(said), redirect_stderr(said):
+        with redirect_stdout(said), redirect_stderr(said), _for_its_owner():
             context = Provisioner(str(root), builders).provision(project)
     except (ValueError, RuntimeError) as error:
         raise RunError(f"FLARE cannot make the kits: {error}.") from error
@@ -278,6 +278,16 @@ def _provision(federation: Federation, sent: Collection[str]) -> None:
             _pack(federation, site, made / site / "startup").replace(kit)
     shutil.rmtree(made)
     _describe(federation)
+
+
+@contextmanager
+def _for_its_owner() -> Iterator[None]:
+    """Nobody else may read what is written meanwhile, such as the authority's key."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _pack(federation: Federation, site: str, startup: Path) -> Path:
