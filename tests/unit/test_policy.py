@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -569,6 +569,27 @@ def with_table(text: str, name: str, columns: str, rows: Iterable[tuple[str, ...
     lines = [columns, "|---" * len(columns.strip("|").split("|")) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return f"{before}{begin}\n\n" + "\n".join(lines) + f"\n\n{end}{after}"
+
+
+def scalars(section: type[Section], above: str = "") -> Iterator[tuple[str, set[type]]]:
+    """Each key of a section and those within, and the types of a single value that it takes."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from scalars(field.annotation, f"{name}.")
+        else:
+            taken = get_args(field.annotation) or (field.annotation,)
+            yield above + name, {each for each in taken if each in (bool, int, float)}
+
+
+@pytest.mark.parametrize(
+    ("key", "taken"), [each for each in scalars(Policy) if each[1]], ids=lambda each: str(each)
+)
+def test_a_flag_or_a_number_is_not_guessed_from_another_type(key: str, taken: set[type]) -> None:
+    section, _, name = key.rpartition(".")
+    wrong = ['"1"', '"true"', *(["1", "0.5"] if bool in taken else ["true"])]
+    for value in wrong:
+        with pytest.raises(PolicyError, match=name):
+            Policy.from_toml(f"[{section}]\n{name} = {value}\n")
 
 
 def keys() -> Iterator[tuple[str, str, str]]:

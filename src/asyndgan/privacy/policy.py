@@ -158,7 +158,7 @@ class Policy(Section):
         except ValueError as error:
             raise PolicyError(f"the policy is not valid TOML: {error}") from error
         try:
-            return cls.model_validate(tables)
+            return cls.model_validate(tables, strict=True)
         except ValidationError as error:
             known = list(known_keys(cls))
             raise PolicyError(f"the policy:\n{explained(error, known)}") from error

@@ -35,6 +35,8 @@ class Section(BaseModel):
         """Takes 48x64, 1,1 and T1,T2 for lists where a key has a list."""
         annotation = cls.model_fields[str(info.field_name)].annotation
         lists = [each for each in _either(annotation) if get_origin(each) is tuple]
+        if lists and isinstance(value, list):
+            return tuple(value)  # which strict types want
         if not lists or not isinstance(value, str):
             return value
         pixels = re.fullmatch(r"[\d.]+(\s*x\s*[\d.]+)+", value)
