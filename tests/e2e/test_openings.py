@@ -24,6 +24,8 @@ from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
     Card,
+    Close,
+    Closed,
     Judge,
     Judgement,
     Message,
@@ -224,6 +226,20 @@ def test_an_attempt_that_is_over_stays_over_when_the_compute_is_started_again(
     again = new.model_copy(update={"step": 1})
     anew = new.model_copy(update={"attempt": "c3"})  # a coordinator that has lost its checkpoint
     assert [type(one) for one in asked(setup, recipe, again, anew)] == [Card, Card]
+
+
+def test_an_attempt_that_was_closed_stays_closed_when_the_compute_is_started_again(
+    hospital: Path, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    overrides, _ = POLICIES["plain"]
+    recipe, setup = tiny(*overrides), setup_of(hospital, tmp_path, "")
+    first = Open(run="ab", recipe=recipe.digest(), step=0, attempt="a1")
+    assert [type(one) for one in asked(setup, recipe, first, Close(run="ab"))] == [Card, Closed]
+    opened, judged = asked(setup, recipe, first, judging(recipe, Card.model_construct(batch=0)))
+    assert isinstance(opened, Refusal) and "attempt at the run is over" in opened.reason
+    assert isinstance(judged, Refusal)
+    again = first.model_copy(update={"attempt": "b2"})  # a run that is lengthened
+    assert isinstance(asked(setup, recipe, again)[0], Card)
 
 
 def test_a_start_that_was_saved_before_it_judged_anything_is_no_state_to_go_back_to(

@@ -116,6 +116,7 @@ class Site(Handler):
                 answer = self._save(request)
             case Close():
                 self._expect(request.run)
+                self.openings.close()
                 self.run = None
                 self._start_afresh()  # ready for another run
                 answer = Closed(run=request.run)
