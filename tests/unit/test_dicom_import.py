@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import stat
+import struct
 import sys
 import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ import pytest
 from PIL import Image
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -518,16 +521,70 @@ def test_compressed_images_are_read_with_what_the_extra_installs(
     assert (values - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
 
 
-def test_a_frame_that_claims_to_be_vast_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def as_picture(plane: np.ndarray, kind: str, **options: Any) -> bytes:
+    packed = io.BytesIO()
+    Image.fromarray(plane).save(packed, kind, **options)
+    return packed.getvalue()
+
+
+def claiming(frame: bytes, marker: bytes, after: int, size: bytes) -> bytes:
+    """A frame whose header claims another size."""
+    start = frame.index(marker) + after
+    return frame[:start] + size + frame[start + len(size) :]
+
+
+def bomb(kind: str, plane: np.ndarray) -> tuple[str, bytes]:
+    """A frame that a decoder would unpack to far more than the image, and its syntax."""
+    vast, rows = b"\x7f\xff\x7f\xff", struct.pack(">IIII", 40_000, 40_000, 0, 0)
+    octets, tile = (plane % 256).astype(np.uint8), struct.pack(">II", 1, 1)
+    j2k = partial(as_picture, plane.astype(np.uint16), "JPEG2000", irreversible=False)
+    run = struct.pack("<16I", 2, 64, 64 + 2**20, *[0] * 13) + b"\x81\x00" * 2**20
+    jpeg_ls = series(plane[None])[0]
+    jpeg_ls.compress(JPEGLSLossless, generate_instance_uid=False)
+    (lossless,) = generate_frames(jpeg_ls.PixelData, number_of_frames=1)
+    return {
+        "JPEG-LS": lambda: (JPEGLSLossless, claiming(lossless, b"\xff\xf7", 5, vast)),
+        "JPEG": lambda: (
+            JPEGBaseline8Bit, claiming(as_picture(octets, "JPEG"), b"\xff\xc0", 5, vast)
+        ),
+        "JPEG of three components": lambda: (
+            JPEGBaseline8Bit, as_picture(np.stack([octets] * 3, -1), "JPEG")
+        ),
+        "JPEG 2000": lambda: (
+            JPEG2000Lossless, claiming(j2k(no_jp2=True), b"\xff\x51", 6, rows)
+        ),
+        "JPEG 2000 in boxes": lambda: (
+            JPEG2000Lossless, claiming(j2k(no_jp2=False), b"\xff\x51", 6, rows)
+        ),
+        "JPEG 2000 of many tiles": lambda: (
+            JPEG2000Lossless, claiming(j2k(no_jp2=True), b"\xff\x51", 22, tile)
+        ),
+        "RLE": lambda: (RLELossless, run),
+    }[kind]()  # fmt: skip
+
+
+BOMBS = (
+    "JPEG-LS", "JPEG", "JPEG of three components", "JPEG 2000", "JPEG 2000 in boxes",
+    "JPEG 2000 of many tiles", "RLE",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_frame_that_claims_to_be_vast_is_refused_before_it_is_decoded(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[object] = []
     images = series(volume())
     for image in images:
-        image.compress(JPEGLSLossless, generate_instance_uid=False)
-    start = images[0].PixelData.index(b"\xff\xf7") + 5
-    claimed = images[0].PixelData[:start] + b"\x7f\xff\x7f\xff" + images[0].PixelData[start + 4 :]
-    images[0].PixelData = claimed
+        image.file_meta.TransferSyntaxUID, frame = bomb(kind, volume(kind=np.uint16)[0])
+        image.PixelData = encapsulate([frame])
+        image["PixelData"].VR = "OB"
+        image["PixelData"].is_undefined_length = True
     save(tmp_path / "from", *images)
+    monkeypatch.setattr("pydicom.pixels.iter_pixels", lambda file, **_: decoded.append(file) or [])
     tracemalloc.start()
-    assert "truncated, damaged or too large" in run(tmp_path / "from", tmp_path / "to", code=1)
+    said = run(tmp_path / "from", tmp_path / "to", code=1)
+    assert "truncated, damaged or too large" in said and not decoded
     assert tracemalloc.get_traced_memory()[1] < 2**26
     tracemalloc.stop()
 

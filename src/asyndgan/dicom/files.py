@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 import numpy as np
 
+from asyndgan.dicom.frames import check_runs, claimed
 from asyndgan.errors import DataError, MissingPackageError
 from asyndgan.received import opened
 
@@ -29,7 +30,6 @@ MAX_CONTOURS: Final = 2**27
 
 RTSTRUCT: Final = "1.2.840.10008.5.1.4.1.1.481.3"
 _DEFLATED: Final = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
-_JPEG_LS: Final = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 _ITEMS: Final = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how an item begins, either byte order
 _FIRST: Final = {0: b"UL", 5: b"CS", 8: b"CS", 0x12: b"DA", 0x16: b"UI", 0x18: b"UI"}
 """First elements of a file without preamble, in group 2 or 8, with their VRs."""
@@ -202,6 +202,7 @@ def planes_of(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
 def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
     from pydicom.encaps import generate_frames
     from pydicom.pixels import get_decoder, iter_pixels
+    from pydicom.uid import RLELossless
 
     syntax = dataset.file_meta.TransferSyntaxUID
     found = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
@@ -214,10 +215,12 @@ def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
         )
     if not syntax.is_compressed and dataset["PixelData"].is_undefined_length:
         raise DicomError("is compressed, and its header does not say how", "Export it again.")
-    if syntax in _JPEG_LS:  # its decoder allocates what a frame claims
-        frames = generate_frames(dataset.PixelData, number_of_frames=shape[0])
-        if any(_jpeg_ls_shape(frame) != shape[1:] for frame in frames):
-            raise ValueError("of another shape")
+    if syntax.is_compressed:  # decoders allocate what a frame claims
+        for frame in generate_frames(dataset.PixelData, number_of_frames=shape[0]):
+            if syntax == RLELossless:
+                check_runs(frame, shape[1] * shape[2])
+            elif claimed(frame) != (*shape[1:], 1):
+                raise ValueError("of another shape")
     bits, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     top = int(dataset.get("HighBit", stored - 1))
     if not stored - 1 <= top < bits or (syntax.is_compressed and top != stored - 1):
@@ -232,14 +235,3 @@ def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
         yield (plane << (bits - 1 - top)) >> (bits - stored) if stored < bits else plane
     if count != shape[0]:
         raise ValueError("of other frames")
-
-
-def _jpeg_ls_shape(frame: bytes) -> tuple[int, int] | None:
-    """Rows and columns in the header of a JPEG-LS frame; None if it has no header."""
-    place = 2
-    while frame[place : place + 1] == b"\xff":
-        if frame[place + 1] == 0xF7:
-            rows, columns = struct.unpack(">HH", frame[place + 5 : place + 9])
-            return rows, columns
-        place += 2 + int.from_bytes(frame[place + 2 : place + 4])
-    return None
