@@ -4,11 +4,12 @@ Such a file may be a pipe or a device, which would be waited for or read without
 memory. In a folder that was handed over it may also be a link to what only its receiver can read.
 """
 
+import gzip
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,13 @@ _FLAGS: Final = (
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_BINARY", 0)
 )
+
+
+_MEMBER: Final = b"\x1f\x8b\x08"
+"""How each member of a gzip file begins."""
+
+MOST_MEMBERS: Final = 2**14
+"""Most members of a gzip file: each costs, even an empty one of 20 bytes."""
 
 
 class UnreadableError(ValueError):
@@ -93,3 +101,15 @@ def lacking(path: Path, command: str) -> str:
         f"{folder} holds no {path.name}: '{command}' has not finished in it, or never wrote to it. "
         "Run it again, or name another folder."
     )
+
+
+def gunzipped(file: BufferedIOBase) -> gzip.GzipFile:
+    """What the rest of a gzip file holds; raises `UnreadableError` if it has too many members."""
+    start, members, last = file.tell(), 0, b""
+    while block := file.read(2**20):
+        members += (last + block).count(_MEMBER)
+        last = block[1 - len(_MEMBER) :]
+    if members > MOST_MEMBERS:
+        raise UnreadableError("it is packed in too many parts")
+    file.seek(start)
+    return gzip.GzipFile(fileobj=file)

@@ -25,6 +25,7 @@ from asyndgan.data.check import check_folder
 from asyndgan.data.description import DatasetInfo, describe
 from asyndgan.data.labelling import read_mask
 from asyndgan.data.nnunet import read_image
+from asyndgan.data.sniffing import content_of
 from asyndgan.errors import AsyndganError, DataError, RunError
 from asyndgan.privacy import Policy, ledger
 from asyndgan.privacy.accounting import Account
@@ -328,6 +329,27 @@ def test_a_volume_of_a_million_extensions_is_refused_before_they_are_read(tmp_pa
         file.write(header.binaryblock + b"\1\0\0\0" + extension * count + bytes(64))
     assert path.stat().st_size < 40_000
     refused_soon(lambda: read_mask(path), "more than 64 extensions")
+
+
+@pytest.mark.parametrize("name", ["many.nii.gz", "many.nrrd"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_file_packed_in_very_many_parts_is_refused_before_they_are_unpacked(
+    name: str, before: bool, tmp_path: Path
+) -> None:
+    path, parts = tmp_path / name, gzip.compress(b"", mtime=0) * 400_000
+    values = np.ones((4, 4, 4), np.uint8)
+    if name.endswith("gz"):
+        nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    else:
+        head = "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 4 4\nencoding: gzip\n\n"
+        path.write_bytes(head.encode() + gzip.compress(values.tobytes(), mtime=0))
+    assert (read_mask(path).values == 1).all()
+    content = path.read_bytes()
+    start = content.index(b"\x1f\x8b\x08")
+    before_it, packed = content[:start], content[start:]
+    path.write_bytes(before_it + (parts + packed if before else packed + parts))
+    refused_soon(lambda: read_mask(path), "packed in too many parts")
+    assert start or content_of(path) is None
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)

@@ -1,6 +1,5 @@
 """What a file holds by its first bytes, whatever its name says."""
 
-import gzip
 import zlib
 from pathlib import Path
 from typing import Final, NamedTuple, final
@@ -14,7 +13,7 @@ from asyndgan.data.remedies import (
     kind_of,
     suited,
 )
-from asyndgan.received import opened
+from asyndgan.received import gunzipped, opened
 
 _HEAD = 544  # bytes: a NIfTI's header
 _MOST = 2**63
@@ -96,7 +95,7 @@ def content_of(path: Path) -> Content | None:
             head = file.read(_HEAD)
             if head.startswith(b"\x1f\x8b"):
                 file.seek(0)
-                with gzip.GzipFile(fileobj=file) as packed:
+                with gunzipped(file) as packed:
                     inner = _known(packed.read(_HEAD))
                 if inner == _NIFTI:
                     return _PACKED

@@ -1,6 +1,5 @@
 """Voxels behind a header of text in the same file, as NRRD and MetaImage store them."""
 
-import gzip
 import zlib
 from collections.abc import Mapping, Sequence
 from io import BufferedIOBase
@@ -9,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from asyndgan.data.readers.volumes import MAX_RATIO, check_length
-from asyndgan.received import UnreadableError
+from asyndgan.received import UnreadableError, gunzipped
 
 MAX_HEADER: Final = 2**20  # bytes; segmentations of 3D Slicer take some hundred for each segment
 MAX_LINES: Final = 2**12
@@ -68,7 +67,7 @@ def unpacked(
     size = int(np.prod(shape)) * dtype.itemsize
     file.seek(start)
     if packing == "gzip":
-        with gzip.GzipFile(fileobj=file) as stream:
+        with gunzipped(file) as stream:
             content = stream.read(size + 1)
     elif packing == "zlib":
         content = zlib.decompressobj().decompress(file.read(), size + 1)

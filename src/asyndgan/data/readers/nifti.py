@@ -3,7 +3,6 @@
 Volumes are reoriented to the closest canonical orientation.
 """
 
-import gzip
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from asyndgan.data.readers.reader import DataFileError
 from asyndgan.data.readers.volumes import MAX_RATIO, MAX_VOXELS, Header, Volumes, check_length
 from asyndgan.data.remedies import WITH_SPACING
 from asyndgan.lazy import Late
-from asyndgan.received import UnreadableError, opened
+from asyndgan.received import UnreadableError, gunzipped, opened
 
 nib: Any = Late("nibabel")  # half a second that pictures need not
 
@@ -46,7 +45,7 @@ class Nifti(Volumes):
         with opened(path, MAX_BYTES) as stored, ExitStack() as unpacked:
             file: Any = stored
             if path.name.endswith(".gz"):
-                file = unpacked.enter_context(gzip.GzipFile(fileobj=stored))
+                file = unpacked.enter_context(gunzipped(stored))
             kind = _bounded(path, file)
             file.seek(0)
             _check_spacing(path, file.read(HEADER), kind)
