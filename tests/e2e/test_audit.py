@@ -805,5 +805,20 @@ def test_masks_of_members_are_known_again_in_the_set_that_was_painted_from_them(
     assert audit(run, members, others, copies, tmp_path).own_masks == every
     # The sites released only the masks of two steps.
     assert 0 < audit(run, members, others, painted, tmp_path).own_masks < every
-    blank = [replace(case, mask=case.mask.flip(0)) for case in painted]
-    assert audit(run, members, others, blank, tmp_path).own_masks == 0
+    for axes in ((0,), (1,), (0, 1)):
+        mirrored = [replace(case, mask=case.mask.flip(axes)) for case in copies]
+        assert audit(run, members, others, mirrored, tmp_path).own_masks == every
+    of_others = [replace(case, image=0.98 * case.image) for case in others]
+    assert audit(run, members, others, of_others, tmp_path).own_masks == 0
+
+
+def test_masks_that_a_run_kept_are_the_members_from_wherever_they_come(
+    parts: Parts, tmp_path: Path
+) -> None:
+    run = parts[0]
+    elsewhere = tmp_path / "somewhere"
+    shutil.copytree(run.masks, elsewhere)
+    for folder in (run.masks, elsewhere):
+        sites = {site: run.path.parent / site for site in SITES}
+        found = asyndgan.audit(run.path, sites, tmp_path / f"audit-{folder.name}", masks=folder)
+        assert found.audit.own_masks and found.of_members and found.owned

@@ -271,7 +271,7 @@ def test_a_report_says_what_to_do_and_no_more_than_the_verdicts(tmp_path: Path) 
     assert card.attempts[0].tested == "p 0.001, corrected 0.003, epsilon at least none"
     assert card.advice == tuple(remedies(run, read_audit(tmp_path).audit)) != ()
     assert card.release.startswith("not permitted, because nearest: MEMBERS CAN BE TOLD")
-    assert "4 of them equal a member's" in card.doubts[0]
+    assert "4 of them are a member's" in card.doubts[0]
     (tmp_path / "audit.json").write_text(json.dumps(tables | {"trial": "Trial run: 60 of 3,000"}))
     (trial,) = read_audited(run, [tmp_path])
     assert (trial.learned, trial.undecided) == (0, 1)

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from textwrap import fill
 from types import MappingProxyType
@@ -30,7 +31,7 @@ from asyndgan.errors import DataError
 from asyndgan.judging.bench import write_whole
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.pictures import as_png
-from asyndgan.painting.synthesise import PAINTING_VERSION, digests_of
+from asyndgan.painting.synthesise import PAINTING_VERSION, released_masks, shapes_of
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
 from asyndgan.texts import SiteName, counted, without_nan
@@ -83,7 +84,8 @@ class Audit:
             (`generator.style = 0`) or there are patients of fewer than two sites.
         uncompared: sites of the run whose members were not compared with the others.
         given: whether the others were given, rather than held out by the run.
-        own_masks: number of the members' different masks from which the set was painted.
+        own_masks: number of the members' different masks from which the set was painted, as they
+            are, mirrored, shifted, or moved as the run kept them.
     """
 
     groups: Groups
@@ -179,8 +181,7 @@ def audit(
         guess_sites(run, real, gaps),
         sorted(set(run.facts().sites) - set(audited_sites(members))) if given else [],
         given,
-        len({*digests_of(case.mask for case in members)}
-            & {*digests_of(case.mask for case in synthetic)}),
+        len(_shapes_of_members(run, members) & shapes_of(case.mask for case in synthetic)),
     )  # fmt: skip
     tables = _tables(run, members, found, audited, trial)
     near = of_members.min(dim=1)
@@ -189,6 +190,12 @@ def audit(
     write_whole(out / NEAREST_FILE, _picture(pairs, decided(found.copies.verdict, trial)))
     write_whole(out / AUDIT_FILE, json.dumps(without_nan(tables), indent=1).encode())
     return found
+
+
+def _shapes_of_members(run: RunFolder, members: Sequence[Case]) -> set[str]:
+    """Of their masks, as the audited data has them and as the run kept them, which are moved."""
+    kept = released_masks(run) if run.recipe().sends_own_masks and run.masks.is_dir() else []
+    return shapes_of(chain((case.mask for case in members), (mask for _, mask in kept)))
 
 
 def compare(

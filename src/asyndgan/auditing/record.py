@@ -79,9 +79,7 @@ class AuditRecord:
             return ""
         if not self.of_members:
             return f"the audited set was painted from masks that are no member's ({self.source})"
-        equal = f"{self.audit.own_masks} of them equal a member's in every pixel"
-        if self._of_sites:
-            equal += ", the others are moved"
+        equal = f"{self.audit.own_masks} of them are a member's, as it is or was sent"
         return (
             f"the audited set was painted from masks of the members ({self.source}; {equal}), so "
             "it shows the members' anatomy even if the generator remembers no image. An audit with "

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Final, final
 
@@ -25,6 +26,9 @@ from asyndgan.training import SHARED_LOOK, Scope, generator_inputs
 BATCH: Final = 32
 PAINTING_VERSION: Final = 5
 """To be raised when a change alters what is painted from the same masks and seeds."""
+
+LEAST_SHAPE: Final = 100
+"""Least pixels of the box around the labels of a mask that is known if mirrored or shifted."""
 
 RELEASED: Final = "kept during training as the sites allowed"
 """Where the masks came from that a run kept."""
@@ -258,6 +262,27 @@ def masks_digest(masks: Sequence[tuple[str, Mask]]) -> str:
 def digests_of(masks: Iterable[Mask]) -> list[str]:
     """SHA-256 of each mask that holds a label, on a run's grid; sorted, without duplicates."""
     return sorted({mask_digest(mask) for mask in masks if bool(mask.any())})
+
+
+def shapes_of(masks: Iterable[Mask]) -> set[str]:
+    """Digests of masks that hold a label, which stay the same if a mask is mirrored or shifted.
+
+    Masks whose labels lie within fewer than `LEAST_SHAPE` pixels count as they are, as those of
+    two patients may be alike.
+    """
+    return {mask_digest(_shape(mask)) for mask in masks if bool(mask.any())}
+
+
+def _shape(mask: Mask) -> Mask:
+    within = mask
+    for axis in range(mask.ndim):
+        held = torch.nonzero(mask.movedim(axis, 0).flatten(1).any(1)).flatten()
+        within = within.narrow(axis, int(held[0]), int(held[-1] - held[0]) + 1)
+    if within.numel() < LEAST_SHAPE or bool((within == within.flatten()[0]).all()):
+        return mask
+    axes = range(mask.ndim)
+    ways = chain.from_iterable(combinations(axes, count) for count in range(mask.ndim + 1))
+    return min((within.flip(way) for way in ways), key=lambda each: each.flatten().tolist())
 
 
 def mask_digest(mask: Mask) -> str:
