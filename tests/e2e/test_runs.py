@@ -298,6 +298,21 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
     )
 
 
+def test_what_a_site_knows_of_its_real_images_is_kept_when_a_run_is_resumed(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    recipe = tiny(
+        "image.size=32", "training.steps=4", "discriminator.kind=patch_segmentation",
+        "loss.segmentation=1", "loss.as_real=true", "loss.mismatch=1",
+    )  # fmt: skip
+    whole = train(recipe, phantoms, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(recipe, phantoms, tmp_path / "run", watch=stop_after(2))
+    resumed = train(recipe, phantoms, tmp_path / "run", resume=True)
+    first, second = (learned(run, "generator_file") for run in (resumed, whole))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
 def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(
     recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
 ) -> None:

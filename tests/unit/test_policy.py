@@ -166,6 +166,7 @@ OUTSIDE = {
     "loss.adversarial": "loss.adversarial=bce",
     "loss.adversarial_weight": "loss.adversarial_weight=0.5",
     "loss.segmentation": "loss.segmentation=2",
+    "loss.as_real": "loss.as_real=true",
     "loss.mismatch": "loss.mismatch=1",
     "optimiser.discriminator_rate": "optimiser.discriminator_rate=0.01",
     "optimiser.beta1": "optimiser.beta1=0.9",
@@ -180,6 +181,7 @@ ALONG = {
         "training.move=false",
     ),
     "loss.segmentation": ("discriminator.kind=patch_segmentation",),
+    "loss.as_real": ("discriminator.kind=patch_segmentation", "loss.segmentation=1"),
 }  # fmt: skip
 """What a recipe needs beside, to be a recipe at all."""
 

@@ -1458,6 +1458,35 @@ def test_a_segmentation_is_judged_by_the_mask_as_it_lies_on_the_shifted_image(
     assert judge.learn(Batch(fitting.images, masks.roll(1, 2)), fitting)["discriminator"] > 1
 
 
+def test_a_segmentation_asks_for_no_label_to_be_found_more_easily_than_in_real_images(
+    tiny: Callable[..., Recipe],
+) -> None:
+    recipe = tiny("image.size=16", "discriminator.kind=patch_segmentation",
+                  "discriminator.layers=1", "loss.adversarial_weight=0",
+                  "loss.segmentation=1", "loss.as_real=true")  # fmt: skip
+    masks = torch.randint(3, (4, 16, 16), generator=torch.Generator().manual_seed(0))
+    fitting = Batch(masks[:, None] / 2 - 1, masks)
+    misread = Batch(masks[:, None].clamp(max=1) / 2 - 1, masks)  # label 2 looks like label 1
+
+    def taught(real: Batch) -> Objective:
+        judge = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
+        judge.discriminator = _Reads()
+        judge.discriminator_optimiser = torch.optim.Adam(judge.discriminator.parameters())
+        judge.learn(real, real)
+        return judge
+
+    clear, unclear = taught(fitting), taught(misread)
+    assert clear.ask(misread)[0] > 1 and clear.ask(fitting)[0] < 1e-6
+    assert unclear.ask(misread)[0] < 0.1 and unclear.ask(fitting)[0] == 0
+    without = Batch(misread.images.clamp(max=-0.5), masks.clamp(max=1))
+    assert taught(without).ask(misread)[0] == 0  # it never saw label 2
+    again = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
+    again.discriminator = _Reads()
+    again.discriminator_optimiser = torch.optim.Adam(again.discriminator.parameters())
+    again.load(clear.state())
+    assert again.ask(misread)[0] == clear.ask(misread)[0]
+
+
 class _Blind(torch.nn.Module):
     """A discriminator that sees whether an image is flat, and not whether it fits its mask."""
 

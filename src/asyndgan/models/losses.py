@@ -103,3 +103,16 @@ def balanced_cross_entropy(
     weight = torch.where(pixels > 0, pixels.sum() / (found * pixels.clamp(min=1)), 0.0)
     loss = F.cross_entropy(logits, masks, reduction="none")
     return (loss * weight[masks]).mean()
+
+
+def cross_entropy_by_label(logits: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of the pixels of each label, and how many there are, each (labels,).
+
+    Args:
+        logits: (b, labels, *space).
+        masks: label of each pixel, (b, *space).
+    """
+    each, none = masks.flatten(), logits.new_zeros(logits.shape[1])
+    loss = F.cross_entropy(logits, masks, reduction="none").flatten()
+    pixels = none.scatter_add(0, each, torch.ones_like(loss))
+    return none.scatter_add(0, each, loss) / pixels.clamp(min=1), pixels

@@ -122,6 +122,10 @@ FAMILY: Final = (
         "mask that it finds in an image.",
     ),
     Row(
+        "loss.as_real", *_one_of(False),
+        "What an answer reveals that is measured by real images was not tried.",
+    ),
+    Row(
         "loss.mismatch", *_one_of(0.0),
         "What discriminators that compare images with other masks learn was not measured.",
     ),

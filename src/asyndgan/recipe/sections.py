@@ -229,6 +229,11 @@ class LossSection(Section):
         description="weight of the cross-entropy between the mask and what the discriminator "
         "segments; needs a kind that segments",
     )
+    as_real: bool = Field(
+        False,
+        description="the segmentation term asks for no label to be found more easily than a site's "
+        "discriminator finds it in real images, so that lesions do not become too clear",
+    )
     mismatch: Weight = Field(
         0.0,
         description="weight, in the discriminators' loss, of real images that are told the mask of "

@@ -1,16 +1,17 @@
 """How a site trains its discriminator, and the loss that it asks synthetic images to lower."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from inspect import unwrap
-from typing import final
+from typing import Final, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from asyndgan.arrays import CPU, Condition, Images, Scalar
+from asyndgan.arrays import CPU, Condition, Images, Masks, Scalar
 from asyndgan.data import Batch, derived_seed
 from asyndgan.models import (
     Verdict,
@@ -22,7 +23,7 @@ from asyndgan.models import (
 )
 from asyndgan.models.augment import disturbed
 from asyndgan.models.discriminators import CrossFitted, labels_in
-from asyndgan.models.losses import balanced_cross_entropy
+from asyndgan.models.losses import balanced_cross_entropy, cross_entropy_by_label
 from asyndgan.privacy.chance import shuffled
 from asyndgan.recipe import OptimiserSection, Recipe
 from asyndgan.training.checkpoint import (
@@ -35,6 +36,9 @@ from asyndgan.training.checkpoint import (
 from asyndgan.training.private import PrivateDiscriminator
 
 Losses = dict[str, Tensor]
+
+NEWEST: Final = 0.05
+"""Weight of a new batch in the running mean of how easily labels are found in real images."""
 
 
 @final
@@ -97,6 +101,7 @@ class Objective:
         self.discriminator_optimiser = adam(
             self.discriminator, recipe.optimiser, recipe.optimiser.discriminator_rate
         )
+        self.on_real = _OnReal(channels if recipe.loss.as_real else 0).to(device)
         if secret is not None:
             with torch.no_grad():
                 for weights in self.discriminator.parameters():
@@ -199,6 +204,8 @@ class Objective:
         if self.recipe.loss.segmentation and real.segmentation is not None:
             fits = balanced_cross_entropy(real.segmentation, labels_in(maps[:count]), self.taught)
             terms.append(self.recipe.loss.segmentation * fits)
+            if self.recipe.loss.as_real:
+                self.on_real.take(real.segmentation.detach(), labels_in(maps[:count]))
         return torch.stack(terms).sum()
 
     def wanted(self, verdict: Verdict, maps: Condition) -> list[tuple[str, float, Scalar]]:
@@ -209,7 +216,10 @@ class Objective:
             score = self.adversarial.generator(verdict.score)
             terms.append(("adversarial", weights.adversarial_weight, score))
         if weights.segmentation and verdict.segmentation is not None:
-            fits = balanced_cross_entropy(verdict.segmentation, labels_in(maps), self.known)
+            if weights.as_real:
+                fits = self.on_real.beyond(verdict.segmentation, labels_in(maps), self.known)
+            else:
+                fits = balanced_cross_entropy(verdict.segmentation, labels_in(maps), self.known)
             terms.append(("segmentation", weights.segmentation, fits))
         return terms
 
@@ -229,12 +239,41 @@ class Objective:
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a checkpoint needs."""
         tensors = network_state("discriminator", self.discriminator)
+        tensors |= network_state("on_real", self.on_real)
         return tensors | optimiser_state("discriminator_optimiser", self.discriminator_optimiser)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores what `state` returned."""
         load_network("discriminator", self.discriminator, tensors)
+        load_network("on_real", self.on_real, tensors)
         load_optimiser("discriminator_optimiser", self.discriminator_optimiser, tensors)
+
+
+@final
+class _OnReal(torch.nn.Module):
+    """How easily labels are found in real images: a running mean of each one's cross-entropy."""
+
+    usual: Tensor
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        if labels:
+            self.register_buffer("usual", torch.full((labels,), torch.inf))
+
+    def take(self, logits: Tensor, masks: Masks) -> None:
+        """Counts another batch of real images; a label's first one is taken as it is."""
+        each, pixels = cross_entropy_by_label(logits, masks)
+        mean = torch.where(self.usual.isinf(), each, self.usual.lerp(each, NEWEST))
+        self.usual = torch.where(pixels > 0, mean, self.usual)
+
+    def beyond(self, logits: Tensor, masks: Masks, known: Collection[int]) -> Scalar:
+        """What the labels' mean cross-entropies exceed the usual ones by, mean over labels."""
+        each, pixels = cross_entropy_by_label(logits, masks)
+        counted = pixels > 0
+        for label in set(range(len(pixels))).difference(known):
+            counted[label] = False
+        excess = torch.where(counted, F.relu(each - self.usual), 0.0)
+        return excess.sum() / counted.sum().clamp(min=1)
 
 
 def _as_complete_as(batch: Batch) -> Batch:
