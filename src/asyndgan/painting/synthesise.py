@@ -282,7 +282,7 @@ def _shape(mask: Mask) -> Mask:
         return mask
     axes = range(mask.ndim)
     ways = chain.from_iterable(combinations(axes, count) for count in range(mask.ndim + 1))
-    return min((within.flip(way) for way in ways), key=lambda each: each.flatten().tolist())
+    return min((within.flip(way) for way in ways), key=lambda each: each.numpy().tobytes())
 
 
 def mask_digest(mask: Mask) -> str:
