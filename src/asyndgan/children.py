@@ -8,11 +8,6 @@ from pathlib import Path
 from typing import Any
 
 
-def command(module: str, *words: object) -> list[str]:
-    """The command line that runs a module of this package; see `environment`."""
-    return [sys.executable, "-u", "-P", "-m", module, *map(str, words)]
-
-
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Variables of a process that is started, in which Python imports nothing from where it is.
 
@@ -37,7 +32,9 @@ def start(module: str, *words: object, **options: Any) -> "subprocess.Popen[byte
         options: of `subprocess.Popen`.
     """
     return subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-        command(module, *words), start_new_session=True, **{"env": environment(), **options}
+        [sys.executable, "-u", "-P", "-m", module, *map(str, words)],
+        start_new_session=True,
+        **{"env": environment(), **options},
     )
 
 

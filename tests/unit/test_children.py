@@ -38,12 +38,11 @@ def test_a_process_imports_nothing_from_its_folder(
     paths: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, strange = tmp_path / "kept", tmp_path / "strange"
-    for folder in (kept, strange, tmp_path):
-        folder.mkdir(exist_ok=True)
+    kept.mkdir()
+    strange.mkdir()
+    for folder in (strange, tmp_path):
         for name in ("sitecustomize.py", "torch.py", "nvflare.py", "calendar.py"):
             (folder / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('x')")
-    for name in ("sitecustomize.py", "torch.py", "nvflare.py", "calendar.py"):
-        (kept / name).unlink()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", paths.format(kept=kept))
     # `calendar` runs as a module, and one that it starts itself would import from here, too.

@@ -1440,15 +1440,21 @@ class _Reads(torch.nn.Module):
         return Verdict(segmentation=self.sure * found)
 
 
+def judging_by(network: torch.nn.Module, recipe: Recipe) -> Objective:
+    """A site's objective of 16 x 16 pixels whose discriminator is this network."""
+    judge = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
+    judge.discriminator = network
+    judge.discriminator_optimiser = torch.optim.Adam(network.parameters())
+    return judge
+
+
 def test_a_segmentation_is_judged_by_the_mask_as_it_lies_on_the_shifted_image(
     tiny: Callable[..., Recipe],
 ) -> None:
     recipe = tiny("image.size=16", "discriminator.kind=patch_segmentation",
                   "discriminator.layers=1", 'discriminator.augment=["shift"]',
                   "loss.adversarial_weight=0", "loss.segmentation=1")  # fmt: skip
-    judge = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
-    judge.discriminator = _Reads()
-    judge.discriminator_optimiser = torch.optim.Adam(judge.discriminator.parameters())
+    judge = judging_by(_Reads(), recipe)
     masks = torch.randint(3, (4, 16, 16), generator=torch.Generator().manual_seed(0))
     fitting = Batch(masks[:, None] / 2 - 1, masks)
 
@@ -1469,9 +1475,7 @@ def test_a_segmentation_asks_for_no_label_to_be_found_more_easily_than_in_real_i
     misread = Batch(masks[:, None].clamp(max=1) / 2 - 1, masks)  # label 2 looks like label 1
 
     def taught(real: Batch) -> Objective:
-        judge = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
-        judge.discriminator = _Reads()
-        judge.discriminator_optimiser = torch.optim.Adam(judge.discriminator.parameters())
+        judge = judging_by(_Reads(), recipe)
         judge.learn(real, real)
         return judge
 
@@ -1480,9 +1484,7 @@ def test_a_segmentation_asks_for_no_label_to_be_found_more_easily_than_in_real_i
     assert unclear.ask(misread)[0] < 0.1 and unclear.ask(fitting)[0] == 0
     without = Batch(misread.images.clamp(max=-0.5), masks.clamp(max=1))
     assert taught(without).ask(misread)[0] == 0  # it never saw label 2
-    again = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
-    again.discriminator = _Reads()
-    again.discriminator_optimiser = torch.optim.Adam(again.discriminator.parameters())
+    again = judging_by(_Reads(), recipe)
     again.load(clear.state())
     assert again.ask(misread)[0] == clear.ask(misread)[0]
 
@@ -1505,9 +1507,7 @@ def test_a_real_image_that_is_told_the_mask_of_another_counts_as_synthetic(
     weight: float, alike: bool, loss: float, tiny: Callable[..., Recipe]
 ) -> None:
     recipe = tiny("image.size=16", "loss.adversarial=hinge", f"loss.mismatch={weight}")
-    judge = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
-    judge.discriminator = _Blind()
-    judge.discriminator_optimiser = torch.optim.Adam(judge.discriminator.parameters())
+    judge = judging_by(_Blind(), recipe)
     masks = torch.randint(3, (2, 16, 16), generator=torch.Generator().manual_seed(0))
     masks = masks[:1].expand(2, -1, -1) if alike else masks
     real, synthetic = Batch(masks[:, None] / 2 - 1, masks), Batch(torch.zeros(2, 1, 16, 16), masks)
@@ -1542,9 +1542,7 @@ def test_a_segmentation_learns_and_asks_nothing_of_unlabelled_pixels(
         recipe = tiny("image.size=16", "discriminator.kind=patch_segmentation",
                       "discriminator.layers=1", "loss.adversarial_weight=0",
                       "loss.segmentation=1", f"masks.unlabelled={unlabelled}")  # fmt: skip
-        judge = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
-        judge.discriminator = _Reads()
-        judge.discriminator_optimiser = torch.optim.Adam(judge.discriminator.parameters())
+        judge = judging_by(_Reads(), recipe)
         return [float(judge.ask(misread)[0]), float(judge.learn(misread, fitting)["discriminator"])]
 
     assert min(losses("false")) > 1

@@ -94,25 +94,34 @@ def balanced_cross_entropy(
 
     Source: Schoenfeld et al. 2021, equation 2 (weights are inverse per-pixel frequencies).
     """
-    each = masks.flatten()
-    pixels = logits.new_zeros(logits.shape[1]).scatter_add_(0, each, logits.new_ones(len(each)))
-    if counted is not None:
-        for label in set(range(len(pixels))).difference(counted):
-            pixels[label] = 0
+    pixels = _pixels(logits, masks, counted)
     found = (pixels > 0).sum()
     weight = torch.where(pixels > 0, pixels.sum() / (found * pixels.clamp(min=1)), 0.0)
     loss = F.cross_entropy(logits, masks, reduction="none")
     return (loss * weight[masks]).mean()
 
 
-def cross_entropy_by_label(logits: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of the pixels of each label, and how many there are, each (labels,).
+def cross_entropy_by_label(
+    logits: Tensor, masks: Masks, counted: Collection[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of each label's pixels, and which labels occur and count, each (labels,).
 
     Args:
         logits: (b, labels, *space).
         masks: label of each pixel, (b, *space).
+        counted: labels of `masks` that count; None: all.
     """
-    each, none = masks.flatten(), logits.new_zeros(logits.shape[1])
+    pixels = _pixels(logits, masks, counted)
     loss = F.cross_entropy(logits, masks, reduction="none").flatten()
-    pixels = none.scatter_add(0, each, torch.ones_like(loss))
-    return none.scatter_add(0, each, loss) / pixels.clamp(min=1), pixels
+    sums = torch.zeros_like(pixels).scatter_add(0, masks.flatten(), loss)
+    return sums / pixels.clamp(min=1), pixels > 0
+
+
+def _pixels(logits: Tensor, masks: Masks, counted: Collection[int] | None) -> Tensor:
+    """Number of pixels of each label, (labels,), in the type of the logits; 0 if none count."""
+    each = masks.flatten()
+    pixels = logits.new_zeros(logits.shape[1]).scatter_add_(0, each, logits.new_ones(len(each)))
+    if counted is not None:
+        for label in set(range(len(pixels))).difference(counted):
+            pixels[label] = 0
+    return pixels

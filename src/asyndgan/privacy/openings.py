@@ -36,6 +36,7 @@ class _Kept(BaseModel):
     secret: Digest
     recipes: list[Digest] = Field(max_length=MOST_RECIPES)
     attempts: list[Attempt] = Field(max_length=KEPT_ATTEMPTS)
+    closed: bool = False  # the newest attempt
 
 
 @final
@@ -103,18 +104,20 @@ class Openings:
         return self._kept.attempts[-1] if self._kept.attempts else ""
 
     def is_over(self, attempt: str) -> bool:
-        """Whether another attempt has begun since this one."""
-        return self.knows(attempt) and attempt != self.newest
+        """Whether this attempt was closed, or another one has begun since."""
+        return self.knows(attempt) and (attempt != self.newest or self._kept.closed)
 
     def begin(self, attempt: str) -> None:
         """Remembers an attempt as the newest; raises `StorageError` if it cannot be written."""
         if attempt and not self.knows(attempt):
             self._kept.attempts = [*self._kept.attempts, attempt][-KEPT_ATTEMPTS:]
+            self._kept.closed = False
             self.keep()
 
     def close(self) -> None:
-        """Ends the newest attempt: nobody knows the name of the one that begins in its place."""
-        self.begin(secret())
+        """Ends the newest attempt; raises `StorageError` if this cannot be written."""
+        self._kept.closed = True
+        self.keep()
 
     def keep(self) -> None:
         """Writes the file; raises `StorageError` if it cannot be written."""

@@ -113,8 +113,9 @@ class Objective:
         """One update of the discriminator, from real cases and as many synthetic ones."""
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
-        other, told = seen.roll(1, 0), torch.zeros(0, dtype=torch.long, device=seen.device)
+        told, other = torch.zeros(0, dtype=torch.long, device=seen.device), seen
         if self.recipe.loss.mismatch:  # real images that are told another one's mask
+            other = seen.roll(1, 0)
             told = torch.nonzero((other != seen).flatten(1).any(1)).flatten()
         halves = real.halves if self.recipe.discriminator.cross_fitted else None
         if halves is not None:  # as many synthetic images for a network as real ones
@@ -262,18 +263,15 @@ class _OnReal(torch.nn.Module):
 
     def take(self, logits: Tensor, masks: Masks) -> None:
         """Counts another batch of real images; a label's first one is taken as it is."""
-        each, pixels = cross_entropy_by_label(logits, masks)
+        each, there = cross_entropy_by_label(logits, masks)
         mean = torch.where(self.usual.isinf(), each, self.usual.lerp(each, NEWEST))
-        self.usual = torch.where(pixels > 0, mean, self.usual)
+        self.usual = torch.where(there, mean, self.usual)
 
     def beyond(self, logits: Tensor, masks: Masks, known: Collection[int]) -> Scalar:
         """What the labels' mean cross-entropies exceed the usual ones by, mean over labels."""
-        each, pixels = cross_entropy_by_label(logits, masks)
-        counted = pixels > 0
-        for label in set(range(len(pixels))).difference(known):
-            counted[label] = False
-        excess = torch.where(counted, F.relu(each - self.usual), 0.0)
-        return excess.sum() / counted.sum().clamp(min=1)
+        each, there = cross_entropy_by_label(logits, masks, known)
+        excess = torch.where(there, F.relu(each - self.usual), 0.0)
+        return excess.sum() / there.sum().clamp(min=1)
 
 
 def _as_complete_as(batch: Batch) -> Batch:

@@ -102,7 +102,7 @@ class Administrator:
         asker = self._asker
         if asker is None:
             ours, theirs = socket.socketpair()
-            with theirs:
+            with theirs:  # the process ends with the socket
                 process = children.start(
                     ASKER,
                     self.kit,
@@ -110,7 +110,7 @@ class Administrator:
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                )  # fmt: skip  (it ends with the socket)
+                )
             self._asker = asker = process, Requests(Frames(ours, limit=REPLY_BYTES))
         if self._closed:  # looked at last: `close` may have come on the way
             self._end()
