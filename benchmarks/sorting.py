@@ -36,7 +36,7 @@ from asyndgan.suites.real import Real
 from asyndgan.suites.suite import ModelSection, SetSection, Suite
 from asyndgan.suites.trainings import run_folder
 
-EACH, COLUMNS, SEED = 20, 8, 0
+EACH, COLUMNS, PATIENTS, SEED = 20, 8, 12, 0
 
 
 Pair = tuple[Case, Case]
@@ -70,7 +70,7 @@ def chosen(sites: Sites, run: RunFolder) -> tuple[list[Case], list[str]]:
 
 def gallery(sites: Sites, run: RunFolder) -> bytes:
     """Masks of some patients, and a real and a synthetic image of each in every modality."""
-    pairs = list(islice(pairs_of(sites, run, np.random.default_rng(SEED)), COLUMNS))
+    pairs = list(islice(pairs_of(sites, run, np.random.default_rng(SEED)), PATIENTS))
     modalities = pairs[0][0].modalities
     rows = ["mask", *(f"{kind} {name}" for name in modalities for kind in ("real", "synthetic"))]
     highest = max(1, *(int(case.mask.max()) for case, _ in pairs))

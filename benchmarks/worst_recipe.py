@@ -335,13 +335,19 @@ NONE = (
     "generator.skip=false", "discriminator.kind=patch", "loss.segmentation=0",
     "training.move=false", "discriminator.cross_fitted=false", "discriminator.width=16",
     "training.flip=false", "training.batch=4", "optimiser.discriminator_rate=5e-4",
+    "generator.soften=0", "generator.diversity=0", "generator.diversity_bound=0",
+    "discriminator.norm=instance", "loss.adversarial=least_squares", "loss.as_real=false",
+    "loss.mismatch=0",
 )  # fmt: skip
-EDGE = ("discriminator.width=16", "training.flip=false")
-PROJECTED = (
-    "discriminator.kind=projected_segmentation", "discriminator.width=32",
-    "loss.adversarial=hinge", "training.flip=false",
+PATCH = (
+    "discriminator.kind=patch_segmentation", "discriminator.width=48",
+    "discriminator.norm=instance", "discriminator.cross_fitted=true",
+    "loss.adversarial=least_squares", "loss.as_real=false", "loss.mismatch=0",
+    "training.flip=false",
 )  # fmt: skip
+EDGE = (*PATCH, "discriminator.width=16")
 SHOWN = ("discriminator.kind=patch", "loss.segmentation=0")
+OWN = ("training.flip=false",)
 PLAYS = {
     "refused now": Play(NONE),
     "narrow": Play(EDGE),
@@ -349,16 +355,15 @@ PLAYS = {
     "narrow, taught by candidates": Play(EDGE, teaches="candidates"),
     "narrow, taught by both": Play(EDGE, teaches="mixed"),
     "narrow, does not segment": Play((*EDGE, *SHOWN)),
-    "as wide as default": Play(("training.flip=false",), answers=50),
+    "wide": Play(PATCH, answers=50),
     "narrow, 64 pixels": Play((*EDGE, "image.size=64"), answers=50),
-    "projected": Play(PROJECTED, answers=50),
-    "projected, not cross-fitted": Play(
-        (*PROJECTED, "discriminator.cross_fitted=false"), answers=50
-    ),
-    "projected, 128 pixels": Play((*PROJECTED, "image.size=128"), answers=50),
+    "default": Play(OWN, answers=50),
+    "default, cross-fitted": Play((*OWN, "discriminator.cross_fitted=true"), answers=50),
+    "default, 64 pixels": Play((*OWN, "image.size=64"), answers=50),
 }
-"""What can be played; the first and the projected ones are not of the family."""
+"""What can be played; the first is not of the family."""
 SEEDS = {
+    "default": 3,
     "refused now": 2,
     "narrow": 3,
     "narrow, 64 pixels": 3,

@@ -42,8 +42,10 @@ def sites(data: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def run(data: Path, sites: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
-    without_noise = ["--set", "generator.noise=0"]  # several draws of a mask are equal
+    parts = ("noise", "latent", "diversity", "diversity_bound")
+    without_noise = [word for part in parts for word in ("--set", f"generator.{part}=0")]
     released = ["--set", "masks.release=true"]
+    # Several draws of a mask are equal.
     done = asyndgan("train", "default", *sites, "--out", out, *SET, *released, *without_noise)
     assert done.returncode == 0, done.stderr
     assert "step 4/4" in done.stdout

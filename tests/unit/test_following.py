@@ -40,8 +40,8 @@ SITES = {"a": Path("data/north wing"), "b": Path("/data/west")}
         (["masks.source=given"], ["--masks FOLDER"], ["masks.release"]),
         (
             ["condition.kind=none", "generator.kind=dcgan", "discriminator.kind=dcgan",
-             "loss.segmentation=0", "generator.noise=0", "generator.latent=8",
-             "generator.skip=false"],
+             "loss.segmentation=0", "generator.noise=0", "generator.soften=0",
+             "discriminator.norm=instance"],
             ["--holdout"],
             ["masks.release", "--masks", "evaluate"],
         ),

@@ -287,7 +287,7 @@ def test_steps_of_the_run_before_count_when_a_run_is_called_a_trial(
 ) -> None:
     recipe = tiny("name=default", "image.size=32")
     run = finished(tmp_path / "run", recipe)
-    assert trial_of(run.facts(), recipe).startswith("Trial run: 6 of 3,000")
+    assert trial_of(run.facts(), recipe).startswith("Trial run: 6 of 2,000")
     start = {"run": "a", "generator_sha256": "ab", "steps": 3000, "sites": ["north"], "took": "all"}
     run.write_facts(replace(run.facts(), start=start))
     assert not trial_of(run.facts(), recipe)

@@ -10,7 +10,7 @@ from torch import nn
 
 from asyndgan.models import build_discriminator, build_generator
 from asyndgan.models.layout import ImageNorm, channels_last
-from asyndgan.recipe import OptimiserSection
+from asyndgan.recipe import OptimiserSection, Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.training.objective import adam
 
@@ -29,8 +29,8 @@ def plain(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["resnet", "topdown"])
 def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) -> None:
-    parts = [f"generator.kind={kind}", "generator.style=0", "generator.skip=false"]
-    recipe = load_recipe("default", parts)
+    parts = [f"generator.kind={kind}", "generator.width=8", "generator.noise=2"]
+    recipe = Recipe.from_toml("", parts)
     torch.manual_seed(0)
     generator = build_generator(recipe, condition_channels=3, image_channels=2).double()
     assert any(isinstance(module, ImageNorm) for module in generator.modules())
@@ -59,7 +59,7 @@ def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) ->
     ],
 )
 def test_a_discriminator_with_channels_last_judges_the_same(overrides: list[str]) -> None:
-    recipe = load_recipe("default", ["discriminator.augment=[]", *overrides])
+    recipe = Recipe.from_toml("", overrides)
     network = build_discriminator(recipe, condition_channels=3, image_channels=2)
     assert any(isinstance(module, ImageNorm) for module in network.modules())
     images, maps = torch.randn(3, 2, 64, 64), torch.rand(3, 3, 64, 64)
@@ -117,12 +117,12 @@ def test_norms_that_remember_and_networks_without_instance_norms_stay_as_they_ar
 
 def test_a_private_discriminator_keeps_the_norms_that_opacus_knows() -> None:
     for kind, quick in (("none", True), ("discriminator", False)):
-        sets = [f"privacy.kind={kind}", "discriminator.kind=patch", "loss.segmentation=0"]
+        sets = [f"privacy.kind={kind}", "discriminator.kind=patch"]
         if kind == "discriminator":
             sets += ["discriminator.cross_fitted=false"]
             sets += ["privacy.patients=4", "privacy.noise=1", "privacy.conditions=unprotected"]
         network = build_discriminator(
-            load_recipe("default", sets), condition_channels=3, image_channels=1
+            Recipe.from_toml("", sets), condition_channels=3, image_channels=1
         )
         assert any(isinstance(module, ImageNorm) for module in network.modules()) is quick
 

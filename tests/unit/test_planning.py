@@ -96,6 +96,7 @@ THICK = (side(20, 6), side(200), side(200))
 
 EXAMPLES: dict[str, tuple[dict[str, Fingerprint], dict[str, Any]]] = {
     "size": ({"a": pictures()}, {"image.size": (48, 64)}),
+    "levels": ({"a": pictures(axes=(side(16), side(256)))}, {"generator.levels": 5}),
     "axis": ({"a": volumes(axes=(side(200), side(20, 6), side(200)))}, {"image.axis": "coronal"}),
     "sagittal": ({"a": volumes(axes=THICK)}, {"image.axis": "sagittal", "training.flip": False}),
     "sides": ({"a": pictures(labels=(label(side=0.6),))}, {"training.flip": False}),
@@ -117,8 +118,8 @@ EXAMPLES: dict[str, tuple[dict[str, Fingerprint], dict[str, Any]]] = {
     "left open": (
         {"a": pictures(modalities=(modality(explained=0.02),))},
         {
-            "generator.kind": "topdown", "generator.skip": False, "generator.diversity": 0.3,
-            "discriminator.width": 32, "discriminator.norm": "layer",
+            "generator.soften": 0, "discriminator.kind": "patch_segmentation",
+            "discriminator.cross_fitted": True, "training.steps": 14400,
         },
     ),
     "soft borders": (
@@ -128,7 +129,10 @@ EXAMPLES: dict[str, tuple[dict[str, Fingerprint], dict[str, Any]]] = {
         {name: pictures(modalities=(modality(name),)) for name in ("a", "b", "c")},
         {"shares.by": "modality"},
     ),
-    "one patient": ({"a": few(1)}, {"discriminator.cross_fitted": False}),
+    "one patient": (
+        {"a": few(1, modalities=(modality(explained=0.02),))},
+        {"discriminator.kind": "patch_segmentation", "discriminator.cross_fitted": False},
+    ),
 }  # fmt: skip
 
 
@@ -156,12 +160,12 @@ def test_masks_of_small_labels_or_of_unknown_ones_are_not_deformed(area: Spread 
     labels = (label(), label("stroke", 2, area=area))
     sites = {"a": pictures(modalities=(modality(explained=0.02),), labels=labels)}
     recipe = plan(sites).recipe(DEFAULT)
-    assert recipe.generator.kind == "topdown" and not recipe.generator.deform
+    assert recipe.discriminator.cross_fitted and not recipe.generator.deform
 
 
 def test_whoever_names_a_generator_gets_the_other_values_of_its_recipe() -> None:
-    made = plan(EXAMPLES["left open"][0])
-    recipe, base = made.recipe(DEFAULT, ["generator.kind=resnet"]), Recipe.from_toml(DEFAULT)
+    made, own = plan(EXAMPLES["left open"][0]), ["generator.kind=resnet", "generator.soften=0"]
+    recipe, base = made.recipe(DEFAULT, own), Recipe.from_toml(DEFAULT, own)
     assert (recipe.generator, recipe.discriminator) == (base.generator, base.discriminator)
 
 

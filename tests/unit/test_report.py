@@ -208,8 +208,8 @@ def test_the_tiles_hold_the_figures_of_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "steps", "done", "state", "said"),
     [
-        ("default", 60, 60, "finished", "Trial run: 60 of 3,000 steps."),
-        ("planned", 60, 60, "finished", "Trial run: 60 of 3,000 steps."),
+        ("default", 60, 60, "finished", "Trial run: 60 of 2,000 steps."),
+        ("planned", 60, 60, "finished", "Trial run: 60 of 2,000 steps."),
         ("demo", 800, 800, "finished", "Trial run: 800 of 1,900 steps."),
         ("mine", 500, 60, "interrupted", "Trial run: 60 of 500 steps."),
         ("mine", 500, 500, "finished", ""),
@@ -988,10 +988,9 @@ def of_steps(folder: Path, name: str, steps: int, kind: str = "resnet") -> RunFo
 @pytest.mark.parametrize(
     ("name", "kind", "steps", "said"),
     [
-        ("default", "resnet", 60, "Trial run: 60 of 3,000 steps"),
-        ("planned", "resnet", 9, "Trial run: 9 of 3,000 steps"),
-        ("planned", "topdown", 9, "Trial run: 9 of 14,400 steps"),
-        ("planned", "topdown", 3000, ""),
+        ("default", "resnet", 60, "Trial run: 60 of 2,000 steps"),
+        ("planned", "resnet", 9, "Trial run: 9 of 2,000 steps"),
+        ("planned", "topdown", 2000, ""),
         ("mine", "topdown", 60, ""),
         ("demo", "resnet", 1900, ""),
     ],
@@ -1064,7 +1063,7 @@ def test_terminal_and_page_show_the_same_figures(real: float, low: float, tmp_pa
 
 def test_the_terminals_evaluation_begins_with_the_trial_as_its_file_says() -> None:
     said, found = told_on_terminal(
-        [judged_row("real-all", 0.8, 1.0)], trial="Trial run: 60 of 3,000 steps"
+        [judged_row("real-all", 0.8, 1.0)], trial="Trial run: 60 of 2,000 steps"
     )
-    assert said.startswith("Trial run: 60 of 3,000 steps. It has not learned")
+    assert said.startswith("Trial run: 60 of 2,000 steps. It has not learned")
     assert json.loads(json.dumps(found.to_tables()["about"]))["trial"].startswith("Trial run")

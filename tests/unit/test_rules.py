@@ -31,7 +31,6 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "a message would hold": ["image.size=1024", "training.batch=16"],
     "are too small for": ["image.size=16"],
     "has no segmentation output": ["loss.segmentation=1"],
-    "loss.as_real bounds": ["loss.as_real=true"],
     "segments, which nothing": ["discriminator.kind=patch_segmentation"],
     "loss.segmentation needs label maps": [*SEGMENTS, *CLASSES],
     "masks.release needs label maps": [*CLASSES, "masks.release=true"],

@@ -176,12 +176,12 @@ def test_a_run_whose_recipe_has_keys_of_another_version_is_refused_in_one_senten
 
 def test_every_recipe_of_the_package_is_valid_and_only_paper_has_a_paired_term() -> None:
     recipes = {name: load_recipe(name) for name in recipe_names()}
-    assert set(recipes) == {"default", "demo", "masks", "paper", "pretrained"}
+    assert set(recipes) == {"default", "demo", "masks", "paper"}
     assert [name for name, recipe in recipes.items() if recipe.loss.paired_l1] == ["paper"]
 
 
 def test_a_recipe_that_does_not_exist_names_those_that_do() -> None:
-    with pytest.raises(RecipeError, match="default, demo, masks, paper, pretrained"):
+    with pytest.raises(RecipeError, match="default, demo, masks, paper"):
         load_recipe("defualt")
 
 

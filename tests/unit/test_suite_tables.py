@@ -50,11 +50,10 @@ def suite(*models: str, more: str = "") -> Suite:
 @pytest.mark.parametrize(
     ("planned", "overrides", "size", "kind", "latent"),
     [
-        ("false", "", (64, 64), "resnet", 0),
+        ("false", "", (64, 64), "topdown", 16),
         ("true", "", (32, 32), "topdown", 16),
         ("true", "image.size=48", (48, 48), "topdown", 16),
-        ("true", "generator.kind=resnet", (32, 32), "resnet", 0),
-        ("true", "generator.diversity=0.3", (32, 32), "topdown", 16),  # needs a latent: planned
+        ("true", "generator.kind=resnet generator.soften=0", (32, 32), "resnet", 16),
     ],
 )
 def test_a_set_takes_what_is_planned_for_its_sites_except_what_overrides_say(

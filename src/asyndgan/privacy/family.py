@@ -24,12 +24,14 @@ class Row:
         within: what was measured, in words.
         holds: whether a value is within it.
         otherwise: what could be learned through a recipe that has another value.
+        unless: kinds of discriminators that may have any value.
     """
 
     key: str
     within: str
     holds: Callable[[Value], bool]
     otherwise: str
+    unless: tuple[str, ...] = ()
 
 
 @final
@@ -86,14 +88,17 @@ FAMILY: Final = (
         "How well networks memorise patients at other sizes was not measured.",
     ),
     Row(
-        "discriminator.kind", *_one_of("patch", "patch_segmentation"),
+        "discriminator.kind",
+        *_one_of("patch", "patch_segmentation", "projected", "projected_segmentation"),
         "Other networks see an image as a whole, or come from another package. What they learn "
         "about single patients was not measured.",
     ),
     Row(
-        "discriminator.cross_fitted", *_one_of(True),
+        "discriminator.cross_fitted", "true; with pretrained discriminators either",
+        lambda value: value is True,
         "The single network has learned from every patient. Its answer on a patient's image shows "
         "that it knows the image.",
+        unless=("projected", "projected_segmentation"),
     ),
     Row(
         "discriminator.augment", *_one_of(("shift",)),
@@ -108,7 +113,7 @@ FAMILY: Final = (
         "What networks of another depth learn about single patients was not measured.",
     ),
     Row(
-        "loss.adversarial", *_one_of("least_squares"),
+        "loss.adversarial", *_one_of("least_squares", "hinge"),
         "What other losses reveal about single images was not measured. A loss of another package "
         "can reveal more than how real an image looks.",
     ),
@@ -122,11 +127,7 @@ FAMILY: Final = (
         "mask that it finds in an image.",
     ),
     Row(
-        "loss.as_real", *_one_of(False),
-        "What an answer reveals that is measured by real images was not tried.",
-    ),
-    Row(
-        "loss.mismatch", *_one_of(0.0),
+        "loss.mismatch", *_between(0, 1),
         "What discriminators that compare images with other masks learn was not measured.",
     ),
     Row(
@@ -167,16 +168,17 @@ def outside(recipe: Recipe) -> list[Outside]:
         return [Outside(TABLES.key, f"of {len(recipe.table.columns)} columns", TABLES)]
     found = []
     for row in FAMILY:
-        for key, value in _values(recipe, row.key):
+        for key, value in _values(recipe, row):
             if not row.holds(value):
                 found.append(Outside(key, _shown(value), row))
     return found
 
 
-def _values(recipe: Recipe, key: str) -> Iterator[tuple[str, Value]]:
-    section, name = key.split(".")
+def _values(recipe: Recipe, row: Row) -> Iterator[tuple[str, Value]]:
+    section, name = row.key.split(".")
     if section == "discriminator":
         for place, own in recipe.discriminators.items():
-            yield f"{place}.{name}", getattr(own, name)
+            if own.kind not in row.unless:
+                yield f"{place}.{name}", getattr(own, name)
     else:
-        yield key, getattr(getattr(recipe, section), name)
+        yield row.key, getattr(getattr(recipe, section), name)

@@ -41,7 +41,7 @@ RETIRED_KEYS: Final = {
 RETIRED_PARTS: Final = {
     **dict.fromkeys(("intensity", "cutout"), ""),
     "spade": "take generator.kind=topdown with generator.skip=false",
-    "unet": "take generator.kind=resnet with generator.skip=true",
+    "unet": "take generator.kind=topdown",
     "unet_segmentation": "take patch_segmentation",
     "odds": "take shares.by=site",
     "feedback": "take DP-SGD of discriminators (docs/privacy.md)",

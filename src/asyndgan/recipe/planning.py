@@ -44,18 +44,19 @@ Key = tuple[str, ...]
 """A key of a recipe, part by part: a modality's name may hold dots."""
 
 
-TOP_DOWN: Final[dict[Key, Any]] = {
-    ("generator", "kind"): "topdown",
-    ("generator", "width"): 24,
-    ("generator", "latent"): 16,
-    ("generator", "skip"): False,
-    ("generator", "diversity"): 0.3,
-    ("discriminator", "width"): 32,
-    ("discriminator", "norm"): "layer",
+LEVELS: Final = ("generator", "levels")
+
+LEFT_OPEN: Final[dict[Key, Any]] = {
+    ("generator", "soften"): 0.0,
+    ("generator", "diversity_bound"): 0.0,
+    ("discriminator", "kind"): "patch_segmentation",
+    ("discriminator", "cross_fitted"): True,
+    ("loss", "adversarial"): "least_squares",
+    ("loss", "as_real"): False,
+    ("loss", "mismatch"): 0.0,
     ("training", "steps"): 14400,
 }
-"""The generator for images that masks leave open, what makes its images differ as patients' do,
-discriminators that it keeps up with, and the steps that both need."""
+"""Discriminators for images that masks leave open, and the steps that the generator needs."""
 
 GRID: Final = (
     *(("image", key) for key in ("size", "axis", "spacing", "fit", "slices")),
@@ -119,6 +120,10 @@ RULES: Final = (
          "of 16, of 32 above 128, that keep the proportions, and {s.largest} at most: the training "
          "is to fit into the time. Only slices that would be narrower than 8 pixels get more",
          "[128 pixels](results/lgg-128.md) took 75 minutes in place of 21 to 63"),
+    Rule("levels", "the longer side has 128 pixels or more", lambda s: s.levels > 4,
+         lambda s: {LEVELS: s.levels},
+         "it then paints a large image from as few pixels as a small one, in less time",
+         "[a quarter of the time at 256 pixels](networks.md#the-generator)"),
     Rule("axis", "volumes have thick slices, or fewer than 8, along another than the axial axis",
          lambda s: s.axis != "axial", lambda s: {("image", "axis"): s.axis},
          "voxels are longest, or fewest, along it; slices across would be coarse or narrow"),
@@ -166,13 +171,12 @@ RULES: Final = (
          "scales differ, and a crop has too few pixels for more extreme percentiles",
          "[hippocampi](results/search-variety.md) were trained so"),
     Rule("left open", "labels explain less than a tenth of the variance in the range that is taken",
-         lambda s: s.left_open, lambda s: dict(TOP_DOWN),
-         "masks leave most of an image open; this generator invents more of it, in more steps; "
-         "images of one mask are made to differ, and discriminators see their brightness",
+         lambda s: s.left_open, lambda s: dict(LEFT_OPEN),
+         "masks leave most of an image open; images need more steps, and pretrained discriminators "
+         "were worse in as many as `default` has",
          "hippocampi: 0.97 and 0.96 of all-real [as planned](results/search-length.md), 0.91 and "
-         "0.94 [in half the steps](results/search-variety.md), there 0.92 and 0.86 "
-         "[without `diversity`, `deform` and `norm`](results/search-long.md); `default` 0.69 and "
-         "0.73 [in 1,200 steps](results/search-generators.md)"),
+         "0.94 [in half the steps](results/search-variety.md); `default` in its 2,000 steps "
+         "[0.71 and 0.71](experiments.md#images-that-masks-leave-open)"),
     Rule("soft borders", f"the same, and every label covers {DEFORMED:g} pixels or more",
          lambda s: s.left_open and s.smallest >= DEFORMED,
          lambda s: dict(DEFORM),
@@ -183,8 +187,8 @@ RULES: Final = (
          lambda s: s.rare, lambda s: {("shares", "by"): "modality"},
          "few sites hold '{s.rare[0]}'; with shares by site, the others would outweigh them",
          "[shares by modality](modalities.md#shares-by-modality)"),
-    Rule("one patient", "a site has a single patient",
-         lambda s: s.lonely, lambda s: {("discriminator", "cross_fitted"): False},
+    Rule("one patient", "the same as in left open, and a site has a single patient",
+         lambda s: s.left_open and s.lonely, lambda s: {("discriminator", "cross_fitted"): False},
          "two networks learn from half of a site's patients each, and {s.lonely[0]} has one; the "
          "default policy refuses such a site"),
 )
@@ -226,12 +230,12 @@ class Plan:
     base: str = BASE
 
     def overrides(self, given: Sequence[str] = ()) -> list[str]:
-        """The choices as `key=value`, without those of a generator that `given` replaces."""
+        """The choices as `key=value`, without those for a generator that `given` replaces."""
         other = any(each.replace(" ", "").startswith("generator.kind=") for each in given)
         return [
             f"{choice.name}={value_of(choice.value)}"
             for choice in self.choices
-            if not (other and choice.key in TOP_DOWN | DEFORM)  # its values belong together
+            if not (other and choice.key in {LEVELS, *LEFT_OPEN, *DEFORM})  # they belong together
         ]
 
     def recipe(self, base: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -135,6 +135,12 @@ class Sites:
         """The nearest multiple, and of two the larger: padding keeps what shrinking loses."""
         return min(self.largest, max(LEAST_SIDE, part * math.floor(pixels / part + 0.5)))
 
+    @property
+    def levels(self) -> int:
+        """Sizes at which an image is painted, from about 8 pixels along its longer side."""
+        wanted = 4 + (self.longest >= SIXTEENS) + (self.longest > SIXTEENS)
+        return min(wanted, min(self.size).bit_length() - 1)  # the lowest has 2 pixels along a side
+
     @cached_property
     def cropped(self) -> bool:
         """Whether all sites' volumes are crops, each of its own size at a spacing alike."""

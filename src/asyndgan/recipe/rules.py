@@ -84,9 +84,6 @@ RULES: Final = (
          "discriminator.kind '{r.discriminator.kind}' segments, which nothing would teach it; set "
          "loss.segmentation above 0, or discriminator.kind to 'patch' or 'dcgan'",
          ("discriminator.kind='patch'",)),
-    Rule(lambda r: r.loss.as_real and not r.loss.segmentation,
-         "loss.as_real bounds loss.segmentation, which is 0; {set}, or loss.segmentation above 0",
-         ("loss.as_real=false",)),
     Rule(lambda r: r.loss.segmentation and r.condition.kind != "mask",
          "loss.segmentation needs label maps, but condition.kind is '{r.condition.kind}'; {set} "
          "or 'dcgan'", ("loss.segmentation=0", "discriminator.kind='patch'")),

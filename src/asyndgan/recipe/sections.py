@@ -78,10 +78,9 @@ class GeneratorSection(Section):
 
     kind: str = Field(
         "resnet",
-        description="network: resnet, the default, measured most; topdown, when masks leave "
-        "most of an image open; dcgan, for classes or "
-        "noise alone; masks, for image.source 'masks'; rows, for a table; or an entry point "
-        "'asyndgan.generators'",
+        description="network: topdown, from coarse to fine, as in 'default'; resnet, which "
+        "translates the mask, as in 'paper'; dcgan, for classes or noise alone; masks, for "
+        "image.source 'masks'; rows, for a table; or an entry point 'asyndgan.generators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     blocks: int = Field(
@@ -161,10 +160,11 @@ class DiscriminatorSection(Section):
 
     kind: str = Field(
         "patch",
-        description="network: patch judges patches; patch_segmentation also segments, use it "
-        "when labels are small; projected and projected_segmentation also judge by the "
-        "features of a pretrained network; dcgan judges the image as a whole, use it for classes "
-        "or noise alone; rows, for a table; or an entry point 'asyndgan.discriminators'",
+        description="network: patch judges patches; projected also judges by the features of a "
+        "pretrained network, so that images have anatomy; patch_segmentation and "
+        "projected_segmentation also segment, use them when labels are small; dcgan judges the "
+        "image as a whole, use it for classes or noise alone; rows, for a table; or an entry point "
+        "'asyndgan.discriminators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     layers: int = Field(

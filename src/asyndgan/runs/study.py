@@ -328,7 +328,7 @@ def study_text(
     )
     who, folder, usual = "patients", "folder of its data", "default"
     source = "a name ('asyndgan recipe list') or a file"
-    listed, usual_steps = "'asyndgan recipe show default' lists them all", 3000
+    listed, usual_steps = "'asyndgan recipe show default' lists them all", 2000
     if any(map(is_table, sites.values())):
         grouped = kept = ""
         who, folder, usual, source = "records", "its table", "recipe.toml", "a file"

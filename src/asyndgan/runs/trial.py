@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from asyndgan.recipe import Recipe
-from asyndgan.recipe.planning import BASE, NAME, TOP_DOWN
+from asyndgan.recipe.planning import BASE, LEFT_OPEN, NAME
 from asyndgan.recipe.table import base_steps
 from asyndgan.runs.recipes import load_recipe, recipe_names
 
@@ -37,5 +37,6 @@ def steps_short_of(facts: "RunFacts", recipe: Recipe) -> int:
     least = max(shipped, 0 if facts.state == "finished" else own)
     if facts.all_steps >= least:
         return 0
-    open_to = recipe.name == NAME and recipe.generator.kind == TOP_DOWN[("generator", "kind")]
-    return max(least, TOP_DOWN[("training", "steps")]) if open_to else least
+    kind, steps = LEFT_OPEN[("discriminator", "kind")], LEFT_OPEN[("training", "steps")]
+    left_open = recipe.name == NAME and recipe.discriminator.kind == kind
+    return max(least, steps) if left_open else least

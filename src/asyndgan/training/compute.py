@@ -74,7 +74,8 @@ def expected_seconds(recipe: Recipe, sites: int, device: torch.device) -> float:
             for judged in (False, True)
         )
     # A site judges real and synthetic images to learn, and the synthetic ones again to answer.
-    return sites * (painted + 3 * max(0.0, judged - painted))
+    paintings = 2 if recipe.generator.diversity else 1
+    return sites * (paintings * painted + 3 * max(0.0, judged - painted))
 
 
 def _quickest(step: Callable[[str], None], precision: str, device: torch.device) -> float:
