@@ -176,7 +176,7 @@ RULES: Final = (
          "were worse in as many as `default` has",
          "hippocampi: 0.97 and 0.96 of all-real [as planned](results/search-length.md), 0.91 and "
          "0.94 [in half the steps](results/search-variety.md); `default` in its 2,000 steps "
-         "[0.71 and 0.71](experiments.md#images-that-masks-leave-open)"),
+         "[0.71 and 0.71](experiments.md#pretrained-discriminators)"),
     Rule("soft borders", f"the same, and every label covers {DEFORMED:g} pixels or more",
          lambda s: s.left_open and s.smallest >= DEFORMED,
          lambda s: dict(DEFORM),
