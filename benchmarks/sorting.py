@@ -10,7 +10,7 @@ synthetic ones are painted from masks moved likewise. Interpolation smooths both
 OUT is that of the suite, whose first generator is looked at. The first command writes, for each
 set, `OUT/sorting/SET.png`: 20 real and 20 synthetic images in random order, of different patients,
 numbered from 1, and without the answers. The second one scores files with 40 letters each, R for
-real and S for synthetic. The third one writes `OUT/sorting/SET-gallery.png`: masks of eight
+real and S for synthetic. The third one writes `OUT/sorting/SET-gallery.png`: masks of twelve
 patients, their real images, and synthetic ones below. All of them show real patients: do not pass
 them on, unless the data's licence allows it.
 """

@@ -981,6 +981,12 @@ def test_a_run_of_fedgan_is_told_of_elsewhere(tmp_path: Path) -> None:
 
 def of_steps(folder: Path, name: str, steps: int, kind: str = "resnet") -> RunFolder:
     changed = {"name": name, "training": {"steps": steps}, "generator": {"kind": kind}}
+    if kind == "left open":
+        changed |= {
+            "generator": {"kind": "topdown"},
+            "discriminator": {"kind": "patch_segmentation"},
+            "loss": {"segmentation": 1},
+        }
     recipe = Recipe.from_tables({**RECIPE.to_tables(), **changed})
     return run_folder(folder, recipe=recipe, steps=steps, state="finished")
 
@@ -990,6 +996,8 @@ def of_steps(folder: Path, name: str, steps: int, kind: str = "resnet") -> RunFo
     [
         ("default", "resnet", 60, "Trial run: 60 of 2,000 steps"),
         ("planned", "resnet", 9, "Trial run: 9 of 2,000 steps"),
+        ("planned", "left open", 9, "Trial run: 9 of 14,400 steps"),
+        ("planned", "left open", 2000, ""),
         ("planned", "topdown", 2000, ""),
         ("mine", "topdown", 60, ""),
         ("demo", "resnet", 1900, ""),
