@@ -332,7 +332,7 @@ def _area(
 
 NONE = (
     "condition.kind=none", "generator.kind=dcgan", "generator.noise=0", "generator.latent=8",
-    "generator.skip=false", "discriminator.kind=patch", "loss.segmentation=0",
+    "discriminator.kind=patch", "loss.segmentation=0",
     "training.move=false", "discriminator.cross_fitted=false", "discriminator.width=16",
     "training.flip=false", "training.batch=4", "optimiser.discriminator_rate=5e-4",
     "generator.soften=0", "generator.diversity=0", "generator.diversity_bound=0",

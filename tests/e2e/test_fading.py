@@ -96,7 +96,7 @@ def test_images_are_painted_from_deformed_masks_and_labelled_by_the_masks_as_the
     painted: Painted, tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     masks = painted[1]
-    recipe = tiny("image.size=32", "training.steps=2", "generator.deform=3", "generator.skip=true")
+    recipe = tiny("image.size=32", "training.steps=2", "generator.deform=3")
     run = train(recipe, {"north": painted[0].path.parent / DEFAULT_SITES[0].name}, tmp_path / "run")
     generator, given = run.generator(), []
     generator.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))

@@ -115,7 +115,7 @@ def test_representations_say_what_there_is_in_a_line(run: asyndgan.Run, recipe: 
         "32 x 32 pixels)"
     )
     assert repr(recipe) == (
-        "Recipe(name='tiny', image.size=(32, 32), generator.kind='resnet', training.steps=2)"
+        "Recipe(name='tiny', image.size=(32, 32), generator.kind='topdown', training.steps=2)"
     )
     assert (run.looks, run.size, run.labels[3]) == (("north", "south"), (32, 32), "lesion")
 
@@ -225,8 +225,8 @@ def test_a_run_starts_from_a_finished_one_of_the_same_kind(
     longer = asyndgan.train(recipe, sites, tmp_path / "run", overrides=noisier, start=run)
     start = longer.facts.start
     assert start and start["took"].endswith(" of 17 layers of run, 1 of them in part")
-    other = {"generator.kind": "topdown", "generator.skip": False}
-    with pytest.raises(RunError, match="of kind 'resnet', and recipe 'tiny' one of kind 'topdown'"):
+    other = {"generator.kind": "resnet", "generator.noise": 0}
+    with pytest.raises(RunError, match="of kind 'topdown', and recipe 'tiny' one of kind 'resnet'"):
         asyndgan.train(recipe, sites, tmp_path / "other", overrides=other, start=run.path)
 
 

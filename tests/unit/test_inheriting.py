@@ -27,9 +27,8 @@ HEADS = Scope(("T1", "T2"), {0: "background", 1: "head", 2: "lesion"}, (32, 32))
 PERMUTED = Scope(("T2", "T1"), {0: "background", 1: "lesion", 4: "head"}, (32, 32))
 MORE = Scope(("T1", "T1c", "T2"), {0: "background", 1: "head", 2: "edema", 3: "lesion"}, (32, 32))
 KINDS = {
-    "resnet": ("generator.noise=2", "generator.style=3", "generator.latent=2"),
-    "skip": ("generator.noise=2", "generator.skip=true"),
-    "topdown": ("generator.kind=topdown", "generator.noise=2", "generator.latent=2"),
+    "resnet": ("generator.kind=resnet", "generator.noise=0"),
+    "topdown": ("generator.noise=2", "generator.style=3", "generator.latent=2"),
     "dcgan": (
         "generator.kind=dcgan", "generator.noise=0", "generator.latent=4", "condition.kind=class",
         "masks.release=false",
@@ -112,10 +111,11 @@ def _layers(network: nn.Module) -> list[str]:
 
 
 def test_layers_of_other_shapes_are_left_as_they_are(tiny: MakeRecipe) -> None:
-    deep, shallow = (tiny("image.size=32", f"generator.blocks={count}") for count in (3, 1))
+    plain = ("image.size=32", *KINDS["resnet"])
+    deep, shallow = (tiny(*plain, f"generator.blocks={count}") for count in (3, 1))
     found = inherit(generator(deep, HEADS, 0), HEADS, generator(shallow, HEADS, 1), HEADS)
     assert 0 < found.whole < found.layers and not found.part
-    wide = tiny("image.size=32", "generator.width=8")
+    wide = tiny(*plain, "generator.width=8")
     new, fresh = generator(wide, HEADS, 0), generator(wide, HEADS, 0)
     found = inherit(new, HEADS, generator(shallow, HEADS, 1), HEADS)
     assert not torch.equal(new.paint.bias, fresh.paint.bias)  # which fits
@@ -132,7 +132,7 @@ def test_every_channel_that_depends_on_what_is_painted_has_a_name() -> None:
         section = {key: sizes[key] for key in ("noise", "style", "latent")}
         network = kind(
             condition_channels=sizes["label"], image_channels=sizes["modality"], spatial_dims=2,
-            section=GeneratorSection(width=4, blocks=1, skip=True, **section),
+            section=GeneratorSection(width=4, blocks=1, **section),
         )  # fmt: skip
         return network, {name: list(one.shape) for name, one in network.state_dict().items()}
 
@@ -182,9 +182,9 @@ def test_a_run_that_cannot_be_started_from_is_refused_with_a_reason(
     recipe = tiny("image.size=32")
     run = finished(tmp_path / "run", recipe)
     assert Start.of(run, tiny("image.size=64"), ["north"]).name == "run"
-    other = tiny("image.size=32", *KINDS["topdown"])
+    other = tiny("image.size=32", *KINDS["resnet"])
     with pytest.raises(
-        RunError, match="a generator of kind 'resnet', and recipe 'tiny' one of kind 'topdown'"
+        RunError, match="a generator of kind 'topdown', and recipe 'tiny' one of kind 'resnet'"
     ):
         Start.of(run, other, [])
     with pytest.raises(RunError, match="without differential privacy, so epsilon"):
@@ -271,7 +271,7 @@ def test_a_federation_remembers_the_start_of_an_order(tiny: MakeRecipe, tmp_path
     federation = init_federation(tmp_path / "f", host="localhost", port=1, sites=("north",))
     source = finished(tmp_path / "source", tiny("image.size=32")).path
     longer = tiny("image.size=32", "training.steps=9")
-    other = tiny("image.size=32", *KINDS["topdown"])
+    other = tiny("image.size=32", *KINDS["resnet"])
     with pytest.raises(RunError, match="of kind 'topdown'"):
         Order.submit(federation, "other", other, (), start=source)
     Order.submit(federation, "longer", longer, (), start=source)

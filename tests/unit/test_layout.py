@@ -29,7 +29,7 @@ def plain(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["resnet", "topdown"])
 def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) -> None:
-    parts = [f"generator.kind={kind}", "generator.width=8", "generator.noise=2"]
+    parts = [f"generator.kind={kind}", "generator.width=8"]
     recipe = Recipe.from_toml("", parts)
     torch.manual_seed(0)
     generator = build_generator(recipe, condition_channels=3, image_channels=2).double()

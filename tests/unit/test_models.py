@@ -27,6 +27,7 @@ from asyndgan.recipe import DiscriminatorSection, Recipe
 from asyndgan.training import Site
 
 MakeRecipe = Callable[..., Recipe]
+RESNET = ("generator.kind=resnet", "generator.noise=0")
 GENERATORS = ["resnet", "topdown"]
 DISCRIMINATORS = ["patch", "patch_segmentation"]
 SPACES = [(16, 16), (16, 32), (16, 16, 16)]
@@ -47,8 +48,9 @@ def generator_of(
     tiny: MakeRecipe, kind: str, space: tuple[int, ...], condition: str = "mask"
 ) -> nn.Module:
     torch.manual_seed(0)
+    noise = 0 if kind == "resnet" else 2
     return build_generator(
-        tiny("image.size=32", f"generator.kind={kind}", "generator.noise=2"),
+        tiny("image.size=32", f"generator.kind={kind}", f"generator.noise={noise}"),
         condition_channels=condition_channels(condition, 3),
         image_channels=2,
         spatial_dims=len(space),
@@ -107,8 +109,10 @@ def test_a_pixel_that_became_white_in_bfloat16_can_become_dark_again() -> None:
 
 
 @pytest.mark.parametrize("space", LARGER)
-@pytest.mark.parametrize("condition", ["mask", "class", "none"])
-@pytest.mark.parametrize("kind", GENERATORS)
+@pytest.mark.parametrize(
+    ("kind", "condition"),
+    [("resnet", "mask"), ("topdown", "mask"), ("topdown", "class"), ("topdown", "none")],
+)
 def test_a_generator_paints_every_modality_within_range(
     tiny: MakeRecipe, kind: str, condition: str, space: tuple[int, ...]
 ) -> None:
@@ -133,39 +137,21 @@ def test_an_image_does_not_depend_on_its_batch_mates(
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
-def test_noise_and_condition_both_shape_an_image(tiny: MakeRecipe, kind: str) -> None:
+def test_condition_and_noise_shape_an_image_if_the_generator_reads_them(
+    tiny: MakeRecipe, kind: str
+) -> None:
     space = (32, 32)
     generator = generator_of(tiny, kind, space)
     maps, noise = maps_of("mask", space), noise_of(space)
     image = generator(maps, noise)
-    assert not torch.allclose(image, generator(maps, noise.flip(-1)), atol=1e-2)
+    alike = torch.allclose(image, generator(maps, noise.flip(-1)), atol=1e-2)
+    assert alike == (kind == "resnet")
     assert not torch.allclose(image, generator(maps.flip(-1), noise), atol=1e-2)
-
-
-def test_a_style_begins_without_effect_and_can_learn_one(tiny: MakeRecipe) -> None:
-    recipe = tiny("image.size=32", "generator.noise=2", "generator.style=4", "generator.skip=true")
-    torch.manual_seed(0)
-    generator = build_generator(recipe, condition_channels=3, image_channels=1)
-    maps, random = maps_of("mask", (32, 32), b=1), torch.Generator()
-    looks = [site_noise(recipe, [site], (32, 32), random.manual_seed(0)) for site in "ab"]
-    assert torch.equal(looks[0][:, :2], looks[1][:, :2])
-    assert not torch.equal(looks[0], looks[1])
-    assert torch.equal(generator(maps, looks[0]), generator(maps, looks[1]))
-    for style in generator.styles:
-        nn.init.normal_(style.linear.weight)
-    assert not torch.allclose(generator(maps, looks[0]), generator(maps, looks[1]))
-    for style in generator.styles:
-        nn.init.zeros_(style.linear.weight)
-    plain = generator(maps, looks[0])
-    nn.init.normal_(generator.styles[1].linear.bias)  # the last look alone, which no norm follows
-    assert not torch.allclose(generator(maps, looks[0]), plain, atol=0.02)
 
 
 def test_the_topdown_generator_paints_in_each_sites_style(tiny: MakeRecipe) -> None:
     torch.manual_seed(0)
-    recipe = tiny(
-        "image.size=32", "generator.kind=topdown", "generator.style=4", "generator.noise=2"
-    )
+    recipe = tiny("image.size=32", "generator.style=4", "generator.noise=2")
     generator = build_generator(recipe, condition_channels=3, image_channels=2, spatial_dims=2)
     maps, random = maps_of("mask", (32, 32), b=1), torch.Generator()
     looks = [site_noise(recipe, [site], (32, 32), random.manual_seed(0)) for site in "ab"]
@@ -206,8 +192,6 @@ def test_a_generator_of_masks_paints_one_label_a_place_and_learns_as_if_it_had_n
 
 
 def test_the_topdown_generator_sees_a_class(tiny: MakeRecipe) -> None:
-    # (The ResNet does not: its instance norms remove what is the same everywhere. A recipe that
-    # asks for that is refused.)
     space = (16, 16)
     generator, noise = generator_of(tiny, "topdown", space, "class"), noise_of(space)
     images = [
@@ -378,7 +362,7 @@ def test_networks_that_no_machine_holds_are_refused_before_they_are_built(
     recipe = tiny("image.size=256", "discriminator.width=512", "discriminator.layers=6")
     with pytest.raises(RecipeError, match=r"kind 'patch' would have 11,4\d\d,\d{3},\d{3} weights"):
         Site("north", make_cohort(recipe, cases=2), recipe)
-    recipe = tiny("generator.width=512", "generator.blocks=32")
+    recipe = tiny(*RESNET, "generator.width=512", "generator.blocks=32")
     with pytest.raises(RecipeError, match="generator of kind 'resnet' would have"):
         build_generator(recipe, condition_channels=3, image_channels=1)
     sizes = ("image.size=64", "discriminator.width=128", "discriminator.layers=4")

@@ -376,7 +376,7 @@ def test_nobody_is_alone_in_what_a_generator_learns(
     assert reason.startswith("it learns of 4 patients or records here, or has a modality of so few")
     assert not policy().refusals(recipe, patients=5) + policy().refusals(recipe)
     noisy = tiny(*PRIVATE, "discriminator.cross_fitted=false", "privacy.kind=discriminator",
-                 "privacy.noise=9", "condition.kind=class", "generator.skip=true")  # fmt: skip
+                 "privacy.noise=9", "condition.kind=class")  # fmt: skip
     private = "[privacy]\nepsilon = 9\nunprotected_masks = true"
     assert not policy(private).refusals(noisy, patients=1)
     strict = policy("[allows]\nfewest_patients = 1000")
@@ -398,7 +398,7 @@ def test_what_discriminators_say_of_themselves_stays_unless_it_may_leave(tiny: M
     assert set(answer.losses) == {"adversarial", "segmentation"}
     # Noise hides it where a steward says how much there must be.
     noisy = tiny("masks.release=false", "condition.kind=class", "privacy.kind=discriminator",
-                 "privacy.noise=1e-9", "privacy.patients=2", "generator.skip=true")  # fmt: skip
+                 "privacy.noise=1e-9", "privacy.patients=2")  # fmt: skip
     of_noise = judgement(
         losses={"discriminator_synthetic": 0.1}, conditions=torch.zeros(2, dtype=torch.int64)
     )

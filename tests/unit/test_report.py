@@ -195,7 +195,7 @@ def test_every_section_is_there(tmp_path):
     assert "One generator, two sites" in found.text
     assert "arXiv:2006.00080" in found.text
     assert "pending patent" in found.text
-    assert 'kind = "resnet"' in found.text
+    assert 'kind = "topdown"' in found.text
 
 
 def test_the_tiles_hold_the_figures_of_the_run(tmp_path):
@@ -979,7 +979,7 @@ def test_a_run_of_fedgan_is_told_of_elsewhere(tmp_path: Path) -> None:
         write_report(run, tmp_path / "page.html", synthetic=[])
 
 
-def of_steps(folder: Path, name: str, steps: int, kind: str = "resnet") -> RunFolder:
+def of_steps(folder: Path, name: str, steps: int, kind: str = "topdown") -> RunFolder:
     changed = {"name": name, "training": {"steps": steps}, "generator": {"kind": kind}}
     if kind == "left open":
         changed |= {
@@ -994,13 +994,13 @@ def of_steps(folder: Path, name: str, steps: int, kind: str = "resnet") -> RunFo
 @pytest.mark.parametrize(
     ("name", "kind", "steps", "said"),
     [
-        ("default", "resnet", 60, "Trial run: 60 of 2,000 steps"),
-        ("planned", "resnet", 9, "Trial run: 9 of 2,000 steps"),
+        ("default", "topdown", 60, "Trial run: 60 of 2,000 steps"),
+        ("planned", "topdown", 9, "Trial run: 9 of 2,000 steps"),
         ("planned", "left open", 9, "Trial run: 9 of 14,400 steps"),
         ("planned", "left open", 2000, ""),
         ("planned", "topdown", 2000, ""),
         ("mine", "topdown", 60, ""),
-        ("demo", "resnet", 1900, ""),
+        ("demo", "topdown", 1900, ""),
     ],
 )
 def test_page_terminal_and_card_say_the_same(

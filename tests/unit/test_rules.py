@@ -26,6 +26,8 @@ TABLE = (
     "discriminator.kind=rows", "training.flip=false",
 )  # fmt: skip
 
+RESNET = ("generator.kind=resnet",)
+
 EXAMPLES: dict[str, Sequence[str]] = {
     "every weight is 0": ["loss.adversarial_weight=0"],
     "a message would hold": ["image.size=1024", "training.batch=16"],
@@ -37,18 +39,19 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "masks.unlabelled needs label maps": [*CLASSES, "masks.unlabelled=true"],
     "has no place for a mask": ["generator.kind=dcgan"],
     "paints one label a place": [*NOISE, "generator.kind=masks"],
-    "paints what lies between": [*OF_MASKS, "generator.kind=resnet"],
+    "paints what lies between": [*OF_MASKS, "generator.kind=topdown"],
     "training.flip mirrors": ["image.axis=sagittal"],
     "generator.noise is set": [*NOISE, "generator.kind=dcgan", "generator.noise=1"],
-    "generator.skip is set": [*OF_MASKS, "generator.skip=true"],
-    "generator.levels is set": ["generator.levels=5"],
-    "generator.soften is set": ["generator.soften=1"],
-    "cannot be halved": ["generator.kind=topdown", "generator.levels=6", "image.size=80"],
+    "generator.style is set": [*RESNET, "generator.style=1"],
+    "generator.latent is set": [*RESNET, "generator.latent=1"],
+    "generator.levels is set": [*RESNET, "generator.levels=5"],
+    "generator.soften is set": [*RESNET, "generator.soften=1"],
+    "cannot be halved": ["generator.levels=6", "image.size=80"],
     "discriminator.norm is set": [*NOISE, "discriminator.kind=dcgan", "discriminator.norm=layer"],
     "generator.diversity compares": ["generator.diversity=1"],
     "generator.diversity_bound bounds": ["generator.diversity_bound=0.1"],
     "generator.deform deforms": ["condition.kind=class", "generator.deform=1"],
-    "'resnet' cannot see": ["condition.kind=class"],
+    "'resnet' paints from a mask alone": [*RESNET, "condition.kind=class"],
     "nothing to paint from": ["condition.kind=none"],
     "so the generator paints masks": [*OF_MASKS, "condition.kind=class"],
     "training.move turns": [*OF_MASKS, "training.move=true"],

@@ -91,33 +91,13 @@ class ResidualBlock(nn.Module):
 
 
 @final
-class Style(nn.Module):
-    """Scales and shifts features by a code (FiLM, Perez et al. 2018); begins as the identity."""
-
-    def __init__(self, code: int, channels: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(code, 2 * channels)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, features: Tensor, code: Tensor) -> Tensor:
-        """Features [b, channels, *space] and codes [b, size] to features."""
-        scale, shift = self.linear(code).chunk(2, dim=1)
-        shape = (*scale.shape, *[1] * (features.ndim - 2))
-        return features * (1 + scale.reshape(shape)) + shift.reshape(shape)
-
-
-@final
 class ResNetGenerator(nn.Module):
     """The generator of AsynDGAN (section 3.4): c7s1-k, d2k, d4k, n residual blocks, u2k, uk, c7s1.
 
     The architecture is that of Johnson et al. 2016 as used by CycleGAN, with instance norms in
     place of batch norms.
 
-    Of the section it takes `width` k, `blocks` n, `noise` channels. Not in the paper: `skip` also
-    feeds the condition and noise to the last layer, so that edges of small labels stay sharp;
-    `style` and `latent` numbers, which follow the noise as constant maps, scale and shift features
-    at the lowest size and before the last layer.
+    Of the section it takes `width` k and `blocks` n. An image follows from its condition alone.
     """
 
     def __init__(
@@ -130,9 +110,8 @@ class ResNetGenerator(nn.Module):
     ) -> None:
         super().__init__()
         k = section.width
-        maps = condition_channels + section.noise
         layers: list[nn.Module] = [
-            convolution(spatial_dims, maps, k, 7, bias=False),
+            convolution(spatial_dims, condition_channels, k, 7, bias=False),
             instance_norm(spatial_dims, k),
             nn.ReLU(),
         ]
@@ -142,7 +121,6 @@ class ResNetGenerator(nn.Module):
                 instance_norm(spatial_dims, 2 * wide),
                 nn.ReLU(),
             ]
-        self.halved = len(layers)
         layers += [ResidualBlock(spatial_dims, 4 * k) for _ in range(section.blocks)]
         for wide in (4 * k, 2 * k):
             layers += [
@@ -154,32 +132,13 @@ class ResNetGenerator(nn.Module):
                 nn.ReLU(),
             ]
         self.body = nn.Sequential(*layers)
-        self.noise = section.noise
-        self.styles: nn.ModuleList | None = None
-        if section.code:
-            self.styles = nn.ModuleList(Style(section.code, wide) for wide in (4 * k, k))
-        self.skip = section.skip
-        self.paint = convolution(
-            spatial_dims, k + maps * section.skip, image_channels, 7, bias=True
-        )
-        told = numbered(label=condition_channels, noise=section.noise)
-        code = numbered(style=section.style, latent=section.latent)
-        self.reads = {"body.0": told, "paint": (*numbered(feature=k), *told * section.skip)}
-        self.reads |= {f"styles.{place}.linear": code for place in range(len(self.styles or ()))}
+        self.paint = convolution(spatial_dims, k, image_channels, 7, bias=True)
+        self.reads = {"body.0": numbered(label=condition_channels)}
         self.paints = ("paint",)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
-        maps = torch.cat([condition, noise[:, : self.noise]], dim=1)
-        if self.styles is None:
-            features = self.body(maps)
-        else:
-            code = noise[:, self.noise :].flatten(2).mean(2)
-            features = self.styles[0](self.body[: self.halved](maps), code)
-            features = self.styles[1](self.body[self.halved :](features), code)
-        if self.skip:
-            features = torch.cat([features, maps], dim=1)
-        return within_range(self.paint(features))
+        return within_range(self.paint(self.body(condition)))
 
 
 @final

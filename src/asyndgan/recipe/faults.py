@@ -32,7 +32,8 @@ RETIRED_KEYS: Final = {
     **dict.fromkeys(("mixed", "dropped", "checkpoints", "label_steps"), ""),
     **dict.fromkeys(("shares.sites", "leaves.odds", "leaves.moments", "leaves.labels"), ""),
     "selection": "leave it out; a run ends with its last averaged generator",
-    "generator.position": "generator.kind=topdown with generator.skip=false has it always",
+    "generator.position": "generator.kind=topdown has it always",
+    "generator.skip": "take generator.kind=topdown",
     "generator.heads": "sites that lack a modality share one look without a setting",
     "integrity.aggregation": "set integrity.bound",
 }
@@ -40,7 +41,7 @@ RETIRED_KEYS: Final = {
 
 RETIRED_PARTS: Final = {
     **dict.fromkeys(("intensity", "cutout"), ""),
-    "spade": "take generator.kind=topdown with generator.skip=false",
+    "spade": "take generator.kind=topdown",
     "unet": "take generator.kind=topdown",
     "unet_segmentation": "take patch_segmentation",
     "odds": "take shares.by=site",

@@ -55,6 +55,7 @@ LEFT_OPEN: Final[dict[Key, Any]] = {
     ("loss", "as_real"): False,
     ("loss", "mismatch"): 0.0,
     ("training", "steps"): 14400,
+    ("training", "precision"): "auto",
 }
 """Discriminators for images that masks leave open, and the steps that the generator needs."""
 

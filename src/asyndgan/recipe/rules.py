@@ -48,7 +48,7 @@ def violations(recipe: "Recipe") -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 _USELESS = (
-    "is set, but generator.kind '{r.generator.kind}' has no use for it; take 'resnet', or {set}"
+    "is set, but generator.kind '{r.generator.kind}' has no use for it; take 'topdown', or {set}"
 )
 _PAST = (
     "looks at real patients past privacy.kind '{r.privacy.kind}', which would not cover it; {set}, "
@@ -92,12 +92,12 @@ RULES: Final = (
          ("masks.release=false",)),
     Rule(lambda r: r.image.source == "images" and r.condition.kind == "mask"
          and r.generator.kind in ("dcgan", "masks"),
-         "generator.kind '{r.generator.kind}' has no place for a mask; {set} or 'topdown'",
-         ("generator.kind='resnet'",)),
+         "generator.kind '{r.generator.kind}' has no place for a mask; {set}",
+         ("generator.kind='topdown'",)),
     Rule(lambda r: r.image.source == "images" and r.condition.kind != "mask"
          and r.generator.kind == "masks",
          "generator.kind 'masks' paints one label a place; for image.source 'images' take 'dcgan' "
-         "or, with a mask, 'resnet'", ("generator.kind='dcgan'",)),
+         "or, with a mask, 'topdown'", ("generator.kind='dcgan'",)),
     Rule(lambda r: r.image.source == "masks" and r.condition.kind != "mask"
          and r.generator.kind in ("dcgan", "resnet", "topdown"),
          "generator.kind '{r.generator.kind}' paints what lies between labels, by which "
@@ -106,10 +106,12 @@ RULES: Final = (
     Rule(lambda r: r.image.axis == "sagittal" and r.training.flip,
          "training.flip mirrors columns, which run from front to back where image.axis is "
          "'sagittal'; {set}", ("training.flip=false",)),
-    Rule(lambda r: r.generator.kind in ("dcgan", "masks") and r.generator.noise,
+    Rule(lambda r: r.generator.kind in ("dcgan", "masks", "resnet") and r.generator.noise,
          f"generator.noise {_USELESS}", ("generator.noise=0",)),
-    Rule(lambda r: r.generator.kind in ("dcgan", "masks", "topdown") and r.generator.skip,
-         f"generator.skip {_USELESS}", ("generator.skip=false",)),
+    Rule(lambda r: r.generator.kind == "resnet" and r.generator.style,
+         f"generator.style {_USELESS}", ("generator.style=0",)),
+    Rule(lambda r: r.generator.kind == "resnet" and r.generator.latent,
+         f"generator.latent {_USELESS}", ("generator.latent=0",)),
     Rule(lambda r: r.generator.kind != "topdown" and r.generator.kind in _PAINTERS
          and r.generator.levels != 4,
          f"generator.levels {_USELESS}", ("generator.levels=4",)),
@@ -133,11 +135,9 @@ RULES: Final = (
     Rule(lambda r: r.generator.deform and (r.condition.kind != "mask" or r.table),
          "generator.deform deforms masks, and nothing is painted from one; {set}",
          ("generator.deform=0",)),
-    Rule(lambda r: r.condition.kind == "class" and r.generator.kind == "resnet"
-         and not r.generator.skip,
-         "generator.kind 'resnet' cannot see condition.kind 'class': its norms remove what is the "
-         "same everywhere in an image; {set}, or generator.kind to 'topdown'",
-         ("generator.skip=true",)),
+    Rule(lambda r: r.condition.kind != "mask" and r.generator.kind == "resnet",
+         "generator.kind 'resnet' paints from a mask alone, and condition.kind is "
+         "'{r.condition.kind}'; {set}", ("generator.kind='topdown'",)),
     Rule(lambda r: r.condition.kind == "none" and not r.generator.noise + r.generator.latent,
          "condition.kind 'none' leaves the generator nothing to paint from; set generator.latent "
          "above 0", ("generator.latent=16",)),
@@ -204,7 +204,7 @@ RULES: Final = (
          "generator.kind '{r.generator.kind}' paints images, and the recipe has a [table]; {set}",
          ("generator.kind='rows'",)),
     Rule(lambda r: r.generator.kind == "rows" and not r.table,
-         f"generator.kind 'rows' {_NO_TABLE}", ("generator.kind='resnet'",)),
+         f"generator.kind 'rows' {_NO_TABLE}", ("generator.kind='topdown'",)),
     Rule(lambda r: r.table and r.discriminator.kind in SEGMENTING | UNSEGMENTING - {"rows"},
          "discriminator.kind '{r.discriminator.kind}' judges images, and the recipe has a [table]; "
          "{set}", ("discriminator.kind='rows'", "loss.segmentation=0")),

@@ -77,10 +77,11 @@ class GeneratorSection(Section):
     """The generator, the network at the coordinator."""
 
     kind: str = Field(
-        "resnet",
+        "topdown",
         description="network: topdown, from coarse to fine, as in 'default'; resnet, which "
-        "translates the mask, as in 'paper'; dcgan, for classes or noise alone; masks, for "
-        "image.source 'masks'; rows, for a table; or an entry point 'asyndgan.generators'",
+        "translates a mask and paints one image of it, as in 'paper'; dcgan, for classes or noise "
+        "alone; masks, for image.source 'masks'; rows, for a table; or an entry point "
+        "'asyndgan.generators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     blocks: int = Field(
@@ -102,11 +103,6 @@ class GeneratorSection(Section):
     )
     noise: int = Field(
         0, ge=0, le=256, description="channels of noise beside the condition; 0: none"
-    )
-    skip: bool = Field(
-        False,
-        description="resnet: the last layer also gets condition and noise at full resolution. "
-        "Use it to keep small labels sharp",
     )
     style: int = Field(
         0,
