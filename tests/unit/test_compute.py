@@ -60,7 +60,7 @@ def test_bfloat16_is_tried_where_the_processor_has_it_alone(
     [
         ["image.modalities=['T1', 'T2']", "image.labels={organ=3}"],
         ["condition.kind=class", "generator.kind=dcgan", "discriminator.kind=dcgan"],
-        ["condition.kind=none", "generator.noise=4"],
+        ["condition.kind=none", "generator.kind=topdown", "generator.noise=4"],
         ["image.source=masks", "image.labels={organ=1}"],
         ["discriminator.kind=patch_segmentation", "loss.segmentation=1"],
     ],

@@ -42,7 +42,9 @@ def gradient(
     tiny: MakeRecipe, make_sites: Any, make_cohort: MakeCohort, *overrides: str, liar: bool
 ) -> tuple[torch.Tensor, list[str]]:
     """The generator's gradient of the first step, and what a person would read."""
-    recipe = tiny("wire.feedback=float32", *overrides)
+    # A network whose gain is alike for all feedback, so that as long is as strong.
+    network = ("generator.kind=resnet", "generator.noise=0")
+    recipe = tiny("wire.feedback=float32", *network, *overrides)
     cohorts = {name: make_cohort(recipe, seed=seed) for seed, name in enumerate(SITES)}
     federation = make_sites(recipe, cohorts)
 

@@ -149,8 +149,6 @@ def test_a_site_that_lacks_a_modality_is_shown_the_look_that_such_sites_share(
     east, north, south = (own[0, -4:, 0, 0] for own in noise.split(recipe.training.batch))
     assert east.equal(south)
     assert not east.equal(north)
-    for weights in coordinator.generator.styles.parameters():
-        torch.nn.init.normal_(weights)  # at the beginning all looks are alike
     conditions, random = coordinator.members["east"].conditions, torch.Generator()
     reminded = {
         site: coordinator.paint_looks(

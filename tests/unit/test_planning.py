@@ -164,7 +164,9 @@ def test_masks_of_small_labels_or_of_unknown_ones_are_not_deformed(area: Spread 
 
 
 def test_whoever_names_a_generator_gets_the_other_values_of_its_recipe() -> None:
-    made, own = plan(EXAMPLES["left open"][0]), ["generator.kind=resnet", "generator.soften=0"]
+    made, unused = plan(EXAMPLES["left open"][0]), ("noise", "style", "latent", "soften")
+    unused += ("diversity", "diversity_bound")
+    own = ["generator.kind=resnet", *(f"generator.{key}=0" for key in unused)]
     recipe, base = made.recipe(DEFAULT, own), Recipe.from_toml(DEFAULT, own)
     assert (recipe.generator, recipe.discriminator) == (base.generator, base.discriminator)
 
