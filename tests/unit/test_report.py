@@ -210,7 +210,7 @@ def test_the_tiles_hold_the_figures_of_the_run(tmp_path):
     [
         ("default", 60, 60, "finished", "Trial run: 60 of 2,000 steps."),
         ("planned", 60, 60, "finished", "Trial run: 60 of 2,000 steps."),
-        ("demo", 800, 800, "finished", "Trial run: 800 of 1,900 steps."),
+        ("demo", 800, 800, "finished", "Trial run: 800 of 1,500 steps."),
         ("mine", 500, 60, "interrupted", "Trial run: 60 of 500 steps."),
         ("mine", 500, 500, "finished", ""),
         ("default", 4000, 4000, "finished", ""),
@@ -1000,7 +1000,7 @@ def of_steps(folder: Path, name: str, steps: int, kind: str = "topdown") -> RunF
         ("planned", "left open", 2000, ""),
         ("planned", "topdown", 2000, ""),
         ("mine", "topdown", 60, ""),
-        ("demo", "topdown", 1900, ""),
+        ("demo", "topdown", 1500, ""),
     ],
 )
 def test_page_terminal_and_card_say_the_same(
