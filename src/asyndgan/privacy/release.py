@@ -183,7 +183,6 @@ class Release:
         if (
             isinstance(answer, WITH_CONDITIONS)
             and leaves.masks == "never"
-            and self.recipe.masks.source == "own"
             and (self.recipe.sends_own_conditions or answer.conditions.ndim > 1)
         ):
             raise PolicyError("this site's policy lets no masks or classes out.")
@@ -234,8 +233,7 @@ class Release:
     def _codings(self, answer: Message) -> dict[str, Coding]:
         if not isinstance(answer, WITH_CONDITIONS):
             return {}
-        highest = int(answer.conditions.max()) if answer.conditions.numel() else 0
         return {
             "feedback": self.recipe.wire.feedback,
-            "conditions": label_coding(highest),
+            "conditions": label_coding(answer.conditions),
         }

@@ -25,6 +25,7 @@ from asyndgan.wire import (
     Judge,
     Message,
     Refusal,
+    label_coding,
     pack,
     unpack,
 )
@@ -89,7 +90,10 @@ class Exchange:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _ask_one(self, site: str, request: Message) -> Message:
-        codings: dict[str, Coding] = {"images": self.recipe.wire.images}
+        codings: dict[str, Coding] = {}
+        if isinstance(request, Judge):
+            codings["images"] = self.recipe.wire.images
+            codings["conditions"] = label_coding(request.conditions)
         payload = pack(request, codings, level=self.recipe.wire.zstd)
         if site not in self.transport.sites():
             raise SiteUnreachableError(f"site {site} is not connected.")

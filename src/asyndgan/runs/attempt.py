@@ -33,6 +33,7 @@ from asyndgan.training.checkpoint import (
     write,
 )
 from asyndgan.training.events import NoCheckpoint
+from asyndgan.training.given import Given
 from asyndgan.training.scope import Scope
 from asyndgan.training.steps import step_file, stored_steps
 from asyndgan.wire import Card
@@ -75,6 +76,7 @@ class Attempt:
         precision: str,
         confirm: Confirm | None = None,
         start: Start | None = None,
+        given: Given | None = None,
     ) -> None:
         self.folder = folder
         self.recipe = recipe
@@ -106,6 +108,7 @@ class Attempt:
             run=self.facts.run,
             keep=bank.keep if bank else None,
             recall=bank.of if bank else None,
+            given=given,
             checkpoint=state,
             needed={site for site in sites if recipe.takes_part(site, begun_at)},
             confirm=self._ask(confirm) if confirm else None,

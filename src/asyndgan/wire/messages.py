@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, final
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from asyndgan.texts import LARGEST_NUMBER, Name
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode
 
 MAGIC: Final = b"ADG"
-VERSION: Final = 5
+VERSION: Final = 6
 HEADER_LIMIT: Final = 64 * 1024
 PREFIX: Final = struct.Struct("<3sBI")
 
@@ -54,6 +55,8 @@ class ArraySchema:
 IMAGES = ArraySchema(("float32", "float16", "uint8"), (3, 5))
 FEEDBACK = ArraySchema(("float32", "float16", "int8", "int4"), (3, 5))
 CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
+NO_CONDITIONS: Final = torch.zeros(1, dtype=torch.int64)
+"""Stands for conditions that the other party knows: no array of a message may be empty."""
 
 
 class Message(BaseModel):
@@ -100,12 +103,16 @@ class Card(Message):
 
 @final
 class Judge(Message):
-    """Coordinator: judge these synthetic images, painted from the conditions of `batch`."""
+    """Coordinator: judge these synthetic images, painted from the conditions of `batch`.
+
+    It sends these conditions along if they are of its choice (`masks.source` "given").
+    """
 
     kind = "judge"
     step: Count
     batch: Count
     images: Annotated[Tensor, IMAGES]
+    conditions: Annotated[Tensor, CONDITIONS] = NO_CONDITIONS
 
 
 @final
