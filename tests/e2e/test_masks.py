@@ -230,6 +230,29 @@ def test_a_generator_of_masks_paints_a_data_set_that_images_are_painted_from(
     train(tiny(*GIVEN), phantoms, tmp_path / "third", masks=tmp_path / "masks")
 
 
+def test_without_a_folder_masks_are_learned_first_and_no_patients_mask_leaves(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path, left_sites: list[bytes]
+) -> None:
+    out, file = tmp_path / "run", tmp_path / "recipe.toml"
+    file.write_text(tiny(*GIVEN).to_toml(), "utf-8")
+    sites = [f"--site={name}={data}" for name, data in phantoms.items()]
+    words = ["train", str(file), *sites, "--out", str(out)]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    assert f"Look at the masks in {out}-masks/painted" in said.output.replace("\n", "")
+    assert not torch.stack(conditions_in(left_sites)).any()  # numbers, which say nothing
+    image = tiny(*GIVEN).image
+    learned = {
+        mask.numpy().tobytes()
+        for _, mask in DataSet(tmp_path / "run-masks" / "painted").masks(image)
+    }
+    kept = {mask.numpy().tobytes() for _, mask in released_masks(RunFolder(out))}
+    assert kept == learned and len(kept) > 1
+    words = ["generate", str(out), "--draws", "1", "--out", str(tmp_path / "set")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert len(DataSet(tmp_path / "set").cases(image, synthetic=True)) == len(kept)
+
+
 def test_masks_are_learned_under_differential_privacy_too(
     tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:

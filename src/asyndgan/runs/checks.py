@@ -50,13 +50,22 @@ def check_sites(
     check_attended(recipe, sites)
 
 
-def given_masks(recipe: Recipe, masks: Path | None) -> Given | None:
+def given_masks(
+    recipe: Recipe, masks: Path | None, folder: RunFolder | None = None
+) -> Given | None:
     """The masks that a run paints from in place of its sites', if the recipe asks for them.
+
+    Args:
+        recipe: of the run.
+        masks: data set that holds them.
+        folder: of the run, which keeps them from its beginning on.
 
     Raises:
         RunError: there are some and should not be, or the other way round.
         DataError: they cannot be read.
     """
+    if not masks and folder and folder.has_masks and recipe.masks.source == "given":
+        masks = folder.masks
     says = f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and"
     if masks is None and recipe.masks.source == "given":
         raise RunError(f"{says} no folder of masks was given. Name one: --masks FOLDER.")

@@ -66,7 +66,7 @@ def train(
     on = usable_device(device)
     check_policies(recipe, sites, policies or {}, records)
     check_sites(recipe, sites, without or {})
-    given = given_masks(recipe, masks)
+    given = given_masks(recipe, masks, RunFolder(out) if resume else None)
     check_late_sites(recipe, sites, without or {})
     if not resume:
         check_all_come(recipe, sites)
@@ -145,6 +145,6 @@ def train_over(
         precision=precision_of(folder, folder.recipe(), usable_device(device)),
         go_on="'asyndgan federation submit' has it go on", confirm=confirm,
         start=start_of(start, folder, folder.recipe(), sites),
-        given=given_masks(folder.recipe(), masks),
+        given=given_masks(folder.recipe(), masks, folder),
     )  # fmt: skip
     run.to_the_end(watch, stop)

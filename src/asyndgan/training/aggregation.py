@@ -7,6 +7,7 @@ the generator.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -21,7 +22,11 @@ declares next to none would have an unbounded weight."""
 
 
 def requests_of(
-    run: str, step: int, members: Members, images: Images, given: Mapping[str, Tensor]
+    run: str,
+    step: int,
+    members: Members,
+    images: Images,
+    given: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> dict[str, Judge]:
     """Asks each member about the images of its conditions, in its own modalities.
 

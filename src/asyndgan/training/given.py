@@ -40,7 +40,9 @@ class Given:
             DataError: there is no mask, or one cannot be read.
         """
         data = DataSet(folder)
-        return cls(torch.stack([mask.long() for _, mask in data.masks(recipe.image)]), data)
+        # Each once: a run keeps them so.
+        found = {mask.long().numpy().tobytes(): mask for _, mask in data.masks(recipe.image)}
+        return cls(torch.stack([mask.long() for mask in found.values()]), data)
 
     @property
     def digest(self) -> str:
