@@ -18,6 +18,7 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.writing import write_dataset
+from asyndgan.engines.flare.kits import init_federation
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
 from asyndgan.painting.sets import synthetic_of_run
 from asyndgan.painting.synthesise import released_masks, synthesise
@@ -25,6 +26,7 @@ from asyndgan.privacy import Policy, Released
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Progress, RunFolder, load_recipe
+from asyndgan.runs.order import Order
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.training import Site
@@ -345,6 +347,33 @@ def test_a_run_goes_on_only_with_the_masks_that_it_began_with(
     with pytest.raises(RunError, match="other masks than those that the run began with"):
         train(tiny(*GIVEN), phantoms, tmp_path / "run", masks=other, resume=True)
     train(tiny(*GIVEN), phantoms, tmp_path / "run", masks=given, resume=True)
+
+
+def test_an_order_remembers_the_folder_of_given_masks(
+    given: Path, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    federation, recipe = (
+        init_federation(tmp_path / "f", host="localhost", port=1, sites=("north",)),
+        tiny(*GIVEN),
+    )
+    with pytest.raises(RunError, match="no folder of masks was given"):
+        Order.submit(federation, "first", recipe, ())
+    with pytest.raises(RunError, match=r"masks\.source 'own'"):
+        Order.submit(federation, "first", tiny("image.size=32"), (), masks=given)
+    order = Order.submit(federation, "first", recipe, (), masks=given)
+    assert order.wanted()["masks"] == str(given.resolve())
+    assert Order.submit(federation, "first", recipe, ()).wanted() == order.wanted()
+    with pytest.raises(RunError, match="does not paint from"):
+        Order.submit(federation, "first", recipe, (), masks=tmp_path)
+
+
+def test_given_masks_reach_sites_in_processes_of_their_own(
+    given: Path, tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    alone = train(tiny(*GIVEN), phantoms, tmp_path / "a", masks=given)
+    apart = train(tiny(*GIVEN), phantoms, tmp_path / "b", masks=given, engine="processes")
+    one, other = (run.generator().state_dict() for run in (alone, apart))
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_masks_that_do_not_fit_a_site_are_refused(tiny: MakeRecipe, make_cohort: Any) -> None:

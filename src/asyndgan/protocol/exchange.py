@@ -25,7 +25,6 @@ from asyndgan.wire import (
     Judge,
     Message,
     Refusal,
-    label_coding,
     pack,
     unpack,
 )
@@ -90,10 +89,7 @@ class Exchange:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _ask_one(self, site: str, request: Message) -> Message:
-        codings: dict[str, Coding] = {}
-        if isinstance(request, Judge):
-            codings["images"] = self.recipe.wire.images
-            codings["conditions"] = label_coding(request.conditions)
+        codings: dict[str, Coding] = {"images": self.recipe.wire.images}
         payload = pack(request, codings, level=self.recipe.wire.zstd)
         if site not in self.transport.sites():
             raise SiteUnreachableError(f"site {site} is not connected.")

@@ -21,7 +21,14 @@ from asyndgan.errors import WireError
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.tables.summary import Summary
 from asyndgan.texts import LARGEST_NUMBER, Name
-from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode
+from asyndgan.wire.codec import (
+    LABEL_CODINGS,
+    Coding,
+    decode,
+    decoded_size,
+    encode,
+    label_coding,
+)
 
 MAGIC: Final = b"ADG"
 VERSION: Final = 6
@@ -219,7 +226,7 @@ def pack(message: Message, codings: Mapping[str, Coding], *, level: int = 1) -> 
 
     Args:
         message: the message to send.
-        codings: coding of each of its arrays, by field.
+        codings: coding of each of its arrays, by field; label maps take the narrowest by default.
         level: zstd's compression level, 1 to 19.
 
     Raises:
@@ -229,10 +236,12 @@ def pack(message: Message, codings: Mapping[str, Coding], *, level: int = 1) -> 
     bodies: list[bytes] = []
     for name, schema in array_schemas(type(message)).items():
         array: Tensor = getattr(message, name)
-        _check_array(name, tuple(array.shape), codings[name], schema)
-        bodies.append(encode(array, codings[name], level))
+        narrow = label_coding(array) if schema is CONDITIONS else None
+        coding = codings[name] if narrow is None else codings.get(name, narrow)
+        _check_array(name, tuple(array.shape), coding, schema)
+        bodies.append(encode(array, coding, level))
         shape = list(array.shape)
-        arrays[name] = {"shape": shape, "coding": codings[name], "size": len(bodies[-1])}
+        arrays[name] = {"shape": shape, "coding": coding, "size": len(bodies[-1])}
     fields = message.model_dump(exclude=set(arrays))
     header = {"kind": message.kind, "fields": fields, "arrays": arrays}
     encoded = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
