@@ -34,6 +34,7 @@ from asyndgan.judging.table import Evaluation
 from asyndgan.models import check_parts
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.fading import fading_of
+from asyndgan.painting.learned import learned_masks, learns_masks
 from asyndgan.painting.looks import check_look
 from asyndgan.painting.records import generate_records
 from asyndgan.painting.sets import watched, write_standard
@@ -192,8 +193,8 @@ def train(
         sites: folder of each site's data, by the site's name.
         out: run folder to write.
         overrides: values of keys of the recipe, such as `{"training.steps": 100}`.
-        masks: folder of masks to paint from instead of the patients' own; required exactly if the
-            recipe has `masks.source` "given".
+        masks: folder of masks to paint from instead of the patients' own, if the recipe has
+            `masks.source` "given". None: the sites teach a generator of masks first, in OUT-masks.
         patient_pattern: regular expression whose first group finds the patient in a case's name.
         resume: continue from the newest checkpoint in `out`.
         start: a finished run whose generator this one begins with, as far as it fits (`--from`);
@@ -216,10 +217,14 @@ def train(
         check_parts(resolved)
     else:
         resolved = load_recipe(str(recipe), changes)
+    place = Path(out)
+    how: dict[str, Any] = {"patients": patient_pattern, "threads": threads, "device": device}
+    given = _path(masks)
+    if learns_masks(resolved, given, place, resume=resume):
+        given = learned_masks(resolved, _sites(sites), place, watch=watch, **how)
     run = train_run(
-        resolved, _sites(sites), Path(out), masks=_path(masks), patients=patient_pattern,
-        resume=resume, start=None if start is None else _folder(start).path, threads=threads,
-        device=device, watch=watch,
+        resolved, _sites(sites), place, masks=given, resume=resume, watch=watch,
+        start=None if start is None else _folder(start).path, **how,
     )  # fmt: skip
     return Run(run.path)
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,20 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.writing import write_dataset
-from asyndgan.engines import SiteSetup, load_cohort, set_up
+from asyndgan.engines.flare.kits import init_federation
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
 from asyndgan.painting.sets import synthetic_of_run
 from asyndgan.painting.synthesise import released_masks, synthesise
-from asyndgan.privacy import Policy
+from asyndgan.privacy import Policy, Released
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs import Progress, RunFolder, load_recipe
+from asyndgan.runs.order import Order
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.training import Site
-from asyndgan.wire import ANSWERS, Card, Judgement, Open, Save, unpack
+from asyndgan.training.given import Given
+from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, unpack
 
 MakeRecipe = Callable[..., Recipe]
 GIVEN = ("image.size=32", "masks.source=given", "masks.release=false")
@@ -82,15 +83,24 @@ def test_with_given_masks_no_mask_of_a_patient_leaves(
     phantoms: dict[str, Path],
     tmp_path: Path,
     left_sites: list[bytes],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = tiny(*GIVEN, *extra)
+    judged: list[torch.Tensor] = []
+    handle = Site.handle
+
+    def listening(site: Site, request: Message) -> Released:
+        judged.extend(request.conditions if isinstance(request, Judge) else ())
+        return handle(site, request)
+
+    monkeypatch.setattr(Site, "handle", listening)
     train(recipe, phantoms, tmp_path / "run", masks=given)
-    left = conditions_in(left_sites)
-    assert len(left) >= recipe.training.steps * recipe.training.batch
+    assert not torch.stack(conditions_in(left_sites)).any()  # numbers, which say nothing
+    assert len(judged) >= recipe.training.steps * recipe.training.batch
     known = [mask for _, mask in DataSet(given).masks(recipe.image)]
     known += [mask.flip(-1) for mask in known]
-    assert all(any(torch.equal(mask, one) for one in known) for mask in left)
-    assert len({mask.numpy().tobytes() for mask in left}) > 3  # not one and the same
+    assert all(any(torch.equal(mask, one) for one in known) for mask in judged)
+    assert len({mask.numpy().tobytes() for mask in judged}) > 3  # not one and the same
 
 
 def test_learned_masks_of_another_size_are_told_of_and_public_ones_are_not(
@@ -109,48 +119,6 @@ def test_learned_masks_of_another_size_are_told_of_and_public_ones_are_not(
     [said] = caplog.messages
     assert "32 x 32 pixels and are scaled to 48 x 48" in said
     assert "--masks --set image.size=48x48" in said
-
-
-def test_the_mask_of_a_patient_who_is_held_out_is_not_given_either(
-    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
-    """Nor in another site's name: any mask of the folder is one that must not leave."""
-    recipe = tiny(*GIVEN, "training.hold_out=0.5")
-    setup = SiteSetup("north", phantoms["north"], tmp_path / "state")
-    trained = {mask.numpy().tobytes() for mask in load_cohort(setup, recipe).conditions}
-    masks = tmp_path / "masks"
-    shutil.copytree(phantoms["north"], masks)
-    for name, mask in DataSet(masks).masks(recipe.image):
-        if mask.numpy().tobytes() in trained:
-            (masks / "labelsTr" / f"{name}.png").unlink()
-    with pytest.raises(CohortError, match="of one of its own patients is among those"):
-        set_up(replace(setup, masks=masks), recipe)
-
-
-def test_where_privacy_is_promised_given_masks_were_not_painted_without_it(
-    given: Path, tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
-    recipe = tiny(*GIVEN, "privacy.kind=discriminator", "privacy.patients=2")
-    masks, policy = tmp_path / "masks", tmp_path / "policy.toml"
-    shutil.copytree(given, masks)
-    about = json.loads((masks / "dataset.json").read_text())
-    setup = SiteSetup(
-        "north", phantoms["north"], tmp_path / "state", policy=policy, masks=masks,
-        records=tmp_path / "books",
-    )  # fmt: skip
-
-    def begun(privacy: str, section: str) -> None:
-        about["provenance"] = {"privacy": privacy}
-        (masks / "dataset.json").write_text(json.dumps(about))
-        policy.write_text(f"[allows]\nunmeasured = true\nfewest_patients = 1\n{section}\n")
-        endpoint = set_up(setup, recipe)
-        endpoint.close()
-
-    with pytest.raises(CohortError, match="taught without differential privacy"):
-        begun("none", "[privacy]\nepsilon = 9.0")
-    begun("none", "[privacy]\nepsilon = 9.0\nunprotected_masks = true")
-    begun("discriminator", "[privacy]\nepsilon = 9.0")
-    begun("none", "")
 
 
 def test_patients_masks_leave_where_none_are_given(
@@ -264,6 +232,29 @@ def test_a_generator_of_masks_paints_a_data_set_that_images_are_painted_from(
     train(tiny(*GIVEN), phantoms, tmp_path / "third", masks=tmp_path / "masks")
 
 
+def test_without_a_folder_masks_are_learned_first_and_no_patients_mask_leaves(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path, left_sites: list[bytes]
+) -> None:
+    out, file = tmp_path / "run", tmp_path / "recipe.toml"
+    file.write_text(tiny(*GIVEN).to_toml(), "utf-8")
+    sites = [f"--site={name}={data}" for name, data in phantoms.items()]
+    words = ["train", str(file), *sites, "--out", str(out)]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    assert f"Look at the masks in {out}-masks/painted" in said.output.replace("\n", "")
+    assert not torch.stack(conditions_in(left_sites)).any()  # numbers, which say nothing
+    image = tiny(*GIVEN).image
+    learned = {
+        mask.numpy().tobytes()
+        for _, mask in DataSet(tmp_path / "run-masks" / "painted").masks(image)
+    }
+    kept = {mask.numpy().tobytes() for _, mask in released_masks(RunFolder(out))}
+    assert kept == learned and len(kept) > 1
+    words = ["generate", str(out), "--draws", "1", "--out", str(tmp_path / "set")]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    assert len(DataSet(tmp_path / "set").cases(image, synthetic=True)) == len(kept)
+
+
 def test_masks_are_learned_under_differential_privacy_too(
     tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -332,16 +323,6 @@ def test_masks_are_given_exactly_where_the_recipe_says_so(
     with pytest.raises(RunError, match=r"masks.source 'own'"):
         train(tiny("image.size=32"), phantoms, tmp_path / "b", masks=given)
     assert not (tmp_path / "a").exists()
-    recipe = tiny("masks.source=given", "masks.release=false")
-    with pytest.raises(CohortError, match="no masks were given"):
-        Site("north", make_cohort(recipe), recipe)
-    with pytest.raises(CohortError, match="unknown labels \\[7\\]"):
-        Site(
-            "north",
-            make_cohort(recipe),
-            recipe,
-            given=[torch.full(recipe.image.size, 7)],
-        )
 
 
 def test_a_policy_that_never_lets_masks_out_takes_part_with_given_ones(tiny: MakeRecipe) -> None:
@@ -351,21 +332,76 @@ def test_a_policy_that_never_lets_masks_out_takes_part_with_given_ones(tiny: Mak
     assert "outside what was measured" in reason
 
 
-def test_a_site_that_is_given_other_masks_does_not_go_on_with_a_run(
-    tiny: MakeRecipe, make_cohort: Any, tmp_path: Path
+def test_a_run_goes_on_only_with_the_masks_that_it_began_with(
+    given: Path, tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(*GIVEN), phantoms, tmp_path / "run", masks=given, watch=stop)
+    other = tmp_path / "other"
+    shutil.copytree(given, other)
+    next((other / "labelsTr").iterdir()).unlink()
+    with pytest.raises(RunError, match="other masks than those that the run began with"):
+        train(tiny(*GIVEN), phantoms, tmp_path / "run", masks=other, resume=True)
+    train(tiny(*GIVEN), phantoms, tmp_path / "run", masks=given, resume=True)
+
+
+def test_an_order_remembers_the_folder_of_given_masks(
+    given: Path, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    federation, recipe = (
+        init_federation(tmp_path / "f", host="localhost", port=1, sites=("north",)),
+        tiny(*GIVEN),
+    )
+    with pytest.raises(RunError, match="no folder of masks was given"):
+        Order.submit(federation, "first", recipe, ())
+    with pytest.raises(RunError, match=r"masks\.source 'own'"):
+        Order.submit(federation, "first", tiny("image.size=32"), (), masks=given)
+    order = Order.submit(federation, "first", recipe, (), masks=given)
+    assert order.wanted()["masks"] == str(given.resolve())
+    assert Order.submit(federation, "first", recipe, ()).wanted() == order.wanted()
+    with pytest.raises(RunError, match="does not paint from"):
+        Order.submit(federation, "first", recipe, (), masks=tmp_path)
+
+
+def test_given_masks_reach_sites_in_processes_of_their_own(
+    given: Path, tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    alone = train(tiny(*GIVEN), phantoms, tmp_path / "a", masks=given)
+    apart = train(tiny(*GIVEN), phantoms, tmp_path / "b", masks=given, engine="processes")
+    one, other = (run.generator().state_dict() for run in (alone, apart))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_masks_that_do_not_fit_a_site_are_refused(tiny: MakeRecipe, make_cohort: Any) -> None:
     recipe = tiny("masks.source=given", "masks.release=false")
-    stripes, dots = torch.zeros(16, 16).long(), torch.zeros(16, 16).long()
-    stripes[::2], dots[::2, ::2] = 1, 1
-    opening = {"run": "abc", "recipe": recipe.digest()}
-    site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, given=[stripes])
-    site.handle(Open(**opening, step=0))
-    site.step = 1
-    site.handle(Save(run="abc", step=1))
-    site.release.close()
-    other = Site("north", make_cohort(recipe), recipe, folder=tmp_path, given=[dots])
-    with pytest.raises(ProtocolError, match="and given masks"):
-        other.handle(Open(**opening, step=1))
+    site = Site("north", make_cohort(recipe), recipe)
+    site.handle(Open(run="abc", recipe=recipe.digest(), step=0))
+    images = torch.zeros(2, 1, *recipe.image.size)
+    for wrong in (torch.full((2, *recipe.image.size), 7), torch.zeros(2, 8, 8).long(), None):
+        more = {} if wrong is None else {"conditions": wrong}
+        with pytest.raises(ProtocolError, match="with labels that it has"):
+            site.handle(Judge(run="abc", step=0, batch=0, images=images, **more))
+    own = tiny()
+    site = Site("north", make_cohort(own), own)
+    site.handle(Open(run="abc", recipe=own.digest(), step=0))
+    with pytest.raises(ProtocolError, match="came with the images"):
+        chosen = torch.zeros(2, *own.image.size).long()
+        site.handle(Judge(run="abc", step=0, batch=0, images=images, conditions=chosen))
+
+
+def test_each_site_is_sent_masks_of_its_own_labels_alone(given: Path, tiny: MakeRecipe) -> None:
+    recipe = tiny(*GIVEN)
+    masks = Given.of(given, recipe)
+    labels = {0: "background", 1: "head"}
+    with pytest.raises(CohortError, match="has a label that site north does not have"):
+        masks.of_labels("north", labels)
+    both = Given(torch.cat([masks.masks, masks.masks.clamp(max=1)]), masks.folder)
+    drawn = torch.cat([both.drawn(recipe, "north", batch, labels) for batch in range(9)])
+    assert set(drawn.unique().tolist()) == {0, 1}
 
 
 def test_a_site_asks_about_given_masks_only_what_its_own_cases_have_taught_it(
@@ -379,7 +415,7 @@ def test_a_site_asks_about_given_masks_only_what_its_own_cases_have_taught_it(
     healthy = Cohort(
         cohort.images, cohort.conditions.clamp(max=1), modalities=["T1"], labels=cohort.labels
     )
-    site = Site("north", healthy, recipe, given=[torch.full(recipe.image.size, 2)])
+    site = Site("north", healthy, recipe)
     assert site.objective.known == {0, 1}
     images = -torch.ones(2, 1, *recipe.image.size)
     _, terms = site.objective.ask(Batch(images, torch.full((2, *recipe.image.size), 2)))
@@ -388,16 +424,6 @@ def test_a_site_asks_about_given_masks_only_what_its_own_cases_have_taught_it(
 
 def test_the_recipe_of_masks_loads() -> None:
     assert load_recipe("masks").image.source == "masks"
-
-
-def test_a_patients_own_mask_cannot_leave_as_a_given_one(
-    tiny: MakeRecipe, make_cohort: Any
-) -> None:
-    recipe = tiny("masks.source=given", "masks.release=false")
-    cohort = make_cohort(recipe)
-    for own in (cohort.conditions[2], cohort.conditions[2].flip(-1)):
-        with pytest.raises(CohortError, match="one of its own patients is among those"):
-            Site("north", cohort, recipe, given=[torch.zeros(16, 16).long(), own])
 
 
 def test_more_labels_than_a_message_may_name_are_refused_before_training(

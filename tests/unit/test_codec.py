@@ -78,11 +78,11 @@ def test_what_travels_equals_what_through_says(coding: Coding) -> None:
 
 
 def test_labels_take_the_narrowest_coding_and_arrive_exactly() -> None:
-    assert label_coding(255) == "label8"
-    assert label_coding(256) == "label16"
+    assert label_coding(torch.tensor([255])) == "label8"
+    assert label_coding(torch.tensor([0, 256])) == "label16"
     for highest in (255, 65535):
         mask = torch.tensor([0, 1, highest])
-        assert torch.equal(through(mask, label_coding(highest)), mask)
+        assert torch.equal(through(mask, label_coding(mask)), mask)
 
 
 def test_the_integer_codings_are_a_quarter_and_an_eighth_of_float32() -> None:

@@ -123,8 +123,9 @@ def test_masks_are_kept_of_willing_sites_alone_where_the_recipe_leaves_it_to_the
     assert "so masks or classes of patients or records leave" in reason
     assert through_the_door(recipe, released, card()).keep
     assert not through_the_door(recipe, "", card()).keep
-    given = tiny(*PRIVATE, "masks.source=given", "reminding.weight=1")  # nobody's masks
-    assert through_the_door(given, '[leaves]\nmasks = "never"', card()).keep
+    given = tiny(*PRIVATE, "masks.source=given", "reminding.weight=1")  # for which none leaves
+    with pytest.raises(PolicyError, match="lets no masks or classes out"):
+        through_the_door(given, '[leaves]\nmasks = "never"', card())
 
 
 def test_answers_are_counted_in_the_steps_in_which_a_site_takes_part(

@@ -55,8 +55,8 @@ _CONDITIONS = Exposure(
     "b masks of h x w, 1 or 2 bytes per pixel before zstd",
     "the masks of b cases, without added noise: shape and place of organs and lesions. A "
     "coordinator can keep them even if it promised not to",
-    "`leaves.masks`: with `never` no patient's mask leaves. With `masks.source = given` the masks "
-    "are no patient's. Otherwise nothing hides them; `allows.most_answers` bounds how often they "
+    "`leaves.masks`: with `never` no patient's mask leaves. With `masks.source = given` only "
+    "zeros leave. Otherwise nothing hides them; `allows.most_answers` bounds how often they "
     "leave, starts included",
 )
 _BATCH = Exposure("number of the next batch", "one number", "how many batches were drawn", "schema")
@@ -110,8 +110,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "keep"): Exposure(
         "whether the coordinator may keep the site's masks", "one bit",
         "a coordinator can keep them even if this is no",
-        "`leaves.masks`: for patients' masks it is no unless `released`. Given masks are no "
-        "patient's",
+        "`leaves.masks`: it is no unless `released`",
     ),
     ("judgement", "run"): _RUN,
     ("judgement", "step"): _ANSWERED,
@@ -183,6 +182,13 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "shape, coding, limit and finiteness are checked before use. What an answer reveals is in "
         "the row of `feedback`. The ledger counts images that come again, equal to the bit, in "
         "another step. Other pictures that no generator painted are not detected",
+    ),
+    ("judge", "conditions"): Exposure(
+        "the masks from which the images were painted", "b masks of h x w with "
+        "`masks.source = given`; else a zero",
+        "a mask that the coordinator has of a person, to ask about it together with an image",
+        "shape and labels are checked; masks are not compared with patients', as a refusal would "
+        "tell who is one. Not measured",
     ),
     ("describe", "run"): _RUN,
     ("save", "run"): _RUN,

@@ -217,6 +217,7 @@ def submit(
     site: list[str] | None = None,
     yes: Annotated[bool, typer.Option("--yes")] = False,
     start: StartOption = None,
+    masks: Annotated[Path | None, typer.Option("--masks", exists=True)] = None,
     study: StudyOption = None,
 ) -> None:
     """Submits a run and asks you to confirm what it paints. Resumes a stopped run.
@@ -228,6 +229,8 @@ def submit(
         --run NAME: Name of the run. By default the name of the recipe.
         --site NAME: The run begins only when this site is there. By default all sites with a kit.
         --yes: Confirm in advance, whatever the sites declare in their cards.
+        --masks FOLDER: Data set of public or generated masks, on this machine, to paint from
+            instead of the patients' masks. Needs masks.source=given.
     """
     kits = flare_part("kits")
     from asyndgan.runs.order import Order
@@ -235,7 +238,7 @@ def submit(
     resolved = load_recipe(recipe, overrides or [])
     name = run or resolved.name.lower().replace(" ", "-")
     made = kits.Federation.of(folder)
-    order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes, start=start)
+    order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes, start=start, masks=masks)
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
     tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks, study=study)
     if not yes and not order.begun():

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Final, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, final
 
 import typer
 from rich.live import Live
@@ -81,8 +81,8 @@ def train(
             they are in the run folder.
 
     Masks:
-        --masks FOLDER: Data set of public or generated masks to paint from instead of the patients'
-            masks. Needs masks.source=given.
+        --masks FOLDER: Data set of masks to paint from instead of the patients' masks. Needs
+            masks.source=given. By default the sites teach a generator of masks first, in OUT-masks.
 
     Data:
         --without NAME=MODALITY: Leave out a modality of a site.
@@ -91,6 +91,7 @@ def train(
         --threads N: CPU threads of the coordinator. By default as many as are fastest.
     """
     from asyndgan.data.dataset import DataSet, told
+    from asyndgan.painting.learned import learned_masks, learns_masks
     from asyndgan.runs.planned import plan_for, within
     from asyndgan.runs.train import train as train_run
     from asyndgan.tables.schema import refuse_for_images
@@ -122,24 +123,29 @@ def train(
             display.tell(f"About {part:.0%} of each site's {who} are held out, to judge on later.")
         tell_lacking(console, resolved, masks=resolved.keeps_masks, study=study)
 
+    how: dict[str, Any] = {
+        "policies": parsed_sites(policy or [], "--policy"),
+        "records": records,
+        "patients": patient_pattern,
+        "without": _withheld(without or []),
+        "engine": engine,
+        "threads": threads,
+        "device": device,
+    }
+    if learns_masks(resolved, masks, out, resume=resume):
+        console.say(
+            "First the sites teach a generator of masks; the images are painted from these."
+        )
+        with TrainingDisplay(console) as display:
+            masks = learned_masks(
+                resolved, folders, out, confirm=display.tell, watch=display.show, **how
+            )
+        console.say(f"Look at the masks in {masks}. Now the images.")
     with TrainingDisplay(console, out) as display:
         run = train_run(
-            resolved,
-            folders,
-            out,
-            policies=parsed_sites(policy or [], "--policy"),
-            masks=masks,
-            records=records,
-            patients=patient_pattern,
-            without=_withheld(without or []),
-            engine=engine,
-            resume=resume,
-            start=start,
-            threads=threads,
-            device=device,
-            confirm=tell,
-            watch=display.show,
-        )
+            resolved, folders, out, masks=masks, resume=resume, start=start, confirm=tell,
+            watch=display.show, **how,
+        )  # fmt: skip
     tell_finished(console, run, folders, patient_pattern, study)
 
 

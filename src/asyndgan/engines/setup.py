@@ -29,7 +29,6 @@ from asyndgan.tables.cohort import load_records
 from asyndgan.tables.schema import is_table
 from asyndgan.texts import bounded_text, replace_text, storing
 from asyndgan.training import Site
-from asyndgan.training.admission import check_strangers
 from asyndgan.training.compute import measured_precision
 from asyndgan.training.describing import Describing
 
@@ -57,7 +56,6 @@ class SiteSetup:
         patients: pattern that finds the patient in a case's name.
         policy: policy file written by its steward. None: everything a recipe asks for may leave
             the site, since nothing leaves the machine.
-        masks: folder of the masks to paint from, if the recipe has `masks.source` "given".
         records: folder of its ledger and account, which outlive runs; None means `state`.
         device: torch device on which its networks compute.
         threads: of its process, where it has one of its own (engines `processes` and `flare`).
@@ -74,7 +72,6 @@ class SiteSetup:
     share: float | None = None
     patients: str = DEFAULT_PATIENT_PATTERN
     policy: Path | None = None
-    masks: Path | None = None
     records: Path | None = None
     device: str = "cpu"
     threads: int = 1
@@ -221,27 +218,13 @@ def _precision(setup: SiteSetup, recipe: Recipe, device: torch.device) -> str:
     return precision
 
 
-def _check_painted_privately(
-    setup: SiteSetup, masks: DataSet, recipe: Recipe, policy: Policy
-) -> None:
-    """Refuses masks of a generator trained without privacy, in runs that promise privacy."""
-    taught = masks.info.provenance.get("privacy")
-    if policy.covers(recipe) and taught == "none" and not policy.privacy.unprotected_masks:
-        raise CohortError(
-            f"site {setup.name}: the given masks were painted by a generator that was taught "
-            "without differential privacy, so epsilon would not cover what they tell of patients. "
-            "Give masks that are public, or of a private run; or let the policy's "
-            "privacy.unprotected_masks be true."
-        )
-
-
 def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     """Loads a site's cases and wraps the site in its endpoint.
 
     Raises:
         PolicyError: its policy cannot be used, or does not allow the recipe or a further one.
         LedgerError, StorageError: its books cannot be read or written.
-        DataError, CohortError: as `load_cohort`, or its given masks cannot be used.
+        DataError, CohortError: as `load_cohort`.
     """
     policy = policy_of(setup)
     policy.check(recipe, setup.name)
@@ -250,15 +233,6 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     chooser = _keep_chooser(setup, recipe, policy, openings.secret)
     data = DataSet(setup.data, setup.patients)  # which opens nothing yet
     cohort = load_cohort(setup, recipe, chooser, data=data, tell=log.warning)
-    given = None
-    if setup.masks:
-        masks = DataSet(setup.masks)
-        masks.check_labels({str(number): name for number, name in cohort.labels.items()})
-        _check_painted_privately(setup, masks, recipe, policy)
-        given = [mask for _, mask in masks.masks(recipe.image)]
-        # Those who are held out, or left out for what they lack, are patients as well.
-        whole = recipe.image.model_copy(update={"slices": "all"})
-        check_strangers(setup.name, given, (mask for _, mask in data.masks(whole)))
     device = usable_device(setup.device)
     site = Site(
         setup.name,
@@ -269,7 +243,6 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         share=setup.share,
         policy=policy,
         openings=openings,
-        given=given,
         device=device,
     )
     return Endpoint(site, limit=message_limit(recipe))

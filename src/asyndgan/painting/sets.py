@@ -53,7 +53,7 @@ def synthetic_of_run(
     """
     run, recipe = sites.run, sites.run.recipe()
     fading = check_set(run, out, masks, faded)
-    if masks or (recipe.masks.release and run.has_masks):
+    if masks or (run.has_masks and (recipe.masks.release or recipe.masks.source == "given")):
         named, origin = chosen_masks(run, masks)
     else:
         kept = sites.kept()

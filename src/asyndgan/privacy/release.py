@@ -18,14 +18,13 @@ from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
     Card,
+    Coding,
     Described,
     Judgement,
     Message,
     Refusal,
-    label_coding,
     pack,
 )
-from asyndgan.wire.codec import Coding
 
 WITH_CONDITIONS = Card | Judgement
 """Answers that hold what a generator paints from next."""
@@ -131,11 +130,16 @@ class Release:
             raise NotFiniteError(f"the feedback of step {answer.step} is not finite.")
         answer = self._allowed(answer)
         level = 1 if isinstance(answer, Described | Refusal) else self.recipe.wire.zstd
-        payload = pack(answer, self._codings(answer), level=level)
+        codings: dict[str, Coding] = {}
+        masks = 0
+        if isinstance(answer, WITH_CONDITIONS):
+            codings["feedback"] = self.recipe.wire.feedback
+            # With given masks its conditions are zeros.
+            masks = 0 if self.recipe.masks.source == "given" else len(answer.conditions)
+        payload = pack(answer, codings, level=level)
         norm = None
         if isinstance(answer, Judgement):
             norm = float(answer.feedback.norm())
-        masks = len(answer.conditions) if isinstance(answer, WITH_CONDITIONS) else 0
         bare = self._bare(answer)
         return self.let_out_again(
             Released(
@@ -183,7 +187,6 @@ class Release:
         if (
             isinstance(answer, WITH_CONDITIONS)
             and leaves.masks == "never"
-            and self.recipe.masks.source == "own"
             and (self.recipe.sends_own_conditions or answer.conditions.ndim > 1)
         ):
             raise PolicyError("this site's policy lets no masks or classes out.")
@@ -230,12 +233,3 @@ class Release:
         """Lets out a refusal: a code and a sentence of our own, no foreign exception's text."""
         line = "".join(letter if letter.isprintable() else " " for letter in reason)
         return self.let_out(Refusal(run=run, code=code, reason=line))
-
-    def _codings(self, answer: Message) -> dict[str, Coding]:
-        if not isinstance(answer, WITH_CONDITIONS):
-            return {}
-        highest = int(answer.conditions.max()) if answer.conditions.numel() else 0
-        return {
-            "feedback": self.recipe.wire.feedback,
-            "conditions": label_coding(highest),
-        }

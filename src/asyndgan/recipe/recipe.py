@@ -139,9 +139,8 @@ class Recipe(Section):
 
     @property
     def keeps_masks(self) -> bool:
-        """Whether the coordinator keeps label maps: released ones, or given ones for reminding."""
-        nobodys = self.masks.source == "given" and self.reminding.weight > 0
-        return self.condition.kind == "mask" and (bool(self.masks.release) or nobodys)
+        """Whether the coordinator keeps label maps that sites release."""
+        return self.condition.kind == "mask" and bool(self.masks.release)
 
     @property
     def sends_own_masks(self) -> bool:

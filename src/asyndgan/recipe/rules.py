@@ -162,7 +162,7 @@ RULES: Final = (
     Rule(lambda r: r.masks.source == "given" and r.masks.release,
          "masks.source is 'given', but masks.release collects masks from the sites; {set}, or "
          "masks.source to 'own'", ("masks.release=false",)),
-    Rule(lambda r: r.reminding.weight and r.condition.kind == "mask" and not r.keeps_masks,
+    Rule(lambda r: r.reminding.weight and r.sends_own_masks and not r.keeps_masks,
          "reminding.weight is above 0, but the coordinator keeps no masks to remind the generator "
          "of; {set}, masks.release to true or 'where_allowed', or masks.source to 'given'",
          ("reminding.weight=0",)),

@@ -342,8 +342,8 @@ class MasksSection(Section):
     source: Literal["own", "given"] = Field(
         "own",
         description="masks to paint from: own, those of each site's patients; given, those of a "
-        "folder that every site has, public or learned. Use given when no patient's mask may "
-        "leave",
+        "folder of the coordinator, or of a generator that the sites teach first. Use given when "
+        "no patient's mask may leave a site",
     )
     release: bool | Literal["where_allowed"] = Field(
         False,

@@ -14,7 +14,7 @@ from asyndgan.errors import AsyndganError, Interrupted, NotFiniteError, QuorumEr
 from asyndgan.models import usable_device
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
-from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.bank import GIVEN, MaskBank
 from asyndgan.runs.checks import check_version
 from asyndgan.runs.facts import RunFacts, State
 from asyndgan.runs.folder import RunFolder
@@ -33,6 +33,7 @@ from asyndgan.training.checkpoint import (
     write,
 )
 from asyndgan.training.events import NoCheckpoint
+from asyndgan.training.given import Given
 from asyndgan.training.scope import Scope
 from asyndgan.training.steps import step_file, stored_steps
 from asyndgan.wire import Card
@@ -75,6 +76,7 @@ class Attempt:
         precision: str,
         confirm: Confirm | None = None,
         start: Start | None = None,
+        given: Given | None = None,
     ) -> None:
         self.folder = folder
         self.recipe = recipe
@@ -94,8 +96,8 @@ class Attempt:
             )  # fmt: skip
         self.facts.patient_pattern = patients
         self.recorder = Recorder(folder, self.facts, self.exchange)
-        bank = MaskBank(folder.masks) if recipe.keeps_masks else None
-        if bank:
+        bank = MaskBank(folder.masks) if recipe.keeps_masks or given else None
+        if bank and not given:
             kept = state[1].get("masks", bank.counts()) if state else {}
             with taking_up():
                 bank.back_to({site: count_in(kept, site) for site in kept})
@@ -104,8 +106,9 @@ class Attempt:
             recipe.computed_in(self.facts.precision),
             self.exchange,
             run=self.facts.run,
-            keep=bank.keep if bank else None,
-            recall=bank.of if bank else None,
+            keep=bank.keep if bank and not given else None,
+            recall=bank.of if bank and not given else None,
+            given=given,
             checkpoint=state,
             needed={site for site in sites if recipe.takes_part(site, begun_at)},
             confirm=self._ask(confirm) if confirm else None,
@@ -114,6 +117,8 @@ class Attempt:
         self.bank = bank
         if bank:
             bank.describe(self.coordinator.scope)
+            if given:
+                bank.keep(GIVEN, given.masks)
         folder.forget_metrics_after(self.coordinator.step_number)
         self.grid = SampleGrid(folder.samples, self.coordinator, bank) if bank else None
         self.facts.state = "running"

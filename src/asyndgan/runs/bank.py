@@ -1,11 +1,11 @@
-"""Keeps the masks that sites released, so that images can be generated after the run."""
+"""Keeps masks that sites released, or that were given, so that images can be painted later."""
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import numpy as np
 import torch
@@ -16,10 +16,13 @@ from asyndgan.data.labelling import read_mask
 from asyndgan.texts import replace_text, stored_whole
 from asyndgan.training import Scope
 
+GIVEN: Final = "given"
+"""What stands in place of the site's name where masks are no site's."""
+
 
 @final
 class MaskBank:
-    """Writes each released mask once, as `labelsTr/<site>-m<number>.png` with a `dataset.json`.
+    """Writes each mask once, as `labelsTr/<site>-m<number>.png` with a `dataset.json`.
 
     The numbers count masks, not patients: the coordinator does not know which patient a mask
     belongs to.
@@ -45,7 +48,7 @@ class MaskBank:
     def describe(self, scope: Scope) -> None:
         """Writes `dataset.json`, so that the masks can be read like those of any data set."""
         about = {
-            "name": "released masks",
+            "name": "masks of a run",
             "channel_names": {str(n): name for n, name in enumerate(scope.modalities)},
             "labels": {name: number for number, name in scope.labels.items()},
             "numTraining": 0,

@@ -16,12 +16,12 @@ from asyndgan.runs.folder import RunFolder
 from asyndgan.tables.schema import check_own_data
 from asyndgan.training import GENERATOR_VERSION
 from asyndgan.training.compute import measured_precision
+from asyndgan.training.given import Given
 
 
 def check_sites(
     recipe: Recipe,
     sites: Mapping[str, Path],
-    masks: Path | None,
     without: Mapping[str, Collection[str]],
 ) -> None:
     """Checks a run's sites against its recipe, without opening their data.
@@ -29,19 +29,13 @@ def check_sites(
     Args:
         recipe: recipe of the run.
         sites: folder of each site's data, by the site's name.
-        masks: folder of masks to paint from, if one was given.
         without: modalities of a site that are not used, by the site's name.
 
     Raises:
-        RunError: sites, masks or timeline do not fit together.
+        RunError: sites and timeline do not fit together.
     """
     if not sites:
         raise RunError("there is no site to train with. Name each with its folder: NAME=FOLDER.")
-    says = f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and"
-    if masks is None and recipe.masks.source == "given":
-        raise RunError(f"{says} no folder of masks was given. Name one: --masks FOLDER.")
-    if masks is not None and recipe.masks.source != "given":
-        raise RunError(f"{says} {masks} was given. To paint from it, set masks.source to 'given'.")
     check_own_data(sites)
     if stray := set(without) - set(sites):
         raise RunError(
@@ -54,6 +48,30 @@ def check_sites(
             f"no site of this run; the sites are {', '.join(sites)}."
         )
     check_attended(recipe, sites)
+
+
+def given_masks(
+    recipe: Recipe, masks: Path | None, folder: RunFolder | None = None
+) -> Given | None:
+    """The masks that a run paints from in place of its sites', if the recipe asks for them.
+
+    Args:
+        recipe: of the run.
+        masks: data set that holds them.
+        folder: of the run, which keeps them from its beginning on.
+
+    Raises:
+        RunError: there are some and should not be, or the other way round.
+        DataError: they cannot be read.
+    """
+    if not masks and folder and folder.has_masks and recipe.masks.source == "given":
+        masks = folder.masks
+    says = f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and"
+    if masks is None and recipe.masks.source == "given":
+        raise RunError(f"{says} no folder of masks was given. Name one: --masks FOLDER.")
+    if masks is not None and recipe.masks.source != "given":
+        raise RunError(f"{says} {masks} was given. To paint from it, set masks.source to 'given'.")
+    return Given.of(masks, recipe) if masks else None
 
 
 def check_attended(recipe: Recipe, sites: Collection[str]) -> None:

@@ -79,6 +79,7 @@ class Order:
         *,
         yes: bool = False,
         start: Path | None = None,
+        masks: Path | None = None,
     ) -> "Order":
         """Orders a new run, or resumes one that was stopped or has failed.
 
@@ -89,6 +90,8 @@ class Order:
             sites: sites that must be connected before it begins; empty: all that have kits.
             yes: confirm any cards in advance, within what the recipe allows.
             start: finished run on this machine whose generator the run begins with.
+            masks: folder on this machine of masks to paint from, exactly if the recipe has
+                `masks.source` "given".
 
         Raises:
             RunError: the name is not valid, a site or one of the recipe's timeline has no kit,
@@ -114,6 +117,8 @@ class Order:
             wanted = order.wanted()
             if start and str(start.resolve()) != wanted.get("start"):
                 raise RunError(f"run {name} did not start from {start}; choose another name.")
+            if masks and str(masks.resolve()) != wanted.get("masks"):
+                raise RunError(f"run {name} does not paint from {masks}; choose another name.")
             order._check_due()
             if sites:
                 order._write_wanted(wanted | {"sites": sorted(sites)})
@@ -128,6 +133,9 @@ class Order:
         if start:
             starting.Start.of(RunFolder(start), recipe, federation.sites)
             wanted["start"] = str(start.resolve())
+        checks.given_masks(recipe, masks)
+        if masks:
+            wanted["masks"] = str(masks.resolve())
         RunFolder.create(order.folder.path, recipe)
         if yes:
             order.confirm(ANYTHING)
@@ -287,7 +295,8 @@ class Order:
                 finally:
                     self._waiting_file.unlink(missing_ok=True)
                 self._check_due()
-                begun, start = self.begun(), self.wanted().get("start")
+                begun, wanted = self.begun(), self.wanted()
+                start, masks = (wanted.get(key) for key in ("start", "masks"))
                 train_over(
                     self.folder,
                     transport,
@@ -298,6 +307,7 @@ class Order:
                     stop=self.stopped,
                     confirm=self.await_confirmation,
                     start=Path(start) if start else None,
+                    masks=Path(masks) if masks else None,
                     watch=watch,
                 )
             finally:

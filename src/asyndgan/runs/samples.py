@@ -1,5 +1,6 @@
 """Paints grids of sample images during training, with the same masks and noise every time."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from asyndgan.arrays import Mask
 from asyndgan.data import derived_seed
 from asyndgan.runs.bank import MaskBank
 from asyndgan.texts import stored_whole
@@ -33,12 +35,23 @@ class SampleGrid:
         self.coordinator = coordinator
         self.bank = bank
 
+    def _shown(self) -> Mapping[str, Sequence[Mask]]:
+        """The masks to paint for each site."""
+        given = self.coordinator.roster.given
+        if not given:
+            return self.bank.first(ROWS)
+        sites = sorted(self.coordinator.roster.held)
+        return {
+            site: given.masks[ROWS * number : ROWS * number + ROWS].unbind()
+            for number, site in enumerate(sites)
+        }
+
     @torch.no_grad()
     def write(self, step: int) -> np.ndarray | None:
         """Writes the grid of a step; returns it as uint8 (1, height, width), None without masks."""
         one = self.coordinator
         rows = []
-        for site, masks in self.bank.first(ROWS).items():
+        for site, masks in self._shown().items():
             look = one.roster.look_of(site)
             for number, mask in enumerate(masks):
                 seed = derived_seed(one.recipe.training.seed, "samples", site, number)

@@ -14,6 +14,7 @@ from asyndgan.runs.checks import (
     check_late_sites,
     check_policies,
     check_sites,
+    given_masks,
     precision_of,
     resumed,
 )
@@ -64,7 +65,8 @@ def train(
     """
     on = usable_device(device)
     check_policies(recipe, sites, policies or {}, records)
-    check_sites(recipe, sites, masks, without or {})
+    check_sites(recipe, sites, without or {})
+    given = given_masks(recipe, masks, RunFolder(out) if resume else None)
     check_late_sites(recipe, sites, without or {})
     if not resume:
         check_all_come(recipe, sites)
@@ -82,7 +84,6 @@ def train(
             folder.site_state(name),
             patients=patients,
             policy=(policies or {}).get(name),
-            masks=masks,
             records=records / name if records else None,
             device=device,
             without=tuple((without or {}).get(name, ())),
@@ -99,7 +100,7 @@ def train(
                 folder, recipe, transport, engine, sites, device=device, precision=precision,
                 patients=patients, confirm=confirm,
                 go_on="go on with 'asyndgan train ... --resume'",
-                start=begins,
+                start=begins, given=given,
             )  # fmt: skip
             run.to_the_end(watch)
         finally:
@@ -117,6 +118,7 @@ def train_over(
     stop: Callable[[], bool] = lambda: False,
     confirm: Confirm | None = None,
     start: Path | None = None,
+    masks: Path | None = None,
     watch: Watch | None = None,
 ) -> None:
     """Trains over an existing transport; continues from the newest checkpoint if there is one.
@@ -130,6 +132,7 @@ def train_over(
         stop: called after every step and while waiting for sites; True stops the run.
         confirm: called before the first step of a new run.
         start: finished run whose generator a new run begins with.
+        masks: folder of masks to paint from, exactly if the recipe has `masks.source` "given".
         watch: called after every step.
 
     Raises:
@@ -142,5 +145,6 @@ def train_over(
         precision=precision_of(folder, folder.recipe(), usable_device(device)),
         go_on="'asyndgan federation submit' has it go on", confirm=confirm,
         start=start_of(start, folder, folder.recipe(), sites),
+        given=given_masks(folder.recipe(), masks, folder),
     )  # fmt: skip
     run.to_the_end(watch, stop)

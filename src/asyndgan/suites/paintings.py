@@ -12,6 +12,7 @@ from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.contrasts import contrast_set
 from asyndgan.painting.fading import Fading
 from asyndgan.painting.sets import counterparts, masks_of, of_sites, painted_once
+from asyndgan.painting.synthesise import chosen_masks
 from asyndgan.runs import RunFolder
 from asyndgan.suites.real import Real
 from asyndgan.suites.suite import ModelSection, PaintingSection, Suite
@@ -81,12 +82,17 @@ class Paintings:
         painting: PaintingSection,
         sites: Mapping[str, Sequence[Case]] | None = None,
     ) -> list[Case]:
-        """Paints from the own masks of all sites, or of these: a baseline has no released ones."""
+        """Paints from the masks that the run was given, else from the own ones of these sites.
+
+        Without `sites` they are all. No baseline has released masks.
+        """
         sites = sites or self.real.sites
+        given = run.recipe().masks.source == "given"
+        masks = chosen_masks(run, None) if given else (masks_of(sites), of_sites(sites))
         fading, known = self.fading(painting), run.facts().labels
         labels = tuple(label for label in fading.labels if str(label) in known)
         data = painted_once(
-            run, masks_of(sites), of_sites(sites), run.path / painting.folder(self.part),
+            run, *masks, run.path / painting.folder(self.part),
             moved=painting.images - 1, fading=replace(fading, labels=labels),
         )  # fmt: skip
         held = [name for name in self.real.modalities if name in data.info.modalities]

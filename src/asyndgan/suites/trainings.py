@@ -25,6 +25,7 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.judging.bench import OnProgress, write_whole
 from asyndgan.judging.fedavg import LOCAL_STEPS
+from asyndgan.painting.learned import learned_masks, learns_masks
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
@@ -176,15 +177,13 @@ class Training:
                 self.recipe, self.sites, self.out, patients=self.patients, device=self.device
             )
             return
-        train(
-            self.recipe,
-            self.sites,
-            self.out,
-            patients=self.patients,
-            resume=self.folder.facts_file.exists(),
-            device=self.device,
-            without=self.without,
-        )
+        resume, masks = self.folder.facts_file.exists(), None
+        how: dict[str, Any] = {
+            "patients": self.patients, "device": self.device, "without": self.without,
+        }  # fmt: skip
+        if learns_masks(self.recipe, None, self.out, resume=resume):
+            masks = learned_masks(self.recipe, self.sites, self.out, **how)
+        train(self.recipe, self.sites, self.out, masks=masks, resume=resume, **how)
 
 
 def train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgress | None) -> None:

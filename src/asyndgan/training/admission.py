@@ -1,11 +1,8 @@
 """What a site's cases and masks must be for a recipe, and for a run that goes on."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-from asyndgan.arrays import Mask
 from asyndgan.data import Cohort
 from asyndgan.data.enrolment import Cases, refusals
 from asyndgan.errors import CohortError, PolicyError, ProtocolError
@@ -31,52 +28,6 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
     cases = Cases(cohort.patients, cohort.untaught, min(cohort.parts) < 1)
     for reason, remedy in refusals(cases, recipe.at_site(name), section):
         raise CohortError(f"site {name}: {reason}. {remedy}")
-
-
-def check_strangers(name: str, given: Iterable[Mask], own: Iterable[Mask]) -> None:
-    """Checks that no patient's own mask is given, mirrored or not.
-
-    Raises:
-        CohortError: one is.
-    """
-    known = {mask.long().numpy().tobytes() for mask in own if mask.unique().numel() > 1}
-    both = (each.long() for mask in given for each in (mask, mask.flip(-1)))
-    if any(mask.numpy().tobytes() in known for mask in both):
-        raise CohortError(
-            f"site {name}: a mask of one of its own patients is among those that are given, and "
-            "would leave with them. Give it masks that are public, or that a generator painted."
-        )
-
-
-def checked_masks(
-    name: str, given: Sequence[Mask] | None, cohort: Cohort, recipe: Recipe
-) -> torch.Tensor | None:
-    """The masks that a site is given to have painted, (n, H, W), if the recipe asks for them.
-
-    Raises:
-        CohortError: there are some and should not be, or the other way round; or they do not fit
-            the site's cases, or are some of them.
-    """
-    says = f"site {name}: the recipe has masks.source '{recipe.masks.source}', and"
-    if not given:
-        if recipe.masks.source == "given":
-            raise CohortError(
-                f"{says} no masks were given. Name a folder of them: --masks FOLDER, or 'masks' in "
-                "site.toml."
-            )
-        return None
-    if recipe.masks.source != "given":
-        raise CohortError(f"{says} {len(given)} masks were given. Leave them out.")
-    masks = torch.stack(list(given)).long()
-    check_strangers(name, masks, cohort.conditions)
-    unknown = set(masks.unique().tolist()) - set(cohort.labels)
-    if tuple(masks.shape[1:]) != cohort.space or unknown:
-        raise CohortError(
-            f"site {name}: the given masks have size {tuple(masks.shape[1:])} and the unknown "
-            f"labels {sorted(unknown)}; its cases have size {cohort.space} and the labels "
-            f"{sorted(cohort.labels)}. Prepare both alike."
-        )
-    return masks
 
 
 def share_of(name: str, cohort: Cohort, policy: Policy, declared: float | None) -> float:
@@ -110,7 +61,7 @@ def check_same(about: Mapping[str, Any], *, data: str, modalities: Sequence[str]
 
     Args:
         about: facts of the state.
-        data: digest of the cases, of whose they are, and of the given masks.
+        data: digest of the cases and of whose they are.
         modalities: of the cases.
 
     Raises:
@@ -121,5 +72,5 @@ def check_same(about: Mapping[str, Any], *, data: str, modalities: Sequence[str]
         raise ProtocolError(
             "this site's cases are not those that it began the run with, or its settings use them "
             "otherwise; give it back its data and its settings (of images: the pattern of "
-            "patients, 'without' and given masks), or start a new run."
+            "patients and 'without'), or start a new run."
         )

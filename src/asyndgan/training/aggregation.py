@@ -7,32 +7,43 @@ the generator.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from asyndgan.arrays import Images
 from asyndgan.training.member import Members, Weights
-from asyndgan.wire import Judge, Judgement
+from asyndgan.wire import NO_CONDITIONS, Judge, Judgement
 
 LEAST_PART = 0.01
 """Smallest fraction of cases with a modality that a weight makes up for. Without it, a site that
 declares next to none would have an unbounded weight."""
 
 
-def requests_of(run: str, step: int, members: Members, images: Images) -> dict[str, Judge]:
-    """Asks each member about the images of its own conditions, in its own modalities.
+def requests_of(
+    run: str,
+    step: int,
+    members: Members,
+    images: Images,
+    given: Mapping[str, Tensor] = MappingProxyType({}),
+) -> dict[str, Judge]:
+    """Asks each member about the images of its conditions, in its own modalities.
 
     Args:
         run: identity of the run.
         step: number of the step.
         members: by site.
         images: of all members, in their order, the same number for each.
+        given: conditions that sites do not know, by site.
     """
     return {
-        site: Judge(run=run, step=step, batch=member.batch, images=own[:, member.channels])
+        site: Judge(
+            run=run, step=step, batch=member.batch, images=own[:, member.channels],
+            conditions=given.get(site, NO_CONDITIONS),
+        )
         for own, (site, member) in zip(images.chunk(len(members)), members.items(), strict=True)
-    }
+    }  # fmt: skip
 
 
 def pull(

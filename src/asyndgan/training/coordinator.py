@@ -40,8 +40,9 @@ from asyndgan.training.events import (
     StepReport,
     TurnedAway,
 )
+from asyndgan.training.given import Given
 from asyndgan.training.integrity import bounded
-from asyndgan.training.member import Member
+from asyndgan.training.member import Member, Members
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.opening import open_all
 from asyndgan.training.painting import Diversity, Painting
@@ -99,6 +100,7 @@ class Coordinator:
         run: str,
         keep: Keep | None = None,
         recall: Recall | None = None,
+        given: Given | None = None,
         checkpoint: State | None = None,
         needed: Collection[str] | None = None,
         confirm: Confirm | None = None,
@@ -113,6 +115,7 @@ class Coordinator:
             keep: called with (site, conditions, most) for every batch, if the recipe has masks
                 kept; most: how many of the site's masks to keep in all, or None for no limit.
             recall: as for the constructor.
+            given: masks to paint from, exactly if the recipe has `masks.source` "given".
             checkpoint: what `state` returned, to resume a run.
             needed: sites without which the run does not begin; None: all that can be reached. The
                 other sites cannot prevent it from beginning.
@@ -123,7 +126,8 @@ class Coordinator:
         Raises:
             QuorumError: if a needed site does not answer.
             CohortError: if the needed sites contradict each other or the recipe.
-            RunError: if the checkpoint does not fit the recipe.
+            DataError: if the given masks name labels otherwise than the sites.
+            RunError: if the checkpoint does not fit the recipe or the given masks.
         """
         step = count_in(checkpoint[1], "step") if checkpoint else 0
         with taking_up():
@@ -132,7 +136,9 @@ class Coordinator:
         cards, missed = open_all(recipe, exchange, request, needed)
         asked = {s: card for s, card in cards.items() if needed is None or s in needed}
         scope = kept or agree(recipe, asked or cards, {*cards, *missed})
-        roster = Roster(recipe, exchange, request, scope, keep)
+        if given:
+            given.check(scope)
+        roster = Roster(recipe, exchange, request, scope, keep, given)
         coordinator = cls(roster, recall=recall, device=device)
         coordinator.events += [Absent(site, reason) for site, reason in missed.items()]
         if checkpoint:
@@ -161,8 +167,10 @@ class Coordinator:
         members = dict(self.members)
         if not members:
             raise QuorumError("no site takes part now; wait for one to come back.")
-        painting = self.paint(self.generator, {s: own.conditions for s, own in members.items()})
-        requests = requests_of(self.roster.run, self.step_number, members, painting.images)
+        given = self._given_to(members)
+        asked = {site: given.get(site, own.conditions) for site, own in members.items()}
+        painting = self.paint(self.generator, asked)
+        requests = requests_of(self.roster.run, self.step_number, members, painting.images, given)
         answers = self.roster.exchange.ask(requests)
         judgements, missed = self._take(answers.answers, answers.missed)
         shares = self.roster.shares_of(members, judgements)
@@ -191,6 +199,16 @@ class Coordinator:
             reminding=None if gap is None else float(gap),
             events=events,
         )
+
+    def _given_to(self, members: Members) -> dict[str, Tensor]:
+        """The masks of this step that the coordinator chooses, by site."""
+        given = self.roster.given
+        if not given:
+            return {}
+        return {
+            site: given.drawn(self.recipe, site, own.batch, own.labels)
+            for site, own in members.items()
+        }
 
     def _bounded(self, answers: Mapping[str, Judgement]) -> dict[str, Judgement]:
         """The answers with feedback no longer than the recipe lets it be."""
@@ -221,7 +239,9 @@ class Coordinator:
         return images.float()
 
     def _no_conditions(self, site: str) -> Tensor:
-        """The default `recall`: one empty condition if the recipe has none, else nothing."""
+        """The default `recall`: given masks, one condition if the recipe has none, or nothing."""
+        if self.roster.given:
+            return self.roster.given.masks
         count = 1 if self.recipe.condition.kind == "none" else 0
         return torch.zeros(count, dtype=torch.int64)
 
@@ -317,13 +337,17 @@ class Coordinator:
             "held": self.roster.held,
             "taught": self.roster.taught,
         }
+        if self.roster.given:
+            about["given"] = self.roster.given.digest
         if self.memory:
             remembered, about["memory"] = self.memory.state()
             tensors |= remembered
         return tensors, about
 
     def load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Restores what `state` returned."""
+        """Restores what `state` returned; raises `RunError` for other given masks."""
+        if self.roster.given:
+            self.roster.given.check_same(about.get("given"))
         load_network("generator", self.generator, tensors)
         load_network("average", self.average, tensors)
         load_optimiser("optimiser", self.optimiser, tensors)

@@ -19,6 +19,7 @@ class Member:
         parts: fraction of its cases that have each of these modalities.
         batch: number of its next batch.
         conditions: of that batch.
+        labels: name of each of its labels, by number.
         keep: whether its conditions may be kept.
         since: step that its discriminator was at when it was taken in.
     """
@@ -29,6 +30,7 @@ class Member:
     parts: list[float]
     batch: int
     conditions: Tensor
+    labels: dict[int, str]
     keep: bool
     since: int
 

@@ -29,6 +29,7 @@ from asyndgan.training.events import (
     Outweighs,
     StaysAway,
 )
+from asyndgan.training.given import Given
 from asyndgan.training.member import Member
 from asyndgan.training.opening import card_of
 from asyndgan.training.quorum import Quorum, normalised
@@ -77,6 +78,7 @@ class Roster:
         keep: called with (site, conditions, most) for every batch of a site that lets its masks be
             kept, if the recipe has them kept; most: how many of the site's masks to keep in all, or
             None for no limit.
+        given: masks that the coordinator has painted in place of the sites'.
 
     Attributes:
         members: sites that take part now, sorted by name.
@@ -88,13 +90,20 @@ class Roster:
     """
 
     def __init__(
-        self, recipe: Recipe, exchange: Exchange, opening: Open, scope: Scope, keep: Keep | None
+        self,
+        recipe: Recipe,
+        exchange: Exchange,
+        opening: Open,
+        scope: Scope,
+        keep: Keep | None = None,
+        given: Given | None = None,
     ) -> None:
         self.recipe = recipe
         self.exchange = exchange
         self.opening = opening
         self.scope = scope
         self.keep = keep if recipe.keeps_masks else None
+        self.given = given
         self.members: dict[str, Member] = {}
         self.known: dict[str, Member] = {}
         self.held: dict[str, list[int]] = {}
@@ -194,6 +203,9 @@ class Roster:
             WireError: if its card is inconsistent, or its conditions do not fit the run.
         """
         self.check_conditions(site, card.conditions)
+        labels = {int(number): name for number, name in card.labels.items()}
+        if self.given:
+            self.given.of_labels(site, labels)
         merge_labels(self.scope.labels, {site: card}, known_only=True)
         if len(set(card.modalities)) != len(card.modalities):
             raise CohortError(f"site {site} names a modality twice: {', '.join(card.modalities)}.")
@@ -214,6 +226,7 @@ class Roster:
             parts=card.parts,
             batch=card.batch,
             conditions=card.conditions,
+            labels=labels,
             keep=card.keep,
             since=card.step,
         )
@@ -231,7 +244,7 @@ class Roster:
         Raises:
             WireError: if their shape or one of their labels does not.
         """
-        space = self.scope.space if self.recipe.condition.kind == "mask" else ()
+        space = self.scope.space if self.recipe.sends_own_masks else ()
         wanted = (self.recipe.training.batch, *space)
         if tuple(conditions.shape) != wanted:
             raise WireError(
@@ -254,7 +267,7 @@ class Roster:
         """
         if not self.recipe.training.move:
             return None
-        cases = self.known[site].cases if self.recipe.masks.source == "own" else 1
+        cases = self.known[site].cases
         return cases if cases > 1 else MOVED_MASKS  # 1: the number is not known
 
     def drop(self, site: str, error: AsyndganError | None = None) -> None:

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Final, final
 
 import torch
 
-from asyndgan.arrays import CPU, Mask
+from asyndgan.arrays import CPU
 from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.errors import NotFiniteError, ProtocolError, RunError
 from asyndgan.privacy import SIMULATION, Openings, Policy, Released
@@ -20,10 +19,11 @@ from asyndgan.privacy.chance import secret, uniform
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
-from asyndgan.training.admission import check_cohort, check_same, checked_masks, share_of
+from asyndgan.training.admission import check_cohort, check_same, share_of
 from asyndgan.training.arrivals import Arrivals, check_range
 from asyndgan.training.objective import Objective
 from asyndgan.wire import (
+    NO_CONDITIONS,
     Card,
     Close,
     Closed,
@@ -56,12 +56,10 @@ class Site(Handler):
         share: its weight among the sites, `LEAST_SHARE` at least; None: its number of cases.
         policy: of its steward; it overrules the recipe.
         openings: what it was opened with before; None: it remembers that in memory only.
-        given: label maps [H, W] to have painted, exactly if `masks.source` is `given`.
         device: where its networks compute; the cohort stays in main memory.
 
     Raises:
-        CohortError: if the cohort or the given masks do not fit the recipe, or the share is too
-            small.
+        CohortError: if the cohort does not fit the recipe, or the share is too small.
         LedgerError: if the ledger was changed or taken away, or belongs to another process.
         PolicyError: if the policy does not allow the recipe or this cohort, or the ledger or the
             account contradicts it.
@@ -82,12 +80,10 @@ class Site(Handler):
         share: float | None = None,
         policy: Policy = SIMULATION,
         openings: Openings | None = None,
-        given: Sequence[Mask] | None = None,
         device: torch.device = CPU,
     ) -> None:
         check_cohort(name, cohort, recipe)
         policy.check(recipe, name, patients=cohort.fewest)
-        self.given = checked_masks(name, given, cohort, recipe)
         self.name = name
         self.cases = cohort
         self.recipe = recipe
@@ -128,7 +124,8 @@ class Site(Handler):
     def _judge(self, request: Judge) -> Judgement:
         """One step: the discriminator learns, then returns its feedback on the images.
 
-        The images were painted from the conditions of batch `request.batch`, which this site chose.
+        The images were painted from the conditions of batch `request.batch`, which this site chose,
+        or from those of the request.
         """
         self._expect(request.run, request.step, request.batch)
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
@@ -138,8 +135,10 @@ class Site(Handler):
                 f"this site judges {tuple(own.images.shape)}."
             )
         synthetic = replace(own, images=request.images)
+        given = self._given(request)
         if self.recipe.draws_conditions:
-            synthetic = replace(synthetic, conditions=self._conditions(), halves=None)
+            drawn = self._conditions() if given is None else given
+            synthetic = replace(synthetic, conditions=drawn, halves=None)
         self._begin_step(request)
         synthetic = synthetic.to(self.device)
         real = None
@@ -161,6 +160,22 @@ class Site(Handler):
             batch=self.next_batch,
             conditions=self._conditions(),
         )
+
+    def _given(self, request: Judge) -> torch.Tensor | None:
+        """The masks of the coordinator's choice that it painted from; None: this site chose them.
+
+        Raises:
+            ProtocolError: if they do not fit this site's cases, or the recipe has none.
+        """
+        given = self.recipe.masks.source == "given"
+        shape = (self.recipe.training.batch, *self.cohort.space) if given else NO_CONDITIONS.shape
+        found = request.conditions
+        if found.shape != shape or found.max() > (max(self.cohort.labels) if given else 0):
+            raise ProtocolError(
+                f"conditions of shape {tuple(found.shape)} with labels up to {int(found.max())} "
+                f"came with the images; this site takes {tuple(shape)}, with labels that it has."
+            )
+        return found if given else None
 
     def _begin_step(self, request: Judge) -> None:
         """Begins a step whose request fits; what was stored of steps beyond it is abandoned."""
@@ -192,16 +207,16 @@ class Site(Handler):
         return coded.to(self.device)
 
     def _conditions(self) -> torch.Tensor:
-        """The conditions of the next batch."""
+        """The conditions of the next batch, for the coordinator; zeros if it chooses them."""
         size = self.recipe.training.batch
         if not self.recipe.draws_conditions:
             return self.cohort.batch(self.next_batch, size).conditions
+        if self.recipe.masks.source == "given":
+            return torch.zeros(size, dtype=torch.int64)
         # Classes are drawn uniformly, not as often as patients have them.
-        pool = torch.tensor(sorted(self.cohort.labels)) if self.given is None else self.given
+        pool = torch.tensor(sorted(self.cohort.labels))
         seed = derived_seed(self.recipe.training.seed, "conditions", self.name, self.next_batch)
-        random = torch.Generator().manual_seed(seed)
-        training = self.recipe.training
-        return drawn_from(pool, size, random, flip=training.flip, move=training.move)
+        return drawn_from(pool, size, torch.Generator().manual_seed(seed), flip=False)
 
     def _finite(self, losses: dict[str, torch.Tensor], step: int) -> dict[str, float]:
         numbers = {name: float(value) for name, value in losses.items()}
@@ -308,8 +323,8 @@ class Site(Handler):
         """Restores the newest state at or before a step: in memory, on disk, or the initial one.
 
         Raises:
-            ProtocolError: if the stored state belongs to other cases, patients or given masks; the
-                site then stays as it is.
+            ProtocolError: if the stored state belongs to other cases or patients; the site then
+                stays as it is.
         """
         place = checkpoint.place_of(self.folder, run) if self.folder else None
         kept = checkpoint.stored_steps(place) if place else []
@@ -335,13 +350,12 @@ class Site(Handler):
 
     @cached_property
     def _data_digest(self) -> str:
-        """Digest of the cases, of their patients, and of the given masks if there are any.
+        """Digest of the cases and of their patients.
 
         Which half of the patients a case belongs to follows from the patients' names, and what has
         learned from one half must never learn from the other.
         """
-        given = () if self.given is None else (self.given,)
-        return self.cases.members + digest_of((self.cases.halves, *given))
+        return self.cases.members + digest_of([self.cases.halves])
 
     def _start_afresh(self, known: str | None = None) -> None:
         """Resets the site; unless the policy allows a known start, its random draws are secret.
@@ -362,7 +376,7 @@ class Site(Handler):
         recipe, taught, known_labels = self.recipe.at_site(self.name), None, None
         if recipe.discriminator.cross_fitted:
             taught = self.cases.taught
-        if self.given is not None:
+        if self.recipe.masks.source == "given":
             known_labels = self.cases.taught.any(0).nonzero().flatten().tolist()
         self.objective = Objective(
             recipe,

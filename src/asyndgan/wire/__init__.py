@@ -4,6 +4,7 @@ from asyndgan.wire.codec import Coding, label_coding, through
 from asyndgan.wire.messages import (
     ANSWERS,
     LEAST_SHARE,
+    NO_CONDITIONS,
     REQUESTS,
     Card,
     Close,

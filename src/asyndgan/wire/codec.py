@@ -100,9 +100,9 @@ def through(array: Tensor, coding: Coding) -> Tensor:
     return torch.from_numpy(coder.read(coder.write(array.detach().cpu().numpy()), shape))
 
 
-def label_coding(highest: int) -> Coding:
-    """The narrowest coding that holds labels from 0 to `highest`."""
-    return "label8" if highest < 256 else "label16"
+def label_coding(labels: Tensor) -> Coding:
+    """The narrowest coding that holds these labels, 0 or more."""
+    return "label8" if not labels.numel() or int(labels.max()) < 256 else "label16"
 
 
 def _window(size: int) -> int:

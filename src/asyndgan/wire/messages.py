@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, final
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
@@ -20,10 +21,17 @@ from asyndgan.errors import WireError
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.tables.summary import Summary
 from asyndgan.texts import LARGEST_NUMBER, Name
-from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode
+from asyndgan.wire.codec import (
+    LABEL_CODINGS,
+    Coding,
+    decode,
+    decoded_size,
+    encode,
+    label_coding,
+)
 
 MAGIC: Final = b"ADG"
-VERSION: Final = 5
+VERSION: Final = 6
 HEADER_LIMIT: Final = 64 * 1024
 PREFIX: Final = struct.Struct("<3sBI")
 
@@ -54,6 +62,8 @@ class ArraySchema:
 IMAGES = ArraySchema(("float32", "float16", "uint8"), (3, 5))
 FEEDBACK = ArraySchema(("float32", "float16", "int8", "int4"), (3, 5))
 CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
+NO_CONDITIONS: Final = torch.zeros(1, dtype=torch.int64)
+"""Stands for conditions that the other party knows: no array of a message may be empty."""
 
 
 class Message(BaseModel):
@@ -100,12 +110,16 @@ class Card(Message):
 
 @final
 class Judge(Message):
-    """Coordinator: judge these synthetic images, painted from the conditions of `batch`."""
+    """Coordinator: judge these synthetic images, painted from the conditions of `batch`.
+
+    It sends these conditions along if they are of its choice (`masks.source` "given").
+    """
 
     kind = "judge"
     step: Count
     batch: Count
     images: Annotated[Tensor, IMAGES]
+    conditions: Annotated[Tensor, CONDITIONS] = NO_CONDITIONS
 
 
 @final
@@ -212,7 +226,7 @@ def pack(message: Message, codings: Mapping[str, Coding], *, level: int = 1) -> 
 
     Args:
         message: the message to send.
-        codings: coding of each of its arrays, by field.
+        codings: coding of each of its arrays, by field; label maps take the narrowest by default.
         level: zstd's compression level, 1 to 19.
 
     Raises:
@@ -222,10 +236,12 @@ def pack(message: Message, codings: Mapping[str, Coding], *, level: int = 1) -> 
     bodies: list[bytes] = []
     for name, schema in array_schemas(type(message)).items():
         array: Tensor = getattr(message, name)
-        _check_array(name, tuple(array.shape), codings[name], schema)
-        bodies.append(encode(array, codings[name], level))
+        narrow = label_coding(array) if schema is CONDITIONS else None
+        coding = codings[name] if narrow is None else codings.get(name, narrow)
+        _check_array(name, tuple(array.shape), coding, schema)
+        bodies.append(encode(array, coding, level))
         shape = list(array.shape)
-        arrays[name] = {"shape": shape, "coding": codings[name], "size": len(bodies[-1])}
+        arrays[name] = {"shape": shape, "coding": coding, "size": len(bodies[-1])}
     fields = message.model_dump(exclude=set(arrays))
     header = {"kind": message.kind, "fields": fields, "arrays": arrays}
     encoded = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()

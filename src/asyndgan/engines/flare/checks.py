@@ -117,8 +117,6 @@ def _data(file: SiteFile) -> str:
             f"'without' in {SITE_FILE} names {', '.join(sorted(unknown))}, which {file.data} does "
             f"not hold; it holds {', '.join(info.modalities)}."
         )
-    if file.masks:
-        describe(file.masks)
     report = check_folder(file.data, patient_pattern=file.patients)
     if report.faults:
         raise AsyndganError(

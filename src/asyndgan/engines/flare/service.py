@@ -68,9 +68,6 @@ class SiteFile(Section):
     without: tuple[str, ...] = Field(
         (), description="modalities that the folder has and that take no part"
     )
-    masks: Path | None = Field(
-        None, description="folder of masks to be painted, for recipes with masks.source 'given'"
-    )
     device: str = Field(
         "cpu",
         description="where the networks compute: cpu, cuda, cuda:1, mps; the cases stay in "
