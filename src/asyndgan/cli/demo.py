@@ -37,7 +37,7 @@ def demo(
     """Runs every stage on four phantom hospitals.
 
     Draws patients, trains one generator, paints a synthetic data set, evaluates it, attacks it
-    and writes a report. Takes 7 to 18 minutes on two cores. With '--engine flare' a federation
+    and writes a report. Takes about 12 minutes on two cores. With '--engine flare' a federation
     with real startup kits runs on this machine over mutual TLS, and the connection of one
     hospital is cut during training.
 
@@ -82,7 +82,7 @@ def demo(
             f"{out} holds a demo of other settings or of another version; choose another folder."
         )
     if not (out / "report.html").exists():
-        console.print("7 to 18 minutes on two cores. After Ctrl-C the same command goes on.")
+        console.print("About 12 minutes on two cores. After Ctrl-C the same command goes on.")
     with DemoDisplay(console) as display:
         with display.part("Draw four hospitals' patients") as part:
             if not (out / "sites").exists():
