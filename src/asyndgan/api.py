@@ -221,7 +221,7 @@ def train(
     how: dict[str, Any] = {"patients": patient_pattern, "threads": threads, "device": device}
     given = _path(masks)
     if learns_masks(resolved, given, place, resume=resume):
-        given = learned_masks(resolved, _sites(sites), place, watch=watch, **how)
+        given = learned_masks(resolved, _sites(sites), place, resume=resume, watch=watch, **how)
     run = train_run(
         resolved, _sites(sites), place, masks=given, resume=resume, watch=watch,
         start=None if start is None else _folder(start).path, **how,

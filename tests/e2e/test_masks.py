@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.writing import write_dataset
 from asyndgan.engines.flare.kits import init_federation
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
+from asyndgan.painting import learned
 from asyndgan.painting.sets import synthetic_of_run
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.privacy import Policy, Released
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Progress, RunFolder, load_recipe
+from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.order import Order
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
@@ -253,6 +256,85 @@ def test_without_a_folder_masks_are_learned_first_and_no_patients_mask_leaves(
     words = ["generate", str(out), "--draws", "1", "--out", str(tmp_path / "set")]
     assert CliRunner().invoke(app, words).exit_code == 0
     assert len(DataSet(tmp_path / "set").cases(image, synthetic=True)) == len(kept)
+
+
+def learning(
+    recipe: Recipe, sites: dict[str, Path], out: Path, *options: str
+) -> subprocess.CompletedProcess[str]:
+    """What `train` answers that learns masks first."""
+    file = out.with_suffix(".toml")
+    file.write_text(recipe.to_toml(), "utf-8")
+    words = [f"--site={name}={data}" for name, data in sites.items()]
+    said = CliRunner().invoke(app, ["train", str(file), *words, "--out", str(out), *options])
+    text = " ".join(f"{said.output} {said.exception or ''}".split())
+    return subprocess.CompletedProcess([], said.exit_code, text)
+
+
+def test_masks_that_were_learned_for_another_run_are_not_taken(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert learning(tiny(*GIVEN), phantoms, out).returncode == 0
+    again = learning(tiny(*GIVEN), phantoms, out)
+    assert "holds a run already" in again.stdout
+    shutil.rmtree(out)
+    site = dict(list(phantoms.items())[:1])
+    for recipe, sites, what in (
+        (tiny(*GIVEN, "training.seed=9"), phantoms, "training.seed is 9 and was 7"),
+        (tiny(*GIVEN, "privacy.kind=discriminator"), phantoms, "privacy.kind"),
+        (tiny(*GIVEN), site, "was started with"),
+    ):
+        said = learning(recipe, sites, out)
+        assert said.returncode and "not for this run" in said.stdout and what in said.stdout
+        shutil.rmtree(out)
+    assert learning(tiny(*GIVEN), phantoms, out).returncode == 0
+
+
+def test_a_run_that_was_interrupted_while_masks_were_learned_goes_on(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, recipe = tmp_path / "run", tiny(*GIVEN)
+    keep = MaskBank.keep
+
+    def killed(bank: MaskBank, site: str, conditions: torch.Tensor, most: Any = None) -> None:
+        keep(bank, site, conditions[:3], most)
+        raise KeyboardInterrupt
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learned, "write_synthetic", stopped)
+        assert learning(recipe, phantoms, out).returncode
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskBank, "keep", killed)
+        assert learning(recipe, phantoms, out, "--resume").returncode
+    assert 0 < len(list((out / "masks" / "labelsTr").iterdir())) <= 3
+    assert learning(recipe, phantoms, out, "--resume").returncode == 0
+    image = recipe.image
+    own = {
+        mask.numpy().tobytes() for _, mask in DataSet(tmp_path / "run-masks/painted").masks(image)
+    }
+    assert {mask.numpy().tobytes() for _, mask in released_masks(RunFolder(out))} == own
+
+
+def test_with_policies_both_trainings_hold_out_the_same_patients_or_none_begins(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[allows]\nunmeasured = true\nfewest_patients = 1\n", "utf-8")
+    policies = [f"--policy={name}={policy}" for name in phantoms]
+    recipe, out = tiny(*GIVEN, "training.hold_out=0.4"), tmp_path / "run"
+    said = learning(recipe, phantoms, out, *policies)
+    assert "--records FOLDER" in said.stdout and not (tmp_path / "run-masks").exists()
+    said = learning(recipe, phantoms, out, *policies, f"--records={tmp_path / 'books'}")
+    assert said.returncode == 0, said.stdout
+    for name in phantoms:
+        one, other = (
+            (RunFolder(run).site_state(name) / "hold_out.json").read_text()
+            for run in (out, tmp_path / "run-masks")
+        )
+        assert one == other
 
 
 def test_masks_are_learned_under_differential_privacy_too(

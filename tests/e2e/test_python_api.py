@@ -224,8 +224,8 @@ def test_a_run_starts_from_a_finished_one_of_the_same_kind(
     noisier = {"generator.noise": 3, "training.steps": 1}
     longer = asyndgan.train(recipe, sites, tmp_path / "run", overrides=noisier, start=run)
     start = longer.facts.start
-    assert start and start["took"].endswith(" of 17 layers of run, 1 of them in part")
-    other = {"generator.kind": "resnet", "generator.noise": 0}
+    assert start and start["took"].endswith(" of 43 layers of run, 9 of them in part")
+    other = {"generator.kind": "resnet", "generator.noise": 0, "generator.style": 0}
     with pytest.raises(RunError, match="of kind 'topdown', and recipe 'tiny' one of kind 'resnet'"):
         asyndgan.train(recipe, sites, tmp_path / "other", overrides=other, start=run.path)
 

@@ -70,7 +70,7 @@ def generate(
     folder = RunFolder(run)
     tell_trial(console, folder)
     console.say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.")
-    if not masks and folder.has_masks:
+    if not masks and folder.has_masks and folder.recipe().keeps_masks:
         kept = sum(1 for _ in (folder.masks / "labelsTr").iterdir())
         cases = sum(int(about["cases"]) for about in folder.facts().teachers.values())
         if kept < cases:

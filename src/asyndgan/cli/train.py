@@ -121,7 +121,8 @@ def train(
         if part := resolved.training.hold_out:
             who = "records" if resolved.table else "patients"
             display.tell(f"About {part:.0%} of each site's {who} are held out, to judge on later.")
-        tell_lacking(console, resolved, masks=resolved.keeps_masks, study=study)
+        kept = resolved.keeps_masks or resolved.masks.source == "given"
+        tell_lacking(console, resolved, masks=kept, study=study)
 
     how: dict[str, Any] = {
         "policies": parsed_sites(policy or [], "--policy"),
@@ -138,8 +139,9 @@ def train(
         )
         with TrainingDisplay(console) as display:
             masks = learned_masks(
-                resolved, folders, out, confirm=display.tell, watch=display.show, **how
-            )
+                resolved, folders, out, resume=resume, confirm=display.tell, watch=display.show,
+                **how,
+            )  # fmt: skip
         console.say(f"Look at the masks in {masks}. Now the images.")
     with TrainingDisplay(console, out) as display:
         run = train_run(

@@ -1,13 +1,17 @@
 """Masks that the sites teach a generator first, so that no patient's mask is ever sent."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
+from asyndgan.errors import PolicyError, RunError
 from asyndgan.painting.synthesise import chosen_masks, synthesise
 from asyndgan.painting.writing import write_synthetic
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.checks import check_late_sites, check_policies, check_same_run, check_sites
 from asyndgan.runs.train import train
 
 FEWEST: Final = 500
@@ -23,7 +27,7 @@ ALIKE: Final = {
 }
 """Keys in which the recipe of the masks is that of the images, by section."""
 
-WHOLE: Final = ("timeline", "shares", "quorum", "privacy", "integrity")
+WHOLE: Final = ("shares", "quorum", "privacy", "integrity")
 """Sections in which it is, too."""
 
 PAINTED: Final = "painted"
@@ -32,7 +36,7 @@ PAINTED: Final = "painted"
 
 def learns_masks(recipe: Recipe, masks: Path | None, out: Path, *, resume: bool) -> bool:
     """Whether masks have to be learned before a run: it wants some, and was given none."""
-    kept = resume and RunFolder(out).has_masks
+    kept = resume and RunFolder(out).was_given
     return recipe.masks.source == "given" and not masks and not kept
 
 
@@ -53,29 +57,62 @@ def learned_masks(
     recipe: Recipe,
     sites: dict[str, Path],
     out: Path,
+    *,
+    resume: bool = False,
+    policies: Mapping[str, Path] | None = None,
+    records: Path | None = None,
+    patients: str = DEFAULT_PATIENT_PATTERN,
+    without: Mapping[str, Collection[str]] | None = None,
     **options: Any,
 ) -> Path:
     """Has sites teach a generator of masks, and paints the masks of a run from it.
 
-    What exists already is used, so that the same call goes on after an interruption.
-
-    Args:
-        recipe: of the run that is to be painted from the masks.
-        sites: folder of each site's data, by the site's name.
-        out: folder of that run; the one that learns masks lies beside it (`SUFFIX`).
-        options: as `runs.train.train`.
+    What exists already is used, so that the same call goes on after an interruption. Arguments are
+    those of `runs.train.train`. The folder `out` of the run is created; the run that learns masks
+    lies beside it (`SUFFIX`).
 
     Returns:
         A data set of masks: as many as the sites have cases, from `FEWEST` to `MOST`.
 
     Raises:
-        As `runs.train.train`, and DataError if the masks cannot be written.
+        PolicyError: a site refuses one of the two recipes, or both trainings would hold out other
+            patients, as only `records` can prevent.
+        RunError: the masks beside `out` were learned with another recipe or of other sites.
+        Others: as `runs.train.train`, and DataError if the masks cannot be written.
     """
-    place = out.with_name(out.name + SUFFIX)
+    learns = recipe_of_masks(recipe)
+    check_sites(recipe, sites, without or {})
+    check_late_sites(recipe, sites, without or {})
+    check_policies(recipe, sites, policies or {}, records)
+    if policies and recipe.training.hold_out and not records:
+        raise PolicyError(
+            "masks are learned in a training of its own, and with policies each training would "
+            "hold out other patients. Name a folder for both trainings' books: --records FOLDER."
+        )
+    if not resume or not RunFolder(out).recipe_file.exists():
+        RunFolder.create(out, recipe)
+    place = out.resolve().with_name(out.resolve().name + SUFFIX)
     run, painted = RunFolder(place), place / PAINTED
-    if not run.facts_file.exists() or run.facts().state != "finished":
-        begun = run.facts_file.exists()
-        run = train(recipe_of_masks(recipe), sites, place, resume=begun, **options)
+    begun = run.facts_file.exists()
+    if begun:
+        try:
+            check_same_run(run, learns, sites, patients)
+        except RunError as error:
+            raise RunError(
+                f"masks were learned before, and not for this run: {error} Remove {place}, or "
+                "choose another folder for the run."
+            ) from error
+    if not begun or run.facts().state != "finished":
+        try:
+            run = train(
+                learns, sites, place, resume=begun, policies=policies, records=records,
+                patients=patients, without=without, **options,
+            )  # fmt: skip
+        except PolicyError as error:
+            raise PolicyError(
+                f"{error} The recipe 'masks' comes first, since no folder of masks was named; "
+                "--masks FOLDER does without it."
+            ) from error
     if not painted.exists():
         cases = sum(site["cases"] for site in run.facts().sites.values())
         count = min(max(cases, FEWEST), MOST)

@@ -172,7 +172,7 @@ RULES: Final = (
     Rule(lambda r: r.privacy.kind != "none" and r.sends_own_masks
          and r.privacy.conditions == "public",
          "privacy.conditions is 'public', but condition.kind 'mask' sends patients' masks; "
-         "set masks.source to 'given' and give every site a folder of masks, set "
+         "set masks.source to 'given', set "
          "privacy.conditions to 'unprotected' to say so, or take another condition",
          ("privacy.conditions='unprotected'",)),
     Rule(lambda r: r.privacy.kind == "discriminator" and r.discriminator.kind in SEGMENTING,

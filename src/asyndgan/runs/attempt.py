@@ -97,7 +97,7 @@ class Attempt:
         self.facts.patient_pattern = patients
         self.recorder = Recorder(folder, self.facts, self.exchange)
         bank = MaskBank(folder.masks) if recipe.keeps_masks or given else None
-        if bank and not given:
+        if bank and not (given and state):
             kept = state[1].get("masks", bank.counts()) if state else {}
             with taking_up():
                 bank.back_to({site: count_in(kept, site) for site in kept})
@@ -117,14 +117,15 @@ class Attempt:
         self.bank = bank
         if bank:
             bank.describe(self.coordinator.scope)
-            if given:
+            if given and not state:
                 bank.keep(GIVEN, given.masks)
         folder.forget_metrics_after(self.coordinator.step_number)
         self.grid = SampleGrid(folder.samples, self.coordinator, bank) if bank else None
         self.facts.state = "running"
         if start and not state:
             self.facts.start = start.begin(self.coordinator)
-            self._checkpoint()  # so that the run resumes without the other one
+        if (start or given) and not state:
+            self._checkpoint()  # so that the run resumes without the other one, or the folder
         self.recorder.write_facts(self.coordinator)
 
     def _ask(self, confirm: Confirm) -> Callable[[Scope, Mapping[str, Card]], None]:

@@ -64,7 +64,7 @@ def given_masks(
         RunError: there are some and should not be, or the other way round.
         DataError: they cannot be read.
     """
-    if not masks and folder and folder.has_masks and recipe.masks.source == "given":
+    if not masks and folder and folder.was_given:
         masks = folder.masks
     says = f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and"
     if masks is None and recipe.masks.source == "given":
@@ -173,12 +173,24 @@ def resumed(out: Path, recipe: Recipe, sites: Collection[str], patients: str) ->
         RunError: there is none, it has finished, or its recipe, sites or pattern were others.
     """
     folder = RunFolder(out)
-    begun = folder.recipe()
     if folder.facts_file.exists() and folder.facts().state == "finished":
         raise RunError(
             f"the run in {out} has finished. To train longer, start a new run from it, in another "
             f"folder: 'asyndgan train --from {quote(str(out))} --out FOLDER'."
         )
+    check_same_run(folder, recipe, sites, patients)
+    return folder
+
+
+def check_same_run(
+    folder: RunFolder, recipe: Recipe, sites: Collection[str], patients: str
+) -> None:
+    """Checks that a run is one of this recipe, of these sites and of this pattern.
+
+    Raises:
+        RunError: it is not, or there is none.
+    """
+    out, begun = folder.path, folder.recipe()
     if begun.digest() != recipe.digest():
         raise RunError(
             f"the run in {out} was started with another recipe: "
@@ -193,7 +205,6 @@ def resumed(out: Path, recipe: Recipe, sites: Collection[str], patients: str) ->
                 f"the run in {out} was started with {', '.join(facts.sites)}; resume it with the "
                 f"same sites, not with {', '.join(sorted(sites))}, or start a new run."
             )
-    return folder
 
 
 def precision_of(folder: RunFolder, recipe: Recipe, device: torch.device) -> str:

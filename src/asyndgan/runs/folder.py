@@ -32,7 +32,7 @@ from asyndgan.recipe import Recipe, explained
 from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.schema import Record
 from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
-from asyndgan.training.steps import MOST_STATE
+from asyndgan.training.steps import MOST_STATE, stored_steps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,8 +111,14 @@ class RunFolder:
 
     @property
     def has_masks(self) -> bool:
-        """Whether the coordinator kept masks: the recipe asked for it and a site allowed it."""
+        """Whether the coordinator kept masks: given ones, or such as a site released."""
         return any((self.masks / "labelsTr").glob("[!.]*.png"))
+
+    @property
+    def was_given(self) -> bool:
+        """Whether it has kept all masks that it was given; its first checkpoint comes after."""
+        begun = bool(stored_steps(self.checkpoints))
+        return begun and self.has_masks and self.recipe().masks.source == "given"
 
     def site_state(self, site: str) -> Path:
         """Folder in which a simulated site keeps its own state."""

@@ -182,7 +182,7 @@ class Training:
             "patients": self.patients, "device": self.device, "without": self.without,
         }  # fmt: skip
         if learns_masks(self.recipe, None, self.out, resume=resume):
-            masks = learned_masks(self.recipe, self.sites, self.out, **how)
+            masks = learned_masks(self.recipe, self.sites, self.out, resume=resume, **how)
         train(self.recipe, self.sites, self.out, masks=masks, resume=resume, **how)
 
 
