@@ -129,7 +129,7 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         here = "connected: north, south"
         until(lambda: of_module("asyndgan.relay.server", federation.path) not in ([], orphan), 60)
         until(lambda: here in connected(federation), 90)
-        assert here in asyndgan("federation", "status", federation.path)
+        until(lambda: here in asyndgan("federation", "status", federation.path), 90)
     finally:
         for service in reversed(services):
             service.send_signal(signal.SIGTERM)
