@@ -60,6 +60,28 @@ def test_what_a_run_lacks_is_said_with_the_option_that_allows_it(
                 load_recipe("default", [*overrides, word.strip(",.")])
 
 
+@pytest.mark.parametrize(
+    ("patients", "hold_out", "said"),
+    [
+        (100, 0.2, ""),
+        (99, 0.1, "89 patients and 10 held out"),
+        (66, 0.2, "training.hold_out=0.31"),
+        (30, 0.2, "have 40 patients at the sites"),
+        (12, 0, "have 20 patients at the sites"),
+        (20, 0, ""),
+    ],
+)
+def test_before_a_training_it_is_said_whether_an_audit_could_permit_a_release(
+    patients: int, hold_out: float, said: str
+) -> None:
+    recipe = load_recipe("default", ["masks.release=true", f"training.hold_out={hold_out}"])
+    lines = "\n".join(lacking(recipe, masks=True, tested=True, patients=patients))
+    assert (said in lines) if said else not lines
+    if "hold_out=" in said:
+        enough = load_recipe("default", ["masks.release=true", said])
+        assert not lacking(enough, masks=True, tested=True, patients=patients)
+
+
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("overrides", [[], ["training.hold_out=0.3"]])
 @pytest.mark.parametrize("pattern", [DEFAULT_PATIENT_PATTERN, r"(p\d+) .*"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from asyndgan.cli.following import undecided
 from asyndgan.cli.options import AsJson, Overrides, StudyOption, print_json
 from asyndgan.cli.tables import check_tables
 from asyndgan.cli.terminal import Terminal, marked, plain
@@ -110,6 +111,9 @@ def check(
         between = (unplanned,)  # `train` refuses it, too
     told = len(trained) if wanted and not recipe else 0
     notes = (*contradictions, *notes_between(reports, fits=bool(wanted), told=told))
+    if wanted and study:  # whose training comes next
+        patients = sum(len(report.patients) for report in trained)
+        notes += tuple(undecided(patients, wanted.training.hold_out))
     if as_json:
         _print_json(reports, between, (why, *notes) if why else notes)
     else:

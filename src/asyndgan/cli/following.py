@@ -1,5 +1,6 @@
 """What a run can be used for afterwards: what it lacks for that, and the commands."""
 
+import math
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -19,13 +20,21 @@ WIDTH: Final = 80
 """Columns of a line that is to be copied."""
 
 
-def lacking(recipe: Recipe, *, masks: bool, tested: bool = False) -> list[str]:
+DECIDES: Final = 20
+"""About how many patients, of those who took part and of others, let an audit permit a release
+(docs/audits.md)."""
+
+
+def lacking(
+    recipe: Recipe, *, masks: bool, tested: bool = False, patients: int | None = None
+) -> list[str]:
     """What a run will not be able to do by itself, and the options that allow it, line by line.
 
     Args:
         recipe: recipe of the run.
         masks: whether it keeps, or will keep, masks to paint from.
         tested: whether its study has a test set.
+        patients: of its sites together, if known.
     """
     lines = []
     if recipe.condition.kind == "mask" and not masks:
@@ -43,7 +52,25 @@ def lacking(recipe: Recipe, *, masks: bool, tested: bool = False) -> list[str]:
             f"No {what} are held out for {names}: train with {HOLD_OUT}, or give "
             f"{names.partition(' ')[0]} {given}, with other {what}."
         )
+    if patients and not recipe.table and recipe.image.source == "images":
+        lines += undecided(patients, recipe.training.hold_out)
     return lines
+
+
+def undecided(patients: int, hold_out: float) -> list[str]:
+    """That an audit will hardly permit a release, if so few patients take part or are held out."""
+    others = round(patients * hold_out)
+    members, who = patients - others, f"and {others} held out " if others else ""
+    if min(members, others if hold_out else members) >= DECIDES:
+        return []
+    least = math.ceil(100 * DECIDES / patients) / 100
+    more = f"hold out more (--set training.hold_out={least:g})"
+    if least > 0.5:
+        more = f"have {2 * DECIDES if hold_out else DECIDES} patients at the sites together"
+    return [
+        f"An audit of {members} patients {who}will hardly permit the release of a set: it takes "
+        f"about {DECIDES} of each. If you mean to release one, {more}."
+    ]
 
 
 def _judged(recipe: Recipe) -> bool:
@@ -52,11 +79,16 @@ def _judged(recipe: Recipe) -> bool:
 
 
 def tell_lacking(
-    console: Terminal, recipe: Recipe, *, masks: bool, study: Path | None = None
+    console: Terminal,
+    recipe: Recipe,
+    *,
+    masks: bool,
+    study: Path | None = None,
+    patients: int | None = None,
 ) -> None:
     """Prints the lines of `lacking`; `study` is the study's file."""
     tested = bool(study and Study.load(study).test)
-    for line in lacking(recipe, masks=masks, tested=tested):
+    for line in lacking(recipe, masks=masks, tested=tested, patients=patients):
         console.say(line, style="yellow")
 
 

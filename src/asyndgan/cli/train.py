@@ -113,16 +113,18 @@ def train(
         )  # fmt: skip
 
     def tell(proposal: str) -> None:
+        patients = None
         if resolved.table:
             display.tell(proposal)
         else:
             data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}
             display.tell(f"{proposal}\n{told(data)}")
+            patients = sum(len({*one.patients.values()}) for one in data.values())
         if part := resolved.training.hold_out:
             who = "records" if resolved.table else "patients"
             display.tell(f"About {part:.0%} of each site's {who} are held out, to judge on later.")
         kept = resolved.keeps_masks or resolved.masks.source == "given"
-        tell_lacking(console, resolved, masks=kept, study=study)
+        tell_lacking(console, resolved, masks=kept, study=study, patients=patients)
 
     how: dict[str, Any] = {
         "policies": parsed_sites(policy or [], "--policy"),
