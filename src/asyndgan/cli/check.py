@@ -113,7 +113,7 @@ def check(
     notes = (*contradictions, *notes_between(reports, fits=bool(wanted), told=told))
     if wanted and study:  # whose training comes next
         patients = sum(len(report.patients) for report in trained)
-        notes += tuple(undecided(patients, wanted.training.hold_out))
+        notes += tuple(line.rstrip(".") for line in undecided(patients, wanted.training.hold_out))
     if as_json:
         _print_json(reports, between, (why, *notes) if why else notes)
     else:
