@@ -298,3 +298,19 @@ def test_a_damaged_record_of_who_was_held_out_is_an_error_of_ours(
     (tmp_path / CHOOSER_FILE).write_text(text)
     with pytest.raises(RunError, match="not as the site wrote it"):
         chooser_at(tmp_path)
+
+
+def test_a_site_does_not_start_without_the_recipes_that_its_ledger_names(
+    hospital: Path, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    overrides, policy = POLICIES["plain"]
+    setup = setup_of(hospital, tmp_path, policy)
+    for seed in (1, 2):
+        told(setup, tiny(*overrides, f"training.seed={seed}"))
+    file = setup.records / FILE  # type: ignore[operator]  # it has records
+    kept = file.read_text()
+    file.write_text(json.dumps(json.loads(kept) | {"recipes": []}))
+    with pytest.raises(LedgerError, match="lacks recipes under which messages left"):
+        set_up(setup, tiny(*overrides, "training.seed=3"))
+    file.write_text(kept)
+    assert "cases=" in told(setup, tiny(*overrides, "training.seed=3"))

@@ -25,7 +25,7 @@ def open_release(
     if records:
         file = records / "ledger.jsonl"
         check_not_removed(file, [records / "policies", records / "privacy.json"])
-        ledger = Ledger(file, policy.digest())
+        ledger = Ledger(file, policy.digest(), recipe.digest() if recipe else "")
     account = Account(
         records / "privacy.json" if records else None,
         mechanism_of(recipe, patients) if recipe else None,

@@ -60,6 +60,7 @@ class Entry:
             with noise if the policy sets no limit, `masks` (or classes) of patients, a
             `fingerprint`; empty: none.
         policy: SHA-256 of the policy in force.
+        recipe: SHA-256 of the recipe that was agreed on; empty before there is one.
         repeated: number of images of the request that had come before, equal to the bit and in
             another step, since the site started; a generator in training hardly paints one twice.
         previous: hash of the line before.
@@ -81,6 +82,7 @@ class Entry:
     masks: int
     bare: str
     policy: str
+    recipe: str
     repeated: int
     previous: str
     digest: str = ""
@@ -108,6 +110,7 @@ class Tally:
             by these names.
         charged: number of those with feedback whose noise the account was charged for.
         uses: the most in any line.
+        recipes: under which messages left.
         repeated: images that came again in another step.
     """
 
@@ -115,6 +118,7 @@ class Tally:
         self.name = name
         self.answers = self.charged = self.uses = self.repeated = 0
         self.bare: Counter[str] = Counter()
+        self.recipes: set[str] = set()
         self._card = ""
 
     def add(self, entry: Entry) -> None:
@@ -127,6 +131,7 @@ class Tally:
         self.bare.update(entry.bare.split())
         self.charged += FEEDBACK in entry.bare.split() and entry.epsilon is not None
         self.uses = max(self.uses, entry.uses)
+        self.recipes |= {entry.recipe} - {""}
         self.repeated += entry.repeated
 
 
@@ -141,6 +146,7 @@ class Ledger:
     Args:
         path: of the file, which is created if need be.
         policy: SHA-256 of the policy in force.
+        recipe: SHA-256 of the recipe that was agreed on; empty: there is none yet.
 
     Attributes:
         number: lines so far.
@@ -151,9 +157,10 @@ class Ledger:
         LedgerError: if the file was changed or cut, or another process has it open.
     """
 
-    def __init__(self, path: Path, policy: str) -> None:
+    def __init__(self, path: Path, policy: str, recipe: str = "") -> None:
         self.path = path
         self.policy = policy
+        self.recipe = recipe
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -205,7 +212,7 @@ class Ledger:
         digest = hashlib.sha256(payload).hexdigest()
         entry = Entry(
             self.number + 1, now, run, kind, step, len(payload), digest, norm, noise, epsilon,
-            delta, uses, masks, bare, self.policy, repeated, self.last,
+            delta, uses, masks, bare, self.policy, self.recipe, repeated, self.last,
         ).sealed()  # fmt: skip
         line, before = entry.line(), os.fstat(self._file).st_size
         try:

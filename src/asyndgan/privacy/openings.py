@@ -6,6 +6,7 @@ could measure the data. A site therefore counts the recipes, and draws its held-
 secret of its own.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Final, final
 
@@ -93,6 +94,18 @@ class Openings:
             )
         self._kept.recipes.append(recipe)
         self.keep()
+
+    def check_against(self, recipes: Collection[str]) -> None:
+        """Checks that the site was opened with each of these recipes, under which messages left.
+
+        Raises:
+            LedgerError: it was not, so the file is not the one that was kept beside the ledger.
+        """
+        if self.path and not set(recipes) <= set(self._kept.recipes):
+            raise LedgerError(
+                f"{FILE} lacks recipes under which messages left by the ledger: it was changed, "
+                "or taken from elsewhere. Put it back, or begin new books in another folder."
+            )
 
     def knows(self, attempt: str) -> bool:
         """Whether an attempt at a run has begun here, the newest one or an earlier one."""

@@ -94,6 +94,8 @@ class Site(Handler):
         self.run: str | None = None
         self._heard = 0.0
         self.openings = openings or Openings(None)
+        if self.release.ledger:
+            self.openings.check_against(self.release.ledger.tally.recipes)
         self._arrived = Arrivals()
         self._fresh = False
         self._opened = False
