@@ -19,6 +19,7 @@ from asyndgan.engines.flare.keeper import end_orphan
 from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import free_port
 from asyndgan.privacy import SIMULATION
+from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.order import Order
@@ -112,9 +113,11 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         assert Recipe.from_toml(planned.read_text()).image.size == (32, 32)
         asyndgan("federation", "plan", federation.path, "--masks", "--out", tmp_path / "masks.toml")
         assert Recipe.from_toml((tmp_path / "masks.toml").read_text()).name == "masks"
-        recipe = tiny("image.size=32", "masks.release=false", "training.move=true")
+        given = ("masks.source=given", "masks.release=false")
+        recipe = tiny("image.size=32", *given, "training.move=true")
         (tmp_path / "recipe.toml").write_text(recipe.to_toml())
         submit = ("federation", "submit", federation.path, tmp_path / "recipe.toml")
+        submit += ("--masks", next(iter(phantoms.values())))
         said = answered_at_a_terminal("Shall the run begin so?", "y", *submit, "--run", "one")
         assert "60%" in said and "Run one begins." in said, said
         order = Order.named(federation, "one")
@@ -139,8 +142,11 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
     asyndgan("federation", "fetch", federation.path, "--out", tmp_path / "fetched")
     fetched = RunFolder(tmp_path / "fetched")
     assert fetched.generator_file.exists() and len(fetched.metrics()) == recipe.training.steps
+    assert fetched.has_masks
     for name in phantoms:
-        asyndgan("ledger", "verify", tmp_path / name / "records" / "ledger.jsonl")
+        ledger = tmp_path / name / "records" / "ledger.jsonl"
+        asyndgan("ledger", "verify", ledger)
+        assert not any(entry.masks for entry in read(ledger))
 
 
 def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up(
