@@ -248,15 +248,15 @@ def test_the_results_of_a_suite_are_views_of_the_scores_beside_them(name: str) -
 
 
 def test_stored_results_from_before_the_kid_still_become_tables() -> None:
-    stored = json.loads((RESULTS / "demo.json").read_text("utf-8"))
+    stored = json.loads((RESULTS / "chest-64.json").read_text("utf-8"))
     old, new = (
         {**stored, "distances": [], key: stored["distances"]} for key in ("distances", "kids")
     )
     title = "from real images (between real halves)**"
-    assert f"**phantoms: distance {title}" in to_markdown(old)
-    assert "| 0.110 (0.041) |" in to_markdown(old)
-    assert f"**phantoms: KID x 1000 {title}" in to_markdown(new)
-    assert "| 110.2 (40.6) |" in to_markdown(new)
+    assert f"**chest_xray: distance {title}" in to_markdown(old)
+    assert "| 0.247 (0.079) |" in to_markdown(old)
+    assert f"**chest_xray: KID x 1000 {title}" in to_markdown(new)
+    assert "| 247.4 (79.0) |" in to_markdown(new)
 
 
 def test_a_benchmark_without_pandas_says_how_to_install_it(
