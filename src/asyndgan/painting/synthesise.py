@@ -273,7 +273,7 @@ def shapes_of(masks: Iterable[Mask]) -> set[str]:
     return {mask_digest(_shape(mask)) for mask in masks if bool(mask.any())}
 
 
-def _shape(mask: Mask) -> Mask:
+def _shape(mask: Mask) -> torch.Tensor:  # of another size
     within = mask
     for axis in range(mask.ndim):
         held = torch.nonzero(mask.movedim(axis, 0).flatten(1).any(1)).flatten()
