@@ -16,7 +16,7 @@ from asyndgan.runs.train import train
 
 FEWEST: Final = 500
 MOST: Final = 4000
-"""Most masks that are painted: beyond this, sets that are drawn from them hardly vary more."""
+"""Fewest and most masks that are painted; not measured."""
 
 SUFFIX: Final = "-masks"
 """What the run that learns masks is called beside the run that is painted from them."""
