@@ -27,7 +27,6 @@ from asyndgan.data.prepare import blanked, invert
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError
-from asyndgan.judging.completion_scores import completions
 from asyndgan.judging.real import load_real
 from asyndgan.painting import augmenting, completion, translation
 from asyndgan.painting.budget import TranslationBudget
@@ -43,6 +42,7 @@ from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import Participation, RunSites
 from asyndgan.runs.train import train
 from asyndgan.training import SHARED_LOOK, generator_inputs
+from lab.completion_scores import completions
 
 MakeRecipe = Callable[..., Recipe]
 

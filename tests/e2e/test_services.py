@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import crowd as strangers
 from asyndgan.engines.flare.attendance import connected
 from asyndgan.engines.flare.keeper import end_orphan
 from asyndgan.engines.flare.kits import init_federation
@@ -24,6 +23,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.order import Order
 from commands import command
+from lab.experiments import crowd as strangers
 from waiting import halt, until
 
 COMMAND = str(Path(sys.executable).with_name("asyndgan"))

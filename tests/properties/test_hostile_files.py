@@ -33,8 +33,8 @@ from asyndgan.recipe import Recipe, known_keys
 from asyndgan.reports.usefulness import read_usefulness
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.bank import MaskBank
-from asyndgan.suites.suite import Suite
 from asyndgan.training import checkpoint
+from lab.suite import Suite
 
 Read = Callable[[str], object]
 READERS: dict[str, Read] = {

@@ -15,7 +15,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.training import Site
 from asyndgan.wire import Close, Judge, Open, Save, through
-from rehearsal import Rehearsal, inverted
+from lab.experiments.rehearsal import Rehearsal, inverted
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]

@@ -19,11 +19,11 @@ from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
-from asyndgan.suites.fedgan import _common_scope, _FedGan, _Party, train_fedgan
 from asyndgan.training import Scope
 from asyndgan.training.checkpoint import read
 from asyndgan.training.objective import average_decay
 from asyndgan.training.segmentation import predict
+from lab.fedgan import _common_scope, _FedGan, _Party, train_fedgan
 
 MakeRecipe = Callable[..., Recipe]
 Sites = dict[str, Path]

@@ -22,7 +22,6 @@ from asyndgan.data.plan import shared_modalities
 from asyndgan.data.prepare import blanked
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import DataError
-from asyndgan.judging.completion_scores import _copied, _label_means, _regressed, _ssim, nearness
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.completion import MOST_MASKS, drawn_masks, own_masks
 from asyndgan.painting.regression import Regression
@@ -34,6 +33,7 @@ from asyndgan.painting.translation import (
     translated,
 )
 from asyndgan.recipe import ImageSection
+from lab.completion_scores import _copied, _label_means, _regressed, _ssim, nearness
 
 GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
 NAMES = ("T1", "T2")

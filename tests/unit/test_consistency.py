@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from asyndgan.data import Case, Preparation
-from asyndgan.judging.consistency import consistency
+from lab.consistency import consistency
 
 LABELS = {"background": 0, "organ": 1, "absent": 2}
 GRID = Preparation((16, 16), (1.0, 1.0), (16, 16), (0, 0), (1.0, 1.0), (0.0, 0.0))

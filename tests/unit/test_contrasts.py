@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from asyndgan.data import Case
-from asyndgan.painting.contrasts import contrast_set, contrasted, random_contrasts
 from asyndgan.painting.sets import MOVED
 from asyndgan.painting.synthesise import shown
 from asyndgan.recipe import Recipe
+from lab.contrasts import contrast_set, contrasted, random_contrasts
 
 LABELS = {"background": 0, "head": 1, "lesion": 2}
 MODALITIES = ("T1", "T2", "FLAIR")

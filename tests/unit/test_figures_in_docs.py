@@ -1,4 +1,4 @@
-"""Figures in prose are those of the tables that `asyndgan benchmark` writes into the documents."""
+"""Figures in prose are those of the tables that `python -m lab` writes into the documents."""
 
 import re
 from itertools import pairwise

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import mixture
+from lab.experiments import mixture
 
 SHARES = torch.tensor([0.7, 0.3], dtype=torch.float64)
 

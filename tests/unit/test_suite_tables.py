@@ -12,21 +12,21 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from asyndgan.cli import app
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import MissingPackageError, RecipeError
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.table import ADDED, SITE_PREFIX, Evaluation, Scores
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.reports.evidence import find_block, to_markdown
-from asyndgan.suites.costs import a_step
-from asyndgan.suites.scores import FILE, Key, by_key, joined, read_scores, tidy, write_scores
-from asyndgan.suites.suite import PaintingSection, Suite
-from asyndgan.suites.views import views
 from asyndgan.texts import without_nan
+from lab.__main__ import app
+from lab.costs import a_step
+from lab.evidence import find_block, to_markdown
+from lab.scores import FILE, Key, by_key, joined, read_scores, tidy, write_scores
+from lab.suite import PaintingSection, Suite
+from lab.views import views
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks/results"
+RESULTS = ROOT / "lab/results"
 NAN = float("nan")
 SUITE = """
 name = "heads"
@@ -240,7 +240,7 @@ def test_scores_are_read_as_they_were_written_and_equal_ones_give_equal_files(
 @pytest.mark.parametrize("name", [file.name.split(".")[0] for file in RESULTS.glob(f"*.{FILE}")])
 def test_the_results_of_a_suite_are_views_of_the_scores_beside_them(name: str) -> None:
     stored = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
-    of = Suite.from_toml((ROOT / f"benchmarks/suites/{name}.toml").read_text("utf-8"))
+    of = Suite.from_toml((ROOT / f"lab/suites/{name}.toml").read_text("utf-8"))
     found = by_key(read_scores(RESULTS / f"{name}.{FILE}"))
     computed = without_nan(views(of, found, stored["groups"], stored["costs"]))
     assert computed["rows"] and computed["differences"]
@@ -259,17 +259,17 @@ def test_stored_results_from_before_the_kid_still_become_tables() -> None:
     assert "| 247.4 (79.0) |" in to_markdown(new)
 
 
-def test_a_benchmark_without_pandas_says_how_to_install_it(
+def test_a_suite_without_pandas_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("scores", "views", "judging", "benchmark"):
-        monkeypatch.delitem(sys.modules, f"asyndgan.suites.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"lab.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    arguments = ["benchmark", str(tmp_path / "suite.toml"), "--data", ".", "--out", str(tmp_path)]
+    arguments = [str(tmp_path / "suite.toml"), "--data", ".", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, MissingPackageError)
     assert str(pickle.loads(pickle.dumps(result.exception))) == str(result.exception)
-    assert "pip install '.[benchmark]'" in str(result.exception)
+    assert "pip install '.[lab]'" in str(result.exception)
 
 
 def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part() -> None:
@@ -279,10 +279,10 @@ def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part() -> None:
 
 
 def test_every_suite_that_comes_with_the_project_can_be_read_and_has_its_place() -> None:
-    suites = {path.stem: path for path in (ROOT / "benchmarks/suites").glob("*.toml")}
-    script = (ROOT / "benchmarks/evidence.sh").read_text().replace("\\\n", "")
+    suites = {path.stem: path for path in (ROOT / "lab/suites").glob("*.toml")}
+    script = (ROOT / "lab/evidence.sh").read_text().replace("\\\n", "")
     (line,) = re.findall(r"^\[ \$# -gt 0 \].* -- (.*)$", script, re.MULTILINE)
-    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    scripts = {path.stem for path in (ROOT / "lab/experiments").glob("*.py")}
     listed = set(line.split())
     assert {name for name in suites if not name.startswith("search")} == listed - scripts
     for name, path in suites.items():

@@ -4,7 +4,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from keyword import iskeyword
@@ -32,7 +32,6 @@ COMMANDS: Final = {
     "evaluate": "Compares models trained on synthetic and on real data.",
     "audit": "Attacks a run to measure what it reveals about patients.",
     "report": "Writes one HTML page about a run.",
-    "benchmark": "Runs a suite of trainings and writes one table.",
     "recipe": "Lists and shows recipes: what is trained and how.",
     "policy": "Shows and checks policies: what may leave a site.",
     "ledger": "Shows and verifies ledgers: what left a site.",
@@ -71,18 +70,26 @@ class _Commands(Group):
 
 
 def _imported(name: str) -> Any:
+    log_to_terminal()
+    word = f"{name}_" if iskeyword(name) else name
+    found = getattr(import_module(f"asyndgan.cli.{word}"), word)
+    return typer.main.get_command(found if isinstance(found, typer.Typer) else alone(name, found))
+
+
+def alone(name: str, function: Callable[..., None]) -> Commands:
+    """A function as a command of its own."""
+    commands = Commands("", no_args_is_help=False, pretty_exceptions_enable=False)
+    commands.command(name)(function)
+    return commands
+
+
+def log_to_terminal() -> None:
+    """Shows warnings as the commands show their own."""
     from asyndgan.cli.terminal import LogToTerminal  # only now, so that `--help` need not wait
 
     logging.lastResort = LogToTerminal(logging.WARNING)
     # Without a home that can be written, matplotlib keeps its cache in a temporary folder.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    word = f"{name}_" if iskeyword(name) else name
-    found = getattr(import_module(f"asyndgan.cli.{word}"), word)
-    if not isinstance(found, typer.Typer):
-        alone = Commands("", no_args_is_help=False)
-        alone.command(name)(found)
-        found = alone
-    return typer.main.get_command(found)
 
 
 def _print_version(wanted: bool) -> bool:
@@ -182,18 +189,18 @@ def _drained(stream: Any) -> list[OSError]:
     return []
 
 
-def main() -> None:
+def main(commands: Commands = app, name: str = "asyndgan") -> None:
     """Runs a command; an expected error prints its text and exits with 1, an interruption 130."""
     try:
         with _own_streams():
-            _run()
+            _run(commands, name)
     except OSError as error:  # of a stream that could not be written to its end
         _end_with(error)
 
 
-def _run() -> None:
+def _run(commands: Commands, name: str) -> None:
     try:
-        app(prog_name="asyndgan")
+        commands(prog_name=name)
     except Interrupted as stop:
         _say(str(stop), "yellow")
         sys.exit(130)

@@ -1,8 +1,7 @@
-"""Figures of an evaluation: Dice by model, differences and example images."""
+"""Figures of an evaluation: Dice by model, and example images."""
 
 import math
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from asyndgan.texts import counted, stored_whole
 _COLOURS = {REAL_ALL: INK, SYNTHETIC: SYNTHETIC_COLOUR}
 _SITE_COLOUR = "#4a7fa5"
 _DASHES = (0, (3, 2))
-_LINE_COLOURS = ("#d1495b", "#4a7fa5", "#3b8c6e", "#a67c00")
 _LABEL_COLOURS = ("#ffb000", "#4cc9f0", "#ff5d8f", "#8ac926")
 
 
@@ -75,67 +73,6 @@ def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequenc
     panel.set_ylim(-0.6, len(models) - 0.4)
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.tick_params(left=False)
-
-
-def plot_amounts(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Dice against the number of synthetic cases, one line per recipe with intervals, as SVG.
-
-    Args:
-        rows: rows with `recipe`, `cases`, `dice_mean`, `dice_low` and `dice_high`.
-    """
-    with rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
-        panel = figure.subplots()
-        recipes = list(dict.fromkeys(row["recipe"] for row in rows))
-        for recipe, colour in zip(recipes, cycle(_LINE_COLOURS), strict=False):
-            own = sorted((r for r in rows if r["recipe"] == recipe), key=lambda r: int(r["cases"]))
-            cases = [row["cases"] for row in own]
-            panel.plot(cases, [row["dice_mean"] for row in own], "o-", color=colour, label=recipe)
-            low, high = (  # of a single patient there is no interval
-                [math.nan if row[f"dice_{end}"] is None else row[f"dice_{end}"] for row in own]
-                for end in ("low", "high")
-            )
-            panel.fill_between(cases, low, high, color=colour, alpha=0.12, linewidth=0)
-        panel.set_xscale("log")
-        amounts = sorted({int(row["cases"]) for row in rows})
-        panel.set_xticks(amounts, [str(amount) for amount in amounts])
-        panel.set_xticks([], minor=True)
-        panel.set_xlabel("synthetic cases")
-        panel.set_ylabel("Dice, with its 95 % interval")
-        panel.legend(frameon=False)
-        panel.spines[["top", "right"]].set_visible(False)
-        return _svg(figure)
-
-
-def plot_differences(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Paired differences of Dice with their intervals, one line each, as SVG.
-
-    Args:
-        rows: rows with `recipe`, `model`, `over`, `difference`, `low` and `high`.
-    """
-    with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 0.9 + 0.26 * len(rows)), layout="constrained")
-        panel = figure.subplots()
-        panel.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
-        for height, row in enumerate(rows):
-            apart = row["low"] is not None and row["low"] * row["high"] > 0
-            colour = _COLOURS[SYNTHETIC] if apart else _SITE_COLOUR
-            panel.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=2.2)
-            panel.plot(row["difference"], height, "o", color=colour, markeredgecolor="white")
-        names = [f"{row['recipe']}: {row['model']} \N{MINUS SIGN} {row['over']}" for row in rows]
-        panel.set_yticks(range(len(rows)), names)
-        panel.invert_yaxis()
-        panel.set_xlabel("difference of Dice")
-        panel.spines[["top", "right", "left"]].set_visible(False)
-        panel.tick_params(left=False)
-        return _svg(figure)
-
-
-def _svg(figure: Figure) -> bytes:
-    """The figure as SVG, the same whenever it is drawn."""
-    file = BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
 
 
 def plot_examples(

@@ -1,7 +1,7 @@
 """The family of recipes for which membership inference by asking a site was measured.
 
 The table below says which values a recipe of the family has, and what a coordinator could learn
-through a recipe with another value. `benchmarks/worst_recipe.py` attacked some recipes at its
+through a recipe with another value. `lab/experiments/worst_recipe.py` attacked some recipes at its
 edges; docs/evidence.md ("Membership inference") has the figures.
 """
 

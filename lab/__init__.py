@@ -1,0 +1,1 @@
+"""What explains and proves: suites, baselines and experiments; no part of what is installed."""

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Computes the tables behind docs/evidence.md, or the ones named, and writes each into docs/results/TABLE.md:
+#   lab/evidence.sh DATA OUT [TABLE ...]
+# A table is a suite of lab/suites (those named search-* are experiments, and run only if named) or one of
+# lab/experiments: wire, reconstruction, membership, worst_recipe, digits, phantoms, tables, streets and masks (only if named). DATA contains
+# lgg_mri, dsb2018_fluo, chest_xray, hippocampus_3d, streets_camvid, loans and loans_default; phantoms are generated there. Results that exist are reused, and an interrupted suite
+# resumes. A suite's results also go to lab/results/TABLE.json. Everything takes about fifty hours of one core.
+set -euo pipefail
+data="$1" out="$2"
+shift 2
+cd "$(dirname "$0")/.."
+[ -e "$data/phantoms" ] || .venv/bin/asyndgan phantoms "$data/phantoms"
+[ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 nuclei-64 chest-64 misaligned temporary \
+  lgg-128 dsb-128 wire reconstruction membership worst_recipe digits phantoms tables streets
+for table; do
+  document="docs/results/$table.md"
+  case "$table" in
+    tables)
+      .venv/bin/python -m lab.experiments.tables --data "$data" --out "$out/tables" --test --document "$document"
+      continue
+      ;;
+    streets)
+      .venv/bin/python -m lab.experiments.streets --data "$data" --out "$out/streets" --seeds 3 --document "$document"
+      continue
+      ;;
+    masks)
+      .venv/bin/python -m lab.experiments.masks --data "$data" --runs "$out"/search-length/runs/hippocampus_3d/planned-? \
+        --out "$out/masks" --document "$document"
+      continue
+      ;;
+    wire | reconstruction | membership | worst_recipe | phantoms)
+      .venv/bin/python -m "lab.experiments.$table" --data "$data" --out "$out/$table" --document "$document"
+      continue
+      ;;
+    digits)
+      .venv/bin/python -m lab.experiments.digits --out "$out/digits" --document "$document"
+      continue
+      ;;
+  esac
+  .venv/bin/python -m lab "lab/suites/$table.toml" --data "$data" --out "$out/$table" \
+    --workers "${WORKERS:-2}" --document "$document"
+  cp "$out/$table/suite.json" "lab/results/$table.json"
+  cp "$out/$table/scores.csv.gz" "lab/results/$table.scores.csv.gz"
+done

@@ -1,1 +1,0 @@
-"""Suites: many runs and their comparison, as one table."""
