@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from asyndgan.data.dataset import DataSet
 from asyndgan.judging.bench import write_whole
@@ -85,7 +86,7 @@ def trained(
     return training.folder
 
 
-def remembered(path: Path, name: str, make: Callable[[], object], *, of: object) -> object:
+def remembered(path: Path, name: str, make: Callable[[], Any], *, of: object) -> Any:
     """An entry of a JSON file; if it is missing, it is computed by `make` and stored.
 
     Args:
@@ -99,7 +100,7 @@ def remembered(path: Path, name: str, make: Callable[[], object], *, of: object)
     digest = hashlib.sha256(json.dumps([of, versions], sort_keys=True).encode()).hexdigest()
     name = f"{name} ({digest[:12]})"
 
-    def entries() -> dict[str, object]:
+    def entries() -> dict[str, Any]:
         return json.loads(path.read_text()) if path.exists() else {}
 
     known = entries()

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.kits import init_federation
@@ -154,7 +155,7 @@ def main() -> None:
     federation = init_federation(out / "f", host="localhost", port=free_port(), sites=names)
     kits = {name: out / "sites" / name for name in names}
     command = [str(Path(sys.executable).with_name("asyndgan"))]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     for name, kit in kits.items():
         shutil.unpack_archive(federation.kits / f"{name}.zip", out / "sites")
         words = ["site", "init", str(kit), "--data", str(out / "data" / name)]
@@ -169,14 +170,14 @@ def main() -> None:
     watched = Watched(order)
     begun = time.time()
     rows = [["everything started, from nothing", f"{watched.calm() - begun:.0f} s", "", "", "", ""]]
-    kit, server = str(kits[SITE]), str(federation.server_kit)
+    own, server = str(kits[SITE]), str(federation.server_kit)
 
     def kill(*words: str) -> Callable[[], None]:
         return lambda: os.kill(processes(*words)[0], signal.SIGKILL)
 
     def kill_compute() -> None:
-        own = set(children(running[SITE].pid)) & set(processes("asyndgan.engines.site_process"))
-        os.kill(own.pop(), signal.SIGKILL)
+        found = set(children(running[SITE].pid)) & set(processes("asyndgan.engines.site_process"))
+        os.kill(found.pop(), signal.SIGKILL)
 
     def freeze() -> None:
         pids = [running[SITE].pid, *children(running[SITE].pid)]
@@ -200,8 +201,8 @@ def main() -> None:
 
     blows = {
         "a site's compute": kill_compute,
-        "a site's FLARE job": kill("client.worker_process", kit),
-        "a site's FLARE parent": kill("asyndgan.relay.client", kit),
+        "a site's FLARE job": kill("client.worker_process", own),
+        "a site's FLARE parent": kill("asyndgan.relay.client", own),
         "a job of the server": kill("server.runner_process", server),
         "the server's parent": kill("asyndgan.relay.server", server),
         "the coordinator": kill("asyndgan.runs.federated", str(federation.path)),

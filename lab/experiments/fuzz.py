@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from typing import Any, Final
 
 import torch
 
@@ -42,11 +43,14 @@ from asyndgan.wire import (
     pack,
     unpack,
 )
+from asyndgan.wire.codec import Coding
 from asyndgan.wire.messages import PREFIX
 
 LIMIT = 2**20
-CODINGS = {"images": "uint8", "feedback": "int8", "conditions": "label8"}
-WILD = (-1, 0, 1, 2**31, 2**63, 2**64, 1e308, None, True, "", "x" * 99, [], {}, [[[]]], "∞", "\x00")
+CODINGS: Final[dict[str, Coding]] = {"images": "uint8", "feedback": "int8", "conditions": "label8"}
+WILD: Final[tuple[Any, ...]] = (
+    -1, 0, 1, 2**31, 2**63, 2**64, 1e308, None, True, "", "x" * 99, [], {}, [[[]]], "∞", "\x00",
+)  # fmt: skip
 
 
 NUMBERS = (-1, 0, 1, 2, 3, 4, 5, 255, 2**31 - 1, 2**31, 2**53, 2**63 - 1)
@@ -75,7 +79,9 @@ def seeds() -> list[Message]:
             run="1f", step=3, losses={"adversarial": 0.5}, feedback=images, batch=5,
             conditions=masks,
         ),
-        Described(run="1f", fingerprint=Fingerprint(modalities=(ModalityFigures(name="T1"),))),
+        Described(
+            run="1f", fingerprint=Fingerprint(modalities=(ModalityFigures(name="T1"),), spaced=True)
+        ),
         Refusal(run="1f", code="order", reason="no"),
     ]  # fmt: skip
 
@@ -83,7 +89,7 @@ def seeds() -> list[Message]:
 def packed(message: Message) -> bytes:
     """A message in a site's codings."""
     codings = {k: v for k, v in CODINGS.items() if hasattr(message, k)}
-    return pack(message, codings)  # type: ignore[arg-type]
+    return pack(message, codings)
 
 
 def altered(message: Message, draw: random.Random) -> bytes:

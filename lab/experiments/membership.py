@@ -34,6 +34,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -193,7 +195,7 @@ def few_of(cases: list[Case], most: int) -> list[Case]:
     return [each for own in of.values() for each in own[:: max(1, len(own) // most)][:most]]
 
 
-def averaged(recipe: Recipe, sites: dict[str, Path]) -> dict[str, object]:
+def averaged(recipe: Recipe, sites: dict[str, Path]) -> dict[str, Any]:
     """Scores of members and others by how near their images are to members' average image."""
     members: set[str] = set()
     images: dict[str, list[torch.Tensor]] = {}
@@ -334,13 +336,13 @@ def judged(splits: list[dict], attack: str) -> list[object]:
         ranks = rankdata(list(scores.values())) / len(scores)
         for patient, rank in zip(scores, ranks.tolist(), strict=True):
             (inside if patient in members else outside).setdefault(patient, []).append(rank)
-    gains = [np.mean(inside[p]) - np.mean(outside[p]) for p in patients
+    gains = [fmean(inside[p]) - fmean(outside[p]) for p in patients
              if p in inside and p in outside]  # fmt: skip
     if gains:
         p = float(wilcoxon(gains, alternative="greater").pvalue)
     else:  # all trainings have the same members
-        groups = [[np.mean(own) for own in group.values()] for group in (inside, outside)]
-        p = float(mannwhitneyu(*groups, alternative="greater").pvalue)
+        took_part, others = ([fmean(own) for own in each.values()] for each in (inside, outside))
+        p = float(mannwhitneyu(took_part, others, alternative="greater").pvalue)
     verdict = "**told**" if p < 0.05 else "no sign"
     shown = f"{p:.3f}" if p >= 0.001 else "< 0.001"
     return [f"{mean:.3f}", f"{low:.3f} to {high:.3f}", shown, len(patients), verdict]

@@ -20,6 +20,7 @@ initial weights.
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -194,7 +195,11 @@ def picture_of(rows: list[list[str]]) -> bytes:
     """Plots the rows of the second table: how far from central training, where 1.1 was wanted."""
 
     def ratios(place: int) -> list[tuple[float, float, float]]:
-        return [(float(row[place]), *map(float, row[place + 1].split(" to "))) for row in rows]
+        ends = (row[place + 1].split(" to ") for row in rows)
+        return [
+            (float(row[place]), float(low), float(high))
+            for row, (low, high) in zip(rows, ends, strict=True)
+        ]
 
     found = {"sum of feedback": ratios(3), "FedGAN": ratios(6)}
     return plot_ratios(found, [int(row[0]) for row in rows], most=1.1)
@@ -346,11 +351,11 @@ def conditional_row(cache: Path, count: int) -> list[str]:
         found = [
             remembered(
                 cache, f"masks, {count} sites of {BATCH}, {kind}, seed {seed}",
-                lambda kind=kind, seed=seed: conditional(count, kind, seed), of=CONDITIONAL,
+                partial(conditional, count, kind, seed), of=CONDITIONAL,
             )
             for seed in range(SEEDS)
         ]  # fmt: skip
-        by_kind[kind] = [float(one) for one in found]  # type: ignore[arg-type]
+        by_kind[kind] = found
     means = {kind: sum(own) / len(own) for kind, own in by_kind.items()}
     line = [str(count)]
     for kind, own in by_kind.items():

@@ -35,6 +35,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.reports.words import KID, thousandths
 from asyndgan.runs import load_recipe
 from asyndgan.wire import ANSWERS, Judgement, pack, unpack
+from asyndgan.wire.codec import Coding
 from lab.experiments.common import (
     arguments,
     digest_of,
@@ -67,7 +68,9 @@ class Lying(Transport):
         if site != LIAR or not isinstance(said, Judgement):
             return answer
         turned = said.model_copy(update={"feedback": self.factor * said.feedback})
-        codings = {"feedback": self.recipe.wire.feedback, "conditions": "label8"}
+        codings: dict[str, Coding] = {
+            "feedback": self.recipe.wire.feedback, "conditions": "label8",
+        }  # fmt: skip
         return pack(turned, codings, level=1)
 
     def sites(self) -> tuple[str, ...]:
@@ -131,7 +134,7 @@ def private(patients: int) -> list[tuple[str, str, tuple[str, ...]]]:
         "training.precision=float32",
         "masks.release=false", f"training.steps={STEPS}",
     )  # fmt: skip
-    found = [("no privacy", "", plain)]
+    found: list[tuple[str, str, tuple[str, ...]]] = [("no privacy", "", plain)]
     for epsilon in (10, 3, 1):
         noise = noise_for(epsilon, PATIENTS / patients, STEPS * UPDATES)
         overrides = (

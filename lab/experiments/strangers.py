@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.kits import Federation, init_federation
@@ -122,7 +123,7 @@ def main() -> None:
     shutil.unpack_archive(other.kits / "north.zip", out / "other")
     startup = write_workspace(out / "other/north", read_kit(out / "other/north")) / "startup"
     foreign = [str(startup / name) for name in ("client.crt", "client.key")]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     running = [subprocess.Popen([COMMAND, "federation", "start", str(federation.path)], **quiet)]
     for name in names:
         shutil.unpack_archive(federation.kits / f"{name}.zip", out / "sites")

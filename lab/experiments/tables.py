@@ -148,11 +148,13 @@ def measured(
             runs_of[name] = runs(declared, out / f"epsilon-{epsilon}", *private(epsilon))
             opened[name] = declared
     first = runs_of["asyndgan"][0]
-    kept, held = split_sites(first, sites, {})
+    split = split_sites(first, sites, {})
     schema, table = schema_of(sites[SITES[0]]), table_of(first.recipe())
-    judged = read_for(first.recipe(), out / "banks" / "test", "test").records if test else held
-    pooled = joined(kept.values())
-    sets = {"real, all banks": [pooled], **{f"real, {s}": [own] for s, own in kept.items()}}
+    judged = (
+        read_for(first.recipe(), out / "banks" / "test", "test").records if test else split.held
+    )
+    pooled = joined(split.kept.values())
+    sets = {"real, all banks": [pooled], **{f"real, {s}": [own] for s, own in split.kept.items()}}
     sets["Gaussian copula, pooled"] = [copula(pooled, table, seed) for seed in range(3)]
     sets |= {name: [make_records(run) for run in found] for name, found in runs_of.items()}
     audits = {}

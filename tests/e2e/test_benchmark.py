@@ -25,13 +25,13 @@ from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.writing import write_dataset
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
-from asyndgan.judging import completion_scores
 from asyndgan.judging.real import load_real
 from asyndgan.painting.sets import masks_of, painted_once
 from asyndgan.painting.synthesise import Origin
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.texts import without_nan
+from lab import completion_scores
 from lab.__main__ import app
 from lab.benchmark import run_suite
 from lab.evidence import replace_block, to_markdown
