@@ -3,26 +3,31 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any, final
 
 import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from asyndgan.arrays import IMAGE_LOW, Image
 from asyndgan.data import Case
 from asyndgan.data.prepare import blanked
 from asyndgan.judging.bench import Bench, Judged, TrainingSet, digest_of_cases, pooled
 from asyndgan.judging.metrics import average, interval
 from asyndgan.judging.table import REAL_ALL
 from asyndgan.painting.budget import TranslationBudget
-from asyndgan.painting.pictures import plot_completions
+from asyndgan.painting.pictures import STYLE, bare, well_shown
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION
 from asyndgan.runs import RunFolder
+from asyndgan.texts import stored_whole
 from asyndgan.training import checkpoint
 from asyndgan.training.segmentation import TRAINING_VERSION
 from lab.completion_scores import (
@@ -155,3 +160,47 @@ class Completing:
     def _tell(self, done: int, total: int) -> None:
         if self.bench.on_progress:
             self.bench.on_progress("translator", done, total)
+
+
+def plot_completions(
+    completed: Mapping[str, Sequence[Image]],
+    judged: Sequence[Case],
+    modality: str,
+    label: int,
+    path: Path,
+) -> None:
+    """Plots the present modalities, the acquired one, and what each way completed it with.
+
+    All pictures of a case have one scale of brightness, that of its acquired images. The figure
+    shows real patients.
+
+    Args:
+        completed: images with all modalities, one for each case, by way of completion.
+        judged: the cases with the acquired modality.
+        modality: modality that was completed.
+        label: value of the label; cases are evenly spaced among those with a large region of it.
+        path: PNG file to write.
+    """
+    places = well_shown(judged, label)
+    count = len(places)
+    names = judged[0].modalities
+    own = names.index(modality)
+    lines = {name: [judged[place].image[n] for place in places] for n, name in enumerate(names)}
+    lines[f"{modality}, acquired"] = lines.pop(modality)
+    lines |= {
+        f"{modality}, {way}": [images[p][own] for p in places] for way, images in completed.items()
+    }
+    with rc_context(STYLE):
+        size = (1.3 * count + 1.4, 1.3 * len(lines) + 0.2)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(lines), count, squeeze=False)
+        brightest = [float(judged[place].image.quantile(0.995)) for place in places]
+        for panels, (name, pictures) in zip(grid, lines.items(), strict=True):
+            for panel, picture, high in zip(panels, pictures, brightest, strict=True):
+                panel.imshow(picture.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=high)
+            about = fill(name, width=16, break_long_words=False)
+            panels[0].set_ylabel(about, rotation=0, ha="right", va="center")
+        bare(grid)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with stored_whole(path) as half:
+            figure.savefig(half, format="png", dpi=110)

@@ -5,9 +5,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
-from asyndgan.judging.table import CONTRASTS, FEDAVG, LOCAL, POOLED, REAL_ALL, SYNTHETIC
+from asyndgan.judging.table import FEDAVG, REAL_ALL, SYNTHETIC
 from asyndgan.reports.findings import grouped
 from asyndgan.reports.words import KID, counted, decimal, duration, size, thousandths
+from lab.result import CONTRASTS, LOCAL, POOLED
 
 Row = Mapping[str, Any]
 Table = list[list[str]]

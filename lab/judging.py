@@ -15,18 +15,8 @@ from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet, write
 from asyndgan.judging.compare import compare, contenders, levelled_off
 from asyndgan.judging.diagnosis import diagnose_run
 from asyndgan.judging.fedavg import LOCAL_STEPS, weight
-from asyndgan.judging.kid import kids
 from asyndgan.judging.metrics import mean
-from asyndgan.judging.table import (
-    FEDAVG,
-    FEDAVG_WITHOUT,
-    LOCAL,
-    POOLED,
-    REAL_ALL,
-    SYNTHETIC,
-    Evaluation,
-    of_single_sites,
-)
+from asyndgan.judging.table import FEDAVG, REAL_ALL, SYNTHETIC, Evaluation, of_single_sites
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.sets import patients_of_masks
@@ -34,9 +24,10 @@ from lab import local
 from lab.completing import Completing
 from lab.consistency import consistency
 from lab.costs import of_a_site, traffic
+from lab.kids import kids
 from lab.paintings import Paintings
 from lab.real import Real
-from lab.result import SuiteResult
+from lab.result import FEDAVG_WITHOUT, LOCAL, POOLED, SuiteResult
 from lab.scores import Key, of_recipe, pd, tidy
 from lab.suite import ModelSection, PaintingSection, Suite
 

@@ -7,7 +7,7 @@ from typing import final
 from asyndgan.data import Case
 from asyndgan.data.prepare import widened
 from asyndgan.judging.bench import Bench
-from asyndgan.judging.table import CONTRASTS, FEDGAN, LOCAL, SYNTHETIC
+from asyndgan.judging.table import SYNTHETIC
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.fading import Fading
 from asyndgan.painting.sets import counterparts, masks_of, of_sites, painted_once
@@ -16,6 +16,7 @@ from asyndgan.runs import RunFolder
 from asyndgan.training.segmentation import budget_for
 from lab.contrasts import contrast_set
 from lab.real import Real
+from lab.result import CONTRASTS, FEDGAN, LOCAL
 from lab.suite import ModelSection, PaintingSection, Suite
 from lab.trainings import FEDGAN_RUN, of_site, run_folder
 

@@ -5,6 +5,16 @@ from typing import Any, final
 
 from asyndgan.texts import without_nan
 
+POOLED = "synthetic, all seeds"
+"""The synthetic cases of all generators of a model together."""
+FEDAVG_WITHOUT = "fedavg-without"
+"""FedAvg where each site lacks some modalities."""
+FEDGAN = "fedgan-synthetic"
+LOCAL = "local-synthetic"
+"""The synthetic cases of a generator for each site alone, pooled."""
+CONTRASTS = "random-contrast"
+"""Images of random contrasts, painted from masks without a generator."""
+
 
 @final
 @dataclass(frozen=True)

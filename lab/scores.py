@@ -10,15 +10,8 @@ import numpy as np
 from asyndgan.errors import MissingPackageError
 from asyndgan.judging.bench import write_whole
 from asyndgan.judging.metrics import SCORES, ScoreArray
-from asyndgan.judging.table import (
-    ADDED,
-    FEDAVG_WITHOUT,
-    FEDGAN,
-    LOCAL,
-    POOLED,
-    SYNTHETIC,
-    Evaluation,
-)
+from asyndgan.judging.table import ADDED, SYNTHETIC, Evaluation
+from lab.result import FEDAVG_WITHOUT, FEDGAN, LOCAL, POOLED
 
 try:
     import pandas as pd

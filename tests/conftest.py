@@ -1,9 +1,10 @@
 """Shape and type checks of the whole package, and small federations.
 
-Every function of `asyndgan` runs under jaxtyping and beartype here, unless ASYNDGAN_UNCHECKED is
-set, as `scripts/test` does for all but unit and property tests. Left unchecked are otherwise only
-those that beartype cannot decorate one by one: methods that return `Self`, and
-`build_adversarial_loss`, whose `AdversarialLoss` is a protocol that is not `runtime_checkable`.
+Every function of `asyndgan` and `lab` runs under jaxtyping and beartype here, unless
+ASYNDGAN_UNCHECKED is set, as `scripts/test` does for all but unit and property tests. Left
+unchecked are otherwise only those that beartype cannot decorate one by one: methods that return
+`Self`, and `build_adversarial_loss`, whose `AdversarialLoss` is a protocol that is not
+`runtime_checkable`.
 Processes that tests start run without the checks.
 """
 
@@ -39,7 +40,7 @@ _checks = ModuleType("asyndgan_type_checks")
 _checks.checked = _checked  # type: ignore[attr-defined]
 sys.modules[_checks.__name__] = _checks
 if not os.environ.get("ASYNDGAN_UNCHECKED"):
-    install_import_hook("asyndgan", "asyndgan_type_checks.checked")
+    install_import_hook(["asyndgan", "lab"], "asyndgan_type_checks.checked")
 
 # Nothing that is tested promises a time, and other work on the machine makes an example slow.
 settings.register_profile("asyndgan", deadline=None)

@@ -25,7 +25,6 @@ import torch
 from asyndgan.data.dataset import DataSet
 from asyndgan.engines import build_engine
 from asyndgan.judging.bench import Bench, Judged
-from asyndgan.judging.kid import kids
 from asyndgan.judging.metrics import average, bootstrap_interval
 from asyndgan.judging.real import load_real
 from asyndgan.models.budget import SegmentationBudget
@@ -46,6 +45,7 @@ from lab.experiments.common import (
     sites_of,
     trained,
 )
+from lab.kids import kids
 
 STEPS = 500
 PATIENTS = 6

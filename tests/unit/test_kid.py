@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from asyndgan.data import Case
 from asyndgan.data.case import Preparation
-from asyndgan.judging.kid import Kids, apart_from_real, features, features_of, kid, kids
+from asyndgan.judging.kid import apart_from_real, features, features_of, kid
+from lab.kids import Kids, kids
 
 STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
 

@@ -12,10 +12,10 @@ from asyndgan.judging.metrics import (
     dice,
     paired_ratio_interval,
     prepared_spacing,
-    ratio_over_trainings,
     score_patients,
     surface_distances,
 )
+from lab.views import ratio_over_trainings
 
 STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0,), (0.0,))
 DIAGONAL = math.hypot(32, 32)

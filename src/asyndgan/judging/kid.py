@@ -6,9 +6,8 @@ place of Inception's, so compare values with each other only, not with published
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -35,24 +34,6 @@ SPLITS: Final = 10
 """Number of random halvings of the real patients that a result is the mean over."""
 
 Features = Float[Tensor, "_ size"]
-
-
-@final
-@dataclass(frozen=True)
-class Kids:
-    """KIDs of one synthetic set; nan where a set has fewer than two images.
-
-    Attributes:
-        mixture: of the images painted from all sites' masks from all sites' real images.
-        floor: between two halves of the real patients.
-        of_sites: for each site, of the images painted from its masks from its real images.
-        floors: floor of each site; nan if the site has one patient.
-    """
-
-    mixture: float
-    floor: float
-    of_sites: dict[str, float]
-    floors: dict[str, float]
 
 
 @torch.no_grad()
@@ -105,39 +86,6 @@ def _kernel(one: Features, other: Features) -> float:
     """Sum of the kernel over all pairs."""
     size = one.shape[1]
     return sum(float((rows @ other.T / size + 1).pow(3).sum()) for rows in one.split(ROWS))
-
-
-def kids(
-    synthetic: Sequence[Case],
-    owners: Sequence[str],
-    sites: Mapping[str, Sequence[Case]],
-    *,
-    seed: int = 0,
-) -> Kids:
-    """Compares a synthetic set with the real cases of each site and of all sites together.
-
-    Args:
-        synthetic: synthetic cases with the modalities of the real ones.
-        owners: for each synthetic case, the patient (`site/patient`) of its mask.
-        sites: real cases, by the site's name.
-        seed: seed of the halvings.
-    """
-    painted = features_of(synthetic)
-    of_sites = {name: features_of(cases) for name, cases in sites.items()}
-    patients = {name: [f"{name}/{case.patient}" for case in cases] for name, cases in sites.items()}
-    together = [patient for own in patients.values() for patient in own]
-    real = torch.cat(list(of_sites.values()))
-    mixture, floor = apart_from_real(painted, owners, real, together, seed=seed)
-    single = {
-        name: apart_from_real(painted, owners, of_sites[name], patients[name], seed=seed)
-        for name in sites
-    }
-    return Kids(
-        mixture,
-        floor,
-        {name: pair[0] for name, pair in single.items()},
-        {name: pair[1] for name, pair in single.items()},
-    )
 
 
 def apart_from_real(

@@ -239,49 +239,6 @@ def paired_ratio_interval(
     return _interval([numerator, denominator], _ratio_of_means, draws, seed, level)
 
 
-def ratio_over_trainings(
-    numerator: NDArray[np.float64],
-    denominator: NDArray[np.float64],
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """A 95 % percentile interval of mean(numerator) / mean(denominator), over trainings too.
-
-    Generators, the networks of each, and patients are drawn with replacement (Davison and Hinkley
-    1997, section 3.8). Generators are first moved apart, by sqrt(n / (n - 1)), since n of them lie
-    nearer to their mean than to that of all possible ones. Of three that clearly differ, the
-    interval still holds the true ratio in about 85 to 90 % of cases only.
-
-    Args:
-        numerator: values of [generators, networks, patients]; nan means not counted. There are
-            several generators.
-        denominator: values of [networks, patients], the same patients in the same order.
-        draws: number of bootstrap resamples.
-        seed: seed of the resamples.
-
-    Returns:
-        Low and high; both nan with fewer than two counted patients or if all denominators are 0.
-    """
-    counted = ~(np.isnan(numerator).any((0, 1)) | np.isnan(denominator).any(0))
-    above, below = numerator[..., counted], denominator[:, counted]
-    (generators, networks, patients), others = above.shape, len(below)
-    if patients < 2 or not below.any():
-        return math.nan, math.nan
-    apart = above.mean((1, 2), keepdims=True) - above.mean()
-    above = above + (math.sqrt(generators / (generators - 1)) - 1) * apart
-    random = np.random.default_rng(seed)
-    ratios = []
-    for _ in range(draws):
-        who = random.integers(patients, size=patients)
-        each = random.integers(generators, size=(generators, 1))
-        drawn = above[each, random.integers(networks, size=(generators, networks))]
-        real = below[random.integers(others, size=others)][:, who].mean()
-        ratios.append(drawn[..., who].mean() / real if real else math.nan)
-    low, high = np.nanquantile(ratios, [0.025, 0.975])
-    return max(0.0, float(low)), float(high)  # moved apart, a generator can lie below 0
-
-
 def _ratio_of_means(above: np.ndarray, below: np.ndarray, axis: int = -1) -> Any:
     means = np.asarray(below.mean(axis))
     return above.mean(axis) / np.where(means, means, math.nan)

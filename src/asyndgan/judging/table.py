@@ -10,15 +10,7 @@ from asyndgan.texts import without_nan
 
 REAL_ALL = "real-all"
 SYNTHETIC = "synthetic"
-POOLED = "synthetic, all seeds"
-"""The synthetic cases of all generators of a suite's model together."""
 FEDAVG = "fedavg"
-FEDAVG_WITHOUT = "fedavg-without"
-FEDGAN = "fedgan-synthetic"
-LOCAL = "local-synthetic"
-"""The synthetic cases of a generator for each site alone, pooled."""
-CONTRASTS = "random-contrast"
-"""Images of random contrasts, painted from masks without a generator."""
 SITE_PREFIX = "real:"
 ADDED = "+synthetic"
 AUGMENTED = "+augmented"
@@ -34,9 +26,8 @@ class Row:
     """One model judged by one label; numbers that cannot be computed are nan.
 
     Attributes:
-        model: `real-all`, `synthetic`, `synthetic, all seeds`, `fedgan-synthetic`,
-            `local-synthetic`, `random-contrast`, `fedavg`, `fedavg-without` (each site without some
-            modalities), `real:SITE`, `real:SITE+synthetic` or `real:SITE+augmented`.
+        model: `real-all`, `synthetic`, `fedavg`, `real:SITE`, `real:SITE+synthetic` or
+            `real:SITE+augmented`; in a suite also those of `lab.result`.
         label: name of the label.
         seeds: number of trainings that each patient's values are averaged over.
         patients: number of patients that count, which are those with the label.

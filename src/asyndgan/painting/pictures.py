@@ -1,9 +1,7 @@
 """Pictures of painted and of completed cases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BytesIO
-from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -11,9 +9,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.data.prepared import Case
-from asyndgan.texts import stored_whole
 
 INK = "#22303c"
 FAINT = "#b8c1c9"
@@ -66,50 +63,6 @@ def as_png(figure: Figure) -> bytes:
     file = BytesIO()
     figure.savefig(file, format="png", dpi=110)
     return file.getvalue()
-
-
-def plot_completions(
-    completed: Mapping[str, Sequence[Image]],
-    judged: Sequence[Case],
-    modality: str,
-    label: int,
-    path: Path,
-) -> None:
-    """Plots the present modalities, the acquired one, and what each way completed it with.
-
-    All pictures of a case have one scale of brightness, that of its acquired images. The figure
-    shows real patients.
-
-    Args:
-        completed: images with all modalities, one for each case, by way of completion.
-        judged: the cases with the acquired modality.
-        modality: modality that was completed.
-        label: value of the label; cases are evenly spaced among those with a large region of it.
-        path: PNG file to write.
-    """
-    places = well_shown(judged, label)
-    count = len(places)
-    names = judged[0].modalities
-    own = names.index(modality)
-    lines = {name: [judged[place].image[n] for place in places] for n, name in enumerate(names)}
-    lines[f"{modality}, acquired"] = lines.pop(modality)
-    lines |= {
-        f"{modality}, {way}": [images[p][own] for p in places] for way, images in completed.items()
-    }
-    with rc_context(STYLE):
-        size = (1.3 * count + 1.4, 1.3 * len(lines) + 0.2)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(lines), count, squeeze=False)
-        brightest = [float(judged[place].image.quantile(0.995)) for place in places]
-        for panels, (name, pictures) in zip(grid, lines.items(), strict=True):
-            for panel, picture, high in zip(panels, pictures, brightest, strict=True):
-                panel.imshow(picture.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=high)
-            about = fill(name, width=16, break_long_words=False)
-            panels[0].set_ylabel(about, rotation=0, ha="right", va="center")
-        bare(grid)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with stored_whole(path) as half:
-            figure.savefig(half, format="png", dpi=110)
 
 
 def well_shown(cases: Sequence[Case], label: int | None) -> list[int]:

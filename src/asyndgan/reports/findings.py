@@ -19,7 +19,7 @@ NEAR_ZERO: Final = 0.05
 """Dice of all real images below which nothing was learned, so that a ratio to it says nothing."""
 
 Row = Mapping[str, Any]
-"""One row of a result, with the keys of `judging.table.Row`, and maybe `recipe`."""
+"""One row of a result, with the keys of `judging.table.Row`."""
 
 Rows = Mapping[str, Sequence[Row]]
 """The rows of each label."""

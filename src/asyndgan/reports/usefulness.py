@@ -14,11 +14,7 @@ from asyndgan.errors import RunError
 from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
-    CONTRASTS,
     FEDAVG,
-    FEDAVG_WITHOUT,
-    FEDGAN,
-    LOCAL,
     REAL_ALL,
     SYNTHETIC,
     site_of,
@@ -314,20 +310,15 @@ def _entry(row: Row, *, known: bool) -> Entry:
     """A row's texts, without places; known: whether a ratio to all real images says anything."""
     model = str(row["model"])
     site = site_of(model)
-    recipe = f" ({row['recipe']})" if row.get("recipe") else ""
     added = ", and synthetic ones" if model.endswith((ADDED, AUGMENTED)) else ""
     names = {
         REAL_ALL: "Real images of all sites",
         SYNTHETIC: "Synthetic images alone",
         FEDAVG: "One network over all sites (FedAvg)",
-        FEDAVG_WITHOUT: "One network over all sites (FedAvg), with what they hold",
-        FEDGAN: "Synthetic images of FedGAN alone",
-        LOCAL: "A generator for each site, sets pooled",
-        CONTRASTS: "Random contrast from masks, no generator",
     }
     kinds = {REAL_ALL: "all", SYNTHETIC: "synthetic"}
     return Entry(
-        name=names.get(model, f"Real images of {site}{added}" if site else model) + recipe,
+        name=names.get(model, f"Real images of {site}{added}" if site else model),
         kind=kinds.get(model, "site"),
         site=site,
         dice=decimal(row["dice_mean"], 3),
