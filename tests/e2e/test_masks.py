@@ -32,7 +32,7 @@ from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.order import Order
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
-from asyndgan.training import Site
+from asyndgan.training import Scope, Site
 from asyndgan.training.given import Given
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, unpack
 
@@ -297,14 +297,16 @@ def test_a_run_that_was_interrupted_while_masks_were_learned_goes_on(
     keep = MaskBank.keep
 
     def killed(bank: MaskBank, site: str, conditions: torch.Tensor, most: Any = None) -> None:
-        keep(bank, site, conditions[:3], most)
-        raise KeyboardInterrupt
+        whole = bank.path != out / "masks"  # those that are learned
+        keep(bank, site, conditions if whole else conditions[:3], most)
+        if not whole:
+            raise KeyboardInterrupt
 
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(learned, "write_synthetic", stopped)
+        patch.setattr(learned, "synthesise", stopped)
         assert learning(recipe, phantoms, out).returncode
     with monkeypatch.context() as patch:
         patch.setattr(MaskBank, "keep", killed)
@@ -481,9 +483,24 @@ def test_each_site_is_sent_masks_of_its_own_labels_alone(given: Path, tiny: Make
     labels = {0: "background", 1: "head"}
     with pytest.raises(CohortError, match="has a label that site north does not have"):
         masks.of_labels("north", labels)
-    both = Given(torch.cat([masks.masks, masks.masks.clamp(max=1)]), masks.folder)
+    both = Given(torch.cat([masks.masks, masks.masks.clamp(max=1)]), masks.sites * 2, masks.folder)
     drawn = torch.cat([both.drawn(recipe, "north", batch, labels) for batch in range(9)])
     assert set(drawn.unique().tolist()) == {0, 1}
+
+
+def test_each_site_is_sent_the_masks_that_were_learned_for_it(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe, labels = tiny(*GIVEN), {0: "background", 1: "head", 2: "lesion"}
+    bank = MaskBank(tmp_path)
+    bank.describe(Scope(("T1",), labels, recipe.image.size))
+    for label, site in enumerate(("north", "south")):
+        bank.keep(site, torch.full((1, *recipe.image.size), label))
+    masks = Given.of(tmp_path, recipe)
+    for label, site in enumerate(("north", "south")):
+        assert set(masks.drawn(recipe, site, 0, labels).unique().tolist()) == {label}
+    assert len(masks.of_labels("west", labels)) == 2  # nothing was learned for it
+    assert len(masks.of_labels("south", {0: "background"})) == 1  # what it has no label for
 
 
 def test_a_site_asks_about_given_masks_only_what_its_own_cases_have_taught_it(

@@ -41,7 +41,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "paints one label a place": [*NOISE, "generator.kind=masks"],
     "paints what lies between": [*OF_MASKS, "generator.kind=topdown"],
     "training.flip mirrors": ["image.axis=sagittal"],
-    "generator.noise is set": [*NOISE, "generator.kind=dcgan", "generator.noise=1"],
+    "generator.noise is set": ["generator.kind=resnet", "generator.noise=1"],
     "generator.style is set": [*RESNET, "generator.style=1"],
     "generator.latent is set": [*RESNET, "generator.latent=1"],
     "generator.levels is set": [*RESNET, "generator.levels=5"],

@@ -267,9 +267,8 @@ def merged(levels: Sequence[Tensor], lateral: nn.ModuleList, merge: nn.ModuleLis
     return found
 
 
-@final
 class DCGANDiscriminator(nn.Module):
-    """Judges an image as a whole, after DCGAN (Radford et al. 2016): for masks and small images.
+    """Judges an image as a whole, after DCGAN (Radford et al. 2016): for small images.
 
     It has no norms: instance norms would remove how much of a label an image holds, and batch norms
     would let one patient's image influence another's verdict.
@@ -301,8 +300,49 @@ class DCGANDiscriminator(nn.Module):
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from."""
+        features = self.features(images, condition)
+        return Verdict(score=self.whole(features).reshape(-1, 1, *[1] * (images.ndim - 2)))
+
+    def features(self, images: Images, condition: Condition) -> Tensor:
+        """Of images of any size: (b, channels, *places)."""
         features = torch.cat([images, condition], dim=1)
         for layer in self.layers:
             features = F.leaky_relu(layer(features), 0.2)
-        score = self.judge(self.pool(features).flatten(1))
-        return Verdict(score=score.reshape(-1, 1, *[1] * (images.ndim - 2)))
+        return features
+
+    def whole(self, features: Tensor) -> Tensor:
+        """Realness logits (b, 1) of whole images."""
+        score: Tensor = self.judge(self.pool(features).flatten(1))
+        return score
+
+
+@final
+class MaskDiscriminator(DCGANDiscriminator):
+    """A `DCGANDiscriminator` that also judges each place: small shapes, and where they lie.
+
+    The verdict on the whole counts as much as those on all places.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: DiscriminatorSection,
+    ) -> None:
+        super().__init__(
+            condition_channels=condition_channels,
+            image_channels=image_channels,
+            spatial_dims=spatial_dims,
+            section=section,
+        )
+        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        self.near = conv(section.width * 2 ** (section.layers - 1), 1, 1)
+
+    def forward(self, images: Images, condition: Condition) -> Verdict:
+        """Judges images, given what they were painted from: (b, 2, *places)."""
+        features = self.features(images, condition)
+        near = self.near(features)
+        whole = self.whole(features).reshape(-1, 1, *[1] * (images.ndim - 2))
+        return Verdict(score=torch.cat([whole.expand_as(near), near], dim=1))

@@ -146,10 +146,11 @@ class DCGANGenerator(nn.Module):
     """Paints an image from one vector, after DCGAN (Radford et al. 2016).
 
     For images painted from a class or without a condition: the networks above see the noise of each
-    place separately and cannot agree on one shape across an image. Upsampling is linear; see
-    `ResNetGenerator`.
+    place separately and cannot agree on one shape across an image. Here each layer sees `noise`
+    beside the features: objects whose number and places vary follow from it. Upsampling is linear;
+    see `ResNetGenerator`.
 
-    Of the section it takes `width` of the last layer, `style` and `latent` numbers. The condition
+    Of the section it takes `width` of the last layer, `style`, `latent` and `noise`. The condition
     is the same everywhere.
     """
 
@@ -165,22 +166,26 @@ class DCGANGenerator(nn.Module):
     ) -> None:
         super().__init__()
         k = section.width
+        self.noise = section.noise
         told = condition_channels + section.code
         self.start = nn.Linear(told, 8 * k * self.GRID**spatial_dims)
         widths = [8 * k, 4 * k, 2 * k, k]
+        sources = [8 * k, *widths[:-1]]
         self.layers = nn.ModuleList(
             nn.Sequential(
-                convolution(spatial_dims, source, target, bias=True),
+                convolution(spatial_dims, source + section.noise, target, bias=True),
                 # Over groups of channels: per-channel norms would lose how much there is of each.
                 nn.GroupNorm(min(4, target), target),
                 nn.ReLU(),
             )
-            for source, target in zip([8 * k, *widths[:-1]], widths, strict=True)
+            for source, target in zip(sources, widths, strict=True)
         )
         self.paint = convolution(spatial_dims, k, image_channels, bias=True)
         self.smooth = smooth(spatial_dims)
-        self.reads = {
-            "start": numbered(label=condition_channels, style=section.style, latent=section.latent)
+        code = numbered(label=condition_channels, style=section.style, latent=section.latent)
+        self.reads = {"start": code} | {
+            f"layers.{level}.0": (*numbered(feature=source), *numbered(noise=section.noise))
+            for level, source in enumerate(sources)
         }
         self.paints = ("paint",)
 
@@ -190,13 +195,18 @@ class DCGANGenerator(nn.Module):
 
     def logits(self, condition: Condition, noise: Noise) -> Tensor:
         """The output of `forward` before tanh, of the same shape."""
+        grain, code = noise[:, : self.noise], noise[:, self.noise :]
         space = noise.shape[2:]
-        vector = torch.cat([condition, noise], dim=1).flatten(2).mean(2)  # the same everywhere
+        vector = torch.cat([condition, code], dim=1).flatten(2).mean(2)  # the same everywhere
         features = self.start(vector).reshape(len(vector), -1, *[self.GRID] * len(space))
         for level, layer in enumerate(self.layers):
             halvings = len(self.layers) - 1 - level
             size = [max(self.GRID, side // 2**halvings) for side in space]
-            features = layer(F.interpolate(features, size=size, mode=self.smooth))
+            features = F.interpolate(features, size=size, mode=self.smooth)
+            if self.noise:  # of one pixel each, not a mean
+                own = F.interpolate(grain, size=size, mode="nearest")
+                features = torch.cat([features, own], dim=1)
+            features = layer(features)
         painted: Tensor = self.paint(features)
         return painted
 
@@ -209,7 +219,11 @@ class MaskGenerator(nn.Module):
     shapes. The gradient is that of the softmax over labels (the straight-through estimator of
     Bengio, Leonard and Courville 2013); with a tanh per channel instead, discriminators won at
     once. The modalities that it paints are labels.
+
+    Logits are bounded: else the softmax saturates, and nothing takes back a label that covers all.
     """
+
+    BOUND = 2.0
 
     def __init__(
         self,
@@ -231,6 +245,7 @@ class MaskGenerator(nn.Module):
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints one channel per label, of the noise's height and width (multiples of 8)."""
-        likely = self.body.logits(condition, noise).softmax(1)
+        bounded = self.BOUND * (self.body.logits(condition, noise) / self.BOUND).tanh()
+        likely = bounded.softmax(1)
         chosen = F.one_hot(likely.argmax(1), likely.shape[1]).movedim(-1, 1)
         return 2 * (chosen + (likely - likely.detach())) - 1

@@ -1,16 +1,19 @@
 """Masks that the sites teach a generator first, so that no patient's mask is ever sent."""
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import PolicyError, RunError
-from asyndgan.painting.synthesise import chosen_masks, synthesise
-from asyndgan.painting.writing import write_synthetic
+from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.checks import check_late_sites, check_policies, check_same_run, check_sites
 from asyndgan.runs.train import train
 
@@ -114,12 +117,20 @@ def learned_masks(
                 "--masks FOLDER does without it."
             ) from error
     if not painted.exists():
-        cases = sum(site["cases"] for site in run.facts().sites.values())
-        count = min(max(cases, FEWEST), MOST)
-        named, origin = chosen_masks(run, None)
         with written_whole(painted) as half:
-            write_synthetic(
-                half, run, synthesise(run, named, draws=count), masks=named, origin=origin,
-                painting={"draws": count, "seed": 0},
-            )  # fmt: skip
+            _paint(run, half)
     return painted
+
+
+def _paint(run: RunFolder, folder: Path) -> None:
+    """Writes masks for each site that taught the run, in its look, by its number of cases."""
+    facts, bank = run.facts(), MaskBank(folder)
+    bank.describe(facts.scope)
+    cases = {site: about["cases"] for site, about in facts.teachers.items()}
+    more = min(max(sum(cases.values()), FEWEST), MOST) / sum(cases.values())
+    for number, (site, count) in enumerate(cases.items()):
+        looks = [site] if run.recipe().generator.style else []
+        painted = synthesise(
+            run, released_masks(run), draws=math.ceil(more * count), seed=number, looks=looks
+        )
+        bank.keep(site, torch.stack([case.mask for case in painted]))

@@ -106,7 +106,7 @@ RULES: Final = (
     Rule(lambda r: r.image.axis == "sagittal" and r.training.flip,
          "training.flip mirrors columns, which run from front to back where image.axis is "
          "'sagittal'; {set}", ("training.flip=false",)),
-    Rule(lambda r: r.generator.kind in ("dcgan", "masks", "resnet") and r.generator.noise,
+    Rule(lambda r: r.generator.kind == "resnet" and r.generator.noise,
          f"generator.noise {_USELESS}", ("generator.noise=0",)),
     Rule(lambda r: r.generator.kind == "resnet" and r.generator.style,
          f"generator.style {_USELESS}", ("generator.style=0",)),

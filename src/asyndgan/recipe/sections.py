@@ -18,9 +18,9 @@ LARGEST_SHARE: Final = 0.75
 """Default bound on the share of one of three or more sites: three times all others together. No
 site of the measured data sets has that much."""
 SEGMENTING: Final = frozenset({"patch_segmentation", "projected_segmentation"})
-UNSEGMENTING: Final = frozenset({"patch", "projected", "dcgan", "rows"})
+UNSEGMENTING: Final = frozenset({"patch", "projected", "dcgan", "masks", "rows"})
 """Kinds of this package's discriminators that do not segment; others are unknown."""
-NORMLESS: Final = frozenset({"dcgan", "rows"})
+NORMLESS: Final = frozenset({"dcgan", "masks", "rows"})
 """Kinds of this package's discriminators that normalise nothing."""
 
 
@@ -159,8 +159,8 @@ class DiscriminatorSection(Section):
         description="network: patch judges patches; projected also judges by the features of a "
         "pretrained network, so that images have anatomy; patch_segmentation and "
         "projected_segmentation also segment, use them when labels are small; dcgan judges the "
-        "image as a whole, use it for classes or noise alone; rows, for a table; or an entry point "
-        "'asyndgan.discriminators'",
+        "image as a whole, use it for classes or noise alone; masks, for image.source 'masks'; "
+        "rows, for a table; or an entry point 'asyndgan.discriminators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     layers: int = Field(

@@ -14,7 +14,7 @@ from asyndgan.errors import AsyndganError, Interrupted, NotFiniteError, QuorumEr
 from asyndgan.models import usable_device
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
-from asyndgan.runs.bank import GIVEN, MaskBank
+from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.checks import check_version
 from asyndgan.runs.facts import RunFacts, State
 from asyndgan.runs.folder import RunFolder
@@ -118,7 +118,8 @@ class Attempt:
         if bank:
             bank.describe(self.coordinator.scope)
             if given and not state:
-                bank.keep(GIVEN, given.masks)
+                for learned in dict.fromkeys(given.sites):
+                    bank.keep(learned, given.learned_for(learned))
         folder.forget_metrics_after(self.coordinator.step_number)
         self.grid = SampleGrid(folder.samples, self.coordinator, bank) if bank else None
         self.facts.state = "running"

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, final
+from typing import final
 
 import numpy as np
 import torch
@@ -15,9 +15,7 @@ from torch import Tensor
 from asyndgan.data.labelling import read_mask
 from asyndgan.texts import replace_text, stored_whole
 from asyndgan.training import Scope
-
-GIVEN: Final = "given"
-"""What stands in place of the site's name where masks are no site's."""
+from asyndgan.training.given import site_of
 
 
 @final
@@ -41,7 +39,7 @@ class MaskBank:
         self._count: Counter[str] = Counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(self.folder.glob("[!.]*.png")):
-            site = path.stem.rpartition("-m")[0]
+            site = site_of(path.stem)
             self._seen.add(_digest(site, _read(path)))
             self._count[site] += 1
 

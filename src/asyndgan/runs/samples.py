@@ -40,10 +40,9 @@ class SampleGrid:
         given = self.coordinator.roster.given
         if not given:
             return self.bank.first(ROWS)
-        sites = sorted(self.coordinator.roster.held)
         return {
-            site: given.masks[ROWS * number : ROWS * number + ROWS].unbind()
-            for number, site in enumerate(sites)
+            site: given.learned_for(site)[ROWS * number : ROWS * number + ROWS].unbind()
+            for number, site in enumerate(sorted(self.coordinator.roster.held))
         }
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, final
+from typing import Final, Self, final
 
 import torch
 from torch import Tensor
@@ -15,22 +15,33 @@ from asyndgan.errors import CohortError, RunError
 from asyndgan.recipe import Recipe
 from asyndgan.training.scope import Scope
 
+ANY: Final = "given"
+"""What kept masks are named after that are no site's."""
+
+
+def site_of(name: str) -> str:
+    """The site that a kept mask, `<site>-m<number>`, is named after."""
+    return name.rpartition("-m")[0]
+
 
 @final
 @dataclass(frozen=True)
 class Given:
     """Label maps of no patient of the sites, drawn anew for each site and step.
 
-    The draw follows from the recipe's seed alone.
+    The draw follows from the recipe's seed alone. A site for which masks were learned is sent no
+    others: among masks of another look, its discriminator would tell images by them.
 
     Attributes:
         masks: label maps (n, rows, columns) of the recipe's size.
+        sites: the site that each was learned for, or `ANY`.
         folder: data set that they are from.
     """
 
     masks: Masks
+    sites: tuple[str, ...]
     folder: DataSet
-    _pools: dict[frozenset[int], Tensor] = field(default_factory=dict)
+    _pools: dict[tuple[str, frozenset[int]], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path, recipe: Recipe) -> Self:
@@ -40,9 +51,17 @@ class Given:
             DataError: there is no mask, or one cannot be read.
         """
         data = DataSet(folder)
-        # Each once: a run keeps them so.
-        found = {mask.long().numpy().tobytes(): mask for _, mask in data.masks(recipe.image)}
-        return cls(torch.stack([mask.long() for mask in found.values()]), data)
+        kept = data.info.extra.get("masks_only") is True
+        found = {}  # each once for a site: a run keeps them so
+        for name, mask in data.masks(recipe.image):
+            site = site_of(name) if kept else ANY
+            found[site, mask.long().numpy().tobytes()] = mask.long()
+        return cls(torch.stack([*found.values()]), tuple(site for site, _ in found), data)
+
+    def learned_for(self, site: str) -> Tensor:
+        """The masks that were learned for a site, or all if none were."""
+        own = torch.tensor([learned == site for learned in self.sites])
+        return self.masks[own] if own.any() else self.masks
 
     @property
     def digest(self) -> str:
@@ -67,16 +86,19 @@ class Given:
         Raises:
             CohortError: there is none.
         """
-        known = frozenset(labels)
-        if known not in self._pools:
-            unknown = ~torch.isin(self.masks, torch.tensor(sorted(known)))
-            self._pools[known] = self.masks[~unknown.flatten(1).any(1)]
-        if not len(self._pools[known]):
+        key = site, frozenset(labels)
+        if key not in self._pools:
+            pools = (
+                masks[torch.isin(masks, torch.tensor(sorted(labels))).flatten(1).all(1)]
+                for masks in (self.learned_for(site), self.masks)
+            )
+            self._pools[key] = next((pool for pool in pools if len(pool)), self.masks[:0])
+        if not len(self._pools[key]):
             raise CohortError(
                 f"each of the given masks in {self.folder.folder} has a label that site {site} "
                 f"does not have; it has {', '.join(labels.values())}. Add masks of these labels."
             )
-        return self._pools[known]
+        return self._pools[key]
 
     def drawn(self, recipe: Recipe, site: str, batch: int, labels: Mapping[int, str]) -> Tensor:
         """The masks of a site's batch: (n, rows, columns), mirrored and moved as in training.
