@@ -66,10 +66,10 @@ def undecided(patients: int | None, hold_out: float) -> list[str]:
     """
     if patients is None:
         held = f"and {DECIDES} are held out"
-        least = math.ceil(DECIDES / min(hold_out, 1 - hold_out)) if hold_out else DECIDES
+        needed = math.ceil(DECIDES / min(hold_out, 1 - hold_out)) if hold_out else DECIDES
         return [
             f"An audit permits the release of a set only if about {DECIDES} patients take part "
-            f"{held if hold_out else 'and it compares as many others'}: {least} patients at the "
+            f"{held if hold_out else 'and it compares as many others'}: {needed} patients at the "
             "sites together."
         ]
     others = round(patients * hold_out)

@@ -203,7 +203,7 @@ def _digest_of(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for key, value in sorted(tensors.items()):
         digest.update(f"{key!r} {value.dtype} {[*value.shape]}".encode())
-        digest.update(value.cpu().flatten().view(torch.uint8).numpy())
+        digest.update(value.cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
