@@ -75,7 +75,10 @@ def seeds() -> list[Message]:
             run="1f", step=3, losses={"adversarial": 0.5}, feedback=images, batch=5,
             conditions=masks,
         ),
-        Described(run="1f", fingerprint=Fingerprint(modalities=(ModalityFigures(name="T1"),), spaced=False)),
+        Described(
+            run="1f",
+            fingerprint=Fingerprint(modalities=(ModalityFigures(name="T1"),), spaced=False),
+        ),
         Refusal(run="1f", code="order", reason="no"),
     ]  # fmt: skip
 
