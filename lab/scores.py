@@ -11,6 +11,7 @@ from asyndgan.errors import MissingPackageError
 from asyndgan.judging.bench import write_whole
 from asyndgan.judging.metrics import SCORES, ScoreArray
 from asyndgan.judging.table import ADDED, SYNTHETIC, Evaluation
+from asyndgan.recipe.table import RUN_BY_SPREADSHEETS
 from lab.result import FEDAVG_WITHOUT, FEDGAN, LOCAL, POOLED
 
 try:
@@ -87,17 +88,30 @@ def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(tables).drop_duplicates(of_one).reset_index(drop=True)
 
 
+_QUOTED: Final = (*RUN_BY_SPREADSHEETS, "'")
+
+
+def _inert(name: str) -> str:
+    """A name as no spreadsheet runs it: an apostrophe precedes what begins like a formula."""
+    return f"'{name}" if name.startswith(_QUOTED) else name
+
+
 def write_scores(scores: pd.DataFrame, folder: Path) -> None:
-    """Writes `scores.csv.gz`, whose bytes depend on the scores alone."""
-    text = scores.to_csv(index=False, lineterminator="\n")
+    """Writes `scores.csv.gz`, whose bytes depend on the scores alone.
+
+    Data sets choose names of labels, so names are written as `_inert`; numbers stay as they are.
+    """
+    told = scores.assign(**{key: scores[key].map(_inert) for key in Key._fields})
+    text = told.to_csv(index=False, lineterminator="\n")
     write_whole(folder / FILE, gzip.compress(text.encode(), mtime=0))
 
 
 def read_scores(file: Path) -> pd.DataFrame:
     """Reads a table of scores."""
     return pd.read_csv(
-        file, dtype=dict.fromkeys(Key._fields, str), keep_default_na=False,
-        converters=dict.fromkeys(SCORES, lambda text: float(text or "nan")),
+        file, keep_default_na=False,
+        converters=dict.fromkeys(Key._fields, lambda text: text.removeprefix("'"))
+        | dict.fromkeys(SCORES, lambda text: float(text or "nan")),
     )  # fmt: skip
 
 

@@ -5,7 +5,11 @@ renamed ones, and facts that are missing or something else.
 """
 
 import copy
+import json
+import pickle
+import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +199,100 @@ def test_a_state_that_names_no_run_is_passed_over(run: object, tmp_path: Path) -
     checkpoint.write(path, {"x": torch.ones(1)}, {} if run is None else {"run": run})
     assert checkpoint.place_of(folder, RUN) == folder
     assert path.exists()
+
+
+class Payload:
+    """Leaves a file when it is unpickled."""
+
+    def __init__(self, ran: Path) -> None:
+        self.ran = ran
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.ran,)
+
+
+Tamper = Callable[[Path, State], object]
+
+
+def spoiled(key: str, fact: str = "", value: object = None) -> Tamper:
+    """Writes a state anew, with a tensor that is not finite or another fact."""
+
+    def tamper(path: Path, state: State) -> None:
+        tensors, about = state
+        if key:
+            tensors |= {key: torch.full_like(tensors[key], float("nan"))}
+        checkpoint.write(path, tensors, about | ({fact: value} if fact else {}))
+
+    return tamper
+
+
+def flipped(path: Path, state: State) -> None:
+    """Changes one bit of the last tensor."""
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+def pickled(path: Path, state: State) -> None:
+    path.write_bytes(pickle.dumps(Payload(path.with_name("ran"))))
+
+
+def vast(path: Path, state: State) -> None:
+    """Says that its first tensor is of 2^50 numbers."""
+    length = struct.unpack("<Q", path.read_bytes()[:8])[0]
+    header = json.loads(path.read_bytes()[8 : 8 + length])
+    next(v for k, v in header.items() if k != "__metadata__")["shape"] = [2**25, 2**25]
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + path.read_bytes()[8 + length :])
+
+
+BY_BYTES: dict[str, Tamper] = {"a bit": flipped, "a pickle": pickled, "a vast array": vast}
+
+
+def first(state: State, start: str) -> str:
+    return next(key for key in sorted(state[0]) if key.startswith(start))
+
+
+@pytest.mark.parametrize("how", [*BY_BYTES, "another run", "weights", "average", "optimiser"])
+def test_a_run_does_not_go_on_from_a_coordinators_checkpoint_that_was_tampered_with(
+    how: str, begin: Callable[..., Coordinator], stored: State, tmp_path: Path
+) -> None:
+    path, state = checkpoint.step_file(tmp_path, 3), copy.deepcopy(stored)
+    checkpoint.write(path, *state)
+    ours = {
+        "another run": spoiled("", "run", "def456"),
+        "weights": spoiled(first(state, "generator/")),
+        "average": spoiled(first(state, "average/")),
+        "optimiser": spoiled(first(state, "optimiser/0/exp_avg_sq")),
+    }
+    (BY_BYTES | ours)[how](path, state)
+    with pytest.raises(RunError, match=r"not as it was|not a whole|not finite|another run"):
+        begin(checkpoint.to_resume(tmp_path))
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("how", [*BY_BYTES, "another run", "no run", "another recipe", "weights"])
+def test_a_site_takes_up_no_state_that_was_tampered_with(
+    how: str,
+    tiny: Callable[..., Recipe],
+    make_cohort: Callable[..., Cohort],
+    state_of_north: State,
+    tmp_path: Path,
+) -> None:
+    """It begins anew where the file is no state, and refuses where it is another's."""
+    path, state = checkpoint.step_file(tmp_path, 1), copy.deepcopy(state_of_north)
+    checkpoint.write(path, *state)
+    ours = {
+        "another run": spoiled("", "run", "def456"),
+        "no run": spoiled("", "run"),
+        "another recipe": spoiled("", "recipe", "0" * 64),
+        "weights": spoiled(first(state, "discriminator/")),
+    }
+    (BY_BYTES | ours)[how](path, state)
+    recipe = tiny()
+    north = Site("north", make_cohort(recipe, cases=6, seed=1), recipe, folder=tmp_path)
+    with suppress(RunError):
+        north.handle(Open(run=RUN, recipe=recipe.digest(), step=1))
+    assert north.step == 0
+    assert not (tmp_path / "ran").exists()
+    north.release.close()

@@ -43,6 +43,7 @@ from asyndgan.data.listing import list_cases
 from asyndgan.data.nnunet import patient_of
 from asyndgan.dicom.choosing import Choice, pick
 from asyndgan.dicom.series import read_archive
+from asyndgan.errors import DataError
 from asyndgan.received import opened
 
 OBLIQUE = tuple(np.round([np.cos(0.3), np.sin(0.3), 0, -np.sin(0.3), np.cos(0.3), 0], 6))
@@ -539,6 +540,8 @@ def bomb(kind: str, plane: np.ndarray) -> tuple[str, bytes]:
     octets, tile = (plane % 256).astype(np.uint8), struct.pack(">II", 1, 1)
     j2k = partial(as_picture, plane.astype(np.uint16), "JPEG2000", irreversible=False)
     run = struct.pack("<16I", 2, 64, 64 + 2**20, *[0] * 13) + b"\x81\x00" * 2**20
+    again = struct.pack("<16I", 15, *[64, 64 + 2**16] * 7, 64) + b"\x80" * 2**16
+    coding = partial(claiming, j2k(no_jp2=True, precinct_size=(64, 64)), b"\xff\x52")
     jpeg_ls = series(plane[None])[0]
     jpeg_ls.compress(JPEGLSLossless, generate_instance_uid=False)
     (lossless,) = generate_frames(jpeg_ls.PixelData, number_of_frames=1)
@@ -559,13 +562,36 @@ def bomb(kind: str, plane: np.ndarray) -> tuple[str, bytes]:
         "JPEG 2000 of many tiles": lambda: (
             JPEG2000Lossless, claiming(j2k(no_jp2=True), b"\xff\x51", 22, tile)
         ),
+        "JPEG 2000 of small precincts": lambda: (
+            JPEG2000Lossless, coding(6, b"\xff\xff\x00\x05\x04\x04\x00\x01" + b"\x11" * 6)
+        ),
+        "JPEG 2000 whose tile is coded otherwise": lambda: (
+            JPEG2000Lossless,
+            j2k(no_jp2=True).replace(b"\xff\x93", b"\xff\x52\x00\x0c" + bytes(10) + b"\xff\x93"),
+        ),
+        "JPEG of two sizes": lambda: (
+            JPEGBaseline8Bit,
+            as_picture(octets, "JPEG").replace(
+                b"\xff\xda", b"\xff\xc0\x00\x0b\x08" + vast + b"\x01\x01\x11\x00\xff\xda", 1
+            ),
+        ),
+        "JPEG of very many scans": lambda: (
+            JPEGBaseline8Bit, as_picture(octets, "JPEG") + b"\xff\xda" * 128
+        ),
+        "JPEG-LS of another size in an extension": lambda: (
+            JPEGLSLossless,
+            lossless.replace(b"\xff\xda", b"\xff\xf8\x00\x08\x04\x02" + vast + b"\xff\xda", 1),
+        ),
         "RLE": lambda: (RLELossless, run),
+        "RLE whose segments are one": lambda: (RLELossless, again),
     }[kind]()  # fmt: skip
 
 
 BOMBS = (
     "JPEG-LS", "JPEG", "JPEG of three components", "JPEG 2000", "JPEG 2000 in boxes",
-    "JPEG 2000 of many tiles", "RLE",
+    "JPEG 2000 of many tiles", "JPEG 2000 of small precincts",
+    "JPEG 2000 whose tile is coded otherwise", "JPEG of two sizes", "JPEG of very many scans",
+    "JPEG-LS of another size in an extension", "RLE", "RLE whose segments are one",
 )  # fmt: skip
 
 
@@ -587,6 +613,43 @@ def test_a_frame_that_claims_to_be_vast_is_refused_before_it_is_decoded(
     assert "truncated, damaged or too large" in said and not decoded
     assert tracemalloc.get_traced_memory()[1] < 2**26
     tracemalloc.stop()
+
+
+def test_the_frames_that_are_decoded_are_those_that_were_checked(tmp_path: Path) -> None:
+    """A table of offsets leads to other ones."""
+    plane = volume(kind=np.uint16)[0]
+    octets, (_, vast) = (plane % 256).astype(np.uint8), bomb("JPEG", plane)
+    good = as_picture(octets, "JPEG")
+    good += b"\0" * (len(good) % 2)
+    images = series(np.stack([octets] * 3))
+    for image in images:
+        image.PixelData = encapsulate([good, vast], has_bot=False)
+        image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+        image.ExtendedOffsetTable = struct.pack("<Q", 8 + len(good))
+        image.ExtendedOffsetTableLengths = struct.pack("<Q", len(vast))
+        image.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    save(tmp_path / "from", *images)
+    run(tmp_path / "from", tmp_path / "to")
+    found = np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T[0] + 1024
+    assert (found == np.asarray(Image.open(io.BytesIO(good)))).all()
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_jpeg_2000_of_several_layers_and_precincts_is_read(boxes: bool, tmp_path: Path) -> None:
+    values = RNG.integers(0, 4096, (3, 150, 130)).astype(np.uint16)
+    images = series(values)
+    for image, plane in zip(images, values, strict=True):
+        frame = as_picture(
+            plane, "JPEG2000", no_jp2=not boxes, irreversible=False,
+            precinct_size=(32, 32), codeblock_size=(8, 8), quality_layers=[40, 9, 1],
+        )  # fmt: skip
+        image.PixelData = encapsulate([frame])
+        image["PixelData"].is_undefined_length = True
+        image.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    save(tmp_path / "from", *images)
+    run(tmp_path / "from", tmp_path / "to")
+    found = np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T
+    assert np.abs(values - 1024.0 - found).max() <= 1
 
 
 def test_jpeg_2000_is_read_by_pillow(tmp_path: Path) -> None:
@@ -1009,6 +1072,28 @@ def test_garbage_among_the_files_changes_nothing(tmp_path: Path) -> None:
     assert "cannot be read, so slices may be missing" in said and "no DICOM" in said
     assert "Smith" not in said
     assert (values - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("tag", [(0x0008, 0x1140), (0x0009, 0x1001), (0x0062, 0x0002)])
+def test_sequences_nested_very_deeply_are_refused_or_passed_over(
+    tag: tuple[int, int], known: bool, tmp_path: Path
+) -> None:
+    """Of known length and not; read by every importer, private, and read by this one."""
+    begins, item = struct.pack("<HH", *tag) + b"SQ\0\0", b"\xfe\xff\x00\xe0"
+    nested, end = b"", b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+    for _ in range(10_000 if known else 0):
+        nested = item + struct.pack("<I", len(nested)) + nested
+        nested = begins + struct.pack("<I", len(nested)) + nested
+    if not known:
+        nested = (begins + b"\xff" * 4 + item + b"\xff" * 4) * 10_000 + end * 10_000
+    save(tmp_path / "from", *series(volume()))
+    after = struct.pack("<HH", 0x7FE0 if tag[0] > 0x10 else 0x10, 0x10)
+    for path in (tmp_path / "from").iterdir():
+        before, found, rest = path.read_bytes().partition(after)
+        path.write_bytes(before + nested + found + rest)
+    done = CliRunner().invoke(app, ["import", str(tmp_path / "from"), str(tmp_path / "to")])
+    assert done.exit_code == 0 or isinstance(done.exception, DataError)
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless])

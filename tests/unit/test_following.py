@@ -13,18 +13,22 @@ from typer.testing import CliRunner
 from asyndgan.auditing.expected import expected_seconds
 from asyndgan.auditing.run import audit_run
 from asyndgan.cli import app
-from asyndgan.cli.following import in_lines, lacking, next_commands
+from asyndgan.cli.following import in_lines, lacking, next_commands, undecided
 from asyndgan.cli.help import at_home
 from asyndgan.cli.options import parsed_sites
+from asyndgan.cli.plan import tell_planned
+from asyndgan.cli.terminal import Terminal
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.phantoms import write_phantoms
 from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.localhost import free_port
 from asyndgan.errors import DataError, RunError
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.planned import planned
 from asyndgan.runs.sites import RunSites
 
 SITES = {"a": Path("data/north wing"), "b": Path("/data/west")}
@@ -80,6 +84,45 @@ def test_before_a_training_it_is_said_whether_an_audit_could_permit_a_release(
     if "hold_out=" in said:
         enough = load_recipe("default", ["masks.release=true", said])
         assert not lacking(enough, masks=True, tested=True, patients=patients)
+
+
+@pytest.mark.parametrize(
+    ("hold_out", "said"),
+    [(0.2, "100 patients at"), (0.75, "80 patients at"), (0, "20 patients at")],
+)
+def test_of_patients_that_nobody_knows_it_is_said_how_many_it_takes(
+    hold_out: float, said: str
+) -> None:
+    (line,) = undecided(None, hold_out)
+    assert said in line
+    assert not undecided(int(re.findall(r"(\d+) patients at", line)[0]), hold_out)
+
+
+def test_a_plan_says_whether_an_audit_could_permit_a_release(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_phantoms(tmp_path, size=32, patients_scale=0.5)
+    tell_planned(Terminal(), planned({"north": tmp_path / "north"}, ["training.hold_out=0.5"]))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "An audit of 7 patients and 6 held out will hardly permit the release" in said
+    assert "have 40 patients at the sites together" in said
+
+
+def test_who_submits_a_run_is_told_whether_an_audit_could_permit_a_release(tmp_path: Path) -> None:
+    fed = init_federation(tmp_path / "f", host="localhost", port=free_port(), sites=("north",))
+
+    def submitted(run: str, *words: str) -> str:
+        ask = ["federation", "submit", str(fed.path), "default", "--yes", "--run", run, *words]
+        done = CliRunner().invoke(app, ask, env={"COLUMNS": "200"})
+        assert done.exit_code == 0, done.exception
+        return " ".join(done.output.split())
+
+    said = submitted("one", "--set", "training.hold_out=0.25")
+    assert "80 patients at the sites together" in said
+    write_phantoms(tmp_path / "data", size=32, patients_scale=0.5)
+    study = tmp_path / "study.toml"
+    study.write_text('out = "run"\n[sites]\nnorth = "data/north"\n')
+    assert "An audit of 13 patients" in submitted("two", "--study", str(study))
 
 
 @pytest.mark.parametrize("masks", [True, False])
@@ -212,6 +255,7 @@ def test_submit_says_what_train_says_of_a_run(overrides: list[str], tmp_path: Pa
     said = asyndgan("federation", "submit", tmp_path / "fed", "default", "--yes", *given)
     lines = lacking(recipe, masks=recipe.keeps_masks)
     assert bool(lines) is not bool(overrides)
+    lines += undecided(None, recipe.training.hold_out)
     assert said.splitlines()[1:] == lines
 
 

@@ -223,7 +223,7 @@ def test_a_generator_with_weights_that_are_not_finite_is_no_start(
     run.write_facts(
         replace(run.facts(), generator_sha256=run.write_generator(network, run.facts()))
     )
-    with pytest.raises(RunError, match="weights that are not finite"):
+    with pytest.raises(RunError, match="numbers that are not finite"):
         Start.of(run, recipe, [])
 
 

@@ -2,14 +2,23 @@
 
 import json
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyndgan.data import Cohort
 from asyndgan.errors import LedgerError
+from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import FIRST, Ledger, read
+from asyndgan.protocol import Endpoint
+from asyndgan.recipe import Recipe
+from asyndgan.training import Site
+from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
 
 POLICY = "ab" * 32
 
@@ -209,3 +218,29 @@ def test_when_the_ledger_cannot_be_written_nothing_is_promised(
     ledger.append(run="1f", kind="card", step=0, payload=b"")  # somebody made room
     ledger.close()
     assert len(list(read(tmp_path / "ledger.jsonl"))) == 1
+
+
+def test_many_callers_at_once_get_no_more_answers_than_allowed_and_each_has_a_line(
+    tiny: Callable[..., Recipe], make_cohort: Callable[..., Cohort], tmp_path: Path
+) -> None:
+    recipe = tiny("masks.release=false", "training.steps=4")
+    policy = Policy.from_toml("[allows]\nmost_answers = 5\nunmeasured = true\nfewest_patients = 1")
+    site = Site("north", make_cohort(recipe, cases=6), recipe, folder=tmp_path, policy=policy)
+    endpoint = Endpoint(site, limit=2**20)
+
+    def ask(message: Message) -> Message:
+        return unpack(endpoint.answer(pack(message, {"images": "uint8"})), ANSWERS, limit=2**20)
+
+    card = ask(Open(run="1f", recipe=recipe.digest(), step=0))
+    assert isinstance(card, Card)
+    images = torch.zeros(2, 1, *recipe.space)
+    judge = Judge(run="1f", step=0, batch=card.batch, images=images)
+    with ThreadPoolExecutor(8) as callers:
+        answers = list(callers.map(ask, [judge] * 16))
+    endpoint.close()
+    judged = [one for one in answers if isinstance(one, Judgement)]
+    assert len(judged) == 4  # the card brought masks, and is the fifth answer
+    assert len({one.feedback.numpy().tobytes() for one in judged}) == 1
+    lines = list(read(tmp_path / "ledger.jsonl"))
+    assert len(lines) == 17
+    assert [one.kind for one in lines].count("judgement") == 4

@@ -46,6 +46,20 @@ def test_two_trainings_cannot_work_in_one_folder(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, Recipe())
 
 
+def test_of_two_trainings_that_begin_at_once_the_one_that_trains_has_its_own_recipe(
+    tmp_path: Path,
+) -> None:
+    ours, theirs = Recipe(), Recipe.from_toml('name = "another"')
+    folder = RunFolder.create(tmp_path, ours)
+    RunFolder.create(tmp_path, theirs)  # before the first one has taken the lock to train
+    with folder.held():
+        folder.claim(ours)
+    assert folder.recipe() == ours
+    folder.write_facts(RunFacts("ab", "0", ours.digest(), "inprocess"))
+    with folder.held(), pytest.raises(RunError, match="holds a run already"):
+        RunFolder(tmp_path).claim(theirs)
+
+
 def test_a_run_is_resumed_with_its_own_sites_only(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, Recipe())
     about = {"cases": 3, "share": 0.5, "modalities": ["T1"]}

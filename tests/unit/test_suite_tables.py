@@ -1,5 +1,8 @@
 """Views of a suite's scores, against numbers made by hand."""
 
+import csv
+import gzip
+import io
 import json
 import pickle
 import re
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -15,6 +19,7 @@ from typer.testing import CliRunner
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import MissingPackageError, RecipeError
 from asyndgan.judging.compare import row_of
+from asyndgan.judging.metrics import SCORES
 from asyndgan.judging.table import ADDED, SITE_PREFIX, Evaluation, Scores
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.texts import without_nan
@@ -235,6 +240,20 @@ def test_scores_are_read_as_they_were_written_and_equal_ones_give_equal_files(
     read = read_scores(tmp_path / "one" / FILE)
     assert list(read.columns) == list(found.columns)
     assert read.equals(found)
+
+
+@pytest.mark.parametrize("label", ["=1+1", "+1", "-1", "@x", "\uff1d1", "'=1", "a'"])
+def test_no_name_in_the_scores_begins_as_a_formula_and_all_are_read_as_they_were(
+    label: str, tmp_path: Path
+) -> None:
+    row = dict.fromkeys(Key._fields, "x") | {"label": label, "cases": 3, "seed": 0, "patient": 0}
+    scores = pd.DataFrame([row | dict.fromkeys(SCORES, -0.5)])
+    write_scores(scores, tmp_path)
+    text = gzip.decompress((tmp_path / FILE).read_bytes()).decode()
+    (cells,) = list(csv.reader(io.StringIO(text, newline="")))[1:]
+    assert not any(cell.startswith(("=", "+", "@", "\uff1d", "-1")) for cell in cells)
+    assert cells[-len(SCORES) :] == ["-0.5"] * len(SCORES)  # numbers stay numbers
+    assert read_scores(tmp_path / FILE)["label"].tolist() == [label]
 
 
 @pytest.mark.parametrize("name", [file.name.split(".")[0] for file in RESULTS.glob(f"*.{FILE}")])

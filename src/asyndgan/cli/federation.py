@@ -13,7 +13,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from asyndgan.cli.following import tell_lacking
+from asyndgan.cli.following import tell_lacking, tell_undecided
 from asyndgan.cli.help import Commands
 from asyndgan.cli.options import (
     AsJson,
@@ -25,7 +25,7 @@ from asyndgan.cli.options import (
     StudyOption,
     print_json,
 )
-from asyndgan.cli.plan import refuse_old, tell_plan, write_new
+from asyndgan.cli.plan import refuse_old, tell_plan, tell_planned, write_new
 from asyndgan.cli.standing import Standing
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
@@ -204,6 +204,7 @@ def plan(
         refuse_for_images({"masks": masks})
     made = plan_from(tables, given) if tables else planned_from(images, given, masks=masks)
     tell_plan(console, made)
+    tell_planned(console, made)
     write_new(out, made.to_toml())
     console.say(f"Written to {out}: asyndgan federation submit {quote(str(folder))} {out}")
 
@@ -241,6 +242,7 @@ def submit(
     order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes, start=start, masks=masks)
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
     tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks, study=study)
+    tell_undecided(Terminal(), resolved, None, study=study)
     if not yes and not order.begun():
         _have_confirmed(order, ask=sys.stdin.isatty())
 

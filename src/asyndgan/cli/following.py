@@ -57,8 +57,21 @@ def lacking(
     return lines
 
 
-def undecided(patients: int, hold_out: float) -> list[str]:
-    """That an audit will hardly permit a release, if so few patients take part or are held out."""
+def undecided(patients: int | None, hold_out: float) -> list[str]:
+    """That an audit will hardly permit a release, if so few patients take part or are held out.
+
+    Args:
+        patients: of the sites together; None, if not known: how many it takes is said.
+        hold_out: fraction of them that is held out.
+    """
+    if patients is None:
+        held = f"and {DECIDES} are held out"
+        needed = math.ceil(DECIDES / min(hold_out, 1 - hold_out)) if hold_out else DECIDES
+        return [
+            f"An audit permits the release of a set only if about {DECIDES} patients take part "
+            f"{held if hold_out else 'and it compares as many others'}: {needed} patients at the "
+            "sites together."
+        ]
     others = round(patients * hold_out)
     members, who = patients - others, f"and {others} held out " if others else ""
     if min(members, others if hold_out else members) >= DECIDES:
@@ -71,6 +84,29 @@ def undecided(patients: int, hold_out: float) -> list[str]:
         f"An audit of {members} patients {who}will hardly permit the release of a set: it takes "
         f"about {DECIDES} of each. If you mean to release one, {more}."
     ]
+
+
+def tell_undecided(
+    console: Terminal, recipe: Recipe, patients: int | None, *, study: Path | None = None
+) -> None:
+    """Prints the lines of `undecided`, if a run paints images of patients.
+
+    Args:
+        console: where to.
+        recipe: recipe of the run.
+        patients: of its sites together, if known.
+        study: file of a study, whose sites' patients are counted if they are not known.
+    """
+    if recipe.table or recipe.image.source != "images":
+        return
+    if study and not patients:
+        from asyndgan.data.dataset import DataSet
+
+        said = Study.load(study)
+        sets = [DataSet(folder, said.patient_pattern) for folder in said.sites.values()]
+        patients = sum(len({*one.patients.values()}) for one in sets)
+    for line in undecided(patients or None, recipe.training.hold_out):
+        console.say(line, style="yellow")
 
 
 def _judged(recipe: Recipe) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from asyndgan.cli.following import tell_undecided
 from asyndgan.cli.options import Hours, Overrides, StudyOption, parsed_sites
 from asyndgan.cli.terminal import Terminal, marked
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
@@ -60,6 +61,7 @@ def plan(
         )
     console = Terminal()
     tell_plan(console, made)
+    tell_planned(console, made)
     if out:
         write_new(out, made.to_toml())
         console.say(f"Written to {out}.")
@@ -108,6 +110,14 @@ def tell_plan(console: Terminal, made: "Planned | Recipe") -> None:
     console.print(grid)
     for note in made.notes:
         console.print(marked("!", note, "yellow"))
+
+
+def tell_planned(console: Terminal, made: "Planned | Recipe") -> None:
+    """Prints whether an audit of the planned run could permit a release."""
+    if not isinstance(made, Recipe):
+        # A site of very few patients does not tell how many.
+        patients = sum(one.patients or 0 for one in made.sites.values())
+        tell_undecided(console, made.recipe, patients)
 
 
 def write_new(path: Path, text: str) -> None:

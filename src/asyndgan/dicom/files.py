@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 import numpy as np
 
-from asyndgan.dicom.frames import check_runs, claimed
+from asyndgan.dicom.frames import check_frame, check_runs
 from asyndgan.errors import DataError, MissingPackageError
 from asyndgan.received import opened
 
@@ -37,8 +37,8 @@ _FIRST: Final = {0: b"UL", 5: b"CS", 8: b"CS", 0x12: b"DA", 0x16: b"UI", 0x18: b
 _PIXELS: Final = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
-    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
 )
+"""What decodes the pixels. A table of offsets could lead to other frames than those checked."""
 
 
 class DicomError(DataError):
@@ -219,8 +219,8 @@ def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
         for frame in generate_frames(dataset.PixelData, number_of_frames=shape[0]):
             if syntax == RLELossless:
                 check_runs(frame, shape[1] * shape[2])
-            elif claimed(frame) != (*shape[1:], 1):
-                raise ValueError("of another shape")
+            else:
+                check_frame(frame, *shape[1:])
     bits, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     top = int(dataset.get("HighBit", stored - 1))
     if not stored - 1 <= top < bits or (syntax.is_compressed and top != stored - 1):

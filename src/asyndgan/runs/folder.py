@@ -79,10 +79,7 @@ class RunFolder:
             RunError: if it holds a run already, or another training is at work in it.
         """
         folder = cls(path)
-        if folder.facts_file.exists():  # a folder with only a recipe is a run that never began
-            raise RunError(
-                f"{path} holds a run already; continue it with --resume or choose another folder."
-            )
+        folder._check_unused()
         # Hidden files, such as the lock's or a desktop's, are nobody's data.
         kept = [p for p in path.iterdir() if p.name[:1] != "."] if path.is_dir() else []
         if kept and not folder.recipe_file.exists():
@@ -91,8 +88,24 @@ class RunFolder:
             )
         path.mkdir(parents=True, exist_ok=True)
         with folder.held():
-            replace_text(folder.recipe_file, recipe.to_toml())
+            folder.claim(recipe)
         return folder
+
+    def claim(self, recipe: Recipe) -> None:
+        """Writes the recipe of the training that has the lock, which others may have replaced.
+
+        Raises:
+            RunError: another training has been at work since the folder was created.
+        """
+        self._check_unused()
+        replace_text(self.recipe_file, recipe.to_toml())
+
+    def _check_unused(self) -> None:
+        if self.facts_file.exists():  # a folder with only a recipe is a run that never began
+            raise RunError(
+                f"{self.path} holds a run already; continue it with --resume or choose another "
+                "folder."
+            )
 
     def held(self) -> AbstractContextManager[None]:
         """Locks the folder against other trainings; raises `BusyError` if one has it."""

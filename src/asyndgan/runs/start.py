@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, final
 
-import torch
 from torch import nn
 
 from asyndgan.errors import RunError
@@ -74,8 +73,6 @@ class Start:
                 "on patients that neither run trained on."
             )
         generator = folder.generator()
-        if not all(torch.isfinite(tensor).all() for tensor in generator.state_dict().values()):
-            raise RunError(f"{where} has a generator with weights that are not finite.")
         name = "".join(filter(str.isprintable, folder.path.resolve().name))
         return cls(name[:NAME_LENGTH] or "a run", source, folder.facts(), generator)
 

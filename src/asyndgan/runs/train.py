@@ -92,6 +92,8 @@ def train(
         for name, data in sorted(sites.items())
     ]
     with folder.held(), termination_unwinds(), torch_threads(threads):
+        if not resume:
+            folder.claim(recipe)
         transport = build_engine(engine, setups, recipe)
         try:
             if started:

@@ -1,5 +1,6 @@
 """Networks and optimisers as safetensors files, written whole or not at all."""
 
+import hashlib
 import json
 import logging
 import math
@@ -44,6 +45,9 @@ MOST_HEADER = 2**24
 MOST_TENSORS = 2**16
 """Most tensors of a state; reading a header takes some microseconds for each."""
 
+_DIGEST = "sha256"
+"""Key of a state's digest among its facts."""
+
 _seeding = Lock()
 
 
@@ -70,6 +74,8 @@ def load_network(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -
         RunError: if they do not fit this network.
     """
     own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    begun = {k: v for k, v in network.state_dict().items() if torch.isfinite(v).all()}
+    _check_finite(name, {key: own[key] for key in own.keys() & begun.keys()})
     try:
         network.load_state_dict(own)
     except RuntimeError as error:
@@ -110,8 +116,19 @@ def load_optimiser(
             fits &= all(value.is_floating_point() for value in found.values())
     if own or not fits:
         raise _misfit(name)
+    for values in state.values():
+        _check_finite(name, values)
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _check_finite(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuses numbers that no training keeps: what is averaged over steps would never lose them."""
+    if not all(torch.isfinite(value).all() for value in tensors.values()):
+        raise RunError(
+            f"the checkpoint's '{name}' holds numbers that are not finite, which no run writes; "
+            "take the file that the run wrote, or start a new run."
+        )
 
 
 def _misfit(name: str) -> RunError:
@@ -139,10 +156,14 @@ def taking_up() -> Iterator[None]:
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Writes tensors and a JSON object to one file; a crash leaves the old file or the new one.
 
+    The object also gets their digest, by which `read` notices other bytes. It is no signature:
+    anyone who can write the file can write another digest.
+
     Raises:
         StorageError: if the file cannot be written.
     """
     contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
+    about = {**about, _DIGEST: _digest_of(contiguous, about)}
     with stored_whole(path) as half:
         half.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -168,7 +189,22 @@ def read(path: Path, *, with_tensors: bool = True) -> State:
         raise RunError(f"{path} is not a whole checkpoint; remove it to go on without.") from error
     if not isinstance(about, dict):
         raise RunError(f"{path} is no checkpoint of asyndgan.")
+    written = about.pop(_DIGEST, None)  # earlier versions wrote none
+    if with_tensors and written and written != _digest_of(tensors, about):
+        raise RunError(
+            f"{path} is not as it was written, such as on a failing disk; remove it to go on "
+            "without."
+        )
     return tensors, about
+
+
+def _digest_of(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    """SHA-256 of names, types, shapes and bytes of tensors, and of a JSON object."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key!r} {value.dtype} {[*value.shape]}".encode())
+        digest.update(value.cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager

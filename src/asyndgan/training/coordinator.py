@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import CPU
 from asyndgan.data import derived_seed
-from asyndgan.errors import AsyndganError, NotFiniteError, QuorumError, WireError
+from asyndgan.errors import AsyndganError, NotFiniteError, QuorumError, RunError, WireError
 from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
@@ -345,7 +345,12 @@ class Coordinator:
         return tensors, about
 
     def load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Restores what `state` returned; raises `RunError` for other given masks."""
+        """Restores what `state` returned; raises `RunError` for another run or given masks."""
+        if about.get("run") != self.roster.run:
+            raise RunError(
+                "the checkpoint is of another run. Put back the one that this run wrote, or start "
+                "a new run."
+            )
         if self.roster.given:
             self.roster.given.check_same(about.get("given"))
         load_network("generator", self.generator, tensors)

@@ -325,8 +325,8 @@ class Site(Handler):
         """Restores the newest state at or before a step: in memory, on disk, or the initial one.
 
         Raises:
-            ProtocolError: if the stored state belongs to other cases or patients; the site then
-                stays as it is.
+            ProtocolError, RunError: if the stored state belongs to other cases or patients, to
+                another run or to another recipe; the site then stays as it is.
         """
         place = checkpoint.place_of(self.folder, run) if self.folder else None
         kept = checkpoint.stored_steps(place) if place else []
@@ -337,8 +337,10 @@ class Site(Handler):
         stored = checkpoint.newest(place, step) if place else None
         if not stored:
             return self._start_afresh()
-        check_same(stored[1], data=self._data_digest, modalities=self.cases.modalities)
         tensors, about = stored
+        if (about.get("run"), about.get("recipe")) != (run, self.recipe.digest()):
+            raise RunError("the site's state is of another run or recipe; remove it to go on.")
+        check_same(about, data=self._data_digest, modalities=self.cases.modalities)
         try:
             step, batch = (checkpoint.count_in(about, key) for key in ("step", "batch"))
             known = about.get("secret")

@@ -14,6 +14,7 @@ from asyndgan.data.remedies import ORIGINALS, picture_command
 from asyndgan.received import UnreadableError, opened
 
 MAX_SCANS: Final = 128  # each may go over all pixels again; cameras store 1 to 12
+MAX_WORK: Final = 2**30  # pixels of all scans; 2^24 take a tenth of a second
 ORIENTATION: Final = 274
 _UPRIGHT: Final = 1
 
@@ -59,8 +60,7 @@ class Jpeg(Pictures):
         with opened(path, MAX_BYTES) as file, Picture.open(file, formats=["JPEG"]) as picture:
             bounded(path, *picture.size, file)
             file.seek(0)
-            if file.read().count(b"\xff\xda") > MAX_SCANS:
-                raise UnreadableError(f"it holds more than {MAX_SCANS} scans")
+            check_scans(file.read(), picture.width * picture.height)
             if picture.getexif().get(ORIENTATION, _UPRIGHT) != _UPRIGHT:
                 raise DataFileError(
                     path,
@@ -69,3 +69,16 @@ class Jpeg(Pictures):
                     f"{picture_command('upright', path.suffix)}.",
                 )
             yield picture
+
+
+def check_scans(content: bytes, pixels: int) -> None:
+    """Checks that the scans of a JPEG do not go over its pixels too often.
+
+    Raises:
+        ValueError: they do.
+    """
+    scans = content.count(b"\xff\xda")
+    if scans > MAX_SCANS or scans * pixels > max(MAX_WORK, pixels):
+        raise UnreadableError(
+            f"it holds more than {MAX_SCANS} scans, or than {MAX_WORK} pixels in them"
+        )
