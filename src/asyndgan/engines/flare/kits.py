@@ -138,13 +138,14 @@ def read_request(path: Path) -> Request:
     again = "Have the site make another with 'asyndgan site request'"
     try:
         found = x509.load_pem_x509_csr(bounded_text(path, MOST_PEM, links=True).encode())
-        key, signed = found.public_key(), found.is_signature_valid
+        signed = found.is_signature_valid
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         raise RunError(f"{path} is no request for a certificate: {error}. {again}.") from error
     if not signed:
         raise RunError(
             f"{path} was altered: its signature is not of its own key. {again}, and send it again."
         )
+    key: Any = found.public_key()
     sound = isinstance(key, rsa.RSAPublicKey) and key.key_size in KEY_BITS
     if not sound or key.public_numbers().e < 2**16:
         raise RunError(
