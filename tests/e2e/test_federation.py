@@ -683,9 +683,9 @@ def test_kits_are_made_checked_and_added_by_commands(
 
     def added(name: str) -> str:
         said = asyndgan("site", "request", tmp_path / name)
-        (fingerprint,) = re.findall(r"fingerprint: ([\d ]+)", said)
+        (number,) = re.findall(r"safety number: ([\d ]+)", said)
         request = tmp_path / name / f"{name}.csr"
-        return asyndgan("federation", "add", folder, request, "--fingerprint", fingerprint)
+        return asyndgan("federation", "add", folder, request, "--safety-number", number)
 
     words = ("--host", "localhost", "--port", free_port())
     asyndgan("federation", "init", folder, *words)
@@ -712,7 +712,7 @@ def test_kits_are_made_checked_and_added_by_commands(
     asyndgan("federation", "renew", folder)
     assert certificates.read_bytes() != before
     assert sent.read_bytes() != first
-    init = ("site", "init", kit, sent, "--fingerprint", Federation.of(folder).fingerprint)
+    init = ("site", "init", kit, sent, "--safety-number", Federation.of(folder).safety_number)
     asyndgan(*init, "--data", tmp_path / "nowhere")
     assert not (kit / "site.toml").exists()
     asyndgan(*init, "--data", phantoms["north"])

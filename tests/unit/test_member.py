@@ -306,14 +306,14 @@ def test_a_removed_key_is_not_added_again_and_a_new_key_of_the_site_is(
 # Two people compare by telephone
 
 
-def test_both_ends_are_shown_the_same_fingerprints_and_stop_where_they_differ(
+def test_both_ends_are_shown_the_same_numbers_and_stop_where_they_differ(
     phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     place, north = tmp_path / "fed", tmp_path / "north"
     (ours,) = digits(asyndgan("federation", "init", place, "--host", "here"))
     (request,) = digits(asyndgan("site", "request", north))
     add = ("federation", "add", place, north / "north.csr")
-    for words in ((*add, "--fingerprint", ours), add):
+    for words in ((*add, "--safety-number", ours), add):
         with pytest.raises(RunError, match="site north is not what its administrator has"):
             asyndgan(*words, answer="n\n")
     assert not (place / "kits").exists()
@@ -321,13 +321,13 @@ def test_both_ends_are_shown_the_same_fingerprints_and_stop_where_they_differ(
     assert digits(said) == [request, ours]
     sent = place / "kits" / "north.json"
     init = ("site", "init", north, sent, "--data", phantoms["north"])
-    for words in ((*init, "--fingerprint", request), init):
+    for words in ((*init, "--safety-number", request), init):
         with pytest.raises(RunError, match="here:8002 is not what the coordinator's administrator"):
             asyndgan(*words, answer="n\n")
     assert {path.name for path in north.iterdir()} == {KEY_FILE, "north.csr"}
     assert digits(asyndgan(*init, answer="y\n")) == [ours]
     with pytest.raises(RunError, match=r"site\.toml is there already.*asyndgan site renew"):
-        asyndgan(*init, "--fingerprint", ours)
+        asyndgan(*init, "--safety-number", ours)
 
 
 def test_by_a_renewal_nobody_is_led_to_another_coordinator_unasked(
@@ -349,7 +349,7 @@ def test_by_a_renewal_nobody_is_led_to_another_coordinator_unasked(
             asyndgan("site", "renew", kit, path, answer="n\n")
         assert (kit / KIT_FILE).read_bytes() == kept
     said = asyndgan("site", "renew", kit, other.kit("north"), answer="y\n")
-    assert digits(said) == [other.fingerprint]
+    assert digits(said) == [other.safety_number]
     assert read_kit(kit) == parsed_kit(other.kit("north"))
 
 
@@ -360,10 +360,10 @@ def test_a_renewal_keeps_keys_and_authority_and_lasts_longer(place: Federation, 
         pems += [parsed_kit(place.kit(site)).certificate for site in place.sites]
         return [x509.load_pem_x509_certificate(pem.encode()) for pem in pems]
 
-    before, fingerprint = certificates(), place.fingerprint
+    before, number = certificates(), place.safety_number
     renew(place)
     after = certificates()
-    assert len(after) == 4 and place.fingerprint == fingerprint
+    assert len(after) == 4 and place.safety_number == number
     for old, new in zip(before, after, strict=True):
         assert (old.public_key(), old.subject) == (new.public_key(), new.subject)
         assert old.serial_number != new.serial_number

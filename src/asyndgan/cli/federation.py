@@ -17,10 +17,10 @@ from asyndgan.cli.following import tell_lacking
 from asyndgan.cli.help import Commands
 from asyndgan.cli.options import (
     AsJson,
-    Fingerprint,
     NewFolder,
     Overrides,
     RecipeName,
+    SafetyNumber,
     StartOption,
     StudyOption,
     print_json,
@@ -76,7 +76,7 @@ def init(
         f"2. Here, for each of them: asyndgan federation add {named} NAME.csr",
         f"3. Have IT let port {port} of {host} in from the sites (TCP, mutual TLS).",
         f"4. Here: asyndgan federation start {named}",
-        f"Fingerprint of this federation, which its sites will ask for: {made.fingerprint}",
+        f"Safety number of this federation, which its sites will ask for: {made.safety_number}",
     ):
         Terminal().say(line)
 
@@ -87,29 +87,29 @@ def add(
     request: Annotated[
         Path, typer.Argument(metavar="REQUEST", help="The file NAME.csr that the site sent.")
     ],
-    fingerprint: Fingerprint = None,
+    safety_number: SafetyNumber = None,
 ) -> None:
     """Signs a site's request and makes its kit, which holds no secret.
 
-    First call the site's administrator, to compare the request's fingerprint. The site may join a
+    First call the site's administrator, to compare the request's safety number. The site may join a
     run in progress.
 
     Example:
         asyndgan federation add fed north.csr
 
     Safety:
-        --fingerprint DIGITS: Fingerprint that the site's administrator reads out. You are asked to
-            compare it if you leave it out.
+        --safety-number DIGITS: What the site's administrator reads out. You are asked to compare
+            it if you leave it out.
     """
     kits, console = flare_part("kits"), Terminal()
     made, asked = kits.Federation.of(folder), kits.read_request(request)
     have_compared(
-        f"the request of site {asked.name}", asked.fingerprint, fingerprint, "its administrator"
+        f"the request of site {asked.name}", asked.safety_number, safety_number, "its administrator"
     )
     made = kits.add_site(made, asked)
     for line in (
         f"1. Send the site its kit, which holds no secret: {made.kit(asked.name)}",
-        f"2. Read out to its administrator the federation's fingerprint: {made.fingerprint}",
+        f"2. Read out to its administrator the federation's safety number: {made.safety_number}",
         f"3. There: asyndgan site init {asked.name} {asked.name}.json    asks for the data",
         f"     asyndgan site check {asked.name}",
         f"     asyndgan site start {asked.name}",
@@ -137,7 +137,7 @@ def remove(folder: Folder, site: SiteName) -> None:
 
 @federation.command()
 def renew(folder: Folder) -> None:
-    """Renews certificates and kits, for the same keys. Do this before the old ones expire.
+    """Renews certificates and kits before they expire, for the same keys.
 
     Example:
         asyndgan federation renew fed

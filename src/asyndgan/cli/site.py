@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from shlex import quote
@@ -10,7 +11,7 @@ from typing import Annotated
 import typer
 
 from asyndgan.cli.help import Commands
-from asyndgan.cli.options import AsJson, Fingerprint, print_json
+from asyndgan.cli.options import AsJson, SafetyNumber, print_json
 from asyndgan.cli.terminal import Terminal, have_compared
 from asyndgan.engines import flare_part
 from asyndgan.errors import DataError, RunError, StorageError
@@ -63,9 +64,9 @@ def request(
         Path, typer.Argument(metavar="KIT", help="Folder to make, with the site's name.")
     ],
 ) -> None:
-    """Makes the site's private key, and a request for the coordinator to sign.
+    """Makes the site's key, and a request for the coordinator to sign.
 
-    The key never leaves this folder. Called again, it writes the request of the same key.
+    The private key never leaves this folder. Called again, it writes the request of the same key.
 
     Example:
         asyndgan site request north
@@ -75,7 +76,7 @@ def request(
     path = flare_part("member").make_request(kit)
     for line in (
         f"1. Send this file to the coordinator's administrator; it holds no secret: {path}",
-        f"2. By telephone, read out its fingerprint: {kits.read_request(path).fingerprint}",
+        f"2. By telephone, read out its safety number: {kits.read_request(path).safety_number}",
         f"3. With the kit that is sent back: asyndgan site init {quote(str(kit))} {path.stem}.json",
     ):
         Terminal().say(line)
@@ -88,7 +89,7 @@ def init(
     data: Annotated[
         Path, typer.Option(prompt="Folder of the images and masks, or table", exists=True)
     ],
-    fingerprint: Fingerprint = None,
+    safety_number: SafetyNumber = None,
 ) -> None:
     """Takes the kit, and writes site.toml and a policy to review.
 
@@ -103,8 +104,8 @@ def init(
             if you leave it out.
 
     Safety:
-        --fingerprint DIGITS: Fingerprint that the coordinator's administrator reads out. You are
-            asked to compare it if you leave it out.
+        --safety-number DIGITS: What the coordinator's administrator reads out. You are asked to
+            compare it if you leave it out.
     """
     if data.is_file() and not is_table(data):
         raise DataError(f"{data} is no folder of images and masks, and no table (CSV, Parquet).")
@@ -115,7 +116,7 @@ def init(
             f"{found[0]} is there already. Edit it, or remove it to have it written anew. To take "
             f"a new kit, call 'asyndgan site renew {quote(str(kit))} {quote(str(file))}'."
         )
-    name = _take(kit, file, fingerprint)
+    name = _take(kit, file, safety_number)
     try:
         replace_text(settings, service.example(data.absolute()))
         replace_text(policy, first_policy(name).to_toml())
@@ -132,31 +133,32 @@ def init(
 
 
 @site.command()
-def renew(kit: Kit, file: Received, fingerprint: Fingerprint = None) -> None:
-    """Takes a new kit in place of the old one, and leaves all else as it is.
+def renew(kit: Kit, file: Received, safety_number: SafetyNumber = None) -> None:
+    """Takes a new kit in place of the old one.
 
     Example:
         asyndgan site renew north north.json
 
     Safety:
-        --fingerprint DIGITS: Fingerprint that the coordinator's administrator reads out. You are
-            asked to compare it, if it is not that of the old kit, if you leave it out.
+        --safety-number DIGITS: What the coordinator's administrator reads out. If you leave it
+            out, you are asked to compare it unless it is that of the old kit.
     """
-    _take(kit, file, fingerprint)
+    _take(kit, file, safety_number)
     Terminal().say(f"End 'asyndgan site start {quote(str(kit))}', and start it again.")
 
 
-def _take(kit: Path, file: Path, fingerprint: str | None) -> str:
+def _take(kit: Path, file: Path, number: str | None) -> str:
     """Puts a kit that came into the site's folder; returns the site's name."""
     member = flare_part("member")
     flare_part("kits").plain(kit)
-    received, place = member.received_kit(file, kit), kit / member.KIT_FILE
-    known = place.exists() and member.parsed_kit(place).federation == received.federation
-    if fingerprint or not known:
+    received, place, known = member.received_kit(file, kit), kit / member.KIT_FILE, ""
+    with suppress(RunError):  # there is none yet, or it is of no use
+        known = member.parsed_kit(place).federation
+    if number or known != received.federation:
         have_compared(
             f"the federation at {received.host}:{received.port}",
             received.federation,
-            fingerprint,
+            number,
             "the coordinator's administrator",
         )
     member.guard(kit)

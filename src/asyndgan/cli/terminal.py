@@ -72,24 +72,24 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def have_compared(what: str, ours: str, theirs: str | None, who: str) -> None:
-    """Has a fingerprint compared with the one that another person reads out.
+    """Has a safety number compared with the one that another person reads out.
 
     Args:
-        what: what the fingerprint is of, which `who` has too.
-        ours: the fingerprint.
+        what: what the number is of, which `who` has too.
+        ours: the number.
         theirs: what was read out; None: the person at the terminal is asked.
         who: the other person.
 
     Raises:
         RunError: they differ.
     """
-    Terminal().say(f"Fingerprint of {what}: {ours}")
+    Terminal().say(f"Safety number of {what}: {ours}")
     if theirs is None:
         same = typer.confirm(f"Telephone {who}. Do they read out these digits?")
     else:
         same = re.sub(r"\D", "", theirs) == re.sub(r"\D", "", ours)
     if not same:
         raise RunError(
-            f"the fingerprint of {what} is not what {who} has. What was sent may have been "
+            f"the safety number of {what} is not what {who} has. What was sent may have been "
             "exchanged on its way: use nothing of it, and have it sent again."
         )

@@ -36,8 +36,8 @@ from asyndgan.engines.flare.member import (
     RIGHTS,
     SITE_NAME,
     Member,
-    fingerprint,
     parsed_kit,
+    safety_number,
 )
 from asyndgan.errors import RunError
 from asyndgan.relay.revoked import is_revoked, revoke
@@ -92,7 +92,7 @@ class Federation:
         return self.path / "kits" / f"{site}.json"
 
     @property
-    def fingerprint(self) -> str:
+    def safety_number(self) -> str:
         """What the administrators of its sites see too."""
         return _member(self, "", "").federation
 
@@ -121,12 +121,12 @@ class Request:
     Attributes:
         name: the site's name.
         key: the site's public key.
-        fingerprint: digits that the site's administrator sees too.
+        safety_number: digits that the site's administrator sees too.
     """
 
     name: str
     key: rsa.RSAPublicKey
-    fingerprint: str
+    safety_number: str
 
 
 def read_request(path: Path) -> Request:
@@ -155,7 +155,7 @@ def read_request(path: Path) -> Request:
     names = [each.value for each in found.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
     if len(names) != 1 or not SITE_NAME.fullmatch(str(names[0])):
         raise RunError(f"{path} does not hold a site's name, and one is wanted. {again}.")
-    return Request(str(names[0]), key, fingerprint(found.public_bytes(Encoding.DER)))
+    return Request(str(names[0]), key, safety_number(found.public_bytes(Encoding.DER)))
 
 
 def init_federation(path: Path, *, host: str, port: int) -> Federation:
@@ -189,7 +189,7 @@ def init_federation(path: Path, *, host: str, port: int) -> Federation:
 def add_site(federation: Federation, request: Request) -> Federation:
     """Signs a site's request and makes its kit.
 
-    The caller has made sure that the request is the site's, by its fingerprint.
+    The caller has made sure that the request is the site's, by its safety number.
 
     Raises:
         RunError: its name or its key belongs to another member, its key was removed from this

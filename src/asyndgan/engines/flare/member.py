@@ -65,7 +65,7 @@ MOST_PEM: Final = 4096
 one of tens of thousands of bits takes minutes."""
 
 DIGITS: Final = 24
-"""Decimal digits of a fingerprint, about 80 bits: nobody finds another file that has the same."""
+"""Decimal digits of a safety number, about 80 bits: nobody finds another file that has the same."""
 
 
 @final
@@ -91,16 +91,16 @@ class Member:
 
     @property
     def federation(self) -> str:
-        """Fingerprint of the federation: of its authority's certificate and of its address."""
+        """Safety number of the federation: of its authority's certificate and of its address."""
         address = f"{self.host}:{self.port}"
-        return fingerprint(_of_pem(self.root).public_bytes(Encoding.DER) + address.encode())
+        return safety_number(_of_pem(self.root).public_bytes(Encoding.DER) + address.encode())
 
     def to_json(self) -> str:
         """Text of a kit."""
         return json.dumps(asdict(self), indent=1)
 
 
-def fingerprint(content: bytes) -> str:
+def safety_number(content: bytes) -> str:
     """What two people compare by voice: `DIGITS` digits of the SHA-256, in groups of four."""
     number = int.from_bytes(hashlib.sha256(content).digest())
     return " ".join(re.findall("....", f"{number % 10**DIGITS:0{DIGITS}}"))
