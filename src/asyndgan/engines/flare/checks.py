@@ -174,7 +174,7 @@ def _connection(member: Member, key: Path) -> Check:
             # The server checks our certificate only after our side of the handshake is done.
             with suppress(TimeoutError):
                 if not line.recv(1):
-                    raise OSError("the coordinator closes it; did it remove this site?")
+                    raise OSError("the coordinator closes it, as if it had removed this site")
             return Check("connection", True, f"{target}, {line.version()}, both ends certified")
     except ssl.SSLCertVerificationError:
         fault = _intercepted(member)
