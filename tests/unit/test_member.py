@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
+from asyndgan.engines.flare.authority import read_request
 from asyndgan.engines.flare.kits import (
     Federation,
     add_site,
     init_federation,
-    read_request,
     remove_site,
     renew,
 )

@@ -71,12 +71,12 @@ def request(
     Example:
         asyndgan site request north
     """
-    kits = flare_part("kits")
-    kits.plain(kit)
+    flare_part("kits").plain(kit)
     path = flare_part("member").make_request(kit)
+    number = flare_part("authority").read_request(path).safety_number
     for line in (
         f"1. Send this file to the coordinator's administrator; it holds no secret: {path}",
-        f"2. By telephone, read out its safety number: {kits.read_request(path).safety_number}",
+        f"2. By telephone, read out its safety number: {number}",
         f"3. With the kit that is sent back: asyndgan site init {quote(str(kit))} {path.stem}.json",
     ):
         Terminal().say(line)

@@ -1,4 +1,4 @@
-"""Identities: a federation's authority, and the kits of those whose certificates it signs.
+"""Identities: a federation, and the kits of those whose certificates its authority signs.
 
 A site makes its key itself and sends a request. Its kit is one file without a secret: where the
 coordinator is, and certificates. FLARE's settings at a site are the site's own
@@ -14,7 +14,6 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -22,36 +21,24 @@ from shlex import quote
 from typing import Any, Final, Self, final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 
+from asyndgan.engines.flare.authority import Authority, Request
 from asyndgan.engines.flare.member import (
     CLASSES,
     HOST_LENGTH,
     HOST_NAME,
-    MOST_PEM,
     PROJECT,
     RIGHTS,
-    SITE_NAME,
     Member,
     parsed_kit,
-    safety_number,
 )
 from asyndgan.errors import RunError
 from asyndgan.relay.revoked import is_revoked, revoke
-from asyndgan.texts import bounded_text, replace_text, storing
+from asyndgan.texts import replace_text, storing
 
 SUBMITTER: Final = "coordinator@asyndgan.local"
 VALID_DAYS: Final = 3 * 365
 """Days for which the authority's certificate is valid."""
-
-MEMBER_DAYS: Final = 360
-"""Days for which all others are valid, unless the authority's ends before."""
-
-KEY_BITS: Final = range(2048, 4096 + 1)
-"""Sizes of an RSA key that can be a site's; FLARE uses RSA alone."""
 
 STORE: Final = "store"
 """Folder in the server's kit in which FLARE keeps its jobs."""
@@ -113,51 +100,6 @@ class Federation:
             ) from error
 
 
-@final
-@dataclass(frozen=True)
-class Request:
-    """A site's request for a certificate, which its own key has signed.
-
-    Attributes:
-        name: the site's name.
-        key: the site's public key.
-        safety_number: digits that the site's administrator sees too.
-    """
-
-    name: str
-    key: rsa.RSAPublicKey
-    safety_number: str
-
-
-def read_request(path: Path) -> Request:
-    """Reads a request for a certificate.
-
-    Raises:
-        RunError: it is none, was altered, or its name or its key cannot be a site's.
-    """
-    again = "Have the site make another with 'asyndgan site request'"
-    try:
-        found = x509.load_pem_x509_csr(bounded_text(path, MOST_PEM, links=True).encode())
-        signed = found.is_signature_valid
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise RunError(f"{path} is no request for a certificate: {error}. {again}.") from error
-    if not signed:
-        raise RunError(
-            f"{path} was altered: its signature is not of its own key. {again}, and send it again."
-        )
-    key: Any = found.public_key()
-    sound = isinstance(key, rsa.RSAPublicKey) and key.key_size in KEY_BITS
-    if not sound or key.public_numbers().e < 2**16:
-        raise RunError(
-            f"the key of {path} is too weak, or of another kind: RSA of {KEY_BITS[0]} to "
-            f"{KEY_BITS[-1]} bits is wanted. {again}."
-        )
-    names = [each.value for each in found.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
-    if len(names) != 1 or not SITE_NAME.fullmatch(str(names[0])):
-        raise RunError(f"{path} does not hold a site's name, and one is wanted. {again}.")
-    return Request(str(names[0]), key, safety_number(found.public_bytes(Encoding.DER)))
-
-
 def init_federation(path: Path, *, host: str, port: int) -> Federation:
     """Makes a federation without sites: its authority, and the coordinator's kits.
 
@@ -209,7 +151,7 @@ def add_site(federation: Federation, request: Request) -> Federation:
             f"the key of this request {whose}. {site} has to make another: remove site.key there, "
             "and call 'asyndgan site request' again."
         )
-    certificate = _Authority.of(federation).sign(request.key, site)
+    certificate = Authority.of(federation.path).sign(request.key, site)
     more = replace(federation, sites=(*federation.sites, site))
     _write_kit(more, site, certificate)
     _describe(more)
@@ -240,7 +182,7 @@ def renew(federation: Federation) -> None:
     Raises:
         RunError: the authority or a kit cannot be used.
     """
-    authority = _Authority.of(federation)
+    authority = Authority.of(federation.path)
     for path, name, role in (
         (federation.server_kit / "startup" / "server.crt", federation.host, ""),
         (federation.admin_kit / "startup" / "client.crt", SUBMITTER, "lead"),
@@ -254,50 +196,6 @@ def renew(federation: Federation) -> None:
 def _key_of(federation: Federation, site: str) -> Any:
     pem = parsed_kit(federation.kit(site)).certificate
     return x509.load_pem_x509_certificate(pem.encode()).public_key()
-
-
-@final
-@dataclass(frozen=True)
-class _Authority:
-    """Who signs all certificates of a federation; FLARE's provisioning has made it."""
-
-    certificate: x509.Certificate
-    key: Any
-
-    @classmethod
-    def of(cls, federation: Federation) -> Self:
-        path = federation.path / "provisioning" / PROJECT / "state" / "cert.json"
-        try:
-            known = _read(path)
-            root = x509.load_pem_x509_certificate(known["root_cert"].encode())
-            key = known["root_pri_key"].encode()
-            return cls(root, serialization.load_pem_private_key(key, password=None))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise RunError(
-                f"{path} is not as FLARE's provisioning left it. Put it back from a copy of the "
-                "federation's folder."
-            ) from error
-
-    def sign(self, key: Any, name: str, role: str = "") -> str:
-        """A certificate of a public key, as FLARE's provisioning would make it, as PEM.
-
-        Raises:
-            RunError: the authority's own is no longer valid.
-        """
-        from nvflare.lighter.utils import Identity, generate_cert, serialize_cert  # slow to import
-
-        now, end = datetime.now(UTC), self.certificate.not_valid_after_utc
-        if end <= now:
-            raise RunError(
-                f"the authority that signs all certificates expired on {end:%Y-%m-%d}. Make a new "
-                "federation with 'asyndgan federation init'."
-            )
-        made = generate_cert(
-            Identity(name, PROJECT, role), Identity(PROJECT), self.key, key,
-            server_default_host=name, not_valid_before=now,
-            not_valid_after=min(now + timedelta(days=MEMBER_DAYS), end),
-        )  # fmt: skip
-        return str(serialize_cert(made).decode())
 
 
 def plain(path: Path) -> Path:
