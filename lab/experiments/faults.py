@@ -9,7 +9,6 @@ started again after two seconds, as a service manager does it; everything else c
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.engines.flare.kits import init_federation
-from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.privacy.policy import AllowsSection, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs.order import Order
@@ -152,13 +150,13 @@ def main() -> None:
     out = emptied(asked.out)
     write_phantoms(out / "data", size=32, patients_scale=0.1)
     names = tuple(site.name for site in DEFAULT_SITES)
-    federation = init_federation(out / "f", host="localhost", port=free_port(), sites=names)
     kits = {name: out / "sites" / name for name in names}
+    federation = federation_here(out / "f", *kits.values())
     command = [str(Path(sys.executable).with_name("asyndgan"))]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     for name, kit in kits.items():
-        shutil.unpack_archive(federation.kits / f"{name}.zip", out / "sites")
-        words = ["site", "init", str(kit), "--data", str(out / "data" / name)]
+        words = ["site", "init", str(kit), str(federation.kit(name))]
+        words += ["--data", str(out / "data" / name)]
         subprocess.run([*command, *words], check=True, **quiet)
         (kit / "policy.toml").write_text(Policy(name=name, allows=ALLOWED).to_toml())
     services = {

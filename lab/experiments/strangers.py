@@ -8,7 +8,6 @@ Each quantity is measured without strangers, and then while `crowd.py` holds con
 say who they are and opens those anew that the server closes.
 """
 
-import shutil
 import subprocess
 import sys
 import time
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.engines.flare.kits import Federation, init_federation
-from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.kits import Federation
+from asyndgan.engines.flare.localhost import federation_here, free_port
 from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.privacy.policy import Policy
 from asyndgan.recipe import Recipe
@@ -118,17 +117,16 @@ def main() -> None:
     write_phantoms(out / "data", size=32, sites=sites, patients_scale=0.1)
     names = tuple(site.name for site in sites)
     port = free_port()
-    federation = init_federation(out / "f", host="localhost", port=port, sites=names)
-    other = init_federation(out / "other", host="localhost", port=port, sites=("north",))
-    shutil.unpack_archive(other.kits / "north.zip", out / "other")
+    kits = {name: out / "sites" / name for name in names}
+    federation = federation_here(out / "f", *kits.values(), port=port)
+    federation_here(out / "other" / "f", out / "other" / "north", port=port)
     startup = write_workspace(out / "other/north", read_kit(out / "other/north")) / "startup"
     foreign = [str(startup / name) for name in ("client.crt", "client.key")]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     running = [subprocess.Popen([COMMAND, "federation", "start", str(federation.path)], **quiet)]
-    for name in names:
-        shutil.unpack_archive(federation.kits / f"{name}.zip", out / "sites")
-        kit = out / "sites" / name
-        words = ["site", "init", str(kit), "--data", str(out / "data" / name)]
+    for name, kit in kits.items():
+        words = ["site", "init", str(kit), str(federation.kit(name))]
+        words += ["--data", str(out / "data" / name)]
         subprocess.run([COMMAND, *words], check=True, **quiet)
         (kit / "policy.toml").write_text(Policy(name=name, allows=ALLOWED).to_toml())
         running.append(subprocess.Popen([COMMAND, "site", "start", str(kit)], **quiet))

@@ -1,7 +1,6 @@
 """Over real FLARE: a run paints what a person has confirmed, and no site adds to it."""
 
 import json
-import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +14,7 @@ from asyndgan.cli import app
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup
 from asyndgan.engines.flare.keeper import keep_client
-from asyndgan.engines.flare.kits import init_federation
-from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.engines.flare.service import SiteService
 from asyndgan.errors import Interrupted, RunError
 from asyndgan.recipe import Recipe
@@ -49,9 +47,7 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
     honest, liar = [site.name for site in sites[:2]], sites[2].name
     write_phantoms(tmp_path / "data", size=32, sites=sites, patients_scale=0.12)
     begin_to_lie(tmp_path / "data" / liar, evil=63)
-    federation = init_federation(
-        tmp_path / "f", host="localhost", port=free_port(), sites=(*honest, liar)
-    )
+    federation = federation_here(tmp_path / "f", *(tmp_path / name for name in (*honest, liar)))
     file = tmp_path / "recipe.toml"
     recipe = tiny("image.size=32", "masks.release=false", "quorum.patience_s=60")
     file.write_text(recipe.to_toml())
@@ -60,7 +56,6 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
     done = threading.Event()
     with ExitStack() as ends:
         for name in (*honest, liar):
-            shutil.unpack_archive(federation.kits / f"{name}.zip", tmp_path)
 
             def setup(run: str, name: str = name) -> SiteSetup:
                 return SiteSetup(name, tmp_path / "data" / name, tmp_path / name / "runs" / run)
@@ -116,9 +111,7 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
 def test_somebody_is_asked_again_only_if_what_the_cards_say_has_changed(
     tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    federation = init_federation(
-        tmp_path / "f", host="localhost", port=free_port(), sites=("north",)
-    )
+    federation = federation_here(tmp_path / "f", tmp_path / "north")
     order = Order.submit(federation, "one", tiny(), ())
     order.confirm("paints T1")
     order.await_confirmation("paints T1")  # as after a crash before the first checkpoint

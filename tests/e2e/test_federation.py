@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -40,13 +39,12 @@ from asyndgan.engines.flare.kits import (
     SUBMITTER,
     VALID_DAYS,
     Federation,
-    add_site,
     init_federation,
     remove_site,
     renew,
 )
-from asyndgan.engines.flare.localhost import Localhost, free_port
-from asyndgan.engines.flare.member import KIT_FILE, Member, read_kit
+from asyndgan.engines.flare.localhost import Localhost, federation_here, free_port, join
+from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE, parsed_kit, read_kit
 from asyndgan.engines.flare.service import READING, SiteService
 from asyndgan.errors import (
     BusyError,
@@ -162,8 +160,7 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
     coordinator = Coordinator.begin(recipe, Exchange(local.flare, recipe), run=RUN)
     before = coordinator.step().shares
     jobs = {site: local.flare.job(site) for site in before}
-    federation = add_site(local.federation, "west")
-    shutil.unpack_archive(federation.kits / "west.zip", tmp_path)
+    federation = join(local.federation, tmp_path / "west")
     setup = SiteSetup("west", phantoms["south"], tmp_path / "state")
     service, client = (
         SiteService(tmp_path / "west", lambda run: setup),
@@ -209,19 +206,19 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
         assert {site: local.flare.job(site) for site in jobs} == jobs
         time.sleep(3.0)
         assert "west" not in local.flare.sites()
+        refused(local, tmp_path / "west", "closes it, as if it had removed this site")
         assert order.due(recipe, local.flare) == ["north", "south"]  # nobody waits for it
     finally:
         client.close()
         service.close()
 
 
-def test_after_a_renewal_new_and_old_certificates_connect(local: Localhost, tmp_path: Path) -> None:
+def test_after_a_renewal_new_and_old_certificates_connect(local: Localhost) -> None:
     renew(local.federation)
-    shutil.unpack_archive(local.federation.kits / "north.zip", tmp_path)
     kit = local.folder / "sites" / "north"
     used = kit / "flare" / "startup" / "client.crt"
     old, pid = used.read_bytes(), local.server.pid()
-    shutil.copy(tmp_path / "north" / KIT_FILE, kit)
+    asyndgan("site", "renew", kit, local.federation.kit("north"))
     assert pid
     os.kill(pid, signal.SIGKILL)  # both start again with what is new
     local.connect("north")
@@ -258,13 +255,14 @@ def test_the_operating_systems_count_of_bytes_stands_beside_the_protocols(
 # Who may not take part does not
 
 
-def handshake(local: Localhost, certificate: Path | None, key: Path | None) -> bytes:
-    """What FLARE's port says to somebody who speaks TLS."""
+def handshake(local: Localhost, kit: Path | None) -> bytes:
+    """What FLARE's port says to somebody who speaks TLS, with the certificate of a site or none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    if certificate and key:
-        context.load_cert_chain(certificate, key)
+    if kit:
+        (kit / "crt").write_text(parsed_kit(kit / KIT_FILE).certificate)
+        context.load_cert_chain(kit / "crt", kit / KEY_FILE)
     address = ("localhost", local.federation.port)
     with socket.create_connection(address, timeout=5) as plain, context.wrap_socket(plain) as line:
         line.settimeout(5)
@@ -272,27 +270,24 @@ def handshake(local: Localhost, certificate: Path | None, key: Path | None) -> b
         return line.recv(16)
 
 
-def as_files(member: Member, folder: Path) -> tuple[Path, Path]:
-    """Certificate and key."""
-    (folder / "crt").write_text(member.certificate)
-    (folder / "key").write_text(member.key)
-    return folder / "crt", folder / "key"
+def refused(local: Localhost, kit: Path, text: str) -> None:
+    """Finds that FLARE's port takes nothing from a site, and what the site is told about it."""
+    try:
+        assert not handshake(local, kit)
+    except OSError as error:
+        assert re.search(r"(?i)unknown ca|reset|eof|closed|decrypt|expired|pipe", str(error))
+    (connection,) = [one for one in checks(kit) if one.subject == "connection"]
+    assert not connection.fine
+    assert text in connection.text
 
 
 def test_nobody_without_a_certificate_of_this_federation_gets_a_word(
     local: Localhost, tmp_path: Path
 ) -> None:
     with pytest.raises(OSError, match=r"(?i)certificate required|reset|eof|closed"):
-        handshake(local, None, None)
-    other = init_federation(
-        tmp_path / "other", host="localhost", port=local.federation.port, sites=("north",)
-    )
-    shutil.unpack_archive(other.kits / "north.zip", tmp_path)
-    with pytest.raises(OSError, match=r"(?i)unknown ca|reset|eof|closed|decrypt"):
-        handshake(local, *as_files(read_kit(tmp_path / "north"), tmp_path))
-    (connection,) = [one for one in checks(tmp_path / "north") if one.subject == "connection"]
-    assert not connection.fine
-    assert "TLS inspection" in connection.text
+        handshake(local, None)
+    federation_here(tmp_path / "other", tmp_path / "north", port=local.federation.port)
+    refused(local, tmp_path / "north", "TLS inspection")
 
 
 def test_an_expired_certificate_is_refused_by_the_server_and_named_by_the_check(
@@ -320,10 +315,7 @@ def test_an_expired_certificate_is_refused_by_the_server_and_named_by_the_check(
     pem = expired.public_bytes(serialization.Encoding.PEM).decode()
     member = replace(member, certificate=pem)
     (kit / KIT_FILE).write_text(member.to_json())
-    with pytest.raises(OSError, match=r"(?i)expired|reset|eof|closed"):
-        handshake(local, *as_files(member, tmp_path))
-    (connection,) = [one for one in checks(kit) if one.subject == "connection"]
-    assert not connection.fine
+    refused(local, kit, "expired")
     (found,) = [one for one in checks(kit) if one.subject == "certificate"]
     assert not found.fine
     assert found.text.startswith("expired on ")
@@ -570,7 +562,7 @@ def test_a_compute_that_hangs_is_started_again_and_one_that_reads_its_data_gets_
 @pytest.mark.parametrize("host", ["", "https://here", "here:8002", "two words", "here.", "x" * 65])
 def test_what_is_no_name_of_a_host_is_refused(host: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no name of a host"):
-        init_federation(tmp_path / "new", host=host, port=8002, sites=("north",))
+        init_federation(tmp_path / "new", host=host, port=8002)
     assert not (tmp_path / "new").exists()
 
 
@@ -581,9 +573,7 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
     tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     recipe = tiny("image.size=32", "training.steps=60", "training.checkpoint_every=20")
-    federation = init_federation(
-        tmp_path / "federation", host="localhost", port=free_port(), sites=tuple(phantoms)
-    )
+    federation = federation_here(tmp_path / "federation", *(tmp_path / name for name in phantoms))
     order, done, ends = (
         Order.submit(federation, "first", recipe, (), yes=True),
         threading.Event(),
@@ -591,7 +581,6 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
     )
     with ends:
         for name, data in phantoms.items():
-            shutil.unpack_archive(federation.kits / f"{name}.zip", tmp_path)
             setup = SiteSetup(name, data, tmp_path / name / "runs" / "first")
             ends.callback(SiteService(tmp_path / name, partial(same, setup)).close)
             ends.callback(keep_client(tmp_path / name).close)
@@ -690,45 +679,43 @@ def few_patients(kit: Path) -> None:
 def test_kits_are_made_checked_and_added_by_commands(
     phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
-    folder = tmp_path / "federation"
-    words = ("--host", "localhost", "--port", free_port(), "--site", "north", "--site", "south")
-    said = asyndgan("federation", "init", folder, *words)
-    assert f"{folder / 'kits' / 'north.zip'}" in said
+    folder, kit = tmp_path / "federation", tmp_path / "north"
+
+    def added(name: str) -> str:
+        said = asyndgan("site", "request", tmp_path / name)
+        (number,) = re.findall(r"safety number: ([\d ]+)", said)
+        request = tmp_path / name / f"{name}.csr"
+        return asyndgan("federation", "add", folder, request, "--safety-number", number)
+
+    words = ("--host", "localhost", "--port", free_port())
+    asyndgan("federation", "init", folder, *words)
     assert folder.stat().st_mode & 0o77 == 0
     with pytest.raises(RunError, match="is not empty"):
         asyndgan("federation", "init", folder, *words)
-    sent = (folder / "kits" / "north.zip").read_bytes()
-
-    def certificate() -> bytes:
-        with zipfile.ZipFile(folder / "kits" / "north.zip") as kit:
-            assert kit.namelist() == ["north/", "north/kit.json"]
-            return kit.read("north/kit.json")
-
-    first = certificate()
-    (folder / "kits" / "west.zip").write_bytes(b"half of a kit")  # of a command that was cut short
-    asyndgan("federation", "add", folder, "west")
-    assert zipfile.is_zipfile(folder / "kits" / "west.zip")
-    assert {path.name for path in (folder / "kits").iterdir()} == {
-        "north.zip", "south.zip", "west.zip",
+    with pytest.raises(RunError, match="has no site yet"):
+        asyndgan("federation", "submit", folder, "default", "--run", "first")
+    sent = Federation.of(folder).kit("north")
+    assert f"{sent}" in added("north")
+    added("south")
+    first = sent.read_bytes()
+    Federation.of(folder).kit("west").write_bytes(b"half of a kit")  # of a command that was ended
+    added("west")
+    assert {path.name for path in sent.parent.iterdir()} == {
+        "north.json", "south.json", "west.json",
     }  # fmt: skip
     assert Federation.of(folder).sites == ("north", "south", "west")
-    assert (folder / "kits" / "north.zip").read_bytes() == sent
-    with pytest.raises(RunError, match="there is a kit for west already"):
-        asyndgan("federation", "add", folder, "west")
+    assert sent.read_bytes() == first
+    with pytest.raises(RunError, match="the name west is taken"):
+        added("west")
     certificates = folder / "server" / "startup" / "server.crt"
     before = certificates.read_bytes()
     asyndgan("federation", "renew", folder)
     assert certificates.read_bytes() != before
-    assert certificate() != first
-    shutil.unpack_archive(folder / "kits" / "north.zip", tmp_path)
-    kit = tmp_path / "north"
-    (kit / "policy.toml").write_text("[allows]\npaired_l1 = true\n")  # of whoever made the kit
-    with pytest.raises(RunError, match="this site has not written that"):
-        asyndgan("site", "init", kit, "--data", phantoms["north"])
-    (kit / "policy.toml").unlink()
-    asyndgan("site", "init", kit, "--data", tmp_path / "nowhere")
+    assert sent.read_bytes() != first
+    init = ("site", "init", kit, sent, "--safety-number", Federation.of(folder).safety_number)
+    asyndgan(*init, "--data", tmp_path / "nowhere")
     assert not (kit / "site.toml").exists()
-    asyndgan("site", "init", kit, "--data", phantoms["north"])
+    asyndgan(*init, "--data", phantoms["north"])
     allows = Policy.from_file(kit / "policy.toml").allows
     assert (allows.most_answers, allows.most_answers_per_patient) == (20_000, 700)
     found = {one.subject: one for one in checks(kit)}
@@ -775,15 +762,14 @@ def test_kits_are_made_checked_and_added_by_commands(
     assert "behind" not in asyndgan("federation", "status", folder, "--run", "second")
     timeline = ("--set", "timeline=[{site='west', first=9}]")
     asyndgan("federation", "submit", folder, "default", "--run", "third", *timeline)
-    with zipfile.ZipFile(folder / "kits" / "west.zip") as archive:
-        lost = archive.read("west/kit.json")
     asyndgan("federation", "remove", folder, "west")
     asyndgan("federation", "submit", folder, "default", "--run", "third", *timeline)  # goes on
-    with pytest.raises(RunError, match="capitals do not tell two sites apart"):
-        asyndgan("federation", "add", folder, "NORTH")
-    asyndgan("federation", "add", folder, "west")  # whose kit was lost
-    with zipfile.ZipFile(folder / "kits" / "west.zip") as archive:
-        assert archive.read("west/kit.json") != lost
+    with pytest.raises(RunError, match="capitals do not tell two apart"):
+        added("NORTH")
+    with pytest.raises(RunError, match="removed from this federation"):
+        added("west")
+    (tmp_path / "west" / KEY_FILE).unlink()
+    added("west")
     asyndgan("federation", "fetch", folder, "--out", tmp_path / "copy")
     assert (tmp_path / "copy" / "recipe.toml").exists()
 
@@ -791,11 +777,9 @@ def test_kits_are_made_checked_and_added_by_commands(
 def test_a_run_of_which_all_sites_were_removed_does_not_begin_with_whoever_is_there(
     tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    federation = init_federation(
-        tmp_path / "federation", host="localhost", port=free_port(), sites=("north",)
-    )
+    federation = federation_here(tmp_path / "federation", tmp_path / "north")
     order = Order.submit(federation, "first", tiny(), ())
-    add_site(federation, "south")
+    join(federation, tmp_path / "south")
     remove_site(Federation.of(federation.path), "north")
 
     class Line(Transport):
@@ -817,52 +801,38 @@ def test_a_run_of_which_all_sites_were_removed_does_not_begin_with_whoever_is_th
 
 
 def test_what_flare_cannot_work_with_is_refused_before_anything_is_made(tmp_path: Path) -> None:
-    words = ("--host", "localhost", "--site", "north")
     for path in ("a b", "a[1]"):
-        with pytest.raises(RunError, match="a path without spaces, quotes, brackets"):
-            asyndgan("federation", "init", tmp_path / path, *words)
-    for name in ("server", "a b", "x" * 49, "north"):
-        with pytest.raises(RunError, match=r"cannot be a site's name|is named twice"):
-            asyndgan("federation", "init", tmp_path / "one", *words, "--site", name)
+        for words in (("federation", "init", "--host", "localhost"), ("site", "request")):
+            with pytest.raises(RunError, match="a path without spaces, quotes, brackets"):
+                asyndgan(*words, tmp_path / path)
     assert not list(tmp_path.iterdir())
 
 
 def test_nobody_else_reads_a_sites_key(
     local: Localhost, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
-    shutil.unpack_archive(local.federation.kits / "north.zip", tmp_path)
-    kit = tmp_path / "north"
-    (kit / KIT_FILE).chmod(0o644)
+    kit, sent = tmp_path / "north", local.federation.kit("north")
+    kit.mkdir(mode=0o755)
+    shutil.copy(local.folder / "sites" / "north" / KEY_FILE, kit)
+    (kit / KEY_FILE).chmod(0o644)
+    shutil.copy(sent, kit / KIT_FILE)
     (found,) = [one for one in checks(kit) if one.subject == "permissions"]
     assert not found.fine
-    asyndgan("site", "init", kit, "--data", phantoms["north"])
+    asyndgan("site", "init", kit, sent, "--data", phantoms["north"])
     assert kit.stat().st_mode & 0o77 == 0
-    assert (kit / KIT_FILE).stat().st_mode & 0o77 == 0
+    assert (kit / KEY_FILE).stat().st_mode & 0o77 == 0
     few_patients(kit)
     assert all(one.fine for one in checks(kit)), list(checks(kit))
 
 
-def test_nobody_else_reads_any_key_of_a_federation(tmp_path: Path) -> None:
-    def keys() -> dict[str, int]:
-        return {
-            path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777
-            for path in tmp_path.rglob("*")
-            if path.is_file() and (path.suffix == ".zip" or b"PRIVATE KEY" in path.read_bytes())
-        }
-
-    made = init_federation(tmp_path / "f", host="localhost", port=free_port(), sites=("north",))
-    first = keys()
-    made = add_site(made, "south")
-    renew(made)
-    assert "f/provisioning/asyndgan/state/cert.json" in first  # the authority's
-    assert set(first) < set(keys()) and {*first.values(), *keys().values()} == {0o600}
-
-
 def test_what_keeps_flare_running_may_end_at_once(local: Localhost, tmp_path: Path) -> None:
-    shutil.unpack_archive(local.federation.kits / "south.zip", tmp_path)
+    kit = tmp_path / "south"
+    kit.mkdir()
+    for name in (KEY_FILE, KIT_FILE):
+        shutil.copy(local.folder / "sites" / "south" / name, kit)
     for _ in range(5):
-        keep_client(tmp_path / "south").close()
-    assert not processes(str(tmp_path / "south"))
+        keep_client(kit).close()
+    assert not processes(str(kit))
 
 
 def test_a_site_is_started_once(tmp_path: Path, local: Localhost) -> None:
@@ -873,13 +843,13 @@ def test_a_site_is_started_once(tmp_path: Path, local: Localhost) -> None:
 
 def test_a_folder_that_is_no_kit_stays_as_it_is(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    with pytest.raises(RunError, match="is no site's startup kit"):
+    with pytest.raises(RunError, match=r"kit\.json is missing"):
         asyndgan("site", "start", tmp_path)
     assert tmp_path.stat().st_mode & 0o777 == 0o755 and not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_kit_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is no site's startup kit"):
+    with pytest.raises(RunError, match=r"kit\.json is missing"):
         asyndgan("site", "check", tmp_path)
     with pytest.raises(RunError, match="is no federation"):
         asyndgan("federation", "status", tmp_path)

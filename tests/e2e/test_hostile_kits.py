@@ -1,7 +1,6 @@
-"""A kit full of code: none of it runs at a site, with FLARE's real client, server and job."""
+"""A site's folder full of code: none of it runs, with FLARE's real client, server and job."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from asyndgan.engines.flare.kits import init_federation, renew
-from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.kits import renew
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.privacy import SIMULATION
 from asyndgan.recipe import Recipe
@@ -48,7 +47,7 @@ def poison(folder: Path, ran: Path, names: tuple[str, ...] | None = None) -> Non
     """Makes every file that FLARE, Python or a shell may look for leave its name in `ran`.
 
     Args:
-        folder: a kit, or FLARE's folder, whose own files keep what else they hold.
+        folder: a site's folder, or FLARE's, whose own files keep what else they hold.
         ran: an empty folder.
         names: files to write; None for all.
     """
@@ -99,9 +98,8 @@ def names_in(folder: Path) -> list[str]:
 def test_flare_runs_what_its_own_folder_names_so_that_nobody_else_may_write_there(
     name: str, tmp_path: Path
 ) -> None:
-    """What the next test's kit holds is no blank: where FLARE does read it, it runs."""
-    made = init_federation(tmp_path / "f", host="localhost", port=free_port(), sites=("north",))
-    shutil.unpack_archive(made.kits / "north.zip", tmp_path)
+    """What the next test's folder holds is no blank: where FLARE does read it, it runs."""
+    federation_here(tmp_path / "f", tmp_path / "north")
     folder = write_workspace(tmp_path / "north", read_kit(tmp_path / "north"))
     (ran := tmp_path / "ran").mkdir()
     poison(folder, ran, (name,))
@@ -117,7 +115,7 @@ def test_flare_runs_what_its_own_folder_names_so_that_nobody_else_may_write_ther
         client.wait()
 
 
-def test_nothing_that_a_kit_or_its_renewal_holds_besides_its_data_runs_at_a_site(
+def test_nothing_that_lies_in_a_sites_folder_besides_its_own_files_runs(
     tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     def asyndgan(*words: object) -> str:
@@ -140,30 +138,25 @@ def test_nothing_that_a_kit_or_its_renewal_holds_besides_its_data_runs_at_a_site
 
     (tmp_path / "ran").mkdir()
     kit, ran = tmp_path / "north", tmp_path / "ran"
-    federation = init_federation(
-        tmp_path / "f", host="localhost", port=free_port(), sites=("north",)
-    )
+    federation = federation_here(tmp_path / "f", kit)
     recipe = tiny("image.size=32", "masks.release=false")
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
-    shutil.unpack_archive(federation.kits / "north.zip", tmp_path)
     poison(kit, ran)
-    said = asyndgan("site", "init", kit, "--data", phantoms["north"])
-    assert "Neither read nor run, as no part of a kit: app_north, asyndgan, " in said
+    asyndgan("site", "init", kit, federation.kit("north"), "--data", phantoms["north"])
     (kit / "policy.toml").write_text(SIMULATION.to_toml())
     services = [started("federation", "start", federation.path)]
     try:
         services.append(started("site", "start", kit))
         trained("first")
-        assert "neither read nor run" in " ".join(asyndgan("site", "check", kit).split())
+        asyndgan("site", "check", kit)
         assert names_in(ran) == []
-        # A renewed kit is unpacked over the folder, and somebody wrote to FLARE's own.
+        # The kit is renewed, and somebody wrote to FLARE's own folder.
         services[-1].send_signal(signal.SIGTERM)
         assert services.pop().wait(60) == 0  # until then it holds the kit
         assert not (kit / "flare" / "flare.pid").exists()
         renew(federation)
         old = (kit / "flare" / "startup" / "client.crt").read_bytes()
-        shutil.unpack_archive(federation.kits / "north.zip", tmp_path)
-        poison(kit, ran)
+        asyndgan("site", "renew", kit, federation.kit("north"))
         poison(kit / "flare", ran)
         services.append(started("site", "start", kit))
         until(lambda: (kit / "flare" / "flare.pid").exists(), 60)

@@ -1,7 +1,6 @@
 """What a site with a certificate, or an account of its machine, tries at FLARE's processes."""
 
 import re
-import shutil
 import socket
 import uuid
 from contextlib import ExitStack
@@ -11,8 +10,7 @@ import pytest
 
 from asyndgan.engines.flare.jobs import Administrator
 from asyndgan.engines.flare.keeper import keep_client, keep_server
-from asyndgan.engines.flare.kits import init_federation
-from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.errors import SiteUnreachableError
 from flare_lines import certified, plain
@@ -30,11 +28,7 @@ def local_port(log: Path) -> int:
 def test_nobody_takes_the_place_of_another_site_or_makes_its_process_connect(
     tmp_path: Path,
 ) -> None:
-    made = init_federation(
-        tmp_path / "f", host="localhost", port=free_port(), sites=("north", "south")
-    )
-    for site in made.sites:
-        shutil.unpack_archive(made.kits / f"{site}.zip", tmp_path)
+    made = federation_here(tmp_path / "f", tmp_path / "north", tmp_path / "south")
     south = write_workspace(tmp_path / "south", read_kit(tmp_path / "south")) / "startup"
     administrator = Administrator(made.admin_kit)
 

@@ -19,7 +19,7 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.writing import write_dataset
-from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
 from asyndgan.painting import learned
 from asyndgan.painting.sets import synthetic_of_run
@@ -437,7 +437,7 @@ def test_an_order_remembers_the_folder_of_given_masks(
     given: Path, tiny: MakeRecipe, tmp_path: Path
 ) -> None:
     federation, recipe = (
-        init_federation(tmp_path / "f", host="localhost", port=1, sites=("north",)),
+        federation_here(tmp_path / "f", tmp_path / "north"),
         tiny(*GIVEN),
     )
     with pytest.raises(RunError, match="no folder of masks was given"):

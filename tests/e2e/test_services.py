@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +14,7 @@ import pytest
 
 from asyndgan.engines.flare.attendance import connected
 from asyndgan.engines.flare.keeper import end_orphan
-from asyndgan.engines.flare.kits import init_federation
-from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.localhost import federation_here, free_port
 from asyndgan.privacy import SIMULATION
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
@@ -86,15 +84,12 @@ def of_module(name: str, folder: Path) -> list[int]:
 def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_a_trace(
     tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
-    federation = init_federation(
-        tmp_path / "f", host="localhost", port=free_port(), sites=tuple(phantoms)
-    )
+    federation = federation_here(tmp_path / "f", *(tmp_path / name for name in phantoms))
     services = [started("federation", "start", federation.path)]
     try:
         for name, data in phantoms.items():
-            shutil.unpack_archive(federation.kits / f"{name}.zip", tmp_path)
             kit = tmp_path / name
-            asyndgan("site", "init", kit, "--data", data)
+            asyndgan("site", "init", kit, federation.kit(name), "--data", data)
             text = (kit / "policy.toml").read_text()
             allowed = text.replace("fewest_patients = 5", "fewest_patients = 1")
             allowed = allowed.replace("unmeasured = false", "unmeasured = true")
@@ -153,13 +148,13 @@ def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up(
     tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     port = free_port()
-    federation = init_federation(tmp_path / "f", host="localhost", port=port, sites=tuple(phantoms))
+    kits = [tmp_path / name for name in phantoms]
+    federation = federation_here(tmp_path / "f", *kits, port=port)
     services = [started("federation", "start", federation.path)]
     crowd = None
     try:
         for name, data in phantoms.items():
-            shutil.unpack_archive(federation.kits / f"{name}.zip", tmp_path)
-            asyndgan("site", "init", tmp_path / name, "--data", data)
+            asyndgan("site", "init", tmp_path / name, federation.kit(name), "--data", data)
             (tmp_path / name / "policy.toml").write_text(SIMULATION.to_toml())
         crowd = subprocess.Popen(
             [sys.executable, strangers.__file__, str(port), "40"], stdout=subprocess.PIPE
@@ -222,11 +217,8 @@ def test_the_demo_over_flare_loses_a_hospital_on_the_way_and_gets_it_back(tmp_pa
 
 
 def test_a_process_that_only_has_a_kits_name_in_its_command_is_let_live(tmp_path: Path) -> None:
-    federation = init_federation(
-        tmp_path / "f", host="localhost", port=free_port(), sites=("north",)
-    )
-    shutil.unpack_archive(federation.kits / "north.zip", tmp_path)
     kit = tmp_path / "north"
+    kit.mkdir()
     stranger = subprocess.Popen(
         ["tail", "-f", "/dev/null", str(kit / "kit.json"), "-s", "1"],
         start_new_session=True,

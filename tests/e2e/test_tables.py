@@ -16,8 +16,7 @@ import pytest
 
 from asyndgan import Run, audit, evaluate, generate
 from asyndgan.auditing.records import RecordsAudit
-from asyndgan.engines.flare.kits import init_federation
-from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.errors import RunError
 from asyndgan.painting.records import make_records
 from asyndgan.privacy.ledger import read as read_ledger
@@ -431,19 +430,17 @@ def test_a_table_is_released_only_as_audits_of_all_sites_permit(
 def test_a_federation_plans_a_run_of_records_and_trains_it_once_policies_approve(
     data: Path, tmp_path: Path
 ) -> None:
-    place = init_federation(
-        tmp_path / "f", host="localhost", port=free_port(), sites=("north", "south")
-    )
+    place = federation_here(tmp_path / "f", tmp_path / "north", tmp_path / "south")
     started = [service("federation", "start", place.path)]
     policies = []
     try:
         for name in ("north", "south"):
-            shutil.unpack_archive(place.kits / f"{name}.zip", tmp_path)
             kit, table = tmp_path / name, data / name / "records.csv"
             policies.append(kit / "policy.toml")
-            refused = asyndgan("site", "init", kit, "--data", Path(__file__))
+            init = ("site", "init", kit, place.kit(name), "--data")
+            refused = asyndgan(*init, Path(__file__))
             assert refused.returncode == 1 and "and no table (CSV, Parquet)" in refused.stderr
-            said("site", "init", kit, "--data", table)
+            said(*init, table)
             said("fingerprint", table, "--out", kit / "seen.json")
             settings = (kit / "site.toml").read_text()
             (kit / "site.toml").write_text(

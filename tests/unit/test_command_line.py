@@ -23,7 +23,7 @@ from asyndgan.cli import COMMANDS, EXIT_CODES, app
 from asyndgan.cli.help import parts_of
 from asyndgan.cli.study import TAKEN
 from asyndgan.data.phantoms import write_phantoms
-from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.runs import load_recipe, recipe_names
 from asyndgan.runs.order import Order
 
@@ -155,8 +155,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_phantoms(made, size=32, patients_scale=0.1)
     (made / "policy.toml").write_text(run("policy", "show").stdout)
     (made / "ledger.jsonl").write_text("")
-    sites = ("north", "south")
-    federation = init_federation(made / "fed", host="localhost", port=1, sites=sites)
+    kits = [made / "kits" / name for name in ("north", "south")]
+    federation = federation_here(made / "fed", *kits)
     Order.submit(federation, "one", load_recipe("demo"), ())
     return made
 

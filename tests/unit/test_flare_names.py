@@ -1,6 +1,5 @@
 """Names that parties say to FLARE's processes: each counts only where a certificate proves it."""
 
-import shutil
 import socket
 import ssl
 import threading
@@ -26,8 +25,8 @@ from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.sfm.conn_manager import ConnManager
 from nvflare.fuel.f3.stats_pool import StatsPoolManager
 
-from asyndgan.engines.flare.kits import Federation, init_federation
-from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.kits import Federation
+from asyndgan.engines.flare.localhost import federation_here, free_port
 from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.relay import names
 from asyndgan.relay.job import start_jobs_here
@@ -43,7 +42,7 @@ ADMINISTRATOR = f"_admin_{uuid.uuid4()}"
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     path = tmp_path_factory.mktemp("names") / "f"
-    return init_federation(path, host="localhost", port=free_port(), sites=("north", "south"))
+    return federation_here(path, *(path / "sites" / name for name in ("north", "south")))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,6 @@ def startups(federation: Federation) -> dict[str, Path]:
         "coordinator": federation.admin_kit / "startup",
     }
     for site in federation.sites:
-        shutil.unpack_archive(federation.kits / f"{site}.zip", federation.path / "sites")
         kit = federation.path / "sites" / site
         found[site] = write_workspace(kit, read_kit(kit)) / "startup"
     return found

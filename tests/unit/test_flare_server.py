@@ -1,6 +1,5 @@
 """What strangers can do at the port of FLARE's server: nothing that anybody else would notice."""
 
-import shutil
 import socket
 import ssl
 import threading
@@ -16,8 +15,8 @@ from nvflare.fuel.f3.drivers.connector_info import ConnectorInfo, Mode
 from nvflare.fuel.f3.drivers.driver import ConnMonitor
 from nvflare.fuel.f3.drivers.driver_params import DriverParams
 
-from asyndgan.engines.flare.kits import Federation, init_federation
-from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.kits import Federation, remove_site
+from asyndgan.engines.flare.localhost import federation_here, join
 from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.relay import client, server
 from asyndgan.relay.client import hurry
@@ -43,7 +42,7 @@ class Seen(ConnMonitor):
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     path = tmp_path_factory.mktemp("door") / "f"
-    return init_federation(path, host="localhost", port=free_port(), sites=("north", "south"))
+    return federation_here(path, *(path / "sites" / name for name in ("north", "south")))
 
 
 @pytest.fixture
@@ -74,10 +73,10 @@ def seen(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
     driver.server.socket.close()
 
 
-def kit_of(federation: Federation, site: str, folder: Path) -> Path:
+def kit_of(federation: Federation, site: str) -> Path:
     """FLARE's files of a site, with its certificate and key."""
-    shutil.unpack_archive(federation.kits / f"{site}.zip", folder)
-    return write_workspace(folder / site, read_kit(folder / site)) / "startup"
+    kit = federation.path / "sites" / site
+    return write_workspace(kit, read_kit(kit)) / "startup"
 
 
 def connected(federation: Federation, address: str = "127.0.0.1") -> socket.socket:
@@ -117,7 +116,7 @@ def half_a_greeting() -> bytes:
 def test_a_member_comes_in_beside_connections_that_say_nothing_or_half_of_it(
     seen: Seen, federation: Federation, tmp_path: Path
 ) -> None:
-    kit = kit_of(federation, "north", tmp_path)
+    kit = kit_of(federation, "north")
     with ExitStack() as ends:
         for number in range(MOST - 2):
             line = ends.enter_context(connected(federation))
@@ -146,8 +145,8 @@ def test_who_has_not_proved_whose_it_is_in_time_is_sent_away(
 def test_tls_alone_or_with_the_certificate_of_others_brings_nobody_to_flare(
     seen: Seen, federation: Federation, tmp_path: Path
 ) -> None:
-    other = init_federation(tmp_path / "o", host="localhost", port=free_port(), sites=("north",))
-    for kit in (None, kit_of(other, "north", tmp_path)):
+    other = federation_here(tmp_path / "o", tmp_path / "o" / "sites" / "north")
+    for kit in (None, kit_of(other, "north")):
         with shaken(federation, kit) as line:
             assert closed(line)
     assert not seen.there
@@ -163,14 +162,14 @@ def test_a_flood_from_one_address_ends_its_own_connections_and_no_others(
         assert closed(flood[0], PROOF_S / 2) and closed(flood[MOST], PROOF_S / 2)
         assert not closed(quiet, 0.05)
         assert threading.active_count() <= threads + MOST + 5
-        ends.enter_context(shaken(federation, kit_of(federation, "north", tmp_path)))
+        ends.enter_context(shaken(federation, kit_of(federation, "north")))
         until(lambda: len(seen.there) == 1, SOON_S)
 
 
 def test_a_member_that_opens_connection_after_connection_takes_no_other_members(
     seen: Seen, federation: Federation, tmp_path: Path
 ) -> None:
-    kits = [kit_of(federation, site, tmp_path) for site in ("north", "south")]
+    kits = [kit_of(federation, site) for site in ("north", "south")]
     with ExitStack() as ends:
         other = ends.enter_context(shaken(federation, kits[1]))
         until(lambda: len(seen.there) == 1, SOON_S)
@@ -179,6 +178,29 @@ def test_a_member_that_opens_connection_after_connection_takes_no_other_members(
             greedy.append(ends.enter_context(shaken(federation, kits[0])))
             until(lambda wanted=number + 2: len(seen.there) == wanted, SOON_S)  # type: ignore[misc]
         assert closed(greedy[0]) and not closed(greedy[-1], 0.05) and not closed(other, 0.05)
+
+
+def test_a_removed_site_loses_its_connections_and_its_key_opens_no_other(
+    seen: Seen, federation: Federation
+) -> None:
+    south = kit_of(federation, "south")
+    again = federation.path / "again" / "west"
+    federation = join(federation, federation.path / "sites" / "west")
+    old = kit_of(federation, "west")
+    with ExitStack() as ends:
+        stays, goes = (ends.enter_context(shaken(federation, kit)) for kit in (south, old))
+        until(lambda: len(seen.there) == 2, SOON_S)
+        assert not closed(goes, 0.05)
+        federation = remove_site(federation, "west")
+        assert closed(goes) and not closed(stays, 0.05)
+        assert closed(ends.enter_context(shaken(federation, old)))
+        again.parent.mkdir()
+        federation = join(federation, again)  # the name, with another key
+        new = write_workspace(again, read_kit(again)) / "startup"
+        ends.enter_context(shaken(federation, new))
+        until(lambda: len(seen.there) == 3, SOON_S)
+        assert closed(ends.enter_context(shaken(federation, old)))
+        assert seen.there[-1].get_conn_properties()[DriverParams.PEER_CN.value] == "west"
 
 
 def test_a_connection_is_let_go_once_and_an_ended_one_can_be_closed_for_another() -> None:
@@ -196,7 +218,7 @@ def test_a_site_does_not_wait_for_ever_for_a_server_that_says_nothing(
     monkeypatch.setattr(tcp_driver, "get_ssl_context", tcp_driver.get_ssl_context)
     monkeypatch.setattr(client, "PROOF_S", PROOF_S)
     hurry()
-    kit, driver = kit_of(federation, "north", tmp_path), tcp_driver.TcpDriver()
+    kit, driver = kit_of(federation, "north"), tcp_driver.TcpDriver()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         params = {
             DriverParams.SCHEME.value: "stcp",

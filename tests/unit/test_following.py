@@ -21,8 +21,7 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.phantoms import write_phantoms
-from asyndgan.engines.flare.kits import init_federation
-from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.errors import DataError, RunError
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.of_run import evaluate_run
@@ -109,7 +108,7 @@ def test_a_plan_says_whether_an_audit_could_permit_a_release(
 
 
 def test_who_submits_a_run_is_told_whether_an_audit_could_permit_a_release(tmp_path: Path) -> None:
-    fed = init_federation(tmp_path / "f", host="localhost", port=free_port(), sites=("north",))
+    fed = federation_here(tmp_path / "f", tmp_path / "north")
 
     def submitted(run: str, *words: str) -> str:
         ask = ["federation", "submit", str(fed.path), "default", "--yes", "--run", run, *words]
@@ -249,7 +248,7 @@ def test_a_run_of_some_length_says_how_long_its_evaluation_and_audit_will_take(
 
 @pytest.mark.parametrize("overrides", [[], ["training.hold_out=0.3", "masks.release=true"]])
 def test_submit_says_what_train_says_of_a_run(overrides: list[str], tmp_path: Path) -> None:
-    init_federation(tmp_path / "fed", host="localhost", port=8002, sites=("north",))
+    federation_here(tmp_path / "fed", tmp_path / "north")
     recipe = load_recipe("default", overrides)
     given = [word for override in overrides for word in ("--set", override)]
     said = asyndgan("federation", "submit", tmp_path / "fed", "default", "--yes", *given)

@@ -18,6 +18,7 @@ from asyndgan.cli import app
 from asyndgan.data.phantoms import write_phantoms
 from asyndgan.data.writing import copy_folder, written_whole
 from asyndgan.engines.flare import kits
+from asyndgan.engines.flare.member import make_request
 from asyndgan.errors import AsyndganError, LedgerError, StorageError
 from asyndgan.judging.bench import write_whole
 from asyndgan.painting.pictures import as_png
@@ -118,8 +119,9 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a page": ("report.html", page),
     "a site's books": ("openings.json", lambda at: Openings(at).admit("a" * 64, 5)),
     "a site's account": ("account.json", lambda at: write_account(at / "account.json", {})),
+    "a site's key": ("north", lambda at: make_request(at / "north")),
     "a federation": (
-        "fed", lambda at: kits.init_federation(at / "fed", host="h", port=1, sites=("a",))
+        "fed", lambda at: kits.init_federation(at / "fed", host="h", port=1)
     ),
 }  # fmt: skip
 

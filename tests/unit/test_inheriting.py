@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.errors import RunError
 from asyndgan.models.generators import DCGANGenerator, MaskGenerator, ResNetGenerator
 from asyndgan.models.topdown import TopDownGenerator
@@ -268,7 +268,7 @@ def test_a_run_that_began_by_itself_does_not_take_up_another(
 
 
 def test_a_federation_remembers_the_start_of_an_order(tiny: MakeRecipe, tmp_path: Path) -> None:
-    federation = init_federation(tmp_path / "f", host="localhost", port=1, sites=("north",))
+    federation = federation_here(tmp_path / "f", tmp_path / "north")
     source = finished(tmp_path / "source", tiny("image.size=32")).path
     longer = tiny("image.size=32", "training.steps=9")
     other = tiny("image.size=32", *KINDS["resnet"])

@@ -1,7 +1,6 @@
 """What `site check` says of a connection that something between intercepts."""
 
 import datetime
-import shutil
 import socket
 import ssl
 import threading
@@ -15,18 +14,17 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from asyndgan.engines.flare.checks import _connection
-from asyndgan.engines.flare.kits import init_federation
-from asyndgan.engines.flare.member import Member, read_kit
+from asyndgan.engines.flare.localhost import federation_here
+from asyndgan.engines.flare.member import KEY_FILE, read_kit
 
 Answer = Callable[[socket.socket, Path], None]
 
 
 @pytest.fixture(scope="module")
-def member(tmp_path_factory: pytest.TempPathFactory) -> Member:
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fed")
-    made = init_federation(folder / "fed", host="localhost", port=1, sites=("north",))
-    shutil.unpack_archive(made.kits / "north.zip", folder)
-    return read_kit(folder / "north")
+    federation_here(folder / "fed", folder / "north")
+    return folder / "north"
 
 
 def inspector(issuer: str) -> Answer:
@@ -75,7 +73,7 @@ def filter_page(line: socket.socket, folder: Path) -> None:
     ],
 )
 def test_inspection_of_tls_is_named_first(
-    member: Member, tmp_path: Path, answer: Answer, said: str
+    kit: Path, tmp_path: Path, answer: Answer, said: str
 ) -> None:
     with socket.create_server(("localhost", 0)) as server:
 
@@ -92,7 +90,8 @@ def test_inspection_of_tls_is_named_first(
                         continue
 
         threading.Thread(target=serve, daemon=True).start()
-        found = _connection(replace(member, port=server.getsockname()[1]))
+        member = replace(read_kit(kit), port=server.getsockname()[1])
+        found = _connection(member, kit / KEY_FILE)
         server.shutdown(socket.SHUT_RDWR)
     assert not found.fine
     assert said in found.text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.recipe import Recipe
 from asyndgan.runs import federated
 from asyndgan.runs.order import Order
@@ -17,7 +17,7 @@ from waiting import until
 def test_a_run_that_fails_again_and_again_rests_and_keeps_nobody_waiting_once_it_is_stopped(
     tiny: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    federation = init_federation(tmp_path / "f", host="localhost", port=1, sites=("north",))
+    federation = federation_here(tmp_path / "f", tmp_path / "north")
     first, _ = (Order.submit(federation, name, tiny(), ()) for name in ("first", "second"))
     begun: list[str] = []
     ended: list[subprocess.Popen[bytes]] = []

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 import socket
 import threading
 import time
@@ -18,7 +17,7 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 
-from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.engines.flare.service import SiteFile, SiteService
 from asyndgan.engines.setup import SiteSetup
 from asyndgan.errors import RunError, SiteSilentError, SiteUnreachableError
@@ -280,8 +279,7 @@ def test_the_systems_count_of_bytes_is_that_of_one_port_and_leaves_no_file_open(
 
 
 def a_kit(folder: Path) -> Path:
-    made = init_federation(folder / "made", host="localhost", port=8002, sites=("north",))
-    shutil.unpack_archive(made.kits / "north.zip", folder)
+    federation_here(folder / "made", folder / "north")
     return folder / "north"
 
 

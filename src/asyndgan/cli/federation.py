@@ -20,14 +20,14 @@ from asyndgan.cli.options import (
     NewFolder,
     Overrides,
     RecipeName,
-    Sites,
+    SafetyNumber,
     StartOption,
     StudyOption,
     print_json,
 )
 from asyndgan.cli.plan import refuse_old, tell_plan, tell_planned, write_new
 from asyndgan.cli.standing import Standing
-from asyndgan.cli.terminal import Terminal
+from asyndgan.cli.terminal import Terminal, have_compared
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
 from asyndgan.runs import load_recipe
@@ -37,7 +37,8 @@ federation = Commands(
     """Runs a federation between real machines, as its coordinator.
 
     Example:
-        asyndgan federation init fed --host example.org --site north --site west
+        asyndgan federation init fed --host example.org
+        asyndgan federation add fed north.csr
         asyndgan federation start fed
         asyndgan federation submit fed default
         asyndgan federation status fed
@@ -56,47 +57,72 @@ SiteName = Annotated[str, typer.Argument(metavar="SITE", help="Name of the site.
 def init(
     folder: Folder,
     host: Annotated[str, typer.Option()],
-    site: Sites,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
 ) -> None:
-    """Makes a federation: identities, and a startup kit for each site.
+    """Makes a federation, with the key that signs its sites' certificates.
 
     Example:
-        asyndgan federation init fed --host example.org --site north --site west
+        asyndgan federation init fed --host example.org
 
     Network:
         --host HOST: Host name of this machine for the sites.
-        --site NAME: Name of a site.
         --port N: The only TCP port that the sites use.
     """
-    kits = flare_part("kits")
-    made = kits.init_federation(folder, host=host, port=port, sites=tuple(site))
-    console = Terminal()
-    console.say(f"Federation in {folder}. Its keys can make members: guard them.")
-    _tell_kits(console, made, made.sites)
-    console.say(f"3. Have IT let port {port} of {host} in from the sites (TCP, mutual TLS).")
-    console.say(f"4. Here: asyndgan federation start {quote(str(folder))}")
+    made = flare_part("kits").init_federation(folder, host=host, port=port)
+    named = quote(str(folder))
+    for line in (
+        f"Federation in {folder}. Its keys can make members: guard them.",
+        "1. At each site: asyndgan site request NAME. It makes NAME.csr to send to you.",
+        f"2. Here, for each of them: asyndgan federation add {named} NAME.csr",
+        f"3. Have IT let port {port} of {host} in from the sites (TCP, mutual TLS).",
+        f"4. Here: asyndgan federation start {named}",
+        f"Safety number of this federation, which its sites will ask for: {made.safety_number}",
+    ):
+        Terminal().say(line)
 
 
 @federation.command()
-def add(folder: Folder, site: SiteName) -> None:
-    """Makes a kit for a site that joins later.
+def add(
+    folder: Folder,
+    request: Annotated[
+        Path, typer.Argument(metavar="REQUEST", help="The file NAME.csr that the site sent.")
+    ],
+    safety_number: SafetyNumber = None,
+) -> None:
+    """Signs a site's request and makes its kit, which holds no secret.
 
-    The site may join a run in progress.
+    First call the site's administrator, to compare the request's safety number. The site may join a
+    run in progress.
 
     Example:
-        asyndgan federation add fed south
+        asyndgan federation add fed north.csr
+
+    Safety:
+        --safety-number DIGITS: What the site's administrator reads out. You are asked to compare
+            it if you leave it out.
     """
-    kits = flare_part("kits")
-    made = kits.add_site(kits.Federation.of(folder), site)
-    _tell_kits(Terminal(), made, (site,))
+    kits, console = flare_part("kits"), Terminal()
+    made, asked = kits.Federation.of(folder), flare_part("authority").read_request(request)
+    have_compared(
+        f"the request of site {asked.name}", asked.safety_number, safety_number, "its administrator"
+    )
+    made = kits.add_site(made, asked)
+    for line in (
+        f"1. Send the site its kit, which holds no secret: {made.kit(asked.name)}",
+        f"2. Read out to its administrator the federation's safety number: {made.safety_number}",
+        f"3. There: asyndgan site init {asked.name} {asked.name}.json    asks for the data",
+        f"     asyndgan site check {asked.name}",
+        f"     asyndgan site start {asked.name}",
+    ):
+        console.say(line)
 
 
 @federation.command()
 def remove(folder: Folder, site: SiteName) -> None:
-    """Excludes a site from all runs within a minute.
+    """Excludes a site from all runs, and revokes its key.
 
-    What the generator has learned from the site stays.
+    Its connections end at once, and no other with its key is accepted. What the generator has
+    learned from the site stays.
 
     Example:
         asyndgan federation remove fed south
@@ -104,26 +130,26 @@ def remove(folder: Folder, site: SiteName) -> None:
     kits = flare_part("kits")
     kits.remove_site(kits.Federation.of(folder), site)
     Terminal().say(
-        f"{site} is left out. Its certificate is good until it expires: it can connect, "
-        "and is asked nothing."
+        f"{site} is left out, and its key is accepted no more. To add it again with another key, "
+        "remove site.key there and call 'asyndgan site request'."
     )
 
 
 @federation.command()
 def renew(folder: Folder) -> None:
-    """Renews certificates and kits. Do this before the old ones expire.
+    """Renews certificates and kits before they expire, for the same keys.
 
     Example:
         asyndgan federation renew fed
     """
-    kits = flare_part("kits")
+    kits, console = flare_part("kits"), Terminal()
     made = kits.Federation.of(folder)
     kits.renew(made)
-    _tell_kits(Terminal(), made, made.sites)
-    Terminal().say(
-        "A site that takes part already takes kit.json alone out of its new kit, in place of its "
-        "old one, and starts again."
-    )
+    console.say("1. Start 'asyndgan federation start' again.")
+    console.say("2. Send each site its new kit, which holds no secret:")
+    for site in made.sites:
+        console.say(f"     {made.kit(site)}")
+    console.say("3. There: asyndgan site renew NAME NAME.json, and start again.")
 
 
 @federation.command()
@@ -143,7 +169,7 @@ def start(folder: Folder, device: str = "cpu") -> None:
     if not (authority := dates_of(startup / "rootCA.pem")).fine:
         Terminal().say(
             f"The authority that signs all certificates: {authority.text}. Make a new federation "
-            "with 'asyndgan federation init' and send everybody its kits."
+            "with 'asyndgan federation init', and add everybody again."
         )
     elif not (dates := dates_of(startup / "server.crt")).fine:
         Terminal().say(
@@ -156,7 +182,7 @@ def start(folder: Folder, device: str = "cpu") -> None:
         format="%(asctime)s %(levelname)s %(message)s",
     )
     Terminal().say(
-        f"Serving {', '.join(made.sites)} at {made.host}:{made.port}; what "
+        f"Serving {', '.join(made.sites) or 'no site yet'} at {made.host}:{made.port}; what "
         f"happens is in {folder / 'federation.log'}, of each run in its coordinator.log."
     )
     serve(made, stop=told, device=str(usable_device(device)))
@@ -391,15 +417,3 @@ def _order(folder: Path, run: str | None) -> Any:
     from asyndgan.runs.order import Order
 
     return Order.named(kits.Federation.of(folder), run)
-
-
-def _tell_kits(console: Terminal, made: Any, sites: tuple[str, ...]) -> None:
-    console.say("1. Send each site its kit, by a way that no third party can read:")
-    for site in sites:
-        console.say(f"     {made.kits / site}.zip")
-    console.say(
-        "2. There: unpack it, then\n"
-        "     asyndgan site init FOLDER    asks for the data and writes site.toml\n"
-        "     asyndgan site check FOLDER\n"
-        "     asyndgan site start FOLDER"
-    )

@@ -34,6 +34,7 @@ Sites = Annotated[list[str], typer.Option()]
 StudyOption = Annotated[Path | None, typer.Option("--study")]
 """Of a command that takes what it was not given from a study (`cli/study.py`)."""
 StartOption = Annotated[Path | None, typer.Option("--from")]
+SafetyNumber = Annotated[str | None, typer.Option()]
 NewFolder = Annotated[Path, typer.Option()]
 Seed = Annotated[int, typer.Option(min=0)]
 Count = Annotated[int, typer.Option(min=1)]

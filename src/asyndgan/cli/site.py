@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from shlex import quote
@@ -10,8 +11,8 @@ from typing import Annotated
 import typer
 
 from asyndgan.cli.help import Commands
-from asyndgan.cli.options import AsJson, print_json
-from asyndgan.cli.terminal import Terminal
+from asyndgan.cli.options import AsJson, SafetyNumber, print_json
+from asyndgan.cli.terminal import Terminal, have_compared
 from asyndgan.engines import flare_part
 from asyndgan.errors import DataError, RunError, StorageError
 from asyndgan.locks import held
@@ -26,9 +27,10 @@ site = Commands(
     """Takes part in a federation, as one of its sites.
 
     Example:
-        asyndgan site init kit --data data/north
-        asyndgan site check kit
-        asyndgan site start kit
+        asyndgan site request north
+        asyndgan site init north north.json --data data/north
+        asyndgan site check north
+        asyndgan site start north
     """
 )
 MOST_ANSWERS = 20_000
@@ -38,7 +40,11 @@ MOST_RECIPES = 50
 
 Kit = Annotated[
     Path,
-    typer.Argument(metavar="KIT", help="The unpacked startup kit: the folder with 'kit.json'."),
+    typer.Argument(metavar="KIT", help="The site's folder, with its key and its kit."),
+]
+Received = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="The kit, a file NAME.json that the coordinator sent."),
 ]
 
 
@@ -53,54 +59,111 @@ def first_policy(name: str) -> Policy:
 
 
 @site.command()
+def request(
+    kit: Annotated[
+        Path, typer.Argument(metavar="KIT", help="Folder to make, with the site's name.")
+    ],
+) -> None:
+    """Makes the site's key, and a request for the coordinator to sign.
+
+    The private key never leaves this folder. Called again, it writes the request of the same key.
+
+    Example:
+        asyndgan site request north
+    """
+    flare_part("kits").plain(kit)
+    path = flare_part("member").make_request(kit)
+    number = flare_part("authority").read_request(path).safety_number
+    for line in (
+        f"1. Send this file to the coordinator's administrator; it holds no secret: {path}",
+        f"2. By telephone, read out its safety number: {number}",
+        f"3. With the kit that is sent back: asyndgan site init {quote(str(kit))} {path.stem}.json",
+    ):
+        Terminal().say(line)
+
+
+@site.command()
 def init(
     kit: Kit,
+    file: Received,
     data: Annotated[
         Path, typer.Option(prompt="Folder of the images and masks, or table", exists=True)
     ],
+    safety_number: SafetyNumber = None,
 ) -> None:
-    """Writes site.toml, and a policy to review.
+    """Takes the kit, and writes site.toml and a policy to review.
 
     The policy is the default one with limits on the numbers of answers and recipes. It lets no
     losses leave, by which a coordinator could tell who takes part.
 
     Example:
-        asyndgan site init kit --data data/north
+        asyndgan site init north north.json --data data/north
 
     Data:
         --data PATH: Data set of the site: a folder, or the file of a table. You are asked for it
             if you leave it out.
+
+    Safety:
+        --safety-number DIGITS: What the coordinator's administrator reads out. You are asked to
+            compare it if you leave it out.
     """
     if data.is_file() and not is_table(data):
         raise DataError(f"{data} is no folder of images and masks, and no table (CSV, Parquet).")
-    service, member = flare_part("service"), flare_part("member")
-    name = member.read_kit(kit).name
-    flare_part("kits").plain(kit)
-    file, policy = kit / service.SITE_FILE, kit / "policy.toml"
-    # A kit comes from the coordinator, whose policy or books these would be.
-    if found := [own for own in member.DECIDED if (kit / own).exists()]:
+    service = flare_part("service")
+    settings, policy = kit / service.SITE_FILE, kit / "policy.toml"
+    if found := [str(own) for own in (settings, policy) if own.exists()]:
         raise RunError(
-            f"{kit / found[0]} is there already. If this kit was in use, edit its site.toml, or "
-            "put that back, and keep the rest: records say what was spent. If it has just come, "
-            "this site has not written that: ask for another kit."
+            f"{found[0]} is there already. Edit it, or remove it to have it written anew. To take "
+            f"a new kit, call 'asyndgan site renew {quote(str(kit))} {quote(str(file))}'."
         )
-    member.refuse_links(kit)
-    others = member.not_read(kit)
-    member.guard(kit)
+    name = _take(kit, file, safety_number)
     try:
-        replace_text(file, service.example(data.absolute()))
+        replace_text(settings, service.example(data.absolute()))
         replace_text(policy, first_policy(name).to_toml())
     except StorageError:
-        file.unlink(missing_ok=True)  # so that the same command can be repeated
+        settings.unlink(missing_ok=True)  # so that the same command can be repeated
         raise
     console = Terminal()
     for line in (
-        *([f"Neither read nor run, as no part of a kit: {others}."] if others else []),
-        f"{file}: where the data is.",
+        f"{settings}: where the data is.",
         f"{policy}: what may leave {name}. Go through it with whoever answers for it.",
         f"Then: asyndgan site check {quote(str(kit))}",
     ):
         console.say(line)
+
+
+@site.command()
+def renew(kit: Kit, file: Received, safety_number: SafetyNumber = None) -> None:
+    """Takes a new kit in place of the old one.
+
+    Example:
+        asyndgan site renew north north.json
+
+    Safety:
+        --safety-number DIGITS: What the coordinator's administrator reads out. If you leave it
+            out, you are asked to compare it unless it is that of the old kit.
+    """
+    _take(kit, file, safety_number)
+    Terminal().say(f"End 'asyndgan site start {quote(str(kit))}', and start it again.")
+
+
+def _take(kit: Path, file: Path, number: str | None) -> str:
+    """Puts a kit that came into the site's folder; returns the site's name."""
+    member = flare_part("member")
+    flare_part("kits").plain(kit)
+    received, place, known = member.received_kit(file, kit), kit / member.KIT_FILE, ""
+    with suppress(RunError):  # there is none yet, or it is of no use
+        known = member.parsed_kit(place).federation
+    if number or known != received.federation:
+        have_compared(
+            f"the federation at {received.host}:{received.port}",
+            received.federation,
+            number,
+            "the coordinator's administrator",
+        )
+    member.guard(kit)
+    replace_text(place, received.to_json())
+    return str(received.name)
 
 
 @site.command()

@@ -1,15 +1,18 @@
 """The one console of all commands: what others wrote is text to it, never markup or escapes."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any, final
 
+import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from asyndgan.errors import RunError
 from asyndgan.texts import printable
 
 
@@ -66,3 +69,27 @@ def marked(mark: str, text: str, style: str = "") -> Table:
 def plain(text: str, style: str = "") -> Text:
     """Text of one paragraph: file names and labels are not trusted to hold no new line."""
     return Text(text.replace("\n", "\N{REPLACEMENT CHARACTER}"), style=style, overflow="fold")
+
+
+def have_compared(what: str, ours: str, theirs: str | None, who: str) -> None:
+    """Has a safety number compared with the one that another person reads out.
+
+    Args:
+        what: what the number is of, which `who` has too.
+        ours: the number.
+        theirs: what was read out; None: the person at the terminal is asked.
+        who: the other person.
+
+    Raises:
+        RunError: they differ.
+    """
+    Terminal().say(f"Safety number of {what}: {ours}")
+    if theirs is None:
+        same = typer.confirm(f"Telephone {who}. Do they read out these digits?")
+    else:
+        same = re.sub(r"\D", "", theirs) == re.sub(r"\D", "", ours)
+    if not same:
+        raise RunError(
+            f"the safety number of {what} is not what {who} has. What was sent may have been "
+            "exchanged on its way: use nothing of it, and have it sent again."
+        )

@@ -11,16 +11,22 @@ import runpy
 import socket
 import threading
 from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from ssl import SSLSocket
 from typing import Any, Final, final
 
+from cryptography import x509
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.fuel.f3.drivers import tcp_driver
+from nvflare.fuel.f3.drivers.driver_params import DriverParams
 
 from asyndgan.relay.job import start_jobs_here
 from asyndgan.relay.lines import end
 from asyndgan.relay.names import secure_connections
+from asyndgan.relay.revoked import digest_of, revoked
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +68,13 @@ class Held:
         with self._lock:
             return self._held.pop(connection, None) is not None
 
+    def expel(self, holders: Collection[str]) -> None:
+        """Closes all connections of these holders."""
+        with self._lock:
+            for connection in [one for one, whose in self._held.items() if whose in holders]:
+                self._held.pop(connection)
+                end(connection)
+
 
 @final
 class Door(tcp_driver.TcpStreamServer):
@@ -73,6 +86,8 @@ class Door(tcp_driver.TcpStreamServer):
         self.unproven, self.proven = Held(MOST_UNPROVEN), Held(MOST_PROVEN)
         super().__init__(driver, connector)
         if self.ssl_context:
+            # The kit; the authority's certificate lies in its folder `startup`.
+            self.kit = Path(connector.params[DriverParams.CA_CERT.value]).parents[1]
             if not hasattr(self.socket, "do_handshake_on_connect"):
                 raise RuntimeError(UNKNOWN)
             self.socket.do_handshake_on_connect = False  # `accept` hands over at once
@@ -99,9 +114,16 @@ class Door(tcp_driver.TcpStreamServer):
             return False
         if not self.unproven.remove(request):
             return False  # it was closed for another
-        certificate: Any = request.getpeercert()
-        self.proven.add(request, str(certificate["serialNumber"]))
-        return True
+        certificate = x509.load_der_x509_certificate(request.getpeercert(True) or b"")
+        self.proven.add(request, holder := digest_of(certificate.public_key()))
+        # Looked up after it is held: a key that is revoked meanwhile is found here or there.
+        return holder not in revoked(self.kit)
+
+    def service_actions(self) -> None:
+        """Ends the connections of revoked keys; called every half a second."""
+        if self.ssl_context:
+            with suppress(OSError):  # a handshake fails then
+                self.proven.expel(revoked(self.kit))
 
     def shutdown_request(self, request: Any) -> None:
         """Closes a connection, however it ended."""

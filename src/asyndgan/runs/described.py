@@ -59,6 +59,8 @@ def described(
 @contextmanager
 def _connected(federation: Federation, wanted: Sequence[str]) -> Iterator[Transport]:
     """Connects to sites while no run is at work; waits for them `PATIENCE_S` at most."""
+    if not wanted:
+        raise RunError("the federation has no site yet; 'asyndgan federation add' adds one.")
     if unknown := {*wanted} - {*federation.sites}:
         raise RunError(f"there is no kit for {', '.join(sorted(unknown))}.")
     for order in Order.all(federation):

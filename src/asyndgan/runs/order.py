@@ -100,6 +100,8 @@ class Order:
         """
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
+        if not federation.sites:
+            raise RunError("the federation has no site yet; 'asyndgan federation add' adds one.")
         order = cls(federation, name)
         # A run that was begun goes on although sites of its timeline were removed since.
         begun = order._order_file.exists()

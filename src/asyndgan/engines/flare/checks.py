@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile
 from typing import Final, final
 
 import torch
@@ -20,7 +20,7 @@ from asyndgan.data.description import describe
 from asyndgan.data.listing import list_cases
 from asyndgan.data.nnunet import patients_of
 from asyndgan.engines.flare.kits import versions
-from asyndgan.engines.flare.member import KIT_FILE, Member, not_read, read_kit
+from asyndgan.engines.flare.member import KEY_FILE, Member, read_kit
 from asyndgan.engines.flare.service import SITE_FILE, SiteFile
 from asyndgan.errors import AsyndganError, DataError, PolicyError
 from asyndgan.models import usable_device
@@ -60,9 +60,7 @@ def checks(kit: Path) -> Iterator[Check]:
         RunError: the folder is not a startup kit, or what it gives cannot be used.
     """
     member = read_kit(kit)
-    others = not_read(kit)
-    ignored = f"; no part of a kit, and neither read nor run as one: {others}" if others else ""
-    yield Check("kit", True, f"of site {member.name}{ignored}")
+    yield Check("kit", True, f"of site {member.name}")
     try:
         file = SiteFile.of(kit)
     except AsyndganError as error:
@@ -73,11 +71,11 @@ def checks(kit: Path) -> Iterator[Check]:
         if file.fingerprint:
             yield _of("fingerprint", lambda: _fingerprint(file))
         yield _of("device", lambda: str(usable_device(file.device)))
-    seen = [path for path in (kit, kit / KIT_FILE) if path.stat().st_mode & 0o77]
+    seen = [path for path in (kit, kit / KEY_FILE) if path.stat().st_mode & 0o77]
     others = f"others can read {', '.join(map(str, seen))}; 'asyndgan site start' forbids it"
     yield Check("permissions", not seen, others if seen else "nobody else reads the key")
     yield _dates(x509.load_pem_x509_certificate(member.certificate.encode()))
-    yield _connection(member)
+    yield _connection(member, kit / KEY_FILE)
     yield _versions(member)
     free = shutil.disk_usage(kit).free
     yield Check("disk", free >= LEAST_FREE, f"{free / 2**30:.0f} GiB free, 2 are wanted")
@@ -157,18 +155,17 @@ def _dates(found: x509.Certificate) -> Check:
     return Check("certificate", days > SOON_DAYS, text if days > SOON_DAYS else f"only {text}")
 
 
-def _connection(member: Member) -> Check:
+def _connection(member: Member, key: Path) -> Check:
     """Checks that a TLS handshake with the coordinator succeeds, with both ends authenticated."""
     target = f"{member.host}:{member.port}"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # FLARE's certificates have their own names; the CA is checked
     try:
         context.load_verify_locations(cadata=member.root)
-        with TemporaryDirectory(prefix="asyndgan-") as folder:  # Python's ssl reads keys from files
-            both = Path(folder) / "both.pem"
-            both.touch(0o600, exist_ok=False)
-            both.write_text(member.certificate + member.key)
-            context.load_cert_chain(both)
+        with NamedTemporaryFile("w", suffix=".crt") as file:  # Python's ssl reads it from a file
+            file.write(member.certificate)
+            file.flush()
+            context.load_cert_chain(file.name, key)
         with (
             socket.create_connection((member.host, member.port), timeout=5) as plain,
             context.wrap_socket(plain) as line,
@@ -177,7 +174,7 @@ def _connection(member: Member) -> Check:
             # The server checks our certificate only after our side of the handshake is done.
             with suppress(TimeoutError):
                 if not line.recv(1):
-                    raise OSError("the server closes the connection")
+                    raise OSError("the coordinator closes it, as if it had removed this site")
             return Check("connection", True, f"{target}, {line.version()}, both ends certified")
     except ssl.SSLCertVerificationError:
         fault = _intercepted(member)

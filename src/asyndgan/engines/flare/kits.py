@@ -1,8 +1,9 @@
-"""Identities: a federation's startup kits, made by FLARE's own provisioning.
+"""Identities: a federation, and the kits of those whose certificates its authority signs.
 
-A site's kit is one file of data: where the coordinator is, certificates, the site's key. FLARE's
-settings at a site are the site's own (`asyndgan.engines.flare.member`). Those of the coordinator's
-two kits are FLARE's, tightened: jobs may name only our two relay classes and may bring no code.
+A site makes its key itself and sends a request. Its kit is one file without a secret: where the
+coordinator is, and certificates. FLARE's settings at a site are the site's own
+(`asyndgan.engines.flare.member`). The coordinator's two kits are made by FLARE's provisioning, and
+tightened: jobs may name only our two relay classes and may bring no code.
 """
 
 import json
@@ -10,10 +11,9 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -21,23 +21,24 @@ from shlex import quote
 from typing import Any, Final, Self, final
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
+from asyndgan.engines.flare.authority import Authority, Request
 from asyndgan.engines.flare.member import (
     CLASSES,
     HOST_LENGTH,
     HOST_NAME,
-    KIT_FILE,
     PROJECT,
     RIGHTS,
-    SITE_NAME,
     Member,
+    parsed_kit,
 )
 from asyndgan.errors import RunError
+from asyndgan.relay.revoked import is_revoked, revoke
 from asyndgan.texts import replace_text, storing
 
 SUBMITTER: Final = "coordinator@asyndgan.local"
 VALID_DAYS: Final = 3 * 365
+"""Days for which the authority's certificate is valid."""
 
 STORE: Final = "store"
 """Folder in the server's kit in which FLARE keeps its jobs."""
@@ -52,7 +53,7 @@ class Federation:
     """A federation, kept in a folder on the coordinator's machine.
 
     Attributes:
-        path: folder that holds everything; the keys in `provisioning` can create new members.
+        path: folder that holds everything; the key in `provisioning` can create new members.
         host: name by which sites reach the coordinator.
         port: the one port at which sites reach the coordinator.
         sites: names of the sites that have kits.
@@ -73,10 +74,14 @@ class Federation:
         """Startup kit of the coordinator, who submits jobs."""
         return self.path / "coordinator"
 
+    def kit(self, site: str) -> Path:
+        """The kit to send to a site."""
+        return self.path / "kits" / f"{site}.json"
+
     @property
-    def kits(self) -> Path:
-        """Folder of the kits to send to the sites, NAME.zip for each."""
-        return self.path / "kits"
+    def safety_number(self) -> str:
+        """What the administrators of its sites see too."""
+        return _member(self, "", "").federation
 
     @classmethod
     def of(cls, path: Path) -> Self:
@@ -91,12 +96,12 @@ class Federation:
         except (OSError, ValueError, KeyError) as error:
             raise RunError(
                 f"{path} is no federation; make one with 'asyndgan federation init "
-                f"{quote(str(path))} --host NAME --site NAME ...'."
+                f"{quote(str(path))} --host NAME'."
             ) from error
 
 
-def init_federation(path: Path, *, host: str, port: int, sites: tuple[str, ...]) -> Federation:
-    """Makes identities and startup kits for a coordinator and its sites.
+def init_federation(path: Path, *, host: str, port: int) -> Federation:
+    """Makes a federation without sites: its authority, and the coordinator's kits.
 
     Raises:
         RunError: the folder is not empty, its path has spaces or quotes, a name is not valid, or
@@ -110,39 +115,54 @@ def init_federation(path: Path, *, host: str, port: int, sites: tuple[str, ...])
             f"'{host}' is no name of a host: letters, digits, dots and hyphens, at most "
             f"{HOST_LENGTH} of them. Give --host the name alone, and the port with --port."
         )
-    _check_names(sites, host)
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
-    federation = Federation(path, host, port, sites)
+    federation = Federation(path, host, port, ())
     try:
         with storing(path):
-            _provision(federation, sites)
+            _provision(federation)
+            _describe(federation)
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)  # half a federation, with keys
         raise
     return federation
 
 
-def add_site(federation: Federation, site: str) -> Federation:
-    """Makes a kit for one more site; kits sent earlier stay valid.
+def add_site(federation: Federation, request: Request) -> Federation:
+    """Signs a site's request and makes its kit.
+
+    The caller has made sure that the request is the site's, by its safety number.
 
     Raises:
-        RunError: the site has a kit already, its name is not valid, or FLARE cannot make the kit.
+        RunError: its name or its key belongs to another member, its key was removed from this
+            federation, or the authority or a kit cannot be used.
     """
-    if site in federation.sites:
-        raise RunError(f"there is a kit for {site} already: {federation.kits / site}.zip.")
-    _check_names((*federation.sites, site), federation.host)
+    site = request.name
+    if site.casefold() in {name.casefold() for name in (*federation.sites, federation.host)}:
+        raise RunError(
+            f"the name {site} is taken by a site or the coordinator's host; capitals do not tell "
+            f"two apart. If this is {site} with another key, call 'asyndgan federation remove "
+            f"{quote(str(federation.path))} {site}' first. If not, have the site take another name."
+        )
+    same = [name for name in federation.sites if _key_of(federation, name) == request.key]
+    if same or is_revoked(federation.server_kit, request.key):
+        whose = f"is that of site {same[0]}" if same else "was removed from this federation"
+        raise RunError(
+            f"the key of this request {whose}. {site} has to make another: remove site.key there, "
+            "and call 'asyndgan site request' again."
+        )
+    certificate = Authority.of(federation.path).sign(request.key, site)
     more = replace(federation, sites=(*federation.sites, site))
-    _provision(more, [site])
+    _write_kit(more, site, certificate)
+    _describe(more)
     return more
 
 
 def remove_site(federation: Federation, site: str) -> Federation:
-    """Excludes a site from all runs, from the next time its members are checked.
+    """Excludes a site from all runs and revokes its key.
 
-    Its certificate stays valid until it expires, since FLARE cannot revoke a kit: the site can
-    still connect, but is sent no requests. If it is added again it gets a new key; the old kit then
-    works again as well.
+    The coordinator's server ends the site's connections, and accepts no other with its key. It does
+    so where `asyndgan.relay.server` runs; nobody else learns that the certificate is revoked.
 
     Raises:
         RunError: the site has no kit.
@@ -150,59 +170,32 @@ def remove_site(federation: Federation, site: str) -> Federation:
     if site not in federation.sites:
         raise RunError(f"there is no kit for {site}; there are for {', '.join(federation.sites)}.")
     less = replace(federation, sites=tuple(name for name in federation.sites if name != site))
-    _forget(federation, [site])
-    (federation.kits / f"{site}.zip").unlink(missing_ok=True)
+    revoke(federation.server_kit, _key_of(federation, site))
     _describe(less)
+    federation.kit(site).unlink()
     return less
 
 
 def renew(federation: Federation) -> None:
-    """Renews all certificates and kits under the same authority; those sent earlier stay valid.
-
-    All sites get new keys. The server keeps its key, because it signs what identifies connected
-    sites: with another key, each site would have to be started again.
+    """Renews all certificates, for the same keys; those sent earlier stay valid.
 
     Raises:
-        RunError: FLARE cannot make the kits, or the authority's file cannot be used.
+        RunError: the authority or a kit cannot be used.
     """
-    known = _read(_identities(federation))
-    try:
-        own = x509.load_pem_x509_certificate(known[federation.host]["cert"].encode())
-        root = x509.load_pem_x509_certificate(known["root_cert"].encode())
-        key = serialization.load_pem_private_key(known["root_pri_key"].encode(), password=None)
-        known[federation.host]["cert"] = _prolonged(own, root, key)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{_identities(federation)} is not as FLARE's provisioning left it. Put it back from a "
-            "copy of the federation's folder."
-        ) from error
-    _write(_identities(federation), known)
-    _forget(federation, [SUBMITTER, *federation.sites])
-    _provision(federation, federation.sites)
+    authority = Authority.of(federation.path)
+    for path, name, role in (
+        (federation.server_kit / "startup" / "server.crt", federation.host, ""),
+        (federation.admin_kit / "startup" / "client.crt", SUBMITTER, "lead"),
+    ):
+        own = x509.load_pem_x509_certificate(path.read_bytes())
+        replace_text(path, authority.sign(own.public_key(), name, role), mode=0o600)
+    for site in federation.sites:
+        _write_kit(federation, site, authority.sign(_key_of(federation, site), site))
 
 
-def _prolonged(own: x509.Certificate, root: x509.Certificate, key: Any) -> str:
-    """The same certificate with as many days from now, as PEM; it ends with the root's at last."""
-    now = datetime.now(UTC)
-    end = min(now + (own.not_valid_after_utc - own.not_valid_before_utc), root.not_valid_after_utc)
-    made = x509.CertificateBuilder(
-        own.issuer, own.subject, own.public_key(), x509.random_serial_number(), now, end,
-        list(own.extensions),
-    )  # fmt: skip
-    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-
-
-def _identities(federation: Federation) -> Path:
-    """Where FLARE's provisioning keeps all keys and certificates."""
-    return federation.path / "provisioning" / PROJECT / "state" / "cert.json"
-
-
-def _forget(federation: Federation, names: Iterable[str]) -> None:
-    """Makes FLARE's provisioning give these names new keys and certificates the next time."""
-    known = _read(_identities(federation))
-    for name in names:
-        known.pop(name, None)
-    _write(_identities(federation), known)
+def _key_of(federation: Federation, site: str) -> Any:
+    pem = parsed_kit(federation.kit(site)).certificate
+    return x509.load_pem_x509_certificate(pem.encode()).public_key()
 
 
 def plain(path: Path) -> Path:
@@ -224,23 +217,11 @@ def unquoted(path: Path) -> Path:
     return path
 
 
-def _check_names(sites: tuple[str, ...], host: str) -> None:
-    for site in sites:
-        if not SITE_NAME.fullmatch(site) or site in ("server", PROJECT, host):
-            raise RunError(
-                f"'{site}' cannot be a site's name: letters, digits, '-' and '_', at most 48, and "
-                f"not 'server', '{PROJECT}' or the host's name."
-            )
-    if len({site.casefold() for site in sites}) < len(sites):
-        raise RunError("a site is named twice; capitals do not tell two sites apart.")
-
-
-def _provision(federation: Federation, sent: Collection[str]) -> None:
-    """Makes what is missing, and the kits of the sites that are to be sent one."""
-    # Slow to import; only kits need them.
+def _provision(federation: Federation) -> None:
+    """Makes the authority and the coordinator's two kits, with their keys."""
+    # Slow to import; only a new federation needs them.
     from nvflare.lighter.entity import Project
     from nvflare.lighter.impl.cert import CertBuilder
-    from nvflare.lighter.impl.signature import SignatureBuilder
     from nvflare.lighter.impl.static_file import StaticFileBuilder
     from nvflare.lighter.impl.workspace import WorkspaceBuilder
     from nvflare.lighter.provisioner import Provisioner
@@ -250,14 +231,11 @@ def _provision(federation: Federation, sent: Collection[str]) -> None:
     try:
         project = Project(PROJECT, "")
         project.set_server(federation.host, PROJECT, {"fed_learn_port": federation.port})
-        for site in federation.sites:
-            project.add_client(site, PROJECT, {})
         project.add_admin(SUBMITTER, PROJECT, {"role": "lead"})
         builders = [
             WorkspaceBuilder(),
             StaticFileBuilder(config_folder="config", scheme="tcp"),
             CertBuilder(root_valid_days=VALID_DAYS),
-            SignatureBuilder(),
         ]
         with redirect_stdout(said), redirect_stderr(said), _for_its_owner():
             context = Provisioner(str(root), builders).provision(project)
@@ -268,16 +246,12 @@ def _provision(federation: Federation, sent: Collection[str]) -> None:
         if number := re.search(r"\[Errno (\d+)\]", said.getvalue()):  # a full disk
             raise OSError(int(number[1]), os.strerror(int(number[1])))
         raise RunError(f"FLARE cannot make the kits: {said.getvalue().strip()}.")
-    made = Path(made)
-    _adopt(made / federation.host, federation.server_kit)
-    _adopt(made / SUBMITTER, federation.admin_kit)
-    federation.kits.mkdir(exist_ok=True)
-    for site in federation.sites:
-        kit = federation.kits / f"{site}.zip"
-        if site in sent or not kit.exists():
-            _pack(federation, site, made / site / "startup").replace(kit)
+    for name, place in (
+        (federation.host, federation.server_kit), (SUBMITTER, federation.admin_kit)
+    ):  # fmt: skip
+        _narrow(Path(made) / name)
+        shutil.move(Path(made) / name, place)
     shutil.rmtree(made)
-    _describe(federation)
 
 
 @contextmanager
@@ -290,16 +264,14 @@ def _for_its_owner() -> Iterator[None]:
         os.umask(before)
 
 
-def _pack(federation: Federation, site: str, startup: Path) -> Path:
-    """Archives what a site is sent; returns the archive, beside FLARE's kit of the site."""
-    pems = [(startup / name).read_text() for name in ("rootCA.pem", "client.crt", "client.key")]
-    member = Member(site, federation.host, federation.port, versions(), *pems)
-    folder = startup.parent / "sent" / site
-    folder.mkdir(parents=True)
-    replace_text(folder / KIT_FILE, member.to_json(), mode=0o600)
-    made = Path(shutil.make_archive(str(folder), "zip", folder.parent, site))
-    made.chmod(0o600)
-    return made
+def _write_kit(federation: Federation, site: str, certificate: str) -> None:
+    federation.kit(site).parent.mkdir(exist_ok=True)
+    replace_text(federation.kit(site), _member(federation, site, certificate).to_json())
+
+
+def _member(federation: Federation, site: str, certificate: str) -> Member:
+    root = (federation.server_kit / "startup" / "rootCA.pem").read_text("ascii")
+    return Member(site, federation.host, federation.port, versions(), root, certificate)
 
 
 def _describe(federation: Federation) -> None:
@@ -308,15 +280,6 @@ def _describe(federation: Federation) -> None:
         federation.path / "federation.toml",
         f'host = "{federation.host}"\nport = {federation.port}\nsites = [{names}]\n',
     )
-
-
-def _adopt(made: Path, place: Path) -> None:
-    """Puts a kit of the coordinator in place; of an existing one only `startup` is renewed."""
-    if place.exists():
-        shutil.copytree(made / "startup", place / "startup", dirs_exist_ok=True)
-    else:
-        _narrow(made)
-        shutil.move(made, place)
 
 
 def _narrow(kit: Path) -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
 
+from asyndgan.engines.flare.authority import read_request
 from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import Kept, keep_client, keep_server
-from asyndgan.engines.flare.kits import init_federation
-from asyndgan.engines.flare.member import guard
+from asyndgan.engines.flare.kits import Federation, add_site, init_federation
+from asyndgan.engines.flare.member import KIT_FILE, make_request
 from asyndgan.engines.flare.service import SiteService
 from asyndgan.engines.flare.transport import Flare
 from asyndgan.engines.setup import SiteSetup
@@ -57,18 +58,11 @@ class Localhost(Transport):
                 temporary = TemporaryDirectory(prefix="asyndgan-", ignore_cleanup_errors=True)
                 folder = Path(ends.enter_context(temporary))
             self.folder = folder
-            self.federation = init_federation(
-                self.folder / "federation",
-                host="localhost",
-                port=free_port(),
-                sites=tuple(self._order),
-            )
+            kits = [folder / "sites" / name for name in self._order]
+            self.federation = federation_here(folder / "federation", *kits)
             self.server = keep_server(self.federation)
             ends.callback(self.server.close)
-            for setup in setups:
-                shutil.unpack_archive(self.federation.kits / f"{setup.name}.zip", folder / "sites")
-                kit = folder / "sites" / setup.name
-                guard(kit)
+            for setup, kit in zip(setups, kits, strict=True):
                 self.services[setup.name] = SiteService(kit, partial(_same, setup))
                 ends.callback(self.services[setup.name].close)
                 self.connect(setup.name)
@@ -116,6 +110,23 @@ class Localhost(Transport):
     def close(self) -> None:
         """Ends the jobs, clients, services and the server."""
         self._ends.close()
+
+
+def federation_here(path: Path, *sites: Path, port: int | None = None) -> Federation:
+    """Makes a federation on this machine, with sites in these folders, named after them."""
+    made = init_federation(path, host="localhost", port=port or free_port())
+    for folder in sites:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = join(made, folder)
+    return made
+
+
+def join(federation: Federation, folder: Path) -> Federation:
+    """What the administrators of a site and of the coordinator do, where both are one person."""
+    request = read_request(make_request(folder))
+    more = add_site(federation, request)
+    shutil.copy(more.kit(request.name), folder / KIT_FILE)
+    return more
 
 
 def _same(setup: SiteSetup, run: str) -> SiteSetup:

@@ -1,28 +1,32 @@
-"""A site's membership: the data that a kit gives, and FLARE's files, which this package writes.
+"""A site's membership: its own key, the data that a kit gives, and FLARE's files.
 
-A kit comes from the coordinator, and FLARE builds objects from what its settings name. A site
-therefore reads one file of a kit, of data alone, and starts FLARE on a folder of its own.
+The key is made in the site's folder and never leaves it: the coordinator signs a request. FLARE
+builds objects from what its settings name, so a kit, which comes from the coordinator, is one file
+of data alone, and this package writes FLARE's files.
 """
 
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from asyndgan.errors import RunError
-from asyndgan.texts import bounded_text, parsed_json
+from asyndgan.texts import bounded_text, parsed_json, replace_text, storing
 
 PROJECT: Final = "asyndgan"
-SITE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
+SITE_NAME: Final = re.compile(rf"(?!(server|{PROJECT})\Z)[A-Za-z0-9][A-Za-z0-9_-]{{0,47}}")
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 HOST_LENGTH: Final = 64
 """Most characters of a host name: the limit of a certificate's common name."""
@@ -41,11 +45,14 @@ RIGHTS: Final = {
 """Permissions at the server and the sites; everything else is refused. FLARE's defaults would let
 the coordinator read files and logs in a site's kit and end its processes."""
 
+KEY_FILE: Final = "site.key"
+"""The site's private key, in its folder and in no other place but FLARE's files beside it."""
+
 KIT_FILE: Final = "kit.json"
-"""The one file of a kit that is read."""
+"""The kit, in the site's folder."""
 
 MOST_BYTES: Final = 2**16
-"""Largest size of `KIT_FILE`, in bytes; with RSA keys of 2048 bits it has 4,500."""
+"""Largest size of a kit, in bytes; with RSA keys of 2048 bits it has 2,700."""
 
 FLARE: Final = "flare"
 """The site's folder of FLARE's files, written anew at every start, and of FLARE's log."""
@@ -53,27 +60,18 @@ FLARE: Final = "flare"
 HALF: Final = ".flare"
 """Folder in which `FLARE` is written, and into which the one before it goes."""
 
-DECIDED: Final = ("site.toml", "policy.toml", "records", "runs", FLARE, HALF)
-"""Names in the folder of a kit of what decides about a site; no received kit holds any of it."""
-
-OWN: Final = (*DECIDED, ".held", "site.log", "site.log.1")
-"""All names that a site writes to in the folder of its kit."""
-
-MOST_ENTRIES: Final = 1000
-"""Most files and folders of a received kit; this package's have one."""
-
 MOST_PEM: Final = 4096
-"""Most characters of a certificate or key; an RSA key of 4,096 bits has 3,272. To check one of tens
-of thousands of bits takes minutes."""
+"""Most characters of a certificate, request or key; an RSA key of 4,096 bits has 3,272. To check
+one of tens of thousands of bits takes minutes."""
 
-SHOWN: Final = 8
-"""Names that are listed of what a kit holds besides."""
+DIGITS: Final = 24
+"""Decimal digits of a safety number, about 80 bits: nobody finds another file that has the same."""
 
 
 @final
 @dataclass(frozen=True)
 class Member:
-    """What a kit gives a site: data alone.
+    """What a kit gives a site: data alone, and no secret.
 
     Attributes:
         name: the site's name.
@@ -82,7 +80,6 @@ class Member:
         versions: the coordinator's versions of the packages that should be equal at both ends.
         root: certificate of the federation's authority, as PEM.
         certificate: the site's certificate, issued by the authority to `name`, as PEM.
-        key: the private key of that certificate, as PEM.
     """
 
     name: str
@@ -91,42 +88,132 @@ class Member:
     versions: Mapping[str, str]
     root: str
     certificate: str
-    key: str = field(repr=False)
+
+    @property
+    def federation(self) -> str:
+        """Safety number of the federation: of its authority's certificate and of its address."""
+        address = f"{self.host}:{self.port}"
+        return safety_number(_of_pem(self.root).public_bytes(Encoding.DER) + address.encode())
 
     def to_json(self) -> str:
-        """Text of `KIT_FILE`."""
+        """Text of a kit."""
         return json.dumps(asdict(self), indent=1)
 
 
-def read_kit(kit: Path) -> Member:
-    """Reads what a kit gives, and nothing else of it.
+def safety_number(content: bytes) -> str:
+    """What two people compare by voice: `DIGITS` digits of the SHA-256, in groups of four."""
+    number = int.from_bytes(hashlib.sha256(content).digest())
+    return " ".join(re.findall("....", f"{number % 10**DIGITS:0{DIGITS}}"))
+
+
+def make_request(folder: Path) -> Path:
+    """Makes a site's key, unless its folder holds one, and writes the request for a certificate.
 
     Args:
-        kit: the folder with `KIT_FILE`.
+        folder: of the site, which it is named after; made if it does not exist.
+
+    Returns:
+        The request's file, `NAME.csr` in the folder; the same bytes for the same key.
 
     Raises:
-        RunError: the folder is no kit, its file is not valid, or one of the names that a site
-            writes to is a link.
+        RunError: the name is not valid, or the folder's key cannot be used.
+        StorageError: a file cannot be written.
     """
-    path = kit / KIT_FILE
-    if linked := [name for name in OWN if (kit / name).is_symlink()]:
+    name = folder.resolve().name
+    if not SITE_NAME.fullmatch(name):
         raise RunError(
-            f"{kit / linked[0]} is a link, and would lead what this site writes elsewhere: remove "
-            "the link. To keep a site on another disk, put the whole folder there."
+            f"'{name}' cannot be a site's name: name the folder with letters, digits, '-' and '_' "
+            f"alone, at most 48, and not 'server' or '{PROJECT}'."
         )
+    path = folder / f"{name}.csr"
+    with storing(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        there = {each.name for each in folder.iterdir()}
+        if there and not there & {KEY_FILE, KIT_FILE, path.name}:
+            raise RunError(f"{folder} is not empty, and no site's; name a new folder.")
+        folder.chmod(0o700)
+    if KEY_FILE not in there:
+        made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        replace_text(folder / KEY_FILE, _key_text(made), mode=0o600)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    signed = request.sign(read_key(folder), hashes.SHA256())
+    replace_text(path, signed.public_bytes(Encoding.PEM).decode())
+    return path
+
+
+def read_key(folder: Path) -> Any:
+    """The private key of a site.
+
+    Raises:
+        RunError: it is missing or cannot be used.
+    """
+    path = folder / KEY_FILE
     try:
-        return _parsed(parsed_json(bounded_text(path, MOST_BYTES)))
+        return serialization.load_pem_private_key(
+            bounded_text(path, MOST_PEM).encode(), password=None
+        )
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{folder} holds no key of a site ({KEY_FILE}): name the folder in which 'asyndgan "
+            "site request' made it."
+        ) from error
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+        raise RunError(
+            f"{path} cannot be used as a private key. Put it back from a copy, or remove it and "
+            "make another with 'asyndgan site request'."
+        ) from None
+
+
+def _key_text(key: Any) -> str:
+    form, open_ = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return str(key.private_bytes(Encoding.PEM, form, open_).decode())
+
+
+def received_kit(path: Path, folder: Path) -> Member:
+    """Reads a kit that came from the coordinator for the key in a site's folder.
+
+    Raises:
+        RunError: the file is no kit or not valid, or its certificate is of another key.
+    """
+    member, key = parsed_kit(path), read_key(folder)
+    if _of_pem(member.certificate).public_key() != key.public_key():
+        raise RunError(
+            f"{path} is a kit of site {member.name} for another key than that in {folder}. Send "
+            f"the coordinator's administrator the request of this folder ('asyndgan site request "
+            f"{folder}' writes it), and use the kit that is made from it."
+        )
+    return member
+
+
+def read_kit(kit: Path) -> Member:
+    """Reads the kit of a site's folder, and checks that it fits the site's key.
+
+    Raises:
+        RunError: the folder holds no kit or no key, or they are not valid.
+    """
+    return received_kit(kit / KIT_FILE, kit)
+
+
+def parsed_kit(path: Path) -> Member:
+    """Reads a kit, without the key that it is for.
+
+    Raises:
+        RunError: the file is no kit, or not valid.
+    """
+    try:
+        return _parsed(parsed_json(bounded_text(path, MOST_BYTES, links=True)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RunError(
-            f"{kit} is no site's startup kit: unpack the one that the coordinator sent, and name "
-            f"the folder that holds {KIT_FILE}."
+            f"{path} is missing. At a site, 'asyndgan site init' puts the kit there that the "
+            "coordinator sent. At the coordinator, put it back from a copy."
         ) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be used: {error}. Ask for another kit.") from error
 
 
 def _parsed(found: Any) -> Member:
-    """Checks every value of `KIT_FILE`; raises `ValueError`, which names no part of the key."""
+    """Checks every value of a kit; raises `ValueError`."""
     keys = [each.name for each in fields(Member)]
     if not isinstance(found, dict) or sorted(found) != sorted(keys):
         raise ValueError(f"it holds other keys than {', '.join(keys)}")
@@ -143,90 +230,40 @@ def _parsed(found: Any) -> Member:
         raise ValueError("'versions' are no packages' versions")
     pems = [found[key] for key in keys[4:]]
     if not all(isinstance(pem, str) for pem in pems):
-        raise ValueError("its certificates and its key are no texts")
+        raise ValueError("its certificates are no texts")
     return Member(name, host, port, versions, *_verified(name, *pems))
 
 
-def _verified(name: str, root: str, certificate: str, key: str) -> tuple[str, str, str]:
-    """Checks that authority, certificate and key belong together; returns them encoded anew."""
-    if max(map(len, (root, certificate, key))) > MOST_PEM:
-        raise ValueError(f"a certificate or key of more than {MOST_PEM} characters")
+def _verified(name: str, root: str, certificate: str) -> tuple[str, str]:
+    """Checks that authority and certificate belong together; returns them encoded anew."""
+    if max(map(len, (root, certificate))) > MOST_PEM:
+        raise ValueError(f"a certificate of more than {MOST_PEM} characters")
     try:
-        authority = x509.load_pem_x509_certificate(root.encode())
-        own = x509.load_pem_x509_certificate(certificate.encode())
+        authority, own = _of_pem(root), _of_pem(certificate)
         own.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
         raise ValueError("its certificate is not one of its authority") from error
     names = own.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     if [each.value for each in names] != [name]:
         raise ValueError("its certificate is of another name")
-    try:
-        # Whether its factors are primes matters to the site alone; checking that takes long.
-        private: Any = serialization.load_pem_private_key(
-            key.encode(), password=None, unsafe_skip_rsa_key_validation=True
-        )
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise ValueError("its key cannot be read") from None
-    if private.public_key() != own.public_key():
-        raise ValueError("its key is not that of its certificate")
-    pem = serialization.Encoding.PEM
-    form, open_ = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    made = (
-        authority.public_bytes(pem),
-        own.public_bytes(pem),
-        private.private_bytes(pem, form, open_),
-    )
-    return made[0].decode(), made[1].decode(), made[2].decode()
+    return authority.public_bytes(Encoding.PEM).decode(), own.public_bytes(Encoding.PEM).decode()
 
 
-def refuse_links(kit: Path) -> None:
-    """Refuses a received kit with a link in it, a dangling one too, or a pipe or device.
-
-    Raises:
-        RunError: names the first of them; or the kit has more than `MOST_ENTRIES` entries.
-    """
-    seen, folders = 0, [kit]
-    while folders:
-        for entry in os.scandir(folders.pop()):
-            seen += 1
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(Path(entry.path))
-            elif not entry.is_file(follow_symlinks=False):
-                raise RunError(
-                    f"{printable(entry.path)} is a link, or no file. A kit holds data alone: use "
-                    f"nothing of this one, ask the coordinator what it is, and for another."
-                )
-            if seen > MOST_ENTRIES:
-                raise RunError(
-                    f"{kit} holds more than {MOST_ENTRIES} files. Name the folder of the kit alone."
-                )
-
-
-def not_read(kit: Path) -> str:
-    """Names of files in a kit's folder that are no part of a kit; empty if there are none."""
-    names = sorted(
-        printable(path.name) for path in kit.iterdir() if path.name not in (KIT_FILE, *OWN)
-    )
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def printable(name: str) -> str:
-    """A name from another party, safe to print on a terminal."""
-    return name if name.isprintable() else ascii(name)
+def _of_pem(certificate: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(certificate.encode())
 
 
 def guard(kit: Path) -> None:
-    """Makes a kit readable by its owner only: its key, and what the site keeps beside it."""
+    """Makes a site's folder readable by its owner only: its key, and what is kept beside it."""
     kit.chmod(0o700)
-    (kit / KIT_FILE).chmod(0o600)
+    (kit / KEY_FILE).chmod(0o600)
 
 
 def write_workspace(kit: Path, member: Member) -> Path:
     """Writes the folder on which FLARE's client is started, in place of the one before.
 
-    The files come from this function and the member's data; FLARE sees no other file of the kit's
-    folder. The old folder's content is removed.
+    The files come from this function, the member's data and the site's key; FLARE sees no other
+    file of the site's folder. The old folder's content is removed.
 
     Returns:
         The folder.
@@ -235,12 +272,13 @@ def write_workspace(kit: Path, member: Member) -> Path:
         RunError: it cannot be written.
     """
     half, place = kit / HALF, kit / FLARE
+    key = _key_text(read_key(kit))
     try:
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(mode=0o700)
         for folder in ("new", "new/startup", "new/local"):
             (half / folder).mkdir(mode=0o700)
-        for name, text in _flare_files(member).items():
+        for name, text in _flare_files(member, key).items():
             with open(half / "new" / name, "x", encoding="utf-8", opener=_private) as file:
                 file.write(text)
         with suppress(FileNotFoundError):
@@ -259,7 +297,7 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _flare_files(member: Member) -> dict[str, str]:
+def _flare_files(member: Member, key: str) -> dict[str, str]:
     """Every file that FLARE's client and its jobs find at a site, by its path in their folder."""
     target = {"target": f"{member.host}:{member.port}", "scheme": "tcp"}
     client = {
@@ -312,5 +350,5 @@ def _flare_files(member: Member) -> dict[str, str]:
     return {name: json.dumps(table, indent=1) for name, table in tables.items()} | {
         "startup/rootCA.pem": member.root,
         "startup/client.crt": member.certificate,
-        "startup/client.key": member.key,
+        "startup/client.key": key,
     }
