@@ -28,7 +28,7 @@ from asyndgan.runs import load_recipe
 from common import SITES, arguments, markdown, publish, sites_of, trained
 
 OWN = ("image.size=64", "training.hold_out=0.5", "training.checkpoint_every=100")
-STEPS = 400
+STEPS = 200
 DRAWN = 500
 """Masks that are painted, as by `asyndgan train` of so few cases."""
 
