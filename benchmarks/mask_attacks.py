@@ -2,10 +2,11 @@
 
     python benchmarks/mask_attacks.py --data DATA --out OUT [--document docs/results/membership.md]
 
-The attacks `mask` and `picture` of an audit, at 64 pixels, on three sets of masks: the members'
+The attacks `mask` and `picture` of an audit, on three sets of masks: the members'
 own, moved as a site moves them; masks that a generator learned from the members; and masks of
 strangers, of whom nobody is compared. Phantoms have ten members and ten others at each of four
-sites; gliomas are split into thirds, and no generator learns their masks.
+sites, at 32 pixels; gliomas are split into thirds, at 64 pixels, and no generator learns their
+masks.
 """
 
 from collections.abc import Sequence
@@ -24,11 +25,14 @@ from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.splits import held_out_by
 from asyndgan.painting.synthesise import released_masks, synthesise
+from asyndgan.recipe import ImageSection
 from asyndgan.runs import load_recipe
-from common import SITES, arguments, markdown, publish, sites_of, trained
+from common import arguments, markdown, publish, sites_of, trained
 
-OWN = ("image.size=64", "training.hold_out=0.5", "training.checkpoint_every=100")
-STEPS = 200
+SIZES = {"phantoms": 32, "lgg_mri": 64}
+"""Pixels a side."""
+
+STEPS = 300
 DRAWN = 500
 """Masks that are painted, as by `asyndgan train` of so few cases."""
 
@@ -36,9 +40,9 @@ PATIENTS = 20
 """Patients of each phantom site, half of whom are members."""
 
 
-def cases_of(sites: dict[str, Path]) -> dict[str, list[Case]]:
+def cases_of(sites: dict[str, Path], size: int) -> dict[str, list[Case]]:
     """Each site's cases."""
-    image = load_recipe("default", OWN).image
+    image = ImageSection(size=(size, size))
     return {site: DataSet(data).cases(image) for site, data in sites.items()}
 
 
@@ -74,19 +78,22 @@ def rows_of(
 
 def phantoms(out: Path) -> list[list[object]]:
     """Rows of phantoms, after the training of a generator of masks."""
+    size = SIZES["phantoms"]
     own = [replace(site, patients=PATIENTS) for site in DEFAULT_SITES]
     for place, seed in (("phantoms", 0), ("strangers", 9)):
         if not (out / place).exists():
-            write_phantoms(out / place, sites=own, seed=seed)
+            write_phantoms(out / place, size=size, sites=own, seed=seed)
     sites = sites_of(out, "phantoms")
-    recipe = load_recipe("masks", [*OWN, f"training.steps={STEPS}"])
+    recipe = load_recipe(
+        "masks", [f"image.size={size}", f"training.steps={STEPS}", "training.hold_out=0.5"]
+    )
     run = trained(recipe, sites, out / "masks")
-    parts = {site: held_out_by(recipe, cases) for site, cases in cases_of(sites).items()}
+    parts = {site: held_out_by(recipe, cases) for site, cases in cases_of(sites, size).items()}
     members, others = (
         [case for site, groups in parts.items() for case in named(site, groups[side])]
         for side in (0, 1)
     )
-    strangers = cases_of({site: out / "strangers" / site for site in SITES["phantoms"]})
+    strangers = cases_of({site: out / "strangers" / site for site in sites}, size)
     unknown = [case for cases in strangers.values() for case in cases]
     learned = [case.mask for case in synthesise(run, released_masks(run), draws=DRAWN)]
     held = {
@@ -101,7 +108,7 @@ def gliomas(data: Path) -> list[list[object]]:
     """Rows of gliomas, by thirds of each site's patients."""
     parts: list[list[Case]] = [[], [], []]
     random = np.random.default_rng(0)
-    for site, cases in cases_of(sites_of(data, "lgg_mri")).items():
+    for site, cases in cases_of(sites_of(data, "lgg_mri"), SIZES["lgg_mri"]).items():
         names = random.permutation(sorted({case.patient for case in cases})).tolist()
         for case in cases:
             parts[names.index(case.patient) % 3] += named(site, [case])

@@ -194,7 +194,7 @@ def test_the_last_line_says_what_the_release_says(
         assert words in str(raised.value)
     else:
         assert line == "release: permitted"
-        assert check_released(run, "ef", [tmp_path]).startswith("north, south: nearest: no sign")
+        assert check_released(run, "ef", [tmp_path]).startswith("north, south: painting: no sign")
 
 
 def test_a_run_that_started_from_one_of_other_sites_is_not_released(tmp_path: Path) -> None:
