@@ -19,6 +19,7 @@ import asyndgan
 from asyndgan.auditing.audit import Audited, audit
 from asyndgan.auditing.copies import NearCopies, near_copies
 from asyndgan.auditing.distances import least, relative_distances
+from asyndgan.auditing.membership import ATTACKS
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.record import read_audit
 from asyndgan.auditing.run import audit_run, load_for_audit
@@ -86,7 +87,8 @@ def test_a_set_that_is_made_of_members_gives_them_away(parts: Parts, tmp_path: P
     assert "MEMBERS CAN BE TOLD" in attacks["nearest"].verdict
     stored = json.loads((tmp_path / "audit.json").read_text())
     assert stored["generator_sha256"] == run.facts().generator_sha256
-    assert [one["name"] for one in stored["attacks"]] == ["painting", "nearest", "density"]
+    assert [one["name"] for one in stored["attacks"]] == [*ATTACKS]
+    assert attacks["mask"].auc > 0.95
     assert (tmp_path / "nearest.png").stat().st_size > 1000
 
 
@@ -810,6 +812,17 @@ def test_masks_of_members_are_known_again_in_the_set_that_was_painted_from_them(
         assert audit(run, members, others, mirrored, tmp_path).own_masks == every
     of_others = [replace(case, image=0.98 * case.image) for case in others]
     assert audit(run, members, others, of_others, tmp_path).own_masks == 0
+
+
+def test_kept_masks_are_attacked_apart_if_the_set_is_of_others(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    run, members, others, painted = parts
+    found = audit(run, members, others, freely(run, given), tmp_path)
+    assert [one.name for one in found.kept] == ["mask", "picture"]
+    assert read_audit(tmp_path).audit.kept == found.kept
+    assert "kept masks, mask: " in repr(read_audit(tmp_path))
+    assert not audit(run, members, others, painted, tmp_path).kept
 
 
 def test_masks_that_a_run_kept_are_the_members_from_wherever_they_come(

@@ -12,7 +12,7 @@ import pytest
 from asyndgan.auditing.audit import Audit, Compared, decided
 from asyndgan.auditing.copies import NearCopies
 from asyndgan.auditing.groups import Groups
-from asyndgan.auditing.membership import Attack
+from asyndgan.auditing.membership import ATTACKS, Attack
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.record import AuditRecord, check_released, read_audit, release_by
 from asyndgan.auditing.remedies import remedies
@@ -35,7 +35,8 @@ MIXED = replace(ALIKE, others={"north": 16, "": 44})
 BRIGHT = replace(ALIKE, auc=0.7, p_value=0.001)
 APART = NearCopies(0, 0.6, 0.7, 0.4, 60, 60)
 COPIED = replace(APART, found=1, nearest=0.1, p_value=0.001)
-QUIETLY = Audit(ALIKE, [QUIET], None, APART, None, [])
+QUIETLY = Audit(ALIKE, [replace(QUIET, name=name) for name in ATTACKS], None, APART, None, [])
+BY_ITS_MASK = replace(ALARM, name="mask")
 
 
 def run_of(path: Path, *overrides: str, steps: int = 9000) -> RunFolder:
@@ -162,6 +163,10 @@ def test_who_has_no_further_patients_holds_some_out(tmp_path: Path) -> None:
     [
         (QUIETLY, {}, ""),
         (replace(QUIETLY, attacks=[ALARM]), {}, "nearest: MEMBERS CAN BE TOLD"),
+        (replace(QUIETLY, attacks=[BY_ITS_MASK]), {}, "mask: MEMBERS CAN BE TOLD"),
+        (replace(QUIETLY, attacks=[BY_ITS_MASK]), {"source": RELEASED}, "the members' anatomy"),
+        (replace(QUIETLY, kept=[BY_ITS_MASK]), {}, ""),
+        (replace(QUIETLY, attacks=[QUIET]), {}, "lacks the attacks painting, density, mask, pict"),
         (replace(QUIETLY, copies=COPIED), {}, "NEAR COPIES of 1 of 60"),
         (replace(QUIETLY, copies=replace(APART, found=7)), {}, "NEAR COPIES of 7 of 60"),
         (replace(QUIETLY, groups=BRIGHT), {}, "groups not alike"),
@@ -189,7 +194,7 @@ def test_the_last_line_says_what_the_release_says(
         assert words in str(raised.value)
     else:
         assert line == "release: permitted"
-        assert check_released(run, "ef", [tmp_path]).startswith("north, south: nearest: no sign")
+        assert check_released(run, "ef", [tmp_path]).startswith("north, south: painting: no sign")
 
 
 def test_a_run_that_started_from_one_of_other_sites_is_not_released(tmp_path: Path) -> None:

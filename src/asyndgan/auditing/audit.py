@@ -17,10 +17,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import StrictBool
 
-from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Mask
 from asyndgan.auditing.copies import NearCopies, check_once, near_copies
 from asyndgan.auditing.distances import least, painting_gaps, relative_distances
 from asyndgan.auditing.groups import Groups, Sites, compare_groups, in_same_mix, sites_of
+from asyndgan.auditing.masks import mask_scores
 from asyndgan.auditing.membership import ATTACKS, Attack, attack, holm, patient_scores
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.schema import Whole
@@ -86,6 +87,9 @@ class Audit:
         given: whether the others were given, rather than held out by the run.
         own_masks: number of the members' different masks from which the set was painted, as they
             are, mirrored, shifted, or moved as the run kept them.
+        kept: membership attacks on the masks that the run's folder holds, which its coordinator
+            received or gave; empty if there are none, or the set was painted from them. No release
+            depends on it.
     """
 
     groups: Groups
@@ -96,9 +100,11 @@ class Audit:
     uncompared: list[SiteName]
     given: StrictBool = True
     own_masks: Whole = 0
+    kept: list[Attack] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         Compared(self.groups, self.attacks)  # raises if they contradict each other
+        Compared(self.groups, self.kept)
         if self.copies.members != sum(self.every.groups.members.values()):
             raise ValueError("copies of other members than those of the groups")
 
@@ -164,8 +170,19 @@ def audit(
     check_once(real)
     work.begin("attack: who took part, and at which site?")
     gaps = painting_gaps(run, real, work)
+    kept = _kept_masks(run)
+    shown = shapes_of(case.mask for case in synthetic)
+    further = [] if shapes_of(kept) <= shown else kept
     scores = patient_scores(run, real, synthetic, gaps)
-    compared, whole = compare(scores, members, others, run.facts().sites, audited.folders)
+    by_kept: Scores = {}
+    if run.recipe().condition.kind == "mask":
+        by_masks, by_kept = mask_scores(members, others, [case.mask for case in synthetic], further)
+        scores |= by_masks
+
+    def told(scores: Scores) -> tuple[Compared, Compared | None]:
+        return compare(scores, members, others, run.facts().sites, audited.folders)
+
+    compared, whole = told(scores)
     work.begin("attack: are there copies of patients?")
     apart = relative_distances(real, synthetic)
     of_members, of_others = apart[: len(members)], apart[len(members) :]
@@ -181,7 +198,8 @@ def audit(
         guess_sites(run, real, gaps),
         sorted(set(run.facts().sites) - set(audited_sites(members))) if given else [],
         given,
-        len(_shapes_of_members(run, members) & shapes_of(case.mask for case in synthetic)),
+        len(_shapes_of_members(run, members, kept) & shown),
+        told(by_kept)[0].attacks if further else [],
     )  # fmt: skip
     tables = _tables(run, members, found, audited, trial)
     near = of_members.min(dim=1)
@@ -192,10 +210,16 @@ def audit(
     return found
 
 
-def _shapes_of_members(run: RunFolder, members: Sequence[Case]) -> set[str]:
+def _kept_masks(run: RunFolder) -> list[Mask]:
+    """Masks in the run's folder: such as sites released, or such as it was given."""
+    paints = run.recipe().condition.kind == "mask"
+    return [mask for _, mask in released_masks(run)] if paints and run.masks.is_dir() else []
+
+
+def _shapes_of_members(run: RunFolder, members: Sequence[Case], kept: Sequence[Mask]) -> set[str]:
     """Of their masks, as the audited data has them and as the run kept them, which are moved."""
-    kept = released_masks(run) if run.recipe().sends_own_masks and run.masks.is_dir() else []
-    return shapes_of(chain((case.mask for case in members), (mask for _, mask in kept)))
+    own = kept if run.recipe().sends_own_masks else ()
+    return shapes_of(chain((case.mask for case in members), own))
 
 
 def compare(
@@ -267,6 +291,7 @@ def _tables(
         "confirmed": {site: site in audited.confirmed for site in audited_sites(members)},
         "uncompared": found.uncompared,
         **_told(Compared(found.groups, found.attacks), trial),
+        "kept": _told(Compared(found.groups, found.kept), trial)["attacks"],
         "whole": found.whole and _told(found.whole, trial),
         "copies": {**asdict(found.copies), "verdict": decided(found.copies.verdict, trial)},
         "sites": found.sites and {**asdict(found.sites), "verdict": found.sites.verdict},

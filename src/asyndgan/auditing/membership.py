@@ -37,8 +37,11 @@ SURE: Final = 0.7
 membership signal proves nothing."""
 
 
-ATTACKS: Final = ("painting", "nearest", "density")
-"""Names of the attacks on a generator of images."""
+BY_MASK: Final = ("mask", "picture")
+"""Names of the attacks on masks (`auditing.masks`)."""
+
+ATTACKS: Final = ("painting", "nearest", "density", *BY_MASK)
+"""Names of the attacks on a generator of images and the masks that it paints from."""
 
 
 @final
@@ -51,8 +54,9 @@ class Attack:
 
     Attributes:
         name: `painting` (similarity of a patient's image to what the generator paints from the
-            patient's own mask), `nearest` (similarity to the nearest synthetic image) or `density`
-            (how many synthetic images are near).
+            patient's own mask), `nearest` (similarity to the nearest synthetic image), `density`
+            (how many synthetic images are near), `mask` (overlap of the patient's mask with the
+            nearest mask of the set) or `picture` (the same of a mask that is found in the image).
         auc: area under the ROC curve over patients.
         low: lower end of its 95 % bootstrap interval over patients.
         high: upper end.

@@ -9,6 +9,7 @@ from typing import Annotated, Final, final
 from pydantic import Field, StrictBool, TypeAdapter
 
 from asyndgan.auditing.audit import AUDIT_FILE, Audit, decided
+from asyndgan.auditing.membership import ATTACKS, BY_MASK
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.release import began_elsewhere, first_refusal, said_by, unconfirmed
 from asyndgan.auditing.remedies import remedies
@@ -63,6 +64,7 @@ class AuditRecord:
     def __repr__(self) -> str:
         found = [("groups", self.audit.groups.verdict)]
         found += [(one.name, self.decided(one.verdict)) for one in self.audit.attacks]
+        found += [(f"kept masks, {one.name}", self.decided(one.verdict)) for one in self.audit.kept]
         found += [("copies", self.decided(self.audit.copies.verdict))]
         found += [("pixels", one.verdict) for one in self.pixels]
         found += [("site", self.audit.sites.verdict)] if self.audit.sites else []
@@ -170,7 +172,7 @@ def check_released(
                 f"{name} is of a set in which other labels were faded; audit with the same --fade"
             )
         reason = reason or unconfirmed(record.confirmed, name)
-        if not reason and (reason := _objection(record)):
+        if not reason and (reason := _objection(run, record)):
             reason = ". ".join([reason, *remedies(run, record.audit)]).rstrip(".")
         if reason:
             raise RunError(f"{run.path} may not be released: {reason}.")
@@ -197,7 +199,7 @@ def release_by(run: RunFolder, record: AuditRecord, beside: Sequence[AuditRecord
 def _refusal(run: RunFolder, record: AuditRecord, name: str) -> str:
     """Why an audit of this name permits no release of what it covers; empty if it does."""
     unfit = _unfit(run, record, name) or unconfirmed(record.confirmed, name)
-    return unfit or said_by(name, _objection(record))
+    return unfit or said_by(name, _objection(run, record))
 
 
 def _unfit(run: RunFolder, record: AuditRecord, name: str) -> str:
@@ -223,19 +225,35 @@ def _unfit(run: RunFolder, record: AuditRecord, name: str) -> str:
     return ""
 
 
-def _objection(record: AuditRecord) -> str:
+def _objection(run: RunFolder, record: AuditRecord) -> str:
     """The first finding for which a set may not be released; empty if there is none."""
     found, copies = record.audit, record.audit.copies
     whole = found.whole.attacks if found.whole else []
+    # Of masks that are the members' own, `owned` says what to do.
+    told = BY_MASK if record.of_members else ()
     objections = [
         *([] if copies.passes else [record.decided(copies.verdict)]),
-        *(one.objection(record.decided) for one in found.attacks),
+        *(one.objection(record.decided) for one in found.attacks if one.name not in told),
         # Leaving patients out to make the groups alike must not permit what all of them forbid.
-        *(replace(one, explained=False).objection(record.decided) for one in whole),
+        *(
+            replace(one, explained=False).objection(record.decided)
+            for one in whole
+            if one.name not in told
+        ),
         *([] if found.groups.alike else [f"groups {found.groups.verdict}"]),
         record.owned,
+        _untried(run, record),
     ]
     return next((text for text in objections if text), "")
+
+
+def _untried(run: RunFolder, record: AuditRecord) -> str:
+    """Which attacks an audit of another version did not try; empty if none."""
+    tried = {one.name for one in record.audit.attacks}
+    paints = run.recipe().condition.kind == "mask"
+    lacking = [name for name in ATTACKS if name not in tried and (paints or name not in BY_MASK)]
+    names = ", ".join(lacking)
+    return names and f"it lacks the attacks {names}, which this version tries; audit anew"
 
 
 def _findings(record: AuditRecord) -> str:

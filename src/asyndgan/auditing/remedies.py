@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from asyndgan.auditing.audit import Audit
 from asyndgan.auditing.groups import Groups
+from asyndgan.auditing.membership import BY_MASK
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import steps_short_of
 from asyndgan.texts import counted
@@ -33,12 +34,15 @@ def remedies(run: RunFolder, found: Audit) -> list[str]:
             f"Audit with more patients than these {counted(members, 'member')} and "
             f"{counted(others, 'other')}{least}."
         )
-    if found.own_masks:
+    told = [one for one in attacks if one.alarms]
+    if found.own_masks or any(one.name in BY_MASK for one in told):
+        theirs = "by their own masks" if found.own_masks else "by masks that resemble theirs"
         advice.append(
             "Audit with --masks OTHER, a folder of masks of nobody who took part: this set shows "
-            "the members' anatomy by their own masks, so it cannot be released."
+            f"the members' anatomy {theirs}, so it cannot be released."
         )
-    if not trial and (not found.copies.passes or any(one.alarms for one in attacks)):
+    by_image = [one for one in told if one.name not in BY_MASK]
+    if not trial and (not found.copies.passes or by_image):
         alarm = "If the alarm stays, release" if advice else "Release"
         advice.append(
             f"{alarm} nothing of this run: train {', or '.join(_trainings(run))}; then audit that "

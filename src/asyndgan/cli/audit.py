@@ -125,6 +125,8 @@ def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> No
     console.say(f"groups: {found.groups.verdict}")
     for attack in found.attacks:
         console.say(f"{attack.name}: {record.decided(attack.verdict)}")
+    for attack in found.kept:
+        console.say(f"kept masks, {attack.name}: {record.decided(attack.verdict)}")
     for name in sorted(name for name, known in record.confirmed.items() if not known):
         console.say(
             f"members: NOT CONFIRMED that the run was trained on these patients of {name}, so no "

@@ -10,7 +10,7 @@ import numpy as np
 from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
 from asyndgan.data.splits import OPEN
-from asyndgan.errors import MissingPackageError, RunError
+from asyndgan.errors import RunError
 from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.painting.records import generate_records, read_synthetic
@@ -303,14 +303,12 @@ def predicted(
     model: str, records: "pd.DataFrame", judged: "pd.DataFrame", schema: Schema, seed: int = 0
 ) -> Array:
     """Probability of the positive class for each judged record, by a model trained on records."""
-    try:
-        from sklearn.ensemble import HistGradientBoostingClassifier
-        from sklearn.impute import SimpleImputer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError as error:
-        raise MissingPackageError("judgements of records", "scikit-learn", "tables") from error
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     truth = (records[schema.target] == schema.positive_class).to_numpy()
     if truth.all() or not truth.any():
         return np.full(len(judged), float(truth.mean()))

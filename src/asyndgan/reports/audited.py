@@ -24,6 +24,9 @@ _QUESTIONS: Final = {
     "patient's mask comes to the patient's image",
     "nearest": "Was this patient in the run? By how near the nearest synthetic image is",
     "density": "Was this patient in the run? By how many synthetic images are near",
+    "mask": "Was this patient in the run? By how near a mask of {held} comes to the patient's mask",
+    "picture": "Was this patient in the run? By how near a mask of {held} comes to the mask that "
+    "is found in the patient's image",
 }
 
 
@@ -210,9 +213,11 @@ def _doubts(record: AuditRecord, run: RunFolder) -> Iterator[str]:
 
 
 def _attempts(record: AuditRecord) -> Iterator[Attempt]:
-    for attack in record.audit.attacks:
+    found = record.audit
+    every = [(attack, "the set") for attack in found.attacks]
+    for attack, held in [*every, *((attack, "the run's folder") for attack in found.kept)]:
         yield Attempt(
-            question=_QUESTIONS.get(attack.name, attack.name),
+            question=_QUESTIONS.get(attack.name, attack.name).format(held=held),
             answer=sentence(record.decided(attack.verdict)),
             learned=attack.alarms and not record.trial,
             undecided=not attack.passes and (bool(record.trial) or not attack.alarms),
