@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -33,7 +34,7 @@ from asyndgan.dicom.series import read_archive
 from asyndgan.errors import AsyndganError
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from archives import rtstruct, save, seg, series
+from archives import rtstruct, save, seg, series  # type: ignore[import-not-found]  # of the tests
 
 MOST_S = 10.0
 MOST_BYTES = 2**30
@@ -66,7 +67,7 @@ def seeds(folder: Path) -> list[list[Path]]:
         for image in packed:
             image.compress(syntax, generate_instance_uid=False)
         made.append(save(folder / syntax.name, *packed))
-    frames = {
+    frames: dict[str, tuple[Any, Any, str, dict[str, Any]]] = {
         "jpeg": (JPEGBaseline8Bit, octets, "JPEG", {"progressive": True}),
         "j2k": (JPEG2000Lossless, values.astype(np.uint16), "JPEG2000", {
             "no_jp2": True, "irreversible": False, "precinct_size": (32, 32)}),

@@ -1,6 +1,6 @@
 """Membership inference by masks: who holds masks tells whose they are.
 
-    python -m lab.experiments.mask_attacks --data DATA --out OUT [--document docs/results/membership.md]
+    python -m lab.experiments.mask_attacks --data DATA --out OUT [--document FILE]
 
 The attacks `mask` and `picture` of an audit, on three sets of masks: the members'
 own, moved as a site moves them; masks that a generator learned from the members; and masks of
@@ -9,7 +9,7 @@ sites, at 32 pixels; gliomas are split into thirds, at 64 pixels, and no generat
 masks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def moved_once(cases: Sequence[Case]) -> list[Mask]:
 
 
 def rows_of(
-    name: str, members: Sequence[Case], others: Sequence[Case], held: dict[str, Sequence[Mask]]
+    name: str, members: Sequence[Case], others: Sequence[Case], held: Mapping[str, Sequence[Mask]]
 ) -> list[list[object]]:
     """A row for each set of masks and attack."""
     rows: list[list[object]] = []
