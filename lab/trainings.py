@@ -25,9 +25,9 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.judging.bench import OnProgress, write_whole
 from asyndgan.judging.fedavg import LOCAL_STEPS
-from asyndgan.painting.learned import learned_masks, learns_masks
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.runs.learned import learned_masks, learns_masks
 from asyndgan.runs.train import train
 from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import GENERATOR_VERSION

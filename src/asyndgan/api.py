@@ -34,7 +34,6 @@ from asyndgan.judging.table import Evaluation
 from asyndgan.models import check_parts
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.fading import fading_of
-from asyndgan.painting.learned import learned_masks, learns_masks
 from asyndgan.painting.looks import check_look
 from asyndgan.painting.records import generate_records
 from asyndgan.painting.sets import watched, write_standard
@@ -44,6 +43,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.recipe.faults import shown
 from asyndgan.recipe.recipe import dotted
 from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.learned import learned_masks, learns_masks
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import Watch
 from asyndgan.runs.train import train as train_run

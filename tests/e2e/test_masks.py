@@ -21,13 +21,12 @@ from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.writing import write_dataset
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
-from asyndgan.painting import learned
 from asyndgan.painting.sets import synthetic_of_run
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.privacy import Policy, Released
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
-from asyndgan.runs import Progress, RunFolder, load_recipe
+from asyndgan.runs import Progress, RunFolder, learned, load_recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.order import Order
 from asyndgan.runs.sites import RunSites
@@ -306,7 +305,7 @@ def test_a_run_that_was_interrupted_while_masks_were_learned_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(learned, "synthesise", stopped)
+        patch.setattr(learned, "painted_masks", stopped)
         assert learning(recipe, phantoms, out).returncode
     with monkeypatch.context() as patch:
         patch.setattr(MaskBank, "keep", killed)
@@ -440,8 +439,6 @@ def test_an_order_remembers_the_folder_of_given_masks(
         federation_here(tmp_path / "f", tmp_path / "north"),
         tiny(*GIVEN),
     )
-    with pytest.raises(RunError, match="no folder of masks was given"):
-        Order.submit(federation, "first", recipe, ())
     with pytest.raises(RunError, match=r"masks\.source 'own'"):
         Order.submit(federation, "first", tiny("image.size=32"), (), masks=given)
     order = Order.submit(federation, "first", recipe, (), masks=given)
@@ -449,6 +446,21 @@ def test_an_order_remembers_the_folder_of_given_masks(
     assert Order.submit(federation, "first", recipe, ()).wanted() == order.wanted()
     with pytest.raises(RunError, match="does not paint from"):
         Order.submit(federation, "first", recipe, (), masks=tmp_path)
+
+
+def test_an_order_without_a_folder_has_masks_learned_first_and_waits_for_them(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    federation = federation_here(tmp_path / "f", tmp_path / "north")
+    order = Order.submit(federation, "images", tiny(*GIVEN), ())
+    first = order.first
+    assert first and [one.name for one in Order.all(federation)] == ["images-masks", "images"]
+    assert first.folder.recipe() == learned.recipe_of_masks(tiny(*GIVEN)) and not first.first
+    first.stop()
+    with pytest.raises(RunError, match=r"images-masks, which is stopped\. Submit run images"):
+        order.train()
+    Order.submit(federation, "images", tiny(*GIVEN), ())
+    assert first.state() == "ordered"
 
 
 def test_given_masks_reach_sites_in_processes_of_their_own(

@@ -112,8 +112,10 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         recipe = tiny("image.size=32", *given, "training.move=true")
         (tmp_path / "recipe.toml").write_text(recipe.to_toml())
         submit = ("federation", "submit", federation.path, tmp_path / "recipe.toml")
-        submit += ("--masks", next(iter(phantoms.values())))
         said = answered_at_a_terminal("Shall the run begin so?", "y", *submit, "--run", "one")
+        assert "60%" in said and "Run one-masks begins." in said, said
+        confirm = ("federation", "confirm", federation.path, "--run", "one")
+        said = answered_at_a_terminal("Shall the run begin so?", "y", *confirm)
         assert "60%" in said and "Run one begins." in said, said
         order = Order.named(federation, "one")
         until(lambda: order.state() in ("finished", "failed"), 180)

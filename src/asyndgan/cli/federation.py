@@ -257,7 +257,8 @@ def submit(
         --site NAME: The run begins only when this site is there. By default all sites with a kit.
         --yes: Confirm in advance, whatever the sites declare in their cards.
         --masks FOLDER: Data set of public or generated masks, on this machine, to paint from
-            instead of the patients' masks. Needs masks.source=given.
+            instead of the patients' masks. Needs masks.source=given. By default the sites teach a
+            generator of masks first, in run NAME-masks.
     """
     kits = flare_part("kits")
     from asyndgan.runs.order import Order
@@ -269,8 +270,11 @@ def submit(
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
     tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks, study=study)
     tell_undecided(Terminal(), resolved, None, study=study)
-    if not yes and not order.begun():
-        _have_confirmed(order, ask=sys.stdin.isatty())
+    if order.first and not order.begun():
+        Terminal().say(f"Before it, run {order.first.name}: the sites teach a generator of masks.")
+    for one in (order.first, order):
+        if one and not yes and not one.begun():
+            _have_confirmed(one, ask=sys.stdin.isatty() and (one is not order or not order.first))
 
 
 @federation.command()

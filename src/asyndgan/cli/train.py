@@ -91,7 +91,7 @@ def train(
         --threads N: CPU threads of the coordinator. By default as many as are fastest.
     """
     from asyndgan.data.dataset import DataSet, told
-    from asyndgan.painting.learned import learned_masks, learns_masks
+    from asyndgan.runs.learned import learned_masks, learns_masks
     from asyndgan.runs.planned import plan_for, within
     from asyndgan.runs.train import train as train_run
     from asyndgan.tables.schema import refuse_for_images

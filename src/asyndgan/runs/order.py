@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # They import torch, for which whoever asks how a run stands need not wait.
 checks: Any = Late("asyndgan.runs.checks")
+learning: Any = Late("asyndgan.runs.learned")
 starting: Any = Late("asyndgan.runs.start")
 trainer: Any = Late("asyndgan.runs.train")
 
@@ -90,8 +91,8 @@ class Order:
             sites: sites that must be connected before it begins; empty: all that have kits.
             yes: confirm any cards in advance, within what the recipe allows.
             start: finished run on this machine whose generator the run begins with.
-            masks: folder on this machine of masks to paint from, exactly if the recipe has
-                `masks.source` "given".
+            masks: folder on this machine of masks to paint from, if the recipe has
+                `masks.source` "given"; None: a run that learns them is ordered first.
 
         Raises:
             RunError: the name is not valid, a site or one of the recipe's timeline has no kit,
@@ -122,6 +123,8 @@ class Order:
             if masks and str(masks.resolve()) != wanted.get("masks"):
                 raise RunError(f"run {name} does not paint from {masks}; choose another name.")
             order._check_due()
+            if (first := order.first) and first.state() != "finished":
+                cls.submit(federation, first.name, first.folder.recipe(), sites, yes=yes)
             if sites:
                 order._write_wanted(wanted | {"sites": sorted(sites)})
             for file in (order._stop_file, order._failed_file, order._trouble_file):
@@ -131,13 +134,20 @@ class Order:
             return order
         checks.check_attended(recipe, federation.sites)
         checks.check_all_come(recipe, federation.sites)
-        wanted = {"sites": sorted(sites or federation.sites), "ordered": time.time()}
+        wanted = {"sites": sorted(sites or federation.sites)}
         if start:
             starting.Start.of(RunFolder(start), recipe, federation.sites)
             wanted["start"] = str(start.resolve())
-        checks.given_masks(recipe, masks)
+        if masks or recipe.masks.source != "given":
+            checks.given_masks(recipe, masks)
+        else:
+            teaches = learning.recipe_of_masks(recipe)
+            wanted["first"] = cls.submit(
+                federation, name + learning.SUFFIX, teaches, sites, yes=yes
+            ).name
         if masks:
             wanted["masks"] = str(masks.resolve())
+        wanted["ordered"] = time.time()
         RunFolder.create(order.folder.path, recipe)
         if yes:
             order.confirm(ANYTHING)
@@ -205,6 +215,12 @@ class Order:
     def waiting(self) -> str:
         """Names of the sites that it waits for before it starts or resumes; may be empty."""
         return _said(self._waiting_file)
+
+    @property
+    def first(self) -> "Order | None":
+        """The run that learns the masks of this one, if any; it is trained before."""
+        name = self.wanted().get("first")
+        return Order(self.federation, name) if name else None
 
     def stop(self) -> None:
         """Requests that the run stops after its current step, with a checkpoint."""
@@ -285,7 +301,12 @@ class Order:
             BusyError: another process trains this run.
             RunError, CohortError, NotFiniteError: the run cannot go on by itself.
         """
-        recipe = self.folder.recipe()
+        recipe, first = self.folder.recipe(), self.first
+        if first and first.state() != "finished":
+            raise RunError(
+                f"it paints from the masks of run {first.name}, which is {first.state()}. Submit "
+                f"run {self.name} again: both go on."
+            )
         with self.folder.held():  # first of all: another process may train this run
             self._proposal_file.unlink(missing_ok=True)  # of a process that was killed
             transport = transport_to(self.federation, recipe, self.name)
@@ -299,6 +320,7 @@ class Order:
                 self._check_due()
                 begun, wanted = self.begun(), self.wanted()
                 start, masks = (wanted.get(key) for key in ("start", "masks"))
+                masks = learning.painted_masks(first.folder) if first else masks
                 train_over(
                     self.folder,
                     transport,

@@ -7,15 +7,17 @@ from typing import Any, Final
 
 import torch
 
+from asyndgan.data import derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import PolicyError, RunError
-from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.checks import check_late_sites, check_policies, check_same_run, check_sites
+from asyndgan.runs.folder import RunFolder
+from asyndgan.runs.recipes import load_recipe
 from asyndgan.runs.train import train
+from asyndgan.training.scope import generator_inputs
 
 FEWEST: Final = 500
 MOST: Final = 4000
@@ -35,6 +37,9 @@ WHOLE: Final = ("shares", "quorum", "privacy", "integrity")
 
 PAINTED: Final = "painted"
 """Folder of the masks, in the run that learned to paint them."""
+
+BATCH: Final = 50
+"""Masks that are painted at a time."""
 
 
 def learns_masks(recipe: Recipe, masks: Path | None, out: Path, *, resume: bool) -> bool:
@@ -95,7 +100,7 @@ def learned_masks(
     if not resume or not RunFolder(out).recipe_file.exists():
         RunFolder.create(out, recipe)
     place = out.resolve().with_name(out.resolve().name + SUFFIX)
-    run, painted = RunFolder(place), place / PAINTED
+    run = RunFolder(place)
     begun = run.facts_file.exists()
     if begun:
         try:
@@ -116,21 +121,42 @@ def learned_masks(
                 f"{error} The recipe 'masks' comes first, since no folder of masks was named; "
                 "--masks FOLDER does without it."
             ) from error
-    if not painted.exists():
-        with written_whole(painted) as half:
-            _paint(run, half)
-    return painted
+    return painted_masks(run)
 
 
-def _paint(run: RunFolder, folder: Path) -> None:
-    """Writes masks for each site that taught the run, in its look, by its number of cases."""
-    facts, bank = run.facts(), MaskBank(folder)
-    bank.describe(facts.scope)
+@torch.no_grad()
+def painted_masks(run: RunFolder) -> Path:
+    """The masks that a finished run of masks paints, as a data set; painted once.
+
+    Each site gets masks in its look and of its labels, in proportion to its cases.
+
+    Raises:
+        RunError: the run has not finished, or its files were changed.
+    """
+    folder = run.path / PAINTED
+    if folder.exists():
+        return folder
+    recipe, facts, generator = run.recipe(), run.facts(), run.generator()
+    scope = facts.scope
+    numbers = {name: number for number, name in scope.labels.items()}
+    channels = torch.tensor([numbers[name] for name in scope.modalities])
     cases = {site: about["cases"] for site, about in facts.teachers.items()}
     more = min(max(sum(cases.values()), FEWEST), MOST) / sum(cases.values())
-    for number, (site, count) in enumerate(cases.items()):
-        looks = [site] if run.recipe().generator.style else []
-        painted = synthesise(
-            run, released_masks(run), draws=math.ceil(more * count), seed=number, looks=looks
-        )
-        bank.keep(site, torch.stack([case.mask for case in painted]))
+    with written_whole(folder) as half:
+        bank = MaskBank(half)
+        bank.describe(scope)
+        for site, count in cases.items():
+            random = torch.Generator().manual_seed(
+                derived_seed(recipe.training.seed, PAINTED, site)
+            )
+            held = facts.teachers[site].get("modalities", scope.modalities)
+            absent = [place for place, name in enumerate(scope.modalities) if name not in held]
+            left = math.ceil(more * count)
+            while left > 0:
+                looks = [facts.look_of(site)] * min(left, BATCH)
+                nothing = torch.zeros(len(looks), *scope.space, dtype=torch.int64)
+                likely = generator(*generator_inputs(recipe, scope, nothing, looks, random))
+                likely[:, absent] = -torch.inf
+                bank.keep(site, channels[likely.argmax(1)])
+                left -= len(looks)
+    return folder
