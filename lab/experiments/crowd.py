@@ -8,9 +8,9 @@ TLS without a certificate; with CERTIFICATE and KEY, some show that one and are 
 is written when all were opened.
 """
 
+import argparse
 import asyncio
 import ssl
-import sys
 from contextlib import suppress
 from itertools import cycle
 
@@ -58,7 +58,11 @@ async def stranger(kind: str, port: int, certificate: list[str], opened: asyncio
 
 async def main() -> None:
     """Keeps all connections open."""
-    port, number, certificate = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("port", type=int)
+    asked.add_argument("number", type=int)
+    asked.add_argument("certificate", nargs="*")
+    port, number, certificate = vars(asked.parse_args()).values()
     kinds = cycle([*KINDS, *([WITH] if certificate else [])])
     opened = [asyncio.Event() for _ in range(number)]
     crowd = [

@@ -26,7 +26,7 @@ the test and of the interval.
 
 With `--runs`, the same attacks try finished trainings on one set, as `python -m lab` leaves
 them in OUT/runs. They held the same patients out, or (a suite with `folds`) everybody once. At most
-four cases of a patient are attacked.
+four cases of a patient are attacked. Of a run that learned masks, the site is asked about masks.
 """
 
 import argparse
@@ -45,6 +45,7 @@ from asyndgan.auditing.membership import patient_scores
 from asyndgan.auditing.reconstruction import asked_again
 from asyndgan.data import Batch, Case
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup
 from asyndgan.judging.metrics import area_under_curve
@@ -162,21 +163,26 @@ def attacked(
     run: RunFolder, sites: dict[str, Path], questions: int, most: int | None = None
 ) -> dict[str, object]:
     """Scores of members and others by attack, of at most so many cases of a patient."""
-    facts = run.facts()
+    facts, learns_masks = run.facts(), run.recipe().image.source == "masks"
     opened = {name: DataSet(folder) for name, folder in sites.items()}
-    real, others = load_real(
-        opened, None, run.recipe(), modalities=facts.scope.modalities, labels=facts.labels
-    )
-    members = [
-        replace(case, patient=f"{site}/{case.patient}")  # named like the held-out patients
-        for site, cases in real.items()
-        for case in cases
-    ]
+    if learns_masks:
+        members, others = masks_of_patients(run.recipe(), opened)
+    else:
+        real, others = load_real(
+            opened, None, run.recipe(), modalities=facts.scope.modalities, labels=facts.labels
+        )
+        members = [
+            replace(case, patient=f"{site}/{case.patient}")  # named like the held-out patients
+            for site, cases in real.items()
+            for case in cases
+        ]
     if most is not None:
         members, others = few_of(members, most), few_of(others, most)
     everybody = [*members, *others]
-    painted = list(painting_of(run, masks_of({"both": everybody}), moved=1))
-    scores = patient_scores(run, everybody, painted)
+    scores: dict[str, dict[str, float]] = {}
+    if not learns_masks:
+        painted = list(painting_of(run, masks_of({"both": everybody}), moved=1))
+        scores = patient_scores(run, everybody, painted)
     for site, data in sites.items():
         own = [case for case in everybody if case.patient.startswith(f"{site}/")]
         found = by_asking(run, site, data, own, questions)
@@ -184,6 +190,16 @@ def attacked(
         for name, of_cases in found.items():
             scores.setdefault(name, {}).update(ranks(own, of_cases))
     return {"members": sorted({case.patient for case in members}), "scores": scores}
+
+
+def masks_of_patients(recipe: Recipe, opened: dict[str, DataSet]) -> tuple[list[Case], list[Case]]:
+    """Masks as images of members and of held-out patients, whose names begin with the site's."""
+    groups: tuple[list[Case], list[Case]] = ([], [])
+    for site, data in opened.items():
+        cases = masks_as_images(data.cases(recipe.image), data.info.labels)
+        for group, found in zip(groups, held_out_by(recipe, cases), strict=True):
+            group += [replace(case, patient=f"{site}/{case.patient}") for case in found]
+    return groups
 
 
 def few_of(cases: list[Case], most: int) -> list[Case]:
@@ -422,7 +438,7 @@ def attack_finished(asked: argparse.Namespace, part: str) -> None:
             )
         )  # fmt: skip
     groups = [set(split["members"]) for split in splits]
-    patients = set(splits[0]["scores"]["painting"])
+    patients = set(next(iter(splits[0]["scores"].values())))
     if any(own != groups[0] for own in groups) and (
         set.intersection(*groups) or set.union(*groups) != patients
     ):

@@ -278,13 +278,26 @@ def test_a_request_gets_the_rights_of_a_site_whatever_it_asks_for(
 def test_no_two_sites_have_a_name_or_a_key_in_common(
     place: Federation, made: Path, tmp_path: Path, key: Any
 ) -> None:
-    for name in ("north", "NORTH", "localhost"):
-        with pytest.raises(RunError, match=f"the name {name} is taken .* 'asyndgan federation rem"):
+    for name, said in (
+        ("north", "name north is taken .* federation remove .* north'"),
+        ("NORTH", "name north is taken .* federation remove .* north'"),
+        ("localhost", r"name localhost is taken .* two apart\. Have the site take another"),
+    ):
+        with pytest.raises(RunError, match=said):
             add_site(place, read_request(request_of(tmp_path, key, name)))
     twin = request_of(tmp_path, key_of(made / "north"), "west")
     with pytest.raises(RunError, match=r"is that of site north\. west has to make another"):
         add_site(place, read_request(twin))
     assert Federation.of(place.path) == place and not place.kit("west").exists()
+
+
+def test_a_kit_that_was_moved_away_is_made_again_or_its_site_removed(place: Federation) -> None:
+    for site in place.sites:
+        place.kit(site).unlink()
+    renew(place)
+    assert place.kit("north").exists()
+    place.kit("south").unlink()
+    assert remove_site(place, "south").sites == ("north",)
 
 
 def test_a_removed_key_is_not_added_again_and_a_new_key_of_the_site_is(

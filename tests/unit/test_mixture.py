@@ -56,7 +56,7 @@ def test_the_picture_of_the_second_table_shows_its_ratios_and_their_intervals(
 ) -> None:
     shown: dict[str, Any] = {}
     monkeypatch.setattr(
-        mixture, "plot_ratios", lambda found, sites, most: shown.update(found, sites=sites)
+        mixture, "plot_ratios", lambda found, sites, most: shown.update(found, sites=sites) or b""
     )
     row = ["16", "0.05", "0.05", "1.15", "1.00 to 1.37", "0.07", "1.48", "1.24 to 1.84"]
     mixture.picture_of([row])

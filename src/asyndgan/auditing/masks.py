@@ -105,15 +105,17 @@ def overlaps(masks: Sequence[Mask], held: Sequence[Mask]) -> Tensor:
 
     Of a mask as it is, mirrored, turned and scaled the best one counts, wherever it lies.
     """
-    highest = max((int(mask.max()) for mask in (*masks, *held)), default=0)
-    if not highest:
+    labels = sorted({int(label) for mask in (*masks, *held) for label in mask.unique()} - {0})
+    if not labels:
         return torch.zeros(len(masks), len(held))
-    (still,) = _placed(torch.stack([*held]), highest, [(0.0, 1.0, 1.0)])
+    as_they_are = [(0.0, 1.0, 1.0)]
+    chunks = torch.stack([*held]).split(CHUNK)
+    still = torch.cat([next(_placed(chunk, labels, as_they_are)) for chunk in chunks], dim=1)
     areas = still.sum(2)[:, None]
     best: list[Tensor] = []
     for chunk in torch.stack([*masks]).split(CHUNK):
         most = torch.zeros(len(chunk), len(held))
-        for each in _placed(chunk, highest, product(ANGLES, ZOOMS, FLIPS)):
+        for each in _placed(chunk, labels, product(ANGLES, ZOOMS, FLIPS)):
             all_of = each.sum(2)[:, :, None] + areas
             dice = 2 * each @ still.mT / all_of.clamp(min=1e-6)
             most = torch.maximum(most, dice.sum(0) / (all_of > 0).sum(0).clamp(min=1))
@@ -122,11 +124,11 @@ def overlaps(masks: Sequence[Mask], held: Sequence[Mask]) -> Tensor:
 
 
 def _placed(
-    masks: Tensor, highest: int, ways: Iterable[tuple[float, float, float]]
+    masks: Tensor, labels: Sequence[int], ways: Iterable[tuple[float, float, float]]
 ) -> Iterator[Tensor]:
     """Labels of masks (n, H, W), moved to the middle: (label, n, pixel) for each way."""
     count, rows, columns = masks.shape
-    parts = F.one_hot(masks.long(), highest + 1).movedim(-1, 1)[:, 1:].float()
+    parts = (masks[:, None] == torch.tensor(labels)[:, None, None]).float()
     parts = F.interpolate(parts, size=(2 * SIDE, 2 * SIDE), mode="area")
     place = (torch.arange(2 * SIDE) + 0.5) / SIDE - 1
     whole = parts.sum(1)
@@ -137,7 +139,7 @@ def _placed(
         cos, sin = zoom * math.cos(math.radians(angle)), zoom * math.sin(math.radians(angle))
         matrix = torch.tensor([[cos * flip, -sin * ratio], [sin / ratio * flip, cos]])
         where = torch.cat([matrix.expand(count, 2, 2), middle[:, :, None]], 2)
-        grid = F.affine_grid(where, [count, highest, SIDE, SIDE], align_corners=False)
+        grid = F.affine_grid(where, [count, len(labels), SIDE, SIDE], align_corners=False)
         yield (
             F.grid_sample(parts, grid, align_corners=False).flatten(2).transpose(0, 1).contiguous()
         )

@@ -110,7 +110,8 @@ def add(
     for line in (
         f"1. Send the site its kit, which holds no secret: {made.kit(asked.name)}",
         f"2. Read out to its administrator the federation's safety number: {made.safety_number}",
-        f"3. There: asyndgan site init {asked.name} {asked.name}.json    asks for the data",
+        f"3. There: asyndgan site init {asked.name} {asked.name}.json    asks for the data; "
+        "'renew' in place of 'init' if it had a kit before",
         f"     asyndgan site check {asked.name}",
         f"     asyndgan site start {asked.name}",
     ):

@@ -74,10 +74,12 @@ def request(
     flare_part("kits").plain(kit)
     path = flare_part("member").make_request(kit)
     number = flare_part("authority").read_request(path).safety_number
+    then = "renew" if (kit / flare_part("service").SITE_FILE).exists() else "init"
+    call = f"asyndgan site {then} {quote(str(kit))} {path.stem}.json"
     for line in (
         f"1. Send this file to the coordinator's administrator; it holds no secret: {path}",
         f"2. By telephone, read out its safety number: {number}",
-        f"3. With the kit that is sent back: asyndgan site init {quote(str(kit))} {path.stem}.json",
+        f"3. With the kit that is sent back: {call}",
     ):
         Terminal().say(line)
 

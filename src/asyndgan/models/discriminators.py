@@ -267,6 +267,7 @@ def merged(levels: Sequence[Tensor], lateral: nn.ModuleList, merge: nn.ModuleLis
     return found
 
 
+@final
 class DCGANDiscriminator(nn.Module):
     """Judges an image as a whole, after DCGAN (Radford et al. 2016): for small images.
 
@@ -317,7 +318,7 @@ class DCGANDiscriminator(nn.Module):
 
 
 @final
-class MaskDiscriminator(DCGANDiscriminator):
+class MaskDiscriminator(nn.Module):
     """A `DCGANDiscriminator` that also judges each place: small shapes, and where they lie.
 
     The verdict on the whole counts as much as those on all places.
@@ -331,7 +332,8 @@ class MaskDiscriminator(DCGANDiscriminator):
         spatial_dims: int,
         section: DiscriminatorSection,
     ) -> None:
-        super().__init__(
+        super().__init__()
+        self.body = DCGANDiscriminator(
             condition_channels=condition_channels,
             image_channels=image_channels,
             spatial_dims=spatial_dims,
@@ -342,7 +344,7 @@ class MaskDiscriminator(DCGANDiscriminator):
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from: (b, 2, *places)."""
-        features = self.features(images, condition)
+        features = self.body.features(images, condition)
         near = self.near(features)
-        whole = self.whole(features).reshape(-1, 1, *[1] * (images.ndim - 2))
+        whole = self.body.whole(features).reshape(-1, 1, *[1] * (images.ndim - 2))
         return Verdict(score=torch.cat([whole.expand_as(near), near], dim=1))

@@ -106,8 +106,9 @@ def learned_masks(
         try:
             check_same_run(run, learns, sites, patients)
         except RunError as error:
+            differs, _, _ = str(error).partition(" Resume it with ")  # which no call here does
             raise RunError(
-                f"masks were learned before, and not for this run: {error} Remove {place}, or "
+                f"masks were learned before, and not for this run: {differs} Remove {place}, or "
                 "choose another folder for the run."
             ) from error
     if not begun or run.facts().state != "finished":

@@ -30,7 +30,6 @@ from asyndgan.engines.flare.member import (
     PROJECT,
     RIGHTS,
     Member,
-    parsed_kit,
 )
 from asyndgan.errors import RunError
 from asyndgan.relay.revoked import is_revoked, revoke
@@ -138,11 +137,18 @@ def add_site(federation: Federation, request: Request) -> Federation:
             federation, or the authority or a kit cannot be used.
     """
     site = request.name
-    if site.casefold() in {name.casefold() for name in (*federation.sites, federation.host)}:
+    others = (*federation.sites, federation.host)
+    taken = [name for name in others if name.casefold() == site.casefold()]
+    if taken:
+        another = (
+            f"If this is {taken[0]} with another key, call 'asyndgan federation remove "
+            f"{quote(str(federation.path))} {taken[0]}' first. If not, have"
+            if taken[0] in federation.sites
+            else "Have"
+        )
         raise RunError(
-            f"the name {site} is taken by a site or the coordinator's host; capitals do not tell "
-            f"two apart. If this is {site} with another key, call 'asyndgan federation remove "
-            f"{quote(str(federation.path))} {site}' first. If not, have the site take another name."
+            f"the name {taken[0]} is taken by a site or the coordinator's host; capitals do not "
+            f"tell two apart. {another} the site take another name."
         )
     same = [name for name in federation.sites if _key_of(federation, name) == request.key]
     if same or is_revoked(federation.server_kit, request.key):
@@ -172,7 +178,8 @@ def remove_site(federation: Federation, site: str) -> Federation:
     less = replace(federation, sites=tuple(name for name in federation.sites if name != site))
     revoke(federation.server_kit, _key_of(federation, site))
     _describe(less)
-    federation.kit(site).unlink()
+    for path in (federation.kit(site), _certificate(federation, site)):
+        path.unlink(missing_ok=True)
     return less
 
 
@@ -194,8 +201,11 @@ def renew(federation: Federation) -> None:
 
 
 def _key_of(federation: Federation, site: str) -> Any:
-    pem = parsed_kit(federation.kit(site)).certificate
-    return x509.load_pem_x509_certificate(pem.encode()).public_key()
+    path = _certificate(federation, site)
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).public_key()
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}. Put it back from a copy.") from error
 
 
 def plain(path: Path) -> Path:
@@ -265,8 +275,17 @@ def _for_its_owner() -> Iterator[None]:
 
 
 def _write_kit(federation: Federation, site: str, certificate: str) -> None:
-    federation.kit(site).parent.mkdir(exist_ok=True)
-    replace_text(federation.kit(site), _member(federation, site, certificate).to_json())
+    signed = _certificate(federation, site)  # kept, for the kit may be moved to where it is sent
+    for path, text in (
+        (signed, certificate),
+        (federation.kit(site), _member(federation, site, certificate).to_json()),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        replace_text(path, text)
+
+
+def _certificate(federation: Federation, site: str) -> Path:
+    return federation.path / "sites" / f"{site}.crt"
 
 
 def _member(federation: Federation, site: str, certificate: str) -> Member:

@@ -110,7 +110,7 @@ class SiteFile(Section):
             found = cls.model_validate(parsed_toml(bounded_text(path, links=True)))
         except FileNotFoundError as error:
             raise RunError(
-                f"{path} does not exist; 'asyndgan site init {quote(str(kit))}' writes one."
+                f"{path} does not exist; 'asyndgan site init {quote(str(kit))} KIT' writes one."
             ) from error
         except ValidationError as error:
             faults = explained(error, list(cls.model_fields))
