@@ -80,5 +80,6 @@ def check_scans(content: bytes, pixels: int) -> None:
     scans = content.count(b"\xff\xda")
     if scans > MAX_SCANS or scans * pixels > max(MAX_WORK, pixels):
         raise UnreadableError(
-            f"it holds more than {MAX_SCANS} scans, or than {MAX_WORK} pixels in them"
+            f"it holds more than {MAX_SCANS} scans, or than {MAX_WORK} pixels in them; save it as "
+            "PNG, or as a JPEG that is not progressive"
         )

@@ -49,8 +49,10 @@ def read_request(path: Path) -> Request:
     try:
         found = x509.load_pem_x509_csr(bounded_text(path, MOST_PEM, links=True).encode())
         signed = found.is_signature_valid
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise RunError(f"{path} is no request for a certificate: {error}. {again}.") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}. Name the site's .csr.") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise RunError(f"{path} is no request for a certificate. {again}.") from error
     if not signed:
         raise RunError(
             f"{path} was altered: its signature is not of its own key. {again}, and send it again."
