@@ -301,8 +301,7 @@ class DCGANDiscriminator(nn.Module):
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from."""
-        features = self.features(images, condition)
-        return Verdict(score=self.whole(features).reshape(-1, 1, *[1] * (images.ndim - 2)))
+        return Verdict(score=self.whole(self.features(images, condition)))
 
     def features(self, images: Images, condition: Condition) -> Tensor:
         """Of images of any size: (b, channels, *places)."""
@@ -312,9 +311,9 @@ class DCGANDiscriminator(nn.Module):
         return features
 
     def whole(self, features: Tensor) -> Tensor:
-        """Realness logits (b, 1) of whole images."""
+        """Realness logits of whole images: (b, 1, 1, 1), with an axis for each of the space."""
         score: Tensor = self.judge(self.pool(features).flatten(1))
-        return score
+        return score.reshape(-1, 1, *[1] * (features.ndim - 2))
 
 
 @final
@@ -346,5 +345,5 @@ class MaskDiscriminator(nn.Module):
         """Judges images, given what they were painted from: (b, 2, *places)."""
         features = self.body.features(images, condition)
         near = self.near(features)
-        whole = self.body.whole(features).reshape(-1, 1, *[1] * (images.ndim - 2))
-        return Verdict(score=torch.cat([whole.expand_as(near), near], dim=1))
+        whole = self.body.whole(features).expand_as(near)
+        return Verdict(score=torch.cat([whole, near], dim=1))

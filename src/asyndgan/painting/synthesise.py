@@ -117,7 +117,7 @@ def synthesise(
             random.set_state(noise)
             without = paint(without_labels(conditions, fading.labels))
             images = faded(images, without, fading, contrasts)
-        labels = _painted_masks(images, scope) if recipe.image.source == "masks" else conditions
+        labels = scope.label_maps(images) if recipe.image.source == "masks" else conditions
         for name, image, mask in zip(names, images, labels, strict=True):
             yield Case.drawn(name, image, mask, scope.modalities)
 
@@ -288,12 +288,6 @@ def _shape(mask: Mask) -> torch.Tensor:  # of another size
 def mask_digest(mask: Mask) -> str:
     """SHA-256 of a label map on a run's grid, in hexadecimal, whatever integers it is stored in."""
     return digest_of([mask.to(torch.uint8)])
-
-
-def _painted_masks(images: torch.Tensor, scope: Scope) -> torch.Tensor:
-    """Label maps (b, *space): each pixel gets the label whose channel is brightest."""
-    numbers = {name: number for number, name in scope.labels.items()}
-    return torch.tensor([numbers[name] for name in scope.modalities])[images.argmax(1)]
 
 
 def check_labels_of(masks: Iterable[Mask], labels: Collection[int]) -> None:

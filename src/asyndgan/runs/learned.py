@@ -139,8 +139,6 @@ def painted_masks(run: RunFolder) -> Path:
         return folder
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     scope = facts.scope
-    numbers = {name: number for number, name in scope.labels.items()}
-    channels = torch.tensor([numbers[name] for name in scope.modalities])
     cases = {site: about["cases"] for site, about in facts.teachers.items()}
     more = min(max(sum(cases.values()), FEWEST), MOST) / sum(cases.values())
     with written_whole(folder) as half:
@@ -158,6 +156,6 @@ def painted_masks(run: RunFolder) -> Path:
                 nothing = torch.zeros(len(looks), *scope.space, dtype=torch.int64)
                 likely = generator(*generator_inputs(recipe, scope, nothing, looks, random))
                 likely[:, absent] = -torch.inf
-                bank.keep(site, channels[likely.argmax(1)])
+                bank.keep(site, scope.label_maps(likely))
                 left -= len(looks)
     return folder

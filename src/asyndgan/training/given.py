@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Self, final
 
@@ -63,7 +64,7 @@ class Given:
         own = torch.tensor([learned == site for learned in self.sites])
         return self.masks[own] if own.any() else self.masks
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the masks, in hexadecimal."""
         return digest_of([self.masks])

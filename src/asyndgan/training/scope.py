@@ -56,6 +56,11 @@ class Scope:
         """
         return _SCOPE.validate_python(plain)
 
+    def label_maps(self, images: Tensor) -> Tensor:
+        """Of images whose modalities are labels (b, c, *space): the brightest one's number."""
+        numbers = {name: number for number, name in self.labels.items()}
+        return torch.tensor([numbers[name] for name in self.modalities])[images.argmax(1)]
+
 
 _SCOPE: Final = TypeAdapter(Scope)
 
