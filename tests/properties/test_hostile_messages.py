@@ -29,7 +29,7 @@ from asyndgan.errors import (
 )
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
-from asyndgan.relay.framing import FRAME, Frames
+from asyndgan.engines.framing import FRAME, Frames
 from asyndgan.training import Coordinator
 from asyndgan.wire import (
     ANSWERS,

@@ -20,11 +20,11 @@ from typing import Final, final
 import torch
 
 from asyndgan import children
+from asyndgan.engines.framing import Frames, Requests
 from asyndgan.engines.setup import SiteSetup, describe_only, set_up
 from asyndgan.errors import AsyndganError, SiteSilentError, SiteUnreachableError, WireError
 from asyndgan.protocol import FRAME_SLACK, Transport, frame_limit
 from asyndgan.recipe import Recipe
-from asyndgan.relay.framing import Frames, Requests
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import secrets
 import socket
 import subprocess
 import tempfile
@@ -13,23 +12,23 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from asyndgan import children
-from asyndgan.engines.flare.kits import Federation
+from asyndgan.engines.flare.kits import Federation, key_of
+from asyndgan.engines.flare.member import APP
+from asyndgan.engines.flare.sealing import Seal, line_key, write_letter
+from asyndgan.engines.framing import Frames, Requests
 from asyndgan.errors import RunError, SiteUnreachableError, WireError
 from asyndgan.protocol import frame_limit
 from asyndgan.recipe import Recipe
-from asyndgan.relay.framing import Frames, Requests
 from asyndgan.texts import parsed_json, replace_text
 
 log = logging.getLogger(__name__)
-
-RELAY: Final = "asyndgan.relay.flare"
 
 TASKS_ASKED_S: Final = 5.0
 """Seconds between two requests of a site's job for tasks, of which there are none: FLARE's default
 of 2 is most of what an idle connection carries. A job whose run has ended may stay that long, and
 after 10 seconds FLARE would kill it, while the next job waits."""
 
-ASKER: Final = "asyndgan.relay.administrator"
+ASKER: Final = "asyndgan.engines.flare.administrator"
 """Module of the process that asks FLARE's server."""
 
 ANSWER_S: Final = 30.0
@@ -52,8 +51,8 @@ BETWEEN: Final = "."
 class Administrator:
     """Asks FLARE's server by its administrators' interface.
 
-    A process of its own asks (`asyndgan.relay.administrator`), and another one after it where there
-    was no answer: nothing that FLARE waits for holds this process up.
+    A process of its own asks (`asyndgan.engines.flare.administrator`), and another one after it
+    where there was no answer: nothing that FLARE waits for holds this process up.
     """
 
     def __init__(self, kit: Path) -> None:
@@ -147,10 +146,17 @@ class Office:
         self.recipe = recipe
         self.run = run
         self.limit = frame_limit(recipe)
+        self._seals: dict[str, Seal] = {}
 
     def members(self) -> tuple[str, ...]:
         """Sites of the federation, read from its file each time: sites may join during a run."""
         return Federation.of(self.federation.path).sites
+
+    def seal(self, site: str) -> Seal:
+        """Seals what is sent to a site."""
+        if site not in self._seals:
+            self._seals[site] = Seal(line_key(self.federation.admin_kit, site, self.run))
+        return self._seals[site]
 
     def submit(self, site: str) -> str:
         """Submits a job for a site and returns its id.
@@ -161,8 +167,12 @@ class Office:
         """
         with tempfile.TemporaryDirectory() as folder:
             job = Path(folder) / job_name(self.run, site)
+            recipe = self.recipe.to_toml() if self.recipe else ""
             try:
-                write_job(job, site, self.recipe, self.run, limit=self.limit)
+                letter = write_letter(
+                    self.federation.admin_kit, site, key_of(self.federation, site), self.run, recipe
+                )
+                write_job(job, site, self.recipe, self.run, letter, limit=self.limit)
             except OSError as error:
                 raise RunError(f"a job cannot be written: {error}") from error
             return str(self.administrator.ask("submit_job", str(job)))
@@ -228,40 +238,57 @@ def user_of(kit: Path) -> str:
     return str(json.loads((kit / "startup" / "fed_admin.json").read_text())["admin"]["username"])
 
 
-def write_job(folder: Path, site: str, recipe: Recipe | None, run: str, *, limit: int) -> None:
-    """Writes a job's folder: configuration that names our two relays, which every kit allows."""
+def write_job(
+    folder: Path, site: str, recipe: Recipe | None, run: str, letter: str, *, limit: int
+) -> None:
+    """Writes the folder of a job for one site: configuration that names our two ends of a line."""
     both = {
         "run": run,
-        "secret": secrets.token_hex(32),
-        "limit": limit,
+        "limit": limit + Seal.BYTES,
         "wait_s": recipe.quorum.wait_s if recipe else DESCRIBED_S,
     }
-    relay = {
-        "path": f"{RELAY}.CoordinatorRelay",
-        "args": {"site": site, "recipe": digest_of(recipe), **both},
-    }
-    text = recipe.to_toml() if recipe else ""
-    executor = {"path": f"{RELAY}.SiteRelay", "args": {"recipe": text, **both}}
-    files = {
+    controller = ("CoordinatorLine", {"site": site, "recipe": digest_of(recipe), **both})
+    executor = {"recipe": recipe.to_toml() if recipe else "", "letter": letter, **both}
+    write_files(folder, job_name(run, site), controller, {site: executor})
+
+
+def write_files(
+    folder: Path,
+    name: str,
+    controller: tuple[str, dict[str, Any]],
+    executors: dict[str, dict[str, Any]],
+) -> None:
+    """Writes a job's folder.
+
+    Args:
+        folder: of the job.
+        name: of the job.
+        controller: class and arguments of the server's end.
+        executors: arguments of each site's end, by site.
+    """
+    kind, args = controller
+    files: dict[str, Any] = {
         "meta.json": {
-            "name": job_name(run, site),
+            "name": name,
             "resource_spec": {},
-            "min_clients": 1,
-            "deploy_map": {"app": ["server", site]},
+            "min_clients": len(executors),
+            "deploy_map": {"app_server": ["server"]}
+            | {f"app_{site}": [site] for site in executors},
         },
-        "app/config/config_fed_server.json": {
+        "app_server/config/config_fed_server.json": {
             "format_version": 2,
             "server": {"task_request_interval": TASKS_ASKED_S},
-            "workflows": [{"id": "relay", **relay}],
+            "workflows": [{"id": "coordinator", "path": f"{APP}.{kind}", "args": args}],
             "components": [],
         },
-        "app/config/config_fed_client.json": {
+    }
+    for site, own in executors.items():
+        executor = {"path": f"{APP}.SiteLine", "args": own}
+        files[f"app_{site}/config/config_fed_client.json"] = {
             "format_version": 2,
             "executors": [{"tasks": ["*"], "executor": executor}],
             "components": [],
-        },
-    }
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, json.dumps(content, indent=1))
+        }
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / path, json.dumps(content, indent=1))

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,8 +19,8 @@ from typing import Final, final
 from asyndgan import children
 from asyndgan.engines.flare.kits import STORE, Federation, keep_inside, plain, unquoted
 from asyndgan.engines.flare.member import FLARE, PROJECT, read_kit, write_workspace
+from asyndgan.engines.flare.sockets import SOCKETS, sockets_of
 from asyndgan.errors import BusyError, RunError
-from asyndgan.relay.client import JOB
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,12 @@ FREED_S: Final = 5.0
 SERVER: Final = "fed_server.json"
 """FLARE's settings in the server's kit."""
 
-PARENTS: Final = {"asyndgan.relay.client", "asyndgan.relay.server"}
-"""Modules that run as the FLARE process of a site's and of the server's kit."""
+CLIENT: Final = "nvflare.private.fed.app.client.client_train"
+SERVER_PARENT: Final = "nvflare.private.fed.app.server.server_train"
+"""Modules that FLARE's own start-up scripts run for a client and for the server."""
+
+JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""Matches a job's name, which is also that of its folder."""
 
 HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Settings for glibc that keep message buffers off the heap, which they would fragment: without
@@ -56,8 +61,9 @@ class Kept:
         RunError: FLARE cannot run at this path, or start jobs with this Python.
     """
 
-    def __init__(self, kit: Path, command: Sequence[str]) -> None:
+    def __init__(self, kit: Path, command: Sequence[str], sockets: Path) -> None:
         self.kit = plain(kit)
+        self._sockets = sockets
         unquoted(Path(sys.executable))
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
@@ -87,7 +93,7 @@ class Kept:
         _note(self.kit).unlink(missing_ok=True)
 
     def _forget_jobs(self) -> None:
-        """Removes the folder that FLARE leaves for each job; relayed messages are never in it."""
+        """Removes the folder that FLARE leaves for each job; messages are never in it."""
         for folder in self.kit.iterdir():
             if JOB.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -123,7 +129,7 @@ class Kept:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         self._process = children.start(
             *self._command,
-            env={**children.environment(HEAP | ARENAS), "PATH": path},
+            env={**children.environment(HEAP | ARENAS), "PATH": path, SOCKETS: str(self._sockets)},
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -136,8 +142,8 @@ class Kept:
 def keep_client(kit: Path) -> Kept:
     """Writes FLARE's files of a site anew, and starts and keeps FLARE's client on them.
 
-    Of the kit only the file of data is read. FLARE is started by a module of this package, in a
-    folder in which there is nothing else.
+    Of the kit only the file of data is read. FLARE is started by the command of its own script, in
+    a folder in which there is nothing else.
 
     Raises:
         RunError: the kit cannot be used, or FLARE cannot run at its path.
@@ -146,11 +152,11 @@ def keep_client(kit: Path) -> Kept:
     end_orphan(plain(kit) / FLARE)
     folder = write_workspace(plain(kit), member)
     command = [
-        "asyndgan.relay.client", "-m", str(folder),
+        CLIENT, "-m", str(folder),
         "-s", "fed_client.json", "--set", "secure_train=true", f"uid={member.name}",
         f"org={PROJECT}", "config_folder=config",
     ]  # fmt: skip
-    return Kept(folder, command)
+    return Kept(folder, command, sockets_of(kit))
 
 
 def keep_server(federation: Federation) -> Kept:
@@ -178,12 +184,11 @@ def keep_server(federation: Federation) -> Kept:
     # Jobs of a server that was killed died with it, and a coordinator would wait for them.
     shutil.rmtree(federation.server_kit / STORE, ignore_errors=True)
     kit = plain(federation.server_kit)
-    # Not FLARE's own script and server, which would wait for every stranger.
     command = [
-        "asyndgan.relay.server", "-m", str(kit),
+        SERVER_PARENT, "-m", str(kit),
         "-s", SERVER, "--set", "secure_train=true", f"org={PROJECT}", "config_folder=config",
     ]  # fmt: skip
-    return Kept(kit, command)
+    return Kept(kit, command, sockets_of(kit))
 
 
 def end_orphan(kit: Path) -> None:
@@ -194,7 +199,7 @@ def end_orphan(kit: Path) -> None:
     with suppress(OSError, ValueError):
         pid = int(_note(kit).read_text())
         words = set(Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
-        if str(kit) in words and PARENTS & words:
+        if str(kit) in words and {CLIENT, SERVER_PARENT} & words:
             _end_group(pid, signal.SIGKILL)
 
 

@@ -3,9 +3,10 @@
 A site makes its key itself and sends a request. Its kit is one file without a secret: where the
 coordinator is, and certificates. FLARE's settings at a site are the site's own
 (`asyndgan.engines.flare.member`). The coordinator's two kits are made by FLARE's provisioning, and
-tightened: jobs may name only our two relay classes and may bring no code.
+tightened: jobs may name only classes of our app and may bring no code.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -21,19 +22,20 @@ from shlex import quote
 from typing import Any, Final, Self, final
 
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from asyndgan.engines.flare.authority import Authority, Request
 from asyndgan.engines.flare.member import (
     CLASSES,
     HOST_LENGTH,
     HOST_NAME,
+    LINES,
     PROJECT,
     RIGHTS,
     Member,
 )
 from asyndgan.errors import RunError
-from asyndgan.relay.revoked import is_revoked, revoke
-from asyndgan.texts import replace_text, storing
+from asyndgan.texts import append, replace_text, storing
 
 SUBMITTER: Final = "coordinator@asyndgan.local"
 VALID_DAYS: Final = 3 * 365
@@ -41,6 +43,9 @@ VALID_DAYS: Final = 3 * 365
 
 STORE: Final = "store"
 """Folder in the server's kit in which FLARE keeps its jobs."""
+
+REMOVED: Final = "removed"
+"""File of the federation: the SHA-256 of the key of each removed site, on a line of its own."""
 
 HEARTBEAT_S: Final = 30
 """Seconds without a heartbeat after which the server drops a site; it may come back."""
@@ -150,8 +155,8 @@ def add_site(federation: Federation, request: Request) -> Federation:
             f"the name {taken[0]} is taken by a site or the coordinator's host; capitals do not "
             f"tell two apart. {another} the site take another name."
         )
-    same = [name for name in federation.sites if _key_of(federation, name) == request.key]
-    if same or is_revoked(federation.server_kit, request.key):
+    same = [name for name in federation.sites if key_of(federation, name) == request.key]
+    if same or _digest(request.key) in _removed(federation):
         whose = f"is that of site {same[0]}" if same else "was removed from this federation"
         raise RunError(
             f"the key of this request {whose}. {site} has to make another: remove site.key there, "
@@ -165,10 +170,9 @@ def add_site(federation: Federation, request: Request) -> Federation:
 
 
 def remove_site(federation: Federation, site: str) -> Federation:
-    """Excludes a site from all runs and revokes its key.
+    """Excludes a site from all runs, and its key from this federation.
 
-    The coordinator's server ends the site's connections, and accepts no other with its key. It does
-    so where `asyndgan.relay.server` runs; nobody else learns that the certificate is revoked.
+    No job is submitted for the site any more, and FLARE's server is asked to admit it no more.
 
     Raises:
         RunError: the site has no kit.
@@ -176,7 +180,7 @@ def remove_site(federation: Federation, site: str) -> Federation:
     if site not in federation.sites:
         raise RunError(f"there is no kit for {site}; there are for {', '.join(federation.sites)}.")
     less = replace(federation, sites=tuple(name for name in federation.sites if name != site))
-    revoke(federation.server_kit, _key_of(federation, site))
+    append(federation.path / REMOVED, f"{_digest(key_of(federation, site))}\n".encode())
     _describe(less)
     for path in (federation.kit(site), _certificate(federation, site)):
         path.unlink(missing_ok=True)
@@ -197,15 +201,27 @@ def renew(federation: Federation) -> None:
         own = x509.load_pem_x509_certificate(path.read_bytes())
         replace_text(path, authority.sign(own.public_key(), name, role), mode=0o600)
     for site in federation.sites:
-        _write_kit(federation, site, authority.sign(_key_of(federation, site), site))
+        _write_kit(federation, site, authority.sign(key_of(federation, site), site))
 
 
-def _key_of(federation: Federation, site: str) -> Any:
+def key_of(federation: Federation, site: str) -> Any:
+    """The public key of a site; raises `RunError` if its certificate cannot be read."""
     path = _certificate(federation, site)
     try:
         return x509.load_pem_x509_certificate(path.read_bytes()).public_key()
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}. Put it back from a copy.") from error
+
+
+def _digest(key: Any) -> str:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
+
+
+def _removed(federation: Federation) -> frozenset[str]:
+    """Digests of the keys of removed sites."""
+    path = federation.path / REMOVED
+    return frozenset(path.read_text("ascii").split() if path.exists() else ())
 
 
 def plain(path: Path) -> Path:
@@ -244,7 +260,7 @@ def _provision(federation: Federation) -> None:
         project.add_admin(SUBMITTER, PROJECT, {"role": "lead"})
         builders = [
             WorkspaceBuilder(),
-            StaticFileBuilder(config_folder="config", scheme="tcp"),
+            StaticFileBuilder(config_folder="config", scheme="grpc"),
             CertBuilder(root_valid_days=VALID_DAYS),
         ]
         with redirect_stdout(said), redirect_stderr(said), _for_its_owner():
@@ -302,7 +318,7 @@ def _describe(federation: Federation) -> None:
 
 
 def _narrow(kit: Path) -> None:
-    """Tightens the coordinator's settings: our relays only, no code in jobs, no logs to others."""
+    """Tightens the coordinator's settings: our app only, no code in jobs, no logs to others."""
     local = kit / "local"
     resources = _read(local / "resources.json.default")
     resources["class_allow_list"] = CLASSES
@@ -316,6 +332,7 @@ def _narrow(kit: Path) -> None:
     for server in resources.get("servers", []):
         server["heart_beat_timeout"] = HEARTBEAT_S
     _write(local / "resources.json", resources)
+    _write(local / "comm_config.json", LINES)
     if (local / "authorization.json.default").exists():
         _write(local / "authorization.json", RIGHTS)
 

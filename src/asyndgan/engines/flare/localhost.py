@@ -93,10 +93,6 @@ class Localhost(Transport):
         there = self.flare.sites()
         return tuple(name for name in self._order if name in there)
 
-    def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """Bytes that FLARE's connections have carried; see `Flare.socket_bytes`."""
-        return self.flare.socket_bytes()
-
     def pid(self, site: str) -> int | None:
         """Process id of a site's compute process, or None if it is not alive."""
         return self.services[site].pid()

@@ -34,7 +34,19 @@ HOST_LENGTH: Final = 64
 WORD: Final = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")
 """Matches a package's name and its version."""
 
-CLASSES: Final = [f"asyndgan.relay.flare.{name}" for name in ("CoordinatorRelay", "SiteRelay")]
+APP: Final = "asyndgan.engines.flare.app"
+"""The module whose classes a job may name, and no others (FLARE's `class_allow_list`)."""
+
+CLASSES: Final = [f"{APP}."]
+LINES: Final = {
+    "allow_adhoc_conns": False,
+    "internal": {
+        "scheme": "tcp",
+        "resources": {"host": "localhost", "connection_security": "mtls"},
+    },
+}
+"""FLARE's connections: none between sites, and mutual TLS at local ports too."""
+
 RIGHTS: Final = {
     "format_version": "1.0",
     "permissions": {
@@ -299,7 +311,7 @@ def _private(path: str, flags: int) -> int:
 
 def _flare_files(member: Member, key: str) -> dict[str, str]:
     """Every file that FLARE's client and its jobs find at a site, by its path in their folder."""
-    target = {"target": f"{member.host}:{member.port}", "scheme": "tcp"}
+    target = {"target": f"{member.host}:{member.port}", "scheme": "grpc"}
     client = {
         "ssl_private_key": "client.key", "ssl_cert": "client.crt", "ssl_root_cert": "rootCA.pem",
         "fqsn": member.name, "is_leaf": True, "connection_security": "mtls",
@@ -346,6 +358,7 @@ def _flare_files(member: Member, key: str) -> dict[str, str]:
         "local/resources.json": resources,
         "local/log_config.json": logs,
         "local/authorization.json": RIGHTS,
+        "local/comm_config.json": LINES,
     }
     return {name: json.dumps(table, indent=1) for name, table in tables.items()} | {
         "startup/rootCA.pem": member.root,

@@ -6,6 +6,7 @@ answers a repeated request with the same bytes. If it crashes, no connection is 
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -18,13 +19,20 @@ from pydantic import Field, ValidationError
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines.federation import RUN_NAME
-from asyndgan.engines.flare.member import read_kit
+from asyndgan.engines.flare.member import KIT_FILE, read_key, read_kit
+from asyndgan.engines.flare.sealing import Seal, read_letter
+from asyndgan.engines.flare.sockets import Listener, Reply, reply_of
+from asyndgan.engines.framing import Frames
 from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import SiteSetup, policy_of
-from asyndgan.errors import AsyndganError, RunError, SiteSilentError, SiteUnreachableError
+from asyndgan.errors import (
+    AsyndganError,
+    RunError,
+    SiteSilentError,
+    SiteUnreachableError,
+    WireError,
+)
 from asyndgan.recipe import Recipe, Section, explained
-from asyndgan.relay.framing import Frames
-from asyndgan.relay.local import Listener, Reply, reply_of
 from asyndgan.texts import bounded_text, parsed_toml
 from asyndgan.wire import LEAST_SHARE
 
@@ -41,8 +49,12 @@ it is restarted after reaching that number."""
 HANDOVER_S: Final = 10.0
 """Longest time in seconds that a run's request waits for the job of the run before it to end."""
 
+KEY_BYTES: Final = 32
+KEY: Final = re.compile(r"[0-9a-f]{64}")
+"""Matches the key of a line that a job itself brings."""
+
 Line = tuple[str, str]
-"""The recipe and the run that a relay's greeting names."""
+"""The recipe and the run that a greeting names."""
 
 
 @final
@@ -128,7 +140,7 @@ class SiteFile(Section):
         Raises:
             RunError: the kit cannot be used, or has states of as many other runs as `runs` allows.
         """
-        name, state = read_kit(kit).name, kit / "runs" / run
+        name, state = name_of(kit), kit / "runs" / run
         # Whoever names runs would otherwise decide how much of the site's disk they fill.
         if not state.exists() and len(list(state.parent.glob("*"))) >= self.runs:
             raise RunError(
@@ -151,7 +163,11 @@ def example(data: Path) -> str:
 
 @final
 class SiteService:
-    """Answers the relays of FLARE's jobs at a site.
+    """A site's data process, as FLARE's job processes reach it.
+
+    It answers only what is sealed with the key of the run's line, which the coordinator's letter
+    gives. Beside a FLARE federation that this package has not made there are no letters: the job
+    itself brings the key.
 
     Raises:
         RunError: the kit cannot be used.
@@ -160,7 +176,7 @@ class SiteService:
     def __init__(
         self, kit: Path, setup_of: Callable[[str], SiteSetup], *, wait_s: float = 600.0
     ) -> None:
-        self.name = read_kit(kit).name
+        self.kit, self.name = kit, name_of(kit)
         self.setup_of = setup_of
         self.wait_s = wait_s
         self._worker: tuple[Line, Processes] | None = None
@@ -172,7 +188,7 @@ class SiteService:
         self._asked = 0.0
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._listener = Listener(kit, self._serve, limit=MESSAGE_LIMIT)
+        self._listener = Listener(kit, self.name, self._serve, limit=MESSAGE_LIMIT)
 
     def close(self) -> None:
         """Stops listening and ends the compute process; its last checkpoint is kept."""
@@ -192,52 +208,65 @@ class SiteService:
         with self._lock:
             self._lines.append(line)
         try:
-            self._relay(greeting, frames)
+            self._attend(greeting, frames)
         finally:
             with self._lock:
                 self._lines.remove(line)
 
-    def _relay(self, greeting: dict[str, str], frames: Frames) -> None:
-        refused = self._refusal(greeting, "")
-        if not refused:
+    def _attend(self, greeting: dict[str, str], frames: Frames) -> None:
+        seal, refused = self._admitted(greeting, "")
+        if seal:
             self._prepare((greeting["recipe"], greeting["run"]))
         while not self._closing.is_set():
             try:
-                number, payload = frames.receive(timeout=1.0)
+                number, sealed = frames.receive(timeout=1.0)
             except SiteSilentError:
                 continue
             except SiteUnreachableError:
                 return  # the job is over
-            if refused:  # what it was refused for may have been corrected since
-                refused = self._refusal(greeting, refused)
-            reply = reply_of(Reply.REFUSED) if refused else self._answer(greeting, payload)
+            if not seal:  # what it was refused for may have been corrected since
+                seal, refused = self._admitted(greeting, refused)
+            reply = self._answer(greeting, seal, sealed) if seal else reply_of(Reply.REFUSED)
             frames.send(number, reply, timeout=self.wait_s)
 
-    def _refusal(self, greeting: dict[str, str], before: str) -> str:
-        """Reason why this site does not take part in a job, logged if it is new; empty: it does."""
-        reason = self._reason_to_refuse(greeting)
-        if reason and reason != before:
-            log.warning("job %s is refused: %s", greeting.get("job"), reason)
-        return reason
-
-    def _reason_to_refuse(self, greeting: dict[str, str]) -> str:
-        if not RUN_NAME.fullmatch(greeting.get("run", "")):
-            return "a run's name is of small letters, digits and hyphens"
+    def _admitted(self, greeting: dict[str, str], before: str) -> tuple[Seal | None, str]:
+        """The seal of a job's line, or why the site takes no part, logged if it is new."""
         try:
-            recipe = _recipe_of(greeting.get("recipe", ""))
-            setup = self.setup_of(greeting["run"])
-            policy, submitter = policy_of(setup), greeting.get("submitter", "")
-            if policy.allows.submitters and submitter not in policy.allows.submitters:
-                return f"{submitter} may not begin runs here (allows.submitters)"
-            if recipe:
-                policy.check(recipe, setup.name)
-            else:
-                policy.check_fingerprint()
+            return self._seal_of(greeting), ""
         except AsyndganError as error:
-            return str(error)
-        return ""
+            if str(error) != before:
+                log.warning("job %s is refused: %s", greeting.get("job"), error)
+            return None, str(error)
 
-    def _answer(self, greeting: dict[str, str], payload: bytes) -> bytes:
+    def _seal_of(self, greeting: dict[str, str]) -> Seal:
+        run, text, letter, submitter = (
+            greeting.get(name, "") for name in ("run", "recipe", "letter", "submitter")
+        )
+        if not RUN_NAME.fullmatch(run):
+            raise RunError("a run's name is of small letters, digits and hyphens")
+        if (self.kit / KIT_FILE).exists():
+            root = read_kit(self.kit).root
+            key, submitter = read_letter(letter, root, read_key(self.kit), self.name, run, text)
+        else:
+            key = bytes.fromhex(letter) if KEY.fullmatch(letter) else b""
+        if len(key) != KEY_BYTES:
+            raise RunError("it brings no key of a line")
+        recipe, setup = _recipe_of(text), self.setup_of(run)
+        policy = policy_of(setup)
+        if policy.allows.submitters and submitter not in policy.allows.submitters:
+            raise RunError(f"{submitter} may not begin runs here (allows.submitters)")
+        if recipe:
+            policy.check(recipe, setup.name)
+        else:
+            policy.check_fingerprint()
+        return Seal(key)
+
+    def _answer(self, greeting: dict[str, str], seal: Seal, sealed: bytes) -> bytes:
+        try:
+            payload = seal.opened_request(sealed)
+        except WireError as error:
+            log.warning("job %s: %s", greeting.get("job"), error)
+            return reply_of(Reply.UNREACHABLE)
         try:
             worker = self._worker_for(greeting["recipe"], greeting["run"])
             if worker is None:
@@ -246,7 +275,7 @@ class SiteService:
             answer = worker.send(self.name, payload, self.wait_s)
             self._answered = worker.pid(self.name)
             self._silences, self._patience = 0, READING
-            return reply_of(Reply.ANSWER, answer)
+            return reply_of(Reply.ANSWER, seal.answer(answer, sealed))
         except SiteSilentError:
             assert worker
             self._silences += 1
@@ -303,6 +332,11 @@ class SiteService:
             self._worker = (line, Processes([self.setup_of(run)], _recipe_of(recipe)))
         self._asked = time.monotonic()
         return self._worker[1]
+
+
+def name_of(kit: Path) -> str:
+    """Name of the site in a folder; without a kit of ours, the folder has it."""
+    return read_kit(kit).name if (kit / KIT_FILE).exists() else kit.resolve().name
 
 
 def _recipe_of(text: str) -> Recipe | None:

@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from asyndgan.engines.flare.jobs import Office, digest_of
+from asyndgan.engines.flare.sealing import Seal
+from asyndgan.engines.flare.sockets import COORDINATOR, Listener, opened_reply
+from asyndgan.engines.framing import Frames, Requests
 from asyndgan.errors import (
     AsyndganError,
-    RefusedError,
     SiteSilentError,
     SiteUnreachableError,
     WireError,
 )
 from asyndgan.protocol import Transport
-from asyndgan.relay.framing import Frames, Requests
-from asyndgan.relay.local import REASONS, Listener, Reply, read_reply
-from asyndgan.relay.traffic import COUNTS
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +32,10 @@ LOOK_S: Final = 1.0
 """Seconds between two checks of which sites are connected."""
 
 LATE_S: Final = 60.0
-"""Seconds after which a job without a line is given up; its relay waits less for the site."""
+"""Seconds after which a job without a line is given up; its own end waits less for the site."""
 
 LONGEST_S: Final = 60.0
 """Longest delay in seconds between a site's jobs that bring no line; it starts at 1, doubling."""
-
-KEPT_JOBS: Final = 2
-"""Jobs per site whose bytes are reported: the latest, and the one before, which may just have
-ended."""
 
 SWEEP_S: Final = 60.0
 """Seconds between two searches for jobs that are no longer needed."""
@@ -74,7 +69,7 @@ class Flare(Transport):
     """Carries requests to sites through FLARE.
 
     Args:
-        office: submits jobs; defines the startup kit relays connect for and the message limit.
+        office: submits jobs; names the sites and the message limit.
     """
 
     def __init__(self, office: Office) -> None:
@@ -82,11 +77,11 @@ class Flare(Transport):
         self._members = frozenset(office.members())
         self._links: dict[str, _Link] = {}
         self._in_vain: Counter[str] = Counter()
-        self._carried: dict[str, dict[str, tuple[int, int]]] = {}
         self._took = deque([0.0], RECENT)
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._listener = Listener(office.kit, self._welcome, limit=office.limit)
+        limit = office.limit + Seal.BYTES
+        self._listener = Listener(office.kit, COORDINATOR, self._welcome, limit=limit)
         self._keeper = threading.Thread(target=self._keep, name="flare-jobs", daemon=True)
         self._keeper.start()
 
@@ -100,15 +95,15 @@ class Flare(Transport):
         """
         if len(payload) > self.office.limit:
             raise WireError(f"a request of {len(payload)} bytes; {self.office.limit} are allowed.")
-        job, line = self._live().get(site, ("", None))
+        _, line = self._live().get(site, ("", None))
         if line is None:
             raise SiteUnreachableError(f"site {site} is not connected.")
+        seal = self.office.seal(site)
+        sealed = seal.request(payload)
         try:
             asked = time.monotonic()
-            reply = line.ask(payload, timeout)
+            reply = line.ask(sealed, timeout)
             self._took.append(time.monotonic() - asked)
-            self._count(site, job, reply[: COUNTS.size])
-            status, answer = read_reply(reply[COUNTS.size :])
         except SiteSilentError as error:
             raise SiteSilentError(f"site {site}: {error}") from error
         except (SiteUnreachableError, WireError) as error:
@@ -116,10 +111,7 @@ class Flare(Transport):
             raise SiteUnreachableError(
                 f"site {site}: the connection through FLARE is gone."
             ) from error
-        if status is Reply.ANSWER:
-            return answer
-        kind = {Reply.SILENT: SiteSilentError, Reply.REFUSED: RefusedError}
-        raise kind.get(status, SiteUnreachableError)(f"site {site}: {REASONS[status]}.")
+        return seal.opened_answer(opened_reply(site, reply), sealed)
 
     def sites(self) -> tuple[str, ...]:
         """Sites to which there is a line, sorted by name."""
@@ -128,15 +120,6 @@ class Flare(Transport):
     def belongs(self, site: str) -> bool:
         """Whether the federation's file named the site when it was last read."""
         return site in self._members
-
-    def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """Bytes that left and came to each site, by job, as counted by the site's kernel.
-
-        The counts are a second or two old and cover only the last `KEPT_JOBS` jobs of each site;
-        for a total, the caller adds earlier jobs.
-        """
-        with self._lock:
-            return {site: dict(of_jobs) for site, of_jobs in self._carried.items()}
 
     def wait_for(self, sites: Collection[str], seconds: float) -> bool:
         """Waits until there are lines to all of these sites; returns False after `seconds`."""
@@ -173,14 +156,6 @@ class Flare(Transport):
         enough.cancel()
         self.office.close()
 
-    def _count(self, site: str, job: str, counts: bytes) -> None:
-        if len(counts) == COUNTS.size:
-            with self._lock:
-                of_jobs = self._carried.setdefault(site, {})
-                of_jobs[job] = COUNTS.unpack(counts)
-                for old in list(of_jobs)[:-KEPT_JOBS]:
-                    del of_jobs[old]
-
     def _live(self) -> dict[str, tuple[str, Requests]]:
         """Job and line of each site that has a line."""
         with self._lock:
@@ -191,7 +166,7 @@ class Flare(Transport):
             return {site: (x.job, x.line) for site, x in self._links.items() if x.line}
 
     def _welcome(self, greeting: dict[str, str], frames: Frames) -> None:
-        """Registers a relay, whose site answers; its connection is the line until it ends."""
+        """Registers a job, whose site answers; its connection is the line until it ends."""
         site, job = greeting.get("site", ""), greeting.get("job", "")
         ours = {"run": self.office.run, "recipe": digest_of(self.office.recipe)}
         if any(greeting.get(name) != value for name, value in ours.items()):

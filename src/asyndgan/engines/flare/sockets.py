@@ -1,7 +1,7 @@
 """Connects FLARE's job processes to ours on the same machine by Unix sockets in a private folder.
 
-Frame 0 is the relay's greeting in JSON; numbered requests and replies follow. The first byte of a
-reply is its `Reply` kind. Only `Reply.ANSWER` comes from the site and carries a payload.
+Frame 0 is a greeting of FLARE's process in JSON; numbered requests and replies follow. The first
+byte of a reply is its `Reply` kind. Only `Reply.ANSWER` comes from the site and carries a payload.
 """
 
 import hashlib
@@ -17,11 +17,24 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final, final
 
-from asyndgan.errors import AsyndganError, RunError, SiteUnreachableError, WireError
-from asyndgan.relay.framing import Frames
+from asyndgan.engines.framing import Frames
+from asyndgan.errors import (
+    AsyndganError,
+    RefusedError,
+    RunError,
+    SiteSilentError,
+    SiteUnreachableError,
+    WireError,
+)
 from asyndgan.texts import parsed_json
 
 log = logging.getLogger(__name__)
+
+SOCKETS: Final = "ASYNDGAN_SOCKETS"
+"""Variable of the environment that names the folder of the sockets."""
+
+COORDINATOR: Final = "coordinator"
+"""The coordinator's socket; a site's has the site's name."""
 
 LOOK_S: Final = 1.0
 """Seconds between two checks that the socket still exists."""
@@ -49,42 +62,58 @@ def reply_of(status: Reply, payload: bytes = b"") -> bytes:
     return bytes([status]) + payload
 
 
-def read_reply(reply: bytes) -> tuple[Reply, bytes]:
-    """Decodes a reply from `reply_of`; anything malformed counts as unreachable."""
-    if not reply or reply[0] not in list(Reply):
-        return Reply.UNREACHABLE, b""
-    return Reply(reply[0]), reply[1:]
-
-
-def socket_path(kit: Path) -> Path:
-    """Path of the socket on which our process listens, determined by the startup kit.
-
-    It is not in the kit, since a socket's path is limited to about a hundred characters.
+def opened_reply(site: str, reply: bytes) -> bytes:
+    """The answer in a reply from `reply_of`; anything malformed counts as unreachable.
 
     Raises:
-        RunError: the socket's folder belongs to or is accessible to another user, or is a link.
+        SiteSilentError, RefusedError, SiteUnreachableError: there is no answer.
     """
-    user = os.getuid()
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"asyndgan-{user}"
+    status = Reply(reply[0]) if reply and reply[0] in list(Reply) else Reply.UNREACHABLE
+    if status is Reply.ANSWER:
+        return reply[1:]
+    kind = {Reply.SILENT: SiteSilentError, Reply.REFUSED: RefusedError}
+    raise kind.get(status, SiteUnreachableError)(f"site {site}: {REASONS[status]}.")
+
+
+def sockets_of(kit: Path) -> Path:
+    """Folder of the sockets beside a kit: the one that `SOCKETS` names, or one of this user's own.
+
+    It is not in the kit, since a socket's path is limited to about a hundred characters. In a
+    folder that a steward names, its group may connect: FLARE's process can be another account's.
+
+    Raises:
+        RunError: the folder is another user's, is accessible to everybody, or is a link.
+    """
+    user, named = os.getuid(), os.environ.get(SOCKETS)
+    if named:
+        folder, allowed = Path(named), 0o770
+    else:
+        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        folder, allowed = folder / f"asyndgan-{user}", 0o700
+        _check(folder, user, allowed)
+        folder /= hashlib.sha256(str(kit.resolve()).encode()).hexdigest()[:16]
+    _check(folder, user, allowed)
+    return folder
+
+
+def _check(folder: Path, user: int, allowed: int) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     about = folder.lstat()
-    if about.st_uid != user or stat.S_IMODE(about.st_mode) != 0o700 or folder.is_symlink():
+    if about.st_uid != user or stat.S_IMODE(about.st_mode) & ~allowed or folder.is_symlink():
         raise RunError(
-            f"{folder} is not a folder of yours alone; remove it or set XDG_RUNTIME_DIR."
+            f"{folder} is not a folder of yours alone; remove it, or set {SOCKETS} to another."
         )
-    return folder / hashlib.sha256(str(kit.resolve()).encode()).hexdigest()[:16]
 
 
-def connect(kit: Path, greeting: Mapping[str, str], *, limit: int) -> Frames:
-    """Connects to the process that listens for a startup kit and sends it the greeting.
+def connect(path: Path, greeting: Mapping[str, str], *, limit: int) -> Frames:
+    """Connects to the process that listens at a socket and sends it the greeting.
 
     Raises:
         SiteUnreachableError: no process listens.
-        RunError: as `socket_path`.
     """
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(str(socket_path(kit)))
+        connection.connect(str(path))
     except OSError as error:
         connection.close()
         raise SiteUnreachableError("the process beside FLARE's is not running.") from error
@@ -98,7 +127,8 @@ class Listener:
     """Accepts connections of this user's processes, each in its own thread.
 
     Args:
-        kit: the startup kit whose relays are served.
+        kit: the kit beside which FLARE's processes run.
+        name: of the socket.
         serve: called with the greeting and the frames of each connection, which is closed when it
             returns.
         limit: most bytes of a frame.
@@ -108,10 +138,15 @@ class Listener:
     """
 
     def __init__(
-        self, kit: Path, serve: Callable[[dict[str, str], Frames], None], *, limit: int
+        self,
+        kit: Path,
+        name: str,
+        serve: Callable[[dict[str, str], Frames], None],
+        *,
+        limit: int,
     ) -> None:
-        self._kit = kit
-        self.path = socket_path(kit)
+        self._place = lambda: sockets_of(kit) / name
+        self.path = self._place()
         self._serve = serve
         self._limit = limit
         self._closing = threading.Event()
@@ -135,15 +170,16 @@ class Listener:
             raise RunError(
                 f"{self.path} cannot be a socket ({error}); a shorter TMPDIR may help."
             ) from error
+        self.path.chmod(0o660)  # the folder decides whose group that is
         found.listen()
         found.settimeout(LOOK_S)
-        self._place = self.path.lstat().st_ino
+        self._inode = self.path.lstat().st_ino
         return found
 
     def _ours(self) -> bool:
         """Whether the socket at the path is this one, not another process's."""
         try:
-            return self.path.lstat().st_ino == self._place
+            return self.path.lstat().st_ino == self._inode
         except OSError:
             return False
 
@@ -166,7 +202,7 @@ class Listener:
             return
         self._socket.close()
         try:
-            self.path = socket_path(self._kit)
+            self.path = self._place()
             self._socket = self._bound()
         except (OSError, RunError) as error:
             log.warning("nobody can connect: %s", error)
@@ -181,6 +217,6 @@ class Listener:
                 raise WireError("a greeting is a table.")
             self._serve({str(key): str(value) for key, value in greeting.items()}, frames)
         except (AsyndganError, ValueError) as error:
-            log.warning("a relay is sent away: %s", error)
+            log.warning("a process is sent away: %s", error)
         finally:
             frames.close()

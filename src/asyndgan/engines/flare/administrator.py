@@ -1,6 +1,6 @@
 """Asks FLARE's server by its administrators' interface, in a process of its own.
 
-    python -m asyndgan.relay.administrator KIT USER     (a socket is its standard input)
+    python -m asyndgan.engines.flare.administrator KIT USER     (a socket is its standard input)
 
 FLARE may wait for ever for a server that does not answer, and threads of it outlive every call.
 The caller can kill this process. It also ends by itself, even while FLARE waits.
@@ -24,9 +24,8 @@ from nvflare.fuel.flare_api.api_spec import (
 )
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
+from asyndgan.engines.framing import Frames
 from asyndgan.errors import AsyndganError
-from asyndgan.relay.framing import Frames
-from asyndgan.relay.names import secure_connections
 
 LONGEST_S: Final = 60
 """Seconds after which this process ends by itself if FLARE does not answer."""
@@ -65,7 +64,6 @@ def serve(frames: Frames, kit: str, user: str) -> None:
 
 if __name__ == "__main__":
     try:
-        secure_connections()
         serve(Frames(socket.socket(fileno=0), limit=REQUEST_BYTES), sys.argv[1], sys.argv[2])
     finally:
         os._exit(0)  # threads of FLARE may wait for ever

@@ -1,0 +1,142 @@
+"""Keys of the lines between the coordinator and each site, so that FLARE's processes need no trust.
+
+FLARE carries sealed bytes (AES-GCM). The key of a line comes to the site in a letter, which is
+encrypted for the site's key and signed by the coordinator's. So neither another member, nor whoever
+takes over one of FLARE's processes, can read, ask or answer in the name of one of the two.
+"""
+
+import hashlib
+import hmac
+import json
+import secrets
+from base64 import b64decode, b64encode
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, Final, final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from asyndgan.errors import RunError, WireError
+
+NONCE: Final = 12
+MOST: Final = 8192
+"""Most characters of a letter."""
+_OAEP: Final = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+_SIGNED: Final = (padding.PKCS1v15(), hashes.SHA256())
+
+
+@final
+class Seal:
+    """Seals the requests and answers of one line; an answer belongs to one request.
+
+    Args:
+        key: 32 bytes that both ends know.
+    """
+
+    BYTES: ClassVar[int] = 64
+    """Most bytes by which a sealed message, with its kind of reply, is longer."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+
+    def request(self, payload: bytes) -> bytes:
+        """Seals a request."""
+        return self._sealed(payload, b"request")
+
+    def opened_request(self, sealed: bytes) -> bytes:
+        """Opens a request; raises `WireError` if the other end has not sealed it."""
+        return self._opened(sealed, b"request")
+
+    def answer(self, payload: bytes, sealed: bytes) -> bytes:
+        """Seals the answer to a sealed request."""
+        return self._sealed(payload, _answer_to(sealed))
+
+    def opened_answer(self, answer: bytes, sealed: bytes) -> bytes:
+        """Opens the answer to a sealed request; raises `WireError` if it is not the other end's."""
+        return self._opened(answer, _answer_to(sealed))
+
+    def _sealed(self, payload: bytes, purpose: bytes) -> bytes:
+        nonce = secrets.token_bytes(NONCE)
+        return nonce + self._cipher.encrypt(nonce, payload, purpose)
+
+    def _opened(self, sealed: bytes, purpose: bytes) -> bytes:
+        try:
+            return self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], purpose)
+        except (InvalidTag, ValueError) as error:
+            raise WireError("a message is not of the other end of this line.") from error
+
+
+def _answer_to(sealed: bytes) -> bytes:
+    return b"answer" + hashlib.sha256(sealed).digest()
+
+
+def line_key(kit: Path, site: str, run: str) -> bytes:
+    """The key of a run's line to a site; the same after a restart of the coordinator.
+
+    Args:
+        kit: of the coordinator, whose private key it follows from.
+        site: name of the site.
+        run: name of the run.
+    """
+    own = (kit / "startup" / "client.key").read_bytes()
+    return hmac.digest(own, f"line {site} {run}".encode(), "sha256")
+
+
+def write_letter(kit: Path, site: str, key: Any, run: str, recipe: str) -> str:
+    """A letter with the key of a line, that the site alone can read.
+
+    Args:
+        kit: of the coordinator.
+        site: name of the site.
+        key: the site's public key.
+        run: name of the run.
+        recipe: as TOML; empty: there is none.
+    """
+    startup = kit / "startup"
+    own: Any = serialization.load_pem_private_key((startup / "client.key").read_bytes(), None)
+    sealed = key.encrypt(line_key(kit, site, run), _OAEP)
+    signature = own.sign(_signed(sealed, site, run, recipe), *_SIGNED)
+    parts = sealed, signature, (startup / "client.crt").read_bytes()
+    return " ".join(b64encode(part).decode() for part in parts)  # FLARE fills in what is in braces
+
+
+def read_letter(
+    letter: str, root: str, key: Any, site: str, run: str, recipe: str
+) -> tuple[bytes, str]:
+    """Reads a letter; returns the key of the line, and who has signed the letter.
+
+    Args:
+        letter: as `write_letter` wrote it.
+        root: certificate of the federation's authority, as PEM.
+        key: the site's private key.
+        site: name of the site.
+        run: name of the run.
+        recipe: as the job brought it.
+
+    Raises:
+        RunError: it is no letter of this federation's coordinator to this site, for this run.
+    """
+    try:
+        sealed, signature, certificate = map(b64decode, letter[:MOST].split(" "))
+        signer = x509.load_pem_x509_certificate(certificate)
+        signer.verify_directly_issued_by(x509.load_pem_x509_certificate(root.encode()))
+        (name,) = signer.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        if "@" not in str(name.value):  # only in the certificates of administrators
+            raise ValueError("a site has signed it")
+        if not signer.not_valid_before_utc <= datetime.now(UTC) <= signer.not_valid_after_utc:
+            raise ValueError("its certificate is not valid now")
+        public: Any = signer.public_key()
+        public.verify(signature, _signed(sealed, site, run, recipe), *_SIGNED)
+        return key.decrypt(sealed, _OAEP), str(name.value)
+    except (ValueError, TypeError, AttributeError, InvalidSignature) as error:
+        reason = str(error) or "its signature does not fit"
+        raise RunError(f"it is not of this federation's coordinator: {reason}") from error
+
+
+def _signed(sealed: bytes, site: str, run: str, recipe: str) -> bytes:
+    parts = [site, run, hashlib.sha256(recipe.encode()).hexdigest(), sealed.hex()]
+    return json.dumps(parts).encode()

@@ -1,0 +1,72 @@
+"""A run that is trained within a job of FLARE's server, in a federation that others have made."""
+
+import logging
+import time
+from pathlib import Path
+from typing import final
+
+import torch
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.signal import Signal
+
+from asyndgan.engines.flare.app import Messages
+from asyndgan.engines.flare.sealing import Seal
+from asyndgan.errors import AsyndganError, Interrupted
+from asyndgan.protocol import frame_limit
+from asyndgan.recipe import Recipe
+from asyndgan.runs.folder import RunFolder
+from asyndgan.runs.train import train_over
+
+log = logging.getLogger(__name__)
+
+
+@final
+class Coordination(Controller):
+    """Trains a run in the server's job process, in a folder that outlives the job.
+
+    Args:
+        recipe: the recipe as TOML.
+        run: name of the run.
+        keys: of the line to each site, as hexadecimal digits, by site; the run begins when all are
+            there.
+        folder: of the run; empty: asyndgan/runs/RUN in the server's workspace.
+    """
+
+    def __init__(self, recipe: str, run: str, keys: dict[str, str], folder: str = "") -> None:
+        super().__init__()
+        self.recipe, self.run, self.keys, self.folder = recipe, run, keys, folder
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to do."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to do."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Trains from the run's newest checkpoint until it is finished or the job is aborted."""
+        torch.set_num_threads(1)  # see traps in docs/architecture.md
+        recipe = Recipe.from_toml(self.recipe)
+        root = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
+        folder = RunFolder(Path(self.folder or root / "asyndgan" / "runs" / self.run))
+        if not folder.recipe_file.exists():
+            folder = RunFolder.create(folder.path, recipe)
+        limit = frame_limit(recipe) + Seal.BYTES
+        sites = Messages(fl_ctx.get_engine(), self.keys, limit, lambda: abort_signal.triggered)
+        try:
+            while set(self.keys) - set(sites.sites()):
+                if abort_signal.triggered:
+                    return
+                time.sleep(0.2)
+            with folder.held():
+                train_over(
+                    folder, sites, engine="flare", sites=list(self.keys),
+                    stop=lambda: abort_signal.triggered,
+                )  # fmt: skip
+        except Interrupted as error:
+            log.info("run %s: %s", self.run, error)
+        except AsyndganError as error:
+            self.system_panic(f"run {self.run}: {error}", fl_ctx)
+        finally:
+            sites.close()
