@@ -21,7 +21,6 @@ from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
-from asyndgan.relay.flare import LOOK_S
 from asyndgan.runs import load_recipe
 from asyndgan.training import Coordinator
 from asyndgan.wire.codec import raw_size

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from asyndgan.engines.flare.keeper import CLIENT
 from asyndgan.engines.flare.kits import renew
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.engines.flare.member import read_kit, write_workspace
@@ -105,7 +106,7 @@ def test_flare_runs_what_its_own_folder_names_so_that_nobody_else_may_write_ther
     poison(folder, ran, (name,))
     words = ["-m", folder, "-s", "fed_client.json", "--set", "secure_train=true", "uid=north"]
     client = subprocess.Popen(
-        [sys.executable, "-m", "asyndgan.relay.client", *words, "org=asyndgan"],
+        [sys.executable, "-m", CLIENT, *words, "org=asyndgan"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

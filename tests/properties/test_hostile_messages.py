@@ -19,6 +19,7 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from asyndgan.engines.framing import FRAME, Frames
 from asyndgan.errors import (
     CohortError,
     NotFiniteError,
@@ -29,7 +30,6 @@ from asyndgan.errors import (
 )
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
-from asyndgan.engines.framing import FRAME, Frames
 from asyndgan.training import Coordinator
 from asyndgan.wire import (
     ANSWERS,

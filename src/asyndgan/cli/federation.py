@@ -279,6 +279,50 @@ def submit(
 
 
 @federation.command()
+def export(
+    recipe: RecipeName,
+    to: Annotated[Path, typer.Option()],
+    site: Annotated[list[str], typer.Option()],
+    overrides: Overrides = None,
+    run: str | None = None,
+) -> None:
+    """Writes a job for a FLARE federation that others have made, or for FLARE's simulator.
+
+    FLARE's server trains the run; nobody confirms what it paints. The job holds keys: give it to
+    nobody but that server.
+
+    Example:
+        asyndgan federation export default --to job --site north --site south
+
+    Output:
+        --to FOLDER: New folder of the job, for 'nvflare job submit -j FOLDER'.
+
+    Run:
+        --run NAME: Name of the run. By default the name of the recipe.
+        --site NAME: Site that takes part, as FLARE names it.
+    """
+    resolved = load_recipe(recipe, overrides or [])
+    if resolved.masks.source == "given":
+        raise RunError(
+            f"recipe {resolved.name} paints from given masks, which a job of FLARE cannot bring. "
+            "Set masks.source=own, or make a federation with 'asyndgan federation init'."
+        )
+    name = run or resolved.name.lower().replace(" ", "-")
+    flare_part("jobs").export_job(to, resolved, name, site)
+    for line in (
+        f"Job of run {name} in {to}. It holds keys, so keep it secret.",
+        "1. At each site: a folder of the site's name with site.toml ('asyndgan site init NAME "
+        "--data DATA'), and 'asyndgan site start NAME'.",
+        "2. Before FLARE and before 'asyndgan site start': set ASYNDGAN_SOCKETS to the same folder "
+        "of mode 700 or 770.",
+        "3. In local/resources.json of each FLARE kit: "
+        '"class_allow_list": ["asyndgan.engines.flare.app.", "asyndgan.runs.coordination."]',
+        f"4. nvflare job submit -j {quote(str(to))}",
+    ):
+        Terminal().say(line)
+
+
+@federation.command()
 def confirm(folder: Folder, run: str | None = None) -> None:
     """Shows what a run would paint, and begins it if you agree.
 

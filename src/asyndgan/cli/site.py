@@ -2,11 +2,11 @@
 
 import logging
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,6 +42,7 @@ Kit = Annotated[
     Path,
     typer.Argument(metavar="KIT", help="The site's folder, with its key and its kit."),
 ]
+Part = Literal["data", "flare"]
 Received = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="The kit, a file NAME.json that the coordinator sent."),
@@ -87,10 +88,17 @@ def request(
 @site.command()
 def init(
     kit: Kit,
-    file: Received,
     data: Annotated[
         Path, typer.Option(prompt="Folder of the images and masks, or table", exists=True)
     ],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FILE",
+            help="The kit, a file NAME.json that the coordinator sent. Leave it out in a FLARE "
+            "federation that others have made.",
+        ),
+    ] = None,
     safety_number: SafetyNumber = None,
 ) -> None:
     """Takes the kit, and writes site.toml and a policy to review.
@@ -118,7 +126,14 @@ def init(
             f"{found[0]} is there already. Edit it, or remove it to have it written anew. To take "
             f"a new kit, call 'asyndgan site renew {quote(str(kit))} {quote(str(file))}'."
         )
-    name = _take(kit, file, safety_number)
+    if file:
+        name = _take(kit, file, safety_number)
+    elif (kit / flare_part("member").KEY_FILE).exists():
+        raise RunError(f"{kit} has a key, so name the kit that the coordinator made for it.")
+    else:
+        kit.mkdir(mode=0o700, exist_ok=True)
+        kit.chmod(0o700)
+        name = kit.resolve().name
     try:
         replace_text(settings, service.example(data.absolute()))
         replace_text(policy, first_policy(name).to_toml())
@@ -193,32 +208,40 @@ def check(kit: Kit, as_json: AsJson = False) -> None:
 
 
 @site.command()
-def start(kit: Kit) -> None:
+def start(kit: Kit, only: Part | None = None) -> None:
     """Takes part in runs until Ctrl-C. Run it as a service.
 
     Opens outgoing connections only.
 
     Example:
         asyndgan site start kit
+
+    Processes:
+        --only PART: Start the process with the data ('data'), or FLARE's client that needs none
+            ('flare'). Run the latter where it can read the kit and the sockets alone. By default
+            both; in a FLARE federation of others 'data'.
     """
     told = told_to_end()  # before seconds of imports, in which a service may be ended
     service = flare_part("service")
     member = flare_part("member")
-    name = member.read_kit(kit).name  # nothing is written to a folder that is no kit
-    member.guard(kit)
+    name, ours = service.name_of(kit), service.has_kit(kit)  # of a folder that is no kit: nothing
+    if ours:
+        member.guard(kit)
+    elif only == "flare":
+        raise RunError(f"{kit} holds no kit. Start FLARE's client as its administrator does.")
     logging.basicConfig(
         handlers=[RotatingFileHandler(kit / "site.log", maxBytes=2**22, backupCount=1)],
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    with held(kit, f"site {name} is started already on this machine."):
-        file = service.SiteFile.of(kit)
-        running = service.SiteService(kit, lambda run: file.setup(kit, run), wait_s=file.wait_s)
-        client = flare_part("keeper").keep_client(kit)
-        Terminal().say(f"Site {running.name} takes part; what happens is in {kit / 'site.log'}.")
-        try:
-            while not told():  # a signal may come to another thread, and wake nobody
-                time.sleep(0.2)
-        finally:
-            client.close()
-            running.close()
+    with ExitStack() as ends:
+        if only != "flare":
+            ends.enter_context(held(kit, f"site {name} is started already on this machine."))
+            file = service.SiteFile.of(kit)
+            running = service.SiteService(kit, lambda run: file.setup(kit, run), wait_s=file.wait_s)
+            ends.callback(running.close)
+        if only != "data" and ours:
+            ends.callback(flare_part("keeper").keep_client(kit).close)
+        Terminal().say(f"Site {name} takes part; what happens is in {kit / 'site.log'}.")
+        while not told():  # a signal may come to another thread, and wake nobody
+            time.sleep(0.2)

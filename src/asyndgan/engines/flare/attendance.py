@@ -1,4 +1,4 @@
-"""Records which sites are connected with a federation's server.
+"""Records which sites are connected with a federation's server, and has it send others away.
 
 The service asks FLARE and writes a file: a question to FLARE takes seconds or longer, a file is
 read at once.
@@ -59,9 +59,16 @@ class Register:
         self._path.unlink(missing_ok=True)
 
     def _keep(self) -> None:
+        known: frozenset[str] = frozenset()
         while not self._closing.is_set():
             try:
+                members = frozenset(Federation.of(self._path.parent).sites)
+                for site in members - known:  # it may have been sent away under this name
+                    self._administrator.ask("enable_client", site)
+                known = members
                 sites = list(self._administrator.present())
+                for site in {*sites} - members:
+                    self._administrator.ask("disable_client", site)
                 replace_text(self._path, json.dumps({"time": time.time(), "sites": sites}))
             except (AsyndganError, OSError) as error:
                 log.debug("who is connected cannot be asked now: %s", error)

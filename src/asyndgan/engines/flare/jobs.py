@@ -2,6 +2,7 @@
 
 import json
 import logging
+import secrets
 import socket
 import subprocess
 import tempfile
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from asyndgan import children
+from asyndgan.engines.federation import RUN_NAME
 from asyndgan.engines.flare.kits import Federation, key_of
-from asyndgan.engines.flare.member import APP
+from asyndgan.engines.flare.member import APP, SITE_NAME
 from asyndgan.engines.flare.sealing import Seal, line_key, write_letter
 from asyndgan.engines.framing import Frames, Requests
 from asyndgan.errors import RunError, SiteUnreachableError, WireError
 from asyndgan.protocol import frame_limit
 from asyndgan.recipe import Recipe
-from asyndgan.texts import parsed_json, replace_text
+from asyndgan.texts import parsed_json, replace_text, storing
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ REPLY_BYTES: Final = 2**26
 
 DESCRIBED_S: Final = 60.0
 """Longest time in seconds that a site may take to send a fingerprint."""
+
+TRAINS: Final = "asyndgan.runs.coordination.Coordination"
+"""The class that trains within FLARE's server."""
 
 BETWEEN: Final = "."
 """Separates run and site in a job's name; a run's name cannot contain it."""
@@ -247,15 +252,48 @@ def write_job(
         "limit": limit + Seal.BYTES,
         "wait_s": recipe.quorum.wait_s if recipe else DESCRIBED_S,
     }
-    controller = ("CoordinatorLine", {"site": site, "recipe": digest_of(recipe), **both})
+    ours = {"site": site, "recipe": digest_of(recipe), **both}
+    controller = {"path": f"{APP}.CoordinatorLine", "args": ours}
     executor = {"recipe": recipe.to_toml() if recipe else "", "letter": letter, **both}
     write_files(folder, job_name(run, site), controller, {site: executor})
+
+
+def export_job(folder: Path, recipe: Recipe, run: str, sites: Collection[str]) -> None:
+    """Writes a job that trains a run in a FLARE federation that others have made.
+
+    The job itself brings the key of the line to each site, so it is to be kept as a secret.
+
+    Args:
+        folder: new folder of the job.
+        recipe: of the run.
+        run: name of the run.
+        sites: names of the sites that take part, as FLARE knows them.
+
+    Raises:
+        RunError: the folder holds something, or a name is not valid.
+        StorageError: the files cannot be written.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder} is not empty; choose another folder.")
+    if not RUN_NAME.fullmatch(run) or not all(map(SITE_NAME.fullmatch, sites)):
+        raise RunError(f"'{run}' or one of {', '.join(sites)} is no name of a run or of a site.")
+    keys = {site: secrets.token_hex(32) for site in sites}
+    text, limit = recipe.to_toml(), frame_limit(recipe) + Seal.BYTES
+    both = {"recipe": text, "run": run}
+    executors = {
+        site: {**both, "letter": key, "limit": limit, "wait_s": recipe.quorum.wait_s}
+        for site, key in keys.items()
+    }
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        write_files(folder, run, {"path": TRAINS, "args": {**both, "keys": keys}}, executors)
 
 
 def write_files(
     folder: Path,
     name: str,
-    controller: tuple[str, dict[str, Any]],
+    controller: dict[str, Any],
     executors: dict[str, dict[str, Any]],
 ) -> None:
     """Writes a job's folder.
@@ -263,10 +301,9 @@ def write_files(
     Args:
         folder: of the job.
         name: of the job.
-        controller: class and arguments of the server's end.
+        controller: the server's end, with its class as `path` and its arguments as `args`.
         executors: arguments of each site's end, by site.
     """
-    kind, args = controller
     files: dict[str, Any] = {
         "meta.json": {
             "name": name,
@@ -278,7 +315,7 @@ def write_files(
         "app_server/config/config_fed_server.json": {
             "format_version": 2,
             "server": {"task_request_interval": TASKS_ASKED_S},
-            "workflows": [{"id": "coordinator", "path": f"{APP}.{kind}", "args": args}],
+            "workflows": [{"id": "coordinator", **controller}],
             "components": [],
         },
     }

@@ -50,10 +50,13 @@ LINES: Final = {
 RIGHTS: Final = {
     "format_version": "1.0",
     "permissions": {
-        "lead": {"submit_job": "any", "manage_job": "n:submitter", "view": "any", "byoc": "none"},
+        "lead": {
+            "submit_job": "any", "manage_job": "n:submitter", "view": "any", "byoc": "none",
+            "disable_client": "any", "enable_client": "any",
+        },
         "member": {"view": "any"},
     },
-}
+}  # fmt: skip
 """Permissions at the server and the sites; everything else is refused. FLARE's defaults would let
 the coordinator read files and logs in a site's kit and end its processes."""
 

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines.federation import RUN_NAME
-from asyndgan.engines.flare.member import KIT_FILE, read_key, read_kit
+from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE, read_key, read_kit
 from asyndgan.engines.flare.sealing import Seal, read_letter
 from asyndgan.engines.flare.sockets import Listener, Reply, reply_of
 from asyndgan.engines.framing import Frames
@@ -244,7 +244,7 @@ class SiteService:
         )
         if not RUN_NAME.fullmatch(run):
             raise RunError("a run's name is of small letters, digits and hyphens")
-        if (self.kit / KIT_FILE).exists():
+        if has_kit(self.kit):
             root = read_kit(self.kit).root
             key, submitter = read_letter(letter, root, read_key(self.kit), self.name, run, text)
         else:
@@ -335,8 +335,17 @@ class SiteService:
 
 
 def name_of(kit: Path) -> str:
-    """Name of the site in a folder; without a kit of ours, the folder has it."""
-    return read_kit(kit).name if (kit / KIT_FILE).exists() else kit.resolve().name
+    """Name of the site of a folder: of its kit or, beside a FLARE of others, the folder's own."""
+    return read_kit(kit).name if has_kit(kit) else kit.resolve().name
+
+
+def has_kit(kit: Path) -> bool:
+    """Whether a site is of a federation that this package has made, as its key or kit shows.
+
+    A folder that holds neither, but settings, is that of a site in a FLARE federation of others.
+    """
+    of_others = (kit / SITE_FILE).exists() and not (kit / KEY_FILE).exists()
+    return (kit / KIT_FILE).exists() or not of_others
 
 
 def _recipe_of(text: str) -> Recipe | None:

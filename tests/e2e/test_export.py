@@ -1,0 +1,159 @@
+"""A job for a FLARE that others run: their provisioning, their scripts, their simulator."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+import torch
+from nvflare.lighter.entity import Project
+from nvflare.lighter.impl.cert import CertBuilder
+from nvflare.lighter.impl.static_file import StaticFileBuilder
+from nvflare.lighter.impl.workspace import WorkspaceBuilder
+from nvflare.lighter.provisioner import Provisioner
+
+from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.sockets import SOCKETS
+from asyndgan.privacy import SIMULATION
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder
+from asyndgan.runs.train import train
+from asyndgan.training.checkpoint import read
+from commands import command
+from waiting import until
+
+HERE = Path(sys.executable).parent
+ADMIN = "admin@example.org"
+ALLOWED = ["asyndgan.engines.flare.app.", "asyndgan.runs.coordination."]
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="as FLARE's services")
+
+
+def exported(folder: Path, recipe: Path, run: str) -> Path:
+    words = ("--to", folder, "--site", "north", "--site", "south", "--run", run)
+    done = command("federation", "export", recipe, *words)
+    assert done.returncode == 0, done.stderr
+    assert folder.stat().st_mode & 0o77 == 0  # it holds keys
+    return folder
+
+
+def provisioned(folder: Path) -> Path:
+    """A federation as FLARE makes it, with our app allowed in its `local/resources.json`."""
+    project = Project("others", "")
+    ports = {"fed_learn_port": free_port(), "admin_port": free_port()}
+    project.set_server("localhost", "others", ports)
+    for site in ("north", "south"):
+        project.add_client(site, "others", {})
+    project.add_admin(ADMIN, "others", {"role": "project_admin"})
+    builders = [WorkspaceBuilder(), StaticFileBuilder(scheme="grpc"), CertBuilder()]
+    context = Provisioner(str(folder), builders).provision(project)
+    made = Path(context["current_prod_dir"])
+    for kit in ("localhost", "north", "south"):
+        local = made / kit / "local"
+        resources = json.loads((local / "resources.json.default").read_text())
+        if kit == "localhost":  # else in a folder that all servers of a machine share
+            persistor = resources["snapshot_persistor"]["args"]["storage"]["args"]
+            persistor["root_dir"] = str(folder / "snapshots")
+            for component in resources["components"]:
+                if component["id"] == "job_manager":
+                    component["args"]["uri_root"] = str(folder / "jobs")
+        text = json.dumps(resources | {"class_allow_list": ALLOWED})
+        (local / "resources.json").write_text(text)
+    return made
+
+
+def same_generator(run: RunFolder, other: RunFolder) -> bool:
+    ours, theirs = (read(each.generator_file)[0] for each in (run, other))
+    return list(ours) == list(theirs) and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def run_below(folder: Path) -> RunFolder | None:
+    """The run in some workspace of FLARE, once it has finished."""
+    for facts in folder.rglob("run.json"):
+        if facts.exists() and '"finished"' in facts.read_text():
+            return RunFolder(facts.parent)
+    return None
+
+
+def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_process(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe, file, sockets = tiny("image.size=32"), tmp_path / "recipe.toml", tmp_path / "s"
+    file.write_text(recipe.to_toml())
+    sockets.mkdir(mode=0o700)
+    path = f"{HERE}{os.pathsep}{os.environ['PATH']}"
+    known = os.environ | {SOCKETS: str(sockets), "OMP_NUM_THREADS": "1", "PATH": path}
+    with ExitStack() as ends:
+
+        def started(*words: object) -> None:
+            process = subprocess.Popen(
+                [*map(str, words)], env=known, start_new_session=True, cwd=tmp_path,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+
+            def end() -> None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+            ends.callback(end)
+
+        for site, data in phantoms.items():
+            kit = tmp_path / site
+            assert command("site", "init", kit, "--data", data).returncode == 0
+            (kit / "policy.toml").write_text(SIMULATION.to_toml())
+            started(HERE / "asyndgan", "site", "start", kit)
+        until(lambda: {path.name for path in sockets.iterdir()} == {"north", "south"}, 120)
+
+        made = provisioned(tmp_path / "others")
+        for kit in ("localhost", "north", "south"):
+            started("bash", made / kit / "startup" / "sub_start.sh")
+        job = exported(tmp_path / "job", file, "one")
+        submit = ["job", "submit", "-j", job, "--startup-kit", made / ADMIN]
+
+        def submitted() -> bool:
+            words = [str(word) for word in (HERE / "nvflare", *submit)]
+            done = subprocess.run(words, env=known, capture_output=True, timeout=120)
+            return done.returncode == 0
+
+        until(submitted, 240)
+        until(lambda: run_below(made / "localhost"), 300)
+        over_flare = run_below(made / "localhost")
+
+        simulated = tmp_path / "simulated"
+        (simulated / "local").mkdir(parents=True)
+        local = {"format_version": 2, "class_allow_list": ALLOWED}
+        (simulated / "local" / "resources.json").write_text(json.dumps(local))
+        job = exported(tmp_path / "job2", file, "two")
+        words = ["simulator", job, "-w", simulated, "-c", "north,south"]
+        subprocess.run(
+            [str(word) for word in (HERE / "nvflare", *words)],
+            env=known, capture_output=True, timeout=400, check=True,
+        )  # fmt: skip
+        in_simulator = run_below(simulated)
+    assert over_flare and in_simulator
+    whole = train(recipe, phantoms, tmp_path / "whole")
+    assert same_generator(over_flare, whole)
+    assert same_generator(in_simulator, whole)
+    for site in phantoms:
+        done = command("ledger", "verify", tmp_path / site / "records" / "ledger.jsonl")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_job_that_cannot_be_run_is_not_written(tmp_path: Path) -> None:
+    for words, reason in (
+        (("default", "--set", "masks.source=given"), "which a job of FLARE cannot bring"),
+        (("demo", "--run", "One Run"), "is no name of a run or of a site"),
+    ):
+        done = command("federation", "export", *words, "--to", tmp_path / "job", "--site", "north")
+        assert done.returncode and reason in " ".join(done.stderr.split())
+    assert not (tmp_path / "job").exists()
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "file").touch()
+    done = command("federation", "export", "demo", "--to", tmp_path / "job", "--site", "north")
+    assert done.returncode and "is not empty" in done.stderr
