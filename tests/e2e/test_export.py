@@ -29,7 +29,13 @@ from waiting import until
 
 HERE = Path(sys.executable).parent
 ADMIN = "admin@example.org"
-ALLOWED = ["asyndgan.engines.flare.app.", "asyndgan.runs.coordination."]
+LOCAL = {
+    "class_allow_list": ["asyndgan.engines.flare.app.", "asyndgan.runs.coordination."],
+    "allow_log_streaming": False,
+}
+"""What docs/federation-reference.md has a site's administrator write."""
+
+STREAMING = ("log_receiver", "site_log_streamer")
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="as FLARE's services")
 
@@ -62,8 +68,9 @@ def provisioned(folder: Path) -> Path:
             for component in resources["components"]:
                 if component["id"] == "job_manager":
                     component["args"]["uri_root"] = str(folder / "jobs")
-        text = json.dumps(resources | {"class_allow_list": ALLOWED})
-        (local / "resources.json").write_text(text)
+        resources |= LOCAL
+        resources["components"] = [c for c in resources["components"] if c["id"] not in STREAMING]
+        (local / "resources.json").write_text(json.dumps(resources))
     return made
 
 
@@ -127,8 +134,9 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
 
         simulated = tmp_path / "simulated"
         (simulated / "local").mkdir(parents=True)
-        local = {"format_version": 2, "class_allow_list": ALLOWED}
-        (simulated / "local" / "resources.json").write_text(json.dumps(local))
+        (simulated / "local" / "resources.json").write_text(
+            json.dumps({"format_version": 2, **LOCAL})
+        )
         job = exported(tmp_path / "job2", file, "two")
         words = ["simulator", job, "-w", simulated, "-c", "north,south"]
         subprocess.run(

@@ -120,10 +120,10 @@ def add(
 
 @federation.command()
 def remove(folder: Folder, site: SiteName) -> None:
-    """Excludes a site from all runs, and revokes its key.
+    """Excludes a site from all runs, and its key from this federation.
 
-    Its connections end at once, and no other with its key is accepted. What the generator has
-    learned from the site stays.
+    FLARE's server sends the site away and gives it no job any more. What the generator has learned
+    from the site stays.
 
     Example:
         asyndgan federation remove fed south
@@ -131,8 +131,8 @@ def remove(folder: Folder, site: SiteName) -> None:
     kits = flare_part("kits")
     kits.remove_site(kits.Federation.of(folder), site)
     Terminal().say(
-        f"{site} is left out, and its key is accepted no more. To add it again with another key, "
-        "remove site.key there and call 'asyndgan site request'."
+        f"{site} is left out, and its key is not added again. To add it with another key, remove "
+        "site.key there and call 'asyndgan site request'."
     )
 
 
@@ -316,7 +316,8 @@ def export(
         "2. Before FLARE and before 'asyndgan site start': set ASYNDGAN_SOCKETS to the same folder "
         "of mode 700 or 770.",
         "3. In local/resources.json of each FLARE kit: "
-        '"class_allow_list": ["asyndgan.engines.flare.app.", "asyndgan.runs.coordination."]',
+        '"class_allow_list": ["asyndgan.engines.flare.app.", "asyndgan.runs.coordination."], '
+        '"allow_log_streaming": false',
         f"4. nvflare job submit -j {quote(str(to))}",
     ):
         Terminal().say(line)
