@@ -78,10 +78,6 @@ class Counted(Transport):
         """The sites of the wrapped transport."""
         return self.inner.sites()
 
-    def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """The socket bytes of the wrapped transport."""
-        return self.inner.socket_bytes()
-
     def close(self) -> None:
         """Closes the wrapped transport."""
         self.inner.close()
@@ -102,17 +98,6 @@ def running(recipe: Recipe, data: Path, out: Path) -> Iterator[dict[str, Coordin
             ends.callback(exchange.close)
             coordinators[engine] = Coordinator.begin(recipe, exchange, run="0be4")
         yield coordinators
-
-
-def of_sockets(coordinator: Coordinator) -> int:
-    """Socket bytes of all sites in both directions.
-
-    Waits and takes one more step first, since sites report their counts with a delay.
-    """
-    time.sleep(2 * LOOK_S)
-    coordinator.step()
-    of_sites = coordinator.roster.exchange.transport.socket_bytes().values()
-    return sum(sum(both) for connections in of_sites for both in connections.values())
 
 
 def main() -> None:
@@ -141,21 +126,18 @@ def main() -> None:
                 over = coordinators["flare"]
                 counted = over.roster.exchange.transport
                 assert isinstance(counted, Counted)
-                before = of_sockets(over), counted.sent, counted.raw
+                before = counted.sent, counted.raw
                 for _ in range(asked.steps):
                     over.step()
-                carried, sent, raw = (
-                    (now - then) / (asked.steps + 1) / len(DEFAULT_SITES)
-                    for now, then in zip(
-                        (of_sockets(over), counted.sent, counted.raw), before, strict=True
-                    )
+                sent, raw = (
+                    (now - then) / asked.steps / len(DEFAULT_SITES)
+                    for now, then in zip((counted.sent, counted.raw), before, strict=True)
                 )
                 wanted = formula(recipe)
                 moved = [
                     ["formula, without headers", f"{wanted:,.0f}", ""],
                     ["protocol, before zstd", f"{raw:,.0f}", f"{raw / wanted:.4f} of the formula"],
                     ["protocol", f"{sent:,.0f}", f"{sent / wanted:.4f} of the formula"],
-                    ["sockets", f"{carried:,.0f}", f"{carried / sent:.4f} of the protocol's"],
                 ]
     publish(
         markdown(["networks", "engine", "ms a step", "above `inprocess`"], times)

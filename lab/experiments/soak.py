@@ -15,6 +15,7 @@ import torch
 
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup
+from asyndgan.engines.flare.keeper import CLIENT, SERVER_PARENT
 from asyndgan.engines.flare.localhost import Localhost
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Progress, RunFolder
@@ -28,12 +29,12 @@ SKIPPED = 0.1
 
 KINDS = {
     "coordinator": (),
-    "server's parent": ("asyndgan.relay.server", "federation/server"),
-    "who asks the server": ("asyndgan.relay.administrator",),
+    "server's parent": (SERVER_PARENT, "federation/server"),
+    "who asks the server": ("asyndgan.engines.flare.administrator",),
     "server's jobs": ("server.runner_process", "federation/server"),
-    "sites' parents": ("asyndgan.relay.client",),
+    "sites' parents": (CLIENT,),
     "sites' jobs": ("client.worker_process",),
-    "sites' compute": ("asyndgan.engines.site_process",),
+    "sites' compute": ("asyndgan.engines.processes",),
 }
 
 

@@ -138,7 +138,7 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
             json.dumps({"format_version": 2, **LOCAL})
         )
         job = exported(tmp_path / "job2", file, "two")
-        words = ["simulator", job, "-w", simulated, "-c", "north,south"]
+        words = ["simulator", job, "-w", simulated, "-c", "north,south", "-t", 2]
         subprocess.run(
             [str(word) for word in (HERE / "nvflare", *words)],
             env=known, capture_output=True, timeout=400, check=True,

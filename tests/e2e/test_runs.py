@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from asyndgan import cli
 from asyndgan.engines import InProcess, SiteSetup, set_up
+from asyndgan.engines.flare.sealing import Seal
 from asyndgan.engines.flare.service import SiteService
 from asyndgan.errors import (
     AsyndganError,
@@ -124,11 +125,13 @@ def test_an_answer_that_is_lost_between_machines_trains_nothing_twice(
     asked: list[bytes] = []
     answer, sixth = SiteService._answer, 5
 
-    def too_late(service: SiteService, greeting: dict[str, str], payload: bytes) -> bytes:
-        reply = answer(service, greeting, payload)
-        request = unpack(payload, REQUESTS, limit=2**24)
+    def too_late(
+        service: SiteService, greeting: dict[str, str], seal: Seal, sealed: bytes
+    ) -> bytes:
+        reply = answer(service, greeting, seal, sealed)
+        request = unpack(seal.opened_request(sealed), REQUESTS, limit=2**24)
         if service.name == "north" and isinstance(request, Judge):
-            asked.append(payload)
+            asked.append(sealed)
             if len(asked) == sixth + 1:
                 time.sleep(8.0)  # by then it has been asked for again, and nobody wants this one
         return reply

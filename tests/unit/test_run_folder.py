@@ -20,7 +20,6 @@ from asyndgan.reports.words import duration, size
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.board import Board
-from asyndgan.runs.facts import counted_on, socket_sums
 from asyndgan.runs.train import train
 from asyndgan.tables.schema import check_own_data
 
@@ -202,16 +201,6 @@ def test_a_recipe_that_does_not_exist_names_those_that_do() -> None:
 def test_a_part_that_nobody_offers_is_refused_with_its_key_and_the_nearest() -> None:
     with pytest.raises(RecipeError, match=r"generator\.kind: .*Did you mean resnet\?"):
         load_recipe("default", ["generator.kind=resnett"])
-
-
-def test_bytes_of_very_many_connections_stay_few_lines_and_the_same_sum() -> None:
-    counts: dict[str, list[int]] = {}
-    for number in range(1000):
-        # The latest is counted twice: while it carries, and when it has carried more.
-        counts = counted_on(counts, {f"job-{number}": (1, 10)})
-        counts = counted_on(counts, {f"job-{number}": (2, 20)})
-    assert socket_sums(counts) == [2000, 20000]
-    assert len(counts) < 20
 
 
 @pytest.mark.parametrize("key", ["cases", "share", "modalities"])

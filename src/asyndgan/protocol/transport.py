@@ -30,13 +30,6 @@ class Transport(ABC):
         """Whether a site still belongs to the run; one that left for good is not waited for."""
         return True
 
-    def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """Bytes that left and reached each site, as operating systems count them, by connection.
-
-        Empty if there is no network or nothing counts them.
-        """
-        return {}
-
     def pace(self) -> float:
         """Longest time in seconds that a site took for one of its latest answers; 0 if unknown."""
         return 0.0

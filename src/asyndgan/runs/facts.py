@@ -31,11 +31,6 @@ training: Any = Late("asyndgan.training")  # see `runs/folder.py`
 
 State = Literal["running", "interrupted", "failed", "finished"]
 
-EARLIER = "earlier"
-"""Key, in place of a connection's name, of the sum over connections that ended long ago."""
-
-KEPT_CONNECTIONS = 8
-
 
 @final
 @dataclass
@@ -58,7 +53,7 @@ class RunFacts:
         left_sites: bytes that left each site, by kind.
         came_to_sites: bytes that went to each site, by kind.
         socket_bytes: bytes that left and came to each site over each of its network connections,
-            as counted by its operating system; empty for sites without such counts.
+            as counted by its operating system; earlier versions wrote it.
         generator_sha256: SHA-256 of `generator.safetensors`.
         patient_pattern: pattern that found the patients in the names of cases; empty if each site
             has its own, as in a federation.
@@ -168,20 +163,3 @@ def by_site(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
 def socket_sums(connections: Mapping[str, Sequence[int]]) -> list[int]:
     """Bytes that left and came, summed over all of a site's connections."""
     return [sum(counts) for counts in zip(*connections.values(), strict=True)]
-
-
-def counted_on(
-    known: Mapping[str, list[int]], connections: Mapping[str, Sequence[int]]
-) -> dict[str, list[int]]:
-    """Updates a site's byte counts by connection with the current ones.
-
-    Up to `KEPT_CONNECTIONS` ended connections stay separate, since another attempt may continue
-    them. If there are more, all ended ones are merged into the sum `EARLIER`, as their number is
-    unbounded.
-    """
-    counts = {**known, **{name: list(both) for name, both in connections.items()}}
-    ended = [name for name in counts if name not in connections and name != EARLIER]
-    if len(ended) > KEPT_CONNECTIONS:
-        gone = {name: counts.pop(name) for name in (EARLIER, *ended) if name in counts}
-        counts[EARLIER] = socket_sums(gone)
-    return counts

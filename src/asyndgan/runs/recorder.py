@@ -10,7 +10,7 @@ from torch.utils.tensorboard.summary import image, scalar
 
 from asyndgan.protocol import Exchange
 from asyndgan.runs.board import Board
-from asyndgan.runs.facts import RunFacts, by_site, counted_on, socket_sums
+from asyndgan.runs.facts import RunFacts, by_site
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.news import line_of
 from asyndgan.runs.samples import SampleGrid
@@ -88,7 +88,6 @@ class Recorder:
         board = Board(self.folder.tensorboard, step)
 
         def record(progress: Progress) -> None:
-            self._count_sockets()
             line = json.dumps(self._metrics(progress))
             append(self.folder.metrics_file, f"{line}\n".encode())
             shown = [scalar(name, value) for name, value in self._curves(progress).items()]
@@ -122,7 +121,6 @@ class Recorder:
         facts.taught = dict(coordinator.roster.taught)
         facts.left_sites = by_site(self.exchange.from_sites)
         facts.came_to_sites = by_site(self.exchange.to_sites)
-        self._count_sockets()
         self.folder.write_facts(facts)
 
     def _metrics(self, progress: Progress) -> dict[str, Any]:
@@ -148,8 +146,6 @@ class Recorder:
             "bytes": moved,
             "news": list(progress.news),
         }
-        if carried := self._carried():
-            record["socket"] = carried
         if report.reminding is not None:
             record["reminding"] = report.reminding
         return record
@@ -164,8 +160,6 @@ class Recorder:
         for name, counts in (("left", self.exchange.from_sites), ("came", self.exchange.to_sites)):
             for (site, kind), size in counts.items():
                 scalars[f"bytes_{name}/{site}/{kind}"] = size
-        for site, (left, came) in self._carried().items():
-            scalars |= {f"socket/left/{site}": left, f"socket/came/{site}": came}
         for site, losses in report.losses.items():
             scalars |= {f"{name}/{site}": value for name, value in losses.items()}
         if report.reminding is not None:
@@ -174,13 +168,3 @@ class Recorder:
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._since
-
-    def _carried(self) -> dict[str, list[int]]:
-        """Bytes that left and came to each site over its network connections."""
-        return {site: socket_sums(each) for site, each in self.facts.socket_bytes.items()}
-
-    def _count_sockets(self) -> None:
-        """Counts bytes over all attempts, each connection once even if it outlives an attempt."""
-        for site, connections in self.exchange.transport.socket_bytes().items():
-            known = self.facts.socket_bytes.get(site, {})
-            self.facts.socket_bytes[site] = counted_on(known, connections)
