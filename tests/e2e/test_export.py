@@ -128,8 +128,8 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
             done = subprocess.run(words, env=known, capture_output=True, timeout=120)
             return done.returncode == 0
 
-        until(submitted, 240)
-        until(lambda: run_below(made / "localhost"), 300)
+        until(submitted, 600)
+        until(lambda: run_below(made / "localhost"), 600)
         over_flare = run_below(made / "localhost")
 
         simulated = tmp_path / "simulated"
@@ -138,11 +138,8 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
             json.dumps({"format_version": 2, **LOCAL})
         )
         job = exported(tmp_path / "job2", file, "two")
-        words = ["simulator", job, "-w", simulated, "-c", "north,south", "-t", 2]
-        subprocess.run(
-            [str(word) for word in (HERE / "nvflare", *words)],
-            env=known, capture_output=True, timeout=400, check=True,
-        )  # fmt: skip
+        started(HERE / "nvflare", "simulator", job, "-w", simulated, "-c", "north,south", "-t", 2)
+        until(lambda: run_below(simulated), 600)
         in_simulator = run_below(simulated)
     assert over_flare and in_simulator
     whole = train(recipe, phantoms, tmp_path / "whole")

@@ -61,7 +61,7 @@ class Kept:
         RunError: FLARE cannot run at this path, or start jobs with this Python.
     """
 
-    def __init__(self, kit: Path, command: Sequence[str], sockets: Path) -> None:
+    def __init__(self, kit: Path, command: Sequence[str], sockets: str) -> None:
         self.kit = plain(kit)
         self._sockets = sockets
         unquoted(Path(sys.executable))
@@ -127,9 +127,10 @@ class Kept:
 
     def _start(self) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        told = {"PATH": path, SOCKETS: self._sockets}
         self._process = children.start(
             *self._command,
-            env={**children.environment(HEAP | ARENAS), "PATH": path, SOCKETS: str(self._sockets)},
+            env=children.environment(HEAP | ARENAS) | told,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -156,7 +157,7 @@ def keep_client(kit: Path) -> Kept:
         "-s", "fed_client.json", "--set", "secure_train=true", f"uid={member.name}",
         f"org={PROJECT}", "config_folder=config",
     ]  # fmt: skip
-    return Kept(folder, command, sockets_of(kit))
+    return Kept(folder, command, _sockets(kit))
 
 
 def keep_server(federation: Federation) -> Kept:
@@ -188,7 +189,7 @@ def keep_server(federation: Federation) -> Kept:
         SERVER_PARENT, "-m", str(kit),
         "-s", SERVER, "--set", "secure_train=true", f"org={PROJECT}", "config_folder=config",
     ]  # fmt: skip
-    return Kept(kit, command, sockets_of(kit))
+    return Kept(kit, command, _sockets(kit))
 
 
 def end_orphan(kit: Path) -> None:
@@ -201,6 +202,11 @@ def end_orphan(kit: Path) -> None:
         words = set(Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
         if str(kit) in words and {CLIENT, SERVER_PARENT} & words:
             _end_group(pid, signal.SIGKILL)
+
+
+def _sockets(kit: Path) -> str:
+    """Where FLARE's jobs find our processes; a folder that is named can be another account's."""
+    return os.environ.get(SOCKETS) or str(sockets_of(kit))
 
 
 def _note(kit: Path) -> Path:
