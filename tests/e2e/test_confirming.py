@@ -87,7 +87,7 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
         asyndgan(*submit, "--site", honest[0], "--site", honest[1])
         said = asyndgan(*confirm, answer="y\n")
         assert "evil" not in said and "Run one begins." in said
-        until(lambda: order.state() in ("finished", "failed"), 180)
+        until(lambda: order.state() in ("finished", "failed"), 400)
         assert order.state() == "finished", order.failure()
         news = [line for record in order.folder.metrics() for line in record["news"]]
         away = [line for line in news if line.startswith(f"{liar} is not there: ")]

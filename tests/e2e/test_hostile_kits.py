@@ -134,7 +134,7 @@ def test_nothing_that_lies_in_a_sites_folder_besides_its_own_files_runs(
         words = ("federation", "submit", federation.path, tmp_path / "recipe.toml", "--run", run)
         asyndgan(*words, "--yes")
         order = Order.named(federation, run)
-        until(lambda: order.state() in ("finished", "failed"), 180)
+        until(lambda: order.state() in ("finished", "failed"), 400)
         assert order.state() == "finished", order.failure()
 
     (tmp_path / "ran").mkdir()

@@ -120,7 +120,7 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         said = answered_at_a_terminal("Shall the run begin so?", "y", *confirm)
         assert "60%" in said and "Run one begins." in said, said
         order = Order.named(federation, "one")
-        until(lambda: order.state() in ("finished", "failed"), 180)
+        until(lambda: order.state() in ("finished", "failed"), 400)
         assert order.state() == "finished", order.failure()
         assert "step 6 of 6" in asyndgan("federation", "status", federation.path)
         services[0].kill()  # its FLARE server lives on, until the command is started again
@@ -129,13 +129,13 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         assert orphan
         services[0] = started("federation", "start", federation.path)
         here = "connected: north, south"
-        until(lambda: of_module(SERVER_PARENT, federation.path) not in ([], orphan), 60)
-        until(lambda: here in connected(federation), 90)
+        until(lambda: of_module(SERVER_PARENT, federation.path) not in ([], orphan), 120)
+        until(lambda: here in connected(federation), 240)
         until(lambda: here in asyndgan("federation", "status", federation.path), 90)
         # A site that is removed is sent away by FLARE's server, which goes on without it.
         asyndgan("federation", "remove", federation.path, "south")
         with closing(Administrator(federation.admin_kit)) as administrator:
-            until(lambda: administrator.present() == ("north",), 60)
+            until(lambda: administrator.present() == ("north",), 240)
     finally:
         for service in reversed(services):
             service.send_signal(signal.SIGTERM)
@@ -172,9 +172,9 @@ def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up(
         longer = ("training.steps=100000", "quorum.patience_s=600", "quorum.wait_s=600")
         recipe = tiny("image.size=32", *longer)
         order = Order.submit(federation, "one", recipe, (), yes=True)
-        until(lambda: len(order.folder.metrics()) > 20, 120)
+        until(lambda: len(order.folder.metrics()) > 20, 400)
         here = "connected: north, south"
-        until(lambda: here in connected(federation), 60)
+        until(lambda: here in connected(federation), 240)
         assert crowd.poll() is None
         (run,) = of_module("asyndgan.runs.federated", federation.path)
         for site in services[1:]:

@@ -470,6 +470,7 @@ def test_a_site_of_a_federation_of_others_answers_who_brings_the_key_of_a_line(
 ) -> None:
     kit, recipe, key = tmp_path / "north", tiny("image.size=32"), bytes(range(32))
     kit.mkdir()
+    (kit / "site.toml").touch()
     service = SiteService(kit, lambda run: SiteSetup("north", phantoms["north"], kit / "runs"))
     opening = Seal(key).request(pack(Open(run="a", recipe=recipe.digest(), step=0), {}))
     try:
