@@ -15,7 +15,7 @@ import pytest
 
 from asyndgan.engines.flare.attendance import connected
 from asyndgan.engines.flare.jobs import Administrator
-from asyndgan.engines.flare.keeper import SERVER_PARENT, end_orphan
+from asyndgan.engines.flare.keeper import SERVER_PARENT, end_all
 from asyndgan.engines.flare.localhost import federation_here, free_port
 from asyndgan.privacy import SIMULATION
 from asyndgan.privacy.ledger import read
@@ -226,12 +226,11 @@ def test_a_process_that_only_has_a_kits_name_in_its_command_is_let_live(tmp_path
     kit = tmp_path / "north"
     kit.mkdir()
     stranger = subprocess.Popen(
-        ["tail", "-f", "/dev/null", str(kit / "kit.json"), "-s", "1"],
+        ["tail", "-f", "/dev/null", str(kit), "-s", "1"],
         start_new_session=True,
     )
     try:
-        (kit / "flare.pid").write_text(str(stranger.pid))
-        end_orphan(kit)
+        end_all(kit)
         time.sleep(0.5)
         assert stranger.poll() is None
     finally:

@@ -40,6 +40,11 @@ CLIENT: Final = "nvflare.private.fed.app.client.client_train"
 SERVER_PARENT: Final = "nvflare.private.fed.app.server.server_train"
 """Modules that FLARE's own start-up scripts run for a client and for the server."""
 
+JOBS: Final = tuple(
+    f"nvflare.private.fed.app.{end}_process" for end in ("client.worker", "server.runner")
+)
+"""Modules that FLARE runs for a job."""
+
 JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """Matches a job's name, which is also that of its folder."""
 
@@ -55,7 +60,7 @@ ARENAS: Final = {"MALLOC_ARENA_MAX": "4"}
 class Kept:
     """Runs a FLARE process in its folder and restarts it when it ends.
 
-    The processes of its jobs are in their own process groups and exit by themselves once it ends.
+    The processes of its jobs end with it.
 
     Raises:
         RunError: FLARE cannot run at this path, or start jobs with this Python.
@@ -69,7 +74,7 @@ class Kept:
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        end_orphan(self.kit)
+        end_all(self.kit)
         self._forget_jobs()
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._thread.start()
@@ -80,7 +85,7 @@ class Kept:
         return self._process.pid if self._process and alive else None
 
     def close(self) -> None:
-        """Ends the process; the processes of its jobs exit within seconds."""
+        """Ends the process and those of its jobs."""
         with self._lock:
             self._closing.set()  # no process is started from now on
         if self._process:
@@ -90,7 +95,7 @@ class Kept:
             _end_group(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._thread.join()
-        _note(self.kit).unlink(missing_ok=True)
+        end_all(self.kit)
 
     def _forget_jobs(self) -> None:
         """Removes the folder that FLARE leaves for each job; messages are never in it."""
@@ -122,7 +127,7 @@ class Kept:
             return str(error)
         assert self._process
         self._process.wait()
-        _end_group(self._process.pid, signal.SIGKILL)
+        end_all(self.kit)
         return str(self._process.returncode)
 
     def _start(self) -> None:
@@ -136,8 +141,6 @@ class Kept:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        with suppress(OSError):  # the process runs even if the disk is full
-            _note(self.kit).write_text(str(self._process.pid))
 
 
 def keep_client(kit: Path) -> Kept:
@@ -150,7 +153,7 @@ def keep_client(kit: Path) -> Kept:
         RunError: the kit cannot be used, or FLARE cannot run at its path.
     """
     member = read_kit(kit)
-    end_orphan(plain(kit) / FLARE)
+    end_all(plain(kit) / FLARE)
     folder = write_workspace(plain(kit), member)
     command = [
         CLIENT, "-m", str(folder),
@@ -168,7 +171,7 @@ def keep_server(federation: Federation) -> Kept:
         RunError: its port cannot be opened, the kit holds no server, or FLARE cannot run there.
     """
     keep_inside(federation.server_kit)
-    end_orphan(plain(federation.server_kit))
+    end_all(plain(federation.server_kit))
     port, end = federation.port, time.monotonic() + FREED_S
     while reason := _unavailable(port):
         if reason.errno != errno.EADDRINUSE:
@@ -192,26 +195,21 @@ def keep_server(federation: Federation) -> Kept:
     return Kept(kit, command, _sockets(kit))
 
 
-def end_orphan(kit: Path) -> None:
-    """Kills a FLARE process left behind by a keeper that was killed.
+def end_all(folder: Path) -> None:
+    """Kills FLARE's processes that work in a folder: a parent whose keeper was killed, and jobs.
 
-    Its command line is read, since process ids are reused.
+    A job whose parent ends while it starts would try to tell it, without a pause, for ever.
     """
-    with suppress(OSError, ValueError):
-        pid = int(_note(kit).read_text())
-        words = set(Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
-        if str(kit) in words and {CLIENT, SERVER_PARENT} & words:
-            _end_group(pid, signal.SIGKILL)
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = {*(place / "cmdline").read_text(errors="replace").split("\0")}
+            if str(folder) in words and words & {CLIENT, SERVER_PARENT, *JOBS}:
+                os.kill(int(place.name), signal.SIGKILL)
 
 
 def _sockets(kit: Path) -> str:
     """Where FLARE's jobs find our processes; a folder that is named can be another account's."""
     return os.environ.get(SOCKETS) or str(sockets_of(kit))
-
-
-def _note(kit: Path) -> Path:
-    """Where the id of a kit's FLARE process is written down."""
-    return kit / "flare.pid"
 
 
 def _unavailable(port: int) -> OSError | None:
