@@ -114,6 +114,8 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
             kit = tmp_path / site
             assert command("site", "init", kit, "--data", data).returncode == 0
             (kit / "policy.toml").write_text(SIMULATION.to_toml())
+            checked = command("site", "check", kit)
+            assert checked.returncode == 0, checked.stdout
             started(HERE / "asyndgan", "site", "start", kit)
         until(lambda: {path.name for path in sockets.iterdir()} == {"north", "south"}, 120)
 

@@ -21,7 +21,7 @@ from asyndgan.data.listing import list_cases
 from asyndgan.data.nnunet import patients_of
 from asyndgan.engines.flare.kits import versions
 from asyndgan.engines.flare.member import KEY_FILE, Member, read_kit
-from asyndgan.engines.flare.service import SITE_FILE, SiteFile
+from asyndgan.engines.flare.service import SITE_FILE, SiteFile, has_kit, name_of
 from asyndgan.errors import AsyndganError, DataError, PolicyError
 from asyndgan.models import usable_device
 from asyndgan.privacy import Policy
@@ -59,8 +59,9 @@ def checks(kit: Path) -> Iterator[Check]:
     Raises:
         RunError: the folder is not a startup kit, or what it gives cannot be used.
     """
-    member = read_kit(kit)
-    yield Check("kit", True, f"of site {member.name}")
+    member = read_kit(kit) if has_kit(kit) else None
+    of = "of" if member else "none: FLARE is of others; it has to know this as"
+    yield Check("kit", True, f"{of} site {name_of(kit)}")
     try:
         file = SiteFile.of(kit)
     except AsyndganError as error:
@@ -71,16 +72,22 @@ def checks(kit: Path) -> Iterator[Check]:
         if file.fingerprint:
             yield _of("fingerprint", lambda: _fingerprint(file))
         yield _of("device", lambda: str(usable_device(file.device)))
+    if member:
+        yield from _membership(kit, member)
+    free = shutil.disk_usage(kit).free
+    yield Check("disk", free >= LEAST_FREE, f"{free / 2**30:.0f} GiB free, 2 are wanted")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    yield Check("GPU", True, f"{gpu}; 'device' in {SITE_FILE} says what is used")
+
+
+def _membership(kit: Path, member: Member) -> Iterator[Check]:
+    """Checks key, certificate, connection and versions."""
     seen = [path for path in (kit, kit / KEY_FILE) if path.stat().st_mode & 0o77]
     others = f"others can read {', '.join(map(str, seen))}; 'asyndgan site start' forbids it"
     yield Check("permissions", not seen, others if seen else "nobody else reads the key")
     yield _dates(x509.load_pem_x509_certificate(member.certificate.encode()))
     yield _connection(member, kit / KEY_FILE)
     yield _versions(member)
-    free = shutil.disk_usage(kit).free
-    yield Check("disk", free >= LEAST_FREE, f"{free / 2**30:.0f} GiB free, 2 are wanted")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    yield Check("GPU", True, f"{gpu}; 'device' in {SITE_FILE} says what is used")
 
 
 def _of(subject: str, look: Callable[[], str]) -> Check:
