@@ -120,8 +120,8 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
         until(lambda: {path.name for path in sockets.iterdir()} == {"north", "south"}, 120)
 
         made = provisioned(tmp_path / "others")
-        for kit in ("localhost", "north", "south"):
-            started("bash", made / kit / "startup" / "sub_start.sh")
+        for name in ("localhost", *phantoms):
+            started("bash", made / name / "startup" / "sub_start.sh")
         job = exported(tmp_path / "job", file, "one")
         submit = ["job", "submit", "-j", job, "--startup-kit", made / ADMIN]
 

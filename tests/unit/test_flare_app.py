@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
+from nvflare.apis.signal import Signal
 
 from asyndgan.engines.flare.app import BYTES, GREET, REQUEST, Messages, SiteEnd, SiteLine
 from asyndgan.engines.flare.kits import Federation, key_of
@@ -283,9 +283,8 @@ def test_a_site_whose_own_process_is_not_running_or_not_named_says_so(
         answered = line.answer(GREET, asking(b""), FLContext())
         assert answered.get_return_code() == ReturnCode.SERVICE_UNAVAILABLE
         monkeypatch.delenv(SOCKETS, raising=False)
-    assert line.execute("any", Shareable(), FLContext(), SimpleNamespace()).get_return_code() == (
-        ReturnCode.TASK_UNKNOWN
-    )
+    done = line.execute("any", Shareable(), FLContext(), Signal())
+    assert done.get_return_code() == ReturnCode.TASK_UNKNOWN
 
 
 def test_a_greeting_arrives_and_what_is_none_is_sent_away(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ RUN: Final = "plan"
 """Name under which sites keep the log of it."""
 
 LOOK_S: Final = 0.2
-PATIENCE_S: Final = 90.0
+PATIENCE_S: Final = 240.0
 """Seconds that a site's job may take to connect."""
 
 

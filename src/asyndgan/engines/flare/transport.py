@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 1.0
 """Seconds between two checks of which sites are connected."""
 
-LATE_S: Final = 60.0
+LATE_S: Final = 150.0
 """Seconds after which a job without a line is given up; its own end waits less for the site."""
 
 LONGEST_S: Final = 60.0
