@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from asyndgan.engines.flare.attendance import connected
 from asyndgan.engines.flare.jobs import Administrator
 from asyndgan.engines.flare.keeper import SERVER_PARENT, end_all
 from asyndgan.engines.flare.localhost import federation_here, free_port
+from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE
+from asyndgan.engines.flare.sockets import SOCKETS
 from asyndgan.privacy import SIMULATION
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
@@ -59,10 +62,11 @@ def answered_at_a_terminal(question: str, answer: str, *words: object) -> str:
     return said
 
 
-def started(*words: object) -> subprocess.Popen[bytes]:
+def started(*words: object, **changes: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [COMMAND, *map(str, words)], env=ALONE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+        [COMMAND, *map(str, words)], env=ALONE | changes, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
 
 
 def left_of(folder: Path) -> dict[int, str]:
@@ -83,7 +87,7 @@ def of_module(name: str, folder: Path) -> list[int]:
     return [pid for pid, command in left_of(folder).items() if f"-m {name} " in command]
 
 
-def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_a_trace(
+def test_a_run_ordered_by_command_is_trained_by_services_that_end_without_a_trace(
     tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     federation = federation_here(tmp_path / "f", *(tmp_path / name for name in phantoms))
@@ -103,7 +107,17 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
             named = settings.replace("# fingerprint =", "fingerprint = 'seen.json'")
             assert named.count("\n# ") == settings.count("\n# ") - 1
             (kit / "site.toml").write_text(named)
-            services.append(started("site", "start", kit))
+            if name == "north":
+                services.append(started("site", "start", kit))
+        # South keeps FLARE's client where it sees neither data nor policy nor books.
+        apart, sockets = tmp_path / "apart", tmp_path / "s"
+        sockets.mkdir(mode=0o700)
+        apart.mkdir()
+        for name in (KEY_FILE, KIT_FILE):
+            shutil.copy(tmp_path / "south" / name, apart)
+        for folder, part in ((tmp_path / "south", "data"), (apart, "flare")):
+            words = ("site", "start", folder, "--only", part)
+            services.append(started(*words, **{SOCKETS: str(sockets)}))
         planned = tmp_path / "planned.toml"
         told = asyndgan("federation", "plan", federation.path, "--out", planned)
         assert "north" in told and "south" in told
@@ -140,12 +154,14 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         for service in reversed(services):
             service.send_signal(signal.SIGTERM)
         ends = [(service.wait(60), service.communicate()[1].decode()) for service in services]
-    assert [status for status, _ in ends] == [0, 0, 0], ends
+    assert [status for status, _ in ends] == [0, 0, 0, 0], ends
     until(lambda: not left_of(tmp_path), 30)
     asyndgan("federation", "fetch", federation.path, "--out", tmp_path / "fetched")
     fetched = RunFolder(tmp_path / "fetched")
     assert fetched.generator_file.exists() and len(fetched.metrics()) == recipe.training.steps
     assert fetched.has_masks
+    assert not (tmp_path / "south" / "flare").exists()
+    assert {path.name for path in apart.iterdir()} == {KEY_FILE, KIT_FILE, "flare", "site.log"}
     for name in phantoms:
         ledger = tmp_path / name / "records" / "ledger.jsonl"
         asyndgan("ledger", "verify", ledger)
