@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -132,7 +132,9 @@ def read_letter(
         public: Any = signer.public_key()
         public.verify(signature, _signed(sealed, site, run, recipe), *_SIGNED)
         return key.decrypt(sealed, _OAEP), str(name.value)
-    except (ValueError, TypeError, AttributeError, InvalidSignature) as error:
+    except (
+        ValueError, TypeError, AttributeError, InvalidSignature, UnsupportedAlgorithm,
+    ) as error:  # fmt: skip
         reason = str(error) or "its signature does not fit"
         raise RunError(f"it is not of this federation's coordinator: {reason}") from error
 
