@@ -22,7 +22,7 @@ SITES_OF = {"dsb2018_fluo": "nuclei-64", "chest_xray": "chest-64"}
 """Suite with the single sites of a set, where the suite of README's row has none."""
 RECIPES = {"demo": "demo", "search-length": "planned", "misaligned": "aligned"}
 """Recipe of a suite's row in the summary, where it is not `default`."""
-NOT_MEASURED = "–"
+NOT_MEASURED = "-"
 LEAST_GAIN = 0.005
 """Below it, networks of all real images count as converged."""
 
