@@ -2,16 +2,16 @@
 # Computes the tables behind docs/evidence.md, or the ones named, and writes each into docs/results/TABLE.md:
 #   lab/evidence.sh DATA OUT [TABLE ...]
 # A table is a suite of lab/suites (those named search-* are experiments, and run only if named) or one of
-# lab/experiments: wire, reconstruction, membership, worst_recipe, digits, phantoms, tables, streets and masks (only if named). DATA contains
+# lab/experiments: reconstruction, membership, worst_recipe, digits, phantoms, tables, streets and masks (only if named). DATA contains
 # lgg_mri, dsb2018_fluo, chest_xray, hippocampus_3d, streets_camvid, loans and loans_default; phantoms are generated there. Results that exist are reused, and an interrupted suite
-# resumes. A suite's results also go to lab/results/TABLE.json. Everything takes about fifty hours of one core.
+# resumes. A suite's results also go to lab/results/TABLE.json. Everything takes more than a day of one core.
 set -euo pipefail
 data="$1" out="$2"
 shift 2
 cd "$(dirname "$0")/.."
 [ -e "$data/phantoms" ] || .venv/bin/asyndgan phantoms "$data/phantoms"
-[ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 nuclei-64 chest-64 misaligned temporary \
-  lgg-128 dsb-128 wire reconstruction membership worst_recipe digits phantoms tables streets
+[ $# -gt 0 ] || set -- demo default-64 bytes nuclei-64 chest-64 misaligned \
+  reconstruction membership worst_recipe digits phantoms tables streets
 for table; do
   document="docs/results/$table.md"
   case "$table" in
@@ -28,7 +28,7 @@ for table; do
         --out "$out/masks" --document "$document"
       continue
       ;;
-    wire | reconstruction | membership | worst_recipe | phantoms)
+    reconstruction | membership | worst_recipe | phantoms)
       .venv/bin/python -m "lab.experiments.$table" --data "$data" --out "$out/$table" --document "$document"
       continue
       ;;

@@ -1,6 +1,6 @@
 """Bytes of a step: `default`'s coding of feedback and images against `float32`, after zstd.
 
-    python -m lab.experiments.wire --data DATA --out OUT [--document docs/results/wire.md]
+    python -m lab.experiments.wire --data DATA --out OUT
 
 The first steps of `default`, with gradients computed in float32, as it is, and in bfloat16, of
 which half of the bits are zero, so that zstd removes them. Bytes are those of an average site, both

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -513,6 +514,7 @@ def test_each_site_is_sent_the_masks_that_were_learned_for_it(
         assert set(masks.drawn(recipe, site, 0, labels).unique().tolist()) == {label}
     assert len(masks.of_labels("west", labels)) == 2  # nothing was learned for it
     assert len(masks.of_labels("south", {0: "background"})) == 1  # what it has no label for
+    assert replace(masks, sites=masks.sites[::-1]).digest != masks.digest
 
 
 def test_a_site_asks_about_given_masks_only_what_its_own_cases_have_taught_it(

@@ -327,7 +327,7 @@ def test_both_ends_are_shown_the_same_numbers_and_stop_where_they_differ(
     (request,) = digits(asyndgan("site", "request", north))
     add = ("federation", "add", place, north / "north.csr")
     for words in ((*add, "--safety-number", ours), add):
-        with pytest.raises(RunError, match="site north is not what its administrator has"):
+        with pytest.raises(RunError, match="site north is not what its administrator read"):
             asyndgan(*words, answer="n\n")
     assert not (place / "kits").exists()
     said = asyndgan(*add, answer="y\n")
@@ -358,7 +358,7 @@ def test_by_a_renewal_nobody_is_led_to_another_coordinator_unasked(
         read_request(kit / "north.csr"),
     )
     for path in (sent, other.kit("north")):
-        with pytest.raises(RunError, match="is not what the coordinator's administrator has"):
+        with pytest.raises(RunError, match="is not what the coordinator's administrator read"):
             asyndgan("site", "renew", kit, path, answer="n\n")
         assert (kit / KIT_FILE).read_bytes() == kept
     said = asyndgan("site", "renew", kit, other.kit("north"), answer="y\n")

@@ -266,6 +266,14 @@ def test_the_results_of_a_suite_are_views_of_the_scores_beside_them(name: str) -
     assert computed == {name: stored[name] for name in computed}
 
 
+@pytest.mark.parametrize("name", [file.name.split(".")[0] for file in RESULTS.glob(f"*.{FILE}")])
+def test_the_page_of_a_suite_shows_its_stored_result(name: str) -> None:
+    page = (ROOT / f"docs/results/{name}.md").read_text("utf-8")
+    start, stop = find_block(page, name)
+    stored = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    assert page[start:stop].split() == to_markdown(stored).split()
+
+
 def test_stored_results_from_before_the_kid_still_become_tables() -> None:
     stored = json.loads((RESULTS / "chest-64.json").read_text("utf-8"))
     old, new = (

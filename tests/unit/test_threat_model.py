@@ -64,7 +64,7 @@ _BATCH = Exposure("number of the next batch", "one number", "how many batches we
 _LOSSES = Exposure(
     "the terms of the site's loss, as numbers", "at most 32 numbers with names of 64 characters",
     "how real the site's networks find the images that were sent. With images of the coordinator's "
-    "choice they [told members](evidence-attacks.md#membership-inference) after full trainings, "
+    "choice they [told members](evidence.md#membership-inference) after full trainings, "
     "where `feedback` gave no sign: `site init` lets none leave. With "
     "`leaves.discriminator_losses` also how well each "
     "discriminator tells real from synthetic images and finds masks. Asking twice then "

@@ -109,11 +109,10 @@ def overlaps(masks: Sequence[Mask], held: Sequence[Mask]) -> Tensor:
     if not labels:
         return torch.zeros(len(masks), len(held))
     as_they_are = [(0.0, 1.0, 1.0)]
-    chunks = torch.stack([*held]).split(CHUNK)
-    still = torch.cat([next(_placed(chunk, labels, as_they_are)) for chunk in chunks], dim=1)
+    still = torch.cat([next(_placed(chunk, labels, as_they_are)) for chunk in _chunks(held)], dim=1)
     areas = still.sum(2)[:, None]
     best: list[Tensor] = []
-    for chunk in torch.stack([*masks]).split(CHUNK):
+    for chunk in _chunks(masks):
         most = torch.zeros(len(chunk), len(held))
         for each in _placed(chunk, labels, product(ANGLES, ZOOMS, FLIPS)):
             all_of = each.sum(2)[:, :, None] + areas
@@ -121,6 +120,10 @@ def overlaps(masks: Sequence[Mask], held: Sequence[Mask]) -> Tensor:
             most = torch.maximum(most, dice.sum(0) / (all_of > 0).sum(0).clamp(min=1))
         best.append(most)
     return torch.cat(best)
+
+
+def _chunks(masks: Sequence[Mask]) -> Iterator[Tensor]:
+    return (torch.stack([*masks[at : at + CHUNK]]) for at in range(0, len(masks), CHUNK))
 
 
 def _placed(

@@ -90,6 +90,7 @@ def have_compared(what: str, ours: str, theirs: str | None, who: str) -> None:
         same = re.sub(r"\D", "", theirs) == re.sub(r"\D", "", ours)
     if not same:
         raise RunError(
-            f"the safety number of {what} is not what {who} has. What was sent may have been "
-            "exchanged on its way: use nothing of it, and have it sent again."
+            f"the safety number of {what} is not what {who} read out. Have it read out once more, "
+            "digit by digit. If it still differs, what was sent may have been exchanged on its "
+            "way: use nothing of it, and have it sent again."
         )

@@ -120,7 +120,7 @@ RULES: Final = (
          "the median slice has {s.stored:.0f} pixels along its longer side; sides are multiples "
          "of 16, of 32 above 128, that keep the proportions, and {s.largest} at most: the training "
          "is to fit into the time. Only slices that would be narrower than 8 pixels get more",
-         "[128 pixels](results/lgg-128.md) took 75 minutes in place of 21 to 63"),
+         "gliomas at 128 pixels took 75 minutes in place of 21 to 63"),
     Rule("levels", "the longer side has 128 pixels or more", lambda s: s.levels > 4,
          lambda s: {LEVELS: s.levels},
          "it then paints a large image from as few pixels as a small one, in less time",
@@ -134,7 +134,7 @@ RULES: Final = (
     Rule("sides", "a label lies on one side, or a mirror exchanges two labels",
          lambda s: s.sided, lambda s: {("training", "flip"): False},
          "a mirrored mask of '{s.sided[0]}' resembles no mask of these patients",
-         "[hippocampi](results/search-variety.md) were trained so"),
+         "[hippocampi](results/search-length.md) were trained so"),
     Rule("spacing", "volumes are no crops, and spacings differ by more than 5 % or sites' "
          "fields of view by half", lambda s: s.one_scale,
          lambda s: {("image", "spacing"): [s.one_spacing] * 2},
@@ -144,15 +144,15 @@ RULES: Final = (
          lambda s: s.cropped,
          lambda s: {("image", "fit"): "stretch", ("image", "size"): [s.longest] * 2},
          "volumes are crops of different sizes; stretched, their organ has one size",
-         "[hippocampi](results/search-variety.md) were trained so"),
+         "[hippocampi](results/search-length.md) were trained so"),
     Rule("labelled", "20 % of the slices of volumes, or half of the pictures, hold no label",
          lambda s: s.mostly_empty, lambda s: {("image", "slices"): "labelled"},
          "about {s.unlabelled:.0%} of the slices hold no label, and their masks say nothing",
-         "[hippocampi](results/search-variety.md) were trained so"),
+         "[hippocampi](results/search-length.md) were trained so"),
     Rule("8 bits", "pictures of whole numbers up to 255, whose bright pixels are 5 or more",
          lambda s: s.named("bytes"), _intensities("bytes", _fixed(low=0, high=255)),
          "all stored values are whole numbers from 0 to 255",
-         "[gliomas](results/lgg-64.md), [nuclei](results/dsb-64.md)"),
+         "[gliomas, nuclei](results/default-64.md)"),
     Rule("0 to 1", "fractions from 0 to 1", lambda s: s.named("unit"),
          _intensities("unit", _fixed(low=0, high=1)), "fractions from 0 to 1 are stored"),
     Rule("CT", "volumes in Hounsfield units: by `units` of dataset.json, or by air in most of them",
@@ -170,14 +170,14 @@ RULES: Final = (
          lambda s: s.named("crops"),
          _intensities("crops", _fixed(kind="percentiles", low=1, high=99)),
          "scales differ, and a crop has too few pixels for more extreme percentiles",
-         "[hippocampi](results/search-variety.md) were trained so"),
+         "[hippocampi](results/search-length.md) were trained so"),
     Rule("left open", "labels explain less than a tenth of the variance in the range that is taken",
          lambda s: s.left_open, lambda s: dict(LEFT_OPEN),
          "masks leave most of an image open; images need more steps, and pretrained discriminators "
          "were worse in as many as `default` has",
          "hippocampi: 0.97 and 0.96 of all-real [as planned](results/search-length.md), 0.91 and "
-         "0.94 [in half the steps](results/search-variety.md); `default` in its 2,000 steps "
-         "[0.71 and 0.71](experiments.md#pretrained-discriminators)"),
+         "0.94 [in half the steps](experiments.md#images-that-masks-leave-open); `default` in its "
+         "2,000 steps [0.71 and 0.71](results/default-64.md)"),
     Rule("soft borders", f"the same, and every label covers {DEFORMED:g} pixels or more",
          lambda s: s.left_open and s.smallest >= DEFORMED,
          lambda s: dict(DEFORM),

@@ -66,8 +66,9 @@ class Given:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the masks, in hexadecimal."""
-        return digest_of([self.masks])
+        """SHA-256 of the masks and of the sites they are for, in hexadecimal."""
+        whose = torch.tensor([*"\n".join(self.sites).encode()], dtype=torch.uint8)
+        return digest_of([self.masks, whose])
 
     def check(self, scope: Scope) -> None:
         """Checks that masks and sites call the labels alike; raises `DataError` if not."""
