@@ -5,10 +5,11 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
-from asyndgan.judging.table import FEDAVG, REAL_ALL, SYNTHETIC
+from asyndgan.judging.table import REAL_ALL, SYNTHETIC
 from asyndgan.reports.findings import grouped
-from asyndgan.reports.words import KID, counted, decimal, duration, size, thousandths
-from lab.result import CONTRASTS, LOCAL, POOLED
+from asyndgan.reports.words import counted, decimal, duration, size
+from lab.kid import KID, thousandths
+from lab.result import CONTRASTS, FEDAVG, LOCAL, POOLED
 
 Row = Mapping[str, Any]
 Table = list[list[str]]

@@ -31,7 +31,6 @@ from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.sets import counterparts, masks_of, painting_of, patients_of_masks
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
-from asyndgan.reports.words import KID, thousandths
 from asyndgan.runs import load_recipe
 from asyndgan.wire import ANSWERS, Judgement, pack, unpack
 from asyndgan.wire.codec import Coding
@@ -45,6 +44,7 @@ from lab.experiments.common import (
     sites_of,
     trained,
 )
+from lab.kid import KID, thousandths
 from lab.kids import kids
 
 STEPS = 500

@@ -327,15 +327,14 @@ def test_what_cannot_be_compared_is_said(data, tmp_path, change, message):
         evaluate(**data | change, out=tmp_path)
 
 
-def test_baselines_add_fedavg_and_every_site_with_synthetic_cases(data, tmp_path, trainings):
+def test_baselines_add_every_site_with_synthetic_cases(data, tmp_path, trainings):
     evaluation = evaluate(**data, out=tmp_path, targets=["lesion"], baselines=True)
     assert [row.model for row in evaluation.rows] == [
-        "real-all", "synthetic", "fedavg", "real:north", "real:south",
+        "real-all", "synthetic", "real:north", "real:south",
         "real:north+synthetic", "real:south+synthetic",
     ]  # fmt: skip
     assert evaluation.row("real:north+synthetic", "lesion").cases == 8 + 8
-    assert evaluation.row("fedavg", "lesion").cases == 8 + 6
-    assert len(trainings) == 6  # FedAvg trains in its own way
+    assert len(trainings) == 6
 
 
 def test_a_sites_gain_is_paired_by_patient_and_counts_those_with_the_label(

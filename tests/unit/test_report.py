@@ -286,32 +286,6 @@ def test_many_labels_have_one_mean_and_a_table_below_it(tmp_path):
     assert len([tag for tag in found.all("div") if tag.get("class") == "finding"]) == 3
 
 
-def test_what_images_lack_is_a_table_beside_the_real_ones(tmp_path):
-    figures = {
-        "components": 47.0, "components_real": 72.0, "nearest": 0.864, "nearest_real": 0.684,
-        "repeated": None, "spectrum": [0.96, 1.07], "border": [0.247, 0.2], "told": 0.998,
-        "border_real": [0.228, 0.2], "precision": 0.89, "recall": 0.12, "density": 0.9,
-        "coverage": 0.6, "told_at": {"border": 1.0}, "kid": 0.0314, "kid_real": 0.0021,
-        "frd": 161.2, "frd_real": 88.0,
-    }  # fmt: skip
-    found = page(run_folder(tmp_path / "run"), evaluation=evaluation(tmp_path / "e"))
-    assert "What the images lack" not in found.text
-    folder = evaluation(tmp_path / "diagnosed", diagnosis=figures)
-    found = page(run_folder(tmp_path / "again"), evaluation=folder)
-    assert "What the images lack" in found.text
-    assert "that hold 90 % of the variance 47 72" in found.text
-    assert "MS-SSIM); 1: equal 1.00 \N{EN DASH}" in found.text and "0.96 1.07 1 1" in found.text
-    assert "KID x 1000 from real images of other patients 31.4 2.1" in found.text
-    assert "FRD from real images of other patients 161 88" in found.text
-    before = {name: value for name, value in figures.items() if name[:3] not in ("kid", "frd")}
-    found = page(
-        run_folder(tmp_path / "old"), evaluation=evaluation(tmp_path / "o", diagnosis=before)
-    )
-    assert (
-        "KID" not in found.text and "FRD" not in found.text and "What the images lack" in found.text
-    )
-
-
 def test_patients_left_of_the_bar_are_counted_at_its_edge(tmp_path):
     dice = {"real-all": {"lesion": {"dice": [0.9, 0.1, 0.2, None]}}}
     folder = evaluation(tmp_path / "evaluation", per_patient=dice)

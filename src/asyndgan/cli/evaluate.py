@@ -32,7 +32,6 @@ from asyndgan.errors import Interrupted
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.reports.words import counted, duration
 from asyndgan.runs.trial import NO_RESULT, trial_of
-from asyndgan.texts import without_nan
 
 if TYPE_CHECKING:
     from asyndgan.judging.table import Evaluation
@@ -64,7 +63,6 @@ def evaluate(
     baselines: Annotated[bool, typer.Option("--baselines")] = False,
     augmented: list[str] | None = None,
     check_budget: Annotated[bool, typer.Option("--check-budget")] = False,
-    diagnose: Annotated[bool, typer.Option("--diagnose")] = False,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     state: list[str] | None = None,
     study: StudyOption = None,
@@ -82,8 +80,6 @@ def evaluate(
     Output:
         --out FOLDER: Folder for the tables, the plots and a cache of trained models.
         --label LABEL: Score only this label.
-        --diagnose: Also say what images painted from the sites' masks lack beside real ones:
-            variety, detail, and what gives them away. They are painted anew, without --fade.
 
     Data:
         --test FOLDER: Test data set: real cases of patients of no site. By default the patients
@@ -96,7 +92,7 @@ def evaluate(
         --seeds N: Trainings per model, one per seed.
         --steps N: Training steps per model.
         --network NAME: Segmentation network: unet, segresnet or unetr.
-        --baselines: Also train FedAvg, and each site's real cases with synthetic cases.
+        --baselines: Also train each site's real cases with synthetic cases.
         --check-budget: Also train the baseline for 1.5 times the steps, to check that it has
             converged.
 
@@ -119,7 +115,6 @@ def evaluate(
             {"fade": fade, "steps": steps != usual.steps, "label": label,
              "network": network != usual.network, "workers": workers, "device": device != "cpu",
              "baselines": baselines, "augmented": augmented, "check_budget": check_budget,
-             "diagnose": diagnose,
              "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
         )  # fmt: skip
         with EvaluationDisplay(console, "make records, train models of them"):
@@ -152,7 +147,6 @@ def evaluate(
             },
             baselines=baselines,
             check_budget=check_budget,
-            diagnose=diagnose,
         )
     tell_evaluation(console, evaluation)
     if not synthetic:
@@ -163,7 +157,7 @@ def evaluate(
 
 def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
     """Prints an evaluation's table, headline and gains, with the figures of the report's page."""
-    from asyndgan.reports.usefulness import figures_of, lacks_of
+    from asyndgan.reports.usefulness import figures_of
 
     if trial := evaluation.about.get("trial"):
         console.say(f"{trial}. {NO_RESULT}", style="yellow")
@@ -200,11 +194,6 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
         )
     console.print(table)
     console.print(headline, style=bold)
-    if evaluation.diagnosis:
-        lacking = Table("what the images lack", "synthetic", "real")
-        for lack in lacks_of(without_nan(evaluation.diagnosis)):
-            lacking.add_row(*lack)
-        console.print(lacking)
     for gain in (one for one in evaluation.gains if one.patients):
         interval = f" ({gain.low:+.3f} to {gain.high:+.3f})" if gain.patients > 1 else ""
         console.say(

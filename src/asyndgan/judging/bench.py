@@ -24,7 +24,6 @@ from asyndgan.data.cohort import digest_of
 from asyndgan.data.prepare import blanked, lacked_by_all
 from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
-from asyndgan.judging.fedavg import LOCAL_STEPS, train_fedavg
 from asyndgan.judging.metrics import ScoreArray, score_array
 from asyndgan.judging.table import Scores
 from asyndgan.models.budget import SegmentationBudget
@@ -39,7 +38,7 @@ A check of the budget counts its steps separately, from 0.
 """
 
 TrainingSet = Sequence[Case] | Mapping[str, Sequence[Case]]
-"""The cases of one training; by site if the sites train one network together (FedAvg)."""
+"""The cases of one training; by site if `Bench.federated` trains one network of all sites."""
 
 Contenders = Mapping[str, Sequence[TrainingSet]]
 """Training sets of each model, one per seed, by the model's name."""
@@ -107,6 +106,7 @@ class Bench:
         device: device to train on.
         on_progress: called with a text, the steps done and all steps.
         cache: folder of cached predictions, which several comparisons may share; None: in `out`.
+        federated: trains a network of cases by site; takes and returns what `train_segmenter` does.
     """
 
     out: Path
@@ -116,6 +116,7 @@ class Bench:
     device: str = "cpu"
     on_progress: OnProgress | None = None
     cache: Path | None = None
+    federated: Callable[..., nn.Module] | None = None
 
     def scores(self, models: Contenders, judged: Judged) -> Found:
         """Trains and judges the models; see `Trainings.scores`."""
@@ -244,19 +245,12 @@ class Trainings:
         def tell(step: int, loss: float) -> None:
             self._tell(f"{model}, seed {seed}", step)
 
-        if isinstance(cases, Mapping):
-            return train_fedavg(
-                cases, classes=classes, budget=budget, seed=seed, on_progress=tell,
-                device=self.bench.device,
-            )  # fmt: skip
-        return train_segmenter(
-            cases,
-            classes=classes,
-            budget=budget,
-            seed=seed,
-            on_progress=tell,
+        train: Any = self.bench.federated if isinstance(cases, Mapping) else train_segmenter
+        network: nn.Module = train(
+            cases, classes=classes, budget=budget, seed=seed, on_progress=tell,
             device=self.bench.device,
-        )
+        )  # fmt: skip
+        return network
 
     def _as_trained(self, cases: TrainingSet) -> list[Case]:
         """The test cases, blank in modalities that no training case has.
@@ -276,10 +270,7 @@ class Trainings:
     ) -> dict[str, Any]:
         """Everything that the predictions depend on."""
         return {
-            "training": {
-                **{site: digest_of_cases(own, with_masks=True) for site, own in cases.items()},
-                "local steps": LOCAL_STEPS,
-            }
+            "training": {site: digest_of_cases(own, with_masks=True) for site, own in cases.items()}
             if isinstance(cases, Mapping)
             else digest_of_cases(cases, with_masks=True),
             "test": digest_of_cases(test, with_masks=False),

@@ -10,13 +10,20 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from asyndgan.data.prepared import Case
 from asyndgan.data.splits import hold_out
-from asyndgan.judging.bench import Bench, Contenders, Judged, Trainings, pooled, write_whole
+from asyndgan.judging.bench import (
+    Bench,
+    Contenders,
+    Judged,
+    Trainings,
+    TrainingSet,
+    pooled,
+    write_whole,
+)
 from asyndgan.judging.figures import plot_dice, plot_examples
 from asyndgan.judging.metrics import (
     ScoreArray,
@@ -30,7 +37,6 @@ from asyndgan.judging.metrics import (
 from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
-    FEDAVG,
     REAL_ALL,
     SITE_PREFIX,
     SYNTHETIC,
@@ -62,7 +68,6 @@ def evaluate(
     baselines: bool = False,
     check_budget: bool = False,
     about: Mapping[str, str] | None = None,
-    diagnosis: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Compares training on all real cases, on each site's and on the synthetic ones.
 
@@ -76,10 +81,9 @@ def evaluate(
         bench: how to train; its folder gets `evaluation.json`, `dice.png`, `dice.svg` and
             `examples.png`.
         augmented: sets of a site's real and synthetic cases together, by the site's name.
-        baselines: also compare FedAvg, and each site's real cases with the synthetic ones added.
+        baselines: also compare each site's real cases with the synthetic ones added.
         check_budget: also run `levelled_off`.
         about: metadata to store in the table, such as the run that painted the synthetic cases.
-        diagnosis: what the synthetic cases lack, to store in the table.
 
     Raises:
         DataError: there are no cases, or cases, labels or targets do not fit together.
@@ -87,52 +91,41 @@ def evaluate(
     """
     seeds = len(bench.seeds)
     painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * seeds}
-    models = contenders(
-        sites, painted, seeds=seeds, fedavg=seeds if baselines else 0, augmented=baselines
-    )
+    models = contenders(sites, painted, seeds=seeds, augmented=baselines)
     for name, cases in (augmented or {}).items():
         models = {**models, SITE_PREFIX + name + AUGMENTED: [cases] * seeds}
     evaluation = compare(models, judged, bench, about=about or {})
     if check_budget:
         evaluation = replace(evaluation, levelling=levelled_off(sites, judged, bench))
-    if check_budget or diagnosis:
-        evaluation = replace(evaluation, diagnosis=diagnosis or {})
         _keep(evaluation, bench.out)
     return evaluation
 
 
 def contenders(
     sites: Mapping[str, Sequence[Case]],
-    synthetic: Mapping[str, Sequence[Sequence[Case]]],
+    others: Contenders,
     *,
     seeds: int,
-    fedavg: int,
     augmented: bool,
 ) -> Contenders:
     """Training sets of the models of a comparison, in the order of its table.
 
     Args:
         sites: real training cases of each site, by the site's name.
-        synthetic: synthetic training sets, one per seed, by the model's name. The one named
+        others: further training sets, one per seed, by the model's name. The one named
             `synthetic` is added in `real:NAME+synthetic`.
         seeds: number of seeds.
-        fedavg: number of seeds of a network that the sites train together; 0: there is none.
         augmented: also include each site's real cases with the synthetic ones added. The real ones,
             of which there are far fewer, are repeated until they make up about half of the set.
     """
-    models: dict[str, Sequence[Sequence[Case] | Mapping[str, Sequence[Case]]]] = {
-        REAL_ALL: [pooled(sites)] * seeds
-    }
-    models |= synthetic
-    if fedavg:
-        models[FEDAVG] = [sites] * fedavg
+    models: dict[str, Sequence[TrainingSet]] = {REAL_ALL: [pooled(sites)] * seeds, **others}
     for name, cases in sites.items():
         models[SITE_PREFIX + name] = [cases] * seeds
-    if augmented and SYNTHETIC in synthetic:
+    if augmented and SYNTHETIC in others:
         for name, cases in sites.items():
             models[SITE_PREFIX + name + ADDED] = [
                 [*list(cases) * max(1, round(len(painted) / len(cases))), *painted]
-                for painted in synthetic[SYNTHETIC]
+                for painted in map(pooled, others[SYNTHETIC])
             ]
     return models
 

@@ -1,8 +1,7 @@
 """Comparison of a run's synthetic set with real data, all loaded on the run's grid."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
@@ -11,15 +10,13 @@ from asyndgan.errors import RunError
 from asyndgan.judging.augmented import augmented_cases
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.compare import evaluate
-from asyndgan.judging.diagnosis import diagnose_run
 from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.judging.table import Evaluation
 from asyndgan.models import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
-from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs import RunFacts
 from asyndgan.runs.sites import RunSites, told_of_sites
 from asyndgan.runs.trial import trial_of
-from asyndgan.texts import counted
 from asyndgan.training.segmentation import budget_for
 
 
@@ -34,7 +31,6 @@ def evaluate_run(
     augmented: Mapping[str, DataSet] | None = None,
     baselines: bool = False,
     check_budget: bool = False,
-    diagnose: bool = False,
 ) -> Evaluation:
     """Loads all data on the run's grid, paints what is to be judged, and compares the models.
 
@@ -51,7 +47,6 @@ def evaluate_run(
         augmented: what `augment_folder` made of a site's set, by the site's name.
         baselines: as in `evaluate`.
         check_budget: as in `evaluate`.
-        diagnose: whether to measure what counterparts of the sites' images lack.
 
     Raises:
         RunError: a site is none of the run's, there is neither a test set nor a held-out patient, a
@@ -99,21 +94,7 @@ def evaluate_run(
             "sites": told_of_sites(facts, real, changed),
             "trial": trial_of(facts, recipe),
         },
-        diagnosis=_diagnosed(run, real, bench) if diagnose else {},
     )
-
-
-def _diagnosed(run: RunFolder, real: Mapping[str, Sequence[Case]], bench: Bench) -> dict[str, Any]:
-    """What counterparts of the sites' training images lack."""
-    whole = sum(not case.absent for cases in real.values() for case in cases)
-    if whole < 2:
-        raise RunError(
-            f"{counted(whole, 'case')} of these sites has all modalities, and two are needed to "
-            "compare images. Leave out --diagnose."
-        )
-    if bench.on_progress:
-        bench.on_progress("what images lack", 0, 1)
-    return asdict(diagnose_run(run, real))
 
 
 def _painted(

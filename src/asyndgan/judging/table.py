@@ -10,7 +10,6 @@ from asyndgan.texts import without_nan
 
 REAL_ALL = "real-all"
 SYNTHETIC = "synthetic"
-FEDAVG = "fedavg"
 SITE_PREFIX = "real:"
 ADDED = "+synthetic"
 AUGMENTED = "+augmented"
@@ -26,7 +25,7 @@ class Row:
     """One model judged by one label; numbers that cannot be computed are nan.
 
     Attributes:
-        model: `real-all`, `synthetic`, `fedavg`, `real:SITE`, `real:SITE+synthetic` or
+        model: `real-all`, `synthetic`, `real:SITE`, `real:SITE+synthetic` or
             `real:SITE+augmented`; in a suite also those of `lab.result`.
         label: name of the label.
         seeds: number of trainings that each patient's values are averaged over.
@@ -155,8 +154,6 @@ class Evaluation:
         about: the caller's metadata about what was evaluated, stored unchanged.
         gains: gains of sites' models trained with synthetic cases as well.
         overall: one per model, if there are several labels.
-        diagnosis: figures of `asyndgan.judging.diagnosis.Diagnosis` by name, if they were asked
-            for; else empty.
     """
 
     headline: str
@@ -169,7 +166,6 @@ class Evaluation:
     about: Mapping[str, str] = field(default_factory=dict)
     gains: tuple[Gain, ...] = ()
     overall: tuple[Overall, ...] = ()
-    diagnosis: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Evaluation on real {self.judged_on} patients:\n{self.headline}"

@@ -14,7 +14,6 @@ from asyndgan.errors import RunError
 from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
-    FEDAVG,
     REAL_ALL,
     SYNTHETIC,
     site_of,
@@ -34,7 +33,7 @@ from asyndgan.reports.findings import (
 )
 from asyndgan.reports.found import MOST_RESULTS
 from asyndgan.reports.gallery import data_uri
-from asyndgan.reports.words import DASH, KID, counted, decimal, signed, thousandths
+from asyndgan.reports.words import counted, decimal, signed
 from asyndgan.texts import bounded_text, parsed_json
 
 _WIDEST: Final = 1400
@@ -42,9 +41,6 @@ _WIDEST: Final = 1400
 MOST_FIGURE: Final = 2**26
 """Largest file of a figure in bytes."""
 
-
-BANDS: Final = 4
-"""Octaves of a diagnosis; `asyndgan.judging.diagnosis` needs torch, which a page need not."""
 
 PerPatient = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
 """Values of all patients by model, label and measure, such as `dice`."""
@@ -128,7 +124,6 @@ class Usefulness:
         others: whose real images are judged, if not those of the run's sites; else empty.
         budget: steps of every training; 0 if unknown.
         examples: data URI of the figure of examples; empty if there is none.
-        lacks: rows of `lacks_of`; empty if nothing was diagnosed.
     """
 
     headline: tuple[str, ...]
@@ -140,7 +135,6 @@ class Usefulness:
     gains: tuple[str, ...]
     others: str
     budget: int
-    lacks: tuple[tuple[str, str, str], ...]
     examples: str
 
 
@@ -198,59 +192,8 @@ def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
         gains=tuple(_gain(item) for item in stored.get("gains", ()) if item["patients"]),
         others=str((stored.get("about") or {}).get("sites", "")),
         budget=int((stored.get("budget") or {}).get("steps", 0)),
-        lacks=lacks_of(stored.get("diagnosis") or {}),
         examples=figure(folder / "examples.png"),
     )
-
-
-def lacks_of(diagnosis: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
-    """What was compared, and its figure for synthetic and for real images, as text.
-
-    Args:
-        diagnosis: figures of `asyndgan.judging.diagnosis.Diagnosis` by name; empty: no row.
-    """
-    if not diagnosis:
-        return ()
-    kid = (
-        f"Distance: {KID} from real images of other patients",
-        thousandths(diagnosis.get("kid")), thousandths(diagnosis.get("kid_real")),
-    )  # fmt: skip
-    frd = (
-        "Distance: FRD from real images of other patients",
-        decimal(diagnosis.get("frd"), 0), decimal(diagnosis.get("frd_real"), 0),
-    )  # fmt: skip
-    spectrum = diagnosis["spectrum"][:BANDS]
-    power = " ".join(decimal(value, 2) for value in spectrum)
-    ones = " ".join(["1"] * len(spectrum))
-    return (
-        (
-            "Variety: principal components that hold 90 % of the variance",
-            decimal(diagnosis["components"], 0), decimal(diagnosis["components_real"], 0),
-        ),
-        (
-            "Variety: correlation with the most similar other image (median)",
-            decimal(diagnosis["nearest"], 2), decimal(diagnosis["nearest_real"], 2),
-        ),
-        ("Variety: similarity of two images of one mask (MS-SSIM); 1: equal",
-         decimal(1.0 if diagnosis["repeated"] is None else diagnosis["repeated"], 2), DASH),
-        ("Detail: power by octave, over that of real images; coarse to fine", power, ones),
-        (
-            "Borders: gradient at a label's border",
-            decimal(diagnosis["border"][0], 3), decimal(diagnosis["border_real"][0], 3),
-        ),
-        *([kid] if "kid" in diagnosis else []),  # an evaluation may be older
-        *([frd] if "frd" in diagnosis else []),
-        (
-            "Precision: synthetic images that lie among real ones",
-            decimal(diagnosis["precision"], 2), DASH,
-        ),
-        (
-            "Recall: real images that lie among synthetic ones",
-            decimal(diagnosis["recall"], 2), DASH,
-        ),
-        ("AUC of a small network that tells real from synthetic; 0.5: it cannot",
-         decimal(diagnosis["told"], 2), DASH),
-    )  # fmt: skip
 
 
 def label_table(
@@ -314,7 +257,6 @@ def _entry(row: Row, *, known: bool) -> Entry:
     names = {
         REAL_ALL: "Real images of all sites",
         SYNTHETIC: "Synthetic images alone",
-        FEDAVG: "One network over all sites (FedAvg)",
     }
     kinds = {REAL_ALL: "all", SYNTHETIC: "synthetic"}
     return Entry(

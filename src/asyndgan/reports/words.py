@@ -13,9 +13,6 @@ _SMALL = (
 DASH: Final = "\N{EN DASH}"
 """Stands in place of a number that does not exist."""
 
-KID: Final = "KID x 1000"
-"""Heading of kernel inception distances."""
-
 
 def size(count: float) -> str:
     """A number of bytes with its unit: 61.4 kB."""
@@ -49,11 +46,6 @@ def counted(number: int, noun: str) -> str:
 def decimal(value: float | None, digits: int) -> str:
     """A number with this many decimals; a dash for None or nan."""
     return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def thousandths(value: float | None) -> str:
-    """A number times 1000 with one decimal, as KIDs are shown; a dash for None or nan."""
-    return decimal(None if value is None else 1000 * value, 1)
 
 
 def signed(value: float | None, digits: int) -> str:
