@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from asyndgan.errors import MissingPackageError
 from asyndgan.judging.bench import write_whole
 from asyndgan.judging.metrics import SCORES, ScoreArray
@@ -68,18 +66,11 @@ def tidy(evaluation: Evaluation, key: Key, first: int = 0) -> pd.DataFrame:
         The fields of `Key`, `cases` (distinct training cases), `seed` and `patient` (positions),
         and the fields of `PatientScore`.
     """
-    parts = []
-    for row in evaluation.rows:
-        scores = evaluation.per_patient[row.model][row.label]
-        own = key._replace(model=row.model, label=row.label)
-        if not of_recipe(row.model):
-            own = own._replace(recipe="", painting="")
-        seed, patient = np.indices(scores.shape[:2]).reshape(2, -1)
-        part = pd.DataFrame(scores.reshape(-1, len(SCORES)), columns=list(SCORES))
-        parts.append(
-            part.assign(**own._asdict(), cases=row.cases, seed=seed, patient=patient + first)
-        )
-    return pd.concat(parts)[[*Key._fields, "cases", "seed", "patient", *SCORES]]
+    frame = evaluation.frame
+    found = frame.assign(**key._asdict() | {name: frame[name] for name in ("model", "label")})
+    found["patient"] += first
+    found.loc[~found["model"].map(of_recipe), ["recipe", "painting"]] = ""
+    return found[[*Key._fields, "cases", "seed", "patient", *SCORES]]
 
 
 def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import Interrupted
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.reports.words import counted, duration
+from asyndgan.reports.words import between, counted, decimal, duration
 from asyndgan.runs.trial import NO_RESULT, trial_of
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ def evaluate(
 
 def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
     """Prints an evaluation's table, headline and gains, with the figures of the report's page."""
-    from asyndgan.reports.usefulness import figures_of
+    from asyndgan.judging.table import SYNTHETIC
+    from asyndgan.reports.usefulness import headline, is_learned
 
     if trial := evaluation.about.get("trial"):
         console.say(f"{trial}. {NO_RESULT}", style="yellow")
@@ -167,7 +168,7 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
             f"{SegmentationBudget.steps}): this is a trial, and no figure is a result.",
             style="yellow",
         )
-    headline, entries = figures_of(evaluation.to_tables())
+    learned = {label: is_learned(rows) for label, rows in evaluation.by_label().items()}
     table = Table(
         caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients; of a mask "
         "there are several synthetic cases"
@@ -182,18 +183,15 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
     for heading in ("cases", "Dice", "interval", "of all-real"):
         table.add_column(heading, justify="right")
     bold = "" if trial else "bold"
-    for row, entry in zip(evaluation.rows, entries, strict=True):
+    for row in evaluation.rows:
         table.add_row(
-            row.model,
-            row.label,
-            str(row.cases),
-            entry.dice,
-            entry.interval,
-            entry.ratio,
-            style=bold if entry.kind == "synthetic" else None,
-        )
+            row.model, row.label, str(row.cases), decimal(row.dice_mean, 3),
+            between(row.dice_low, row.dice_high, 3),
+            decimal(row.ratio if learned[row.label] else None, 2),
+            style=bold if row.model == SYNTHETIC else None,
+        )  # fmt: skip
     console.print(table)
-    console.print(headline, style=bold)
+    console.print("\n".join(headline(evaluation)), style=bold)
     for gain in (one for one in evaluation.gains if one.patients):
         interval = f" ({gain.low:+.3f} to {gain.high:+.3f})" if gain.patients > 1 else ""
         console.say(

@@ -333,7 +333,7 @@ def _unpacked(entry: Mapping[str, Any]) -> Masks:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file atomically: an interruption leaves the old file, or none.
+    """Writes a file atomically, which threads and processes may do at once.
 
     Raises:
         StorageError: it cannot be written.

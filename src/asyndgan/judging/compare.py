@@ -24,7 +24,7 @@ from asyndgan.judging.bench import (
     pooled,
     write_whole,
 )
-from asyndgan.judging.figures import plot_dice, plot_examples
+from asyndgan.judging.figures import plot_examples
 from asyndgan.judging.metrics import (
     ScoreArray,
     average,
@@ -37,6 +37,7 @@ from asyndgan.judging.metrics import (
 from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
+    EVALUATION_FILE,
     REAL_ALL,
     SITE_PREFIX,
     SYNTHETIC,
@@ -78,8 +79,7 @@ def evaluate(
         sites: real training cases of each site, by the site's name.
         synthetic: synthetic training cases; None compares the real ones only.
         judged: real cases to judge on, of patients that train no model.
-        bench: how to train; its folder gets `evaluation.json`, `dice.png`, `dice.svg` and
-            `examples.png`.
+        bench: how to train; its folder gets `evaluation.json` and `examples.png`.
         augmented: sets of a site's real and synthetic cases together, by the site's name.
         baselines: also compare each site's real cases with the synthetic ones added.
         check_budget: also run `levelled_off`.
@@ -145,7 +145,7 @@ def compare(
         judged: as in `evaluate`.
         bench: as in `evaluate`.
         about: as in `evaluate`.
-        figures: whether to write figures beside `evaluation.json`.
+        figures: whether to write examples beside `evaluation.json`.
 
     Raises:
         DataError: as in `evaluate`.
@@ -170,7 +170,6 @@ def compare(
         headline="\n".join([*(_headline(name, rows) for name in names), *_summed(whole, overall)]),
         rows=rows,
         per_patient=found.scores,
-        levelling=(),
         judged_on=judged.kind,
         budget=bench.budget,
         seeds=tuple(bench.seeds),
@@ -180,7 +179,6 @@ def compare(
     )
     _keep(evaluation, out)
     if figures:
-        plot_dice(evaluation, out)
         shown = {name: judged.labels[name] for name in names}
         plot_examples(evaluation, judged.cases, found.masks, shown, out)
     return evaluation
@@ -264,7 +262,7 @@ def _summed(whole: str, overall: Sequence[Overall]) -> Iterator[str]:
 
 
 def _keep(evaluation: Evaluation, out: Path) -> None:
-    write_whole(out / "evaluation.json", json.dumps(evaluation.to_tables(), indent=1).encode())
+    write_whole(out / EVALUATION_FILE, json.dumps(evaluation.to_tables(), indent=1).encode())
 
 
 def row_of(model: str, label: str, cases: int, scores: ScoreArray, real_all: ScoreArray) -> Row:

@@ -1,12 +1,22 @@
-"""The result table of an evaluation, and its form as JSON."""
+"""The result of an evaluation: its frame of scores, its tables, and their form as JSON."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, final
 
+import numpy as np
+from pydantic import BeforeValidator, PlainValidator, TypeAdapter
+
+from asyndgan.errors import DataError, MissingPackageError, RunError
 from asyndgan.judging.metrics import SCORES, ScoreArray, average
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.texts import without_nan
+from asyndgan.received import lacking
+from asyndgan.texts import bounded_text, parsed_json, without_nan
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REAL_ALL = "real-all"
 SYNTHETIC = "synthetic"
@@ -15,8 +25,16 @@ ADDED = "+synthetic"
 AUGMENTED = "+augmented"
 """Suffix of a site's model that is trained on a set of its real cases and synthetic ones."""
 
+EVALUATION_FILE: Final = "evaluation.json"
+
+MOST_BYTES: Final = 2**26
+"""Largest `evaluation.json`: it holds the scores of each patient by each model."""
+
 Scores = dict[str, dict[str, ScoreArray]]
 """Model to label to the scores of each seed and patient."""
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number; nan if it cannot be computed, which is null in JSON."""
 
 
 @final
@@ -34,14 +52,14 @@ class Row:
         dice_mean: mean over patients, 0 to 1.
         dice_low: lower end of the 95 % bootstrap interval over patients.
         dice_high: upper end.
-        dice_least: lowest of the seeds' means over patients; the interval does not cover how much
-            trainings differ.
-        dice_most: highest of the seeds' means.
         hd95_mean: mean HD95 over patients, in millimetres (stored pixels without a spacing).
         assd_mean: mean ASSD over patients, in the same unit.
         ratio: mean Dice relative to that of `real-all`.
         ratio_low: lower end of the 95 % bootstrap interval over patients.
         ratio_high: upper end.
+        dice_least: lowest of the seeds' means over patients; the interval does not cover how much
+            trainings differ.
+        dice_most: highest of the seeds' means.
         healthy: number of patients without the label.
         false_alarms: fraction of these in whom the label was predicted; nan if there are none.
     """
@@ -51,18 +69,18 @@ class Row:
     seeds: int
     patients: int
     cases: int
-    dice_mean: float
-    dice_low: float
-    dice_high: float
-    dice_least: float
-    dice_most: float
-    hd95_mean: float
-    assd_mean: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    healthy: int
-    false_alarms: float
+    dice_mean: Number
+    dice_low: Number
+    dice_high: Number
+    hd95_mean: Number
+    assd_mean: Number
+    ratio: Number
+    ratio_low: Number
+    ratio_high: Number
+    dice_least: Number = math.nan
+    dice_most: Number = math.nan
+    healthy: int = 0
+    false_alarms: Number = math.nan
 
 
 @final
@@ -80,11 +98,11 @@ class Overall:
     """
 
     model: str
-    dice: float
-    iou: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
+    dice: Number
+    iou: Number
+    ratio: Number
+    ratio_low: Number
+    ratio_high: Number
 
 
 @final
@@ -106,9 +124,9 @@ class Levelling:
     label: str
     steps: int
     longer_steps: int
-    dice: float
-    longer_dice: float
-    difference: float
+    dice: Number
+    longer_dice: Number
+    difference: Number
     patients: int
     seeds: int
 
@@ -132,9 +150,20 @@ class Gain:
     over: str
     label: str
     patients: int
-    difference: float
-    low: float
-    high: float
+    difference: Number
+    low: Number
+    high: Number
+
+
+def _arrays(stored: Mapping[str, Any]) -> Scores:
+    """The scores of a file, as of one seed; those that it lacks are nan."""
+    scores: Scores = {}
+    for model, labels in stored.items():
+        for label, own in labels.items():
+            unknown = [None] * len(own["dice"])
+            columns = [own.get(name, unknown) for name in SCORES]
+            scores.setdefault(model, {})[label] = np.array(columns, np.float64).T[None]
+    return scores
 
 
 @final
@@ -158,17 +187,66 @@ class Evaluation:
 
     headline: str
     rows: tuple[Row, ...]
-    per_patient: Scores
-    levelling: tuple[Levelling, ...]
-    judged_on: str
-    budget: SegmentationBudget
-    seeds: tuple[int, ...]
+    per_patient: Annotated[Scores, PlainValidator(_arrays)] = field(default_factory=dict)
+    levelling: tuple[Levelling, ...] = ()
+    judged_on: str = "test"
+    budget: SegmentationBudget = field(default_factory=SegmentationBudget)
+    seeds: tuple[int, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
     gains: tuple[Gain, ...] = ()
     overall: tuple[Overall, ...] = ()
 
     def __repr__(self) -> str:
         return f"Evaluation on real {self.judged_on} patients:\n{self.headline}"
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Reads `evaluation.json` of a folder.
+
+        Raises:
+            RunError: there is none, or none that has finished or can be read.
+        """
+        path = folder / EVALUATION_FILE
+        if fault := lacking(path, "asyndgan evaluate"):
+            raise RunError(fault)
+        try:
+            return TypeAdapter(cls).validate_python(parsed_json(bounded_text(path, MOST_BYTES)))
+        except (AttributeError, DataError, LookupError, OSError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} is no evaluation of images that can be read; make it anew with 'asyndgan "
+                "evaluate'."
+            ) from error
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """The scores, one row for each model, label, seed and patient.
+
+        Its columns are `model`, `label`, `cases` (distinct training cases), `seed` and `patient`
+        (positions, not names), and the fields of `PatientScore`.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingPackageError("frames of scores", "pandas", "tables") from error
+        parts = []
+        for row in self.rows:
+            scores = self.per_patient[row.model][row.label]
+            seed, patient = np.indices(scores.shape[:2]).reshape(2, -1)
+            about = {"model": row.model, "label": row.label, "cases": row.cases}
+            part = pd.DataFrame(scores.reshape(-1, len(SCORES)), columns=list(SCORES))
+            parts.append(part.assign(**about, seed=seed, patient=patient))
+        columns = ["model", "label", "cases", "seed", "patient", *SCORES]
+        return pd.concat(parts, ignore_index=True)[columns]
+
+    def by_label(self) -> dict[str, list[Row]]:
+        """The rows of each label."""
+        rows: dict[str, list[Row]] = {}
+        for row in self.rows:
+            rows.setdefault(row.label, []).append(row)
+        return rows
 
     def row(self, model: str, label: str) -> Row:
         """The row of one model and label; raises `KeyError` if there is none."""
@@ -179,7 +257,8 @@ class Evaluation:
 
     def dice(self, model: str, label: str) -> list[float]:
         """Dice of each patient, averaged over seeds; nan where the patient lacks the label."""
-        found: list[float] = average(self.per_patient[model][label])[:, 0].tolist()
+        scores = self.per_patient.get(model, {}).get(label)
+        found: list[float] = [] if scores is None else average(scores)[:, 0].tolist()
         return found
 
     def to_tables(self) -> dict[str, Any]:

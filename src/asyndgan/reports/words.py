@@ -54,6 +54,12 @@ def signed(value: float | None, digits: int) -> str:
     return text if text == DASH or text.startswith("-") else f"+{text}"
 
 
+def between(low: float | None, high: float | None, digits: int) -> str:
+    """An interval; empty if an end is None or nan."""
+    text = f"{decimal(low, digits)} to {decimal(high, digits)}"
+    return "" if DASH in text else text
+
+
 def together(items: Sequence[str]) -> str:
     """A list as part of a sentence: north, south and east."""
     return " and ".join([*(", ".join(items[:-1]),), items[-1]]) if len(items) > 1 else items[0]
