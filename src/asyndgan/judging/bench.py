@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from asyndgan.data.cohort import digest_of
 from asyndgan.data.prepare import blanked, lacked_by_all
 from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
-from asyndgan.judging.metrics import ScoreArray, score_array
+from asyndgan.judging.metrics import score_array
 from asyndgan.judging.table import Scores
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.received import contents
@@ -44,15 +44,8 @@ Contenders = Mapping[str, Sequence[TrainingSet]]
 """Training sets of each model, one per seed, by the model's name."""
 
 
-@final
-@dataclass(frozen=True)
-class Found:
-    """Results of a bench.
-
-    Attributes:
-        scores: scores of each seed and patient.
-        masks: predictions of each model's first seed.
-    """
+class Found(NamedTuple):
+    """Scores of each seed and patient, and the predictions of each model's first seed."""
 
     scores: Scores
     masks: dict[str, Masks]
@@ -163,11 +156,8 @@ class Trainings:
                 )
             for cases in training_sets:
                 self._check_fit(cases)
-        with ThreadPoolExecutor(
-            self.bench.workers or torch.get_num_threads(),
-            initializer=torch.set_num_threads,
-            initargs=(1,),
-        ) as pool:
+        workers = self.bench.workers or torch.get_num_threads()
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             trainings = {
                 model: [
                     pool.submit(self._attempt, model, cases, budget, seed)
@@ -179,20 +169,18 @@ class Trainings:
                 masks = {model: [one.result() for one in own] for model, own in trainings.items()}
             except BaseException as error:  # Ctrl-C is raised here, not in the threads
                 self.stop.set()
-                every = [one for own in trainings.values() for one in own]
-                raise _cause(every, error) from error
-        scores = {
-            model: {name: self._scored(own, name) for name in self.judged.names()}
+                raise _cause([*chain(*trainings.values())], error) from error
+        known = torch.stack([case.mask for case in self.judged.cases]) != 0
+        scored = {
+            model: [one.where(known, 0) for one in own] if budget.unlabelled else own
             for model, own in masks.items()
         }
+        labels = {name: self.judged.labels[name] for name in self.judged.names()}
+        scores = {
+            model: {name: score_array(self.judged.cases, own, n) for name, n in labels.items()}
+            for model, own in scored.items()
+        }
         return Found(scores, {model: own[0] for model, own in masks.items()})
-
-    def _scored(self, of_seeds: Sequence[Masks], target: str) -> ScoreArray:
-        cases, label = self.judged.cases, self.judged.labels[target]
-        if self.bench.budget.unlabelled:
-            known = torch.stack([case.mask for case in cases]) != 0
-            of_seeds = [masks.where(known, 0) for masks in of_seeds]
-        return score_array(cases, of_seeds, label)
 
     def _check_fit(self, cases: TrainingSet) -> None:
         flat = pooled(cases)
@@ -258,12 +246,8 @@ class Trainings:
         A network that never saw a modality has untrained weights for it, which would distort its
         predictions.
         """
-        lacking = lacked_by_all(pooled(cases))
-        return (
-            [blanked(case, lacking) for case in self.judged.cases]
-            if lacking
-            else list(self.judged.cases)
-        )
+        lacking, judged = lacked_by_all(pooled(cases)), list(self.judged.cases)
+        return [blanked(case, lacking) for case in judged] if lacking else judged
 
     def _inputs(
         self, cases: TrainingSet, test: Sequence[Case], budget: SegmentationBudget, seed: int
@@ -311,9 +295,7 @@ def _cause(trainings: Sequence[Future[Masks]], error: BaseException) -> BaseExce
 
 def pooled(cases: TrainingSet) -> list[Case]:
     """All cases of a training set, over all sites."""
-    if isinstance(cases, Mapping):
-        return [case for own in cases.values() for case in own]
-    return list(cases)
+    return list(chain.from_iterable(cases.values()) if isinstance(cases, Mapping) else cases)
 
 
 def digest_of_cases(cases: Sequence[Case], *, with_masks: bool) -> str:

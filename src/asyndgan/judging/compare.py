@@ -5,11 +5,9 @@ Every model of a comparison has the same network, budget and augmentation
 training cases differ and, for FedAvg, how they are combined.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +20,6 @@ from asyndgan.judging.bench import (
     Trainings,
     TrainingSet,
     pooled,
-    write_whole,
 )
 from asyndgan.judging.figures import plot_examples
 from asyndgan.judging.metrics import (
@@ -37,7 +34,6 @@ from asyndgan.judging.metrics import (
 from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
-    EVALUATION_FILE,
     REAL_ALL,
     SITE_PREFIX,
     SYNTHETIC,
@@ -93,11 +89,11 @@ def evaluate(
     painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * seeds}
     models = contenders(sites, painted, seeds=seeds, augmented=baselines)
     for name, cases in (augmented or {}).items():
-        models = {**models, SITE_PREFIX + name + AUGMENTED: [cases] * seeds}
+        models[SITE_PREFIX + name + AUGMENTED] = [cases] * seeds
     evaluation = compare(models, judged, bench, about=about or {})
     if check_budget:
         evaluation = replace(evaluation, levelling=levelled_off(sites, judged, bench))
-        _keep(evaluation, bench.out)
+        evaluation.write(bench.out)
     return evaluation
 
 
@@ -107,7 +103,7 @@ def contenders(
     *,
     seeds: int,
     augmented: bool,
-) -> Contenders:
+) -> dict[str, Sequence[TrainingSet]]:
     """Training sets of the models of a comparison, in the order of its table.
 
     Args:
@@ -142,16 +138,12 @@ def compare(
 
     Args:
         models: training sets of each model, one per seed, or of the first seeds only.
-        judged: as in `evaluate`.
+        judged: as in `evaluate`, like `bench`, `about` and what is raised.
         bench: as in `evaluate`.
         about: as in `evaluate`.
         figures: whether to write examples beside `evaluation.json`.
-
-    Raises:
-        DataError: as in `evaluate`.
-        NotFiniteError: as in `evaluate`.
     """
-    names, out = judged.names(), bench.out
+    names = judged.names()
     found = bench.scores(models, judged)
     rows = tuple(
         row_of(
@@ -177,10 +169,10 @@ def compare(
         gains=tuple(gain for name in names for gain in _gains(name, found.scores)),
         overall=overall,
     )
-    _keep(evaluation, out)
+    evaluation.write(bench.out)
     if figures:
         shown = {name: judged.labels[name] for name in names}
-        plot_examples(evaluation, judged.cases, found.masks, shown, out)
+        plot_examples(evaluation, judged.cases, found.masks, shown, bench.out)
     return evaluation
 
 
@@ -201,8 +193,7 @@ def levelled_off(
         One result per target.
 
     Raises:
-        DataError: as in `evaluate`, or no site has a patient to spare.
-        NotFiniteError: as in `evaluate`.
+        DataError, NotFiniteError: as in `evaluate`, or no site has a patient to spare.
     """
     budget, seeds = bench.budget, len(bench.seeds)
     longer = replace(budget, steps=math.ceil(LONGER * budget.steps))
@@ -216,12 +207,8 @@ def levelled_off(
     for name in judged.names():
         dice = [average(scores[name])[:, 0] for scores in (short, long)]
         before, after = map(mean, dice)
-        results.append(
-            Levelling(
-                name, budget.steps, longer.steps, before, after, after - before, known(dice[0]),
-                seeds,
-            )
-        )  # fmt: skip
+        found = (before, after, after - before, known(dice[0]), seeds)
+        results.append(Levelling(name, budget.steps, longer.steps, *found))
     return tuple(results)
 
 
@@ -261,43 +248,19 @@ def _summed(whole: str, overall: Sequence[Overall]) -> Iterator[str]:
     )
 
 
-def _keep(evaluation: Evaluation, out: Path) -> None:
-    write_whole(out / EVALUATION_FILE, json.dumps(evaluation.to_tables(), indent=1).encode())
-
-
 def row_of(model: str, label: str, cases: int, scores: ScoreArray, real_all: ScoreArray) -> Row:
-    """The row of one model and label.
-
-    Args:
-        model: name of the model.
-        label: name of the label.
-        cases: number of distinct training cases.
-        scores: scores of the model.
-        real_all: scores of the model `real-all`, for the ratio.
-    """
+    """The row of one model and label, from its scores and, for the ratio, those of `real-all`."""
     dice, hd95, assd, alarms = average(scores).T
     of_seeds = [mean(own) for own in scores[..., 0]]
     low, high = bootstrap_interval(dice)
     ratio, ratio_low, ratio_high = paired_ratio(dice, average(real_all)[:, 0])
     return Row(
-        model=model,
-        label=label,
-        seeds=len(of_seeds),
-        patients=known(dice),
-        cases=cases,
-        dice_mean=mean(dice),
-        dice_low=low,
-        dice_high=high,
-        dice_least=min(of_seeds),
-        dice_most=max(of_seeds),
-        hd95_mean=mean(hd95),
-        assd_mean=mean(assd),
-        ratio=ratio,
-        ratio_low=ratio_low,
-        ratio_high=ratio_high,
-        healthy=known(alarms),
-        false_alarms=mean(alarms),
-    )
+        model=model, label=label, seeds=len(of_seeds), patients=known(dice), cases=cases,
+        dice_mean=mean(dice), dice_low=low, dice_high=high, dice_least=min(of_seeds),
+        dice_most=max(of_seeds), hd95_mean=mean(hd95), assd_mean=mean(assd),
+        ratio=ratio, ratio_low=ratio_low, ratio_high=ratio_high,
+        healthy=known(alarms), false_alarms=mean(alarms),
+    )  # fmt: skip
 
 
 def _headline(label: str, rows: Sequence[Row]) -> str:

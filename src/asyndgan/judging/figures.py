@@ -38,9 +38,9 @@ def plot_examples(
     synthetic model). For each, the slice with most of that label is shown.
 
     Args:
-        evaluation: evaluation whose models are shown.
+        evaluation: whose models are shown.
         test: the cases that were judged.
-        masks: predictions of each model for these cases.
+        masks: each model's predictions for them.
         labels: value of each label to outline, by name.
         out: folder to write to.
     """
@@ -80,12 +80,10 @@ def plot_examples(
 
 def _chosen(dice: Sequence[float]) -> dict[str, int]:
     """Positions of the best, the median and the worst patient, without repetition."""
-    order = sorted(
-        (index for index, value in enumerate(dice) if not math.isnan(value)),
-        key=lambda index: -dice[index],
-    )
-    if not order:
+    known = [index for index, value in enumerate(dice) if not math.isnan(value)]
+    if not known:
         return {}
+    order = sorted(known, key=lambda index: -dice[index])
     best, median, worst = order[0], order[len(order) // 2], order[-1]
     words = {worst: "worst patient", median: "median patient", best: "best patient"}
     return {words[index]: index for index in dict.fromkeys((best, median, worst))}

@@ -1,6 +1,6 @@
 """Comparison of a run's synthetic set with real data, all loaded on the run's grid."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from asyndgan.data import Case
@@ -14,7 +14,6 @@ from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.judging.table import Evaluation
 from asyndgan.models import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
-from asyndgan.runs import RunFacts
 from asyndgan.runs.sites import RunSites, told_of_sites
 from asyndgan.runs.trial import trial_of
 from asyndgan.training.segmentation import budget_for
@@ -56,7 +55,6 @@ def evaluate_run(
     """
     run = sites.run
     # Before anything is read or painted, for that may take long.
-    _check_known(run.facts(), sites.data)
     _check_judged(sites, test)
     labels = {name: int(number) for number, name in run.facts().labels.items()}
     Judged((), labels, targets).names()
@@ -113,8 +111,14 @@ def _painted(
 
 
 def _check_judged(sites: RunSites, test: DataSet | None) -> None:
-    """Raises `RunError` if there is nobody, or nothing, to judge on."""
-    recipe = sites.run.recipe()
+    """Raises `RunError` if a site is none of the run's, or there is nobody or nothing to judge."""
+    recipe, known = sites.run.recipe(), sites.run.facts().sites
+    if strange := sorted(set(sites.data) - set(known)):
+        raise RunError(
+            f"the run has no site {', '.join(strange)}; its sites are {', '.join(sorted(known))}. "
+            "Name them with --site as in the training; patients whom the run has not seen are "
+            "--test."
+        )
     if test is None and not recipe.training.hold_out:
         raise RunError(
             "there are no patients to judge on: give real cases of unseen patients with --test "
@@ -127,16 +131,6 @@ def _check_judged(sites: RunSites, test: DataSet | None) -> None:
         )
     if recipe.training.hold_out:
         sites.check_pattern()
-
-
-def _check_known(facts: RunFacts, sites: Collection[str]) -> None:
-    """Raises `RunError` if one of the sites is none of the run's."""
-    if strange := sorted(set(sites) - set(facts.sites)):
-        raise RunError(
-            f"the run has no site {', '.join(strange)}; its sites are "
-            f"{', '.join(sorted(facts.sites))}. Name them with --site as in the training; patients "
-            "whom the run has not seen are --test."
-        )
 
 
 def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:

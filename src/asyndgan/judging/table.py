@@ -1,5 +1,6 @@
 """The result of an evaluation: its frame of scores, its tables, and their form as JSON."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +14,7 @@ from asyndgan.errors import DataError, MissingPackageError, RunError
 from asyndgan.judging.metrics import SCORES, ScoreArray, average
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.received import lacking
-from asyndgan.texts import bounded_text, parsed_json, without_nan
+from asyndgan.texts import bounded_text, parsed_json, replace_text, without_nan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,8 @@ Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is Non
 class Row:
     """One model judged by one label; numbers that cannot be computed are nan.
 
+    Keys that end in `low` and `high` are 95 % bootstrap intervals over patients.
+
     Attributes:
         model: `real-all`, `synthetic`, `real:SITE`, `real:SITE+synthetic` or
             `real:SITE+augmented`; in a suite also those of `lab.result`.
@@ -50,13 +53,9 @@ class Row:
         patients: number of patients that count, which are those with the label.
         cases: number of distinct training cases.
         dice_mean: mean over patients, 0 to 1.
-        dice_low: lower end of the 95 % bootstrap interval over patients.
-        dice_high: upper end.
         hd95_mean: mean HD95 over patients, in millimetres (stored pixels without a spacing).
         assd_mean: mean ASSD over patients, in the same unit.
         ratio: mean Dice relative to that of `real-all`.
-        ratio_low: lower end of the 95 % bootstrap interval over patients.
-        ratio_high: upper end.
         dice_least: lowest of the seeds' means over patients; the interval does not cover how much
             trainings differ.
         dice_most: highest of the seeds' means.
@@ -92,9 +91,7 @@ class Overall:
         model: as in `Row`.
         dice: mean Dice, 0 to 1.
         iou: mean intersection over union, 0 to 1, as is usual for street scenes.
-        ratio: mean IoU relative to that of `real-all`.
-        ratio_low: lower end of the 95 % bootstrap interval over patients.
-        ratio_high: upper end.
+        ratio: mean IoU relative to that of `real-all`, with its interval.
     """
 
     model: str
@@ -112,9 +109,7 @@ class Levelling:
 
     Attributes:
         label: name of the label.
-        steps: steps of the budget.
-        longer_steps: steps of the longer training.
-        dice: mean Dice over held-out patients after `steps`.
+        dice: mean Dice over held-out patients after `steps`, those of the budget.
         longer_dice: mean Dice after `longer_steps`.
         difference: `longer_dice - dice`.
         patients: number of held-out patients that count.
@@ -141,9 +136,7 @@ class Gain:
         over: model trained on the site's real cases alone.
         label: name of the label.
         patients: number of patients that count.
-        difference: mean difference of Dice over patients.
-        low: lower end of the 95 % bootstrap interval over patients.
-        high: upper end.
+        difference: mean difference of Dice over patients, with its interval.
     """
 
     model: str
@@ -260,6 +253,12 @@ class Evaluation:
         scores = self.per_patient.get(model, {}).get(label)
         found: list[float] = [] if scores is None else average(scores)[:, 0].tolist()
         return found
+
+    def write(self, folder: Path) -> None:
+        """Writes `evaluation.json`, for `read`."""
+        text = json.dumps(self.to_tables(), indent=1)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / EVALUATION_FILE, text)
 
     def to_tables(self) -> dict[str, Any]:
         """Nested dictionaries and lists for JSON, with None in place of nan."""

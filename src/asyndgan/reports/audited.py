@@ -7,14 +7,12 @@ from typing import Final, NamedTuple
 
 from asyndgan.auditing.audit import NEAREST_FILE
 from asyndgan.auditing.membership import Attack
-from asyndgan.auditing.reconstruction import not_asked
 from asyndgan.auditing.record import AuditRecord, read_audit, release_by
 from asyndgan.auditing.remedies import remedies
 from asyndgan.errors import RunError
-from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
 from asyndgan.reports.usefulness import figure
-from asyndgan.reports.words import DASH, between, counted, decimal, sentence, together
+from asyndgan.reports.words import DASH, between, decimal, sentence
 from asyndgan.runs import RunFolder
 
 _QUESTIONS: Final = {
@@ -82,23 +80,24 @@ class Audited(NamedTuple):
     """Content of the page's card on one audit.
 
     Attributes:
-        who: whose patients were compared with whom.
-        doubts: sentences on what this audit cannot say.
+        record: the audit.
         attempts: the attacks.
         advice: what to do about them, the first thing first.
         release: whether this audit permits a release, and why not.
-        unlike: whether the others are unlike the members.
         picture: data URI of members beside the synthetic images nearest to them; empty if it is
             not to be shown.
     """
 
-    who: str
-    doubts: list[str]
+    record: AuditRecord
     attempts: list[Attempt]
     advice: list[str]
     release: str
-    unlike: bool
     picture: str
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the others are unlike the members."""
+        return not self.record.audit.every.groups.alike
 
     @property
     def learned(self) -> int:
@@ -135,12 +134,10 @@ def read_audited(
             )
     return [
         Audited(
-            who=_who(record),
-            doubts=list(_doubts(record, run)),
+            record=record,
             attempts=list(_attempts(record)),
             advice=list(remedies(run, record.audit)),
             release=release_by(run, record, records[:place] + records[place + 1 :]),
-            unlike=not record.audit.every.groups.alike,
             picture=_picture(folder) if {*record.confirmed} <= {*shown} else "",
         )
         for place, (folder, record) in enumerate(zip(folders, records, strict=True))
@@ -154,47 +151,6 @@ def _picture(folder: Path) -> str:
         raise RunError(
             f"{folder / NEAREST_FILE} is no picture; make it anew with 'asyndgan audit'."
         ) from error
-
-
-def _who(record: AuditRecord) -> str:
-    copies, sites = record.audit.copies, together(sorted(record.confirmed))
-    compared = f", by {together(sorted(record.modalities))}" if record.modalities else ""
-    patients = counted(copies.members, "patient")
-    return f"{patients} of {sites} against {copies.others} others{compared}"
-
-
-def _doubts(record: AuditRecord, run: RunFolder) -> Iterator[str]:
-    """Sentences on what an audit cannot say."""
-    found = record.audit
-    if record.painted_from:
-        yield f"{sentence(record.painted_from)}."
-    if found.whole:
-        yield (
-            f"All patients are {found.whole.groups.verdict}. So attacks on membership compare "
-            f"only {sum(found.groups.members.values())} members and "
-            f"{sum(found.groups.others.values())} others in the same mix of hospitals."
-        )
-    if not found.whole or not found.groups.alike:
-        yield f"The groups compared are {found.groups.verdict}."
-    if record.canaries:
-        yield "Only canaries were compared, patients put in on purpose."
-    if record.painting_version != PAINTING_VERSION:
-        yield "Another version painted the audited set; what this version paints was not audited."
-    if faded := record.fading["faded"]:
-        labels = run.facts().labels
-        names = [labels.get(str(value), f"label {value}") for value in faded]
-        yield f"The audited images show {together(names)} more or less clearly."
-    if unknown := sorted(name for name, known in record.confirmed.items() if not known):
-        yield f"Nothing confirms that {together(unknown)} trained with these patients."
-    if found.uncompared:
-        yield (
-            f"The others were not compared with the patients of {together(found.uncompared)}, "
-            "which may hold some of them too."
-        )
-    if beyond := not_asked(run):
-        yield f"No site was asked for pixels, for {beyond}."
-    elif rest := sorted({*record.confirmed} - {one.site for one in record.pixels}):
-        yield f"{together(rest)} {'was' if len(rest) == 1 else 'were'} not asked for pixels."
 
 
 def _attempts(record: AuditRecord) -> Iterator[Attempt]:

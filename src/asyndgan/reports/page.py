@@ -7,7 +7,16 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from asyndgan.reports.words import amount, between, counted, decimal, signed, size, together
+from asyndgan.reports.words import (
+    amount,
+    between,
+    counted,
+    decimal,
+    sentence,
+    signed,
+    size,
+    together,
+)
 from asyndgan.texts import printable, replace_text
 
 COLOURS: Final = 8
@@ -32,7 +41,7 @@ def write_page(template: str, page: Mapping[str, Any], out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (amount, between, counted, decimal, place, signed, size, together)
+    filters = (amount, between, counted, decimal, place, sentence, signed, size, together)
     environment.filters |= {filter.__name__: filter for filter in filters}
     environment.globals["colours"] = COLOURS
     text = environment.get_template(template).render(page)

@@ -5,17 +5,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from asyndgan import __version__
+from asyndgan.auditing.reconstruction import not_asked
 from asyndgan.data import Case
 from asyndgan.errors import RunError
+from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
 from asyndgan.reports.audited import (
     MEANING,
-    Audited,
     figures_of,
     guarantee,
     read_audited,
@@ -23,23 +24,16 @@ from asyndgan.reports.audited import (
 from asyndgan.reports.charts import loss_charts, presence, traffic_chart
 from asyndgan.reports.gallery import build_gallery
 from asyndgan.reports.page import write_page
-from asyndgan.reports.traffic import read_traffic, total
+from asyndgan.reports.traffic import Traffic, read_traffic, total
 from asyndgan.reports.usefulness import usefulness_of
-from asyndgan.reports.words import amount, counted, duration, sentence, size, together
+from asyndgan.reports.words import amount, counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.trial import NO_RESULT, trial_of
 from asyndgan.training.checkpoint import read
 
 _SIMULATED: Final = ("inprocess", "processes")
-UNLIKE: Final = (
-    ", or others that are unlike the members made it seem so: audit with suitable others first"
-)
-"""What else may explain an alarm on groups that are unlike."""
 MANY: Final = 6
 """Largest number of sites that are all named."""
-
-Notice = tuple[str, str, bool]
-"""Title, one or two sentences, and whether to highlight them."""
 
 
 def write_report(
@@ -82,12 +76,9 @@ def write_report(
     numbers = {site: place for place, site in enumerate(facts.sites)}
     labels = {int(number): name for number, name in facts.labels.items()}
     gallery = build_gallery(synthetic, real, list(numbers), labels)
-    useful = (
-        usefulness_of(evaluation, facts.generator_sha256, examples=bool(real))
-        if evaluation
-        else None
-    )
-    audited = read_audited(run, audits, shown=real)
+    traffic = read_traffic(facts, records)
+    generator = facts.generator_sha256
+    useful = evaluation and usefulness_of(evaluation, generator, examples=bool(real))
     page = {
         "title": title or f"One generator, {counted(len(facts.sites), 'site')}",
         "name": run.path.resolve().name,
@@ -97,19 +88,21 @@ def write_report(
         "facts": facts,
         "recipe": recipe,
         "numbers": numbers,
-        "tiles": list(_tiles(run, facts, recipe, records)),
-        "notices": list(_notices(facts, recipe, useful, audited, gallery.has_real)),
+        "tiles": list(_tiles(run, facts, recipe, traffic)),
+        "simulated": facts.engine in _SIMULATED,
         "gallery": gallery,
         "useful": useful,
         "records": records,
         "charts": loss_charts(records, numbers) if records else [],
         "presence": presence(records, list(numbers)) if records else {},
         "news": [(record["step"], line) for record in records for line in record.get("news", ())],
-        "traffic": read_traffic(facts, records),
+        "traffic": traffic,
         "kept_masks": sum(1 for _ in (run.masks / "labelsTr").glob("*.png")),
         "bytes_chart": traffic_chart(records) if records else None,
-        "audited": audited,
+        "audited": read_audited(run, audits, shown=real),
         "meaning": MEANING,
+        "painting_version": PAINTING_VERSION,
+        "not_asked": not_asked(run),
         "figures_of": figures_of,
         "guarantee": guarantee(recipe),
         "provenance": list(_provenance(run, facts)),
@@ -139,10 +132,10 @@ def _commands(run: RunFolder, facts: RunFacts, folders: Mapping[str, Path]) -> d
 
 
 def _tiles(
-    run: RunFolder, facts: RunFacts, recipe: Recipe, records: Sequence[Mapping[str, Any]]
+    run: RunFolder, facts: RunFacts, recipe: Recipe, traffic: Traffic
 ) -> Iterator[tuple[str, str, str]]:
     """Numbers to print large, as text, with what they are and further detail."""
-    named, traffic = list(facts.sites), read_traffic(facts, records)
+    named = list(facts.sites)
     if len(named) > MANY:
         named = [*named[: MANY - 1], f"{len(named) - MANY + 1} more"]
     yield amount(len(facts.sites)), "sites", together(named) if named else "none"
@@ -167,72 +160,6 @@ def _rounded(number: int) -> str:
             value = number / scale
             return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
     return str(number)
-
-
-def _notices(
-    facts: RunFacts,
-    recipe: Recipe,
-    useful: Mapping[str, Any] | None,
-    audited: Sequence[Audited],
-    has_real: bool,
-) -> Iterator[Notice]:
-    if facts.state != "finished":
-        yield (
-            "Not finished",
-            f"This run is {facts.state}, {facts.steps} of {recipe.training.steps} steps done. "
-            "Every figure here is of what there is so far.",
-            True,
-        )
-    where = {
-        "beside the synthetic ones (the page was made with --site)": has_real,
-        "as examples of the comparison": bool(useful and useful["examples"]),
-        "beside their nearest synthetic ones": any(one.picture for one in audited),
-    }
-    if any(where.values()):
-        yield (
-            "Real images inside",
-            f"They stand {together([place for place, shown in where.items() if shown])}. Pass this "
-            "file on only if they may be seen: phantoms, public data, or with the consent of those "
-            "who hold them.",
-            True,
-        )
-    if recipe.loss.paired_l1:
-        yield (
-            "Feedback of this recipe can give real pixels away",
-            "It compares with the real image of the same mask. A coordinator that is not trusted "
-            "could read pixels from it; see \u201cWhat moved\u201d.",
-            True,
-        )
-    if learned := sum(one.learned for one in audited):
-        unlike = UNLIKE if any(one.unlike for one in audited if one.learned) else ""
-        yield (
-            "Not every attack failed",
-            f"In {counted(learned, 'attack')} the attacker learned something of patients{unlike}; "
-            "see \u201cAttacks\u201d.",
-            True,
-        )
-    if undecided := sum(one.undecided for one in audited):
-        yield (
-            "Not every attack says something",
-            f"{sentence(counted(undecided, 'attack'))} had too few patients or only a weak sign, "
-            "or attacked a trial run, or others that are unlike the members, so it is unknown "
-            "whether the attacker learned something; see \u201cAttacks\u201d.",
-            True,
-        )
-    if facts.engine in _SIMULATED:
-        yield (
-            "Simulated sites",
-            f"All sites ran on one machine (engine \u201c{facts.engine}\u201d). The messages and "
-            "their bytes are those that would travel, but no network lay between them.",
-            False,
-        )
-    if useful and useful["evaluation"].judged_on != "test":
-        yield (
-            "Judged on validation patients",
-            "The comparison used patients held out of the sites, as one does to choose a recipe. "
-            "It is no final result.",
-            False,
-        )
 
 
 def _provenance(run: RunFolder, facts: RunFacts) -> Iterator[tuple[str, str]]:
