@@ -66,9 +66,9 @@ class Judging:
             Tables of scores.
         """
         painted = self.paintings.sets()
-        together = {FEDAVG: [self.real.sites]} if self.suite.fedavg else {}
+        averaged = {FEDAVG: [self.real.sites]} if self.suite.fedavg else {}
         models = contenders(
-            self.real.sites, {**painted, **together}, seeds=self.suite.seeds,
+            self.real.sites, {**painted, **averaged}, seeds=self.suite.seeds,
             augmented=self.model.augmented,
         )  # fmt: skip
         if self.model.pooled:
