@@ -1,13 +1,13 @@
 """The table of a suite's scores, `scores.csv.gz`; its other tables of scores are views of it."""
 
 import gzip
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from asyndgan.errors import MissingPackageError
 from asyndgan.judging.bench import write_whole
-from asyndgan.judging.metrics import SCORES, ScoreArray
+from asyndgan.judging.metrics import SCORES, ScoreArray, bootstrap_interval, mean
 from asyndgan.judging.table import ADDED, SYNTHETIC, Evaluation
 from asyndgan.recipe.table import RUN_BY_SPREADSHEETS
 from lab.result import FEDAVG_WITHOUT, FEDGAN, LOCAL, POOLED
@@ -114,3 +114,9 @@ def by_key(scores: pd.DataFrame) -> Found:
         array = own[list(SCORES)].to_numpy().reshape(own["seed"].nunique(), -1, len(SCORES))
         found[Key(*key)] = int(own["cases"].iloc[0]), array
     return found
+
+
+def interval(name: str, values: Sequence[float] | ScoreArray) -> dict[str, float]:
+    """Mean of the values that are not nan, and its 95 % interval, as keys of a row."""
+    low, high = bootstrap_interval(values)
+    return {name: mean(values), f"{name}_low": low, f"{name}_high": high}

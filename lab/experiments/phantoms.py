@@ -28,7 +28,7 @@ from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.metrics import average, bootstrap_interval
 from asyndgan.judging.real import load_real
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.painting.sets import counterparts, masks_of, painting_of, patients_of_masks
+from asyndgan.painting.sets import masks_of, painting_of, patients_of_masks
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
@@ -46,6 +46,7 @@ from lab.experiments.common import (
 )
 from lab.kid import KID, thousandths
 from lab.kids import kids
+from lab.paintings import counterparts
 
 STEPS = 500
 PATIENTS = 6

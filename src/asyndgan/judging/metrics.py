@@ -173,12 +173,6 @@ def paired_ratio(scores: ArrayLike, others: ArrayLike) -> tuple[float, float, fl
     return above / below if below else math.nan, *paired_ratio_interval(scores, others)
 
 
-def interval(name: str, values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
-    """Mean of the values that are not nan, and its 95 % interval, as keys of a row."""
-    low, high = bootstrap_interval(values)
-    return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
-
-
 def bootstrap_interval(
     values: ArrayLike, *, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:

@@ -110,14 +110,6 @@ def of_sites(sites: Mapping[str, Sequence[Case]]) -> Origin:
     return Origin(OF_SITES, patients_of_masks(sites))
 
 
-def counterparts(
-    run: RunFolder, sites: Mapping[str, Sequence[Case]], fading: Fading = AS_PAINTED
-) -> list[Case]:
-    """Paints a counterpart of each real case, from its mask and in the look of its site."""
-    looks = [site for site, cases in sites.items() for _ in cases]
-    return list(synthesise(run, masks_of(sites), looks=looks, fading=fading))
-
-
 def painted_once(
     run: RunFolder,
     masks: Sequence[tuple[str, Mask]],
