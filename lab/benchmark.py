@@ -18,6 +18,7 @@ from asyndgan.judging.bench import Bench, OnProgress, write_whole
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION
 from asyndgan.training.segmentation import TRAINING_VERSION
+from lab.fedavg import train_fedavg
 from lab.judging import Judging
 from lab.real import Real, groups_of
 from lab.result import SuiteResult
@@ -61,8 +62,9 @@ def run_suite(
     train_all(trainings, workers, on_training)
     result = _begun(suite, trainings, data, device)
     bench = Bench(
-        out, workers=workers, device=device, on_progress=on_evaluation, cache=out / "cache"
-    )
+        out, workers=workers, device=device, on_progress=on_evaluation, cache=out / "cache",
+        federated=train_fedavg,
+    )  # fmt: skip
     scores: list[pd.DataFrame] = []
     for part in suite.sets:
         result.groups[part.name] = groups_of(part, judged[part.name])

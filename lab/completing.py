@@ -20,7 +20,7 @@ from asyndgan.arrays import IMAGE_LOW, Image
 from asyndgan.data import Case
 from asyndgan.data.prepare import blanked
 from asyndgan.judging.bench import Bench, Judged, TrainingSet, digest_of_cases, pooled
-from asyndgan.judging.metrics import average, interval
+from asyndgan.judging.metrics import average
 from asyndgan.judging.table import REAL_ALL
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.pictures import STYLE, bare, well_shown
@@ -41,6 +41,7 @@ from lab.completion_scores import (
     with_images,
 )
 from lab.real import Real
+from lab.scores import interval
 from lab.suite import CompletionSection
 
 

@@ -14,7 +14,7 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
 from asyndgan.data import Case
 from asyndgan.data.prepare import blanked, widened
 from asyndgan.errors import DataError
-from asyndgan.judging.metrics import interval, mean
+from asyndgan.judging.metrics import mean
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.completion import painted_from_masks
 from asyndgan.painting.regression import Regression
@@ -27,6 +27,7 @@ from asyndgan.painting.translation import (
     without_mask,
 )
 from asyndgan.runs import RunFolder
+from lab.scores import interval
 
 RANGE: Final = IMAGE_HIGH - IMAGE_LOW
 WINDOW: Final = 11

@@ -5,10 +5,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
-from asyndgan.judging.table import FEDAVG, REAL_ALL, SYNTHETIC
-from asyndgan.reports.findings import grouped
-from asyndgan.reports.words import KID, counted, decimal, duration, size, thousandths
-from lab.result import CONTRASTS, LOCAL, POOLED
+from asyndgan.judging.table import REAL_ALL, SYNTHETIC
+from asyndgan.reports.words import counted, decimal, duration, size
+from lab.kid import KID, thousandths
+from lab.result import CONTRASTS, FEDAVG, LOCAL, POOLED
 
 Row = Mapping[str, Any]
 Table = list[list[str]]
@@ -31,6 +31,14 @@ def tables_of(result: Row) -> dict[str, Table]:
     """All tables of a suite, by title."""
     parts = ((part, result.get(key, ())) for key, part in _PARTS.items())  # a result may be older
     return {title: table for part, rows in parts for title, table in part(rows)}
+
+
+def grouped(rows: Iterable[Row], heading: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """The rows under each heading."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(heading(row), []).append(row)
+    return groups
 
 
 def by_set(rows: Iterable[Row]) -> dict[str, list[Row]]:

@@ -23,7 +23,6 @@ from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
-from asyndgan.judging.fedavg import LOCAL_STEPS, average_weights, weight
 from asyndgan.models import build_discriminator, condition_channels, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
@@ -54,6 +53,7 @@ from asyndgan.training.objective import (
 from asyndgan.training.painting import Diversity, Painting
 from asyndgan.training.quorum import normalised
 from asyndgan.training.steps import step_file
+from lab.fedavg import LOCAL_STEPS, average_weights, weight
 
 
 def check_fedgan(recipe: Recipe) -> None:

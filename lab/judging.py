@@ -13,10 +13,8 @@ from asyndgan.data import Case
 from asyndgan.data.prepare import blanked
 from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet, write_whole
 from asyndgan.judging.compare import compare, contenders, levelled_off
-from asyndgan.judging.diagnosis import diagnose_run
-from asyndgan.judging.fedavg import LOCAL_STEPS, weight
 from asyndgan.judging.metrics import mean
-from asyndgan.judging.table import FEDAVG, REAL_ALL, SYNTHETIC, Evaluation, of_single_sites
+from asyndgan.judging.table import REAL_ALL, SYNTHETIC, Evaluation, of_single_sites
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.sets import patients_of_masks
@@ -24,10 +22,12 @@ from lab import local
 from lab.completing import Completing
 from lab.consistency import consistency
 from lab.costs import of_a_site, traffic
+from lab.diagnosis import diagnose_run
+from lab.fedavg import LOCAL_STEPS, weight
 from lab.kids import kids
 from lab.paintings import Paintings
 from lab.real import Real
-from lab.result import FEDAVG_WITHOUT, LOCAL, POOLED, SuiteResult
+from lab.result import FEDAVG, FEDAVG_WITHOUT, LOCAL, POOLED, SuiteResult
 from lab.scores import Key, of_recipe, pd, tidy
 from lab.suite import ModelSection, PaintingSection, Suite
 
@@ -66,8 +66,9 @@ class Judging:
             Tables of scores.
         """
         painted = self.paintings.sets()
+        averaged = {FEDAVG: [self.real.sites]} if self.suite.fedavg else {}
         models = contenders(
-            self.real.sites, painted, seeds=self.suite.seeds, fedavg=int(self.suite.fedavg),
+            self.real.sites, {**painted, **averaged}, seeds=self.suite.seeds,
             augmented=self.model.augmented,
         )  # fmt: skip
         if self.model.pooled:

@@ -7,7 +7,7 @@ from typing import final
 import torch
 
 from asyndgan.data import Case
-from asyndgan.judging.kid import apart_from_real, features_of
+from lab.kid import apart_from_real, features_of
 
 
 @final

@@ -9,9 +9,9 @@ from asyndgan.data.prepare import widened
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.table import SYNTHETIC
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.painting.fading import Fading
-from asyndgan.painting.sets import counterparts, masks_of, of_sites, painted_once
-from asyndgan.painting.synthesise import chosen_masks
+from asyndgan.painting.fading import AS_PAINTED, Fading
+from asyndgan.painting.sets import masks_of, of_sites, painted_once
+from asyndgan.painting.synthesise import chosen_masks, synthesise
 from asyndgan.runs import RunFolder
 from asyndgan.training.segmentation import budget_for
 from lab.contrasts import contrast_set
@@ -120,3 +120,11 @@ class Paintings:
         """How labels are faded in a set."""
         fading = Fading.of(painting.faded(self.part), self.real.labels)
         return replace(fading, contrasts=painting.contrasts)
+
+
+def counterparts(
+    run: RunFolder, sites: Mapping[str, Sequence[Case]], fading: Fading = AS_PAINTED
+) -> list[Case]:
+    """Paints a counterpart of each real case, from its mask and in the look of its site."""
+    looks = [site for site, cases in sites.items() for _ in cases]
+    return list(synthesise(run, masks_of(sites), looks=looks, fading=fading))

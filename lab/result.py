@@ -7,6 +7,8 @@ from asyndgan.texts import without_nan
 
 POOLED = "synthetic, all seeds"
 """The synthetic cases of all generators of a model together."""
+FEDAVG = "fedavg"
+"""One network that all sites train, by averaging its weights."""
 FEDAVG_WITHOUT = "fedavg-without"
 """FedAvg where each site lacks some modalities."""
 FEDGAN = "fedgan-synthetic"

@@ -1,15 +1,13 @@
 """The table of a suite's scores, `scores.csv.gz`; its other tables of scores are views of it."""
 
 import gzip
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import numpy as np
-
 from asyndgan.errors import MissingPackageError
 from asyndgan.judging.bench import write_whole
-from asyndgan.judging.metrics import SCORES, ScoreArray
+from asyndgan.judging.metrics import SCORES, ScoreArray, bootstrap_interval, mean
 from asyndgan.judging.table import ADDED, SYNTHETIC, Evaluation
 from asyndgan.recipe.table import RUN_BY_SPREADSHEETS
 from lab.result import FEDAVG_WITHOUT, FEDGAN, LOCAL, POOLED
@@ -68,18 +66,11 @@ def tidy(evaluation: Evaluation, key: Key, first: int = 0) -> pd.DataFrame:
         The fields of `Key`, `cases` (distinct training cases), `seed` and `patient` (positions),
         and the fields of `PatientScore`.
     """
-    parts = []
-    for row in evaluation.rows:
-        scores = evaluation.per_patient[row.model][row.label]
-        own = key._replace(model=row.model, label=row.label)
-        if not of_recipe(row.model):
-            own = own._replace(recipe="", painting="")
-        seed, patient = np.indices(scores.shape[:2]).reshape(2, -1)
-        part = pd.DataFrame(scores.reshape(-1, len(SCORES)), columns=list(SCORES))
-        parts.append(
-            part.assign(**own._asdict(), cases=row.cases, seed=seed, patient=patient + first)
-        )
-    return pd.concat(parts)[[*Key._fields, "cases", "seed", "patient", *SCORES]]
+    frame = evaluation.frame
+    found = frame.assign(**key._asdict() | {name: frame[name] for name in ("model", "label")})
+    found["patient"] += first
+    found.loc[~found["model"].map(of_recipe), ["recipe", "painting"]] = ""
+    return found[[*Key._fields, "cases", "seed", "patient", *SCORES]]
 
 
 def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -123,3 +114,9 @@ def by_key(scores: pd.DataFrame) -> Found:
         array = own[list(SCORES)].to_numpy().reshape(own["seed"].nunique(), -1, len(SCORES))
         found[Key(*key)] = int(own["cases"].iloc[0]), array
     return found
+
+
+def interval(name: str, values: Sequence[float] | ScoreArray) -> dict[str, float]:
+    """Mean of the values that are not nan, and its 95 % interval, as keys of a row."""
+    low, high = bootstrap_interval(values)
+    return {name: mean(values), f"{name}_low": low, f"{name}_high": high}

@@ -24,13 +24,13 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.judging.bench import OnProgress, write_whole
-from asyndgan.judging.fedavg import LOCAL_STEPS
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.learned import learned_masks, learns_masks
 from asyndgan.runs.train import train
 from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import GENERATOR_VERSION
+from lab.fedavg import LOCAL_STEPS
 from lab.fedgan import train_fedgan
 from lab.suite import ModelSection, SetSection, Suite
 

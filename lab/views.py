@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.metrics import (
     average,
-    interval,
     known,
     mean,
     paired,
     paired_ratio,
 )
 from asyndgan.judging.table import ADDED, REAL_ALL, SITE_PREFIX, SYNTHETIC
-from lab.scores import Found, Key
+from lab.scores import Found, Key, interval
 from lab.suite import PaintingSection, SetSection, Suite
 
 Row = dict[str, Any]

@@ -24,7 +24,6 @@ from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.compare import row_of
-from asyndgan.judging.diagnosis import components
 from asyndgan.judging.metrics import ScoreArray
 from asyndgan.judging.real import load_real
 from asyndgan.judging.table import REAL_ALL
@@ -35,6 +34,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.recipes import recipe_text
 from asyndgan.training.segmentation import budget_for
+from lab.diagnosis import components
 from lab.experiments.common import arguments, markdown, publish, trained
 
 Named = list[tuple[str, Mask]]

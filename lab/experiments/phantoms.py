@@ -28,10 +28,9 @@ from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.metrics import average, bootstrap_interval
 from asyndgan.judging.real import load_real
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.painting.sets import counterparts, masks_of, painting_of, patients_of_masks
+from asyndgan.painting.sets import masks_of, painting_of, patients_of_masks
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
-from asyndgan.reports.words import KID, thousandths
 from asyndgan.runs import load_recipe
 from asyndgan.wire import ANSWERS, Judgement, pack, unpack
 from asyndgan.wire.codec import Coding
@@ -45,7 +44,9 @@ from lab.experiments.common import (
     sites_of,
     trained,
 )
+from lab.kid import KID, thousandths
 from lab.kids import kids
+from lab.paintings import counterparts
 
 STEPS = 500
 PATIENTS = 6

@@ -28,10 +28,10 @@ from scipy.stats import binomtest
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.data import Case
-from asyndgan.judging.diagnosis import moved_alike
 from asyndgan.painting.pictures import STYLE, as_png, bare
-from asyndgan.painting.sets import counterparts
 from asyndgan.runs import RunFolder
+from lab.diagnosis import moved_alike
+from lab.paintings import counterparts
 from lab.real import Real
 from lab.suite import ModelSection, SetSection, Suite
 from lab.trainings import run_folder

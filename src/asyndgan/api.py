@@ -320,7 +320,6 @@ def evaluate(
     seeds: Count = 1,
     steps: Count = BUDGET.steps,
     labels: Sequence[str] | None = None,
-    diagnose: bool = False,
     workers: Count | None = None,
     device: str = "cpu",
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
@@ -338,8 +337,6 @@ def evaluate(
         seeds: trainings of each network.
         steps: updates of each network.
         labels: names of the labels to judge by; None: all.
-        diagnose: whether `diagnosis` of the result says what images of the sites' masks lack
-            beside the real ones: the figures of `asyndgan.judging.diagnosis.Diagnosis`.
         workers: networks to train at a time, on one core each; None: one for each core.
         device: torch device to train on.
         patient_pattern: the pattern that the run was trained with.
@@ -358,7 +355,7 @@ def evaluate(
     if _folder(run).recipe().table:
         refuse_for_images(
             {"steps": steps != BUDGET.steps, "label": labels, "workers": workers,
-             "device": device != "cpu", "diagnose": diagnose,
+             "device": device != "cpu",
              "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
         )  # fmt: skip
         return evaluate_records(
@@ -372,7 +369,6 @@ def evaluate(
         _opened(synthetic, patient_pattern),
         Bench(Path(out), budget, range(seeds), workers, device, watch),
         targets=labels,
-        diagnose=diagnose,
     )
 
 

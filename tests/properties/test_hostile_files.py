@@ -30,7 +30,7 @@ from asyndgan.errors import AsyndganError, DataError, RunError
 from asyndgan.privacy import Policy, ledger
 from asyndgan.privacy.accounting import Account
 from asyndgan.recipe import Recipe, known_keys
-from asyndgan.reports.usefulness import read_usefulness
+from asyndgan.reports.usefulness import usefulness_of
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.training import checkpoint
@@ -262,7 +262,7 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
         "volume": (volume, lambda: read_mask(volume)),
         "audit": (folder / AUDIT_FILE, lambda: read_audit(folder)),
         "evaluation": (
-            folder / "evaluation.json", lambda: read_usefulness(folder, examples=True)
+            folder / "evaluation.json", lambda: usefulness_of(folder, "cd34", examples=True)
         ),
     }  # fmt: skip
 

@@ -24,7 +24,7 @@ from asyndgan.errors import Interrupted, RunError
 from asyndgan.painting.fading import AS_PAINTED
 from asyndgan.painting.sets import OF_SITES
 from asyndgan.painting.synthesise import PAINTING_VERSION, RELEASED
-from asyndgan.reports.audited import read_audited
+from asyndgan.reports.audited import figures_of, read_audited
 from asyndgan.runs import RunFacts, RunFolder, load_recipe
 
 GENERATOR = b"a generator"
@@ -273,10 +273,11 @@ def test_a_report_says_what_to_do_and_no_more_than_the_verdicts(tmp_path: Path) 
     (tmp_path / "audit.json").write_text(json.dumps(tables))
     (card,) = read_audited(run, [tmp_path])
     assert card.learned == 1 and not card.unlike
-    assert card.attempts[0].tested == "p 0.001, corrected 0.003, epsilon at least none"
-    assert card.advice == tuple(remedies(run, read_audit(tmp_path).audit)) != ()
+    attack = card.attempts[0].attack
+    assert attack and figures_of(attack) == ("0.001", "0.003", "none")
+    assert card.advice == list(remedies(run, read_audit(tmp_path).audit)) != []
     assert card.release.startswith("not permitted, because nearest: MEMBERS CAN BE TOLD")
-    assert "4 of them are a member's" in card.doubts[0]
+    assert "4 of them are a member's" in card.record.painted_from
     (tmp_path / "audit.json").write_text(json.dumps(tables | {"trial": "Trial run: 60 of 3,000"}))
     (trial,) = read_audited(run, [tmp_path])
     assert (trial.learned, trial.undecided) == (0, 1)

@@ -12,8 +12,6 @@ from asyndgan.data import Cohort
 from asyndgan.data.case import Preparation
 from asyndgan.data.prepared import Case
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
-from asyndgan.judging import fedavg
-from asyndgan.judging.fedavg import average_weights, train_fedavg
 from asyndgan.judging.metrics import dice
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.synthesise import synthesise
@@ -23,6 +21,7 @@ from asyndgan.training import Scope
 from asyndgan.training.checkpoint import read
 from asyndgan.training.objective import average_decay
 from asyndgan.training.segmentation import predict
+from lab.fedavg import average_weights, train_fedavg
 from lab.fedgan import _common_scope, _FedGan, _Party, train_fedgan
 
 MakeRecipe = Callable[..., Recipe]
@@ -65,7 +64,7 @@ def test_sites_learn_one_network_by_averaging() -> None:
 
 def test_fedavg_averages_by_the_sites_numbers_of_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     shares: list[list[float]] = []
-    monkeypatch.setattr(fedavg, "average_weights", lambda _, own: shares.append(list(own)))
+    monkeypatch.setattr("lab.fedavg.average_weights", lambda _, own: shares.append(list(own)))
     sites = {
         "north": [disc(f"n{row}", row) for row in (7, 8, 9)],
         "south": [disc("s21", 21)],

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from asyndgan.data import Case, Preparation
-from asyndgan.judging.diagnosis import BORDER, diagnose, moved_alike
 from asyndgan.recipe import Recipe
+from lab.diagnosis import BORDER, diagnose, moved_alike
 
 LABELS = {"background": 0, "disc": 1}
 PREPARATION = Preparation((32, 32), (1, 1), (32, 32), (0, 0), (1,), (0,))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from asyndgan.judging.frd import LEVELS, frechet, radiomics
+from lab.frd import LEVELS, frechet, radiomics
 
 
 def waves(count: int, seed: int, *, contrast: float = 0.3, grain: float = 0.1) -> torch.Tensor:

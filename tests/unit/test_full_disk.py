@@ -94,7 +94,7 @@ def figure(folder: Path) -> None:
 
 
 def page(folder: Path) -> None:
-    write_page("style.css.jinja", {"colours": 3}, folder / "report.html")
+    write_page("style.css.jinja", {}, folder / "report.html")
 
 
 WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {

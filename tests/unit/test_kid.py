@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from asyndgan.data import Case
 from asyndgan.data.case import Preparation
-from asyndgan.judging.kid import apart_from_real, features, features_of, kid
+from lab.kid import apart_from_real, features, features_of, kid
 from lab.kids import Kids, kids
 
 STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
@@ -79,8 +79,8 @@ def test_the_kid_does_not_depend_on_the_parts_in_which_it_is_computed(
     one, other = features_of(heads(9)), features_of(heads(8, 40))
     whole = kid(one, other)
     assert whole == kid(features_of(heads(9)), features_of(heads(8, 40)))
-    monkeypatch.setattr("asyndgan.judging.kid.ROWS", 2)
-    monkeypatch.setattr("asyndgan.judging.kid.PART", 3 * 128 * 128)
+    monkeypatch.setattr("lab.kid.ROWS", 2)
+    monkeypatch.setattr("lab.kid.PART", 3 * 128 * 128)
     assert kid(features_of(heads(9)), other) == pytest.approx(whole, rel=1e-3)
 
 

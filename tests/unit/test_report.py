@@ -20,18 +20,17 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.data import Case, Preparation
 from asyndgan.errors import RunError
 from asyndgan.judging.table import Evaluation, Row
-from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.card import model_card
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
-from asyndgan.reports.curves import loss_charts, presence, reminding_chart
+from asyndgan.reports.charts import loss_charts, presence
 from asyndgan.reports.gallery import BUDGET, _coloured, build_gallery, label_colours, worth_painting
 from asyndgan.reports.report import write_report
-from asyndgan.reports.traffic import _caution
 from asyndgan.reports.words import counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder, load_recipe
 from asyndgan.runs.trial import trial_of
+from asyndgan.wire import ANSWERS, REQUESTS
 
 HOSTILE = "<script>alert(1)</script>"
 LABELS = {0: "background", 1: "head", 2: "lesion"}
@@ -286,32 +285,6 @@ def test_many_labels_have_one_mean_and_a_table_below_it(tmp_path):
     assert len([tag for tag in found.all("div") if tag.get("class") == "finding"]) == 3
 
 
-def test_what_images_lack_is_a_table_beside_the_real_ones(tmp_path):
-    figures = {
-        "components": 47.0, "components_real": 72.0, "nearest": 0.864, "nearest_real": 0.684,
-        "repeated": None, "spectrum": [0.96, 1.07], "border": [0.247, 0.2], "told": 0.998,
-        "border_real": [0.228, 0.2], "precision": 0.89, "recall": 0.12, "density": 0.9,
-        "coverage": 0.6, "told_at": {"border": 1.0}, "kid": 0.0314, "kid_real": 0.0021,
-        "frd": 161.2, "frd_real": 88.0,
-    }  # fmt: skip
-    found = page(run_folder(tmp_path / "run"), evaluation=evaluation(tmp_path / "e"))
-    assert "What the images lack" not in found.text
-    folder = evaluation(tmp_path / "diagnosed", diagnosis=figures)
-    found = page(run_folder(tmp_path / "again"), evaluation=folder)
-    assert "What the images lack" in found.text
-    assert "that hold 90 % of the variance 47 72" in found.text
-    assert "MS-SSIM); 1: equal 1.00 \N{EN DASH}" in found.text and "0.96 1.07 1 1" in found.text
-    assert "KID x 1000 from real images of other patients 31.4 2.1" in found.text
-    assert "FRD from real images of other patients 161 88" in found.text
-    before = {name: value for name, value in figures.items() if name[:3] not in ("kid", "frd")}
-    found = page(
-        run_folder(tmp_path / "old"), evaluation=evaluation(tmp_path / "o", diagnosis=before)
-    )
-    assert (
-        "KID" not in found.text and "FRD" not in found.text and "What the images lack" in found.text
-    )
-
-
 def test_patients_left_of_the_bar_are_counted_at_its_edge(tmp_path):
     dice = {"real-all": {"lesion": {"dice": [0.9, 0.1, 0.2, None]}}}
     folder = evaluation(tmp_path / "evaluation", per_patient=dice)
@@ -322,15 +295,13 @@ def test_patients_left_of_the_bar_are_counted_at_its_edge(tmp_path):
     assert "counts patients left of the axis" in found.text
 
 
-def test_values_beyond_an_axis_are_marked_once_a_stretch():
+def test_values_beyond_an_axis_are_marked():
     records = [record(step % 40, ["a"]) for step in range(240)]
     for step, value in {0: 90.0, 1: 95.0, 120: -40.0}.items():
         records[step]["losses"]["a"]["adversarial"] = value
-    curve = loss_charts(records, {"a": 0})[1].curves[0]
-    assert [(point.place, point.text, point.above) for point in curve.beyond] == [
-        (50.21, "-40", False), (0.42, "95", True),
-    ]  # fmt: skip
-    assert loss_charts(records, {"a": 0})[0].curves[0].beyond == ()
+    adversarial, discriminator = (chart.svg for chart in loss_charts(records, {"a": 0})[::-1])
+    assert adversarial.count("<use") == 3
+    assert "<use" not in discriminator
 
 
 # Machado et al. 2009: what people without cones for red, green or blue see, in linear RGB.
@@ -774,37 +745,43 @@ def test_the_timeline_appears_once_a_site_was_away(tmp_path):
 
 def test_how_far_the_generator_drifts_from_absent_sites_has_a_chart_of_its_own():
     records = [record(step, ["a"]) for step in range(10)]
-    assert reminding_chart(records) == ()
+    assert [chart.title for chart in loss_charts(records, {"a": 0})][1:] == ["Adversarial"]
     for step in range(4, 8):
         records[step]["reminding"] = 0.1
-    (chart,) = reminding_chart(records)
+    chart = loss_charts(records, {"a": 0})[-1]
     assert chart.title == "Reminding"
-    assert [curve.last for curve in chart.curves] == ["0.1"]
-    assert chart.curves[0].path.count("M") == 1
+    assert "generator ends at 0.1" in chart.svg
+    assert lines_of(chart.svg, 0) == [1]
 
 
-def test_a_site_that_was_away_has_a_gap_in_its_lane_and_in_its_curves():
+def lines_of(svg: str, number: int) -> list[int]:
+    """Number of pieces of each bold line of a colour."""
+    bold = rf'd="([^"]*)"[^>]*stroke: var\(--c{number}\); stroke-width: 1.6'
+    return [path.count("M") for path in re.findall(bold, svg)]
+
+
+def test_a_site_that_was_away_has_a_gap_in_its_lane_and_in_its_curves(tmp_path):
     records = [record(step, ["a", "b"] if step != 5 else ["a"]) for step in range(10)]
-    lanes = {lane.name: lane for lane in presence(records, {"a": 0, "b": 1})}
-    assert lanes["a"].spans == ((0.0, 100.0),)
-    assert lanes["b"].spans == ((0.0, 50.0), (60.0, 40.0))
-    assert lanes["b"].part == "90 %"
-    curves = {curve.name: curve for curve in loss_charts(records, {"a": 0, "b": 1})[0].curves}
-    assert curves["a"].path.count("M") == 1
-    assert curves["b"].path.count("M") == 2
+    assert presence(records, ["a", "b"]) == {"a": [(0.0, 100.0)], "b": [(0.0, 50.0), (60.0, 40.0)]}
+    svg = loss_charts(records, {"a": 0, "b": 1})[0].svg
+    assert (lines_of(svg, 0), lines_of(svg, 1)) == ([1], [2])
+    run = run_folder(tmp_path / "run", ("a", "b"))
+    write_metrics(run, records)
+    assert "a 100 % b 90 %" in page(run).text
 
 
 def test_a_long_run_is_drawn_with_few_points():
     charts = loss_charts([record(step, ["a"]) for step in range(5000)], {"a": 0})
     assert [chart.title for chart in charts] == ["Discriminator", "Adversarial"]
-    assert charts[0].curves[0].path.count("L") < 300
+    assert charts[0].svg.count("L ") < 600
 
 
-def test_a_loss_that_never_changes_is_drawn(tmp_path):
+def test_a_loss_that_never_changes_is_drawn():
     records = [record(step, ["a"]) for step in range(3)]
     for each in records:
         each["losses"]["a"] = {"discriminator": 0.0}
-    assert "NaN" not in loss_charts(records, {"a": 0})[0].curves[0].path.replace("nan", "NaN")
+    svg = loss_charts(records, {"a": 0})[0].svg
+    assert lines_of(svg, 0) == [1] and "nan" not in svg.lower()
 
 
 @pytest.mark.parametrize("silent", [["north"], ["north", "south"]])
@@ -847,12 +824,11 @@ def test_what_moved_names_every_kind_of_message(tmp_path):
     assert "A kind of message that this page does not know" in text
 
 
-def test_the_meaning_of_every_message_is_written_down():
-    from asyndgan.reports.traffic import _came_meanings, _left_meanings
-    from asyndgan.wire import ANSWERS, REQUESTS
-
-    assert set(_left_meanings(RECIPE, losses=True)) == set(ANSWERS)
-    assert set(_came_meanings(RECIPE)) == set(REQUESTS)
+def test_the_meaning_of_every_message_is_written_down(tmp_path):
+    left, came = ({"north": dict.fromkeys(kinds, 5)} for kinds in (ANSWERS, REQUESTS))
+    text = page(run_folder(tmp_path / "run", left_sites=left, came_to_sites=came)).text
+    assert "Good-bye. Nothing else." in text
+    assert "A kind of message that this page does not know" not in text
 
 
 def test_a_paired_term_is_warned_of(tmp_path):
@@ -948,11 +924,12 @@ def test_words():
     ]  # fmt: skip
 
 
-def test_a_page_of_a_private_run_does_not_say_that_nothing_was_noised() -> None:
-    plain = " ".join(_caution(load_recipe("default")))
+def test_a_page_of_a_private_run_does_not_say_that_nothing_was_noised(tmp_path: Path) -> None:
+    plain = page(run_folder(tmp_path / "plain", recipe=load_recipe("default"))).text
     assert "no guarantee of differential privacy" in plain
     unprotected = {"kind": "discriminator", "conditions": "unprotected"}
-    noised = " ".join(_caution(Recipe.from_tables({"privacy": unprotected})))
+    recipe = Recipe.from_tables({"privacy": unprotected})
+    noised = page(run_folder(tmp_path / "noised", recipe=recipe)).text
     assert "No noise was added" not in noised
     assert "trained with noise (DP-SGD)" in noised
 
@@ -1041,7 +1018,7 @@ def told_on_terminal(rows: list[Row], **about: str) -> tuple[str, Evaluation]:
     """What the terminal says of an evaluation."""
     found = Evaluation(
         headline="lesion: reaches 54.91 (nan to nan)", rows=tuple(rows), per_patient={},
-        levelling=(), judged_on="test", budget=SegmentationBudget(), seeds=(0,), about=about,
+        seeds=(0,), about=about,
     )  # fmt: skip
     out = io.StringIO()
     tell_evaluation(Terminal(file=out, width=120), found)

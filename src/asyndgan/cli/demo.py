@@ -62,8 +62,8 @@ def demo(
     from asyndgan.judging.of_run import evaluate_run
     from asyndgan.painting.sets import synthetic_of_run
     from asyndgan.reports.audited import read_audited
-    from asyndgan.reports.found import is_of_generator
     from asyndgan.reports.report import write_report
+    from asyndgan.reports.usefulness import is_of_generator
     from asyndgan.runs import RunFolder
     from asyndgan.runs.sites import RunSites
     from asyndgan.runs.train import train as train_run

@@ -30,9 +30,8 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import Interrupted
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.reports.words import counted, duration
+from asyndgan.reports.words import between, counted, decimal, duration
 from asyndgan.runs.trial import NO_RESULT, trial_of
-from asyndgan.texts import without_nan
 
 if TYPE_CHECKING:
     from asyndgan.judging.table import Evaluation
@@ -64,7 +63,6 @@ def evaluate(
     baselines: Annotated[bool, typer.Option("--baselines")] = False,
     augmented: list[str] | None = None,
     check_budget: Annotated[bool, typer.Option("--check-budget")] = False,
-    diagnose: Annotated[bool, typer.Option("--diagnose")] = False,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     state: list[str] | None = None,
     study: StudyOption = None,
@@ -82,8 +80,6 @@ def evaluate(
     Output:
         --out FOLDER: Folder for the tables, the plots and a cache of trained models.
         --label LABEL: Score only this label.
-        --diagnose: Also say what images painted from the sites' masks lack beside real ones:
-            variety, detail, and what gives them away. They are painted anew, without --fade.
 
     Data:
         --test FOLDER: Test data set: real cases of patients of no site. By default the patients
@@ -96,7 +92,7 @@ def evaluate(
         --seeds N: Trainings per model, one per seed.
         --steps N: Training steps per model.
         --network NAME: Segmentation network: unet, segresnet or unetr.
-        --baselines: Also train FedAvg, and each site's real cases with synthetic cases.
+        --baselines: Also train each site's real cases with synthetic cases.
         --check-budget: Also train the baseline for 1.5 times the steps, to check that it has
             converged.
 
@@ -119,7 +115,6 @@ def evaluate(
             {"fade": fade, "steps": steps != usual.steps, "label": label,
              "network": network != usual.network, "workers": workers, "device": device != "cpu",
              "baselines": baselines, "augmented": augmented, "check_budget": check_budget,
-             "diagnose": diagnose,
              "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
         )  # fmt: skip
         with EvaluationDisplay(console, "make records, train models of them"):
@@ -152,7 +147,6 @@ def evaluate(
             },
             baselines=baselines,
             check_budget=check_budget,
-            diagnose=diagnose,
         )
     tell_evaluation(console, evaluation)
     if not synthetic:
@@ -163,7 +157,8 @@ def evaluate(
 
 def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
     """Prints an evaluation's table, headline and gains, with the figures of the report's page."""
-    from asyndgan.reports.usefulness import figures_of, lacks_of
+    from asyndgan.judging.table import SYNTHETIC
+    from asyndgan.reports.usefulness import headline, is_learned
 
     if trial := evaluation.about.get("trial"):
         console.say(f"{trial}. {NO_RESULT}", style="yellow")
@@ -173,7 +168,7 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
             f"{SegmentationBudget.steps}): this is a trial, and no figure is a result.",
             style="yellow",
         )
-    headline, entries = figures_of(evaluation.to_tables())
+    learned = {label: is_learned(rows) for label, rows in evaluation.by_label().items()}
     table = Table(
         caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients; of a mask "
         "there are several synthetic cases"
@@ -188,23 +183,15 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
     for heading in ("cases", "Dice", "interval", "of all-real"):
         table.add_column(heading, justify="right")
     bold = "" if trial else "bold"
-    for row, entry in zip(evaluation.rows, entries, strict=True):
+    for row in evaluation.rows:
         table.add_row(
-            row.model,
-            row.label,
-            str(row.cases),
-            entry.dice,
-            entry.interval,
-            entry.ratio,
-            style=bold if entry.kind == "synthetic" else None,
-        )
+            row.model, row.label, str(row.cases), decimal(row.dice_mean, 3),
+            between(row.dice_low, row.dice_high, 3),
+            decimal(row.ratio if learned[row.label] else None, 2),
+            style=bold if row.model == SYNTHETIC else None,
+        )  # fmt: skip
     console.print(table)
-    console.print(headline, style=bold)
-    if evaluation.diagnosis:
-        lacking = Table("what the images lack", "synthetic", "real")
-        for lack in lacks_of(without_nan(evaluation.diagnosis)):
-            lacking.add_row(*lack)
-        console.print(lacking)
+    console.print("\n".join(headline(evaluation)), style=bold)
     for gain in (one for one in evaluation.gains if one.patients):
         interval = f" ({gain.low:+.3f} to {gain.high:+.3f})" if gain.patients > 1 else ""
         console.say(

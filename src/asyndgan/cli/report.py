@@ -94,7 +94,7 @@ def _of_this_run(
 
     Prints which folder was left out since the command has not finished in it.
     """
-    from asyndgan.reports.found import is_of_generator
+    from asyndgan.reports.usefulness import is_of_generator
 
     generator, name = run.facts().generator_sha256, Path(file).stem
     for folder in (run.path / name, run.path.resolve().parent / name):

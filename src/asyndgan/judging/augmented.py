@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
+from typing import Final
 
 import torch
+from pydantic import StrictStr, TypeAdapter
+from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
@@ -39,15 +42,14 @@ def augmented_cases(
     folder, synthetic = data.folder, data.info.synthetic_cases
     if not synthetic:
         raise RunError(f"{folder} holds no synthetic cases; 'asyndgan augment' writes such a set.")
-    painted_by, masks, mask_of = _provenance(folder)
-    if painted_by != run.facts().generator_sha256:
+    told = _provenance(folder)
+    if told["generator_sha256"] != run.facts().generator_sha256:
         raise RunError(
             f"{folder} was painted by another generator than that of {run.path}, which may have "
             "been taught by those who are judged on. Make it anew with 'asyndgan augment'."
         )
     both = (mask for case in judged for mask in (case.mask, case.mask.flip(-1)))
-    seen = masks.intersection(digests_of(both))
-    if seen:
+    if seen := {*told["masks_sha256"]}.intersection(digests_of(both)):
         raise RunError(
             f"{folder} was painted from {len(seen)} masks of cases that are judged on. Make it "
             "anew from other masks."
@@ -67,7 +69,7 @@ def augmented_cases(
             f"it was made from (--site {quote(site)}=FOLDER), or make it anew with 'asyndgan "
             "augment'."
         )
-    if strange := {mask_of.get(name, name) for name in own} - training - {""}:
+    if strange := {told["mask_of"].get(name, name) for name in own} - training - {""}:
         raise RunError(
             f"{folder} was painted from masks of {counted(len(strange), 'case')} that site {site} "
             "does not train on here, whose patients may be judged on. Make it anew from "
@@ -80,29 +82,24 @@ def _same(case: Case, other: Case) -> bool:
     return torch.equal(case.image, other.image) and torch.equal(case.mask, other.mask)
 
 
-MOST_BYTES = 2**26
+MOST_BYTES: Final = 2**26
 """Largest provenance of an augmented set: half a million cases and their masks."""
 
 
-def _provenance(data: Path) -> tuple[str, set[str], dict[str, str]]:
-    """What `asyndgan augment` noted of a set.
+class _Provenance(TypedDict):
+    """What `asyndgan augment` noted of a set: what painted it, from which masks, of which cases."""
 
-    Returns:
-        The SHA-256 of the generator, those of further masks, and by synthetic case the name of the
-        real one whose mask was painted.
+    generator_sha256: StrictStr
+    masks_sha256: list[StrictStr]
+    mask_of: dict[StrictStr, StrictStr]
 
-    Raises:
-        RunError: it noted nothing that can be read.
-    """
+
+def _provenance(data: Path) -> _Provenance:
     try:
         table = parsed_json(bounded_text(data / "provenance.json", MOST_BYTES, links=True))
-        masks, mask_of = table["masks_sha256"], table["mask_of"]
-        texts = [table["generator_sha256"], *masks, *mask_of, *mask_of.values()]
-        if all(isinstance(text, str) for text in texts):
-            return table["generator_sha256"], set(masks), mask_of
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        pass
-    raise RunError(
-        f"{data} has no provenance.json that says what it was painted from. Make the set anew with "
-        "'asyndgan augment'."
-    )
+        return TypeAdapter(_Provenance).validate_python(table)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{data} has no provenance.json that says what it was painted from. Make the set anew "
+            "with 'asyndgan augment'."
+        ) from error

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
@@ -24,8 +24,7 @@ from asyndgan.data.cohort import digest_of
 from asyndgan.data.prepare import blanked, lacked_by_all
 from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
-from asyndgan.judging.fedavg import LOCAL_STEPS, train_fedavg
-from asyndgan.judging.metrics import ScoreArray, score_array
+from asyndgan.judging.metrics import score_array
 from asyndgan.judging.table import Scores
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.received import contents
@@ -39,21 +38,14 @@ A check of the budget counts its steps separately, from 0.
 """
 
 TrainingSet = Sequence[Case] | Mapping[str, Sequence[Case]]
-"""The cases of one training; by site if the sites train one network together (FedAvg)."""
+"""The cases of one training; by site if `Bench.federated` trains one network of all sites."""
 
 Contenders = Mapping[str, Sequence[TrainingSet]]
 """Training sets of each model, one per seed, by the model's name."""
 
 
-@final
-@dataclass(frozen=True)
-class Found:
-    """Results of a bench.
-
-    Attributes:
-        scores: scores of each seed and patient.
-        masks: predictions of each model's first seed.
-    """
+class Found(NamedTuple):
+    """Scores of each seed and patient, and the predictions of each model's first seed."""
 
     scores: Scores
     masks: dict[str, Masks]
@@ -107,6 +99,7 @@ class Bench:
         device: device to train on.
         on_progress: called with a text, the steps done and all steps.
         cache: folder of cached predictions, which several comparisons may share; None: in `out`.
+        federated: trains a network of cases by site; takes and returns what `train_segmenter` does.
     """
 
     out: Path
@@ -116,6 +109,7 @@ class Bench:
     device: str = "cpu"
     on_progress: OnProgress | None = None
     cache: Path | None = None
+    federated: Callable[..., nn.Module] | None = None
 
     def scores(self, models: Contenders, judged: Judged) -> Found:
         """Trains and judges the models; see `Trainings.scores`."""
@@ -162,11 +156,8 @@ class Trainings:
                 )
             for cases in training_sets:
                 self._check_fit(cases)
-        with ThreadPoolExecutor(
-            self.bench.workers or torch.get_num_threads(),
-            initializer=torch.set_num_threads,
-            initargs=(1,),
-        ) as pool:
+        workers = self.bench.workers or torch.get_num_threads()
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             trainings = {
                 model: [
                     pool.submit(self._attempt, model, cases, budget, seed)
@@ -178,20 +169,18 @@ class Trainings:
                 masks = {model: [one.result() for one in own] for model, own in trainings.items()}
             except BaseException as error:  # Ctrl-C is raised here, not in the threads
                 self.stop.set()
-                every = [one for own in trainings.values() for one in own]
-                raise _cause(every, error) from error
-        scores = {
-            model: {name: self._scored(own, name) for name in self.judged.names()}
+                raise _cause([*chain(*trainings.values())], error) from error
+        known = torch.stack([case.mask for case in self.judged.cases]) != 0
+        scored = {
+            model: [one.where(known, 0) for one in own] if budget.unlabelled else own
             for model, own in masks.items()
         }
+        labels = {name: self.judged.labels[name] for name in self.judged.names()}
+        scores = {
+            model: {name: score_array(self.judged.cases, own, n) for name, n in labels.items()}
+            for model, own in scored.items()
+        }
         return Found(scores, {model: own[0] for model, own in masks.items()})
-
-    def _scored(self, of_seeds: Sequence[Masks], target: str) -> ScoreArray:
-        cases, label = self.judged.cases, self.judged.labels[target]
-        if self.bench.budget.unlabelled:
-            known = torch.stack([case.mask for case in cases]) != 0
-            of_seeds = [masks.where(known, 0) for masks in of_seeds]
-        return score_array(cases, of_seeds, label)
 
     def _check_fit(self, cases: TrainingSet) -> None:
         flat = pooled(cases)
@@ -244,19 +233,12 @@ class Trainings:
         def tell(step: int, loss: float) -> None:
             self._tell(f"{model}, seed {seed}", step)
 
-        if isinstance(cases, Mapping):
-            return train_fedavg(
-                cases, classes=classes, budget=budget, seed=seed, on_progress=tell,
-                device=self.bench.device,
-            )  # fmt: skip
-        return train_segmenter(
-            cases,
-            classes=classes,
-            budget=budget,
-            seed=seed,
-            on_progress=tell,
+        train: Any = self.bench.federated if isinstance(cases, Mapping) else train_segmenter
+        network: nn.Module = train(
+            cases, classes=classes, budget=budget, seed=seed, on_progress=tell,
             device=self.bench.device,
-        )
+        )  # fmt: skip
+        return network
 
     def _as_trained(self, cases: TrainingSet) -> list[Case]:
         """The test cases, blank in modalities that no training case has.
@@ -264,22 +246,15 @@ class Trainings:
         A network that never saw a modality has untrained weights for it, which would distort its
         predictions.
         """
-        lacking = lacked_by_all(pooled(cases))
-        return (
-            [blanked(case, lacking) for case in self.judged.cases]
-            if lacking
-            else list(self.judged.cases)
-        )
+        lacking, judged = lacked_by_all(pooled(cases)), list(self.judged.cases)
+        return [blanked(case, lacking) for case in judged] if lacking else judged
 
     def _inputs(
         self, cases: TrainingSet, test: Sequence[Case], budget: SegmentationBudget, seed: int
     ) -> dict[str, Any]:
         """Everything that the predictions depend on."""
         return {
-            "training": {
-                **{site: digest_of_cases(own, with_masks=True) for site, own in cases.items()},
-                "local steps": LOCAL_STEPS,
-            }
+            "training": {site: digest_of_cases(own, with_masks=True) for site, own in cases.items()}
             if isinstance(cases, Mapping)
             else digest_of_cases(cases, with_masks=True),
             "test": digest_of_cases(test, with_masks=False),
@@ -320,9 +295,7 @@ def _cause(trainings: Sequence[Future[Masks]], error: BaseException) -> BaseExce
 
 def pooled(cases: TrainingSet) -> list[Case]:
     """All cases of a training set, over all sites."""
-    if isinstance(cases, Mapping):
-        return [case for own in cases.values() for case in own]
-    return list(cases)
+    return list(chain.from_iterable(cases.values()) if isinstance(cases, Mapping) else cases)
 
 
 def digest_of_cases(cases: Sequence[Case], *, with_masks: bool) -> str:
@@ -342,7 +315,7 @@ def _unpacked(entry: Mapping[str, Any]) -> Masks:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file atomically: an interruption leaves the old file, or none.
+    """Writes a file atomically, which threads and processes may do at once.
 
     Raises:
         StorageError: it cannot be written.

@@ -5,19 +5,23 @@ Every model of a comparison has the same network, budget and augmentation
 training cases differ and, for FedAvg, how they are combined.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from asyndgan.data.prepared import Case
 from asyndgan.data.splits import hold_out
-from asyndgan.judging.bench import Bench, Contenders, Judged, Trainings, pooled, write_whole
-from asyndgan.judging.figures import plot_dice, plot_examples
+from asyndgan.judging.bench import (
+    Bench,
+    Contenders,
+    Judged,
+    Trainings,
+    TrainingSet,
+    pooled,
+)
+from asyndgan.judging.figures import plot_examples
 from asyndgan.judging.metrics import (
     ScoreArray,
     average,
@@ -30,7 +34,6 @@ from asyndgan.judging.metrics import (
 from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
-    FEDAVG,
     REAL_ALL,
     SITE_PREFIX,
     SYNTHETIC,
@@ -62,7 +65,6 @@ def evaluate(
     baselines: bool = False,
     check_budget: bool = False,
     about: Mapping[str, str] | None = None,
-    diagnosis: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Compares training on all real cases, on each site's and on the synthetic ones.
 
@@ -73,13 +75,11 @@ def evaluate(
         sites: real training cases of each site, by the site's name.
         synthetic: synthetic training cases; None compares the real ones only.
         judged: real cases to judge on, of patients that train no model.
-        bench: how to train; its folder gets `evaluation.json`, `dice.png`, `dice.svg` and
-            `examples.png`.
+        bench: how to train; its folder gets `evaluation.json` and `examples.png`.
         augmented: sets of a site's real and synthetic cases together, by the site's name.
-        baselines: also compare FedAvg, and each site's real cases with the synthetic ones added.
+        baselines: also compare each site's real cases with the synthetic ones added.
         check_budget: also run `levelled_off`.
         about: metadata to store in the table, such as the run that painted the synthetic cases.
-        diagnosis: what the synthetic cases lack, to store in the table.
 
     Raises:
         DataError: there are no cases, or cases, labels or targets do not fit together.
@@ -87,52 +87,41 @@ def evaluate(
     """
     seeds = len(bench.seeds)
     painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * seeds}
-    models = contenders(
-        sites, painted, seeds=seeds, fedavg=seeds if baselines else 0, augmented=baselines
-    )
+    models = contenders(sites, painted, seeds=seeds, augmented=baselines)
     for name, cases in (augmented or {}).items():
-        models = {**models, SITE_PREFIX + name + AUGMENTED: [cases] * seeds}
+        models[SITE_PREFIX + name + AUGMENTED] = [cases] * seeds
     evaluation = compare(models, judged, bench, about=about or {})
     if check_budget:
         evaluation = replace(evaluation, levelling=levelled_off(sites, judged, bench))
-    if check_budget or diagnosis:
-        evaluation = replace(evaluation, diagnosis=diagnosis or {})
-        _keep(evaluation, bench.out)
+        evaluation.write(bench.out)
     return evaluation
 
 
 def contenders(
     sites: Mapping[str, Sequence[Case]],
-    synthetic: Mapping[str, Sequence[Sequence[Case]]],
+    others: Contenders,
     *,
     seeds: int,
-    fedavg: int,
     augmented: bool,
-) -> Contenders:
+) -> dict[str, Sequence[TrainingSet]]:
     """Training sets of the models of a comparison, in the order of its table.
 
     Args:
         sites: real training cases of each site, by the site's name.
-        synthetic: synthetic training sets, one per seed, by the model's name. The one named
+        others: further training sets, one per seed, by the model's name. The one named
             `synthetic` is added in `real:NAME+synthetic`.
         seeds: number of seeds.
-        fedavg: number of seeds of a network that the sites train together; 0: there is none.
         augmented: also include each site's real cases with the synthetic ones added. The real ones,
             of which there are far fewer, are repeated until they make up about half of the set.
     """
-    models: dict[str, Sequence[Sequence[Case] | Mapping[str, Sequence[Case]]]] = {
-        REAL_ALL: [pooled(sites)] * seeds
-    }
-    models |= synthetic
-    if fedavg:
-        models[FEDAVG] = [sites] * fedavg
+    models: dict[str, Sequence[TrainingSet]] = {REAL_ALL: [pooled(sites)] * seeds, **others}
     for name, cases in sites.items():
         models[SITE_PREFIX + name] = [cases] * seeds
-    if augmented and SYNTHETIC in synthetic:
+    if augmented and SYNTHETIC in others:
         for name, cases in sites.items():
             models[SITE_PREFIX + name + ADDED] = [
                 [*list(cases) * max(1, round(len(painted) / len(cases))), *painted]
-                for painted in synthetic[SYNTHETIC]
+                for painted in map(pooled, others[SYNTHETIC])
             ]
     return models
 
@@ -149,16 +138,12 @@ def compare(
 
     Args:
         models: training sets of each model, one per seed, or of the first seeds only.
-        judged: as in `evaluate`.
+        judged: as in `evaluate`, like `bench`, `about` and what is raised.
         bench: as in `evaluate`.
         about: as in `evaluate`.
-        figures: whether to write figures beside `evaluation.json`.
-
-    Raises:
-        DataError: as in `evaluate`.
-        NotFiniteError: as in `evaluate`.
+        figures: whether to write examples beside `evaluation.json`.
     """
-    names, out = judged.names(), bench.out
+    names = judged.names()
     found = bench.scores(models, judged)
     rows = tuple(
         row_of(
@@ -177,7 +162,6 @@ def compare(
         headline="\n".join([*(_headline(name, rows) for name in names), *_summed(whole, overall)]),
         rows=rows,
         per_patient=found.scores,
-        levelling=(),
         judged_on=judged.kind,
         budget=bench.budget,
         seeds=tuple(bench.seeds),
@@ -185,11 +169,10 @@ def compare(
         gains=tuple(gain for name in names for gain in _gains(name, found.scores)),
         overall=overall,
     )
-    _keep(evaluation, out)
+    evaluation.write(bench.out)
     if figures:
-        plot_dice(evaluation, out)
         shown = {name: judged.labels[name] for name in names}
-        plot_examples(evaluation, judged.cases, found.masks, shown, out)
+        plot_examples(evaluation, judged.cases, found.masks, shown, bench.out)
     return evaluation
 
 
@@ -210,8 +193,7 @@ def levelled_off(
         One result per target.
 
     Raises:
-        DataError: as in `evaluate`, or no site has a patient to spare.
-        NotFiniteError: as in `evaluate`.
+        DataError, NotFiniteError: as in `evaluate`, or no site has a patient to spare.
     """
     budget, seeds = bench.budget, len(bench.seeds)
     longer = replace(budget, steps=math.ceil(LONGER * budget.steps))
@@ -225,12 +207,8 @@ def levelled_off(
     for name in judged.names():
         dice = [average(scores[name])[:, 0] for scores in (short, long)]
         before, after = map(mean, dice)
-        results.append(
-            Levelling(
-                name, budget.steps, longer.steps, before, after, after - before, known(dice[0]),
-                seeds,
-            )
-        )  # fmt: skip
+        found = (before, after, after - before, known(dice[0]), seeds)
+        results.append(Levelling(name, budget.steps, longer.steps, *found))
     return tuple(results)
 
 
@@ -270,43 +248,19 @@ def _summed(whole: str, overall: Sequence[Overall]) -> Iterator[str]:
     )
 
 
-def _keep(evaluation: Evaluation, out: Path) -> None:
-    write_whole(out / "evaluation.json", json.dumps(evaluation.to_tables(), indent=1).encode())
-
-
 def row_of(model: str, label: str, cases: int, scores: ScoreArray, real_all: ScoreArray) -> Row:
-    """The row of one model and label.
-
-    Args:
-        model: name of the model.
-        label: name of the label.
-        cases: number of distinct training cases.
-        scores: scores of the model.
-        real_all: scores of the model `real-all`, for the ratio.
-    """
+    """The row of one model and label, from its scores and, for the ratio, those of `real-all`."""
     dice, hd95, assd, alarms = average(scores).T
     of_seeds = [mean(own) for own in scores[..., 0]]
     low, high = bootstrap_interval(dice)
     ratio, ratio_low, ratio_high = paired_ratio(dice, average(real_all)[:, 0])
     return Row(
-        model=model,
-        label=label,
-        seeds=len(of_seeds),
-        patients=known(dice),
-        cases=cases,
-        dice_mean=mean(dice),
-        dice_low=low,
-        dice_high=high,
-        dice_least=min(of_seeds),
-        dice_most=max(of_seeds),
-        hd95_mean=mean(hd95),
-        assd_mean=mean(assd),
-        ratio=ratio,
-        ratio_low=ratio_low,
-        ratio_high=ratio_high,
-        healthy=known(alarms),
-        false_alarms=mean(alarms),
-    )
+        model=model, label=label, seeds=len(of_seeds), patients=known(dice), cases=cases,
+        dice_mean=mean(dice), dice_low=low, dice_high=high, dice_least=min(of_seeds),
+        dice_most=max(of_seeds), hd95_mean=mean(hd95), assd_mean=mean(assd),
+        ratio=ratio, ratio_low=ratio_low, ratio_high=ratio_high,
+        healthy=known(alarms), false_alarms=mean(alarms),
+    )  # fmt: skip
 
 
 def _headline(label: str, rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Figures of an evaluation: Dice by model, and example images."""
+"""Example images of an evaluation."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,61 +18,11 @@ from asyndgan.arrays import IMAGE_LOW, Mask, Masks
 from asyndgan.data.case import prepared_spacing
 from asyndgan.data.prepared import Case
 from asyndgan.judging.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation, of_single_sites
-from asyndgan.painting.pictures import FAINT, INK, STYLE, SYNTHETIC_COLOUR, slices
-from asyndgan.texts import counted, stored_whole
+from asyndgan.painting.pictures import FAINT, STYLE, slices
+from asyndgan.texts import stored_whole
 
-_COLOURS = {REAL_ALL: INK, SYNTHETIC: SYNTHETIC_COLOUR}
-_SITE_COLOUR = "#4a7fa5"
 _DASHES = (0, (3, 2))
 _LABEL_COLOURS = ("#ffb000", "#4cc9f0", "#ff5d8f", "#8ac926")
-
-
-def plot_dice(evaluation: Evaluation, out: Path) -> None:
-    """Writes `dice.png` and `dice.svg`: mean Dice of each model with its interval, by label.
-
-    Args:
-        evaluation: evaluation to plot.
-        out: folder to write to.
-    """
-    labels = list(dict.fromkeys(row.label for row in evaluation.rows))
-    models = list(dict.fromkeys(row.model for row in evaluation.rows))
-    with rc_context(STYLE):
-        size = (1.6 + 4.2 * len(labels), 1.3 + 0.36 * len(models))
-        figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(1, len(labels), squeeze=False, sharey=True)[0]
-        for panel, label in zip(panels, labels, strict=True):
-            _dice_panel(panel, evaluation, label, models)
-        panels[0].set_yticks(range(len(models)), models)
-        panels[0].invert_yaxis()
-        # No date in the file, so that equal numbers give equal files.
-        for name, how in ("dice.svg", {"metadata": {"Date": None}}), ("dice.png", {"dpi": 160}):
-            with stored_whole(out / name) as half:
-                figure.savefig(half, format=name[-3:], **how)
-
-
-def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequence[str]) -> None:
-    rows = [evaluation.row(model, label) for model in models]
-    panel.axvline(rows[0].dice_mean, color=FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
-    shown = [evaluation.dice(name, label) for name in models]
-    beside = panel.get_yaxis_transform()  # x in fractions of the panel, y in data coordinates
-    for height, (row, values) in enumerate(zip(rows, shown, strict=True)):
-        colour = _COLOURS.get(row.model, _SITE_COLOUR)
-        spread = np.random.default_rng(height).uniform(-0.16, 0.16, len(values))
-        panel.scatter(values, height + spread, s=7, color=colour, alpha=0.22, linewidths=0)
-        panel.plot([row.dice_low, row.dice_high], [height, height], color=colour, linewidth=2.2)
-        panel.plot(row.dice_mean, height, "o", color=colour, markersize=7, markeredgecolor="white")
-        text = "-" if math.isnan(row.dice_mean) else f"{row.dice_mean:.3f}"
-        panel.text(1.02, height, text, va="center", color=colour, transform=beside)
-    patients = max(row.patients for row in rows)
-    panel.set_title(f"{label}  ({counted(patients, 'patient')})", loc="left", fontsize=10)
-    panel.set_xlabel("Dice: dots are patients, bars 95 % intervals of the mean")
-    lowest = min((score for row in shown for score in row if not math.isnan(score)), default=0.0)
-    lowest = math.floor(lowest * 10) / 10
-    margin = 0.02 * (1.1 - lowest)
-    panel.set_xlim(lowest - margin, 1 + margin)
-    panel.set_ylim(-0.6, len(models) - 0.4)
-    panel.spines[["top", "right", "left"]].set_visible(False)
-    panel.tick_params(left=False)
 
 
 def plot_examples(
@@ -88,9 +38,9 @@ def plot_examples(
     synthetic model). For each, the slice with most of that label is shown.
 
     Args:
-        evaluation: evaluation whose models are shown.
+        evaluation: whose models are shown.
         test: the cases that were judged.
-        masks: predictions of each model for these cases.
+        masks: each model's predictions for them.
         labels: value of each label to outline, by name.
         out: folder to write to.
     """
@@ -130,12 +80,10 @@ def plot_examples(
 
 def _chosen(dice: Sequence[float]) -> dict[str, int]:
     """Positions of the best, the median and the worst patient, without repetition."""
-    order = sorted(
-        (index for index, value in enumerate(dice) if not math.isnan(value)),
-        key=lambda index: -dice[index],
-    )
-    if not order:
+    known = [index for index, value in enumerate(dice) if not math.isnan(value)]
+    if not known:
         return {}
+    order = sorted(known, key=lambda index: -dice[index])
     best, median, worst = order[0], order[len(order) // 2], order[-1]
     words = {worst: "worst patient", median: "median patient", best: "best patient"}
     return {words[index]: index for index in dict.fromkeys((best, median, worst))}

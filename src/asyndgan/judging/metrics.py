@@ -43,7 +43,7 @@ class PatientScore:
         dice: Dice coefficient, 0 to 1.
         hd95: 95th percentile of the distance between the contours, the larger of both
             directions, in millimetres (stored pixels if the format has no spacing).
-        assd: average symmetric distance between the contours, in the same unit.
+        assd: average symmetric distance, likewise.
         false_alarm: for a patient without the label: 1 if it was predicted, 0 if not; else nan.
     """
 
@@ -97,15 +97,7 @@ def score_array(truth: Sequence[Case], of_seeds: Sequence[Masks], label: int) ->
 
 
 def dice(first: Bool[Tensor, "*space"], second: Bool[Tensor, "*space"]) -> float:
-    """Dice coefficient: twice the shared volume over the sum of both volumes, over all axes.
-
-    Args:
-        first: true where the label is.
-        second: the other mask, of the same shape.
-
-    Returns:
-        0 to 1; nan if both are empty.
-    """
+    """Dice coefficient: twice the shared volume over the sum of both volumes; nan if both are 0."""
     total = int(first.sum()) + int(second.sum())
     return 2 * int((first & second).sum()) / total if total else math.nan
 
@@ -115,22 +107,20 @@ def surface_distances(
     second: Bool[Tensor, "rows columns"],
     spacing: tuple[float, float],
 ) -> tuple[float, float]:
-    """The 95th percentile and the average of the distance between two contours.
+    """HD95 and ASSD of two contours: 95th percentile and average of their distance.
 
     Args:
-        first: true where the label is, one slice (rows, columns).
-        second: the other mask, of the same shape.
+        first: true where the label is, in one slice.
+        second: the other mask.
         spacing: millimetres per row and per column.
 
     Returns:
-        HD95 and ASSD in millimetres: nan if both masks are empty, the slice's diagonal if only one
-        is.
+        Millimetres: nan if both masks are empty, the slice's diagonal if only one is.
     """
-    if not first.any() and not second.any():
-        return math.nan, math.nan
-    if not first.any() or not second.any():
+    held = [bool(mask.any()) for mask in (first, second)]
+    if not all(held):
         rows, columns = first.shape
-        diagonal = math.hypot(rows * spacing[0], columns * spacing[1])
+        diagonal = math.hypot(rows * spacing[0], columns * spacing[1]) if any(held) else math.nan
         return diagonal, diagonal
     from monai.metrics import get_mask_edges, get_surface_distance  # slow to import
 
@@ -183,12 +173,6 @@ def paired_ratio(scores: ArrayLike, others: ArrayLike) -> tuple[float, float, fl
     return above / below if below else math.nan, *paired_ratio_interval(scores, others)
 
 
-def interval(name: str, values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
-    """Mean of the values that are not nan, and its 95 % interval, as keys of a row."""
-    low, high = bootstrap_interval(values)
-    return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
-
-
 def bootstrap_interval(
     values: ArrayLike, *, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
@@ -222,19 +206,10 @@ def paired_ratio_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """A BCa bootstrap interval of mean(numerator) / mean(denominator).
+    """As `bootstrap_interval`, of mean(numerator) / mean(denominator) over the same patients.
 
-    Args:
-        numerator: one value per patient; nan means not counted.
-        denominator: values of the same patients in the same order; pairs are resampled together.
-        draws: number of bootstrap resamples.
-        seed: seed of the resamples.
-        level: the interval's nominal coverage, above 0 and below 1.
-
-    Returns:
-        Low and high over patients counted in both; both nan with fewer than two of them, or if no
-        resample has a denominator that is not 0. If some have none, it is the percentile interval
-        of the others.
+    Both ends are nan if no resample has a denominator that is not 0; if only some have, it is the
+    percentile interval of these.
     """
     return _interval([numerator, denominator], _ratio_of_means, draws, seed, level)
 

@@ -1,8 +1,7 @@
 """Comparison of a run's synthetic set with real data, all loaded on the run's grid."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
@@ -11,15 +10,12 @@ from asyndgan.errors import RunError
 from asyndgan.judging.augmented import augmented_cases
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.compare import evaluate
-from asyndgan.judging.diagnosis import diagnose_run
 from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.judging.table import Evaluation
 from asyndgan.models import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
-from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.sites import RunSites, told_of_sites
 from asyndgan.runs.trial import trial_of
-from asyndgan.texts import counted
 from asyndgan.training.segmentation import budget_for
 
 
@@ -34,7 +30,6 @@ def evaluate_run(
     augmented: Mapping[str, DataSet] | None = None,
     baselines: bool = False,
     check_budget: bool = False,
-    diagnose: bool = False,
 ) -> Evaluation:
     """Loads all data on the run's grid, paints what is to be judged, and compares the models.
 
@@ -51,7 +46,6 @@ def evaluate_run(
         augmented: what `augment_folder` made of a site's set, by the site's name.
         baselines: as in `evaluate`.
         check_budget: as in `evaluate`.
-        diagnose: whether to measure what counterparts of the sites' images lack.
 
     Raises:
         RunError: a site is none of the run's, there is neither a test set nor a held-out patient, a
@@ -61,7 +55,6 @@ def evaluate_run(
     """
     run = sites.run
     # Before anything is read or painted, for that may take long.
-    _check_known(run.facts(), sites.data)
     _check_judged(sites, test)
     labels = {name: int(number) for number, name in run.facts().labels.items()}
     Judged((), labels, targets).names()
@@ -99,21 +92,7 @@ def evaluate_run(
             "sites": told_of_sites(facts, real, changed),
             "trial": trial_of(facts, recipe),
         },
-        diagnosis=_diagnosed(run, real, bench) if diagnose else {},
     )
-
-
-def _diagnosed(run: RunFolder, real: Mapping[str, Sequence[Case]], bench: Bench) -> dict[str, Any]:
-    """What counterparts of the sites' training images lack."""
-    whole = sum(not case.absent for cases in real.values() for case in cases)
-    if whole < 2:
-        raise RunError(
-            f"{counted(whole, 'case')} of these sites has all modalities, and two are needed to "
-            "compare images. Leave out --diagnose."
-        )
-    if bench.on_progress:
-        bench.on_progress("what images lack", 0, 1)
-    return asdict(diagnose_run(run, real))
 
 
 def _painted(
@@ -132,8 +111,14 @@ def _painted(
 
 
 def _check_judged(sites: RunSites, test: DataSet | None) -> None:
-    """Raises `RunError` if there is nobody, or nothing, to judge on."""
-    recipe = sites.run.recipe()
+    """Raises `RunError` if a site is none of the run's, or there is nobody or nothing to judge."""
+    recipe, known = sites.run.recipe(), sites.run.facts().sites
+    if strange := sorted(set(sites.data) - set(known)):
+        raise RunError(
+            f"the run has no site {', '.join(strange)}; its sites are {', '.join(sorted(known))}. "
+            "Name them with --site as in the training; patients whom the run has not seen are "
+            "--test."
+        )
     if test is None and not recipe.training.hold_out:
         raise RunError(
             "there are no patients to judge on: give real cases of unseen patients with --test "
@@ -146,16 +131,6 @@ def _check_judged(sites: RunSites, test: DataSet | None) -> None:
         )
     if recipe.training.hold_out:
         sites.check_pattern()
-
-
-def _check_known(facts: RunFacts, sites: Collection[str]) -> None:
-    """Raises `RunError` if one of the sites is none of the run's."""
-    if strange := sorted(set(sites) - set(facts.sites)):
-        raise RunError(
-            f"the run has no site {', '.join(strange)}; its sites are "
-            f"{', '.join(sorted(facts.sites))}. Name them with --site as in the training; patients "
-            "whom the run has not seen are --test."
-        )
 
 
 def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:

@@ -60,19 +60,22 @@ def load_real(
     all_slices = {name: cases(data, whole) for name, data in judged_in.items()}
     every = {name: cases(data, recipe.image) for name, data in sites.items()}
     trained = {**every, **took_part.trained}
-    _check_cases(took_part.had, trained)
+    for site, own in trained.items():
+        if took_part.had.get(site, len(own)) != len(own):
+            raise RunError(
+                f"site {site} trained with {counted(took_part.had[site], 'case')}, and here are "
+                f"{counted(len(own), 'case')}. Give --site the folder that it trained with."
+            )
     unseen = _unseen(recipe, trained, took_part)
     real = {
         name: [case for case in own if f"{name}/{case.patient}" not in unseen]
         for name, own in every.items()
     }
     if test is None:
-        return real, [
-            replace(case, patient=f"{name}/{case.patient}")
-            for name, own in all_slices.items()
-            for case in own
-            if f"{name}/{case.patient}" in unseen
+        owned = [
+            (f"{name}/{case.patient}", case) for name in all_slices for case in all_slices[name]
         ]
+        return real, [replace(case, patient=owner) for owner, case in owned if owner in unseen]
     judged = cases(test, whole)
     _check_patients(real, judged)
     return real, judged
@@ -111,16 +114,6 @@ def loaded(
         )
     cases = data.cases(image, held, unmasked=False, augmented=augmented, incomplete=incomplete)
     return [widened(case, modalities) for case in cases]
-
-
-def _check_cases(had: Mapping[str, int], sites: Mapping[str, Sequence[Case]]) -> None:
-    """Refuses data that a site of the run did not have."""
-    for site, cases in sites.items():
-        if had.get(site, len(cases)) != len(cases):
-            raise RunError(
-                f"site {site} trained with {counted(had[site], 'case')}, and here are "
-                f"{counted(len(cases), 'case')}. Give --site the folder that it trained with."
-            )
 
 
 def shared_by_all(modalities: Sequence[str], sets: Sequence[DataSet]) -> list[str]:

@@ -44,12 +44,10 @@ class Score:
         records: what it was trained on.
         model: `boosting` or `regression`.
         count: number of training records.
-        auc: area under the ROC curve on the test records, mean over seeds.
-        low: lower end of its 95 % interval over test records.
-        high: upper end.
-        ratio: AUC relative to that of all sites' real records.
-        ratio_low: lower end of its 95 % interval, over the same bootstrap samples.
-        ratio_high: upper end.
+        auc: area under the ROC curve on the test records, mean over seeds; `low` and `high` are its
+            95 % interval over test records.
+        ratio: AUC relative to that of all sites' real records, with its interval over the same
+            bootstrap samples.
         brier: mean squared error of the predicted probability.
         gap: mean difference, over tenths, of predicted probability and fraction (calibration).
     """

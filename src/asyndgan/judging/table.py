@@ -1,23 +1,41 @@
-"""The result table of an evaluation, and its form as JSON."""
+"""The result of an evaluation: its frame of scores, its tables, and their form as JSON."""
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, final
 
+import numpy as np
+from pydantic import BeforeValidator, PlainValidator, TypeAdapter
+
+from asyndgan.errors import DataError, MissingPackageError, RunError
 from asyndgan.judging.metrics import SCORES, ScoreArray, average
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.texts import without_nan
+from asyndgan.received import lacking
+from asyndgan.texts import bounded_text, parsed_json, replace_text, without_nan
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REAL_ALL = "real-all"
 SYNTHETIC = "synthetic"
-FEDAVG = "fedavg"
 SITE_PREFIX = "real:"
 ADDED = "+synthetic"
 AUGMENTED = "+augmented"
 """Suffix of a site's model that is trained on a set of its real cases and synthetic ones."""
 
+EVALUATION_FILE: Final = "evaluation.json"
+
+MOST_BYTES: Final = 2**26
+"""Largest `evaluation.json`: it holds the scores of each patient by each model."""
+
 Scores = dict[str, dict[str, ScoreArray]]
 """Model to label to the scores of each seed and patient."""
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number; nan if it cannot be computed, which is null in JSON."""
 
 
 @final
@@ -25,24 +43,22 @@ Scores = dict[str, dict[str, ScoreArray]]
 class Row:
     """One model judged by one label; numbers that cannot be computed are nan.
 
+    Keys that end in `low` and `high` are 95 % bootstrap intervals over patients.
+
     Attributes:
-        model: `real-all`, `synthetic`, `fedavg`, `real:SITE`, `real:SITE+synthetic` or
+        model: `real-all`, `synthetic`, `real:SITE`, `real:SITE+synthetic` or
             `real:SITE+augmented`; in a suite also those of `lab.result`.
         label: name of the label.
         seeds: number of trainings that each patient's values are averaged over.
         patients: number of patients that count, which are those with the label.
         cases: number of distinct training cases.
         dice_mean: mean over patients, 0 to 1.
-        dice_low: lower end of the 95 % bootstrap interval over patients.
-        dice_high: upper end.
-        dice_least: lowest of the seeds' means over patients; the interval does not cover how much
-            trainings differ.
-        dice_most: highest of the seeds' means.
         hd95_mean: mean HD95 over patients, in millimetres (stored pixels without a spacing).
         assd_mean: mean ASSD over patients, in the same unit.
         ratio: mean Dice relative to that of `real-all`.
-        ratio_low: lower end of the 95 % bootstrap interval over patients.
-        ratio_high: upper end.
+        dice_least: lowest of the seeds' means over patients; the interval does not cover how much
+            trainings differ.
+        dice_most: highest of the seeds' means.
         healthy: number of patients without the label.
         false_alarms: fraction of these in whom the label was predicted; nan if there are none.
     """
@@ -52,18 +68,18 @@ class Row:
     seeds: int
     patients: int
     cases: int
-    dice_mean: float
-    dice_low: float
-    dice_high: float
-    dice_least: float
-    dice_most: float
-    hd95_mean: float
-    assd_mean: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    healthy: int
-    false_alarms: float
+    dice_mean: Number
+    dice_low: Number
+    dice_high: Number
+    hd95_mean: Number
+    assd_mean: Number
+    ratio: Number
+    ratio_low: Number
+    ratio_high: Number
+    dice_least: Number = math.nan
+    dice_most: Number = math.nan
+    healthy: int = 0
+    false_alarms: Number = math.nan
 
 
 @final
@@ -75,17 +91,15 @@ class Overall:
         model: as in `Row`.
         dice: mean Dice, 0 to 1.
         iou: mean intersection over union, 0 to 1, as is usual for street scenes.
-        ratio: mean IoU relative to that of `real-all`.
-        ratio_low: lower end of the 95 % bootstrap interval over patients.
-        ratio_high: upper end.
+        ratio: mean IoU relative to that of `real-all`, with its interval.
     """
 
     model: str
-    dice: float
-    iou: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
+    dice: Number
+    iou: Number
+    ratio: Number
+    ratio_low: Number
+    ratio_high: Number
 
 
 @final
@@ -95,9 +109,7 @@ class Levelling:
 
     Attributes:
         label: name of the label.
-        steps: steps of the budget.
-        longer_steps: steps of the longer training.
-        dice: mean Dice over held-out patients after `steps`.
+        dice: mean Dice over held-out patients after `steps`, those of the budget.
         longer_dice: mean Dice after `longer_steps`.
         difference: `longer_dice - dice`.
         patients: number of held-out patients that count.
@@ -107,9 +119,9 @@ class Levelling:
     label: str
     steps: int
     longer_steps: int
-    dice: float
-    longer_dice: float
-    difference: float
+    dice: Number
+    longer_dice: Number
+    difference: Number
     patients: int
     seeds: int
 
@@ -124,18 +136,27 @@ class Gain:
         over: model trained on the site's real cases alone.
         label: name of the label.
         patients: number of patients that count.
-        difference: mean difference of Dice over patients.
-        low: lower end of the 95 % bootstrap interval over patients.
-        high: upper end.
+        difference: mean difference of Dice over patients, with its interval.
     """
 
     model: str
     over: str
     label: str
     patients: int
-    difference: float
-    low: float
-    high: float
+    difference: Number
+    low: Number
+    high: Number
+
+
+def _arrays(stored: Mapping[str, Any]) -> Scores:
+    """The scores of a file, as of one seed; those that it lacks are nan."""
+    scores: Scores = {}
+    for model, labels in stored.items():
+        for label, own in labels.items():
+            unknown = [None] * len(own["dice"])
+            columns = [own.get(name, unknown) for name in SCORES]
+            scores.setdefault(model, {})[label] = np.array(columns, np.float64).T[None]
+    return scores
 
 
 @final
@@ -155,24 +176,70 @@ class Evaluation:
         about: the caller's metadata about what was evaluated, stored unchanged.
         gains: gains of sites' models trained with synthetic cases as well.
         overall: one per model, if there are several labels.
-        diagnosis: figures of `asyndgan.judging.diagnosis.Diagnosis` by name, if they were asked
-            for; else empty.
     """
 
     headline: str
     rows: tuple[Row, ...]
-    per_patient: Scores
-    levelling: tuple[Levelling, ...]
-    judged_on: str
-    budget: SegmentationBudget
-    seeds: tuple[int, ...]
+    per_patient: Annotated[Scores, PlainValidator(_arrays)] = field(default_factory=dict)
+    levelling: tuple[Levelling, ...] = ()
+    judged_on: str = "test"
+    budget: SegmentationBudget = field(default_factory=SegmentationBudget)
+    seeds: tuple[int, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
     gains: tuple[Gain, ...] = ()
     overall: tuple[Overall, ...] = ()
-    diagnosis: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Evaluation on real {self.judged_on} patients:\n{self.headline}"
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Reads `evaluation.json` of a folder.
+
+        Raises:
+            RunError: there is none, or none that has finished or can be read.
+        """
+        path = folder / EVALUATION_FILE
+        if fault := lacking(path, "asyndgan evaluate"):
+            raise RunError(fault)
+        try:
+            return TypeAdapter(cls).validate_python(parsed_json(bounded_text(path, MOST_BYTES)))
+        except (AttributeError, DataError, LookupError, OSError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} is no evaluation of images that can be read; make it anew with 'asyndgan "
+                "evaluate'."
+            ) from error
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """The scores, one row for each model, label, seed and patient.
+
+        Its columns are `model`, `label`, `cases` (distinct training cases), `seed` and `patient`
+        (positions, not names), and the fields of `PatientScore`.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingPackageError("frames of scores", "pandas", "tables") from error
+        parts = []
+        for row in self.rows:
+            scores = self.per_patient[row.model][row.label]
+            seed, patient = np.indices(scores.shape[:2]).reshape(2, -1)
+            about = {"model": row.model, "label": row.label, "cases": row.cases}
+            part = pd.DataFrame(scores.reshape(-1, len(SCORES)), columns=list(SCORES))
+            parts.append(part.assign(**about, seed=seed, patient=patient))
+        columns = ["model", "label", "cases", "seed", "patient", *SCORES]
+        return pd.concat(parts, ignore_index=True)[columns]
+
+    def by_label(self) -> dict[str, list[Row]]:
+        """The rows of each label."""
+        rows: dict[str, list[Row]] = {}
+        for row in self.rows:
+            rows.setdefault(row.label, []).append(row)
+        return rows
 
     def row(self, model: str, label: str) -> Row:
         """The row of one model and label; raises `KeyError` if there is none."""
@@ -183,8 +250,15 @@ class Evaluation:
 
     def dice(self, model: str, label: str) -> list[float]:
         """Dice of each patient, averaged over seeds; nan where the patient lacks the label."""
-        found: list[float] = average(self.per_patient[model][label])[:, 0].tolist()
+        scores = self.per_patient.get(model, {}).get(label)
+        found: list[float] = [] if scores is None else average(scores)[:, 0].tolist()
         return found
+
+    def write(self, folder: Path) -> None:
+        """Writes `evaluation.json`, for `read`."""
+        text = json.dumps(self.to_tables(), indent=1)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_text(folder / EVALUATION_FILE, text)
 
     def to_tables(self) -> dict[str, Any]:
         """Nested dictionaries and lists for JSON, with None in place of nan."""

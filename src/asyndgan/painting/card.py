@@ -1,64 +1,47 @@
-"""The model card of a synthetic data set."""
+"""Model cards of synthetic sets, in Markdown."""
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from asyndgan.recipe import PrivacySection, Recipe
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts
 from asyndgan.runs.trial import NO_RESULT
 from asyndgan.texts import printable
 
 
-def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe) -> str:
-    """A synthetic set's model card, in Markdown."""
-    sites = "\n".join(
-        f"| {plain(site)} | {about['cases']} | {about['share']:.3f} "
-        f"| {plainly(about['modalities'])} |"
-        for site, about in facts.teachers.items()
+def model_card(
+    facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe, **more: object
+) -> str:
+    """A synthetic set's model card, in Markdown.
+
+    Args:
+        facts: facts of the run that painted the set.
+        provenance: what the set says of itself.
+        count: number of its cases or records.
+        recipe: recipe of the run.
+        more: of records: `audited`, findings of audits that permit a release, and `ends`, what is
+            known of extreme values.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(),  # not of Markdown, in which `plain` makes texts inert
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    how = (
-        "Its weights were trained on the real images at the sites and averaged (FedGAN)."
-        if facts.engine == "fedgan"
-        else "It saw no real image: each site's discriminator sent it gradients only."
-    )
-    return f"""# Model card: synthetic data set
-
-**Every image in this folder is synthetic.** None was acquired from a patient.
-
-{_trial_line(provenance)}- Cases: {count}; modalities: {plainly(facts.modalities)};
-  labels: {plainly(f"{number} {name}" for number, name in facts.labels.items())}.
-- Painted by a generator that was trained for {facts.steps} steps with
-  asyndgan {plain(facts.version)} (recipe {plain(provenance["recipe"])}). {how}
-- Masks: {plain(provenance["masks"])}.{_faded_line(facts, provenance)}
-
-| site | cases that it declared | share | modalities |
-|---|---|---|---|
-{sites}
-
-## Intended use
-
-Training segmentation models, and research. Not for diagnosis, and not a stand-in for a clinical
-validation on real patients.
-
-## Limits
-
-- What the sites' patients have in common, the images have too: rare findings may be missing.
-- {privacy_line(recipe.privacy)}
-- {_audit_line(provenance)}
-- Measure before you rely on it: `asyndgan evaluate` compares models trained on this set with models
-  trained on real data.
-{"" if recipe.condition.kind == "none" else _folds_line(provenance)}
-## Provenance
-
-```json
-{json.dumps(provenance, indent=2)}
-```
-
-Method: Q. Chang et al., "Synthetic Learning: Learn From Distributed Asynchronized Discriminator GAN
-Without Sharing Medical Image Data", CVPR 2020.
-"""
+    environment.filters |= {"plain": plain, "plainly": plainly}
+    kind = "records" if recipe.table else "images"
+    return environment.get_template(f"{kind}.md.jinja").render(
+        facts=facts, provenance={"audited": "", "faded": [], "folds": ""} | provenance,
+        count=count, recipe=recipe, no_result=NO_RESULT,
+        provenance_text=json.dumps(provenance, indent=2), **more,
+    )  # fmt: skip
 
 
 def plain(text: object) -> str:
@@ -70,47 +53,3 @@ def plain(text: object) -> str:
 def plainly(texts: Iterable[object], between: str = ", ") -> str:
     """Several texts, each as of `plain`."""
     return between.join(map(plain, texts))
-
-
-def _trial_line(provenance: Mapping[str, Any]) -> str:
-    trial = provenance["trial"]
-    return f"**{plain(trial)}.** {NO_RESULT}\n\n" if trial else ""
-
-
-def privacy_line(privacy: PrivacySection, what: str = "an image") -> str:
-    """A sentence of a model card on differential privacy; `what` is painted."""
-    if privacy.kind == "none":
-        return f"No differential privacy was applied: {what} may resemble one of a site's."
-    return (
-        f"The recipe asked for differential privacy (`{privacy.kind}`) with a noise multiplier of "
-        f"{privacy.noise:g} and a clip of {privacy.clip:g}. That alone is no guarantee: the "
-        "epsilon that a site spent stands in its own ledger (`asyndgan ledger show`). It was "
-        "not verified for this card."
-    )
-
-
-def _folds_line(provenance: Mapping[str, Any]) -> str:
-    if provenance.get("folds") == "patient":
-        kept = "All images of one patient's masks are in one fold."
-    else:
-        kept = (
-            "All images of one mask are in one fold. Which masks are of one patient is not known\n"
-            "  here, so a patient's masks may be split between folds."
-        )
-    return f"- {kept}\n  nnU-Net's planner takes `splits_final.json` from this folder.\n"
-
-
-def _audit_line(provenance: Mapping[str, Any]) -> str:
-    found = plain(provenance.get("audited") or "")
-    return f"Audited before its release: {found}." if found else "Not audited for membership."
-
-
-def _faded_line(facts: RunFacts, provenance: Mapping[str, Any]) -> str:
-    if not provenance.get("faded"):
-        return ""
-    names = plainly((facts.scope.labels[one] for one in provenance["faded"]), " and ")
-    low, high = provenance["contrasts"]
-    return (
-        f"\n- Faded, {names}: at {low:g} to {high:g} of the contrast that the generator paints, "
-        "drawn for each image."
-    )

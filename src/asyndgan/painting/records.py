@@ -9,7 +9,7 @@ import torch
 from asyndgan.data import derived_seed
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.painting.card import plain, privacy_line
+from asyndgan.painting.card import model_card
 from asyndgan.painting.provenance import provenance_of
 from asyndgan.recipe.table import TableSection
 from asyndgan.runs import RunFolder
@@ -112,7 +112,11 @@ def generate_records(
         about = {"draws": draws or DRAWS, "seed": seed, **provenance_of(run)}
         schema = _schema(run) | {"synthetic": True, "provenance": about}
         (half / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n", "utf-8")
-        (half / "MODEL_CARD.md").write_text(_card(run, about, len(records), audited), "utf-8")
+        ends = _ends(table_of(run.recipe()))
+        card = model_card(
+            run.facts(), about, len(records), run.recipe(), audited=audited, ends=ends
+        )
+        (half / "MODEL_CARD.md").write_text(card, "utf-8")
     return len(records)
 
 
@@ -142,36 +146,3 @@ def _ends(table: TableSection) -> str:
     if table.source == "declared":
         return "values end where the sites' schema.json declares it"
     return "the ends of each column are means over several records"
-
-
-def _card(run: RunFolder, about: dict[str, Any], count: int, audited: str) -> str:
-    facts = run.facts()
-    sites = "\n".join(
-        f"| {plain(site)} | {own['cases']} | {own['share']:.3f} |"
-        for site, own in facts.teachers.items()
-    )
-    return f"""# Model card: synthetic table
-
-**Every record in this folder is synthetic.** None is of a customer.
-
-- Records: {count}, with classes in the shares that the sites declared.
-- Made by a generator that was trained for {facts.steps} steps with asyndgan
-  {plain(facts.version)}. It saw no record: each site's discriminator sent it gradients only.
-
-| site | records behind it | share |
-|---|---|---|
-{sites}
-
-## Limits
-
-- {privacy_line(run.recipe().privacy, "a record")}
-- Extreme values are missing: {_ends(table_of(run.recipe()))}.
-- {f"Audited: {plain(audited)}." if audited else "Nobody audited this table."}
-- Measure before you rely on it: `asyndgan evaluate` and `asyndgan audit`.
-
-## Provenance
-
-```json
-{json.dumps(about, indent=2)}
-```
-"""

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,21 +101,13 @@ def masks_of(sites: Mapping[str, Sequence[Case]]) -> list[tuple[str, Mask]]:
 
 def patients_of_masks(sites: Mapping[str, Sequence[Case]]) -> dict[str, str]:
     """Patient (`site/patient`) of each mask of `masks_of`, by name; must stay on this machine."""
-    owners = (f"{site}/{case.patient}" for site, cases in sites.items() for case in cases)
-    return dict(zip((name for name, _ in masks_of(sites)), owners, strict=True))
+    owners = [f"{site}/{case.patient}" for site, cases in sites.items() for case in cases]
+    return dict(zip(dict(masks_of(sites)), owners, strict=True))
 
 
 def of_sites(sites: Mapping[str, Sequence[Case]]) -> Origin:
     """The origin of `masks_of`."""
     return Origin(OF_SITES, patients_of_masks(sites))
-
-
-def counterparts(
-    run: RunFolder, sites: Mapping[str, Sequence[Case]], fading: Fading = AS_PAINTED
-) -> list[Case]:
-    """Paints a counterpart of each real case, from its mask and in the look of its site."""
-    looks = [site for site, cases in sites.items() for _ in cases]
-    return list(synthesise(run, masks_of(sites), looks=looks, fading=fading))
 
 
 def painted_once(
@@ -149,15 +142,15 @@ def painted_once(
     """
     painting = {"moved": moved, **fading.told()}
     painted = DataSet(out)
-    if (out / "dataset.json").exists():
-        check_provenance(run, painted, masks, painting)
-        if not compared:
-            return painted
-
-    def paint(folder: Path) -> None:
-        write_standard(folder, run, masks, origin, moved=moved, fading=fading, watch=watch)
-
-    if (out / "dataset.json").exists():
+    paint = partial(
+        write_standard, run=run, masks=masks, origin=origin, moved=moved, fading=fading, watch=watch
+    )
+    if not (out / "dataset.json").exists():
+        with written_whole(out) as half:  # on entry it looks whether it can be written
+            paint(half)
+        return painted
+    check_provenance(run, painted, masks, painting)
+    if compared:
         with tempfile.TemporaryDirectory(dir=out.parent) as place:
             paint(again := Path(place) / "again")
             if any(_files(out / each) != _files(again / each) for each in ("imagesTr", "labelsTr")):
@@ -166,9 +159,6 @@ def painted_once(
                     "painted on another machine or by another version of torch. Remove it, or name "
                     "another folder."
                 )
-        return painted
-    with written_whole(out) as half:  # on entry it looks whether it can be written
-        paint(half)
     return painted
 
 
@@ -193,8 +183,7 @@ def write_standard(
     if moved:
         origin = replace(origin, text=f"{origin.text}, some of them moved at random")
     return write_synthetic(
-        folder, run, watched(cases, (1 + moved) * len(masks), watch), masks=masks,
-        origin=origin,
+        folder, run, watched(cases, (1 + moved) * len(masks), watch), masks=masks, origin=origin,
         painting={"moved": moved, **fading.told()}, audited=audited, storage=storage,
     )  # fmt: skip
 
@@ -262,15 +251,12 @@ def check_provenance(
             f"{folder} was not painted by the generator of {run.path}; "
             "generate it anew or name another folder."
         )
+    other = ""
     if masks is not None and provenance.get("masks_sha256") != masks_digest(masks):
-        raise RunError(
-            f"{folder} was painted from other masks than those of these sites; remove it, or "
-            "evaluate into another folder."
-        )
+        other = "from other masks than those of these sites"
     wanted = {**(painting or {}), "painting_version": PAINTING_VERSION}
     if painting is not None and any(provenance.get(key) != wanted[key] for key in wanted):
-        raise RunError(
-            f"{folder} was painted in another way than is asked for now; remove it, or "
-            "evaluate into another folder."
-        )
+        other = other or "in another way than is asked for now"
+    if other:
+        raise RunError(f"{folder} was painted {other}; remove it, or evaluate into another folder.")
     return provenance

@@ -1,22 +1,18 @@
 """Reads audits for a page: what attackers learned about the patients behind a run."""
 
-import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Final, final
+from typing import Final, NamedTuple
 
 from asyndgan.auditing.audit import NEAREST_FILE
 from asyndgan.auditing.membership import Attack
-from asyndgan.auditing.reconstruction import not_asked
 from asyndgan.auditing.record import AuditRecord, read_audit, release_by
 from asyndgan.auditing.remedies import remedies
 from asyndgan.errors import RunError
-from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
 from asyndgan.reports.usefulness import figure
-from asyndgan.reports.words import DASH, counted, decimal, sentence, together
+from asyndgan.reports.words import DASH, between, decimal, sentence
 from asyndgan.runs import RunFolder
 
 _QUESTIONS: Final = {
@@ -28,7 +24,6 @@ _QUESTIONS: Final = {
     "picture": "Was this patient in the run? By how near a mask of {held} comes to the mask that "
     "is found in the patient's image",
 }
-
 
 NONE: Final = "none"
 
@@ -53,17 +48,14 @@ def guarantee(recipe: Recipe) -> str:
 
 def figures_of(attack: Attack) -> tuple[str, str, str]:
     """p, corrected p and the lower bound of epsilon; dashes where they have no meaning."""
-    p_value, corrected = (
-        DASH if attack.explained else decimal(p, 3) for p in (attack.p_value, attack.corrected)
-    )
+    if attack.explained:
+        return DASH, DASH, DASH
     bound = decimal(attack.epsilon, 2) if attack.epsilon else NONE
-    return p_value, corrected, DASH if attack.explained else bound
+    return decimal(attack.p_value, 3), decimal(attack.corrected, 3), bound
 
 
-@final
-@dataclass(frozen=True)
-class Attempt:
-    """One attack. Places are positions from 0 to 100 on a scale of areas from 0 to 1.
+class Attempt(NamedTuple):
+    """One attack.
 
     Attributes:
         question: what the attacker wants to know.
@@ -72,10 +64,7 @@ class Attempt:
         undecided: whether nobody can say.
         figure: the number behind it, as text; empty if there is none.
         beside: what to compare the number with, as text.
-        tested: p, corrected p and the lower bound of epsilon, as text; empty if there are none.
-        low: place of the lower end of the interval of an area; None if there is none.
-        high: place of its upper end.
-        middle: place of the area.
+        attack: the attack on membership, if it was one.
     """
 
     question: str
@@ -84,35 +73,31 @@ class Attempt:
     undecided: bool = False
     figure: str = ""
     beside: str = ""
-    tested: str = ""
-    low: float | None = None
-    high: float | None = None
-    middle: float | None = None
+    attack: Attack | None = None
 
 
-@final
-@dataclass(frozen=True)
-class Audited:
+class Audited(NamedTuple):
     """Content of the page's card on one audit.
 
     Attributes:
-        who: whose patients were compared with whom.
-        doubts: sentences on what this audit cannot say.
+        record: the audit.
         attempts: the attacks.
         advice: what to do about them, the first thing first.
         release: whether this audit permits a release, and why not.
-        unlike: whether the others are unlike the members.
         picture: data URI of members beside the synthetic images nearest to them; empty if it is
             not to be shown.
     """
 
-    who: str
-    doubts: tuple[str, ...]
-    attempts: tuple[Attempt, ...]
-    advice: tuple[str, ...]
+    record: AuditRecord
+    attempts: list[Attempt]
+    advice: list[str]
     release: str
-    unlike: bool
     picture: str
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the others are unlike the members."""
+        return not self.record.audit.every.groups.alike
 
     @property
     def learned(self) -> int:
@@ -149,12 +134,10 @@ def read_audited(
             )
     return [
         Audited(
-            who=_who(record),
-            doubts=tuple(_doubts(record, run)),
-            attempts=tuple(_attempts(record)),
-            advice=tuple(remedies(run, record.audit)),
+            record=record,
+            attempts=list(_attempts(record)),
+            advice=list(remedies(run, record.audit)),
             release=release_by(run, record, records[:place] + records[place + 1 :]),
-            unlike=not (record.audit.whole or record.audit).groups.alike,
             picture=_picture(folder) if {*record.confirmed} <= {*shown} else "",
         )
         for place, (folder, record) in enumerate(zip(folders, records, strict=True))
@@ -170,70 +153,24 @@ def _picture(folder: Path) -> str:
         ) from error
 
 
-def _who(record: AuditRecord) -> str:
-    copies = record.audit.copies
-    sites = together(sorted(record.confirmed))
-    compared = f", by {together(sorted(record.modalities))}" if record.modalities else ""
-    patients = counted(copies.members, "patient")
-    return f"{patients} of {sites} against {copies.others} others{compared}"
-
-
-def _doubts(record: AuditRecord, run: RunFolder) -> Iterator[str]:
-    """Sentences on what an audit cannot say."""
-    found = record.audit
-    if record.painted_from:
-        yield f"{sentence(record.painted_from)}."
-    if found.whole:
-        yield (
-            f"All patients are {found.whole.groups.verdict}. So attacks on membership compare "
-            f"only {sum(found.groups.members.values())} members and "
-            f"{sum(found.groups.others.values())} others in the same mix of hospitals."
-        )
-    if not found.whole or not found.groups.alike:
-        yield f"The groups compared are {found.groups.verdict}."
-    if record.canaries:
-        yield "Only canaries were compared, patients put in on purpose."
-    if record.painting_version != PAINTING_VERSION:
-        yield "Another version painted the audited set; what this version paints was not audited."
-    if faded := record.fading["faded"]:
-        labels = run.facts().labels
-        names = [labels.get(str(value), f"label {value}") for value in faded]
-        yield f"The audited images show {together(names)} more or less clearly."
-    if unknown := sorted(name for name, known in record.confirmed.items() if not known):
-        yield f"Nothing confirms that {together(unknown)} trained with these patients."
-    if record.audit.uncompared:
-        yield (
-            "The others were not compared with the patients of "
-            f"{together(record.audit.uncompared)}, which may hold some of them too."
-        )
-    if beyond := not_asked(run):
-        yield f"No site was asked for pixels, for {beyond}."
-    elif rest := sorted({*record.confirmed} - {one.site for one in record.pixels}):
-        yield f"{together(rest)} {'was' if len(rest) == 1 else 'were'} not asked for pixels."
-
-
 def _attempts(record: AuditRecord) -> Iterator[Attempt]:
-    found = record.audit
+    found, trial = record.audit, bool(record.trial)
     every = [(attack, "the set") for attack in found.attacks]
     for attack, held in [*every, *((attack, "the run's folder") for attack in found.kept)]:
         yield Attempt(
-            question=_QUESTIONS.get(attack.name, attack.name).format(held=held),
-            answer=sentence(record.decided(attack.verdict)),
-            learned=attack.alarms and not record.trial,
-            undecided=not attack.passes and (bool(record.trial) or not attack.alarms),
+            _QUESTIONS.get(attack.name, attack.name).format(held=held),
+            sentence(record.decided(attack.verdict)),
+            learned=attack.alarms and not trial,
+            undecided=not attack.passes and (trial or not attack.alarms),
             figure=decimal(attack.auc, 2),
-            beside=f"{decimal(attack.low, 2)} to {decimal(attack.high, 2)}",
-            tested="p {}, corrected {}, epsilon at least {}".format(*figures_of(attack)),
-            low=_place(attack.low),
-            high=_place(attack.high),
-            middle=_place(attack.auc),
+            beside=between(attack.low, attack.high, 2),
+            attack=attack,
         )
-    copies = record.audit.copies
     yield Attempt(
         "Is a synthetic image a copy of a patient's?",
-        sentence(record.decided(copies.verdict)),
-        learned=not (copies.passes or record.trial),
-        undecided=bool(record.trial) and not copies.passes,
+        sentence(record.decided(found.copies.verdict)),
+        learned=not (found.copies.passes or trial),
+        undecided=trial and not found.copies.passes,
     )
     for pixels in record.pixels:
         yield Attempt(
@@ -243,10 +180,6 @@ def _attempts(record: AuditRecord) -> Iterator[Attempt]:
             figure=f"{fmean(pixels.asked):.1f} dB",
             beside=f"{fmean(pixels.anyway):.1f} without asking",
         )
-    if guessed := record.audit.sites:
+    if found.sites:
         # A scanner's look tells this, and nothing about who took part: no alarm.
-        yield Attempt("At which site was a patient imaged?", sentence(guessed.verdict))
-
-
-def _place(area: float) -> float | None:
-    return None if math.isnan(area) else round(100 * min(max(area, 0), 1), 2)
+        yield Attempt("At which site was a patient imaged?", sentence(found.sites.verdict))

@@ -1,10 +1,9 @@
 """Pictures of synthetic cases, with real ones beside them on request."""
 
-import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, Literal, NamedTuple, TypeVar, final
+from dataclasses import replace
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from PIL import Image as Pillow
 
 from asyndgan.arrays import Mask
 from asyndgan.data.prepared import Case
+from asyndgan.reports.page import data_uri
 
 CASES: Final = 6
 """Synthetic cases shown per site; half as many if each has a real one beside it."""
@@ -30,39 +30,22 @@ _LIVELY: Final = ("#45c4e8", "#ffb224", "#ee7777", "#bbff99", "#aa33ee", "#bb332
 _STRIPED: Final = " striped"
 
 
-@final
-@dataclass(frozen=True)
-class Picture:
-    """One image of the page.
-
-    Attributes:
-        source: data URI.
-        tag: modality, or "mask".
-        alt: description of what it shows.
-    """
+class Picture(NamedTuple):
+    """One image of the page: data URI, modality (or "mask"), description of what it shows."""
 
     source: str
     tag: str
     alt: str
 
 
-@final
-@dataclass(frozen=True)
-class Strip:
-    """Pictures of one case: its mask and its modalities.
+class Strip(NamedTuple):
+    """Pictures of one case, "synthetic" or "real", mask first."""
 
-    Attributes:
-        kind: "synthetic" or "real".
-        pictures: the pictures, mask first.
-    """
-
-    kind: Literal["synthetic", "real"]
-    pictures: tuple[Picture, ...]
+    kind: str
+    pictures: list[Picture]
 
 
-@final
-@dataclass(frozen=True)
-class SiteGallery:
+class SiteGallery(NamedTuple):
     """Cases shown of one site.
 
     Attributes:
@@ -72,7 +55,7 @@ class SiteGallery:
     """
 
     site: str
-    strips: tuple[Strip, ...]
+    strips: list[Strip]
     same_masks: bool
 
     @property
@@ -81,9 +64,7 @@ class SiteGallery:
         return any(strip.kind == "real" for strip in self.strips)
 
 
-@final
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """All pictures of a page.
 
     Attributes:
@@ -93,8 +74,8 @@ class Gallery:
         pixels: rows and columns of the images before they were resized.
     """
 
-    sites: tuple[SiteGallery, ...]
-    legend: tuple[tuple[str, str, bool], ...]
+    sites: list[SiteGallery]
+    legend: list[tuple[str, str, bool]]
     left_out: int
     pixels: tuple[int, ...]
 
@@ -125,18 +106,17 @@ def build_gallery(
     chosen = {site: _chosen(groups[site], real.get(site, ())) for site in list(groups)[:SITES]}
     colours = label_colours(labels)
     for side in _SIDES:
-        shown = tuple(
-            SiteGallery(site, tuple(_strips(site, pairs, colours, side)), same)
+        shown = [
+            SiteGallery(site, list(_strips(site, pairs, colours, side)), same)
             for site, (pairs, same) in chosen.items()
-        )
-        if _weight(shown) <= BUDGET:
+        ]
+        strips = (strip for site in shown for strip in site.strips)
+        if sum(len(picture.source) for one in strips for picture in one.pictures) <= BUDGET:
             break
+    told = {name: colours[number] for number, name in labels.items()}
     return Gallery(
         sites=shown,
-        legend=tuple(
-            (name, colours[number].removesuffix(_STRIPED), colours[number].endswith(_STRIPED))
-            for number, name in labels.items()
-        ),
+        legend=[(n, c.removesuffix(_STRIPED), c.endswith(_STRIPED)) for n, c in told.items()],
         left_out=max(0, len(groups) - SITES),
         pixels=tuple(synthetic[0].mask.shape) if synthetic else (),
     )
@@ -195,8 +175,7 @@ def _chosen(synthetic: Sequence[Case], real: Sequence[Case]) -> tuple[Pairs, boo
     if not real:
         return [(case, None) for case in _spread(synthetic, CASES)], False
     twins = _twins(synthetic, real)
-    with_twin = [case for case in synthetic if case.name in twins]
-    if with_twin:
+    if with_twin := [case for case in synthetic if case.name in twins]:
         return [(case, twins[case.name]) for case in _spread(with_twin, CASES // 2)], True
     others = _spread(real, CASES // 2)
     return list(zip(_spread(synthetic, CASES // 2), others, strict=False)), False
@@ -205,16 +184,15 @@ def _chosen(synthetic: Sequence[Case], real: Sequence[Case]) -> tuple[Pairs, boo
 def _twins(synthetic: Sequence[_Case], real: Sequence[Case]) -> dict[str, Case]:
     """The real case of the same mask, by the name of a synthetic one."""
     of_mask = {_key(case.mask): case for case in real}
-    # Training mirrors at random, so released masks may be mirrored.
-    mirrored = {_key(case.mask.flip(-1)): case for case in real}
-    twins: dict[str, Case] = {}
-    for case in synthetic if real else ():
-        key = _key(case.mask)
-        if key in of_mask:
-            twins[case.name] = of_mask[key]
-        elif key in mirrored:
-            twins[case.name] = _mirrored(mirrored[key])
-    return twins
+    for case in real:  # training mirrors at random, so released masks may be mirrored
+        mirrored = replace(case, image=case.image.flip(-1), mask=case.mask.flip(-1))
+        of_mask.setdefault(_key(mirrored.mask), mirrored)
+    keys = {case.name: _key(case.mask) for case in synthetic if real}
+    return {name: of_mask[key] for name, key in keys.items() if key in of_mask}
+
+
+def _key(mask: Mask) -> bytes:
+    return mask.to(torch.int32).contiguous().numpy().tobytes()
 
 
 def _spread(cases: Sequence[_Case], count: int) -> list[_Case]:
@@ -227,48 +205,27 @@ def _spread(cases: Sequence[_Case], count: int) -> list[_Case]:
     return [rich[round(place)] for place in np.linspace(0, len(rich) - 1, count)]
 
 
-def _key(mask: Mask) -> bytes:
-    return mask.to(torch.int32).contiguous().numpy().tobytes()
-
-
-def _mirrored(case: Case) -> Case:
-    return replace(case, image=case.image.flip(-1), mask=case.mask.flip(-1))
-
-
 def _strips(site: str, pairs: Pairs, colours: Mapping[int, str], side: int) -> Iterator[Strip]:
-    for place, (synthetic, real) in enumerate(pairs, 1):
+    for place, pair in enumerate(pairs, 1):
         # Case names may be patients' names, so they are not shown.
         origin = f"{f'site {site}' if site else 'other masks'}, case {place}"
-        yield _strip("synthetic", synthetic, origin, colours, side)
-        if real is not None:
-            yield _strip("real", real, origin, colours, side)
-
-
-def _strip(
-    kind: Literal["synthetic", "real"],
-    case: Case,
-    origin: str,
-    colours: Mapping[int, str],
-    side: int,
-) -> Strip:
-    mask = _uri(_coloured(case.mask, colours), side, Pillow.Resampling.NEAREST)
-    pictures = [Picture(mask, "mask", f"mask, {origin}")]
-    for name, values in _planes(case):
-        source = _uri(values, side, Pillow.Resampling.BICUBIC)
-        pictures.append(Picture(source, name, f"{kind} {name}, {origin}"))
-    return Strip(kind, tuple(pictures))
+        for kind, case in zip(("synthetic", "real"), pair, strict=True):
+            if case is not None:
+                mask = _uri(_coloured(case.mask, colours), side, Pillow.Resampling.NEAREST)
+                pictures = [Picture(mask, "mask", f"mask, {origin}")]
+                for name, values in _planes(case):
+                    source = _uri(values, side, Pillow.Resampling.BICUBIC)
+                    pictures.append(Picture(source, name, f"{kind} {name}, {origin}"))
+                yield Strip(kind, pictures)
 
 
 def _planes(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     """Each modality in 8 bits; R, G and B are combined into one colour picture."""
     grey = ((case.image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
-    names = list(case.modalities)
-    if {"R", "G", "B"} <= set(names):
-        yield "colour", np.stack([grey[names.index(name)] for name in "RGB"], axis=-1)
-        names = [name if name not in "RGB" else "" for name in names]
-    for name, plane in zip(names, grey, strict=True):
-        if name:
-            yield name, plane
+    planes = dict(zip(case.modalities, grey, strict=True))
+    if planes.keys() >= {"R", "G", "B"}:
+        yield "colour", np.stack([planes.pop(name) for name in "RGB"], axis=-1)
+    yield from planes.items()
 
 
 def _coloured(mask: Mask, colours: Mapping[int, str]) -> np.ndarray:
@@ -279,42 +236,22 @@ def _coloured(mask: Mask, colours: Mapping[int, str]) -> np.ndarray:
     stripes = (row + column) % 4 < 2
     for number, colour in colours.items():
         shown = labels == number
-        picture[shown] = _rgb(colour)
+        picture[shown] = list(bytes.fromhex(colour[1:7]))
         if colour.endswith(_STRIPED):
-            picture[shown & stripes] = _rgb(_BACKGROUND)
+            picture[shown & stripes] = list(bytes.fromhex(_BACKGROUND[1:]))
     return picture
-
-
-def _rgb(colour: str) -> list[int]:
-    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def _uri(values: np.ndarray, side: int, resampling: Pillow.Resampling) -> str:
     """A PNG data URI of a picture, resized so that its longer side is about `side` pixels."""
     picture = Pillow.fromarray(values)
-    longest = max(picture.size)
-    factor = side / longest
+    factor = side / max(picture.size)
     if resampling == Pillow.Resampling.NEAREST:
         factor = max(1, round(factor))  # all pixels of a mask become squares of the same size
         picture = picture.quantize(64, dither=Pillow.Dither.NONE)
     if not 0.8 < factor <= 1:
         shape = (round(picture.width * factor), round(picture.height * factor))
         picture = picture.resize(shape, resampling)
-    return data_uri(_png(picture), "image/png")
-
-
-def _png(picture: Pillow.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Content as a data URI; `kind` is its MIME type."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _weight(sites: Sequence[SiteGallery]) -> int:
-    return sum(
-        len(picture.source) for site in sites for strip in site.strips for picture in strip.pictures
-    )
+    return data_uri(file.getvalue(), "image/png")

@@ -1,11 +1,22 @@
 """Writing of self-contained HTML pages."""
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from asyndgan.reports.words import (
+    amount,
+    between,
+    counted,
+    decimal,
+    sentence,
+    signed,
+    size,
+    together,
+)
 from asyndgan.texts import printable, replace_text
 
 COLOURS: Final = 8
@@ -30,7 +41,20 @@ def write_page(template: str, page: Mapping[str, Any], out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    filters = (amount, between, counted, decimal, place, sentence, signed, size, together)
+    environment.filters |= {filter.__name__: filter for filter in filters}
+    environment.globals["colours"] = COLOURS
     text = environment.get_template(template).render(page)
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_text(out, printable(text))
     return out
+
+
+def place(value: float, least: float = 0.0) -> float:
+    """Percentage of the way from `least` to 1, at most 0 to 100."""
+    return round(100 * min(max((value - least) / (1 - least), 0), 1), 2)
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Content as a data URI; `kind` is its MIME type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

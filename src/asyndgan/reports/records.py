@@ -11,7 +11,7 @@ from asyndgan.auditing.records import RecordsAudit, release_by_records
 from asyndgan.errors import RunError
 from asyndgan.judging.records import EVALUATION_FILE, RecordsEvaluation
 from asyndgan.reports.audited import guarantee
-from asyndgan.reports.page import COLOURS, write_page
+from asyndgan.reports.page import write_page
 from asyndgan.reports.words import counted, size
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
@@ -51,7 +51,6 @@ def write_records_report(
     left = {site: size(sum(facts.left_sites.get(site, {}).values())) for site in facts.sites}
     page = {
         "title": title or f"One generator of records, {counted(len(facts.sites), 'site')}",
-        "colours": COLOURS,
         "facts": facts,
         "trial": trial_of(facts, recipe),
         "useful": useful,

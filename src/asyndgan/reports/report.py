@@ -2,69 +2,38 @@
 
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
-from typing import Any, Final, final
+from typing import Final
 
 import torch
 
 from asyndgan import __version__
+from asyndgan.auditing.reconstruction import not_asked
 from asyndgan.data import Case
 from asyndgan.errors import RunError
+from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
-from asyndgan.reports.audited import MEANING, Audited, guarantee, read_audited
-from asyndgan.reports.curves import loss_charts, presence, reminding_chart, traffic_chart
-from asyndgan.reports.found import is_of_generator
+from asyndgan.reports.audited import (
+    MEANING,
+    figures_of,
+    guarantee,
+    read_audited,
+)
+from asyndgan.reports.charts import loss_charts, presence, traffic_chart
 from asyndgan.reports.gallery import build_gallery
-from asyndgan.reports.page import COLOURS, write_page
-from asyndgan.reports.traffic import Traffic, read_traffic
-from asyndgan.reports.usefulness import Usefulness, read_usefulness
-from asyndgan.reports.words import amount, counted, duration, sentence, size, together
+from asyndgan.reports.page import write_page
+from asyndgan.reports.traffic import Traffic, read_traffic, total
+from asyndgan.reports.usefulness import usefulness_of
+from asyndgan.reports.words import amount, counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.trial import NO_RESULT, trial_of
 from asyndgan.training.checkpoint import read
 
 _SIMULATED: Final = ("inprocess", "processes")
-UNLIKE: Final = (
-    ", or others that are unlike the members made it seem so: audit with suitable others first"
-)
-"""What else may explain an alarm on groups that are unlike."""
 MANY: Final = 6
 """Largest number of sites that are all named."""
-
-
-@final
-@dataclass(frozen=True)
-class Tile:
-    """A number that is printed large.
-
-    Attributes:
-        value: the number, as text.
-        label: what it is.
-        note: further detail.
-    """
-
-    value: str
-    label: str
-    note: str
-
-
-@final
-@dataclass(frozen=True)
-class Notice:
-    """A notice to the reader of the page.
-
-    Attributes:
-        title: a few words.
-        text: one or two sentences.
-        grave: whether to highlight it.
-    """
-
-    title: str
-    text: str
-    grave: bool = False
 
 
 def write_report(
@@ -98,21 +67,7 @@ def write_report(
     Raises:
         RunError: `run` is no run folder, or `evaluation` or one of `audits` is not of this run.
     """
-    page = _page(run, synthetic, real or {}, evaluation, audits, title)
-    page |= _commands(run, run.facts(), folders or {})
-    return write_page("report.html.jinja", page, out)
-
-
-def _page(
-    run: RunFolder,
-    synthetic: Sequence[Case],
-    real: Mapping[str, Sequence[Case]],
-    evaluation: Path | None,
-    audits: Sequence[Path],
-    title: str | None,
-) -> dict[str, Any]:
-    """The variables of the template."""
-    facts, recipe, records = run.facts(), run.recipe(), run.metrics()
+    facts, recipe, records, real = run.facts(), run.recipe(), run.metrics(), real or {}
     if facts.engine == "fedgan":
         raise RunError(
             f"{run.path} is a run of FedGAN, in which weights travel; this page would tell of "
@@ -121,63 +76,40 @@ def _page(
     numbers = {site: place for place, site in enumerate(facts.sites)}
     labels = {int(number): name for number, name in facts.labels.items()}
     gallery = build_gallery(synthetic, real, list(numbers), labels)
-    if evaluation and not is_of_generator(
-        evaluation / "evaluation.json", facts.generator_sha256, "about"
-    ):
-        raise RunError(
-            f"{evaluation} judges another generator than that of {run.path}; name the evaluation "
-            "of this run, or make it with 'asyndgan evaluate'."
-        )
-    useful = read_usefulness(evaluation, examples=bool(real)) if evaluation else None
-    traffic = read_traffic(facts, recipe, records, numbers, _kept_masks(run))
-    weights = _generator(run, facts)
-    audited = read_audited(run, audits, shown=real)
-    return {
-        "title": title or _title(facts),
+    traffic = read_traffic(facts, records)
+    generator = facts.generator_sha256
+    useful = evaluation and usefulness_of(evaluation, generator, examples=bool(real))
+    page = {
+        "title": title or f"One generator, {counted(len(facts.sites), 'site')}",
         "name": run.path.resolve().name,
         "name_in_commands": quote(str(run.path)),
         "trial": trial_of(facts, recipe),
         "no_result": NO_RESULT,
-        "lead": _lead(facts, recipe),
         "facts": facts,
         "recipe": recipe,
         "numbers": numbers,
-        "colours": COLOURS,
-        "tiles": tuple(_tiles(facts, recipe, traffic, weights)),
-        "notices": tuple(_notices(facts, recipe, useful, audited, gallery.has_real)),
+        "tiles": list(_tiles(run, facts, recipe, traffic)),
+        "simulated": facts.engine in _SIMULATED,
         "gallery": gallery,
         "useful": useful,
-        "charts": ((*loss_charts(records, numbers), *reminding_chart(records)) if records else ()),
-        "presence": presence(records, numbers) if records else (),
-        "waited": sum(not record.get("updated", True) for record in records),
+        "records": records,
+        "charts": loss_charts(records, numbers) if records else [],
+        "presence": presence(records, list(numbers)) if records else {},
         "news": [(record["step"], line) for record in records for line in record.get("news", ())],
-        "length": counted(len(records), "step"),
-        "last_step": amount(records[-1]["step"]) if records else "",
         "traffic": traffic,
+        "kept_masks": sum(1 for _ in (run.masks / "labelsTr").glob("*.png")),
         "bytes_chart": traffic_chart(records) if records else None,
-        "audited": audited,
+        "audited": read_audited(run, audits, shown=real),
         "meaning": MEANING,
+        "painting_version": PAINTING_VERSION,
+        "not_asked": not_asked(run),
+        "figures_of": figures_of,
         "guarantee": guarantee(recipe),
-        "provenance": _provenance(facts, weights),
+        "provenance": list(_provenance(run, facts)),
         "recipe_text": recipe.to_toml(comments=False),
+        **_commands(run, facts, folders or {}),
     }
-
-
-def _title(facts: RunFacts) -> str:
-    return f"One generator, {counted(len(facts.sites), 'site')}"
-
-
-def _lead(facts: RunFacts, recipe: Recipe) -> str:
-    sites = sentence(counted(len(facts.sites), "site"))
-    painted = {"mask": "from the sites' masks", "class": "of the sites' classes", "none": ""}
-    return " ".join(
-        f"{sites} trained one image generator together, and no site sent an image. A coordinator "
-        f"painted synthetic images {painted[recipe.condition.kind]}; at each site a discriminator, "
-        "which never leaves it, compared them with the site's own images and answered with "
-        "feedback: how the synthetic ones should change. The generator now paints "
-        f"{together(facts.modalities) if facts.modalities else 'images'} without asking the sites "
-        "again.".split()
-    )
+    return write_page("report.html.jinja", page, out)
 
 
 def _commands(run: RunFolder, facts: RunFacts, folders: Mapping[str, Path]) -> dict[str, str]:
@@ -199,56 +131,26 @@ def _commands(run: RunFolder, facts: RunFacts, folders: Mapping[str, Path]) -> d
     }
 
 
-@final
-@dataclass(frozen=True)
-class _Generator:
-    """The file of the averaged generator; all zero or empty if there is none."""
-
-    parameters: int = 0
-    bytes: int = 0
-    sha256: str = ""
-
-
-def _generator(run: RunFolder, facts: RunFacts) -> _Generator:
-    if not (facts.generator_sha256 and run.generator_file.exists()):
-        return _Generator()
-    tensors, _ = read(run.generator_file)
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    return _Generator(parameters, run.generator_file.stat().st_size, run.generator_digest())
-
-
 def _tiles(
-    facts: RunFacts, recipe: Recipe, traffic: Traffic, generator: _Generator
-) -> Iterator[Tile]:
+    run: RunFolder, facts: RunFacts, recipe: Recipe, traffic: Traffic
+) -> Iterator[tuple[str, str, str]]:
+    """Numbers to print large, as text, with what they are and further detail."""
+    named = list(facts.sites)
+    if len(named) > MANY:
+        named = [*named[: MANY - 1], f"{len(named) - MANY + 1} more"]
+    yield amount(len(facts.sites)), "sites", together(named) if named else "none"
     cases = sum(int(about["cases"]) for about in facts.sites.values())
+    no_image = "no message of a site has a place for an image"
+    yield amount(cases), "pictures or slices at the sites", no_image
     planned = recipe.training.steps
-    yield Tile(amount(len(facts.sites)), "sites", _named(list(facts.sites)))
-    yield Tile(
-        amount(cases),
-        "pictures or slices at the sites",
-        "no message of a site has a place for an image",
-    )
-    yield Tile(
-        amount(facts.steps),
-        "steps",
-        f"in {duration(facts.seconds)}"
-        if facts.steps == planned
-        else f"of {amount(planned)}, in {duration(facts.seconds)}",
-    )
-    yield Tile(traffic.left_step, "left a site each step", f"{traffic.left_total} in all")
-    if generator.bytes:
-        yield Tile(
-            _rounded(generator.parameters),
-            "weights in the generator",
-            f"{size(generator.bytes)}, {generator.sha256[:12]}",
-        )
-
-
-def _named(sites: Sequence[str]) -> str:
-    """The sites' names; if there are many, the first ones and the number of others."""
-    if len(sites) > MANY:
-        sites = [*sites[: MANY - 1], f"{len(sites) - MANY + 1} more"]
-    return together(sites) if sites else "none"
+    of = "" if facts.steps == planned else f"of {amount(planned)}, "
+    yield amount(facts.steps), "steps", f"{of}in {duration(facts.seconds)}"
+    yield traffic.left_step, "left a site each step", f"{size(total(traffic.left))} in all"
+    if facts.generator_sha256 and run.generator_file.exists():
+        tensors, _ = read(run.generator_file)
+        weights = sum(tensor.numel() for tensor in tensors.values())
+        about = f"{size(run.generator_file.stat().st_size)}, {run.generator_digest()[:12]}"
+        yield _rounded(weights), "weights in the generator", about
 
 
 def _rounded(number: int) -> str:
@@ -260,102 +162,23 @@ def _rounded(number: int) -> str:
     return str(number)
 
 
-def _notices(
-    facts: RunFacts,
-    recipe: Recipe,
-    useful: Usefulness | None,
-    audited: Sequence[Audited],
-    has_real: bool,
-) -> Iterator[Notice]:
-    if facts.state != "finished":
-        yield Notice(
-            "Not finished",
-            f"This run is {facts.state}, {facts.steps} of {recipe.training.steps} steps done. "
-            "Every figure here is of what there is so far.",
-            grave=True,
-        )
-    shown = any(one.picture for one in audited)
-    if has_real or shown or (useful and useful.examples):
-        where = [
-            *(["beside the synthetic ones (the page was made with --site)"] if has_real else []),
-            *(["as examples of the comparison"] if useful and useful.examples else []),
-            *(["beside their nearest synthetic ones"] if shown else []),
-        ]
-        yield Notice(
-            "Real images inside",
-            f"They stand {together(where)}. Pass this file on only if they may be seen: phantoms, "
-            "public data, or with the consent of those who hold them.",
-            grave=True,
-        )
-    if recipe.loss.paired_l1:
-        yield Notice(
-            "Feedback of this recipe can give real pixels away",
-            "It compares with the real image of the same mask. A coordinator that is not trusted "
-            "could read pixels from it; see \u201cWhat moved\u201d.",
-            grave=True,
-        )
-    if learned := sum(one.learned for one in audited):
-        unlike = UNLIKE if any(one.unlike for one in audited if one.learned) else ""
-        yield Notice(
-            "Not every attack failed",
-            f"In {counted(learned, 'attack')} the attacker learned something of patients{unlike}; "
-            "see \u201cAttacks\u201d.",
-            grave=True,
-        )
-    if undecided := sum(one.undecided for one in audited):
-        yield Notice(
-            "Not every attack says something",
-            f"{sentence(counted(undecided, 'attack'))} had too few patients or only a weak sign, "
-            "or attacked a trial run, or others that are unlike the members, so it is unknown "
-            "whether the attacker learned something; see \u201cAttacks\u201d.",
-            grave=True,
-        )
-    if facts.engine in _SIMULATED:
-        yield Notice(
-            "Simulated sites",
-            f"All sites ran on one machine (engine \u201c{facts.engine}\u201d). The messages and "
-            "their bytes are those that would travel, but no network lay between them.",
-        )
-    if useful and useful.judged_on != "test":
-        yield Notice(
-            "Judged on validation patients",
-            "The comparison used patients held out of the sites, as one does to choose a recipe. "
-            "It is no final result.",
-        )
-
-
-def _kept_masks(run: RunFolder) -> int:
-    folder = run.masks / "labelsTr"
-    return sum(1 for _ in folder.glob("*.png")) if folder.is_dir() else 0
-
-
-def _started(facts: RunFacts) -> Iterator[tuple[str, str]]:
+def _provenance(run: RunFolder, facts: RunFacts) -> Iterator[tuple[str, str]]:
+    yield "Run", facts.run
+    yield "State", f"{facts.state}, {amount(facts.steps)} steps, engine {facts.engine}"
     if start := facts.start:
         yield "Started from", f"{start['run']}, generator {start['generator_sha256']}"
         yield "Of its generator", start["took"]
-
-
-def _provenance(facts: RunFacts, generator: _Generator) -> tuple[tuple[str, str], ...]:
-    stored, found = facts.generator_sha256, generator.sha256
-    if not stored:
-        hash_of_file = "none yet"
-    elif not found:
-        hash_of_file = f"{stored} (the file is not there)"
+    yield "Recipe, SHA-256", facts.recipe_digest
+    stored = facts.generator_sha256
+    found = run.generator_digest() if stored and run.generator_file.exists() else ""
+    if not found:
+        said = f"{stored} (the file is not there)" if stored else "none yet"
     elif stored == found:
-        hash_of_file = f"{stored} (checked: it is that of the file)"
+        said = f"{stored} (checked: it is that of the file)"
     else:
-        hash_of_file = f"{stored}, BUT THE FILE HAS {found}"
-    return (
-        ("Run", facts.run),
-        ("State", f"{facts.state}, {amount(facts.steps)} steps, engine {facts.engine}"),
-        *_started(facts),
-        ("Recipe, SHA-256", facts.recipe_digest),
-        ("Generator, SHA-256", hash_of_file),
-        ("Trained with", f"asyndgan {facts.version}"),
-        (
-            "Page made with",
-            f"asyndgan {__version__}, PyTorch {torch.__version__}, "
-            f"Python {platform.python_version()}",
-        ),
-        ("Page made on", f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC".lstrip("0")),
-    )
+        said = f"{stored}, BUT THE FILE HAS {found}"
+    yield "Generator, SHA-256", said
+    yield "Trained with", f"asyndgan {facts.version}"
+    made = f"PyTorch {torch.__version__}, Python {platform.python_version()}"
+    yield "Page made with", f"asyndgan {__version__}, {made}"
+    yield "Page made on", f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC".lstrip("0")

@@ -1,12 +1,12 @@
-"""Reads evaluation.json for a page: how useful synthetic images are for training."""
+"""An evaluation on a page: how useful synthetic images are for training."""
 
 import io
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, final
+from statistics import fmean
+from typing import Any, Final, NamedTuple
 
 from PIL import Image as Pillow
 
@@ -14,343 +14,224 @@ from asyndgan.errors import RunError
 from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
-    FEDAVG,
+    MOST_BYTES,
     REAL_ALL,
     SYNTHETIC,
+    Evaluation,
+    Row,
+    of_single_sites,
     site_of,
 )
-from asyndgan.received import contents, lacking
-from asyndgan.reports.findings import (
-    MOST_FINDINGS,
-    Finding,
-    Row,
-    finding_of,
-    grouped,
-    headline,
-    interval_of,
-    is_learned,
-    mean_finding,
-    reference_of,
-)
-from asyndgan.reports.found import MOST_RESULTS
-from asyndgan.reports.gallery import data_uri
-from asyndgan.reports.words import DASH, KID, counted, decimal, signed, thousandths
+from asyndgan.received import contents
+from asyndgan.reports.page import data_uri
+from asyndgan.reports.words import DASH, between, counted, decimal, together
 from asyndgan.texts import bounded_text, parsed_json
 
-_WIDEST: Final = 1400
+MOST_FINDINGS: Final = 3
+"""Largest number of labels that each have a headline of their own."""
+
+MOST_NAMED: Final = 6
+"""Largest number of sites that are named."""
+
+NEAR_ZERO: Final = 0.05
+"""Dice of all real images below which nothing was learned, so that a ratio to it says nothing."""
 
 MOST_FIGURE: Final = 2**26
 """Largest file of a figure in bytes."""
 
+_WIDEST: Final = 1400
 
-BANDS: Final = 4
-"""Octaves of a diagnosis; `asyndgan.judging.diagnosis` needs torch, which a page need not."""
-
-PerPatient = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
-"""Values of all patients by model, label and measure, such as `dice`."""
+Rows = Sequence[Row]
+"""Rows of one label."""
 
 
-@final
-@dataclass(frozen=True)
-class Entry:
-    """One model, judged by one label. Places are positions from 0 to 100 on the label's scale.
+class Finding(NamedTuple):
+    """The headline of one label, or of the mean over many, as text.
 
     Attributes:
-        name: description of the training cases.
-        kind: "all", "synthetic", or "site" for all other models.
-        site: the site whose real images were used; empty if it is not of one site.
-        dice: mean Dice, as text.
-        interval: interval of the mean Dice, as text.
-        ratio: mean Dice relative to that of all real images, as text.
-        hd95: mean HD95 in millimetres, as text.
-        assd: mean ASSD in millimetres, as text.
-        cases: number of training cases.
-        patients: number of patients that count.
-        seeds: number of trainings averaged.
-        low: place of the interval's lower end; None if there is none.
-        high: place of its upper end.
-        middle: place of the mean.
-        dots: place of every patient on the scale; empty if it is not known.
-        beyond: number of patients left of the scale.
-    """
-
-    name: str
-    kind: str
-    site: str
-    dice: str
-    interval: str
-    ratio: str
-    hd95: str
-    assd: str
-    cases: int
-    patients: int
-    seeds: int
-    low: float | None = None
-    high: float | None = None
-    middle: float | None = None
-    dots: tuple[float, ...] = ()
-    beyond: int = 0
-
-
-@final
-@dataclass(frozen=True)
-class LabelTable:
-    """All models, judged by one label.
-
-    Attributes:
-        label: name of the label.
-        entries: one per model.
-        least: Dice at the left end of the bars, as text.
-        most: Dice at the right end of the bars, as text.
-        reference: place of the mean Dice of all real images; None if it cannot be computed.
+        label: name of the label, or "mean of 9 labels".
+        figure: the number to print large.
+        interval: interval of that number; empty if there is none.
+        caption: description of the number.
+        sentence: the Dice behind it, and the numbers of patients and seeds.
+        single: mean Dice of networks of single sites; empty if there is none.
+        better: sites whose own network does better; empty if `single` is.
     """
 
     label: str
-    entries: tuple[Entry, ...]
-    least: str
-    most: str
-    reference: float | None
+    figure: str
+    interval: str
+    caption: str
+    sentence: str
+    single: str = ""
+    better: str = ""
 
 
-@final
-@dataclass(frozen=True)
-class Usefulness:
-    """Content of the page's section on usefulness.
-
-    Attributes:
-        headline: the evaluation's headline, one line per label.
-        findings: one per label; if there are more than `MOST_FINDINGS`, their mean.
-        by_label: if so, the finding of each label.
-        tables: one per label.
-        judged_on: "test" or "validation".
-        levelling: one sentence per label if the budget was checked.
-        gains: one sentence per site's model trained with synthetic cases beside its own.
-        others: whose real images are judged, if not those of the run's sites; else empty.
-        budget: steps of every training; 0 if unknown.
-        examples: data URI of the figure of examples; empty if there is none.
-        lacks: rows of `lacks_of`; empty if nothing was diagnosed.
-    """
-
-    headline: tuple[str, ...]
-    findings: tuple[Finding, ...]
-    by_label: tuple[Finding, ...]
-    tables: tuple[LabelTable, ...]
-    judged_on: str
-    levelling: tuple[str, ...]
-    gains: tuple[str, ...]
-    others: str
-    budget: int
-    lacks: tuple[tuple[str, str, str], ...]
-    examples: str
-
-
-def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
-    """Reads the results of `asyndgan evaluate`.
+def usefulness_of(folder: Path, generator: str, *, examples: bool) -> dict[str, Any]:
+    """The variables of the page's section on usefulness.
 
     Args:
         folder: folder that contains evaluation.json and optionally examples.png.
+        generator: SHA-256 of the run's generator.
         examples: include examples.png, which shows real patients.
 
     Raises:
-        RunError: there is no evaluation.json, or it is not valid.
+        RunError: there is no evaluation.json, it is not valid, or judges another generator.
     """
-    path = folder / "evaluation.json"
-    if fault := lacking(path, "asyndgan evaluate"):
-        raise RunError(fault)
+    evaluation = Evaluation.read(folder)
+    if evaluation.about.get("generator_sha256", generator) != generator:
+        raise RunError(
+            f"{folder} judges another generator than that of this run; name the evaluation of this "
+            "run, or make it with 'asyndgan evaluate'."
+        )
+    by_label = evaluation.by_label()
+    findings = [finding_of(label, rows) for label, rows in by_label.items()]
+    many = len(findings) > MOST_FINDINGS
     try:
-        text = bounded_text(path, MOST_RESULTS)
+        shown = figure(folder / "examples.png") if examples else ""
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{folder} holds no evaluation.json that can be read; make one with 'asyndgan "
-            "evaluate'."
+            f"{folder} holds an examples.png that is no picture; make the evaluation anew with "
+            "'asyndgan evaluate'."
         ) from error
-    try:
-        found = _read(parsed_json(text), folder)
-        return found if examples else replace(found, examples="")
-    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{path} is not what 'asyndgan evaluate' writes ({error}); make it anew."
-        ) from error
-
-
-def figures_of(stored: Mapping[str, Any]) -> tuple[str, list[Entry]]:
-    """The headline and the rows of an evaluation's tables, with figures as on the page."""
-    by_label = grouped(stored["rows"], lambda row: str(row["label"]))
-    known = {label: is_learned(reference_of(rows)) for label, rows in by_label.items()}
-    entries = [_entry(row, known=known[row["label"]]) for row in stored["rows"]]
-    return "\n".join(headline(stored["headline"], by_label)), entries
-
-
-def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
-    by_label = grouped(stored["rows"], lambda row: str(row["label"]))
-    findings = tuple(finding_of(label, rows) for label, rows in by_label.items())
-    many = len(findings) > MOST_FINDINGS
-    return Usefulness(
-        headline=tuple(headline(str(stored.get("headline", "")), by_label)),
-        findings=(mean_finding(by_label),) if many else findings,
-        by_label=findings if many else (),
-        tables=tuple(
-            label_table(label, rows, stored.get("per_patient") or {})
-            for label, rows in by_label.items()
-        ),
-        judged_on=str(stored.get("judged_on", "test")),
-        levelling=tuple(_levelling(item) for item in stored.get("levelling", ())),
-        gains=tuple(_gain(item) for item in stored.get("gains", ()) if item["patients"]),
-        others=str((stored.get("about") or {}).get("sites", "")),
-        budget=int((stored.get("budget") or {}).get("steps", 0)),
-        lacks=lacks_of(stored.get("diagnosis") or {}),
-        examples=figure(folder / "examples.png"),
-    )
-
-
-def lacks_of(diagnosis: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
-    """What was compared, and its figure for synthetic and for real images, as text.
-
-    Args:
-        diagnosis: figures of `asyndgan.judging.diagnosis.Diagnosis` by name; empty: no row.
-    """
-    if not diagnosis:
-        return ()
-    kid = (
-        f"Distance: {KID} from real images of other patients",
-        thousandths(diagnosis.get("kid")), thousandths(diagnosis.get("kid_real")),
-    )  # fmt: skip
-    frd = (
-        "Distance: FRD from real images of other patients",
-        decimal(diagnosis.get("frd"), 0), decimal(diagnosis.get("frd_real"), 0),
-    )  # fmt: skip
-    spectrum = diagnosis["spectrum"][:BANDS]
-    power = " ".join(decimal(value, 2) for value in spectrum)
-    ones = " ".join(["1"] * len(spectrum))
-    return (
-        (
-            "Variety: principal components that hold 90 % of the variance",
-            decimal(diagnosis["components"], 0), decimal(diagnosis["components_real"], 0),
-        ),
-        (
-            "Variety: correlation with the most similar other image (median)",
-            decimal(diagnosis["nearest"], 2), decimal(diagnosis["nearest_real"], 2),
-        ),
-        ("Variety: similarity of two images of one mask (MS-SSIM); 1: equal",
-         decimal(1.0 if diagnosis["repeated"] is None else diagnosis["repeated"], 2), DASH),
-        ("Detail: power by octave, over that of real images; coarse to fine", power, ones),
-        (
-            "Borders: gradient at a label's border",
-            decimal(diagnosis["border"][0], 3), decimal(diagnosis["border_real"][0], 3),
-        ),
-        *([kid] if "kid" in diagnosis else []),  # an evaluation may be older
-        *([frd] if "frd" in diagnosis else []),
-        (
-            "Precision: synthetic images that lie among real ones",
-            decimal(diagnosis["precision"], 2), DASH,
-        ),
-        (
-            "Recall: real images that lie among synthetic ones",
-            decimal(diagnosis["recall"], 2), DASH,
-        ),
-        ("AUC of a small network that tells real from synthetic; 0.5: it cannot",
-         decimal(diagnosis["told"], 2), DASH),
-    )  # fmt: skip
-
-
-def label_table(
-    label: str, rows: Sequence[Row], per_patient: PerPatient = MappingProxyType({})
-) -> LabelTable:
-    """One table of the page.
-
-    Args:
-        label: name of the label.
-        rows: the label's rows.
-        per_patient: values of the patients, if known.
-    """
-    ends = [
-        float(row[key]) for row in rows for key in ("dice_low", "dice_mean") if row[key] is not None
-    ]
-    least = min(0.9, max(0.0, math.floor(min(ends, default=0.0) * 20) / 20))
-
-    def place(value: float | None) -> float | None:
-        if value is None:
-            return None
-        return round(100 * min(max((value - least) / (1 - least), 0), 1), 2)
-
-    reference = next((row["dice_mean"] for row in rows if row["model"] == REAL_ALL), None)
-    known = is_learned(reference_of(rows))
-    dice = {
-        row["model"]: [
-            value
-            for value in per_patient.get(row["model"], {}).get(label, {}).get("dice", ())
-            if value is not None
-        ]
-        for row in rows
+    return {
+        "evaluation": evaluation,
+        "headline": list(headline(evaluation)),
+        "findings": [mean_finding(by_label)] if many else findings,
+        "by_label": findings if many else [],
+        "synthetic": any(row.model == SYNTHETIC for row in evaluation.rows),
+        "tables": [_table(evaluation, label, rows) for label, rows in by_label.items()],
+        "gains": [one for one in evaluation.gains if one.patients],
+        "name_of": name_of,
+        "site_of": site_of,
+        "added": ADDED,
+        "examples": shown,
     }
-    return LabelTable(
-        label=label,
-        entries=tuple(
-            replace(
-                _entry(row, known=known),
-                low=place(row["dice_low"]),
-                high=place(row["dice_high"]),
-                middle=place(row["dice_mean"]),
-                dots=tuple(
-                    at
-                    for value in dice[row["model"]]
-                    if value >= least and (at := place(value)) is not None
-                ),
-                beyond=sum(value < least for value in dice[row["model"]]),
-            )
-            for row in rows
-        ),
-        least=f"{least:.2f}".rstrip("0").rstrip("."),
-        most="1",
-        reference=place(reference),
+
+
+def reference_of(rows: Rows) -> Row:
+    """The row of all real images, or the first one if there is none."""
+    return next((row for row in rows if row.model == REAL_ALL), rows[0])
+
+
+def is_learned(rows: Rows) -> bool:
+    """Whether all real images reach a Dice to which a ratio says anything."""
+    return reference_of(rows).dice_mean >= NEAR_ZERO
+
+
+def headline(evaluation: Evaluation) -> Iterator[str]:
+    """The lines of the headline; of labels that were not learned at all, only that."""
+    by_label = evaluation.by_label()
+    unlearned = [label for label, rows in by_label.items() if not is_learned(rows)]
+    for line in evaluation.headline.splitlines():
+        label = next((name for name in unlearned if line.startswith(f"{name}: ")), None)
+        if label is None:
+            yield re.sub(r"\bnan\b", DASH, line)
+        else:
+            reached = decimal(reference_of(by_label[label]).dice_mean, 3)
+            yield f"{label}: all real images reach a Dice of {reached}, so there is no ratio to it"
+
+
+def finding_of(label: str, rows: Rows) -> Finding:
+    """The synthetic model's relative Dice; without such a model, the Dice of all real images."""
+    real, learned = reference_of(rows), is_learned(rows)
+    row = next((row for row in rows if row.model == SYNTHETIC), None)
+    counts = f"{counted(real.patients, 'patient')}, {counted(real.seeds, 'seed')}"
+    if row is None:
+        interval = between(real.dice_low, real.dice_high, 3)
+        return Finding(
+            label, decimal(real.dice_mean, 3), interval, "Dice of all real images", f"{counts}."
+        )
+    return Finding(
+        label,
+        decimal(row.ratio if learned else None, 2),
+        between(row.ratio_low, row.ratio_high, 2) if learned else "",
+        "of the Dice that all real images reach",
+        f"{decimal(row.dice_mean, 3)} against {decimal(real.dice_mean, 3)}; {counts}.",
+        *_single(row.dice_mean, {row.model: row.dice_mean for row in rows}),
     )
 
 
-def _entry(row: Row, *, known: bool) -> Entry:
-    """A row's texts, without places; known: whether a ratio to all real images says anything."""
-    model = str(row["model"])
+def mean_finding(by_label: Mapping[str, Rows]) -> Finding:
+    """The mean over labels of what `finding_of` tells of each."""
+    dice: dict[str, list[float]] = {}
+    for rows in by_label.values():
+        for row in rows:
+            dice.setdefault(row.model, []).append(row.dice_mean)
+    means = {model: fmean(own) for model, own in dice.items() if len(own) == len(by_label)}
+    name = f"mean of {len(by_label)} labels"
+    real, synthetic = means.get(REAL_ALL, math.nan), means.get(SYNTHETIC, math.nan)
+    if math.isnan(synthetic):
+        return Finding(name, decimal(real, 3), "", "Dice of all real images", "")
+    ratio = synthetic / real if real >= NEAR_ZERO else None
+    pair = f"{decimal(synthetic, 3)} against {decimal(real, 3)}."
+    caption = "of the mean Dice that all real images reach"
+    return Finding(name, decimal(ratio, 2), "", caption, pair, *_single(synthetic, means))
+
+
+def _single(synthetic: float, dice: Mapping[str, float]) -> tuple[str, str]:
+    """What networks of single sites reach, and in words which of them do better."""
+    known = {
+        site_of(model): own
+        for model, own in dice.items()
+        if of_single_sites(model) and not math.isnan(own)
+    }
+    if not known or math.isnan(synthetic):
+        return "", ""
+    better = sorted(site for site, own in known.items() if own > synthetic)
+    mean = f"Single sites alone: {fmean(known.values()):.3f} on average."
+    if not better:
+        return mean, "no site"
+    few = together(better) if len(better) <= MOST_NAMED else counted(len(better), "site")
+    return mean, f"all {len(known)} sites" if len(better) == len(known) > 1 else few
+
+
+def name_of(model: str) -> str:
+    """Description of a model's training cases."""
     site = site_of(model)
     added = ", and synthetic ones" if model.endswith((ADDED, AUGMENTED)) else ""
-    names = {
-        REAL_ALL: "Real images of all sites",
-        SYNTHETIC: "Synthetic images alone",
-        FEDAVG: "One network over all sites (FedAvg)",
+    names = {REAL_ALL: "Real images of all sites", SYNTHETIC: "Synthetic images alone"}
+    return names.get(model, f"Real images of {site}{added}" if site else model)
+
+
+def _table(evaluation: Evaluation, label: str, rows: Rows) -> dict[str, Any]:
+    """One table of the page: rows, patients' Dice by model, and the left end of its scale."""
+    ends = [end for row in rows for end in (row.dice_low, row.dice_mean) if not math.isnan(end)]
+    least = min(max(min(ends, default=0.0), 0.0), 0.9)
+    least = math.floor(least * 20) / 20
+    dice = {row.model: evaluation.dice(row.model, label) for row in rows}
+    return {
+        "label": label,
+        "rows": rows,
+        "dots": {model: [one for one in own if one >= least] for model, own in dice.items()},
+        "beyond": {model: sum(one < least for one in own) for model, own in dice.items()},
+        "least": least,
+        "reference": next((row.dice_mean for row in rows if row.model == REAL_ALL), math.nan),
+        "learned": is_learned(rows),
     }
-    kinds = {REAL_ALL: "all", SYNTHETIC: "synthetic"}
-    return Entry(
-        name=names.get(model, f"Real images of {site}{added}" if site else model),
-        kind=kinds.get(model, "site"),
-        site=site,
-        dice=decimal(row["dice_mean"], 3),
-        interval=interval_of(row["dice_low"], row["dice_high"], 3),
-        ratio=decimal(row["ratio"] if known else None, 2),
-        hd95=decimal(row["hd95_mean"], 1),
-        assd=decimal(row["assd_mean"], 1),
-        cases=int(row["cases"]),
-        patients=int(row["patients"]),
-        seeds=int(row["seeds"]),
-    )
 
 
-def _gain(item: Row) -> str:
-    how = "synthetic ones" if str(item["model"]).endswith(ADDED) else "those of an augmented set"
-    interval = interval_of(item["low"], item["high"], 3)
-    seen = "; ".join(part for part in (interval, counted(int(item["patients"]), "patient")) if part)
-    return (
-        f"{item['label']}, {site_of(str(item['model']))}: {how} beside its own cases change Dice "
-        f"by {signed(item['difference'], 3)} ({seen})."
-    )
+def is_of_generator(path: Path, generator_sha256: str, *within: str) -> bool:
+    """Whether a JSON file of results is of this generator.
 
+    True also if it does not say or cannot be read: whoever reads the rest reports what is wrong.
 
-def _levelling(item: Row) -> str:
-    return (
-        f"{item['label']}: {item['longer_steps']} steps instead of {item['steps']} change the Dice "
-        f"of all real images by {decimal(item['difference'], 3)}."
-    )
+    Args:
+        path: the file.
+        generator_sha256: hash of the generator.
+        within: keys of the tables around `generator_sha256`, from the outermost.
+    """
+    try:
+        table = parsed_json(bounded_text(path, MOST_BYTES))
+        for key in within:
+            table = table.get(key) or {}
+        return table.get("generator_sha256") in (None, generator_sha256)
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 def figure(path: Path) -> str:
-    """A figure as a data URI, with wide pictures scaled down; empty if the file does not exist.
+    """A PNG as a data URI, scaled down if it is wide; empty if the file does not exist.
 
     Raises:
         OSError, ValueError: it is no picture, or too large a one.
@@ -358,17 +239,15 @@ def figure(path: Path) -> str:
     if not path.exists():
         return ""
     content = contents(path, MOST_FIGURE)
-    if path.suffix == ".svg":
-        return data_uri(content, "image/svg+xml")
     try:
         opened = Pillow.open(io.BytesIO(content), formats=["PNG"])
     except Pillow.DecompressionBombError as error:
         raise ValueError(f"{path.name} is too large a picture") from error
     with opened as picture:
-        if picture.width <= _WIDEST:
-            return data_uri(content, "image/png")
-        small = picture.convert("RGB")
-        small.thumbnail((_WIDEST, 10 * _WIDEST))
-        file = io.BytesIO()
-        small.save(file, "PNG", optimize=True)
-        return data_uri(file.getvalue(), "image/png")
+        if picture.width > _WIDEST:
+            small = picture.convert("RGB")
+            small.thumbnail((_WIDEST, 10 * _WIDEST))
+            file = io.BytesIO()
+            small.save(file, "PNG", optimize=True)
+            content = file.getvalue()
+    return data_uri(content, "image/png")

@@ -13,9 +13,6 @@ _SMALL = (
 DASH: Final = "\N{EN DASH}"
 """Stands in place of a number that does not exist."""
 
-KID: Final = "KID x 1000"
-"""Heading of kernel inception distances."""
-
 
 def size(count: float) -> str:
     """A number of bytes with its unit: 61.4 kB."""
@@ -51,15 +48,16 @@ def decimal(value: float | None, digits: int) -> str:
     return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
-def thousandths(value: float | None) -> str:
-    """A number times 1000 with one decimal, as KIDs are shown; a dash for None or nan."""
-    return decimal(None if value is None else 1000 * value, 1)
-
-
 def signed(value: float | None, digits: int) -> str:
     """As `decimal`, with the sign of numbers above 0 too."""
     text = decimal(value, digits)
     return text if text == DASH or text.startswith("-") else f"+{text}"
+
+
+def between(low: float | None, high: float | None, digits: int) -> str:
+    """An interval; empty if an end is None or nan."""
+    text = f"{decimal(low, digits)} to {decimal(high, digits)}"
+    return "" if DASH in text else text
 
 
 def together(items: Sequence[str]) -> str:

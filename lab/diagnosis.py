@@ -22,13 +22,13 @@ from asyndgan.data import Case, derived_seed
 from asyndgan.data.moves import LIKE_PATIENTS, Moves, mirrored, moved
 from asyndgan.data.prepare import widened
 from asyndgan.data.splits import split_patients
-from asyndgan.judging.frd import frechet, radiomics
-from asyndgan.judging.kid import Features, apart_from_real, features
 from asyndgan.lazy import Late
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.training.checkpoint import seeded
+from lab.frd import frechet, radiomics
+from lab.kid import Features, apart_from_real, features
 
 stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
@@ -71,7 +71,7 @@ class Diagnosis:
         frd: Frechet radiomic distance from real images of other patients; nan as `kid`.
         frd_real: the same of real images.
         precision: fraction of synthetic images within a ball of real ones, in the space of
-            `asyndgan.judging.kid.features` (Kynkaanniemi et al. 2019).
+            `lab.kid.features` (Kynkaanniemi et al. 2019).
         recall: fraction of real images within a ball of synthetic ones.
         density: mean number of real balls that hold a synthetic image, over `NEIGHBOURS`.
         coverage: fraction of real balls that hold a synthetic image.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from asyndgan.arrays import Images
-from asyndgan.judging.kid import Features
+from lab.kid import Features
 
 LEVELS: Final = 16
 """Levels of intensity between which co-occurrences are counted."""

@@ -19,6 +19,7 @@ from asyndgan.data.splits import split_patients
 from asyndgan.judging.metrics import mean
 from asyndgan.models.pretrained import LEAST_SIDE
 from asyndgan.models.pretrained import features_of as looked_at
+from asyndgan.reports.words import decimal
 
 SPREAD: Final = (6.0, 4.5, 4.0)
 """Divisors of the features of the last three scales: x.y / size is then about 0.3 for photographs
@@ -32,6 +33,9 @@ ROWS: Final = 1024
 
 SPLITS: Final = 10
 """Number of random halvings of the real patients that a result is the mean over."""
+
+KID: Final = "KID x 1000"
+"""Heading of kernel inception distances."""
 
 Features = Float[Tensor, "_ size"]
 
@@ -128,6 +132,11 @@ def apart_from_real(
         found[others] = tuple(_if_enough(measure, one, reference) for one in pair)
     mixture, floor = map(mean, zip(*found.values(), strict=True))
     return mixture, floor
+
+
+def thousandths(value: float | None) -> str:
+    """A distance times 1000 with one decimal; a dash for None or nan."""
+    return decimal(None if value is None else 1000 * value, 1)
 
 
 def _if_enough(
