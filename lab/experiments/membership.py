@@ -77,7 +77,7 @@ FEWER = {
 EPSILON = 8.0
 """Largest epsilon of `private`, at the smallest site; larger sites spend less."""
 EVERYWHERE = (
-    "image.size=64", "training.precision=bfloat16", "training.hold_out=0.5",
+    "image.size=64", "training.precision=bfloat16", "training.hold_out=0.5", "masks.source=own",
     "training.checkpoint_every=50",
 )  # fmt: skip
 SHORT = ("training.steps=600",)

@@ -110,7 +110,7 @@ def main() -> None:
     write_phantoms(out / "data", size=128, patients_scale=0.2)
     times, moved = [], []
     for name, overrides in NETWORKS.items():
-        recipe = load_recipe("default", ["image.size=128", *overrides])
+        recipe = load_recipe("default", ["image.size=128", "masks.source=own", *overrides])
         with running(recipe, out / "data", out / name) as coordinators:
             taken: dict[str, list[float]] = {engine: [] for engine in ENGINES}
             for _ in range(asked.steps if name == "tiny" else asked.steps // 4):

@@ -53,7 +53,7 @@ VERSION = 2
 """Goes up when an attack changes, so that no stored result of the earlier one is taken."""
 OTHERS = 40
 """Number of other batches among which the true one is to be recognised."""
-AT = ("image.size=64", "training.precision=bfloat16")
+AT = ("image.size=64", "training.precision=bfloat16", "masks.source=own")
 
 
 def read_at(run: RunFolder, data: Path, name: str, *, late: bool) -> dict[str, float]:

@@ -61,7 +61,7 @@ def peak(name: str, size: int) -> float:
 def tell_peak(data: Path, sets: list[str]) -> None:
     """Takes five steps and prints the peak memory in MB, for `peak`."""
     with ExitStack() as ends:
-        recipe, state = load_recipe("default", sets), data / ".." / "state"
+        recipe, state = load_recipe("default", [*sets, "masks.source=own"]), data / ".." / "state"
         coordinator = opened(recipe, "inprocess", data, state, ends)
         for _ in range(5):
             coordinator.step()
@@ -87,7 +87,11 @@ def main() -> None:
             return
         runs = {
             name: opened(
-                load_recipe("default", [size, *sets]), engine, data, Path(folder) / name, ends
+                load_recipe("default", [size, "masks.source=own", *sets]),
+                engine,
+                data,
+                Path(folder) / name,
+                ends,
             )
             for name, (sets, engine) in VARIANTS.items()
         }

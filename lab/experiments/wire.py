@@ -48,7 +48,7 @@ def main() -> None:
         for name, coding in (("default", ()), ("float32", FLOAT32)):
             own = {"image.size": size, "training.steps": STEPS, "training.precision": precision}
             given = [f"{key}={value}" for key, value in own.items()]
-            recipe = load_recipe("default", (*given, *coding))
+            recipe = load_recipe("default", ("masks.source=own", *given, *coding))
             place = out / f"{part}-{size}-{precision}-{name}"
             moved.append(bytes_a_step(trained(recipe, sites_of(asked.data, part), place)))
         shown = [f"{each / 1000:.1f} kB" for each in moved]

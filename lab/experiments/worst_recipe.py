@@ -42,14 +42,17 @@ from torch import Tensor
 
 from asyndgan.cli.site import first_policy
 from asyndgan.data import Case, Cohort
+from asyndgan.data.cohort import label_maps
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.phantoms import DEFAULT_SITES, LABELS, MODALITIES, phantom_cases
+from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.writing import write_dataset
 from asyndgan.judging.bench import write_whole
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.privacy import Policy
+from asyndgan.privacy.policy import LeavesSection
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
@@ -77,27 +80,33 @@ class Play:
     """A recipe, and what a coordinator does with it.
 
     Attributes:
-        changes: overrides of the recipe `default`.
+        changes: overrides of the recipe.
         teaches: `others`, `candidates`, `mixed` or `generator`; what is shown before it asks.
         answers: for each patient of the site.
         members: patients of the site; as many others are asked about.
+        base: the recipe. `masks` asks about candidates' masks in place of their images.
     """
 
     changes: tuple[str, ...]
     teaches: str = "others"
     answers: int = 100
     members: int = 32
+    base: str = "default"
 
     def recipe(self) -> Recipe:
         """The recipe, with as many steps as the site gives answers."""
         steps = self.answers * self.members - 1  # the start sends masks, so it is an answer
         asked = ROUNDS * 2 * self.members
+        small = (
+            ("generator.blocks=1", "generator.style=0", "masks.source=own")
+            if self.base == "default"
+            else ()
+        )
         return load_recipe(
-            "default",
+            self.base,
             [
-                "image.size=32", "generator.width=8", "generator.blocks=1", "generator.style=0",
-                "wire.images=float16", "wire.feedback=float16", "wire.zstd=1",
-                *self.changes,
+                "image.size=32", "generator.width=8", *small, "wire.images=float16",
+                "wire.feedback=float16", "wire.zstd=1", *self.changes,
                 f"training.steps={steps}",
                 f"optimiser.decay_from={1 - asked / steps:.4f}",
             ],
@@ -113,10 +122,17 @@ class Coordinator:
         card = self._asked(Open(run="ab", recipe=recipe.digest(), step=0))
         assert isinstance(card, Card), card
         self.card, self.offered, self.step = card, card.conditions, 0
+        self.gives = recipe.given_masks
 
-    def judged(self, images: Tensor) -> Judgement:
-        """One step; `offered` are the conditions to paint from, (b, h, w) or (b,)."""
-        request = Judge(run="ab", step=self.step, batch=self.step, images=images.clamp(-1, 1))
+    def judged(self, images: Tensor, masks: Tensor) -> Judgement:
+        """One step; `offered` are the conditions to paint from, (b, h, w) or (b,).
+
+        Where masks are of the coordinator's choice, it sends those of the images.
+        """
+        chosen = {"conditions": masks} if self.gives else {}
+        request = Judge(
+            run="ab", step=self.step, batch=self.step, images=images.clamp(-1, 1), **chosen
+        )
         answer = self._asked(request)
         assert isinstance(answer, Judgement), answer
         self.step, self.offered = self.step + 1, answer.conditions
@@ -134,14 +150,19 @@ class Pool:
         cases: whose.
         copies: of each; the first is the case as it is.
         labels: number of labels.
+        still: whether a site moves its images not.
+        whole: whether the images are label maps.
     """
 
-    def __init__(self, cases: Sequence[Case], copies: int, labels: int, still: bool) -> None:
+    def __init__(
+        self, cases: Sequence[Case], copies: int, labels: int, still: bool, whole: bool
+    ) -> None:
         images, masks = [], []
         random = torch.Generator().manual_seed(0)
         for case in cases:
             many = torch.stack([case.image] * copies), torch.stack([case.mask] * copies)
             shown, maps = many if still else moved(*many, LIKE_PATIENTS, random)
+            shown = label_maps(shown) if whole else shown
             mirror = torch.rand(copies, generator=random) < 0.5
             mirror[0] = False
             shown = torch.where(mirror[:, None, None, None], shown.flip(-1), shown)
@@ -153,17 +174,21 @@ class Pool:
         self.images, self.masks = torch.cat(images), torch.cat(masks)
         self.maps = self._mapped(self.masks)
 
-    def drawn(self, offered: Tensor, random: torch.Generator, of: int | None = None) -> Tensor:
-        """Pictures for the conditions that a site offers: of any case, or of one."""
+    def drawn(
+        self, offered: Tensor, random: torch.Generator, of: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Pictures for the conditions that a site offers, with masks: of any case, or of one."""
         own = slice(None) if of is None else slice(of * self.copies, (of + 1) * self.copies)
         if offered.ndim == 1:
             count = len(self.images[own])
-            return self.images[own][torch.randint(count, (len(offered),), generator=random)]
+            which = torch.randint(count, (len(offered),), generator=random)
+            return self.images[own][which], self.masks[own][which]
         overlap = self._mapped(offered.long()) @ self.maps[own].T
         # One of the best eight, or few pictures would be shown again and again.
         best = overlap.topk(8, dim=1).indices
         place = torch.randint(8, (len(offered), 1), generator=random)
-        return self.images[own][best.gather(1, place)[:, 0]]
+        which = best.gather(1, place)[:, 0]
+        return self.images[own][which], self.masks[own][which]
 
     def _mapped(self, masks: Tensor) -> Tensor:
         """One-hot maps (n, labels x pixels), a label's of length 1: labels count alike."""
@@ -175,14 +200,18 @@ class Pool:
 def attacked(play: Play, cases: Sequence[Case], labels: dict[str, int], seed: int) -> object:
     """Scores of members and others: one site is taught and asked, by every way of reading."""
     recipe, random = play.recipe(), torch.Generator().manual_seed(seed)
+    if recipe.image.source == "masks":
+        cases = masks_as_images(cases, labels)
     order = torch.randperm(len(cases), generator=random).tolist()
     chosen, n = [cases[place] for place in order], play.members
     members, asked, strangers = chosen[:n], chosen[: 2 * n], chosen[2 * n :][:STRANGERS]
     cohort = Cohort.from_cases(
         members, labels=labels, condition=recipe.condition.kind, seed=seed,
         flip=recipe.training.flip, move=recipe.training.move,
+        maps=recipe.image.source == "masks",
     )  # fmt: skip
-    policy = Policy(name="site", allows=first_policy("site").allows)  # which lets losses leave
+    leaves = LeavesSection(masks="transient" if recipe.sends_own_masks else "learned")
+    policy = Policy(name="site", leaves=leaves, allows=first_policy("site").allows)
     if policy.unmeasured(recipe):
         allows = policy.allows.model_copy(update={"approved": (recipe.digest(),)})
         policy = policy.model_copy(update={"allows": allows})
@@ -225,8 +254,9 @@ def taught_and_asked(
     """Teaches a site's discriminators, then asks about each candidate; higher: more a member."""
     talk, size = Coordinator(site, recipe), recipe.training.batch
     still = not recipe.training.move
-    own = Pool(asked, COPIES, len(talk.card.labels), still)
-    known = Pool(strangers, 4, len(talk.card.labels), still)
+    whole = recipe.image.source == "masks"
+    own = Pool(asked, COPIES, len(talk.card.labels), still, whole)
+    known = Pool(strangers, 4, len(talk.card.labels), still, whole)
     painter = painted(recipe, talk)
     last = recipe.training.steps - ROUNDS * len(asked)
     pauses = [last * part // 100 for part in PARTS]
@@ -244,7 +274,7 @@ def taught_and_asked(
         if teaches == "generator":
             next(painter)
         else:
-            talk.judged((known if teaches == "others" else own).drawn(talk.offered, random))
+            talk.judged(*(known if teaches == "others" else own).drawn(talk.offered, random))
     for _ in range(ROUNDS):
         for name, values in asked_once(talk, own, len(asked), random).items():
             found.setdefault(name, []).append(values)
@@ -259,7 +289,7 @@ def asked_once(
     """One question about each candidate, in random order."""
     said: dict[int, dict[str, float]] = {}
     for place in torch.randperm(count, generator=random).tolist():
-        answer = talk.judged(own.drawn(talk.offered, random, place))
+        answer = talk.judged(*own.drawn(talk.offered, random, place))
         said[place] = {key: -answer.losses[key] for key in SAID if key in answer.losses}
         said[place]["norm"] = -float(answer.feedback.flatten(1).norm(dim=1).log().mean())
     return {name: [said[place][name] for place in range(count)] for name in said[0]}
@@ -279,7 +309,7 @@ def painted(recipe: Recipe, talk: Coordinator) -> Iterator[None]:
     while True:
         inputs = generator_inputs(recipe, scope, talk.offered, ["site"] * len(talk.offered), random)
         images = generator(*inputs)
-        answer = talk.judged(images.detach())
+        answer = talk.judged(images.detach(), talk.offered)
         optimiser.zero_grad()
         images.backward(answer.feedback)
         optimiser.step()
@@ -348,6 +378,8 @@ PATCH = (
 EDGE = (*PATCH, "discriminator.width=16")
 SHOWN = ("discriminator.kind=patch", "loss.segmentation=0")
 OWN = ("training.flip=false",)
+GIVEN = "masks.source=given"
+CROSSED, ONE = "discriminator.cross_fitted=true", "discriminator.cross_fitted=false"
 PLAYS = {
     "refused now": Play(NONE),
     "narrow": Play(EDGE),
@@ -358,8 +390,14 @@ PLAYS = {
     "wide": Play(PATCH, answers=50),
     "narrow, 64 pixels": Play((*EDGE, "image.size=64"), answers=50),
     "default": Play(OWN, answers=50),
-    "default, cross-fitted": Play((*OWN, "discriminator.cross_fitted=true"), answers=50),
+    "default, cross-fitted": Play((*OWN, CROSSED), answers=50),
     "default, 64 pixels": Play((*OWN, "image.size=64"), answers=50),
+    "default, given masks": Play((*OWN, GIVEN), answers=50),
+    "narrow, given masks": Play((*EDGE, GIVEN)),
+    "masks": Play(OWN, answers=50, base="masks"),
+    "masks, one network": Play((*OWN, ONE), answers=50, base="masks"),
+    "masks, unmoved": Play((*OWN, "training.move=false"), answers=50, base="masks"),
+    "masks, 64 pixels": Play((*OWN, "image.size=64"), answers=50, base="masks"),
 }
 """What can be played; the first is not of the family."""
 SEEDS = {

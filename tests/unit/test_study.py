@@ -143,7 +143,7 @@ def test_a_table_of_the_recipe_that_is_none_is_answered_in_plain_words() -> None
     study = Study.parsed("set.training = 0", Path("study.toml"))
     with pytest.raises(AsyndganError, match="training = 0: write a table"):
         load_recipe("default", study.overrides)
-    kept = Study.parsed("set.masks.release = 'where_allowed'", Path("study.toml"))
+    kept = Study.parsed("[set]\nmasks.source = 'own'\nmasks.release = 'where_allowed'", Path("study.toml"))
     assert load_recipe("default", kept.overrides).masks.release == "where_allowed"
     assert load_recipe("default", ["training.steps='300'"]).training.steps == 300
 
@@ -285,7 +285,7 @@ def test_paths_that_look_like_options_stay_paths(here: Path) -> None:
 
 
 def test_the_next_commands_of_a_study_leave_out_what_it_says(here: Path) -> None:
-    study, recipe = Study.load("study.toml"), load_recipe("default", ["masks.release=true"])
+    study, recipe = Study.load("study.toml"), load_recipe("default")
     short = Path("study.toml")
     for file, more in ((short, ""), (here / short, f" --study {here / short}")):
         own = Study.load(file)
@@ -326,7 +326,7 @@ def test_init_writes_a_study_of_what_it_finds_and_overwrites_nothing(here: Path)
     said = asyndgan("init", "data")
     study = Study.load("study.toml")
     assert study.sites == {"north": Path("data/north"), "south": Path("data/south")}
-    assert study.test == Path("data/test") and study.overrides == ["masks.release=true"]
+    assert study.test == Path("data/test") and not study.overrides
     assert "site north: data/north" in said and study.recipe is None
     with pytest.raises(RunError, match=r"study\.toml exists already"):
         asyndgan("init", "data")
@@ -337,7 +337,7 @@ def test_init_writes_a_study_of_what_it_finds_and_overwrites_nothing(here: Path)
     assert Study.load("data/other/study.toml").sites == {"north": here / "data" / "north"}
     (here / "data" / "recipe.toml").unlink()
     asyndgan("init", "data/north", "data/south", "--out", "b.toml")
-    assert Study.load("b.toml").overrides == ["masks.release=true", "training.hold_out=0.2"]
+    assert Study.load("b.toml").overrides == ["training.hold_out=0.2"]
     asyndgan("init", "data/north", "--test", "data/south", "--out", here / "data" / "c.toml")
     assert '"south"' in (here / "data" / "c.toml").read_text()
     assert Study.load("data/c.toml").test == Path("data/south")

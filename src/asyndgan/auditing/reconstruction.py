@@ -175,7 +175,7 @@ def not_asked(run: RunFolder) -> str:
     Both attacks read what is compared pixel by pixel with the images of the masks that were sent.
     """
     recipe = run.recipe()
-    if recipe.masks.source == "given":
+    if recipe.given_masks:
         return "the masks were given, so no image is compared with a patient's own pixel by pixel"
     return ""
 

@@ -76,9 +76,7 @@ def init(
     console.say(f"test set: {study.test or none}")
     for folder in left_out:
         console.say(f"left out: {folder} is a test set by its name, and --test names another")
-    masks = any("masks.release" in one for one in study.overrides)
-    keeps = " It has the run keep patients' masks, so ask each site first." if masks else ""
-    console.say(f"Written to {file}: read it.{keeps}")
+    console.say(f"Written to {file}: read it.")
     if not made:
         more = (
             ""

@@ -149,11 +149,9 @@ def _print_beyond(console: Terminal, policy: Policy, recipe: Recipe) -> None:
     """What could be learned through a recipe outside the family, and how a steward approves it."""
     beyond = policy.unmeasured(recipe)
     for each in beyond:
-        row = Padding(
-            Text(f"{each.key} is {each.value} (measured: {each.row.within})"), (1, 0, 0, 2)
-        )
+        row = Padding(Text(f"{each.key} is {each.value} (measured: {each.within})"), (1, 0, 0, 2))
         console.print(row)
-        console.print(Padding(Text(each.row.otherwise), (0, 0, 0, 4)))
+        console.print(Padding(Text(each.otherwise), (0, 0, 0, 4)))
     if beyond:
         console.print(
             "\nTo let this recipe alone be outside what was measured, add its digest to\n"

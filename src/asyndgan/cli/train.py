@@ -123,7 +123,7 @@ def train(
         if part := resolved.training.hold_out:
             who = "records" if resolved.table else "patients"
             display.tell(f"About {part:.0%} of each site's {who} are held out, to judge on later.")
-        kept = resolved.keeps_masks or resolved.masks.source == "given"
+        kept = resolved.keeps_masks or resolved.given_masks
         tell_lacking(console, resolved, masks=kept, study=study, patients=patients)
 
     how: dict[str, Any] = {

@@ -54,7 +54,7 @@ def synthetic_of_run(
     """
     run, recipe = sites.run, sites.run.recipe()
     fading = check_set(run, out, masks, faded)
-    if masks or (run.has_masks and (recipe.masks.release or recipe.masks.source == "given")):
+    if masks or (run.has_masks and (recipe.masks.release or recipe.given_masks)):
         named, origin = chosen_masks(run, masks)
     else:
         kept = sites.kept()

@@ -50,7 +50,7 @@ def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
         raise RunError(
             f"the run in {run.path} kept no masks, so there is nothing to paint from. Have "
             "'asyndgan generate' paint from a folder of masks with --masks FOLDER (labelsTr and "
-            "dataset.json), or train with --set masks.release=true where the sites agree to it."
+            "dataset.json), or train with --set masks.source=given, and masks are learned first."
         )
     return DataSet(run.masks).masks(run.recipe().image)
 
@@ -247,7 +247,7 @@ def chosen_masks(run: RunFolder, folder: Path | None) -> tuple[list[tuple[str, M
 def source_of_masks(run: RunFolder) -> str:
     """Description of where a run's own masks come from."""
     recipe = run.recipe()
-    if recipe.masks.source == "given":
+    if recipe.given_masks:
         return "given by the coordinator; whether they are patients' of the sites is not known"
     if recipe.condition.kind != "none":
         return RELEASED

@@ -25,6 +25,7 @@ class Row:
         holds: whether a value is within it.
         otherwise: what could be learned through a recipe that has another value.
         unless: kinds of discriminators that may have any value.
+        of_masks: in place of `within` and `holds`, of a recipe that learns masks.
     """
 
     key: str
@@ -32,6 +33,12 @@ class Row:
     holds: Callable[[Value], bool]
     otherwise: str
     unless: tuple[str, ...] = ()
+    of_masks: tuple[str, Callable[[Value], bool]] | None = None
+
+    def measured(self, recipe: Recipe) -> tuple[str, Callable[[Value], bool]]:
+        """What was measured of recipes like this one, in words and as a test of a value."""
+        masks = self.of_masks if recipe.image.source == "masks" else None
+        return masks or (self.within, self.holds)
 
 
 @final
@@ -42,12 +49,14 @@ class Outside:
     Attributes:
         key: of the recipe.
         value: that it has.
-        row: that it does not fit.
+        within: what was measured.
+        otherwise: what could be learned through it.
     """
 
     key: str
     value: str
-    row: Row
+    within: str
+    otherwise: str
 
 
 def _shown(value: Value) -> str:
@@ -76,11 +85,7 @@ FAMILY: Final = (
         "condition.kind", *_one_of("mask"),
         "A coordinator can show pictures of other patients as synthetic. Without masks, a network "
         "tells them from the site's images only by memorising patients.",
-    ),
-    Row(
-        "image.source", *_one_of("images"),
-        "Masks that are judged in place of images are neither turned nor scaled, so the networks "
-        "memorise the patients' masks.",
+        of_masks=_one_of("none"),
     ),
     Row(
         "image.size", "sides of 32 to 64 pixels",
@@ -92,6 +97,7 @@ FAMILY: Final = (
         *_one_of("patch", "patch_segmentation", "projected", "projected_segmentation"),
         "Other networks see an image as a whole, or come from another package. What they learn "
         "about single patients was not measured.",
+        of_masks=_one_of("masks"),
     ),
     Row(
         "discriminator.cross_fitted", "true; with pretrained discriminators either",
@@ -99,6 +105,7 @@ FAMILY: Final = (
         "The single network has learned from every patient. Its answer on a patient's image shows "
         "that it knows the image.",
         unless=("projected", "projected_segmentation"),
+        of_masks=_one_of(True),
     ),
     Row(
         "discriminator.augment", *_one_of(("shift",)),
@@ -116,6 +123,7 @@ FAMILY: Final = (
         "loss.adversarial", *_one_of("least_squares", "hinge"),
         "What other losses reveal about single images was not measured. A loss of another package "
         "can reveal more than how real an image looks.",
+        of_masks=_one_of("bce"),
     ),
     Row(
         "loss.adversarial_weight", *_one_of(1.0),
@@ -146,6 +154,7 @@ FAMILY: Final = (
         "training.batch", *_between(1, 2),
         "With a larger batch the networks see each patient more often in the same number of "
         "answers.",
+        of_masks=_between(1, 4),
     ),
     Row(
         "training.move", *_one_of(True),
@@ -165,12 +174,14 @@ TABLES: Final = Row(
 def outside(recipe: Recipe) -> list[Outside]:
     """The keys by which a recipe is outside the family; empty if it belongs to it."""
     if recipe.table:
-        return [Outside(TABLES.key, f"of {len(recipe.table.columns)} columns", TABLES)]
+        value = f"of {len(recipe.table.columns)} columns"
+        return [Outside(TABLES.key, value, TABLES.within, TABLES.otherwise)]
     found = []
     for row in FAMILY:
+        within, holds = row.measured(recipe)
         for key, value in _values(recipe, row):
-            if not row.holds(value):
-                found.append(Outside(key, _shown(value), row))
+            if not holds(value):
+                found.append(Outside(key, _shown(value), within, row.otherwise))
     return found
 
 

@@ -13,7 +13,7 @@ import torch
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.ledger import ANSWER_KINDS, FEEDBACK, MASKS, Ledger
-from asyndgan.privacy.policy import SIMULATION, Policy
+from asyndgan.privacy.policy import SIMULATION, WITHIN, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
@@ -135,7 +135,7 @@ class Release:
         if isinstance(answer, WITH_CONDITIONS):
             codings["feedback"] = self.recipe.wire.feedback
             # With given masks its conditions are zeros.
-            masks = 0 if self.recipe.masks.source == "given" else len(answer.conditions)
+            masks = 0 if self.recipe.given_masks else len(answer.conditions)
         payload = pack(answer, codings, level=level)
         norm = None
         if isinstance(answer, Judgement):
@@ -186,7 +186,7 @@ class Release:
                 answer = answer.model_copy(update={"losses": told})
         if (
             isinstance(answer, WITH_CONDITIONS)
-            and leaves.masks == "never"
+            and leaves.masks in WITHIN
             and (self.recipe.sends_own_conditions or answer.conditions.ndim > 1)
         ):
             raise PolicyError("this site's policy lets no masks or classes out.")

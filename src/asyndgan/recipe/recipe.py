@@ -143,6 +143,11 @@ class Recipe(Section):
         return self.condition.kind == "mask" and bool(self.masks.release)
 
     @property
+    def given_masks(self) -> bool:
+        """Whether images are painted from masks of no patient of the sites."""
+        return self.condition.kind == "mask" and self.masks.source == "given"
+
+    @property
     def sends_own_masks(self) -> bool:
         """Whether patients' label maps leave the sites."""
         return self.condition.kind == "mask" and self.masks.source == "own"

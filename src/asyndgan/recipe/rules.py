@@ -144,22 +144,16 @@ RULES: Final = (
     Rule(lambda r: r.image.source == "masks" and r.condition.kind != "none" and not r.table,
          "image.source is 'masks', so the generator paints masks; condition.kind "
          "'{r.condition.kind}' would give them away; {set}", ("condition.kind='none'",)),
-    Rule(lambda r: r.image.source == "masks" and r.training.move,
-         "training.move turns and scales images smoothly, which masks (image.source 'masks') do "
-         "not survive; {set}", ("training.move=false",)),
     Rule(lambda r: r.image.source == "masks" and r.image.modalities,
          "image.modalities names what to paint, but image.source 'masks' paints every label of the "
          "sites' data; leave it empty", ("image.modalities=[]",)),
     Rule(lambda r: r.masks.unlabelled and r.condition.kind != "mask",
          "masks.unlabelled needs label maps, but condition.kind is '{r.condition.kind}'; {set}",
          ("masks.unlabelled=false",)),
-    Rule(lambda r: r.masks.source == "given" and r.condition.kind != "mask",
-         "masks.source is 'given', but condition.kind is '{r.condition.kind}'; {set}, or "
-         "condition.kind to 'mask'", ("masks.source='own'",)),
-    Rule(lambda r: r.masks.source == "given" and r.loss.paired_l1,
+    Rule(lambda r: r.given_masks and r.loss.paired_l1,
          "masks.source is 'given', but loss.paired_l1 compares with real images of the same mask; "
          "{set}, or masks.source to 'own'", ("loss.paired_l1=0",)),
-    Rule(lambda r: r.masks.source == "given" and r.masks.release,
+    Rule(lambda r: r.given_masks and r.masks.release,
          "masks.source is 'given', but masks.release collects masks from the sites; {set}, or "
          "masks.source to 'own'", ("masks.release=false",)),
     Rule(lambda r: r.reminding.weight and r.sends_own_masks and not r.keeps_masks,

@@ -67,9 +67,9 @@ def given_masks(
     if not masks and folder and folder.was_given:
         masks = folder.masks
     says = f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and"
-    if masks is None and recipe.masks.source == "given":
+    if masks is None and recipe.given_masks:
         raise RunError(f"{says} no folder of masks was given. Name one: --masks FOLDER.")
-    if masks is not None and recipe.masks.source != "given":
+    if masks is not None and not recipe.given_masks:
         raise RunError(f"{says} {masks} was given. To paint from it, set masks.source to 'given'.")
     return Given.of(masks, recipe) if masks else None
 

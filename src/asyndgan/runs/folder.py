@@ -131,7 +131,7 @@ class RunFolder:
     def was_given(self) -> bool:
         """Whether it has kept all masks that it was given; its first checkpoint comes after."""
         begun = bool(stored_steps(self.checkpoints))
-        return begun and self.has_masks and self.recipe().masks.source == "given"
+        return begun and self.has_masks and self.recipe().given_masks
 
     def site_state(self, site: str) -> Path:
         """Folder in which a simulated site keeps its own state."""

@@ -45,7 +45,7 @@ BATCH: Final = 50
 def learns_masks(recipe: Recipe, masks: Path | None, out: Path, *, resume: bool) -> bool:
     """Whether masks have to be learned before a run: it wants some, and was given none."""
     kept = resume and RunFolder(out).was_given
-    return recipe.masks.source == "given" and not masks and not kept
+    return recipe.given_masks and not masks and not kept
 
 
 def recipe_of_masks(recipe: Recipe) -> Recipe:

@@ -138,7 +138,7 @@ class Order:
         if start:
             starting.Start.of(RunFolder(start), recipe, federation.sites)
             wanted["start"] = str(start.resolve())
-        if masks or recipe.masks.source != "given":
+        if masks or not recipe.given_masks:
             checks.given_masks(recipe, masks)
         else:
             teaches = learning.recipe_of_masks(recipe)

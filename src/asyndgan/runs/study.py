@@ -323,14 +323,11 @@ def study_text(
         value_of(pattern) if other else r"'(.+)_ses-\d+$'"
     )
     grouped += "  # the group finds the patient in a case's name\n"
-    kept = (
-        "masks.release = true  # the run keeps patients' masks to paint from: ask each site first\n"
-    )
     who, folder, usual = "patients", "folder of its data", "default"
     source = "a name ('asyndgan recipe list') or a file"
     listed, usual_steps = "'asyndgan recipe show default' lists them all", 2000
     if any(map(is_table, sites.values())):
-        grouped = kept = ""
+        grouped = ""
         who, folder, usual, source = "records", "its table", "recipe.toml", "a file"
         listed, usual_steps = "recipe.toml holds them", base_steps()
     named_recipe = f"{'' if recipe else '# '}recipe = {value_of(recipe or usual)}"
@@ -349,5 +346,5 @@ out = "run"  # the run folder; 'synthetic', 'evaluation' and 'audit' are written
 {named}
 
 [set]  # keys of the recipe, each with its value; {listed}
-{kept}{"" if test else held}# training.steps = {steps or usual_steps}
+{"" if test else held}# training.steps = {steps or usual_steps}
 """

@@ -169,7 +169,7 @@ class Site(Handler):
         Raises:
             ProtocolError: if they do not fit this site's cases, or the recipe has none.
         """
-        given = self.recipe.masks.source == "given"
+        given = self.recipe.given_masks
         shape = (self.recipe.training.batch, *self.cohort.space) if given else NO_CONDITIONS.shape
         found = request.conditions
         if found.shape != shape or found.max() > (max(self.cohort.labels) if given else 0):
@@ -213,7 +213,7 @@ class Site(Handler):
         size = self.recipe.training.batch
         if not self.recipe.draws_conditions:
             return self.cohort.batch(self.next_batch, size).conditions
-        if self.recipe.masks.source == "given":
+        if self.recipe.given_masks:
             return torch.zeros(size, dtype=torch.int64)
         # Classes are drawn uniformly, not as often as patients have them.
         pool = torch.tensor(sorted(self.cohort.labels))
@@ -380,7 +380,7 @@ class Site(Handler):
         recipe, taught, known_labels = self.recipe.at_site(self.name), None, None
         if recipe.discriminator.cross_fitted:
             taught = self.cases.taught
-        if self.recipe.masks.source == "given":
+        if self.recipe.given_masks:
             known_labels = self.cases.taught.any(0).nonzero().flatten().tolist()
         self.objective = Objective(
             recipe,
