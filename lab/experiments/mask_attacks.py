@@ -4,8 +4,9 @@
 
 The attacks `mask` and `picture` of an audit, on three sets of masks: the members'
 own, moved as a site moves them; masks that a generator learned from the members; and masks of
-strangers, of whom nobody is compared. Phantoms have ten members and ten others at each of four
-sites, at 32 pixels; gliomas are split into thirds, at 64 pixels, and no generator learns their
+strangers, of whom nobody is compared. Phantoms have ten or forty members and as many others at
+each of four sites, at 32 pixels; gliomas are split into thirds, at 64 pixels, and no generator
+learns their
 masks.
 """
 
@@ -32,12 +33,11 @@ from lab.experiments.common import arguments, markdown, publish, sites_of, train
 SIZES = {"phantoms": 32, "lgg_mri": 64}
 """Pixels a side."""
 
-STEPS = 300
 DRAWN = 500
 """Masks that are painted, as by `asyndgan train` of so few cases."""
 
-PATIENTS = 20
-"""Patients of each phantom site, half of whom are members."""
+MEMBERS = (10, 40)
+"""Members of each phantom site, beside as many others."""
 
 
 def cases_of(sites: dict[str, Path], size: int) -> dict[str, list[Case]]:
@@ -76,17 +76,15 @@ def rows_of(
     return rows
 
 
-def phantoms(out: Path) -> list[list[object]]:
-    """Rows of phantoms, after the training of a generator of masks."""
+def phantoms(out: Path, number: int) -> list[list[object]]:
+    """Rows of phantoms, so many members a site, after the training of a generator of masks."""
     size = SIZES["phantoms"]
-    own = [replace(site, patients=PATIENTS) for site in DEFAULT_SITES]
+    own = [replace(site, patients=2 * number) for site in DEFAULT_SITES]
     for place, seed in (("phantoms", 0), ("strangers", 9)):
         if not (out / place).exists():
             write_phantoms(out / place, size=size, sites=own, seed=seed)
     sites = sites_of(out, "phantoms")
-    recipe = load_recipe(
-        "masks", [f"image.size={size}", f"training.steps={STEPS}", "training.hold_out=0.5"]
-    )
+    recipe = load_recipe("masks", [f"image.size={size}", "training.hold_out=0.5"])
     run = trained(recipe, sites, out / "masks")
     parts = {site: held_out_by(recipe, cases) for site, cases in cases_of(sites, size).items()}
     members, others = (
@@ -101,7 +99,7 @@ def phantoms(out: Path) -> list[list[object]]:
         "learned": learned,
         "strangers', moved": moved_once(unknown),
     }
-    return rows_of("phantoms", members, others, held)
+    return rows_of(f"phantoms, {number} a site", members, others, held)
 
 
 def gliomas(data: Path) -> list[list[object]]:
@@ -125,7 +123,8 @@ def main() -> None:
     asked = arguments(__doc__).parse_args()
     torch.set_num_threads(1)
     heading = ["set", "masks", "number", "attack", "AUC", "95 % interval", "p", "members, others"]
-    rows = [*phantoms(asked.out), *gliomas(asked.data)]
+    rows = [row for number in MEMBERS for row in phantoms(asked.out / str(number), number)]
+    rows += gliomas(asked.data)
     publish(markdown(heading, rows), "mask-attacks", asked.document)
 
 

@@ -44,7 +44,7 @@ def run(data: Path, sites: list[str], tmp_path_factory: pytest.TempPathFactory) 
     out = tmp_path_factory.mktemp("run") / "run"
     parts = ("noise", "latent", "diversity", "diversity_bound")
     without_noise = [word for part in parts for word in ("--set", f"generator.{part}=0")]
-    released = ["--set", "masks.release=true"]
+    released = ["--set", "masks.source=own", "--set", "masks.release=true"]
     # Several draws of a mask are equal.
     done = asyndgan("train", "default", *sites, "--out", out, *SET, *released, *without_noise)
     assert done.returncode == 0, done.stderr

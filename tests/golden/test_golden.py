@@ -50,7 +50,7 @@ def recipe_of(name: str) -> Recipe:
     """A recipe of `RECIPES`, or one that ships."""
     if name in RECIPES:
         return Recipe.from_toml("", [*SHORT, "training.batch=2", *RECIPES[name]])
-    return load_recipe(name, SHORT)
+    return load_recipe(name, [*SHORT, "masks.source=own"])
 
 
 def cohort(cases: int, modalities: list[str], phase: float, *, move: bool) -> Cohort:

@@ -63,7 +63,7 @@ def test_bisection_asks_about_no_image_that_a_site_refuses() -> None:
 
 DEFAULT = (
     "image.size=32", "generator.width=8", "generator.blocks=1", "discriminator.width=8",
-    "discriminator.layers=2",
+    "discriminator.layers=2", "masks.source=own",
 )  # fmt: skip
 
 

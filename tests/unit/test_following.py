@@ -36,17 +36,17 @@ SITES = {"a": Path("data/north wing"), "b": Path("/data/west")}
 @pytest.mark.parametrize(
     ("overrides", "named", "unnamed"),
     [
-        ([], ["masks.release=true", "training.hold_out", "--test", "--holdout"], []),
-        (["masks.release=true"], ["training.hold_out"], ["masks.release"]),
-        (["training.hold_out=0.3"], ["masks.release=true"], ["hold_out", "--test"]),
-        (["masks.release=true", "training.hold_out=0.3"], [], ["generate", "audit"]),
-        (["masks.source=given"], ["--masks FOLDER"], ["masks.release"]),
+        ([], ["training.hold_out", "--test", "--holdout"], ["masks."]),
+        (["masks.source=own"], ["masks.source=given", "training.hold_out"], []),
+        (["masks.source=own", "masks.release=true"], ["training.hold_out"], ["masks."]),
+        (["masks.source=own", "training.hold_out=0.3"], ["masks.source=given"], ["--test"]),
+        (["training.hold_out=0.3"], [], ["generate", "audit"]),
         (
             ["condition.kind=none", "generator.kind=dcgan", "discriminator.kind=dcgan",
              "loss.segmentation=0", "generator.noise=0", "generator.soften=0",
              "discriminator.norm=instance"],
             ["--holdout"],
-            ["masks.release", "--masks", "evaluate"],
+            ["masks.", "--masks", "evaluate"],
         ),
     ],
 )  # fmt: skip
@@ -54,7 +54,7 @@ def test_what_a_run_lacks_is_said_with_the_option_that_allows_it(
     overrides: list[str], named: list[str], unnamed: list[str]
 ) -> None:
     recipe = load_recipe("default", overrides)
-    said = "\n".join(lacking(recipe, masks=recipe.keeps_masks))
+    said = "\n".join(lacking(recipe, masks=recipe.keeps_masks or recipe.given_masks))
     assert all(text in said for text in named), said
     assert not any(text in said for text in unnamed), said
     for line in said.splitlines():
@@ -77,11 +77,11 @@ def test_what_a_run_lacks_is_said_with_the_option_that_allows_it(
 def test_before_a_training_it_is_said_whether_an_audit_could_permit_a_release(
     patients: int, hold_out: float, said: str
 ) -> None:
-    recipe = load_recipe("default", ["masks.release=true", f"training.hold_out={hold_out}"])
+    recipe = load_recipe("default", [f"training.hold_out={hold_out}"])
     lines = "\n".join(lacking(recipe, masks=True, tested=True, patients=patients))
     assert (said in lines) if said else not lines
     if "hold_out=" in said:
-        enough = load_recipe("default", ["masks.release=true", said])
+        enough = load_recipe("default", [said])
         assert not lacking(enough, masks=True, tested=True, patients=patients)
 
 
@@ -206,7 +206,7 @@ def test_train_says_before_and_after_what_is_missing_and_later_commands_read_not
     )
     before, _, after = said.partition("step 1/12")
     for part in (before, after):
-        assert "masks.release=true" in part and "training.hold_out=0.2" in part
+        assert "masks.source=given" in part and "training.hold_out=0.2" in part
     assert "The other 2 steps will take about" in after
     one_line = after.replace(" \\\n ", "")
     unseen = folder / "test"
@@ -246,16 +246,18 @@ def test_a_run_of_some_length_says_how_long_its_evaluation_and_audit_will_take(
         assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("overrides", [[], ["training.hold_out=0.3", "masks.release=true"]])
+@pytest.mark.parametrize("overrides", [["masks.source=own"], ["training.hold_out=0.3"]])
 def test_submit_says_what_train_says_of_a_run(overrides: list[str], tmp_path: Path) -> None:
     federation_here(tmp_path / "fed", tmp_path / "north")
     recipe = load_recipe("default", overrides)
     given = [word for override in overrides for word in ("--set", override)]
     said = asyndgan("federation", "submit", tmp_path / "fed", "default", "--yes", *given)
-    lines = lacking(recipe, masks=recipe.keeps_masks)
-    assert bool(lines) is not bool(overrides)
+    lines = lacking(recipe, masks=recipe.keeps_masks or recipe.given_masks)
+    assert bool(lines) is not recipe.given_masks
     lines += undecided(None, recipe.training.hold_out)
-    assert said.splitlines()[1:] == lines
+    told = said.splitlines()[1:]
+    assert [line for line in told if not line.startswith("Before it, run default-masks")] == lines
+    assert (told == lines) is not recipe.given_masks
 
 
 @pytest.mark.parametrize("option", ["--site=", "--policy=", ""])

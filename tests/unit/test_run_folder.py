@@ -108,7 +108,7 @@ def test_a_folder_without_a_run_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_the_stored_recipe_is_the_resolved_one(tmp_path: Path) -> None:
-    recipe = load_recipe("default", ["image.size=128", "masks.release=true"])
+    recipe = load_recipe("default", ["image.size=128", "masks.source=own", "masks.release=true"])
     assert RunFolder.create(tmp_path, recipe).recipe() == recipe
 
 

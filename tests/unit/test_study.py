@@ -143,7 +143,8 @@ def test_a_table_of_the_recipe_that_is_none_is_answered_in_plain_words() -> None
     study = Study.parsed("set.training = 0", Path("study.toml"))
     with pytest.raises(AsyndganError, match="training = 0: write a table"):
         load_recipe("default", study.overrides)
-    kept = Study.parsed("[set]\nmasks.source = 'own'\nmasks.release = 'where_allowed'", Path("study.toml"))
+    own = "[set]\nmasks.source = 'own'\nmasks.release = 'where_allowed'"
+    kept = Study.parsed(own, Path("study.toml"))
     assert load_recipe("default", kept.overrides).masks.release == "where_allowed"
     assert load_recipe("default", ["training.steps='300'"]).training.steps == 300
 

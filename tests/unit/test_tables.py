@@ -592,10 +592,10 @@ def test_a_site_that_lets_no_fingerprint_out_takes_no_part_in_a_run_by_fingerpri
     tmp_path: Path,
 ) -> None:
     recipe, _ = recipe_of(tmp_path)
-    unmeasured = "[allows]\nunmeasured = true\n"
+    unmeasured = "[allows]\nunmeasured = true\n[leaves]\nmasks = 'transient'\n"
     (refused,) = Policy.from_toml(unmeasured).refusals(recipe)
     assert "leaves.fingerprint is false" in refused
-    assert not Policy.from_toml(f"{unmeasured}[leaves]\nfingerprint = true").refusals(recipe)
+    assert not Policy.from_toml(f"{unmeasured}fingerprint = true").refusals(recipe)
 
 
 @pytest.mark.parametrize(

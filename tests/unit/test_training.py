@@ -137,7 +137,13 @@ OBJECTIVES = [
     ['discriminator.augment=["shift"]'],
     ["training.steps=2", "optimiser.decay_from=0", "optimiser.discriminator_rate=0.05"],
     pytest.param(  # without the coordinator's own term
-        [*shipped("default"), "generator.diversity=0", "generator.diversity_bound=0"], id="default"
+        [
+            *shipped("default"),
+            "generator.diversity=0",
+            "generator.diversity_bound=0",
+            "masks.source=own",
+        ],
+        id="default",
     ),
 ]
 

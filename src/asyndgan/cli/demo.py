@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from asyndgan.runs.train import Watch
 
 RECIPE: Final = "demo"
-"""Smaller networks and fewer steps than `default`; its sites release their masks."""
+"""Smaller networks and fewer steps than `default`."""
 
 FLARE_STEPS: Final = 800
 
@@ -65,6 +65,7 @@ def demo(
     from asyndgan.reports.report import write_report
     from asyndgan.reports.usefulness import is_of_generator
     from asyndgan.runs import RunFolder
+    from asyndgan.runs.learned import learned_masks
     from asyndgan.runs.sites import RunSites
     from asyndgan.runs.train import train as train_run
 
@@ -89,6 +90,14 @@ def demo(
                 with written_whole(out / "sites") as half:
                     write_phantoms(half, size=recipe.image.size[0], patients_scale=patients)
             part.tell(f"{len(folders)} sites and a test set in {out / 'sites'}")
+        with display.part("Learn masks, so that none of a patient leaves") as part:
+            masks = None
+            if not run.generator_file.exists() and recipe.given_masks:
+                masks = learned_masks(
+                    recipe, folders, run.path, engine=engine, resume=run.facts_file.exists(),
+                    watch=part.watch_training,
+                )  # fmt: skip
+            part.tell("masks of no patient, painted by a generator of their own")
         with display.part("Train one generator with four discriminators") as part:
             if not run.generator_file.exists():
                 first, third = next(iter(folders)), recipe.training.steps // 3
@@ -98,6 +107,7 @@ def demo(
                     folders,
                     run.path,
                     engine=engine,
+                    masks=masks,
                     resume=run.facts_file.exists(),
                     started=started,
                     watch=watch,
@@ -165,7 +175,7 @@ def _mishap(site: str, step: int, watch: "Watch") -> tuple[Callable[["Transport"
 def _moved(run: "RunFolder") -> str:
     facts = run.facts()
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
-    return f"{facts.steps} steps; {size(left)} of gradients and masks left the sites, no image"
+    return f"{facts.steps} steps; {size(left)} of gradients left the sites, no image and no mask"
 
 
 @final

@@ -269,7 +269,9 @@ def submit(
     made = kits.Federation.of(folder)
     order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes, start=start, masks=masks)
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
-    tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks, study=study)
+    tell_lacking(
+        Terminal(), resolved, masks=resolved.keeps_masks or resolved.given_masks, study=study
+    )
     tell_undecided(Terminal(), resolved, None, study=study)
     if order.first and not order.begun():
         Terminal().say(f"Before it, run {order.first.name}: the sites teach a generator of masks.")
