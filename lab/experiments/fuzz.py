@@ -151,7 +151,7 @@ def site() -> tuple[Endpoint, list[Message]]:
     """A small site at work, and requests that it takes: to open a run and to judge a batch."""
     small = (
         "image.size=16", "generator.width=4", "generator.blocks=1", "discriminator.width=4",
-        "discriminator.layers=1", "training.batch=2", 'wire.images="uint8"',
+        "discriminator.layers=1", "training.batch=2", 'wire.images="uint8"', "masks.source=own",
     )  # fmt: skip
     recipe = load_recipe("demo", small)
     masks = torch.randint(2, (12, 16, 16), generator=torch.Generator().manual_seed(0))
