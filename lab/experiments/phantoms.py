@@ -240,7 +240,8 @@ def main() -> None:
             make = partial(judged, variant, asked.data, asked.out)
             folders = [*sites_of(asked.data, "phantoms").values(), asked.data / "phantoms" / "test"]
             of = [
-                load_recipe("demo", [*OWN, *variant.overrides]).digest(), variant.lie, variant.alone,
+                load_recipe("demo", [*OWN, *variant.overrides]).digest(),
+                variant.lie, variant.alone,
                 asdict(BUDGET), [digest_of(folder) for folder in folders],
             ]  # fmt: skip
             found = remembered(asked.out / "dice.json", f"{table}-{variant.name}", make, of=of)
