@@ -393,16 +393,14 @@ PLAYS = {
     "default, cross-fitted": Play((*OWN, CROSSED), answers=50),
     "default, 64 pixels": Play((*OWN, "image.size=64"), answers=50),
     "default, given masks": Play((*OWN, GIVEN), answers=50),
-    "narrow, given masks": Play((*EDGE, GIVEN)),
     "masks": Play(OWN, answers=50, base="masks"),
     "masks, one network": Play((*OWN, ONE), answers=50, base="masks"),
-    "masks, unmoved": Play((*OWN, "training.move=false"), answers=50, base="masks"),
-    "masks, 64 pixels": Play((*OWN, "image.size=64"), answers=50, base="masks"),
 }
 """What can be played; the first is not of the family."""
 SEEDS = {
     "default": 3,
     "refused now": 2,
+    "masks": 3,
     "narrow": 3,
     "narrow, 64 pixels": 3,
     "narrow, an honest teacher": 3,
@@ -464,13 +462,17 @@ def main() -> None:
         "set", "recipe", "taught by", "seeds", "patients asked about", "answers a patient",
         *(f"AUC at {at} %" for at in PARTS), "best reading", "AUC", "95 % interval",
     ]  # fmt: skip
-    found = list(rows(asked.data, asked.out, jobs))
-    table = [dict(zip(heading, map(str, row), strict=True)) for row in found]
-    RESULTS.parent.mkdir(exist_ok=True)
-    write_whole(RESULTS, (json.dumps(table, indent=1) + "\n").encode())
-    publish(
-        f"{__doc__.split(chr(10))[0]}\n\n{markdown(heading, found)}", "worst_recipe", asked.document
-    )
+    found = [[*map(str, row)] for row in rows(asked.data, asked.out, jobs)]
+    table = {
+        (row["recipe"], row["set"]): row
+        for row in (
+            *json.loads(RESULTS.read_text("utf-8")),  # of plays that are not asked for
+            *(dict(zip(heading, row, strict=True)) for row in found),
+        )
+    }
+    write_whole(RESULTS, (json.dumps([*table.values()], indent=1) + "\n").encode())
+    shown = markdown(heading, [[*row.values()] for row in table.values()])
+    publish(f"{__doc__.split(chr(10))[0]}\n\n{shown}", "worst_recipe", asked.document)
 
 
 if __name__ == "__main__":
