@@ -13,6 +13,7 @@ from asyndgan.tables.planning import plan_tables
 
 POLICY = """[leaves]
 discriminator_losses = false
+masks = "transient"
 fingerprint = true
 [allows]
 known_start = true

@@ -28,12 +28,15 @@ def policies(phantoms: dict[str, Path], folder: Path, text: str) -> dict[str, Pa
     return dict.fromkeys(phantoms, file)
 
 
+SENT = '[leaves]\nmasks = "transient"'
+
+
 def test_a_limit_over_all_runs_wants_books_that_stay(
     private: Recipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     for text in (
-        "[privacy]\nepsilon = 9.0\nunprotected_masks = true",
-        "[allows]\nmost_answers = 9\nunmeasured = true\nfewest_patients = 1",
+        "[privacy]\nepsilon = 9.0\nunprotected_masks = true\n" + SENT,
+        "[allows]\nmost_answers = 9\nunmeasured = true\nfewest_patients = 1\n" + SENT,
     ):
         with pytest.raises(PolicyError, match="--records FOLDER"):
             train(private, phantoms, tmp_path / "run", policies=policies(phantoms, tmp_path, text))
@@ -43,9 +46,8 @@ def test_a_limit_over_all_runs_wants_books_that_stay(
 def test_what_one_run_spent_is_not_there_for_the_next(
     private: Recipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
-    limit = policies(
-        phantoms, tmp_path, "[allows]\nmost_answers = 7\nunmeasured = true\nfewest_patients = 1"
-    )
+    seven = "[allows]\nmost_answers = 7\nunmeasured = true\nfewest_patients = 1\n" + SENT
+    limit = policies(phantoms, tmp_path, seven)
     books = tmp_path / "books"
     train(private, phantoms, tmp_path / "first", policies=limit, records=books)
     assert not list((tmp_path / "first").rglob("ledger.jsonl"))

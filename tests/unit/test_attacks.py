@@ -9,7 +9,7 @@ import torch
 from asyndgan.auditing.attacks import RolledBack, bisected, followed, psnr
 from asyndgan.data import Cohort
 from asyndgan.privacy import SIMULATION, Policy
-from asyndgan.privacy.policy import AllowsSection
+from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
@@ -19,7 +19,8 @@ from lab.experiments.rehearsal import Rehearsal, inverted
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
-ANY = Policy(allows=AllowsSection(unmeasured=True))
+SENT = LeavesSection(masks="transient")
+ANY = Policy(leaves=SENT, allows=AllowsSection(unmeasured=True))
 
 
 def rolled_back(site: Site, recipe: Recipe) -> RolledBack:
@@ -108,7 +109,8 @@ def test_whose_images_a_first_step_saw_is_recognised_only_where_initial_weights_
     tiny: MakeRecipe, make_cohort: MakeCohort, known_start: bool
 ) -> None:
     recipe = tiny("wire.feedback=int4", "wire.images=uint8", "masks.release=false")
-    policy = Policy(allows=AllowsSection(known_start=known_start, unmeasured=True))
+    allows = AllowsSection(known_start=known_start, unmeasured=True)
+    policy = Policy(leaves=SENT, allows=allows)
     site = Site("north", make_cohort(recipe), recipe, policy=policy)
     ask = rolled_back(site, recipe)
     batches = [site.cohort.batch(number, recipe.training.batch).images for number in range(6)]

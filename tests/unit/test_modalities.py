@@ -191,7 +191,7 @@ def test_a_policy_that_keeps_cases_back_takes_none_whose_zeros_would_tell(
     recipe = tiny("masks.release=false", "training.move=true")
     whole = make_cohort(recipe, cases=2, modalities=["T1", "T2"])
     few = AllowsSection(fewest_patients=1, unmeasured=True)
-    silent = Policy(leaves=LeavesSection(cases=False), allows=few)
+    silent = Policy(leaves=LeavesSection(cases=False, masks="transient"), allows=few)
     with pytest.raises(PolicyError, match="zeros in the feedback would tell which"):
         Site(
             "north", incomplete(whole, [[True, False], [True, True]]), recipe, share=1.0,

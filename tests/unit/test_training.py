@@ -26,7 +26,7 @@ from asyndgan.errors import (
 )
 from asyndgan.models import Verdict, draw_noise, site_noise
 from asyndgan.privacy import Policy
-from asyndgan.privacy.policy import AllowsSection
+from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
@@ -1339,7 +1339,8 @@ def test_under_a_policy_too_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     """Order, moves and shifts follow from what a site drew, which its checkpoints hold."""
     recipe = tiny("masks.release=false", "training.move=true", 'discriminator.augment=["shift"]')
     cohorts = {"north": make_cohort(recipe, seed=1), "south": make_cohort(recipe, seed=2)}
-    policy, limit = Policy(allows=AllowsSection(unmeasured=True)), message_limit(recipe)
+    leaves, allows = LeavesSection(masks="transient"), AllowsSection(unmeasured=True)
+    policy, limit = Policy(leaves=leaves, allows=allows), message_limit(recipe)
 
     def exchange() -> Exchange:
         sites = {
