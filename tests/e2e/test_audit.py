@@ -707,7 +707,7 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
     both = (*both, "training.checkpoint_every=2")
     recipes = {
         "paired": (tiny(*both, "loss.paired_l1=100"), SITES),
-        "none": (load_recipe("default", (*small, *both)), SITES[:1]),
+        "none": (load_recipe("default", (*small, *both, "masks.source=own")), SITES[:1]),
     }
     for term, (recipe, audited) in recipes.items():
         run = train(recipe, sites, tmp_path / term)

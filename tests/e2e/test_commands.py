@@ -65,7 +65,7 @@ def test_the_demo_leaves_everything_that_it_promises(tmp_path: Path) -> None:
     }  # fmt: skip
     assert describe(out / "synthetic").synthetic
     page = (out / "report.html").read_text("utf-8")
-    assert "<html" in page and "Can a coordinator that asks north again" in page
+    assert "<html" in page and "no patient's mask" in page
     assert {*read_audit(out / "audit").confirmed.values()} == {True}
     rows = json.loads((out / "evaluation" / "evaluation.json").read_text())["rows"]
     models = {row["model"] for row in rows}

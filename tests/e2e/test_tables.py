@@ -447,6 +447,7 @@ def test_a_federation_plans_a_run_of_records_and_trains_it_once_policies_approve
                 settings.replace("# fingerprint =", "fingerprint = 'seen.json'")
             )
             policy = policies[-1].read_text().replace("fingerprint = false", "fingerprint = true")
+            policy = policy.replace('masks = "learned"', 'masks = "transient"')
             policies[-1].write_text(policy)
             checked = json.loads(asyndgan("site", "check", kit, "--json").stdout)
             found = {one["subject"]: one for one in checked}

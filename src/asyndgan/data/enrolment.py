@@ -73,11 +73,14 @@ def refusals(cases: Cases, recipe: Recipe, section: str = "discriminator") -> It
             f"to false: --set {section}.cross_fitted=false.",
         )
     if cross_fitted and cases.patients < 2:
+        else_ = f"train with one network: --set {section}.cross_fitted=false."
+        if recipe.image.source == "masks":  # which 'train' learns of itself
+            else_ = "paint from masks of others: train with --masks FOLDER."
         yield (
             "has one patient to train on, so one of its two networks would have no patient to "
             "learn from",
             "If cases are one patient's by their names alone, correct --patient-pattern. Else add "
-            f"patients, or train with one network: --set {section}.cross_fitted=false.",
+            f"patients, or {else_}",
         )
     if (kind := recipe.privacy.kind) != "none" and cases.incomplete:
         yield (

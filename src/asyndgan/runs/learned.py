@@ -55,6 +55,8 @@ def recipe_of_masks(recipe: Recipe) -> Recipe:
     """
     own, whole = load_recipe("masks").to_tables(), recipe.to_tables()
     own["training"]["steps"] = min(own["training"]["steps"], recipe.training.steps)
+    if recipe.privacy.kind != "none":  # which hides patients, and allows one network alone
+        own["discriminator"]["cross_fitted"] = False
     for section, keys in ALIKE.items():
         here = whole.get(section, {})
         own.setdefault(section, {}).update({key: here[key] for key in keys if key in here})
