@@ -246,7 +246,7 @@ def test_a_start_that_was_saved_before_it_judged_anything_is_no_state_to_go_back
     hospital: Path, tiny: MakeRecipe, tmp_path: Path
 ) -> None:
     recipe = tiny("image.size=32", "masks.release=false", "training.move=true")
-    setup = setup_of(hospital, tmp_path, "")
+    setup = setup_of(hospital, tmp_path, "[leaves]\nmasks = 'transient'")
     opening = Open(run="ab", recipe=recipe.digest(), step=0)
     with closing(set_up(setup, recipe)) as endpoint:
         seen = []
