@@ -18,6 +18,7 @@ from asyndgan.cli import app
 from asyndgan.data import Batch, Cohort, RawCase
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.writing import write_dataset
 from asyndgan.engines.flare.localhost import federation_here
@@ -321,12 +322,14 @@ def test_a_run_that_was_interrupted_while_masks_were_learned_goes_on(
 
 
 def test_with_policies_both_trainings_hold_out_the_same_patients_or_none_begins(
-    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+    tiny: MakeRecipe, tmp_path: Path
 ) -> None:
+    write_phantoms(tmp_path / "data", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.3)
+    phantoms = {site.name: tmp_path / "data" / site.name for site in DEFAULT_SITES[:2]}
     policy = tmp_path / "policy.toml"
     policy.write_text("[allows]\nunmeasured = true\nfewest_patients = 1\n", "utf-8")
     policies = [f"--policy={name}={policy}" for name in phantoms]
-    recipe, out = tiny(*GIVEN, "training.hold_out=0.2"), tmp_path / "run"
+    recipe, out = tiny(*GIVEN, "training.hold_out=0.4"), tmp_path / "run"
     said = learning(recipe, phantoms, out, *policies)
     assert "--records FOLDER" in said.stdout and not (tmp_path / "run-masks").exists()
     said = learning(recipe, phantoms, out, *policies, f"--records={tmp_path / 'books'}")

@@ -242,12 +242,12 @@ def test_a_note_that_an_override_answers_is_not_repeated(says: str, answer: str)
 @pytest.mark.parametrize(
     ("patients", "overrides", "told"),
     [
-        (20, (), True),  # 14,000 answers, of which the start takes one
-        (21, (), False),
-        (26, ("training.hold_out=0.2",), True),
-        (11, ("training.steps=7200",), False),
-        (10, ("training.steps=7000",), True),
-        (10, ("training.steps=6999",), False),
+        (22, (), True),  # 15,400 answers, of which the start takes one and masks 1,500
+        (23, (), False),
+        (28, ("training.hold_out=0.2",), True),
+        (21, ("masks.source=own",), False),
+        (10, ("training.steps=5500",), True),
+        (10, ("training.steps=5499",), False),
         (4, (), False),  # the policy refuses such a site
     ],
 )
@@ -264,6 +264,12 @@ def test_sites_that_may_stop_early_are_named(
     for note in notes(*overrides):  # what it says to do is enough
         most = re.findall(r"set training\.steps to (\d+) at most", note)
         assert not notes(*overrides, f"training.steps={most[0]}")
+
+
+def test_a_plan_counts_as_many_steps_for_masks_as_they_take() -> None:
+    assert (
+        Recipe.from_toml(recipe_text(planning.OF_MASKS)).training.steps == planning.OF_MASKS_STEPS
+    )
 
 
 def test_every_note_has_an_example() -> None:

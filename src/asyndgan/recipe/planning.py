@@ -24,6 +24,9 @@ NAME: Final = "planned"
 OF_MASKS: Final = "masks"
 """Recipe that learns masks, and the name of a plan of it."""
 
+OF_MASKS_STEPS: Final = 1500
+"""Its steps, if the images take as many."""
+
 SCALES_APART: Final = 4.0
 """Ratio of the sites' typical intensities above which the plan says so."""
 
@@ -276,6 +279,7 @@ class Plan:
         for site, patients in self.patients.items():
             learn = math.floor(patients * (1 - training.hold_out) + 1e-9)
             most = MOST_ANSWERS_PER_PATIENT * learn - 1  # the start is an answer as well
+            most -= min(OF_MASKS_STEPS, training.steps) if recipe.given_masks else 0
             if patients >= FEWEST and most < training.steps:
                 yield (
                     f"{site} trains on few patients (about {learn}) for {training.steps:,} steps: "
