@@ -56,8 +56,8 @@ _CONDITIONS = Exposure(
     "the masks of b cases, without added noise: shape and place of organs and lesions. A "
     "coordinator can keep them even if it promised not to",
     "`leaves.masks`: with `never` or `learned` no patient's mask leaves. With "
-    "`masks.source = given` only zeros leave. Otherwise nothing hides them; `allows.most_answers` bounds how often they "
-    "leave, starts included",
+    "`masks.source = given` only zeros leave. Otherwise nothing hides them; "
+    "`allows.most_answers` bounds how often they leave, starts included",
 )
 _BATCH = Exposure("number of the next batch", "one number", "how many batches were drawn", "schema")
 
