@@ -174,8 +174,8 @@ TABLES: Final = Row(
 def outside(recipe: Recipe) -> list[Outside]:
     """The keys by which a recipe is outside the family; empty if it belongs to it."""
     if recipe.table:
-        value = f"of {len(recipe.table.columns)} columns"
-        return [Outside(TABLES.key, value, TABLES.within, TABLES.otherwise)]
+        said = f"of {len(recipe.table.columns)} columns"
+        return [Outside(TABLES.key, said, TABLES.within, TABLES.otherwise)]
     found = []
     for row in FAMILY:
         within, holds = row.measured(recipe)
