@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from asyndgan.engines.flare.sockets import SOCKETS
 from asyndgan.privacy import SIMULATION
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.runs.learned import learned_masks
 from asyndgan.runs.train import train
 from asyndgan.training.checkpoint import read
 from commands import command
@@ -35,6 +37,7 @@ LOCAL = {
 }
 """What docs/federation-reference.md has a site's administrator write."""
 
+GIVEN = ("masks.source=given", "masks.release=false")
 STREAMING = ("log_receiver", "site_log_streamer")
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="as FLARE's services")
@@ -79,9 +82,9 @@ def same_generator(run: RunFolder, other: RunFolder) -> bool:
     return list(ours) == list(theirs) and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def run_below(folder: Path) -> RunFolder | None:
-    """The run in some workspace of FLARE, once it has finished."""
-    for facts in folder.rglob("run.json"):
+def run_below(folder: Path, name: str) -> RunFolder | None:
+    """A run in some workspace of FLARE, once it has finished."""
+    for facts in folder.rglob(f"{name}/run.json"):
         if facts.exists() and '"finished"' in facts.read_text():
             return RunFolder(facts.parent)
     return None
@@ -92,6 +95,8 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
 ) -> None:
     recipe, file, sockets = tiny("image.size=32"), tmp_path / "recipe.toml", tmp_path / "s"
     file.write_text(recipe.to_toml())
+    learned, other = tiny("image.size=32", *GIVEN), tmp_path / "learned.toml"
+    other.write_text(learned.to_toml())
     sockets.mkdir(mode=0o700)
     path = f"{HERE}{os.pathsep}{os.environ['PATH']}"
     known = os.environ | {SOCKETS: str(sockets), "OMP_NUM_THREADS": "1", "PATH": path}
@@ -122,17 +127,18 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
         made = provisioned(tmp_path / "others")
         for name in ("localhost", *phantoms):
             started("bash", made / name / "startup" / "sub_start.sh")
-        job = exported(tmp_path / "job", file, "one")
-        submit = ["job", "submit", "-j", job, "--startup-kit", made / ADMIN]
+        job = exported(tmp_path / "job", other, "one")
 
-        def submitted() -> bool:
+        def submitted(place: Path) -> bool:
+            submit = ["job", "submit", "-j", place, "--startup-kit", made / ADMIN]
             words = [str(word) for word in (HERE / "nvflare", *submit)]
             done = subprocess.run(words, env=known, capture_output=True, timeout=120)
             return done.returncode == 0
 
-        until(submitted, 600)
-        until(lambda: run_below(made / "localhost"), 600)
-        over_flare = run_below(made / "localhost")
+        for place, run in ((tmp_path / "job-masks", "one-masks"), (job, "one")):
+            until(partial(submitted, place), 600)
+            until(partial(run_below, made / "localhost", run), 600)
+        over_flare = run_below(made / "localhost", "one")
 
         simulated = tmp_path / "simulated"
         (simulated / "local").mkdir(parents=True)
@@ -141,24 +147,21 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
         )
         job = exported(tmp_path / "job2", file, "two")
         started(HERE / "nvflare", "simulator", job, "-w", simulated, "-c", "north,south", "-t", 2)
-        until(lambda: run_below(simulated), 600)
-        in_simulator = run_below(simulated)
+        until(lambda: run_below(simulated, "two"), 600)
+        in_simulator = run_below(simulated, "two")
     assert over_flare and in_simulator
-    whole = train(recipe, phantoms, tmp_path / "whole")
-    assert same_generator(over_flare, whole)
-    assert same_generator(in_simulator, whole)
+    assert same_generator(in_simulator, train(recipe, phantoms, tmp_path / "whole"))
+    masks = learned_masks(learned, phantoms, tmp_path / "learned")
+    assert same_generator(over_flare, train(learned, phantoms, tmp_path / "learned", masks=masks))
     for site in phantoms:
         done = command("ledger", "verify", tmp_path / site / "records" / "ledger.jsonl")
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_job_that_cannot_be_run_is_not_written(tmp_path: Path) -> None:
-    for words, reason in (
-        (("default", "--set", "masks.source=given"), "which a job of FLARE cannot bring"),
-        (("demo", "--run", "One Run"), "is no name of a run or of a site"),
-    ):
-        done = command("federation", "export", *words, "--to", tmp_path / "job", "--site", "north")
-        assert done.returncode and reason in " ".join(done.stderr.split())
+    words = ("demo", "--run", "One Run", "--to", tmp_path / "job", "--site", "north")
+    done = command("federation", "export", *words)
+    assert done.returncode and "is no name of a run or of a site" in " ".join(done.stderr.split())
     assert not (tmp_path / "job").exists()
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "file").touch()

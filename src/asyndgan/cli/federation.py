@@ -291,7 +291,7 @@ def export(
     """Writes a job for a FLARE federation that others have made, or for FLARE's simulator.
 
     FLARE's server trains the run; nobody confirms what it paints. The job holds keys: give it to
-    nobody but that server.
+    nobody but that server. If masks are learned first, by a job of their own, that is TO-masks.
 
     Example:
         asyndgan federation export default --to job --site north --site south
@@ -303,16 +303,24 @@ def export(
         --run NAME: Name of the run. By default the name of the recipe.
         --site NAME: Site that takes part, as FLARE names it.
     """
+    from asyndgan.runs.learned import SUFFIX, recipe_of_masks
+
     resolved = load_recipe(recipe, overrides or [])
-    if resolved.masks.source == "given":
-        raise RunError(
-            f"recipe {resolved.name} paints from given masks, which a job of FLARE cannot bring. "
-            "Set masks.source=own, or make a federation with 'asyndgan federation init'."
-        )
     name = run or resolved.name.lower().replace(" ", "-")
-    flare_part("jobs").export_job(to, resolved, name, site)
+    jobs = {to: (resolved, name)}
+    if resolved.given_masks:
+        first = (recipe_of_masks(resolved), name + SUFFIX)
+        jobs = {to.with_name(to.name + SUFFIX): first, **jobs}
+    for place, (each, called) in jobs.items():
+        flare_part("jobs").export_job(place, each, called, site)
+    submit = ", and when it has finished ".join(
+        f"nvflare job submit -j {quote(str(place))}" for place in jobs
+    )
     for line in (
-        f"Job of run {name} in {to}. It holds keys, so keep it secret.",
+        *(
+            f"Job of run {called} in {place}. It holds keys, so keep it secret."
+            for place, (_, called) in jobs.items()
+        ),
         "1. At each site: a folder of the site's name with site.toml ('asyndgan site init NAME "
         "--data DATA'), and 'asyndgan site start NAME'.",
         "2. Before FLARE and before 'asyndgan site start': set ASYNDGAN_SOCKETS to the same folder "
@@ -320,7 +328,7 @@ def export(
         "3. In local/resources.json of each FLARE kit: "
         '"class_allow_list": ["asyndgan.engines.flare.app.", "asyndgan.runs.coordination."], '
         '"allow_log_streaming": false',
-        f"4. nvflare job submit -j {quote(str(to))}",
+        f"4. {submit}",
     ):
         Terminal().say(line)
 

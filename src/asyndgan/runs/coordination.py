@@ -17,6 +17,7 @@ from asyndgan.errors import AsyndganError, Interrupted
 from asyndgan.protocol import frame_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
+from asyndgan.runs.learned import SUFFIX, painted_masks
 from asyndgan.runs.train import train_over
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 @final
 class Coordination(Controller):
     """Trains a run in the server's job process, in a folder that outlives the job.
+
+    Masks that it is painted from are those of the finished run beside it, RUN-masks.
 
     Args:
         recipe: the recipe as TOML.
@@ -52,6 +55,7 @@ class Coordination(Controller):
         folder = RunFolder(Path(self.folder or root / "asyndgan" / "runs" / self.run))
         if not folder.recipe_file.exists():
             folder = RunFolder.create(folder.path, recipe)
+        teachers = RunFolder(folder.path.with_name(folder.path.name + SUFFIX))
         limit = frame_limit(recipe) + Seal.BYTES
         sites = Messages(fl_ctx.get_engine(), self.keys, limit, lambda: abort_signal.triggered)
         try:
@@ -62,6 +66,7 @@ class Coordination(Controller):
             with folder.held():
                 train_over(
                     folder, sites, engine="flare", sites=list(self.keys),
+                    masks=painted_masks(teachers) if recipe.given_masks else None,
                     stop=lambda: abort_signal.triggered,
                 )  # fmt: skip
         except Interrupted as error:
