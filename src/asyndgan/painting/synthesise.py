@@ -248,7 +248,7 @@ def source_of_masks(run: RunFolder) -> str:
     """Description of where a run's own masks come from."""
     recipe = run.recipe()
     if recipe.given_masks:
-        return "learned by a generator, or given by the coordinator; if any is a patient's is not known"
+        return "learned, or given by the coordinator; whether any is a patient's is not known"
     if recipe.condition.kind != "none":
         return RELEASED
     return "painted" if recipe.image.source == "masks" else "none; painted from noise"
