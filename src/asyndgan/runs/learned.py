@@ -28,7 +28,7 @@ SUFFIX: Final = "-masks"
 
 ALIKE: Final = {
     "image": ("size", "axis", "spacing", "fit", "slices", "labels"),
-    "training": ("flip", "seed", "hold_out", "hold_out_seed"),
+    "training": ("flip", "seed", "hold_out", "hold_out_seed", "precision"),
 }
 """Keys in which the recipe of the masks is that of the images, by section."""
 
