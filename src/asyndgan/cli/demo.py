@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RECIPE: Final = "demo"
 """Smaller networks and fewer steps than `default`."""
 
+MASK_STEPS: Final = 300
 FLARE_STEPS: Final = 800
 
 
@@ -94,8 +95,8 @@ def demo(
             masks = None
             if not run.generator_file.exists() and recipe.given_masks:
                 masks = learned_masks(
-                    recipe, folders, run.path, engine=engine, resume=run.facts_file.exists(),
-                    watch=part.watch_training,
+                    recipe, folders, run.path, engine=engine, steps=MASK_STEPS,
+                    resume=run.facts_file.exists(), watch=part.watch_training,
                 )  # fmt: skip
             part.tell("masks of no patient, painted by a generator of their own")
         with display.part("Train one generator with four discriminators") as part:

@@ -48,13 +48,14 @@ def learns_masks(recipe: Recipe, masks: Path | None, out: Path, *, resume: bool)
     return recipe.given_masks and not masks and not kept
 
 
-def recipe_of_masks(recipe: Recipe) -> Recipe:
+def recipe_of_masks(recipe: Recipe, steps: int | None = None) -> Recipe:
     """The recipe `masks` for what a recipe paints: the same sites, grid, labels and patients.
 
-    It takes no more steps than the images, so that a short trial is short.
+    It takes no more steps than the images or than `steps`, so that a short trial is short.
     """
     own, whole = load_recipe("masks").to_tables(), recipe.to_tables()
-    own["training"]["steps"] = min(own["training"]["steps"], recipe.training.steps)
+    most = recipe.training.steps if steps is None else min(steps, recipe.training.steps)
+    own["training"]["steps"] = min(own["training"]["steps"], most)
     if recipe.privacy.kind != "none":  # which hides patients, and allows one network alone
         own["discriminator"]["cross_fitted"] = False
     for section, keys in ALIKE.items():
@@ -69,6 +70,7 @@ def learned_masks(
     out: Path,
     *,
     resume: bool = False,
+    steps: int | None = None,
     policies: Mapping[str, Path] | None = None,
     records: Path | None = None,
     patients: str = DEFAULT_PATIENT_PATTERN,
@@ -78,7 +80,7 @@ def learned_masks(
     """Has sites teach a generator of masks, and paints the masks of a run from it.
 
     What exists already is used, so that the same call goes on after an interruption. Arguments are
-    those of `runs.train.train`. The folder `out` of the run is created; the run that learns masks
+    those of `runs.train.train`; `steps` is the most that the masks may take. The folder `out` of the run is created; the run that learns masks
     lies beside it (`SUFFIX`).
 
     Returns:
@@ -90,7 +92,7 @@ def learned_masks(
         RunError: the masks beside `out` were learned with another recipe or of other sites.
         Others: as `runs.train.train`, and DataError if the masks cannot be written.
     """
-    learns = recipe_of_masks(recipe)
+    learns = recipe_of_masks(recipe, steps)
     check_sites(recipe, sites, without or {})
     check_late_sites(recipe, sites, without or {})
     check_policies(recipe, sites, policies or {}, records)
