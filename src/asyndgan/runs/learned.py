@@ -80,8 +80,8 @@ def learned_masks(
     """Has sites teach a generator of masks, and paints the masks of a run from it.
 
     What exists already is used, so that the same call goes on after an interruption. Arguments are
-    those of `runs.train.train`; `steps` is the most that the masks may take. The folder `out` of the run is created; the run that learns masks
-    lies beside it (`SUFFIX`).
+    those of `runs.train.train`; `steps` is the most that the masks may take. The folder `out` of
+    the run is created; the run that learns masks lies beside it (`SUFFIX`).
 
     Returns:
         A data set of masks: as many as the sites have cases, from `FEWEST` to `MOST`.
