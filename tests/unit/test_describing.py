@@ -166,7 +166,8 @@ def test_a_strangers_fingerprint_is_bounded_like_any_message(fingerprint: object
 def test_a_run_goes_on_with_the_same_books_and_a_later_epsilon_counts_the_fingerprint(
     hospital: Path, tmp_path: Path, tiny: Callable[..., Recipe]
 ) -> None:
-    setup = site(hospital, tmp_path, f"{ALLOWED}[allows]\nunmeasured = true\n")
+    sent = "masks = 'transient'\n"
+    setup = site(hospital, tmp_path, f"{ALLOWED}{sent}[allows]\nunmeasured = true\n")
     assert isinstance(asked(setup, Describe(run=RUN)), Described)
     recipe = tiny("image.size=32", "masks.release=false")
     set_up(setup, recipe).close()
@@ -175,6 +176,8 @@ def test_a_run_goes_on_with_the_same_books_and_a_later_epsilon_counts_the_finger
         "privacy.noise=4", "privacy.conditions=unprotected",
     )  # fmt: skip
     assert setup.policy
-    setup.policy.write_text("[privacy]\nepsilon = 1000.0\nunprotected_masks = true\n")
+    setup.policy.write_text(
+        f"[privacy]\nepsilon = 1000.0\nunprotected_masks = true\n[leaves]\n{sent}"
+    )
     with pytest.raises(AsyndganError, match="1 messages with fingerprint"):
         set_up(setup, private)

@@ -224,7 +224,10 @@ def test_many_callers_at_once_get_no_more_answers_than_allowed_and_each_has_a_li
     tiny: Callable[..., Recipe], make_cohort: Callable[..., Cohort], tmp_path: Path
 ) -> None:
     recipe = tiny("masks.release=false", "training.steps=4")
-    policy = Policy.from_toml("[allows]\nmost_answers = 5\nunmeasured = true\nfewest_patients = 1")
+    policy = Policy.from_toml(
+        "[allows]\nmost_answers = 5\nunmeasured = true\nfewest_patients = 1\n"
+        "[leaves]\nmasks = 'transient'"
+    )
     site = Site("north", make_cohort(recipe, cases=6), recipe, folder=tmp_path, policy=policy)
     endpoint = Endpoint(site, limit=2**20)
 

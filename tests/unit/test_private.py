@@ -441,7 +441,7 @@ def test_a_recipe_that_would_look_past_its_privacy_is_refused(
 
 
 def test_a_policy_that_asks_for_privacy_refuses_a_recipe_without(tiny: MakeRecipe) -> None:
-    asks = Policy.from_toml("[privacy]\nepsilon = 3.0")
+    asks = Policy.from_toml("[privacy]\nepsilon = 3.0\n[leaves]\nmasks = 'transient'")
     assert asks.refusals(tiny(*PRIVATE)) == []
     unprivate = tiny("masks.release=false", "training.move=true")
     assert "privacy.kind is none" in " ".join(asks.refusals(unprivate))
@@ -663,7 +663,9 @@ def test_masks_that_left_in_the_clear_are_not_forgotten_either(
         "privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false",
         "privacy.noise=2", "wire.feedback=float16",
     )  # fmt: skip
-    open_ = Policy.from_toml("[privacy]\nepsilon = 5.0\nunprotected_masks = true")
+    open_ = Policy.from_toml(
+        "[privacy]\nepsilon = 5.0\nunprotected_masks = true\n[leaves]\nmasks = 'transient'"
+    )
     opened(masks, tmp_path, open_).release.close()  # a card, with the masks of its first batch
     opened(masks, tmp_path, open_).release.close()  # which this policy lets out
     with pytest.raises(PolicyError, match="messages with masks that left without privacy"):

@@ -165,7 +165,7 @@ def _inline(svg: str, said: str) -> str:
     return f'<svg {box} role="img" aria-label="{escape(said)}">{inside}'
 
 
-def _binned(values: Line) -> Line:
+def _binned(values: Line) -> Float[np.ndarray, " bins"]:
     """At most `POINTS` bin means; nan for bins without a value."""
     if len(values) <= POINTS:
         return values
