@@ -42,7 +42,7 @@ from torch import Tensor
 
 from asyndgan.cli.site import first_policy
 from asyndgan.data import Case, Cohort
-from asyndgan.data.cohort import label_maps
+from asyndgan.data.cohort import sharpened
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.moves import LIKE_PATIENTS, moved
@@ -162,7 +162,7 @@ class Pool:
         for case in cases:
             many = torch.stack([case.image] * copies), torch.stack([case.mask] * copies)
             shown, maps = many if still else moved(*many, LIKE_PATIENTS, random)
-            shown = label_maps(shown) if whole else shown
+            shown = sharpened(shown) if whole else shown
             mirror = torch.rand(copies, generator=random) < 0.5
             mirror[0] = False
             shown = torch.where(mirror[:, None, None, None], shown.flip(-1), shown)

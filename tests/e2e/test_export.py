@@ -167,3 +167,4 @@ def test_a_job_that_cannot_be_run_is_not_written(tmp_path: Path) -> None:
     (tmp_path / "job" / "file").touch()
     done = command("federation", "export", "demo", "--to", tmp_path / "job", "--site", "north")
     assert done.returncode and "is not empty" in done.stderr
+    assert not (tmp_path / "job-masks").exists()

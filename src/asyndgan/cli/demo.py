@@ -66,7 +66,7 @@ def demo(
     from asyndgan.reports.report import write_report
     from asyndgan.reports.usefulness import is_of_generator
     from asyndgan.runs import RunFolder
-    from asyndgan.runs.learned import learned_masks
+    from asyndgan.runs.learned import learned_masks, learns_masks
     from asyndgan.runs.sites import RunSites
     from asyndgan.runs.train import train as train_run
 
@@ -91,14 +91,14 @@ def demo(
                 with written_whole(out / "sites") as half:
                     write_phantoms(half, size=recipe.image.size[0], patients_scale=patients)
             part.tell(f"{len(folders)} sites and a test set in {out / 'sites'}")
-        with display.part("Learn masks, so that none of a patient leaves") as part:
-            masks = None
-            if not run.generator_file.exists() and recipe.given_masks:
+        masks, begun_before = None, run.facts_file.exists()
+        if learns_masks(recipe, None, run.path, resume=begun_before):
+            with display.part("Learn masks, so that none of a patient leaves") as part:
                 masks = learned_masks(
                     recipe, folders, run.path, engine=engine, steps=MASK_STEPS,
-                    resume=run.facts_file.exists(), watch=part.watch_training,
+                    resume=begun_before, watch=part.watch_training,
                 )  # fmt: skip
-            part.tell("masks of no patient, painted by a generator of their own")
+                part.tell("masks of no patient, painted by a generator of their own")
         with display.part("Train one generator with four discriminators") as part:
             if not run.generator_file.exists():
                 first, third = next(iter(folders)), recipe.training.steps // 3
@@ -109,7 +109,7 @@ def demo(
                     run.path,
                     engine=engine,
                     masks=masks,
-                    resume=run.facts_file.exists(),
+                    resume=begun_before,
                     started=started,
                     watch=watch,
                 )
@@ -176,7 +176,9 @@ def _mishap(site: str, step: int, watch: "Watch") -> tuple[Callable[["Transport"
 def _moved(run: "RunFolder") -> str:
     facts = run.facts()
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
-    return f"{facts.steps} steps; {size(left)} of gradients left the sites, no image and no mask"
+    own = run.recipe().sends_own_masks
+    sent, none = ("gradients and masks", "") if own else ("gradients", " and no mask")
+    return f"{facts.steps} steps; {size(left)} of {sent} left the sites, no image{none}"
 
 
 @final

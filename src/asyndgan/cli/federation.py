@@ -30,6 +30,7 @@ from asyndgan.cli.standing import Standing
 from asyndgan.cli.terminal import Terminal, have_compared
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
+from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.runs.signals import told_to_end
 
@@ -265,7 +266,7 @@ def submit(
     from asyndgan.runs.order import Order
 
     resolved = load_recipe(recipe, overrides or [])
-    name = run or resolved.name.lower().replace(" ", "-")
+    name = _run_name(run, resolved)
     made = kits.Federation.of(folder)
     order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes, start=start, masks=masks)
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
@@ -303,16 +304,14 @@ def export(
         --run NAME: Name of the run. By default the name of the recipe.
         --site NAME: Site that takes part, as FLARE names it.
     """
-    from asyndgan.runs.learned import SUFFIX, recipe_of_masks
+    from asyndgan.runs.learned import SUFFIX, beside, recipe_of_masks
 
     resolved = load_recipe(recipe, overrides or [])
-    name = run or resolved.name.lower().replace(" ", "-")
+    name = _run_name(run, resolved)
     jobs = {to: (resolved, name)}
     if resolved.given_masks:
-        first = (recipe_of_masks(resolved), name + SUFFIX)
-        jobs = {to.with_name(to.name + SUFFIX): first, **jobs}
-    for place, (each, called) in jobs.items():
-        flare_part("jobs").export_job(place, each, called, site)
+        jobs = {beside(to): (recipe_of_masks(resolved), name + SUFFIX), **jobs}
+    flare_part("jobs").export_jobs(jobs, site)
     submit = ", and when it has finished ".join(
         f"nvflare job submit -j {quote(str(place))}" for place in jobs
     )
@@ -331,6 +330,11 @@ def export(
         f"4. {submit}",
     ):
         Terminal().say(line)
+
+
+def _run_name(run: str | None, recipe: Recipe) -> str:
+    """The name of a run: as it was given, or else its recipe's."""
+    return run or recipe.name.lower().replace(" ", "-")
 
 
 @federation.command()

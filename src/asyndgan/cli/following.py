@@ -38,7 +38,7 @@ def lacking(
     """
     lines = []
     if recipe.condition.kind == "mask" and not masks:
-        free = recipe.masks.source == "own" and recipe.privacy.kind == "none"
+        free = recipe.sends_own_masks and recipe.privacy.kind == "none"
         train = "train with --set masks.source=given (masks are learned first), or "
         lines.append(
             f"No masks are kept for generate: {train if free else ''}give it --masks FOLDER."

@@ -313,7 +313,7 @@ class Cohort:
         conditions = _mirrored(self.conditions[index], mirror)
         if self.move and len(index):
             images, conditions = _moved(images, conditions, random)
-            images = label_maps(images) if self.maps else images
+            images = sharpened(images) if self.maps else images
         return Batch(
             images,
             conditions,
@@ -353,7 +353,7 @@ def drawn_from(
     return drawn
 
 
-def label_maps(images: Images) -> Images:
+def sharpened(images: Images) -> Images:
     """1 for the most likely label of each place, -1 for the others: (b, labels, *space)."""
     best = images.argmax(1, keepdim=True)
     return torch.full_like(images, IMAGE_LOW).scatter_(1, best, 1.0)

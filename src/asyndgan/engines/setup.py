@@ -125,8 +125,7 @@ def load_cohort(
         unmasked=recipe.condition.kind != "mask" and recipe.image.source != "masks",
         incomplete=True,
     )
-    masked = recipe.condition.kind == "mask" and recipe.masks.source == "own"
-    masked = masked or recipe.image.source == "masks"
+    masked = recipe.sends_own_masks or recipe.image.source == "masks"
     found = findings(Survey.of(cases, recipe.image, masked=masked))
     if recipe.privacy.kind == "none":
         # Under differential privacy nothing that the coordinator sees may depend on patients, and

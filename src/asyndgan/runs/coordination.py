@@ -17,7 +17,7 @@ from asyndgan.errors import AsyndganError, Interrupted
 from asyndgan.protocol import frame_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.learned import SUFFIX, painted_masks
+from asyndgan.runs.learned import beside, painted_masks
 from asyndgan.runs.train import train_over
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,6 @@ class Coordination(Controller):
         folder = RunFolder(Path(self.folder or root / "asyndgan" / "runs" / self.run))
         if not folder.recipe_file.exists():
             folder = RunFolder.create(folder.path, recipe)
-        teachers = RunFolder(folder.path.with_name(folder.path.name + SUFFIX))
         limit = frame_limit(recipe) + Seal.BYTES
         sites = Messages(fl_ctx.get_engine(), self.keys, limit, lambda: abort_signal.triggered)
         try:
@@ -63,6 +62,7 @@ class Coordination(Controller):
                 if abort_signal.triggered:
                     return
                 time.sleep(0.2)
+            teachers = RunFolder(beside(folder.path))
             with folder.held():
                 train_over(
                     folder, sites, engine="flare", sites=list(self.keys),

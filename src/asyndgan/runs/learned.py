@@ -42,6 +42,12 @@ BATCH: Final = 50
 """Masks that are painted at a time."""
 
 
+def beside(path: Path) -> Path:
+    """Where what learns masks lies, beside what is painted from them."""
+    whole = path.resolve()
+    return whole.with_name(whole.name + SUFFIX)
+
+
 def learns_masks(recipe: Recipe, masks: Path | None, out: Path, *, resume: bool) -> bool:
     """Whether masks have to be learned before a run: it wants some, and was given none."""
     kept = resume and RunFolder(out).was_given
@@ -81,7 +87,7 @@ def learned_masks(
 
     What exists already is used, so that the same call goes on after an interruption. Arguments are
     those of `runs.train.train`; `steps` is the most that the masks may take. The folder `out` of
-    the run is created; the run that learns masks lies beside it (`SUFFIX`).
+    the run is created; the run that learns masks lies `beside` it.
 
     Returns:
         A data set of masks: as many as the sites have cases, from `FEWEST` to `MOST`.
@@ -103,7 +109,7 @@ def learned_masks(
         )
     if not resume or not RunFolder(out).recipe_file.exists():
         RunFolder.create(out, recipe)
-    place = out.resolve().with_name(out.resolve().name + SUFFIX)
+    place = beside(out)
     run = RunFolder(place)
     begun = run.facts_file.exists()
     if begun:

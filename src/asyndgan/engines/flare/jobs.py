@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
@@ -258,25 +258,30 @@ def write_job(
     write_files(folder, job_name(run, site), controller, {site: executor})
 
 
-def export_job(folder: Path, recipe: Recipe, run: str, sites: Collection[str]) -> None:
-    """Writes a job that trains a run in a FLARE federation that others have made.
+def export_jobs(jobs: Mapping[Path, tuple[Recipe, str]], sites: Collection[str]) -> None:
+    """Writes jobs that each train a run in a FLARE federation that others have made.
 
-    The job itself brings the key of the line to each site, so it is to be kept as a secret.
+    A job itself brings the key of the line to each site, so it is to be kept as a secret.
 
     Args:
-        folder: new folder of the job.
-        recipe: of the run.
-        run: name of the run.
+        jobs: recipe and name of each run, by the new folder of its job.
         sites: names of the sites that take part, as FLARE knows them.
 
     Raises:
-        RunError: the folder holds something, or a name is not valid.
+        RunError: a folder holds something, or a name is not valid; then no job is written.
         StorageError: the files cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder} is not empty; choose another folder.")
-    if not RUN_NAME.fullmatch(run) or not all(map(SITE_NAME.fullmatch, sites)):
-        raise RunError(f"'{run}' or one of {', '.join(sites)} is no name of a run or of a site.")
+    for folder, (_, run) in jobs.items():
+        if folder.exists() and any(folder.iterdir()):
+            raise RunError(f"{folder} is not empty; choose another folder.")
+        if not RUN_NAME.fullmatch(run) or not all(map(SITE_NAME.fullmatch, sites)):
+            named = ", ".join(sites)
+            raise RunError(f"'{run}' or one of {named} is no name of a run or of a site.")
+    for folder, (recipe, run) in jobs.items():
+        _export(folder, recipe, run, sites)
+
+
+def _export(folder: Path, recipe: Recipe, run: str, sites: Collection[str]) -> None:
     keys = {site: secrets.token_hex(32) for site in sites}
     text, limit = recipe.to_toml(), frame_limit(recipe) + Seal.BYTES
     both = {"recipe": text, "run": run}
