@@ -3,8 +3,8 @@
 The protocol is that of Chang et al., "Synthetic Learning: Learn From Distributed Asynchronized
 Discriminator GAN Without Sharing Medical Image Data", CVPR 2020.
 
-For notebooks and scripts there are `train`, `generate`, `evaluate`, `audit`, `Recipe`, `Run` and
-`Study` (see docs/python.md). They are imported when they are first used, since torch takes seconds.
+For notebooks and scripts there are the names of `__all__` (see docs/python.md). They are imported
+when they are first used, since torch takes seconds.
 """
 
 from importlib.metadata import version
@@ -14,16 +14,33 @@ from asyndgan.lazy import lazily
 
 __version__ = version("asyndgan")
 
-__all__ = ["Recipe", "Run", "Study", "audit", "evaluate", "generate", "train"]
+__all__ = [
+    "Recipe",
+    "Run",
+    "Study",
+    "audit",
+    "evaluate",
+    "generate",
+    "plan",
+    "register",
+    "report",
+    "train",
+]
 
 if TYPE_CHECKING:
-    from asyndgan.api import Run, audit, evaluate, generate, train
+    from asyndgan.api import Run, audit, evaluate, generate, plan, report, train
+    from asyndgan.models.installed import register
     from asyndgan.recipe import Recipe
     from asyndgan.runs.study import Study
 else:
     __getattr__ = lazily(
         __name__,
-        {"api": "Run audit evaluate generate train", "recipe": "Recipe", "runs.study": "Study"},
+        {
+            "api": "Run audit evaluate generate plan report train",
+            "models.installed": "register",
+            "recipe": "Recipe",
+            "runs.study": "Study",
+        },
     )
 
 

@@ -5,13 +5,14 @@ number of threads and its global random state stay as they were found, also afte
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
+from functools import cached_property, wraps
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, Final, ParamSpec, TypeVar, final
+from typing import Annotated, Any, Final, Literal, ParamSpec, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -35,21 +36,33 @@ from asyndgan.models import check_parts
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.looks import check_look
+from asyndgan.painting.painter import PaintedSet, Painter
 from asyndgan.painting.records import generate_records
 from asyndgan.painting.sets import watched, write_standard
-from asyndgan.painting.synthesise import chosen_masks, masks_digest, synthesise
+from asyndgan.painting.synthesise import (
+    check_labels_of,
+    check_paintable,
+    chosen_masks,
+    masks_digest,
+    released_masks,
+    synthesise,
+)
 from asyndgan.painting.writing import PICTURES, Storage, write_synthetic
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.faults import shown
 from asyndgan.recipe.recipe import dotted
+from asyndgan.reports.of_run import report_run
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.learned import learned_masks, learns_masks
+from asyndgan.runs.planned import plan_for, within
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import Watch
 from asyndgan.runs.train import train as train_run
 from asyndgan.tables.schema import file_of, format_of, refuse_for_images
 from asyndgan.texts import check_site_names
 from asyndgan.training.compute import torch_threads
+
+log = logging.getLogger(__name__)
 
 Folder = str | Path
 Count = Annotated[int, Field(ge=1)]
@@ -132,6 +145,48 @@ class Run:
             f"{', '.join(self.modalities)} in {' x '.join(map(str, self.size))} pixels)"
         )
 
+    @cached_property
+    def generator(self) -> Painter:
+        """The generator as a torch module: `generator(masks)` paints int64 masks (n, *space).
+
+        Raises:
+            RunError: the run has not finished.
+        """
+        return Painter(self.folder)
+
+    @_checked
+    def dataset(
+        self,
+        masks: Annotated[npt.ArrayLike | Tensor | None, SkipValidation] = None,
+        *,
+        draws: Count = 1,
+        seed: Seed = 0,
+        transform: Callable[..., Any] | None = None,
+    ) -> PaintedSet:
+        """A `torch.utils.data.Dataset` whose images are painted when they are asked for.
+
+        An item is `{"image": (c, *space) in [-1, 1], "label": (1, *space)}`, as MONAI's dictionary
+        transforms take it.
+
+        Args:
+            masks: as for `paint`; None: those that the run was painted from, or that sites
+                released.
+            draws: images of each mask, each with other noise.
+            seed: seed of the noise and the looks.
+            transform: applied to each item.
+
+        Raises:
+            RunError: as `paint`, or the run kept no masks.
+        """
+        self._check_masked()
+        if masks is None:
+            stack = torch.stack([mask for _, mask in released_masks(self.folder)])
+        else:
+            stack = _label_maps(masks, self.size)
+            check_labels_of(stack, self.facts.scope.labels)
+        check_paintable(self.recipe, self.facts, draws=draws)
+        return PaintedSet(self.generator, stack, draws=draws, seed=seed, transform=transform)
+
     @_checked
     def paint(
         self,
@@ -157,10 +212,7 @@ class Run:
             RunError: the run has not finished or paints without masks, the mask has another size,
                 is not of whole numbers or holds an unknown label, or there is no such look.
         """
-        if self.recipe.condition.kind != "mask":
-            raise RunError(
-                f"the run in {self.path} paints without masks; have asyndgan.generate paint a set."
-            )
+        self._check_masked()
         if look is not None:
             check_look(self.folder, look)
         masks = _label_maps(mask, self.size)
@@ -169,6 +221,12 @@ class Run:
         cases = synthesise(self.folder, named, looks=looks, seed=seed)
         images = torch.stack([case.image for case in cases]).numpy()
         return images if np.ndim(mask) == 3 else images[0]
+
+    def _check_masked(self) -> None:
+        if self.recipe.condition.kind != "mask":
+            raise RunError(
+                f"the run in {self.path} paints without masks; have asyndgan.generate paint a set."
+            )
 
 
 @_checked
@@ -179,14 +237,18 @@ def train(
     *,
     overrides: Mapping[str, Any] | None = None,
     masks: Folder | None = None,
+    policies: Mapping[str, Folder] | None = None,
+    records: Folder | None = None,
+    without: Mapping[str, Sequence[str]] | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    engine: Literal["inprocess", "processes"] = "inprocess",
     resume: bool = False,
     start: Run | Folder | None = None,
     threads: Count | None = None,
     device: str = "cpu",
     watch: Watch | None = None,
 ) -> Run:
-    """Trains one generator with several sites in this process; as `asyndgan train` does.
+    """Trains one generator with several sites on this machine; as `asyndgan train` does.
 
     Args:
         recipe: a recipe, the name of one that comes with the package, or a TOML file.
@@ -195,7 +257,12 @@ def train(
         overrides: values of keys of the recipe, such as `{"training.steps": 100}`.
         masks: folder of masks to paint from instead of the patients' own, if the recipe has
             `masks.source` "given". None: the sites teach a generator of masks first, in OUT-masks.
+        policies: policy file of each site, by its name, as `asyndgan policy` checks it. A site
+            without one lets out everything that the recipe asks for.
+        records: folder that keeps the sites' ledgers and accounts beyond this run.
+        without: modalities of a site that are not used, by its name.
         patient_pattern: regular expression whose first group finds the patient in a case's name.
+        engine: `processes` gives each site a process of its own.
         resume: continue from the newest checkpoint in `out`.
         start: a finished run whose generator this one begins with, as far as it fits (`--from`);
             `facts.start` of the result says what was taken.
@@ -207,18 +274,20 @@ def train(
         Interrupted: after Ctrl-C, when a checkpoint is written.
         NotFiniteError: a loss became infinite or NaN.
         RecipeError: the recipe, an override or a site's name is not valid.
+        PolicyError: a policy cannot be read, or does not allow the recipe.
         RunError, DataError, CohortError: the run cannot begin, or not be resumed.
     """
-    changes = [
-        f"{key}={json.dumps(value, default=_plain)}" for key, value in dotted(overrides or {})
-    ]
+    changes = _changes(overrides)
     if isinstance(recipe, Recipe):
         resolved = Recipe.from_toml(recipe.to_toml(), changes)
         check_parts(resolved)
     else:
         resolved = load_recipe(str(recipe), changes)
     place = Path(out)
-    how: dict[str, Any] = {"patients": patient_pattern, "threads": threads, "device": device}
+    how: dict[str, Any] = {
+        "policies": _sites(policies or {}), "records": _path(records), "without": without or {},
+        "patients": patient_pattern, "engine": engine, "threads": threads, "device": device,
+    }  # fmt: skip
     given = _path(masks)
     if learns_masks(resolved, given, place, resume=resume):
         given = learned_masks(resolved, _sites(sites), place, resume=resume, watch=watch, **how)
@@ -227,6 +296,33 @@ def train(
         start=None if start is None else _folder(start).path, **how,
     )  # fmt: skip
     return Run(run.path)
+
+
+@_checked
+def plan(
+    sites: Mapping[str, Folder],
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    hours: float | None = None,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+) -> Recipe:
+    """Plans a recipe from the sites' data, as `asyndgan plan` does; `print` it for its keys.
+
+    Args:
+        sites: folder of each site's data, or its fingerprint's file, by the site's name.
+        overrides: values of keys of the recipe, such as `{"image.size": 96}`.
+        hours: hours that a training may take on this machine; None: images get 64 pixels along a
+            side at most.
+        patient_pattern: as for `train`.
+
+    Raises:
+        DataError: a folder cannot be read, or the sites' names contradict.
+        RecipeError: an override is not valid.
+        RunError: two sites have one data set.
+    """
+    fits = None if hours is None else within(hours)
+    made = plan_for(_sites(sites), _changes(overrides), patient_pattern, fits=fits)
+    return made if isinstance(made, Recipe) else made.recipe
 
 
 @_checked
@@ -422,6 +518,47 @@ def audit(
         opened, Path(out), holdout=_opened(holdout, patient_pattern), masks=_path(masks),
         faded=fade, watch=watch,
     )  # fmt: skip
+
+
+@_checked
+def report(
+    run: Run | Folder,
+    out: Folder | None = None,
+    *,
+    sites: Mapping[str, Folder] | None = None,
+    evaluation: Folder | None = None,
+    audits: Sequence[Folder] = (),
+    synthetic: Folder | None = None,
+    title: str | None = None,
+) -> Path:
+    """Writes one HTML page about a run, as `asyndgan report` does.
+
+    Args:
+        run: a run, finished or not.
+        out: file to write; None: report.html in the run's folder.
+        sites: folders of sites whose real images are shown. They become part of the page.
+        evaluation: folder of an evaluation; None: `evaluation` in the run's folder or beside it.
+        audits: folders of audits; none: `audit`, likewise.
+        synthetic: synthetic data set to show; None: images are painted from the run's masks.
+        title: title of the page.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: a folder is not of this run.
+        DataError: a data set cannot be read.
+    """
+    return report_run(
+        _folder(run), _path(out), sites=_sites(sites or {}), evaluation=_path(evaluation),
+        audits=[Path(one) for one in audits], synthetic=_path(synthetic), title=title,
+        tell=log.warning,
+    ).page  # fmt: skip
+
+
+def _changes(overrides: Mapping[str, Any] | None) -> list[str]:
+    """Overrides as the command line writes them."""
+    return [f"{key}={json.dumps(value, default=_plain)}" for key, value in dotted(overrides or {})]
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """A site's folder full of code: none of it runs, with FLARE's real client, server and job."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,3 +169,33 @@ def test_nothing_that_lies_in_a_sites_folder_besides_its_own_files_runs(
         assert [service.wait(60) for service in reversed(services)] == [0] * len(services)
     assert (kit / "flare" / "log.txt").exists()
     assert len(list((kit / "runs").iterdir())) == 2
+
+
+def test_code_in_the_folder_of_data_or_of_a_run_does_not_run(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """Sites and trainings of networks have processes of their own, started from where one is."""
+    sites = {name: tmp_path / "data" / name for name in ("north", "south")}
+    for name, folder in sites.items():
+        shutil.copytree(phantoms[name], folder)
+    (tmp_path / "recipe.toml").write_text(tiny("training.hold_out=0.3").to_toml())
+    (ran := tmp_path / "ran").mkdir()
+    pairs = [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
+    run = tmp_path / "run"
+
+    def from_within(folder: Path, *words: object) -> None:
+        for module in MODULES:
+            file = folder / f"{module}.py"
+            file.parent.mkdir(exist_ok=True)
+            leave = ran / f"{folder.name}-{module.replace('/', '-')}"
+            file.write_text(f"import pathlib\npathlib.Path({str(leave)!r}).touch()\n")
+        done = subprocess.run(
+            [COMMAND, *map(str, words), *pairs], cwd=folder, capture_output=True, text=True,
+            timeout=600,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    train = ("train", tmp_path / "recipe.toml", "--out", run, "--engine", "processes")
+    from_within(sites["north"], *train)
+    from_within(run, "evaluate", run, "--steps", 2, "--out", tmp_path / "judged")
+    assert names_in(ran) == []

@@ -24,7 +24,7 @@ from asyndgan.data.nnunet import describe, read_cases, read_mask
 from asyndgan.data.readers import AXIAL, Geometry, lossless, reader_of
 from asyndgan.data.units import units_of
 from asyndgan.data.writing import write_dataset
-from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
+from asyndgan.errors import AsyndganError, DataError, PolicyError, RecipeError, RunError
 from asyndgan.recipe import Recipe
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal.py"
@@ -487,3 +487,93 @@ def test_the_example_fits_a_screen_and_saves_a_picture(tmp_path: Path) -> None:
     assert picture.shape == (512, 1024)
     mask, t1 = picture[:256, :256], picture[:256, 256:512]
     assert t1[mask > 0].mean() > t1[mask == 0].mean() + 50  # the head is brighter than the air
+
+
+def test_the_generator_is_a_torch_module_that_paints_a_batch_of_masks(
+    run: asyndgan.Run, mask: np.ndarray
+) -> None:
+    masks = torch.from_numpy(np.stack([mask, mask]).astype(np.int64))
+    assert sum(weights.numel() for weights in run.generator.parameters()) > 0
+    first, second = (
+        run.generator(masks, random=torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    )
+    assert first.shape == (2, 3, 32, 32)
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    by_default = run.generator(masks, "north")
+    torch.manual_seed(0)
+    assert torch.equal(by_default, run.generator(masks, "north"))
+
+
+def test_a_painted_set_goes_through_a_loader_and_is_the_same_again(
+    run: asyndgan.Run, mask: np.ndarray
+) -> None:
+    data = run.dataset(np.stack([mask, 0 * mask]), draws=2, seed=3)
+    assert len(data) == 4
+    batch = next(iter(torch.utils.data.DataLoader(data, batch_size=4, num_workers=1)))
+    assert (batch["image"].shape, batch["label"].shape) == ((4, 3, 32, 32), (4, 1, 32, 32))
+    assert torch.equal(batch["image"][2], data[2]["image"])
+    assert torch.equal(batch["label"][2], batch["label"][0])
+    assert not torch.equal(batch["image"][2], batch["image"][0])
+    with pytest.raises(IndexError):
+        data[4]
+
+
+def test_a_painted_set_is_of_the_masks_that_sites_released_and_is_transformed(
+    run: asyndgan.Run,
+) -> None:
+    shapes = run.dataset(transform=lambda item: item["label"].shape)
+    assert len(shapes) == len([*(run.path / "masks" / "labelsTr").iterdir()])
+    assert shapes[0] == (1, 32, 32)
+
+
+def test_a_painted_set_of_an_unknown_label_is_refused(run: asyndgan.Run, mask: np.ndarray) -> None:
+    with pytest.raises(RunError, match="hold label 9"):
+        run.dataset(np.full_like(mask, 9))
+
+
+def test_a_policy_has_the_last_word_in_python_too(
+    recipe: Recipe, sites: dict[str, str | Path], tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text("allows.most_answers = 1")
+    with pytest.raises(PolicyError, match="north"):
+        asyndgan.train(recipe, sites, tmp_path / "run", policies={"north": policy})
+
+
+class Flat(torch.nn.Module):
+    """A generator of one convolution."""
+
+    def __init__(
+        self, *, condition_channels: int, image_channels: int, spatial_dims: int, section: Any
+    ) -> None:
+        super().__init__()
+        noise = section.noise + section.code
+        self.layer = torch.nn.Conv2d(condition_channels + noise, image_channels, 1)
+
+    def forward(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.layer(torch.cat([condition, noise], 1)))
+
+
+def test_a_network_of_a_notebook_is_trained_by_its_registered_name(
+    recipe: Recipe, sites: dict[str, str | Path], mask: np.ndarray, tmp_path: Path
+) -> None:
+    asyndgan.register("generators", "flat", Flat)
+    changed = {"generator.kind": "flat"}
+    run = asyndgan.train(recipe, sites, tmp_path / "run", overrides=changed)
+    assert isinstance(run.generator.network, Flat)
+    assert run.paint(mask).shape == (3, 32, 32)
+    with pytest.raises(RecipeError, match="has 'topdown' already"):
+        asyndgan.register("generators", "topdown", Flat)
+
+
+def test_a_plan_is_a_recipe_for_the_sites_data(sites: dict[str, str | Path]) -> None:
+    planned = asyndgan.plan(sites, overrides={"training.steps": 7})
+    assert (planned.image.modalities, planned.training.steps) == (("T1", "T2", "FLAIR"), 7)
+
+
+def test_a_page_about_a_run_is_written_and_says_what_it_lacks(
+    run: asyndgan.Run, tmp_path: Path
+) -> None:
+    page = asyndgan.report(run, tmp_path / "page.html", title="Of a notebook")
+    assert "Of a notebook" in page.read_text()

@@ -604,7 +604,7 @@ def test_a_flag_or_a_number_is_not_guessed_from_another_type(key: str, taken: se
 
 def keys() -> Iterator[tuple[str, str, str]]:
     """Key, default and meaning of everything that a policy decides."""
-    for name, section in policy():
+    for name, section in Policy():
         if isinstance(section, Section):
             for key, field in type(section).model_fields.items():
                 value = getattr(section, key)

@@ -168,7 +168,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
     ("open", "attempt"): Exposure(
         "identity of the coordinator's attempt at the run", "at most 64 hexadecimal digits",
         "a new identity each time, to roll the site back", "as `step`; an attempt that is over is "
-        "refused if it is among the newest 256. An empty identity is never refused",
+        "refused if it is among the newest 256. An empty identity is never refused as over",
     ),
     ("judge", "run"): _RUN,
     ("judge", "step"): _JUDGED_STEP,
@@ -188,7 +188,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "`masks.source = given`; else a zero",
         "a mask that the coordinator has of a person, to ask about it together with an image",
         "shape and labels are checked; masks are not compared with patients', as a refusal would "
-        "tell who is one. Not measured",
+        "tell who is one. One training was [measured](results/worst_recipe.md)",
     ),
     ("describe", "run"): _RUN,
     ("save", "run"): _RUN,

@@ -1,18 +1,10 @@
 """`asyndgan report`: one page about a run."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from asyndgan.cli.options import FinishedRun, StudyOption, parsed_sites
 from asyndgan.cli.terminal import Terminal
-from asyndgan.errors import RunError
-from asyndgan.received import lacking
 from asyndgan.reports.words import size
-
-if TYPE_CHECKING:
-    from asyndgan.data import Case
-    from asyndgan.runs import RunFolder
 
 
 def report(
@@ -48,101 +40,22 @@ def report(
         --synthetic FOLDER: Synthetic data set to show. By default images are painted from the
             released masks.
     """
-    from asyndgan.auditing.audit import AUDIT_FILE
     from asyndgan.cli.evaluate import EvaluationDisplay
-    from asyndgan.reports.records import write_records_report
-    from asyndgan.reports.report import write_report
+    from asyndgan.reports.of_run import report_run
     from asyndgan.runs import RunFolder
-    from asyndgan.tables.schema import refuse_for_images
 
     console = Terminal(stderr=True)
-    folder = RunFolder(run)
-    judged = evaluation or _of_this_run(
-        console, folder, "asyndgan evaluate", "evaluation.json", "about"
-    )
-    found = None if audit else _of_this_run(console, folder, "asyndgan audit", AUDIT_FILE)
-    audits = audit or ([found] if found else [])
-    if folder.recipe().table:
-        refuse_for_images({"site": site, "synthetic": synthetic})
-        page = write_records_report(
-            folder, out or run / "report.html", evaluation=judged, audits=audits, title=title
-        )
-        return console.print(f"{page} ({size(page.stat().st_size)})")
+
+    def tell(what: str) -> None:
+        console.say(what, style="yellow")
+
     with EvaluationDisplay(console, "paint and draw the page"):
-        shown = _real(folder, site or [])
-        page = write_report(
-            folder,
-            out or run / "report.html",
-            synthetic=_synthetic(console, folder, synthetic, shown),
-            real=shown,
-            folders=parsed_sites(site or []),
-            evaluation=judged,
-            audits=audits,
-            title=title,
-        )
+        page, judged, audits = report_run(
+            RunFolder(run), out, sites=parsed_sites(site or []), evaluation=evaluation,
+            audits=audit or [], synthetic=synthetic, title=title, tell=tell,
+        )  # fmt: skip
     about = f"with the evaluation in {judged}" if judged else "without an evaluation"
     about += (
         f", with the audit in {', '.join(map(str, audits))}" if audits else ", without an audit"
     )
     console.print(f"{page} ({size(page.stat().st_size)}), {about}")
-
-
-def _of_this_run(
-    console: Terminal, run: "RunFolder", command: str, file: str, *within: str
-) -> Path | None:
-    """The folder named like a file, in the run folder or beside it, if it is of its generator.
-
-    Prints which folder was left out since the command has not finished in it.
-    """
-    from asyndgan.reports.usefulness import is_of_generator
-
-    generator, name = run.facts().generator_sha256, Path(file).stem
-    for folder in (run.path / name, run.path.resolve().parent / name):
-        if not folder.is_dir():
-            continue
-        if fault := lacking(folder / file, command):
-            console.say(f"left out: {fault}", style="yellow")
-        elif is_of_generator(folder / file, generator, *within):
-            return folder
-    return None
-
-
-def _synthetic(
-    console: Terminal, run: "RunFolder", folder: Path | None, real: Mapping[str, Sequence["Case"]]
-) -> list["Case"]:
-    """Synthetic cases to show; if none can be painted, prints why and returns none."""
-    from asyndgan.data.dataset import DataSet
-    from asyndgan.painting.sets import check_provenance
-    from asyndgan.painting.synthesise import released_masks, synthesise
-    from asyndgan.reports.gallery import worth_painting
-
-    facts = run.facts()
-    if folder:
-        data = DataSet(folder)
-        check_provenance(run, data)
-        return data.cases(run.recipe().image, facts.modalities, synthetic=True)
-    try:
-        return list(synthesise(run, worth_painting(released_masks(run), real, list(facts.sites))))
-    except RunError as error:
-        console.print(f"no images on the page: {error}", style="yellow")
-        if not run.has_masks:
-            console.print(
-                "A set that was painted from other masks ('asyndgan generate --masks') can be "
-                "shown: --synthetic FOLDER.",
-                style="yellow",
-            )  # fmt: skip
-        return []
-
-
-def _real(run: "RunFolder", pairs: list[str]) -> dict[str, list["Case"]]:
-    from asyndgan.data.dataset import DataSet
-
-    folders = parsed_sites(pairs)
-    known = run.facts().sites
-    for name in folders:
-        if name not in known:
-            raise RunError(f"--site {name}: this run has {', '.join(known)}. Name one of them.")
-    return {
-        name: DataSet(path).cases(run.recipe().image, incomplete=True)
-        for name, path in folders.items()
-    }

@@ -34,7 +34,7 @@ site = Commands(
     """
 )
 MOST_ANSWERS = 20_000
-"""Default limit on answers, six runs of `default`: unlimited answers would reveal more."""
+"""Default limit on answers, five runs of `default`: unlimited answers would reveal more."""
 MOST_RECIPES = 50
 """Default limit on different recipes: each reveals whether a site begins, and its case count."""
 

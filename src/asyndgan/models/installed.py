@@ -1,18 +1,46 @@
-"""The networks and losses of installed packages, found by entry points without importing them."""
+"""Networks and losses by name: of installed packages, by entry points, and of this process."""
 
 import difflib
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final, Literal
 
 from asyndgan.errors import RecipeError
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.faults import RETIRED_PARTS, retired
 
+Group = Literal["generators", "discriminators", "adversarial_losses"]
+
+_HERE: Final[dict[tuple[str, str], Callable[..., Any]]] = {}
+
+
+def register(group: Group, kind: str, build: Callable[..., Any]) -> None:
+    """Offers a network or loss to recipes under a name, in this process alone.
+
+    For notebooks. Sites in other processes or on other machines need an installed package.
+
+    Args:
+        group: `generators`, `discriminators` or `adversarial_losses`.
+        kind: what recipes call it, such as `generator.kind = "mine"`.
+        build: its class, as an entry point would name it (docs/extending.md).
+
+    Raises:
+        RecipeError: an installed package offers this name.
+    """
+    if kind in {entry.name for entry in entry_points(group=f"asyndgan.{group}")}:
+        raise RecipeError(f"asyndgan.{group} has '{kind}' already; choose another name.")
+    _HERE[group, kind] = build
+
+
+def part(group: str, kind: str) -> Any:
+    """The network or loss of this name; raises as `_installed`."""
+    return _HERE.get((group, kind)) or _installed(group, kind)
+
 
 @cache
-def part(group: str, kind: str) -> Any:
+def _installed(group: str, kind: str) -> Any:
     """Loads the network or loss that an entry point of group `asyndgan.<group>` names.
 
     Kept, since to look through all installed packages takes longer than to build a small network.
@@ -42,6 +70,8 @@ def check_parts(recipe: Recipe) -> None:
     for site, section in recipe.site_discriminators.items():
         named[f"site_discriminators.{site}.kind"] = ("discriminators", section.kind)
     for key, (group, kind) in named.items():
+        if (group, kind) in _HERE:
+            continue
         try:
             entry = _offered(group, kind)
             if not _exists(entry.module):

@@ -2,13 +2,11 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Final, final
 
 import torch
-from torch import nn
 
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, derived_seed
@@ -19,9 +17,10 @@ from asyndgan.data.patients import people_of
 from asyndgan.errors import RunError
 from asyndgan.painting.fading import AS_PAINTED, Fading, faded, without_labels
 from asyndgan.painting.looks import Looks, drawn_looks, looks_of_holders
+from asyndgan.painting.painter import Painter
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.training import SHARED_LOOK, Scope, generator_inputs
+from asyndgan.training import SHARED_LOOK
 
 BATCH: Final = 32
 PAINTING_VERSION: Final = 5
@@ -90,8 +89,9 @@ def synthesise(
             generator does not know, or labels are to be faded by a generator that paints without
             masks.
     """
-    recipe, facts, generator = run.recipe(), run.facts(), run.generator()
-    _check_paintable(recipe, facts, draws=1 if move else draws, fading=fading)
+    painter = Painter(run)
+    recipe, facts = painter.recipe, painter.facts
+    check_paintable(recipe, facts, draws=1 if move else draws, fading=fading)
     scope = facts.scope
     check_labels_of((mask for _, mask in masks), scope.labels)
     random, contrasts, holders = (
@@ -111,11 +111,11 @@ def synthesise(
             ]
             others = looks_of_holders(facts, own, same or [holders] * len(names))
         noise = random.get_state()
-        paint = partial(_painted, generator, recipe, scope, random, own, others)
-        images = paint(conditions)
+        images = painter.paint(conditions, own, others, random)
         if fading.labels:
             random.set_state(noise)
-            without = paint(without_labels(conditions, fading.labels))
+            removed = without_labels(conditions, fading.labels)
+            without = painter.paint(removed, own, others, random)
             images = faded(images, without, fading, contrasts)
         labels = scope.label_maps(images) if recipe.image.source == "masks" else conditions
         for name, image, mask in zip(names, images, labels, strict=True):
@@ -149,7 +149,9 @@ def shown(
             yield place, [name + suffix for name, _ in masks[place]], conditions
 
 
-def _check_paintable(recipe: Recipe, facts: RunFacts, *, draws: int, fading: Fading) -> None:
+def check_paintable(
+    recipe: Recipe, facts: RunFacts, *, draws: int, fading: Fading = AS_PAINTED
+) -> None:
     """Raises `RunError` if a generator cannot paint so many images of one mask, or cannot fade."""
     if facts.scope.space != recipe.space:
         raise RunError(
@@ -172,26 +174,6 @@ def _check_paintable(recipe: Recipe, facts: RunFacts, *, draws: int, fading: Fad
         raise RunError(
             f"recipe '{recipe.name}' paints without masks, so there is no label to fade."
         )
-
-
-@torch.no_grad()
-def _painted(
-    generator: nn.Module,
-    recipe: Recipe,
-    scope: Scope,
-    random: torch.Generator,
-    looks: Sequence[str],
-    others: Looks,
-    conditions: Mask,
-) -> torch.Tensor:
-    """Images (n, c, *space) in these looks, and channels in other ones, all with the same noise."""
-    noise = random.get_state()
-    images: torch.Tensor = generator(*generator_inputs(recipe, scope, conditions, looks, random))
-    for channel, own in others.items():
-        random.set_state(noise)
-        again = generator(*generator_inputs(recipe, scope, conditions, own, random))
-        images[:, channel] = again[:, channel]
-    return images
 
 
 def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:

@@ -278,7 +278,8 @@ class Plan:
         training = recipe.training
         for site, patients in self.patients.items():
             learn = math.floor(patients * (1 - training.hold_out) + 1e-9)
-            most = MOST_ANSWERS_PER_PATIENT * learn - 1  # the start is an answer as well
+            most = MOST_ANSWERS_PER_PATIENT * learn
+            most -= recipe.sends_own_masks  # a start that sends masks is an answer as well
             most -= min(OF_MASKS_STEPS, training.steps) if recipe.given_masks else 0
             if patients >= FEWEST and most < training.steps:
                 yield (

@@ -1,0 +1,123 @@
+"""A finished run's generator as a torch module, and its images as a torch data set."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from asyndgan.arrays import Images, Masks
+from asyndgan.data import derived_seed
+from asyndgan.painting.looks import Looks, drawn_looks, looks_of_holders
+from asyndgan.runs import RunFolder
+from asyndgan.training import SHARED_LOOK, generator_inputs
+
+Transform = Callable[[dict[str, Tensor]], Any]
+
+
+@final
+class Painter(nn.Module):
+    """Paints images from label maps by the averaged generator of a finished run.
+
+    Args:
+        run: the run.
+
+    Attributes:
+        recipe: what was trained and how.
+        facts: the content of `run.json`.
+        network: the generator, whose inputs `asyndgan.training.generator_inputs` makes.
+
+    Raises:
+        RunError: the run has not finished, or its generator's file was changed.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        super().__init__()
+        self.recipe, self.facts, self.network = run.recipe(), run.facts(), run.generator()
+
+    def forward(
+        self, masks: Masks, look: str | None = None, random: torch.Generator | None = None
+    ) -> Images:
+        """Paints an image from each mask.
+
+        Args:
+            masks: int64 label maps (n, *space), of the run's size and with its labels.
+            look: site in whose look to paint; None: drawn for each image by the sites' shares.
+            random: draws looks and noise; None: torch's own random state does.
+
+        Returns:
+            Images (n, c, *space) in [-1, 1], on the network's device.
+        """
+        if random is None:
+            random = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        if not self.recipe.generator.style:
+            return self.paint(masks, [SHARED_LOOK] * len(masks), {}, random)
+        if look is None:
+            looks = drawn_looks(self.facts, len(masks), random)
+        else:
+            looks = [self.facts.look_of(look)] * len(masks)
+        others = looks_of_holders(self.facts, looks, [random] * len(masks))
+        return self.paint(masks, looks, others, random)
+
+    def paint(
+        self, masks: Masks, looks: Sequence[str], others: Looks, random: torch.Generator
+    ) -> Images:
+        """Paints images in these looks, and some channels in others, all with the same noise."""
+        noise = random.get_state()
+        images = self._once(masks, looks, random)
+        for channel, other in others.items():
+            random.set_state(noise)
+            images[:, channel] = self._once(masks, other, random)[:, channel]
+        return images
+
+    def _once(self, masks: Masks, looks: Sequence[str], random: torch.Generator) -> Images:
+        device = next(self.network.parameters()).device
+        scope = self.facts.scope
+        inputs = generator_inputs(self.recipe, scope, masks, looks, random, device)
+        images: Images = self.network(*inputs)
+        return images
+
+
+@final
+class PaintedSet(Dataset[Any]):
+    """Images of label maps, each painted when it is asked for; the same at every time.
+
+    An item is `{"image": float32 (c, *space) in [-1, 1], "label": int64 (1, *space)}`, as MONAI's
+    dictionary transforms take it.
+
+    Args:
+        painter: paints.
+        masks: int64 label maps (n, *space).
+        draws: images of each mask, each with other noise.
+        seed: seed of the noise and the looks.
+        transform: applied to each item.
+    """
+
+    def __init__(
+        self,
+        painter: Painter,
+        masks: Masks,
+        *,
+        draws: int = 1,
+        seed: int = 0,
+        transform: Transform | None = None,
+    ) -> None:
+        self.painter = painter
+        self.masks = masks
+        self.draws = draws
+        self.seed = seed
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return self.draws * len(self.masks)
+
+    def __getitem__(self, place: int) -> Any:
+        """The image at a place from 0 to the length, exclusively; raises `IndexError` beyond."""
+        if not 0 <= place < len(self):
+            raise IndexError(f"{place} is no place among {len(self)} images.")
+        mask = self.masks[place % len(self.masks)]
+        random = torch.Generator().manual_seed(derived_seed(self.seed, "dataset", place))
+        image = self.painter(mask[None], random=random)[0].cpu()
+        item = {"image": image, "label": mask[None]}
+        return self.transform(item) if self.transform else item
