@@ -11,8 +11,8 @@ from asyndgan.received import lacking
 from asyndgan.reports.words import size
 
 if TYPE_CHECKING:
-    from asyndgan.data import Case
     from asyndgan.runs import RunFolder
+    from asyndgan.store import Case
 
 
 def report(
@@ -111,7 +111,7 @@ def _synthetic(
     console: Terminal, run: "RunFolder", folder: Path | None, real: Mapping[str, Sequence["Case"]]
 ) -> list["Case"]:
     """Synthetic cases to show; if none can be painted, prints why and returns none."""
-    from asyndgan.data.dataset import DataSet
+    from asyndgan.intake.dataset import DataSet
     from asyndgan.painting.sets import check_provenance
     from asyndgan.painting.synthesise import released_masks, synthesise
     from asyndgan.reports.gallery import worth_painting
@@ -135,7 +135,7 @@ def _synthetic(
 
 
 def _real(run: "RunFolder", pairs: list[str]) -> dict[str, list["Case"]]:
-    from asyndgan.data.dataset import DataSet
+    from asyndgan.intake.dataset import DataSet
 
     folders = parsed_sites(pairs)
     known = run.facts().sites
