@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 import asyndgan
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "minimal")
 write_phantoms(out / "data", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.2)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from asyndgan import __version__
-from asyndgan.data.dataset import DataSet
 from asyndgan.errors import RecipeError
+from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import Bench, OnProgress, write_whole
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION

@@ -17,8 +17,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from asyndgan.arrays import IMAGE_LOW, Image
-from asyndgan.data import Case
-from asyndgan.data.prepare import blanked
 from asyndgan.judging.bench import Bench, Judged, TrainingSet, digest_of_cases, pooled
 from asyndgan.judging.metrics import average
 from asyndgan.judging.table import REAL_ALL
@@ -27,6 +25,8 @@ from asyndgan.painting.pictures import STYLE, bare, well_shown
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case
+from asyndgan.store.prepare import blanked
 from asyndgan.texts import stored_whole
 from asyndgan.training import checkpoint
 from asyndgan.training.segmentation import TRAINING_VERSION

@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
-from asyndgan.data import Case
-from asyndgan.data.prepare import blanked, widened
 from asyndgan.errors import DataError
 from asyndgan.judging.metrics import mean
 from asyndgan.painting.budget import TranslationBudget
@@ -27,6 +25,8 @@ from asyndgan.painting.translation import (
     without_mask,
 )
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case
+from asyndgan.store.prepare import blanked, widened
 from lab.scores import interval
 
 RANGE: Final = IMAGE_HIGH - IMAGE_LOW

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
-from asyndgan.data import Case
-from asyndgan.data.splits import split_patients
 from asyndgan.judging.metrics import mean
+from asyndgan.store import Case
+from asyndgan.store.splits import split_patients
 
 BINS: Final = 12
 """Bins of a joint histogram along each of its two intensities."""

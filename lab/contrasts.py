@@ -18,13 +18,13 @@ from scipy import ndimage
 from torch import Generator, Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Mask, Masks
-from asyndgan.data import Case, derived_seed
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.writing import write_dataset, written_whole
+from asyndgan.export.writing import write_dataset, written_whole
+from asyndgan.intake.dataset import DataSet
 from asyndgan.painting.sets import MOVED, OF_SITES
 from asyndgan.painting.synthesise import PAINTING_VERSION, masks_digest, shown
 from asyndgan.painting.writing import PICTURES
 from asyndgan.recipe import Recipe
+from asyndgan.store import Case, derived_seed
 
 CONTRASTS_VERSION: Final = 1
 """To be raised when a change alters what is painted from the same masks and seeds."""

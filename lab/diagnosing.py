@@ -9,8 +9,8 @@ from rich.table import Table
 from asyndgan.cli import alone, log_to_terminal, main
 from asyndgan.cli.options import FinishedRun, Sites, parsed_sites
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.reports.words import DASH, decimal
 from asyndgan.texts import without_nan
 from lab.kid import KID, thousandths

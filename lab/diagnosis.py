@@ -18,14 +18,14 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from asyndgan.arrays import Images, Masks
-from asyndgan.data import Case, derived_seed
-from asyndgan.data.moves import LIKE_PATIENTS, Moves, mirrored, moved
-from asyndgan.data.prepare import widened
-from asyndgan.data.splits import split_patients
 from asyndgan.lazy import Late
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case, derived_seed
+from asyndgan.store.moves import LIKE_PATIENTS, Moves, mirrored, moved
+from asyndgan.store.prepare import widened
+from asyndgan.store.splits import split_patients
 from asyndgan.training.checkpoint import seeded
 from lab.frd import frechet, radiomics
 from lab.kid import Features, apart_from_real, features

@@ -9,8 +9,8 @@ from typing import Final
 import torch
 from torch import nn
 
-from asyndgan.data import Case, derived_seed
 from asyndgan.models.budget import SegmentationBudget
+from asyndgan.store import Case, derived_seed
 from asyndgan.training.quorum import normalised
 from asyndgan.training.segmentation import SegmentationTraining
 

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from asyndgan import __version__
-from asyndgan.data import Batch, Cohort, derived_seed
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.models import build_discriminator, condition_channels, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.checks import precision_of
+from asyndgan.store import Batch, Cohort, derived_seed
 from asyndgan.texts import append
 from asyndgan.training import GENERATOR_VERSION, Scope, generator_inputs, new_generator
 from asyndgan.training.admission import check_cohort

@@ -9,8 +9,6 @@ from typing import Any, final
 
 import torch
 
-from asyndgan.data import Case
-from asyndgan.data.prepare import blanked
 from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet, write_whole
 from asyndgan.judging.compare import compare, contenders, levelled_off
 from asyndgan.judging.metrics import mean
@@ -18,6 +16,8 @@ from asyndgan.judging.table import REAL_ALL, SYNTHETIC, Evaluation, of_single_si
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.sets import patients_of_masks
+from asyndgan.store import Case
+from asyndgan.store.prepare import blanked
 from lab import local
 from lab.completing import Completing
 from lab.consistency import consistency

@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from asyndgan.arrays import Images
-from asyndgan.data import Case
-from asyndgan.data.splits import split_patients
 from asyndgan.judging.metrics import mean
 from asyndgan.models.pretrained import LEAST_SIDE
 from asyndgan.models.pretrained import features_of as looked_at
 from asyndgan.reports.words import decimal
+from asyndgan.store import Case
+from asyndgan.store.splits import split_patients
 
 SPREAD: Final = (6.0, 4.5, 4.0)
 """Divisors of the features of the last three scales: x.y / size is then about 0.3 for photographs

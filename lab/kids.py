@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from asyndgan.data import Case
+from asyndgan.store import Case
 from lab.kid import apart_from_real, features_of
 
 

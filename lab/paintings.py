@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
-from asyndgan.data import Case
-from asyndgan.data.prepare import widened
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.table import SYNTHETIC
 from asyndgan.models.budget import SegmentationBudget
@@ -13,6 +11,8 @@ from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.sets import masks_of, of_sites, painted_once
 from asyndgan.painting.synthesise import chosen_masks, synthesise
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case
+from asyndgan.store.prepare import widened
 from asyndgan.training.segmentation import budget_for
 from lab.contrasts import contrast_set
 from lab.real import Real

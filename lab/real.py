@@ -9,17 +9,17 @@ from typing import final
 import torch
 
 from asyndgan.arrays import Mask
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.nnunet import read_case
-from asyndgan.data.patterns import found_in
-from asyndgan.data.prepare import prepare
-from asyndgan.data.splits import hold_out
 from asyndgan.errors import RecipeError
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.nnunet import read_case
+from asyndgan.intake.patterns import found_in
 from asyndgan.judging.compare import HELD_OUT
 from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.painting.fading import Fading
 from asyndgan.recipe import ImageSection
+from asyndgan.store import Case
+from asyndgan.store.prepare import prepare
+from asyndgan.store.splits import hold_out
 from lab.suite import SetSection, Suite
 
 

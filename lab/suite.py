@@ -15,10 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.splits import MOST_FOLDS
-from asyndgan.data.variants import is_inside
 from asyndgan.errors import RecipeError
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.intake.variants import is_inside
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.fading import CONTRASTS
@@ -28,6 +27,7 @@ from asyndgan.recipe import Recipe, Section, explained, shown
 from asyndgan.recipe.planning import Plan
 from asyndgan.runs import load_recipe
 from asyndgan.runs.planned import planned
+from asyndgan.store.splits import MOST_FOLDS
 from asyndgan.texts import parsed_toml
 from lab.fedgan import check_fedgan
 from lab.local import check_local

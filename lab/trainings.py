@@ -20,9 +20,9 @@ from typing import Any, Final, final
 
 import torch
 
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import AsyndganError, RunError
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.judging.bench import OnProgress, write_whole
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder

@@ -48,8 +48,7 @@ settings.load_profile("asyndgan")
 
 import torch  # noqa: E402
 
-from asyndgan.data import Cohort, derived_seed  # noqa: E402
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms  # noqa: E402
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms  # noqa: E402
 from asyndgan.engines import InProcess, SiteSetup, build_engine  # noqa: E402
 from asyndgan.errors import SiteUnreachableError  # noqa: E402
 from asyndgan.models.installed import part  # noqa: E402
@@ -57,6 +56,7 @@ from asyndgan.protocol import Endpoint, Exchange, Transport, message_limit  # no
 from asyndgan.recipe import Recipe  # noqa: E402
 from asyndgan.recipe.pooled import LARGEST_SIDE  # noqa: E402
 from asyndgan.runs import expected  # noqa: E402
+from asyndgan.store import Cohort, derived_seed  # noqa: E402
 from asyndgan.tables.planning import plan_tables  # noqa: E402
 from asyndgan.training import Coordinator, Site  # noqa: E402
 from asyndgan.training.coordinator import Keep  # noqa: E402

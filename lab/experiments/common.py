@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from asyndgan.data.dataset import DataSet
+from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import write_whole
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.privacy.accounting import Mechanism, epsilon_of

@@ -20,11 +20,11 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 
-from asyndgan.data import Cohort
 from asyndgan.engines import InProcess
 from asyndgan.privacy.accounting import epsilon_of
 from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
+from asyndgan.store import Cohort
 from asyndgan.training import Coordinator, Site, generator_inputs
 from lab.experiments.common import DELTA, arguments, markdown, noise_for, publish, remembered
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.keeper import CLIENT, SERVER_PARENT
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.privacy.policy import AllowsSection, Policy

@@ -20,11 +20,11 @@ from typing import Any, Final
 
 import torch
 
-from asyndgan.data import Cohort
 from asyndgan.errors import AsyndganError
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe.fingerprint import Fingerprint, ModalityFigures
 from asyndgan.runs import load_recipe
+from asyndgan.store import Cohort
 from asyndgan.training import Site
 from asyndgan.wire import (
     ANSWERS,

@@ -27,11 +27,11 @@ from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
-from asyndgan.data.readers import reader_of
 from asyndgan.dicom.choosing import Choice, labels_of, pick
 from asyndgan.dicom.importing import check_alike, read_cases
 from asyndgan.dicom.series import read_archive
 from asyndgan.errors import AsyndganError
+from asyndgan.intake.readers import reader_of
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from archives import rtstruct, save, seg, series  # type: ignore[import-not-found]  # of the tests

@@ -20,14 +20,14 @@ import torch
 from asyndgan.arrays import Mask
 from asyndgan.auditing.masks import mask_scores
 from asyndgan.auditing.membership import attack
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.moves import LIKE_PATIENTS, moved
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.data.splits import held_out_by
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.intake.dataset import DataSet
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import load_recipe
+from asyndgan.store import Case
+from asyndgan.store.moves import LIKE_PATIENTS, moved
+from asyndgan.store.splits import held_out_by
 from lab.experiments.common import arguments, markdown, publish, sites_of, trained
 
 SIZES = {"phantoms": 32, "lgg_mri": 64}

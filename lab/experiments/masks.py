@@ -20,8 +20,7 @@ from torch import Tensor
 from asyndgan.arrays import Mask
 from asyndgan.auditing.distances import by_patient, pairwise, smaller
 from asyndgan.auditing.membership import attack
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
+from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.metrics import ScoreArray
@@ -33,6 +32,7 @@ from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.recipes import recipe_text
+from asyndgan.store import Case
 from asyndgan.training.segmentation import budget_for
 from lab.diagnosis import components
 from lab.experiments.common import arguments, markdown, publish, trained

@@ -43,11 +43,8 @@ from scipy.stats import mannwhitneyu, rankdata, wilcoxon
 
 from asyndgan.auditing.membership import patient_scores
 from asyndgan.auditing.reconstruction import asked_again
-from asyndgan.data import Batch, Case
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.prepare import masks_as_images
-from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup
+from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.judging.real import load_real
 from asyndgan.models.augment import disturbed
@@ -55,6 +52,9 @@ from asyndgan.painting.sets import masks_of, painting_of
 from asyndgan.privacy.accounting import Account, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.store import Batch, Case
+from asyndgan.store.prepare import masks_as_images
+from asyndgan.store.splits import held_out_by
 from asyndgan.training import checkpoint
 from asyndgan.training.objective import Objective
 from lab.experiments.common import (

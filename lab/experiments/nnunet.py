@@ -25,9 +25,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.writing import write_dataset
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.metrics import ScoreArray, score_array
 from asyndgan.judging.real import load_real
@@ -35,6 +34,7 @@ from asyndgan.judging.table import REAL_ALL
 from asyndgan.painting.sets import MOVED, masks_of, painting_of
 from asyndgan.painting.writing import PICTURES
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case
 from lab.experiments.common import arguments, markdown, publish
 
 BATCH = 6

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe

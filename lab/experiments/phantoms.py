@@ -22,8 +22,8 @@ from unittest.mock import patch
 
 import torch
 
-from asyndgan.data.dataset import DataSet
 from asyndgan.engines import build_engine
+from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.metrics import average, bootstrap_interval
 from asyndgan.judging.real import load_real

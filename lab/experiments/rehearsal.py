@@ -10,8 +10,8 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Scalar
 from asyndgan.auditing.attacks import TINY
-from asyndgan.data import derived_seed
 from asyndgan.recipe import Recipe
+from asyndgan.store import derived_seed
 from asyndgan.training.objective import Objective
 from asyndgan.wire import Card
 

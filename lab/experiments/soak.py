@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup
 from asyndgan.engines.flare.keeper import CLIENT, SERVER_PARENT
 from asyndgan.engines.flare.localhost import Localhost

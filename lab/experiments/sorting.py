@@ -27,9 +27,9 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
-from asyndgan.data import Case
 from asyndgan.painting.pictures import STYLE, as_png, bare
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case
 from lab.diagnosis import moved_alike
 from lab.paintings import counterparts
 from lab.real import Real

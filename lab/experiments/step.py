@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from asyndgan.data.phantoms import write_phantoms
+from asyndgan.demo.phantoms import write_phantoms
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.kits import Federation
 from asyndgan.engines.flare.localhost import federation_here, free_port
 from asyndgan.engines.flare.member import read_kit, write_workspace

@@ -41,14 +41,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from asyndgan.cli.site import first_policy
-from asyndgan.data import Case, Cohort
-from asyndgan.data.cohort import sharpened
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.description import describe
-from asyndgan.data.moves import LIKE_PATIENTS, moved
-from asyndgan.data.phantoms import DEFAULT_SITES, LABELS, MODALITIES, phantom_cases
-from asyndgan.data.prepare import masks_as_images
-from asyndgan.data.writing import write_dataset
+from asyndgan.demo.phantoms import DEFAULT_SITES, LABELS, MODALITIES, phantom_cases
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.description import describe
 from asyndgan.judging.bench import write_whole
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.privacy import Policy
@@ -56,6 +52,10 @@ from asyndgan.privacy.policy import LeavesSection
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
+from asyndgan.store import Case, Cohort
+from asyndgan.store.cohort import sharpened
+from asyndgan.store.moves import LIKE_PATIENTS, moved
+from asyndgan.store.prepare import masks_as_images
 from asyndgan.training import Scope, Site, generator_inputs, new_generator
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
 from lab.experiments.common import arguments, markdown, publish, remembered

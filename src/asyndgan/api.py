@@ -24,10 +24,10 @@ from asyndgan.arrays import Masks
 from asyndgan.auditing.record import AuditRecord, check_released
 from asyndgan.auditing.records import RecordsAudit, audit_records, check_released_records
 from asyndgan.auditing.run import audit_run
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
+from asyndgan.export.writing import written_whole
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.judging.bench import Bench, OnProgress
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.records import RecordsEvaluation, evaluate_records

@@ -17,7 +17,7 @@ import pytest
 import tifffile
 from PIL import Image as Picture
 
-from asyndgan.data.readers import (
+from asyndgan.intake.readers import (
     LOSSLESS,
     NOT_ACQUIRED,
     READERS,
@@ -27,7 +27,7 @@ from asyndgan.data.readers import (
     lossless,
     reader_of,
 )
-from asyndgan.data.readers.reader import plane_of
+from asyndgan.intake.readers.reader import plane_of
 
 SHAPE = (6, 8)
 SPACING = (1.5, 0.5)  # millimetres between rows, and between columns

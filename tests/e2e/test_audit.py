@@ -25,13 +25,12 @@ from asyndgan.auditing.record import read_audit
 from asyndgan.auditing.run import audit_run, load_for_audit
 from asyndgan.auditing.sites import guess_sites
 from asyndgan.cli import app
-from asyndgan.data import Case, Cohort, Preparation
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.description import describe
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.engines.setup import CHOOSER_FILE
 from asyndgan.errors import AsyndganError, DataError, RunError
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.description import describe
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.judging.real import load_real
 from asyndgan.models import site_noise
@@ -42,6 +41,7 @@ from asyndgan.runs import RunFacts, RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.runs.trial import trial_of
+from asyndgan.store import Case, Cohort, Preparation
 from asyndgan.training import scope_maps
 
 SITES = [site.name for site in DEFAULT_SITES[:2]]

@@ -18,18 +18,18 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from asyndgan.data import Cohort, RawCase
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.description import describe
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.data.writing import write_dataset
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.description import describe
 from asyndgan.judging.real import load_real
 from asyndgan.painting.sets import masks_of, painted_once
 from asyndgan.painting.synthesise import Origin
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.store import Cohort, RawCase
 from asyndgan.texts import without_nan
 from lab import completion_scores
 from lab.__main__ import app

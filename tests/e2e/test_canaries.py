@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data import RawCase
-from asyndgan.data.writing import write_dataset
 from asyndgan.engines import SiteSetup
 from asyndgan.engines.flare.localhost import Localhost
+from asyndgan.export.writing import write_dataset
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, RunFolder
 from asyndgan.runs.train import train, train_over
+from asyndgan.store import RawCase
 
 CANARY = "Kanarienvogel"
 PERCENTILES = (

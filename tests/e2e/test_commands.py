@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from asyndgan.auditing.record import read_audit
 from asyndgan.cli import COMMANDS, app
-from asyndgan.data.check import check_folder
-from asyndgan.data.description import describe
-from asyndgan.data.phantoms import write_phantoms
+from asyndgan.demo.phantoms import write_phantoms
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.description import describe
 from asyndgan.reports.words import counted
 from commands import command
 from small import SMALL

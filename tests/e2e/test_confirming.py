@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup
 from asyndgan.engines.flare.keeper import keep_client
 from asyndgan.engines.flare.localhost import federation_here

@@ -13,9 +13,9 @@ from pydicom.config import disable_value_validation
 from pydicom.datadict import DicomDictionary
 
 from archives import place_of, rtstruct, save, seg, series
-from asyndgan.data.case import RawCase
-from asyndgan.data.description import describe
-from asyndgan.data.writing import write_dataset
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.description import describe
+from asyndgan.store.case import RawCase
 from commands import command
 
 RNG = np.random.default_rng(0)

@@ -12,10 +12,9 @@ from asyndgan.arrays import Mask
 from asyndgan.auditing.distances import painting_gaps
 from asyndgan.auditing.record import check_released
 from asyndgan.cli import app
-from asyndgan.data import derived_seed
-from asyndgan.data.description import describe
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
+from asyndgan.intake.description import describe
 from asyndgan.models import site_noise
 from asyndgan.models.discriminators import labels_in
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of, without_labels
@@ -24,6 +23,7 @@ from asyndgan.painting.synthesise import Origin, masks_in, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
+from asyndgan.store import derived_seed
 from asyndgan.training import scope_maps
 
 LESION = 3

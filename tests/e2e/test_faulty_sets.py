@@ -11,8 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data.check import check_folder
 from asyndgan.errors import DataError, RunError
+from asyndgan.intake.check import check_folder
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites

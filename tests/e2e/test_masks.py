@@ -15,14 +15,12 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data import Batch, Cohort, RawCase
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.description import describe
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.data.prepare import masks_as_images
-from asyndgan.data.writing import write_dataset
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.description import describe
 from asyndgan.painting.sets import synthetic_of_run
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.privacy import Policy, Released
@@ -33,6 +31,8 @@ from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.order import Order
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
+from asyndgan.store import Batch, Cohort, RawCase
+from asyndgan.store.prepare import masks_as_images
 from asyndgan.training import Scope, Site
 from asyndgan.training.given import Given
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, unpack

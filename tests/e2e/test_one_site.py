@@ -17,16 +17,13 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data import derived_seed
-from asyndgan.data.check import check_folder
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.description import describe
-from asyndgan.data.folds import SPLITS_FILE
-from asyndgan.data.nnunet import patient_of, read_cases
-from asyndgan.data.prepare import blanked, invert
-from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError
+from asyndgan.export.folds import SPLITS_FILE
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.description import describe
+from asyndgan.intake.nnunet import patient_of, read_cases
 from asyndgan.judging.real import load_real
 from asyndgan.painting import augmenting, completion, translation
 from asyndgan.painting.budget import TranslationBudget
@@ -41,6 +38,9 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import Participation, RunSites
 from asyndgan.runs.train import train
+from asyndgan.store import derived_seed
+from asyndgan.store.prepare import blanked, invert
+from asyndgan.store.splits import held_out_by
 from asyndgan.training import SHARED_LOOK, generator_inputs
 from lab.completion_scores import completions
 

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.intake.dataset import DataSet
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from asyndgan.data.description import describe
-from asyndgan.data.nnunet import list_cases, patient_of
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, build_engine, set_up
 from asyndgan.engines.setup import CHOOSER_FILE, chooser_at
 from asyndgan.errors import AsyndganError, LedgerError, PolicyError, RunError
+from asyndgan.intake.description import describe
+from asyndgan.intake.nnunet import list_cases, patient_of
 from asyndgan.privacy.openings import FILE
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe

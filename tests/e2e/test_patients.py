@@ -11,17 +11,17 @@ from typer.testing import CliRunner
 from asyndgan import Recipe
 from asyndgan.api import generate
 from asyndgan.cli import app
-from asyndgan.data import RawCase
-from asyndgan.data.check import check_folder
-from asyndgan.data.dataset import DataSet, told
-from asyndgan.data.fingerprint import measured
-from asyndgan.data.folds import SPLITS_FILE
-from asyndgan.data.splits import halves_of, hold_out_of
-from asyndgan.data.writing import write_dataset
+from asyndgan.export.folds import SPLITS_FILE
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet, told
+from asyndgan.intake.fingerprint import measured
 from asyndgan.painting.sets import patients_of_masks, synthetic_of_run
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
+from asyndgan.store import RawCase
+from asyndgan.store.splits import halves_of, hold_out_of
 
 MakeRecipe = Callable[..., Recipe]
 TINY = ("image.size=32", "training.steps=2")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from asyndgan import generate, train
-from asyndgan.data.dataset import DataSet
 from asyndgan.errors import AsyndganError
+from asyndgan.intake.dataset import DataSet
 from asyndgan.painting.sets import check_provenance
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder

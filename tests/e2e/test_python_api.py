@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 
 import asyndgan
-from asyndgan.data import RawCase
-from asyndgan.data.check import check_folder
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.folds import SPLITS_FILE
-from asyndgan.data.nnunet import describe, read_cases, read_mask
-from asyndgan.data.readers import AXIAL, Geometry, lossless, reader_of
-from asyndgan.data.units import units_of
-from asyndgan.data.writing import write_dataset
 from asyndgan.errors import AsyndganError, DataError, PolicyError, RecipeError, RunError
+from asyndgan.export.folds import SPLITS_FILE
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.nnunet import describe, read_cases, read_mask
+from asyndgan.intake.readers import AXIAL, Geometry, lossless, reader_of
+from asyndgan.intake.units import units_of
 from asyndgan.recipe import Recipe
+from asyndgan.store import RawCase
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal.py"
 MakeRecipe = Callable[..., Recipe]

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from asyndgan import Study, train
 from asyndgan.cli import app
-from asyndgan.data.description import describe
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.intake.description import describe
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from asyndgan.data import Cohort
 from asyndgan.engines import InProcess
 from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
+from asyndgan.store import Cohort
 from asyndgan.training import Coordinator, Site
 from small import SMALL
 

@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from asyndgan.data.fingerprint import measured
+from asyndgan.intake.fingerprint import measured
 from asyndgan.recipe.fingerprint import STEPS, Fingerprint
 
 LABELS = {"background": 0, "organ": 1, "lesion": 2}

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from asyndgan.data import Cohort
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.recipe import OptimiserSection, Recipe
+from asyndgan.store import Cohort
 from asyndgan.training import Coordinator, Site, checkpoint
 from asyndgan.training.checkpoint import State
 from asyndgan.training.objective import adam

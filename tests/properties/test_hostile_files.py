@@ -21,18 +21,19 @@ from PIL import Image
 
 from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.auditing.record import read_audit
-from asyndgan.data.check import check_folder
-from asyndgan.data.description import DatasetInfo, describe
-from asyndgan.data.labelling import read_mask
-from asyndgan.data.nnunet import read_image
-from asyndgan.data.sniffing import content_of
 from asyndgan.errors import AsyndganError, DataError, RunError
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.description import describe
+from asyndgan.intake.labelling import read_mask
+from asyndgan.intake.nnunet import read_image
+from asyndgan.intake.sniffing import content_of
 from asyndgan.privacy import Policy, ledger
 from asyndgan.privacy.accounting import Account
 from asyndgan.recipe import Recipe, known_keys
 from asyndgan.reports.usefulness import usefulness_of
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.bank import MaskBank
+from asyndgan.store.info import DatasetInfo
 from asyndgan.training import checkpoint
 from lab.suite import Suite
 
@@ -241,7 +242,10 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
     """Every reader of a file that may come from somebody else: the file, and how it is read."""
     run, state = RunFolder(folder), folder / "state.safetensors"
     (folder / "imagesTr").mkdir(exist_ok=True)
-    image, info = folder / "imagesTr" / "ann_0000.png", DatasetInfo("x", ("T1",), {"a": 0}, ".png")
+    image, info = (
+        folder / "imagesTr" / "ann_0000.png",
+        DatasetInfo("x", ("T1",), {"a": 0}, ".png", ".png"),
+    )
     volume = folder / "ann.nii.gz"
     return {
         "recipe": (folder / "r.toml", lambda: load_recipe(str(folder / "r.toml"))),

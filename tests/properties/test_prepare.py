@@ -6,11 +6,11 @@ from hypothesis import given, reject
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from asyndgan.data.case import RawCase
-from asyndgan.data.prepare import invert, invert_mask, prepare
-from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection
+from asyndgan.store.case import RawCase
+from asyndgan.store.prepare import invert, invert_mask, prepare
+from asyndgan.store.prepared import Case
 
 SIZE = 16
 sides = st.integers(1, 40)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from asyndgan.data.splits import (
+from asyndgan.errors import DataError
+from asyndgan.store.splits import (
     Chooser,
     halves_of,
     hold_out,
@@ -13,7 +14,6 @@ from asyndgan.data.splits import (
     one_sided,
     split_patients,
 )
-from asyndgan.errors import DataError
 
 patients = st.lists(st.sampled_from([f"patient{i}" for i in range(20)]), min_size=1, max_size=80)
 weights = st.lists(st.integers(0, 10), min_size=1, max_size=5).filter(any)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from asyndgan.auditing.attacks import RolledBack, bisected, followed, psnr
-from asyndgan.data import Cohort
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
+from asyndgan.store import Cohort
 from asyndgan.training import Site
 from asyndgan.wire import Close, Judge, Open, Save, through
 from lab.experiments.rehearsal import Rehearsal, inverted

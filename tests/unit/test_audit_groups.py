@@ -18,7 +18,7 @@ from asyndgan.auditing.groups import (
     sites_of,
 )
 from asyndgan.auditing.membership import Attack, attack, holm
-from asyndgan.data import Case, Preparation
+from asyndgan.store import Case, Preparation
 
 PREPARED = Preparation((16, 16), (1.0, 1.0), (16, 16), (0, 0), (1.0,), (0.0,))
 BRIGHTNESS = {"north": -0.2, "south": 0.2, "abroad": 0.6}

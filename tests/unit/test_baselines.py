@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 from asyndgan.arrays import CPU
-from asyndgan.data import Cohort
-from asyndgan.data.case import Preparation
-from asyndgan.data.prepared import Case
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
 from asyndgan.judging.metrics import dice
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.store import Cohort
+from asyndgan.store.case import Preparation
+from asyndgan.store.prepared import Case
 from asyndgan.training import Scope
 from asyndgan.training.checkpoint import read
 from asyndgan.training.objective import average_decay

@@ -14,10 +14,10 @@ from scipy.stats import beta
 from torch import Tensor
 
 from asyndgan.auditing.lower_bounds import ERROR, epsilon_of_guesses
-from asyndgan.data import Batch
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
 from asyndgan.recipe import Recipe
+from asyndgan.store import Batch
 from asyndgan.training.private import PrivateDiscriminator
 
 MakeRecipe = Callable[..., Recipe]

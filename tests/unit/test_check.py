@@ -10,12 +10,12 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from asyndgan.cli.check import check
-from asyndgan.data.between import compare_folders
-from asyndgan.data.case import RawCase
-from asyndgan.data.check import Fault, check_folder
-from asyndgan.data.readers import DataFileError
-from asyndgan.data.writing import write_dataset
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.between import compare_folders
+from asyndgan.intake.check import Fault, check_folder
+from asyndgan.intake.readers import DataFileError
 from asyndgan.recipe import ImageSection
+from asyndgan.store.case import RawCase
 from asyndgan.texts import named_alike
 
 LABELS = {"background": 0, "lesion": 1}

@@ -3,9 +3,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from asyndgan.data import Case, Cohort, Preparation, derived_seed, drawn_from
 from asyndgan.errors import CohortError
 from asyndgan.recipe import Recipe
+from asyndgan.store import Case, Cohort, Preparation, derived_seed, drawn_from
 
 MakeCohort = Callable[..., Cohort]
 LABELS = {0: "background", 1: "lesion"}

@@ -22,7 +22,7 @@ from asyndgan import __version__
 from asyndgan.cli import COMMANDS, EXIT_CODES, app
 from asyndgan.cli.help import parts_of
 from asyndgan.cli.study import TAKEN
-from asyndgan.data.phantoms import write_phantoms
+from asyndgan.demo.phantoms import write_phantoms
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.runs import load_recipe, recipe_names
 from asyndgan.runs.order import Order

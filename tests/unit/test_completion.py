@@ -10,18 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from asyndgan.data import Case, Preparation
-from asyndgan.data.check import check_folder
-from asyndgan.data.copying import write_completed, write_extended
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.description import describe
-from asyndgan.data.listing import list_cases
-from asyndgan.data.measuring import levels_of
-from asyndgan.data.nnunet import read_case, read_cases
-from asyndgan.data.plan import shared_modalities
-from asyndgan.data.prepare import blanked
-from asyndgan.data.writing import written_whole
 from asyndgan.errors import DataError
+from asyndgan.export.copying import write_completed, write_extended
+from asyndgan.export.writing import written_whole
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.description import describe
+from asyndgan.intake.listing import list_cases
+from asyndgan.intake.nnunet import read_case, read_cases
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.completion import MOST_MASKS, drawn_masks, own_masks
 from asyndgan.painting.regression import Regression
@@ -33,6 +29,10 @@ from asyndgan.painting.translation import (
     translated,
 )
 from asyndgan.recipe import ImageSection
+from asyndgan.store import Case, Preparation
+from asyndgan.store.measuring import levels_of
+from asyndgan.store.plan import shared_modalities
+from asyndgan.store.prepare import blanked
 from lab.completion_scores import _copied, _label_means, _regressed, _ssim, nearness
 
 GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))

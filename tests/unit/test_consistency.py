@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from asyndgan.data import Case, Preparation
+from asyndgan.store import Case, Preparation
 from lab.consistency import consistency
 
 LABELS = {"background": 0, "organ": 1, "absent": 2}

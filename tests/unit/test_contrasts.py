@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from asyndgan.data import Case
 from asyndgan.painting.sets import MOVED
 from asyndgan.painting.synthesise import shown
 from asyndgan.recipe import Recipe
+from asyndgan.store import Case
 from lab.contrasts import contrast_set, contrasted, random_contrasts
 
 LABELS = {"background": 0, "head": 1, "lesion": 2}

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from asyndgan.data import Batch, Cohort
 from asyndgan.errors import CohortError, RecipeError
 from asyndgan.models import condition_maps
 from asyndgan.recipe import Recipe
+from asyndgan.store import Batch, Cohort
 from asyndgan.training import Site
 from asyndgan.training.objective import Objective
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from asyndgan.data.fingerprint import measured
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, set_up
 from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import describe_only
 from asyndgan.errors import AsyndganError, PolicyError, ProtocolError, RunError, WireError
+from asyndgan.intake.fingerprint import measured
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import FRAME_SLACK
 from asyndgan.recipe import Recipe

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from asyndgan.data import Batch
 from asyndgan.engines import SiteSetup, set_up
 from asyndgan.errors import RunError
 from asyndgan.models import build_generator, draw_noise, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs.train import train
+from asyndgan.store import Batch
 from asyndgan.training import objective, painting
 
 MakeRecipe = Callable[..., Recipe]

@@ -4,8 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from asyndgan.data import Case, Preparation
 from asyndgan.recipe import Recipe
+from asyndgan.store import Case, Preparation
 from lab.diagnosis import BORDER, diagnose, moved_alike
 
 LABELS = {"background": 0, "disc": 1}

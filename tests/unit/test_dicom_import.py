@@ -38,12 +38,12 @@ from typer.testing import CliRunner
 
 from archives import AXIAL, ORIGIN, SAGITTAL, place_of, rtstruct, save, seg, series
 from asyndgan.cli import app
-from asyndgan.data.description import describe
-from asyndgan.data.listing import list_cases
-from asyndgan.data.nnunet import patient_of
 from asyndgan.dicom.choosing import Choice, pick
 from asyndgan.dicom.series import read_archive
 from asyndgan.errors import DataError
+from asyndgan.intake.description import describe
+from asyndgan.intake.listing import list_cases
+from asyndgan.intake.nnunet import patient_of
 from asyndgan.received import opened
 
 OBLIQUE = tuple(np.round([np.cos(0.3), np.sin(0.3), 0, -np.sin(0.3), np.cos(0.3), 0], 6))

@@ -9,15 +9,15 @@ import torch
 
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.case import Preparation
-from asyndgan.data.prepare import blanked
-from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.judging import bench, compare
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.compare import levelled_off
 from asyndgan.judging.table import Evaluation
 from asyndgan.models.budget import SegmentationBudget
+from asyndgan.store.case import Preparation
+from asyndgan.store.prepare import blanked
+from asyndgan.store.prepared import Case
 from asyndgan.training.segmentation import SegmentationTraining, augment, predict, train_segmenter
 
 BUDGET = SegmentationBudget(steps=3, batch=2, width=4)

@@ -5,8 +5,8 @@ from io import BytesIO
 import torch
 from matplotlib.image import imread
 
-from asyndgan.data import Case, Preparation
 from asyndgan.painting.pictures import plot_paintings
+from asyndgan.store import Case, Preparation
 
 STORED = Preparation((8, 8), (1.0, 1.0), (8, 8), (0, 0), (1.0,), (0.0,))
 

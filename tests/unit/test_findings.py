@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from asyndgan.data.between import compare_folders, notes_between, same_pictures, unheld_modalities
-from asyndgan.data.check import CheckReport, check_folder
-from asyndgan.data.dataset import DataSet, told
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patient_of
-from asyndgan.data.patients import joined, joined_in
-from asyndgan.data.units import in_hounsfield
 from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
 from asyndgan.errors import AsyndganError, DataError, RecipeError
+from asyndgan.intake.between import compare_folders, notes_between, same_pictures, unheld_modalities
+from asyndgan.intake.check import CheckReport, check_folder
+from asyndgan.intake.dataset import DataSet, told
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN, patient_of
+from asyndgan.intake.patients import joined, joined_in
+from asyndgan.intake.units import in_hounsfield
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs.train import train
 from asyndgan.training.admission import check_cohort

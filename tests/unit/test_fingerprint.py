@@ -14,12 +14,12 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data.case import RawCase
-from asyndgan.data.check import check_folder
-from asyndgan.data.fingerprint import MOST_BYTES, loaded, measured
-from asyndgan.data.writing import write_dataset
 from asyndgan.errors import DataError
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.fingerprint import MOST_BYTES, loaded, measured
 from asyndgan.recipe.fingerprint import Fingerprint
+from asyndgan.store.case import RawCase
 
 LABELS = {"background": 0, "left": 1, "right": 2}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asyndgan.data.folds import SPLITS_FILE, folds, write_folds
+from asyndgan.export.folds import SPLITS_FILE, folds, write_folds
 
 
 @pytest.mark.parametrize("groups", [2, 3, 5, 23])

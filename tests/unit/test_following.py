@@ -18,11 +18,11 @@ from asyndgan.cli.help import at_home
 from asyndgan.cli.options import parsed_sites
 from asyndgan.cli.plan import tell_planned
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.phantoms import write_phantoms
+from asyndgan.demo.phantoms import write_phantoms
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.errors import DataError, RunError
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.recipe import Recipe

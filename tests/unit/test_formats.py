@@ -11,8 +11,8 @@ import pytest
 import tifffile
 from PIL import Image as Picture
 
-from asyndgan.data.readers import DataFileError, reader_of
-from asyndgan.data.readers.reader import plane_of
+from asyndgan.intake.readers import DataFileError, reader_of
+from asyndgan.intake.readers.reader import plane_of
 
 MM = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.7, "PhysicalSizeZ": 2.0}
 

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.cli import app
-from asyndgan.data.phantoms import write_phantoms
-from asyndgan.data.writing import copy_folder, written_whole
+from asyndgan.demo.phantoms import write_phantoms
 from asyndgan.engines.flare import kits
 from asyndgan.engines.flare.member import make_request
 from asyndgan.errors import AsyndganError, LedgerError, StorageError
+from asyndgan.export.writing import copy_folder, written_whole
 from asyndgan.judging.bench import write_whole
 from asyndgan.painting.pictures import as_png
 from asyndgan.privacy import Openings

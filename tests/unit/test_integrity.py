@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from asyndgan.data import Cohort
 from asyndgan.recipe import IntegritySection, Recipe
 from asyndgan.runs.news import line_of
+from asyndgan.store import Cohort
 from asyndgan.training.integrity import bounded
 from asyndgan.wire import ANSWERS, Judgement, pack, unpack
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from asyndgan.data import Case
-from asyndgan.data.case import Preparation
+from asyndgan.store import Case
+from asyndgan.store.case import Preparation
 from lab.kid import apart_from_real, features, features_of, kid
 from lab.kids import Kids, kids
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from asyndgan.data.labelling import check_mask, read_mask
-from asyndgan.data.readers import DataFileError
+from asyndgan.intake.labelling import check_mask, read_mask
+from asyndgan.intake.readers import DataFileError
 
 TWO = {"background": 0, "head": 1}
 THREE = {**TWO, "lesion": 2}

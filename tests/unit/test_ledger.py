@@ -11,12 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndgan.data import Cohort
 from asyndgan.errors import LedgerError
 from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import FIRST, Ledger, read
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
+from asyndgan.store import Cohort
 from asyndgan.training import Site
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
 

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from asyndgan.data.case import RawCase
-from asyndgan.data.check import check_folder
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.listing import listed
-from asyndgan.data.nnunet import read_cases, read_masks
-from asyndgan.data.readers import DataFileError
-from asyndgan.data.writing import write_dataset
 from asyndgan.errors import DataError
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.listing import listed
+from asyndgan.intake.nnunet import read_cases, read_masks
+from asyndgan.intake.readers import DataFileError
 from asyndgan.recipe import ImageSection
+from asyndgan.store.case import RawCase
 
 NAMES = ("ann", "bob", "eve")
 IMAGE = ImageSection(size=(16, 16))
@@ -468,7 +468,7 @@ def test_a_name_in_utf_8_is_not_called_another_one_where_the_locale_is_ascii(
     folder = data_set(tmp_path / "a")
     renamed(folder, part, lambda name: name.replace("bob", "m\u00fcller"))
     code = (
-        "import sys; from pathlib import Path; from asyndgan.data.check import check_folder\n"
+        "import sys; from pathlib import Path; from asyndgan.intake.check import check_folder\n"
         "for fault in check_folder(Path(sys.argv[1])).faults: print(fault.reason, fault.remedy)"
     )
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -507,7 +507,7 @@ def test_only_the_first_of_many_masks_without_an_image_are_compared_with_names_o
         (folder / f"labelsTr/y{number}z.png").touch()
     compared = []
     monkeypatch.setattr(
-        "asyndgan.data.near.difflib.get_close_matches",
+        "asyndgan.intake.near.difflib.get_close_matches",
         lambda name, names, **_: compared.extend(names) or [],
     )
     found = listed(folder, DataSet(folder).info)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from asyndgan.data import Cohort
 from asyndgan.errors import CohortError, QuorumError, RecipeError
 from asyndgan.recipe import LARGEST_SHARE, Recipe
 from asyndgan.runs.news import line_of
 from asyndgan.runs.proposal import proposal
+from asyndgan.store import Cohort
 from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training import Coordinator, Scope
 from asyndgan.training.events import TurnedAway

@@ -10,11 +10,11 @@ import torch
 from asyndgan.arrays import Mask
 from asyndgan.auditing.masks import mask_scores, overlaps, segmented
 from asyndgan.auditing.membership import Attack, attack
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.moves import LIKE_PATIENTS, moved
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.intake.dataset import DataSet
 from asyndgan.recipe import ImageSection
+from asyndgan.store import Case
+from asyndgan.store.moves import LIKE_PATIENTS, moved
 
 Groups = tuple[list[Case], list[Case], list[Case]]
 

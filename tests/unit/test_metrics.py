@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from asyndgan.data.case import Preparation
-from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.metrics import (
     bootstrap_interval,
@@ -15,6 +13,8 @@ from asyndgan.judging.metrics import (
     score_patients,
     surface_distances,
 )
+from asyndgan.store.case import Preparation
+from asyndgan.store.prepared import Case
 from lab.views import ratio_over_trainings
 
 STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0,), (0.0,))

@@ -12,15 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from asyndgan.data import Cohort
-from asyndgan.data.check import check_folder
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.splits import OPEN, Chooser
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, DataError, PolicyError, WireError
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet
 from asyndgan.privacy import Policy, Release
 from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.recipe import Recipe
+from asyndgan.store import Cohort
+from asyndgan.store.splits import OPEN, Chooser
 from asyndgan.training import Site
 from asyndgan.training.aggregation import LEAST_PART, weights_of
 from asyndgan.wire import Card, Judge, through

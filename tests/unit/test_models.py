@@ -8,7 +8,6 @@ import torch
 from monai.networks import nets as monai
 from torch import nn
 
-from asyndgan.data import Cohort
 from asyndgan.errors import RecipeError
 from asyndgan.models import (
     build_adversarial_loss,
@@ -24,6 +23,7 @@ from asyndgan.models.discriminators import PatchNetwork
 from asyndgan.models.generators import MaskGenerator, within_range
 from asyndgan.models.topdown import softened
 from asyndgan.recipe import DiscriminatorSection, Recipe
+from asyndgan.store import Cohort
 from asyndgan.training import Site
 
 MakeRecipe = Callable[..., Recipe]

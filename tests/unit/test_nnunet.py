@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from asyndgan.data import patterns
-from asyndgan.data.case import RawCase
-from asyndgan.data.description import describe
-from asyndgan.data.labelling import read_mask
-from asyndgan.data.nnunet import (
+from asyndgan.errors import DataError
+from asyndgan.export.writing import write_dataset, written_whole
+from asyndgan.intake import patterns
+from asyndgan.intake.description import describe
+from asyndgan.intake.labelling import read_mask
+from asyndgan.intake.nnunet import (
     DEFAULT_PATIENT_PATTERN,
     patient_of,
     patients_of,
     read_cases,
     read_masks,
 )
-from asyndgan.data.readers import LOSSLESS, READERS
-from asyndgan.data.writing import write_dataset, written_whole
-from asyndgan.errors import DataError
+from asyndgan.intake.readers import LOSSLESS, READERS
+from asyndgan.store.case import RawCase
 
 LABELS = {"background": 0, "lesion": 1}
 SPACING = (1.5, 0.5)

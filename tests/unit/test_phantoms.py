@@ -11,10 +11,10 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from typer.testing import CliRunner
 
 from asyndgan.cli.phantoms import phantoms as phantoms_command
-from asyndgan.data import phantoms
-from asyndgan.data.case import RawCase
-from asyndgan.data.phantoms import DEFAULT_SITES, LABELS, MODALITIES, PhantomSite, phantom_cases
+from asyndgan.demo import phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, LABELS, MODALITIES, PhantomSite, phantom_cases
 from asyndgan.errors import DataError
+from asyndgan.store.case import RawCase
 
 NORTH = DEFAULT_SITES[0]
 EVERY_SITE = pytest.mark.parametrize("site", DEFAULT_SITES, ids=lambda site: site.name)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from asyndgan.data.fingerprint import measured
-from asyndgan.data.phantoms import write_phantoms
+from asyndgan.demo.phantoms import write_phantoms
+from asyndgan.intake.fingerprint import measured
 from asyndgan.privacy.family import outside
 from asyndgan.recipe import Recipe, planning
 from asyndgan.recipe.fingerprint import (

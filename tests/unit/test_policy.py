@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.cli.site import first_policy
-from asyndgan.data import Cohort
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import SIMULATION, Policy, Release
 from asyndgan.privacy.family import FAMILY, TABLES, Row
@@ -20,6 +19,7 @@ from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe, Section, known_keys
 from asyndgan.runs import load_recipe
+from asyndgan.store import Cohort
 from asyndgan.training import Site
 from asyndgan.wire import (
     ANSWERS,

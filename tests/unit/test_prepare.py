@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from asyndgan.data.case import RawCase
-from asyndgan.data.check import check_folder
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.fit import check_contrast, check_uncut
-from asyndgan.data.prepare import (
+from asyndgan.errors import DataError
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.fit import check_contrast, check_uncut
+from asyndgan.recipe import ImageSection, Intensity
+from asyndgan.store.case import RawCase
+from asyndgan.store.prepare import (
     invert,
     invert_mask,
     prepare,
 )
-from asyndgan.data.prepared import Case
-from asyndgan.data.resampling import resample_labels
-from asyndgan.data.writing import write_dataset
-from asyndgan.errors import DataError
-from asyndgan.recipe import ImageSection, Intensity
+from asyndgan.store.prepared import Case
+from asyndgan.store.resampling import resample_labels
 
 
 def raw(

@@ -19,8 +19,6 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data import Batch, Case, Cohort, Preparation
-from asyndgan.data.splits import hold_out_of
 from asyndgan.errors import LedgerError, PolicyError, RecipeError
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.painting.synthesise import Origin
@@ -31,6 +29,8 @@ from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.store import Batch, Case, Cohort, Preparation
+from asyndgan.store.splits import hold_out_of
 from asyndgan.training import Site
 from asyndgan.training import private as training_private
 from asyndgan.training.private import PrivateDiscriminator

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from asyndgan.data.check import check_folder
-from asyndgan.data.description import json_table
-from asyndgan.data.grids import on_grid_of
-from asyndgan.data.near import undecodable
-from asyndgan.data.readers import READERS, DataFileError, reader_of
-from asyndgan.data.sniffing import CONVERTED
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.description import json_table
+from asyndgan.intake.grids import on_grid_of
+from asyndgan.intake.near import undecodable
+from asyndgan.intake.readers import READERS, DataFileError, reader_of
+from asyndgan.intake.sniffing import CONVERTED
 
 PIXELS = np.arange(48, dtype=np.uint8).reshape(6, 8)
 VOXELS = np.arange(24, dtype=np.int16).reshape(2, 3, 4)

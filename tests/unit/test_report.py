@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from asyndgan.cli.evaluate import tell_evaluation, tell_trial
 from asyndgan.cli.report import report as report_command
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data import Case, Preparation
 from asyndgan.errors import RunError
 from asyndgan.judging.table import Evaluation, Row
 from asyndgan.painting.card import model_card
@@ -30,6 +29,7 @@ from asyndgan.reports.report import write_report
 from asyndgan.reports.words import counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder, load_recipe
 from asyndgan.runs.trial import trial_of
+from asyndgan.store import Case, Preparation
 from asyndgan.wire import ANSWERS, REQUESTS
 
 HOSTILE = "<script>alert(1)</script>"

@@ -12,9 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard.summary import scalar
 
 from asyndgan.cli.train import parsed_sites
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.writing import copy_folder
 from asyndgan.errors import DataError, RecipeError, RunError, StorageError
+from asyndgan.export.writing import copy_folder
+from asyndgan.intake.dataset import DataSet
 from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.cli.following import next_commands
 from asyndgan.cli.study import TAKEN, completed
-from asyndgan.data.case import RawCase
-from asyndgan.data.check import check_folder
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.writing import write_dataset
 from asyndgan.errors import AsyndganError, RunError
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet
 from asyndgan.runs import load_recipe
 from asyndgan.runs.study import Study, begun, site_names
+from asyndgan.store.case import RawCase
 
 STUDY = """
 recipe = "own.toml"

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import MissingPackageError, RecipeError
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.metrics import SCORES

@@ -24,7 +24,6 @@ from typer.testing import CliRunner
 from asyndgan.auditing.membership import attack
 from asyndgan.auditing.records import RecordsAudit
 from asyndgan.cli import app
-from asyndgan.data.cohort import Cohort
 from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError, RunError
 from asyndgan.models import build_discriminator, build_generator, condition_maps, site_noise
 from asyndgan.privacy import Policy, Released
@@ -34,6 +33,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.recipe.table import TableColumn, TableSection
 from asyndgan.runs import load_recipe
 from asyndgan.runs.study import Study
+from asyndgan.store.cohort import Cohort
 from asyndgan.tables.check import checked
 from asyndgan.tables.cohort import load_records, read_for
 from asyndgan.tables.encoding import Encoder, class_numbers

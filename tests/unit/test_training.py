@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.engines import InProcess
 from asyndgan.errors import (
     CohortError,
@@ -32,6 +31,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.news import line_of
+from asyndgan.store import Batch, Cohort, derived_seed
 from asyndgan.training import SHARED_LOOK, Coordinator, Site, StepReport, checkpoint, scope_maps
 from asyndgan.training.objective import Objective, rate_factor
 from asyndgan.training.painting import Diversity, Painting, sameness

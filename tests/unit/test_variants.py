@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from asyndgan.data.case import RawCase
-from asyndgan.data.check import check_folder
-from asyndgan.data.copying import write_completed, write_extended
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.description import describe
-from asyndgan.data.nnunet import read_cases, read_masks
-from asyndgan.data.readers import DataFileError, reader_of
 from asyndgan.errors import DataError
+from asyndgan.export.copying import write_completed, write_extended
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.description import describe
+from asyndgan.intake.nnunet import read_cases, read_masks
+from asyndgan.intake.readers import DataFileError, reader_of
+from asyndgan.store.case import RawCase
 
 LABELS = {"background": 0, "lesion": 1}
 

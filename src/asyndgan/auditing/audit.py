@@ -27,7 +27,6 @@ from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.schema import Whole
 from asyndgan.auditing.sites import SitesGuessed, guess_sites
 from asyndgan.auditing.work import Work
-from asyndgan.data import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.bench import write_whole
 from asyndgan.painting.fading import AS_PAINTED, Fading
@@ -35,6 +34,7 @@ from asyndgan.painting.pictures import as_png
 from asyndgan.painting.synthesise import PAINTING_VERSION, released_masks, shapes_of
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
+from asyndgan.store import Case
 from asyndgan.texts import SiteName, counted, without_nan
 
 AUDIT_FILE: Final = "audit.json"

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from asyndgan.auditing.distances import thumbnails, to_next_patient
 from asyndgan.auditing.membership import LEVEL
 from asyndgan.auditing.schema import Number, Whole
-from asyndgan.data import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.metrics import fraction_interval
+from asyndgan.store import Case
 
 SAME: Final = 1e-6
 """Mean squared difference below which two images are one."""

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from asyndgan.arrays import Images
 from asyndgan.auditing.work import Work
-from asyndgan.data import Case, derived_seed
 from asyndgan.models import site_noise
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case, derived_seed
 from asyndgan.training import scope_maps
 
 PAINTINGS: Final = 4

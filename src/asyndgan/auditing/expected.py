@@ -8,9 +8,9 @@ import torch
 
 from asyndgan.auditing.distances import paintings_of_case
 from asyndgan.auditing.reconstruction import not_asked, questions_of
-from asyndgan.data import Case
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case
 from asyndgan.training import generator_inputs, new_generator
 from asyndgan.training.compute import torch_threads
 from asyndgan.training.segmentation import SegmentationTraining

@@ -18,9 +18,9 @@ from scipy.spatial.distance import cdist
 
 from asyndgan.auditing.membership import LEVEL, holm
 from asyndgan.auditing.schema import Number, Whole
-from asyndgan.data import Case
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.lazy import Late
+from asyndgan.store import Case
 from asyndgan.texts import Line, SiteName
 
 stats: Any = Late("scipy.stats")  # a second that most commands need not wait for

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from asyndgan.arrays import Image, Mask
 from asyndgan.auditing.distances import SIDE, by_patient
-from asyndgan.data import Case
 from asyndgan.lazy import Late
+from asyndgan.store import Case
 
 ensemble: Any = Late("sklearn.ensemble")  # a second that most commands need not wait for
 

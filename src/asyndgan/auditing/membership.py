@@ -18,10 +18,10 @@ from torch import Tensor
 from asyndgan.auditing.distances import by_patient, painting_gaps, pairwise, thumbnails
 from asyndgan.auditing.lower_bounds import epsilon_of_guesses
 from asyndgan.auditing.schema import Number, Whole
-from asyndgan.data import Case
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.lazy import Late
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case
 from asyndgan.texts import Line
 
 stats: Any = Late("scipy.stats")  # a second that most commands need not wait for

@@ -16,15 +16,15 @@ from asyndgan.arrays import Images
 from asyndgan.auditing.attacks import QUESTIONS, RolledBack, bisected, followed, psnr
 from asyndgan.auditing.schema import Decibels, Whole
 from asyndgan.auditing.work import JUDGED, Work
-from asyndgan.data import Batch
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.writing import copy_file
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import ProtocolError, RunError
+from asyndgan.export.writing import copy_file
+from asyndgan.intake.dataset import DataSet
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.store import Batch
 from asyndgan.texts import SiteName, counted
 from asyndgan.training import Site, generator_inputs
 from asyndgan.training.checkpoint import place_holding, seeded

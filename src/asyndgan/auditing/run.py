@@ -13,15 +13,15 @@ from asyndgan.auditing.distances import paintings_of_case
 from asyndgan.auditing.reconstruction import PixelsRead, not_asked, questions_of, read_pixels
 from asyndgan.auditing.record import AuditRecord, read_audit
 from asyndgan.auditing.work import Work
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
+from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.painting.sets import check_provenance, check_set, synthetic_of_run
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites, choosers_of
+from asyndgan.store import Case
 from asyndgan.texts import storing
 from asyndgan.training.checkpoint import place_holding
 from asyndgan.training.compute import torch_threads

@@ -11,10 +11,10 @@ from torch import Tensor
 from asyndgan.auditing.distances import by_patient, painting_gaps
 from asyndgan.auditing.membership import LEVEL
 from asyndgan.auditing.schema import Number, Whole
-from asyndgan.data import Case
 from asyndgan.judging.metrics import fraction_interval
 from asyndgan.lazy import Late
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case
 
 stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 

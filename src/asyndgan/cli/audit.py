@@ -11,7 +11,7 @@ from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
 from asyndgan.cli.options import FinishedRun, NewFolder, Sites, StudyOption, parsed_sites
 from asyndgan.cli.tables import tell_records_audit
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 
 if TYPE_CHECKING:
     from asyndgan.auditing.membership import Attack
@@ -57,7 +57,7 @@ def audit(
     from asyndgan.auditing.audit import AUDIT_FILE, NEAREST_FILE
     from asyndgan.auditing.records import audit_records
     from asyndgan.auditing.run import audit_run
-    from asyndgan.data.dataset import DataSet, told
+    from asyndgan.intake.dataset import DataSet, told
     from asyndgan.runs import RunFolder
     from asyndgan.runs.sites import RunSites
     from asyndgan.tables.schema import refuse_for_images

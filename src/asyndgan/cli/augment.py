@@ -7,7 +7,7 @@ import typer
 
 from asyndgan.cli.options import FinishedRun, NewFolder, Seed, StudyOption
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 
 
 def augment(
@@ -48,8 +48,8 @@ def augment(
         --label LABEL: Paint only from masks that contain this label.
         --rare-first: Sample masks with rare labels or sizes more often.
     """
-    from asyndgan.data.dataset import DataSet
-    from asyndgan.data.writing import written_whole
+    from asyndgan.export.writing import written_whole
+    from asyndgan.intake.dataset import DataSet
     from asyndgan.painting.augmenting import Augmentation, augment_folder, words_of
     from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
     from asyndgan.runs import RunFolder

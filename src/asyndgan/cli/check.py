@@ -12,14 +12,14 @@ from asyndgan.cli.following import undecided
 from asyndgan.cli.options import AsJson, Overrides, StudyOption, print_json
 from asyndgan.cli.tables import check_tables
 from asyndgan.cli.terminal import Terminal, marked, plain
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe.planning import BASE, NAME
 from asyndgan.runs import load_recipe
 from asyndgan.runs.study import site_names
 
 if TYPE_CHECKING:
-    from asyndgan.data.check import CheckReport, Fault
+    from asyndgan.intake.check import CheckReport, Fault
     from asyndgan.recipe import Recipe
 
 SHOWN = 10
@@ -65,13 +65,13 @@ def check(
     Output:
         --all: Name every file, not only 10 per fault.
     """
-    from asyndgan.data.between import (
+    from asyndgan.intake.between import (
         compare_folders,
         notes_between,
         same_pictures,
         unheld_modalities,
     )
-    from asyndgan.data.check import check_folder, slices_in
+    from asyndgan.intake.check import check_folder, slices_in
     from asyndgan.tables.schema import check_own_data, is_table, refuse_for_images
 
     if any(map(is_table, folders)):
@@ -129,8 +129,8 @@ def _recipe(
 
     Also what contradicts between the folders, and what the plan did about it.
     """
-    from asyndgan.data.readers import DataFileError
-    from asyndgan.data.tally import Fault
+    from asyndgan.intake.readers import DataFileError
+    from asyndgan.intake.tally import Fault
     from asyndgan.runs.planned import planned
 
     recipe = load_recipe(name or BASE, overrides)

@@ -8,8 +8,8 @@ import typer
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.options import Count, FinishedRun, NewFolder, Seed, StudyOption
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.painting.budget import TranslationBudget
 
 
@@ -50,8 +50,8 @@ def complete(
             default the masks of the run.
         --hide-masks: Ignore the masks of the cases. Use it if a model is to find them afterwards.
     """
-    from asyndgan.data.dataset import DataSet
-    from asyndgan.data.writing import written_whole
+    from asyndgan.export.writing import written_whole
+    from asyndgan.intake.dataset import DataSet
     from asyndgan.models import usable_device
     from asyndgan.painting.completion import GALLERY, Completion, complete_folder
     from asyndgan.painting.synthesise import chosen_masks

@@ -56,9 +56,9 @@ def demo(
     """
     from asyndgan.auditing.audit import AUDIT_FILE
     from asyndgan.auditing.run import audit_run
-    from asyndgan.data.dataset import DataSet
-    from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-    from asyndgan.data.writing import written_whole
+    from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
+    from asyndgan.export.writing import written_whole
+    from asyndgan.intake.dataset import DataSet
     from asyndgan.judging.bench import Bench
     from asyndgan.judging.of_run import evaluate_run
     from asyndgan.painting.sets import synthetic_of_run

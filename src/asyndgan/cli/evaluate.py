@@ -27,8 +27,8 @@ from asyndgan.cli.options import (
 )
 from asyndgan.cli.tables import tell_records
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import Interrupted
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.reports.words import between, counted, decimal, duration
 from asyndgan.runs.trial import NO_RESULT, trial_of
@@ -99,7 +99,7 @@ def evaluate(
     Computation:
         --workers N: Models to train in parallel, each on one core. By default one per core.
     """
-    from asyndgan.data.dataset import DataSet, told
+    from asyndgan.intake.dataset import DataSet, told
     from asyndgan.judging.bench import Bench
     from asyndgan.judging.of_run import evaluate_run
     from asyndgan.judging.records import EVALUATION_FILE, evaluate_records

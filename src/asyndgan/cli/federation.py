@@ -463,7 +463,7 @@ def fetch(folder: Folder, out: NewFolder, run: str | None = None) -> None:
     Example:
         asyndgan federation fetch fed --out run
     """
-    from asyndgan.data.writing import copy_folder, written_whole
+    from asyndgan.export.writing import copy_folder, written_whole
 
     order = _order(folder, run)
     order.folder.check_links()

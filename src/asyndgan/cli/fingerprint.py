@@ -11,7 +11,7 @@ from asyndgan.cli.options import StudyOption
 from asyndgan.cli.plan import refuse_old, write_new
 from asyndgan.cli.tables import summarise_table
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 
 if TYPE_CHECKING:
     from asyndgan.recipe.fingerprint import Counted, Fingerprint, Spread
@@ -36,7 +36,7 @@ def fingerprint(
     Output:
         --out FILE: New file for the fingerprint, as JSON.
     """
-    from asyndgan.data.fingerprint import measured
+    from asyndgan.intake.fingerprint import measured
     from asyndgan.tables.schema import is_table, refuse_for_images
 
     if out:

@@ -9,7 +9,7 @@ from typing import Final
 
 from asyndgan.cli.study import WRITTEN
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe
 from asyndgan.runs.study import STUDY_FILE, Study
 from asyndgan.tables.schema import tables_in
@@ -100,7 +100,7 @@ def tell_undecided(
     if recipe.table or recipe.image.source != "images":
         return
     if study and not patients:
-        from asyndgan.data.dataset import DataSet
+        from asyndgan.intake.dataset import DataSet
 
         said = Study.load(study)
         sets = [DataSet(folder, said.patient_pattern) for folder in said.sites.values()]

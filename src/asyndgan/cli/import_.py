@@ -61,10 +61,10 @@ def import_(
     Output:
         --dry-run: Only list what would be imported.
     """
-    from asyndgan.data.writing import check_new
     from asyndgan.dicom.choosing import Choice
     from asyndgan.dicom.files import require_packages
     from asyndgan.dicom.importing import PatientMap
+    from asyndgan.export.writing import check_new
 
     require_packages()
     if not out.name:

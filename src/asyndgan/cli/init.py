@@ -10,8 +10,8 @@ import typer
 from asyndgan.cli.options import Hours
 from asyndgan.cli.plan import tell_plan
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import AsyndganError, RunError
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe
 from asyndgan.runs.planned import Planned, plan_for, within
 from asyndgan.runs.study import STUDY_FILE, Study, begun, study_text

@@ -32,8 +32,8 @@ def phantoms(
         --seed N: Random seed. Another seed draws other patients.
         --patients X: Factor for the number of patients. Use 0.2 for a quick try.
     """
-    from asyndgan.data.phantoms import write_phantoms
-    from asyndgan.data.writing import written_whole
+    from asyndgan.demo.phantoms import write_phantoms
+    from asyndgan.export.writing import written_whole
 
     with written_whole(out) as half:
         written = write_phantoms(half, size=size, seed=seed, patients_scale=patients)

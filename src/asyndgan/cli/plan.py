@@ -9,8 +9,8 @@ from rich.table import Table
 from asyndgan.cli.following import tell_undecided
 from asyndgan.cli.options import Hours, Overrides, StudyOption, parsed_sites
 from asyndgan.cli.terminal import Terminal, marked
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe
 from asyndgan.runs.study import site_names
 from asyndgan.texts import counted, replace_text

@@ -110,7 +110,7 @@ def _added(command: Any, study: "Study", given: Mapping[str, Any]) -> tuple[list
 
 def _values(parameter: Any, command: str, study: "Study", site: str) -> list[str]:
     """What a study says of a parameter; `site` is the name or folder that was given."""
-    from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+    from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
     from asyndgan.runs.study import existing
 
     sites = study.sites

@@ -27,8 +27,8 @@ from asyndgan.cli.options import (
 )
 from asyndgan.cli.plan import tell_plan
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
@@ -90,7 +90,7 @@ def train(
     Computation:
         --threads N: CPU threads of the coordinator. By default as many as are fastest.
     """
-    from asyndgan.data.dataset import DataSet, told
+    from asyndgan.intake.dataset import DataSet, told
     from asyndgan.runs.learned import learned_masks, learns_masks
     from asyndgan.runs.planned import plan_for, within
     from asyndgan.runs.train import train as train_run

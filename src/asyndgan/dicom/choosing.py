@@ -11,12 +11,12 @@ from typing import final
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from asyndgan.data.description import IGNORED, MAX_LABEL
-from asyndgan.data.grids import ORIGIN_TOLERANCE
 from asyndgan.dicom.files import MAX_FILE, DicomError
 from asyndgan.dicom.geometry import Grid, grid_of
 from asyndgan.dicom.series import Archive, Series, faults_of
 from asyndgan.errors import DataError
+from asyndgan.intake.description import IGNORED, MAX_LABEL
+from asyndgan.intake.grids import ORIGIN_TOLERANCE
 from asyndgan.received import opened
 from asyndgan.texts import Name, named_alike
 

@@ -7,18 +7,19 @@ from typing import Any, Final
 import numpy as np
 
 from asyndgan import __version__
-from asyndgan.data.description import DatasetInfo, describe
-from asyndgan.data.labelling import read_mask
-from asyndgan.data.listing import list_cases
-from asyndgan.data.nnunet import patient_of, read_image
-from asyndgan.data.readers import NOT_ACQUIRED, DataFileError, Stored
-from asyndgan.data.readers.reader import plane_of
-from asyndgan.data.readers.volumes import TO_RAS
-from asyndgan.data.units import units_of
-from asyndgan.data.writing import written_whole
 from asyndgan.dicom.files import silent
 from asyndgan.dicom.series import MODALITIES
 from asyndgan.errors import DataError
+from asyndgan.export.writing import written_whole
+from asyndgan.intake.description import describe
+from asyndgan.intake.labelling import read_mask
+from asyndgan.intake.listing import list_cases
+from asyndgan.intake.nnunet import patient_of, read_image
+from asyndgan.intake.readers import NOT_ACQUIRED, DataFileError, Stored
+from asyndgan.intake.readers.reader import plane_of
+from asyndgan.intake.readers.volumes import TO_RAS
+from asyndgan.intake.units import units_of
+from asyndgan.store.info import DatasetInfo
 
 MARK: Final = "SYNTHETIC"
 _CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"

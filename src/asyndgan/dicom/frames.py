@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from math import ceil
 from typing import Final, final
 
-from asyndgan.data.readers.jpeg import check_scans
+from asyndgan.intake.readers.jpeg import check_scans
 
 _SIZES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
 """Markers of JPEG and JPEG-LS after which precision, rows, columns and components follow."""

@@ -7,10 +7,10 @@ from typing import Final, final
 
 import numpy as np
 
-from asyndgan.data.grids import AFFINE_TOLERANCE, ORIGIN_TOLERANCE
-from asyndgan.data.readers.volumes import MAX_VOXELS, TO_RAS
 from asyndgan.dicom.files import DicomError, planes_of
 from asyndgan.dicom.series import Frame, Series
+from asyndgan.intake.grids import AFFINE_TOLERANCE, ORIGIN_TOLERANCE
+from asyndgan.intake.readers.volumes import MAX_VOXELS, TO_RAS
 
 TILT: Final = 0.5
 """Degrees between the slices' normal and the line through them that are told to the user."""

@@ -11,14 +11,14 @@ from typing import Any, Final, final
 import nibabel as nib
 import numpy as np
 
-from asyndgan.data.readers import NOT_ACQUIRED
-from asyndgan.data.writing import written_whole
 from asyndgan.dicom.choosing import Choice, Pick
 from asyndgan.dicom.files import DicomError
 from asyndgan.dicom.geometry import voxels_of
 from asyndgan.dicom.segments import draw
 from asyndgan.dicom.series import Series, faults_of
 from asyndgan.errors import DataError
+from asyndgan.export.writing import written_whole
+from asyndgan.intake.readers import NOT_ACQUIRED
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 MAX_MAP: Final = 2**26

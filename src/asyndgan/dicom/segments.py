@@ -5,11 +5,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from asyndgan.data.grids import ORIGIN_TOLERANCE
-from asyndgan.data.readers.volumes import TO_RAS
 from asyndgan.dicom.files import DicomError, header_of, planes_of
 from asyndgan.dicom.geometry import Grid, frames_on
 from asyndgan.dicom.series import Series, is_closed
+from asyndgan.intake.grids import ORIGIN_TOLERANCE
+from asyndgan.intake.readers.volumes import TO_RAS
 
 MAX_SEGMENT_PIXELS: Final = 2**34
 """Most pixels of all frames of a SEG, which are decoded one frame at a time."""

@@ -10,21 +10,21 @@ from typing import Any, Final, final
 import torch
 from pydantic import TypeAdapter
 
-from asyndgan.data import Cohort, derived_seed
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.description import DatasetInfo
-from asyndgan.data.findings import findings, refuse
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.plan import shared_modalities
-from asyndgan.data.prepare import masks_as_images
-from asyndgan.data.splits import OPEN, Chooser, held_out_by
-from asyndgan.data.survey import Survey
 from asyndgan.errors import CohortError, RunError
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.findings import findings, refuse
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Openings, Policy
 from asyndgan.privacy.books import open_release
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
+from asyndgan.store import Cohort, derived_seed
+from asyndgan.store.info import DatasetInfo
+from asyndgan.store.plan import shared_modalities
+from asyndgan.store.prepare import masks_as_images
+from asyndgan.store.splits import OPEN, Chooser, held_out_by
+from asyndgan.store.survey import Survey
 from asyndgan.tables.cohort import load_records
 from asyndgan.tables.schema import is_table
 from asyndgan.texts import bounded_text, replace_text, storing

@@ -9,12 +9,12 @@ import torch
 from pydantic import StrictStr, TypeAdapter
 from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
 from asyndgan.errors import RunError
+from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.real import loaded
 from asyndgan.painting.synthesise import digests_of
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case
 from asyndgan.texts import bounded_text, counted, parsed_json
 
 

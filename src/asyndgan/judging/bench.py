@@ -20,14 +20,14 @@ import torch
 from torch import nn
 
 from asyndgan.arrays import Masks
-from asyndgan.data.cohort import digest_of
-from asyndgan.data.prepare import blanked, lacked_by_all
-from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.metrics import score_array
 from asyndgan.judging.table import Scores
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.received import contents
+from asyndgan.store.cohort import digest_of
+from asyndgan.store.prepare import blanked, lacked_by_all
+from asyndgan.store.prepared import Case
 from asyndgan.texts import storing, without_empty
 from asyndgan.training.segmentation import TRAINING_VERSION, predict, train_segmenter
 

@@ -11,8 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from asyndgan.data.prepared import Case
-from asyndgan.data.splits import hold_out
 from asyndgan.judging.bench import (
     Bench,
     Contenders,
@@ -46,6 +44,8 @@ from asyndgan.judging.table import (
     of_single_sites,
     site_of,
 )
+from asyndgan.store.prepared import Case
+from asyndgan.store.splits import hold_out
 from asyndgan.texts import counted
 
 HELD_OUT = 0.2

@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Mask, Masks
-from asyndgan.data.case import prepared_spacing
-from asyndgan.data.prepared import Case
 from asyndgan.judging.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation, of_single_sites
 from asyndgan.painting.pictures import FAINT, STYLE, slices
+from asyndgan.store.case import prepared_spacing
+from asyndgan.store.prepared import Case
 from asyndgan.texts import stored_whole
 
 _DASHES = (0, (3, 2))

@@ -26,10 +26,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from asyndgan.arrays import Masks
-from asyndgan.data.case import prepared_spacing
-from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.lazy import Late
+from asyndgan.store.case import prepared_spacing
+from asyndgan.store.prepared import Case
 
 stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 

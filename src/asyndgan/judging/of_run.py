@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.prepare import lacked_by_all
 from asyndgan.errors import RunError
+from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.augmented import augmented_cases
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.compare import evaluate
@@ -16,6 +14,8 @@ from asyndgan.models import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
 from asyndgan.runs.sites import RunSites, told_of_sites
 from asyndgan.runs.trial import trial_of
+from asyndgan.store import Case
+from asyndgan.store.prepare import lacked_by_all
 from asyndgan.training.segmentation import budget_for
 
 

@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.patients import shared_patients
-from asyndgan.data.prepare import widened
-from asyndgan.data.splits import hold_out
-from asyndgan.data.survey import picture_of
 from asyndgan.errors import RunError
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.patients import shared_patients
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs.sites import Participation
+from asyndgan.store import Case
+from asyndgan.store.prepare import widened
+from asyndgan.store.splits import hold_out
+from asyndgan.store.survey import picture_of
 from asyndgan.texts import counted
 
 

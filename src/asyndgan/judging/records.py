@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
-from asyndgan.data.splits import OPEN
 from asyndgan.errors import RunError
 from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.metrics import area_under_curve
@@ -18,6 +17,7 @@ from asyndgan.runs import RunFolder
 from asyndgan.runs.schema import Count, Hex
 from asyndgan.runs.sites import changed_sites, choosers_of, told_of_sites, trained_members
 from asyndgan.runs.trial import trial_of
+from asyndgan.store.splits import OPEN
 from asyndgan.tables.cohort import cohort_of, read_for, split
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.schema import Schema, check_positive

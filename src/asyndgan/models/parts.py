@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Noise
-from asyndgan.data import derived_seed
 from asyndgan.errors import RecipeError, RunError
 from asyndgan.models.discriminators import CrossFitted
 from asyndgan.models.installed import part
 from asyndgan.models.layout import channels_last
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.recipe import Recipe
+from asyndgan.store import derived_seed
 
 MOST_WEIGHTS: Final = 500_000_000
 """Most weights of a network: 2 GB, and four times as much with gradients and Adam's moments."""

@@ -12,19 +12,19 @@ from torch import Tensor
 
 from asyndgan import __version__
 from asyndgan.arrays import Mask
-from asyndgan.data import Case, RawCase, derived_seed
-from asyndgan.data.copying import write_extended
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.fit import check_contrast, check_uncut
-from asyndgan.data.folds import write_folds
-from asyndgan.data.prepare import invert, invert_mask
-from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.errors import DataError, RunError
+from asyndgan.export.copying import write_extended
+from asyndgan.export.folds import write_folds
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.fit import check_contrast, check_uncut
 from asyndgan.painting.completion import check_own_set
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.synthesise import digests_of, mask_digest, synthesise
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import choosers_of
+from asyndgan.store import Case, RawCase, derived_seed
+from asyndgan.store.prepare import invert, invert_mask
+from asyndgan.store.splits import OPEN, Chooser, held_out_by
 from asyndgan.texts import counted
 
 NAME = "synthetic-{:05d}"

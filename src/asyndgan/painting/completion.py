@@ -17,13 +17,11 @@ import torch
 
 from asyndgan import __version__
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
-from asyndgan.data import Case, derived_seed
-from asyndgan.data.copying import write_completed
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.fit import check_contrast, check_uncut
-from asyndgan.data.listing import CaseFiles
-from asyndgan.data.prepare import invert, prepare, stored_as
 from asyndgan.errors import DataError
+from asyndgan.export.copying import write_completed
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.fit import check_contrast, check_uncut
+from asyndgan.intake.listing import CaseFiles
 from asyndgan.models.segmenters import check_size
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.looks import check_look, looks_of
@@ -39,6 +37,8 @@ from asyndgan.painting.translation import (
 )
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case, derived_seed
+from asyndgan.store.prepare import invert, prepare, stored_as
 
 Way = Literal["translated", "painted"]
 MOST_MASKS: Final = 1000

@@ -4,9 +4,9 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from asyndgan.data import derived_seed
 from asyndgan.errors import RunError
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.store import derived_seed
 
 Looks = dict[int, list[str]]
 """Looks that some channels of images are painted in, by channel; one for each image."""

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from asyndgan.arrays import Images, Masks
-from asyndgan.data import derived_seed
 from asyndgan.painting.looks import Looks, drawn_looks, looks_of_holders
 from asyndgan.runs import RunFolder
+from asyndgan.store import derived_seed
 from asyndgan.training import SHARED_LOOK, generator_inputs
 
 Transform = Callable[[dict[str, Tensor]], Any]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
-from asyndgan.data.prepared import Case
+from asyndgan.store.prepared import Case
 
 INK = "#22303c"
 FAINT = "#b8c1c9"

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.readers import DataFileError
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.readers import DataFileError
 from asyndgan.recipe import Intensity, explained
 from asyndgan.runs import RunFolder
 from asyndgan.runs.schema import Count, Hex

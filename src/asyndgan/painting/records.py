@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from asyndgan.data import derived_seed
-from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
+from asyndgan.export.writing import written_whole
 from asyndgan.painting.card import model_card
 from asyndgan.painting.provenance import provenance_of
 from asyndgan.recipe.table import TableSection
 from asyndgan.runs import RunFolder
+from asyndgan.store import derived_seed
 from asyndgan.tables.cohort import table_of
 from asyndgan.tables.encoding import Encoder, class_numbers
 from asyndgan.tables.schema import SCHEMA_FILE

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
-from asyndgan.data import Case
+from asyndgan.store import Case
 
 FEWEST: Final = 100
 """Pixels from which a label has a regression of its own; fewer are fitted too closely."""

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from asyndgan.arrays import Mask
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
+from asyndgan.export.writing import written_whole
+from asyndgan.intake.dataset import DataSet
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of
 from asyndgan.painting.provenance import stored_provenance
 from asyndgan.painting.synthesise import (
@@ -25,6 +24,7 @@ from asyndgan.painting.writing import PICTURES, Storage, write_synthetic
 from asyndgan.received import contents
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites
+from asyndgan.store import Case
 
 MOVED = 2
 """Images per mask painted from the mask after random mirroring, rotation, scaling and shift, in

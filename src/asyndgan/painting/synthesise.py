@@ -9,17 +9,17 @@ from typing import Final, final
 import torch
 
 from asyndgan.arrays import Mask
-from asyndgan.data import Case, derived_seed
-from asyndgan.data.cohort import digest_of
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.moves import Moves, mirrored, moved
-from asyndgan.data.patients import people_of
 from asyndgan.errors import RunError
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.patients import people_of
 from asyndgan.painting.fading import AS_PAINTED, Fading, faded, without_labels
 from asyndgan.painting.looks import Looks, drawn_looks, looks_of_holders
 from asyndgan.painting.painter import Painter
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.store import Case, derived_seed
+from asyndgan.store.cohort import digest_of
+from asyndgan.store.moves import Moves, mirrored, moved
 from asyndgan.training import SHARED_LOOK
 
 BATCH: Final = 32

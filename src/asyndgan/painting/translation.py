@@ -13,9 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import IMAGE_LOW, Image, Images, Mask
-from asyndgan.data import Case, derived_seed
-from asyndgan.data.colours import Colours, recoloured
-from asyndgan.data.moves import Moves, mirrored, moved
 from asyndgan.errors import NotFiniteError
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.budget import TranslationBudget
@@ -23,6 +20,9 @@ from asyndgan.painting.looks import looks_of
 from asyndgan.painting.regression import Regression
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case, derived_seed
+from asyndgan.store.colours import Colours, recoloured
+from asyndgan.store.moves import Moves, mirrored, moved
 from asyndgan.training.checkpoint import seeded
 
 BATCH: Final = 32

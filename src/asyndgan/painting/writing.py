@@ -10,21 +10,21 @@ from typing import Any, Final, Self, final
 import numpy as np
 
 from asyndgan.arrays import Mask
-from asyndgan.data import Case, RawCase
-from asyndgan.data.case import prepared_spacing
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.folds import write_folds
-from asyndgan.data.nnunet import AXES
-from asyndgan.data.plan import SYNTHETIC_INTENSITY
-from asyndgan.data.readers import AXIAL, READERS, DataFileError, Geometry, Stored, lossless
-from asyndgan.data.units import units_of
-from asyndgan.data.writing import write_dataset
+from asyndgan.export.folds import write_folds
+from asyndgan.export.writing import write_dataset
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.readers import AXIAL, READERS, DataFileError, Geometry, Stored, lossless
+from asyndgan.intake.units import units_of
 from asyndgan.lazy import Late
 from asyndgan.painting.card import model_card
 from asyndgan.painting.provenance import provenance_of
 from asyndgan.painting.synthesise import PAINTING_VERSION, Origin, masks_digest
 from asyndgan.recipe.image import Intensity
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case, RawCase
+from asyndgan.store.case import prepared_spacing
+from asyndgan.store.geometry import AXES
+from asyndgan.store.plan import SYNTHETIC_INTENSITY
 
 nib: Any = Late("nibabel")  # half a second that pictures need not
 

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.recipe import Recipe
+from asyndgan.store.case import MODALITIES_LIMIT
 
 FRAME_SLACK: Final = 2**17
 """Bytes of a frame beyond its arrays: the header, and growth of incompressible data."""

@@ -1,7 +1,7 @@
 """What a plan is made from: figures of one site's data set, without an image, a name or a path.
 
-`asyndgan.data.fingerprint` measures a folder. A fingerprint may also come from a stranger, so every
-field is bounded.
+`asyndgan.intake.fingerprint` measures a folder. A fingerprint may also come from a stranger, so
+every field is bounded.
 """
 
 import math

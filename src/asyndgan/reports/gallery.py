@@ -10,8 +10,8 @@ import torch
 from PIL import Image as Pillow
 
 from asyndgan.arrays import Mask
-from asyndgan.data.prepared import Case
 from asyndgan.reports.page import data_uri
+from asyndgan.store.prepared import Case
 
 CASES: Final = 6
 """Synthetic cases shown per site; half as many if each has a real one beside it."""

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asyndgan.auditing.audit import AUDIT_FILE
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
 from asyndgan.errors import RunError
+from asyndgan.intake.dataset import DataSet
 from asyndgan.painting.sets import check_provenance
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.received import lacking
@@ -16,6 +15,7 @@ from asyndgan.reports.records import write_records_report
 from asyndgan.reports.report import write_report
 from asyndgan.reports.usefulness import is_of_generator
 from asyndgan.runs import RunFolder
+from asyndgan.store import Case
 from asyndgan.tables.schema import refuse_for_images
 
 Tell = Callable[[str], None]

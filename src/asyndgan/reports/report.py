@@ -11,7 +11,6 @@ import torch
 
 from asyndgan import __version__
 from asyndgan.auditing.reconstruction import not_asked
-from asyndgan.data import Case
 from asyndgan.errors import RunError
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
@@ -29,6 +28,7 @@ from asyndgan.reports.usefulness import usefulness_of
 from asyndgan.reports.words import amount, counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.trial import NO_RESULT, trial_of
+from asyndgan.store import Case
 from asyndgan.training.checkpoint import read
 
 _SIMULATED: Final = ("inprocess", "processes")

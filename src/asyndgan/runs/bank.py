@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asyndgan.data.labelling import read_mask
+from asyndgan.intake.labelling import read_mask
 from asyndgan.texts import replace_text, stored_whole
 from asyndgan.training import Scope
 from asyndgan.training.given import site_of

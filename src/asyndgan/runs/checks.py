@@ -6,13 +6,13 @@ from shlex import quote
 
 import torch
 
-from asyndgan.data.description import describe
-from asyndgan.data.plan import shared_modalities
 from asyndgan.errors import PolicyError, RunError
+from asyndgan.intake.description import describe
 from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.folder import RunFolder
+from asyndgan.store.plan import shared_modalities
 from asyndgan.tables.schema import check_own_data
 from asyndgan.training import GENERATOR_VERSION
 from asyndgan.training.compute import measured_precision

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 from pydantic import ConfigDict, Field
 
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.lazy import Late
 from asyndgan.runs.schema import (
     Connections,

@@ -7,16 +7,16 @@ from typing import Any, Final
 
 import torch
 
-from asyndgan.data import derived_seed
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.writing import written_whole
 from asyndgan.errors import PolicyError, RunError
+from asyndgan.export.writing import written_whole
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.checks import check_late_sites, check_policies, check_same_run, check_sites
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.recipes import load_recipe
 from asyndgan.runs.train import train
+from asyndgan.store import derived_seed
 from asyndgan.training.scope import generator_inputs
 
 FEWEST: Final = 500

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from asyndgan.data.fingerprint import loaded, measured
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError
+from asyndgan.intake.fingerprint import loaded, measured
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.models import check_parts
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
@@ -86,7 +86,7 @@ def planned(
     Args:
         sites: each site's folder, or its fingerprint: a file that `asyndgan fingerprint` wrote.
         overrides: keys of the recipe to override, each as `key=value`.
-        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+        patient_pattern: see `asyndgan.intake.nnunet.patient_of`.
         masks: whether the recipe learns masks, in place of images.
         fits: whether there is time for a recipe, as `within`: images get as many pixels as they
             have and there is time for. None, or if a site's is a fingerprint: as many as the

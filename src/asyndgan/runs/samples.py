@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from asyndgan.arrays import Mask
-from asyndgan.data import derived_seed
 from asyndgan.runs.bank import MaskBank
+from asyndgan.store import derived_seed
 from asyndgan.texts import stored_whole
 from asyndgan.training import Coordinator, generator_inputs
 

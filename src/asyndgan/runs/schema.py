@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, NotRequired
 from pydantic import AfterValidator, Field, GetPydanticSchema, StrictBool
 from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
-from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.recipe import LABELS_LIMIT
+from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.texts import LARGEST_NUMBER, LONGEST_NEWS, Line, Name, SiteName
 
 MOST_SITES: Final = 1024

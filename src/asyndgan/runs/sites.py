@@ -6,13 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self, final
 
-from asyndgan.data import Case
-from asyndgan.data.dataset import DataSet
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.engines.setup import SiteSetup, chooser_at, load_cohort
 from asyndgan.errors import RunError
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.store import Case
+from asyndgan.store.splits import OPEN, Chooser, held_out_by
 from asyndgan.tables.schema import is_table
 from asyndgan.training.checkpoint import place_holding
 

@@ -18,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
-from asyndgan.data.description import json_table
-from asyndgan.data.listing import part_of
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError, RecipeError, RunError
+from asyndgan.intake.description import json_table
+from asyndgan.intake.listing import part_of
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe.faults import explained, shown
 from asyndgan.recipe.recipe import Recipe, dotted, unquoted
 from asyndgan.recipe.sections import Section
@@ -71,7 +71,7 @@ class Study(Section):
     Attributes:
         sites: folder of each site's data, by the site's name.
         test: data set of patients of no site.
-        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+        patient_pattern: see `asyndgan.intake.nnunet.patient_of`.
         recipe: name of a recipe, or path of its TOML file; None: one is planned from the data.
         changes: keys of the recipe and their values, as nested tables; `set` in the file.
         out: the run folder. Other results are written beside it (`beside`).

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import SiteSetup, build_engine
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.models import usable_device
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Final, final
 import numpy as np
 from torch import Tensor
 
-from asyndgan.data import Cohort, derived_seed
-from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.errors import CohortError
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.table import TableSection
+from asyndgan.store import Cohort, derived_seed
+from asyndgan.store.splits import OPEN, Chooser, held_out_by
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.summary import check_declared, check_schema
 from asyndgan.tables.table import Table

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from asyndgan.data import fingerprint as images
 from asyndgan.errors import CohortError
+from asyndgan.intake import fingerprint as images
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.table import TableSection, base_text

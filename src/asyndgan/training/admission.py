@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asyndgan.data import Cohort
-from asyndgan.data.enrolment import Cases, refusals
 from asyndgan.errors import CohortError, PolicyError, ProtocolError
 from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe
+from asyndgan.store import Cohort
+from asyndgan.store.enrolment import Cases, refusals
 from asyndgan.wire import LEAST_SHARE
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from asyndgan.arrays import CPU
-from asyndgan.data import derived_seed
 from asyndgan.errors import AsyndganError, NotFiniteError, QuorumError, RunError, WireError
 from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
+from asyndgan.store import derived_seed
 from asyndgan.training.aggregation import pull, requests_of
 from asyndgan.training.checkpoint import (
     State,

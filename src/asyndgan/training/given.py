@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from asyndgan.arrays import Masks
-from asyndgan.data import derived_seed, digest_of, drawn_from
-from asyndgan.data.dataset import DataSet
 from asyndgan.errors import CohortError, RunError
+from asyndgan.intake.dataset import DataSet
 from asyndgan.recipe import Recipe
+from asyndgan.store import derived_seed, digest_of, drawn_from
 from asyndgan.training.scope import Scope
 
 ANY: Final = "given"

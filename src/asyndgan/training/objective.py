@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.func import functional_call
 
 from asyndgan.arrays import CPU, Condition, Images, Masks, Scalar
-from asyndgan.data import Batch, derived_seed
 from asyndgan.models import (
     Verdict,
     arithmetic,
@@ -26,6 +25,7 @@ from asyndgan.models.discriminators import CrossFitted, labels_in
 from asyndgan.models.losses import balanced_cross_entropy, cross_entropy_by_label
 from asyndgan.privacy.chance import shuffled
 from asyndgan.recipe import OptimiserSection, Recipe
+from asyndgan.store import Batch, derived_seed
 from asyndgan.training.checkpoint import (
     load_network,
     load_optimiser,

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Scalar
-from asyndgan.data import Batch
 from asyndgan.models import Verdict
 from asyndgan.models.augment import disturbed
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.privacy.chance import normal_noise
 from asyndgan.recipe import Recipe
+from asyndgan.store import Batch
 
 AT_ONCE = 32
 """Number of copies of patients' images whose gradients are held in memory at a time."""

@@ -12,8 +12,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from asyndgan.data import derived_seed, drawn_from
 from asyndgan.recipe import Recipe
+from asyndgan.store import derived_seed, drawn_from
 from asyndgan.training.checkpoint import load_network, network_state, shares_in
 from asyndgan.training.quorum import normalised
 

@@ -9,12 +9,12 @@ from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from asyndgan.arrays import CPU, Condition, Noise
-from asyndgan.data.case import MODALITIES_LIMIT
-from asyndgan.data.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES, unheld
-from asyndgan.data.moves import deformed
 from asyndgan.errors import CohortError
 from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import LABELS_LIMIT, Recipe
+from asyndgan.store.case import MODALITIES_LIMIT
+from asyndgan.store.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES, unheld
+from asyndgan.store.moves import deformed
 from asyndgan.texts import named_alike
 from asyndgan.wire import Card
 

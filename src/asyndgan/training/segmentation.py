@@ -13,13 +13,13 @@ import torch
 from torch import Generator, nn
 
 from asyndgan.arrays import Images, Masks
-from asyndgan.data.colours import Colours, recoloured
-from asyndgan.data.moves import Moves, moved
-from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.models.segmenters import build_segmenter, check_size
 from asyndgan.recipe import Recipe
+from asyndgan.store.colours import Colours, recoloured
+from asyndgan.store.moves import Moves, moved
+from asyndgan.store.prepared import Case
 from asyndgan.training.checkpoint import seeded
 
 CERTAIN = 50.0

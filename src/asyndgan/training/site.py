@@ -11,13 +11,13 @@ from typing import Final, final
 import torch
 
 from asyndgan.arrays import CPU
-from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.errors import NotFiniteError, ProtocolError, RunError
 from asyndgan.privacy import SIMULATION, Openings, Policy, Released
 from asyndgan.privacy.books import open_release
 from asyndgan.privacy.chance import secret, uniform
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
+from asyndgan.store import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.training import checkpoint
 from asyndgan.training.admission import check_cohort, check_same, share_of
 from asyndgan.training.arrivals import Arrivals, check_range

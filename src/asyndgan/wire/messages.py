@@ -16,9 +16,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import WireError
 from asyndgan.recipe.fingerprint import Fingerprint
+from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.tables.summary import Summary
 from asyndgan.texts import LARGEST_NUMBER, Name
 from asyndgan.wire.codec import (

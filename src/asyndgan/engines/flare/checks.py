@@ -15,14 +15,14 @@ from typing import Final, final
 import torch
 from cryptography import x509
 
-from asyndgan.data.check import check_folder
-from asyndgan.data.description import describe
-from asyndgan.data.listing import list_cases
-from asyndgan.data.nnunet import patients_of
 from asyndgan.engines.flare.kits import versions
 from asyndgan.engines.flare.member import KEY_FILE, Member, read_kit
 from asyndgan.engines.flare.service import SITE_FILE, SiteFile, has_kit, name_of
 from asyndgan.errors import AsyndganError, DataError, PolicyError
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.description import describe
+from asyndgan.intake.listing import list_cases
+from asyndgan.intake.nnunet import patients_of
 from asyndgan.models import usable_device
 from asyndgan.privacy import Policy
 from asyndgan.tables.check import checked

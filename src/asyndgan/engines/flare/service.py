@@ -17,7 +17,6 @@ from typing import Final, final
 
 from pydantic import Field, ValidationError
 
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines.federation import RUN_NAME
 from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE, read_key, read_kit
 from asyndgan.engines.flare.sealing import Seal, read_letter
@@ -32,6 +31,7 @@ from asyndgan.errors import (
     SiteUnreachableError,
     WireError,
 )
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe, Section, explained
 from asyndgan.texts import bounded_text, parsed_toml
 from asyndgan.wire import LEAST_SHARE

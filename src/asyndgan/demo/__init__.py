@@ -1,0 +1,1 @@
+"""Phantoms: sites without patients."""

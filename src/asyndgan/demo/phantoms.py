@@ -1,0 +1,275 @@
+"""Head phantoms of several sites: axial T1, T2 and FLAIR slices with exact label maps.
+
+They serve the demo and the tests, where no patient's image may be used. A patient's anatomy is
+drawn once (`asyndgan.demo.anatomy`). Any scanner (`asyndgan.demo.scanner`) can image it, at any
+size.
+
+Every random number comes from a stream named by (seed, cohort, patient, purpose), so patient 7 is
+the same person regardless of the number of patients at the site, the image size and the scanner.
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from asyndgan.demo.anatomy import LABELS, Head, LesionHabit, draw_lesions
+from asyndgan.demo.scanner import (
+    FIELD_OF_VIEW,
+    MODALITIES,
+    Exposure,
+    Look,
+    Scanner,
+    draw_slice,
+    scan,
+)
+from asyndgan.errors import DataError
+from asyndgan.export.writing import write_dataset
+from asyndgan.store.case import RawCase
+
+_LEVELS = range(8, 20)
+"""Slice numbers that can be drawn: from the basal ganglia up to above the ventricles."""
+
+_TEST_PATIENTS = 6
+"""Patients per site in the test set."""
+
+
+@final
+@dataclass(frozen=True)
+class PhantomSite:
+    """One site: its number of patients, its scanner and its patients' lesions.
+
+    Attributes:
+        name: site name, also the first part of its patients' names.
+        patients: number of patients.
+        slices: slices per patient, 1 to 12.
+        scanner: scanner of the site.
+        lesions: distribution of its patients' lesions.
+
+    Raises:
+        DataError: no patients, or slices outside 1 to 12.
+    """
+
+    name: str
+    patients: int
+    slices: int
+    scanner: Scanner
+    lesions: LesionHabit
+
+    def __post_init__(self) -> None:
+        if self.patients < 1:
+            raise DataError(f"phantom site {self.name}: {self.patients} patients; give 1 or more.")
+        if not 1 <= self.slices <= len(_LEVELS):
+            raise DataError(
+                f"phantom site {self.name}: {self.slices} slices a patient; "
+                f"give 1 to {len(_LEVELS)}."
+            )
+
+
+DEFAULT_SITES: tuple[PhantomSite, ...] = (
+    # A recent 3 T machine: sharp, low noise, full contrast; many small lesions by the ventricles.
+    PhantomSite(
+        name="north",
+        patients=26,
+        slices=4,
+        scanner=Scanner(
+            t1=Look(gain=0.98, contrast=1.15),
+            t2=Look(gain=0.95, contrast=1.1),
+            flair=Look(gain=0.95, contrast=1.1),
+            bias=0.12,
+            bias_from=160.0,
+            noise=0.018,
+            blur=0.5,
+        ),
+        lesions=LesionHabit(number=5.0, radius=(0.065, 0.11), place=(0.4, 0.62), edge=0.16),
+    ),
+    # An old 1.5 T machine: blurred, noisy, low contrast; few large lesions, mostly frontal.
+    PhantomSite(
+        name="south",
+        patients=20,
+        slices=4,
+        scanner=Scanner(
+            t1=Look(gain=0.72, gamma=1.1, contrast=0.85, offset=0.05),
+            t2=Look(gain=0.66, gamma=1.15, contrast=0.9, offset=0.04),
+            flair=Look(gain=0.66, contrast=0.85, offset=0.05),
+            fat=0.85,
+            bias=0.22,
+            bias_from=20.0,
+            noise=0.042,
+            blur=1.6,
+        ),
+        lesions=LesionHabit(
+            number=1.8, radius=(0.13, 0.24), place=(0.45, 0.65), frontal=0.75, edge=0.1
+        ),
+    ),
+    # A surface coil with fat saturation: dark scalp, strong shading; cortical lesions at the back.
+    PhantomSite(
+        name="east",
+        patients=22,
+        slices=3,
+        scanner=Scanner(
+            t1=Look(gain=0.95, gamma=1.5, contrast=1.1),
+            t2=Look(gain=0.92, gamma=1.45),
+            flair=Look(gain=0.95, gamma=1.35, contrast=1.05),
+            fat=0.22,
+            bias=0.42,
+            bias_from=75.0,
+            noise=0.03,
+            blur=0.8,
+        ),
+        lesions=LesionHabit(
+            number=2.5, radius=(0.09, 0.17), place=(0.6, 0.84), frontal=0.25, edge=0.18
+        ),
+    ),
+    # A bright, washed-out display window; lesions of every size anywhere.
+    PhantomSite(
+        name="west",
+        patients=15,
+        slices=4,
+        scanner=Scanner(
+            t1=Look(gain=0.86, gamma=0.7, contrast=0.95, offset=0.08),
+            t2=Look(gain=0.88, gamma=0.65, offset=0.06),
+            flair=Look(gain=0.9, gamma=0.75, contrast=0.95, offset=0.05),
+            fat=1.05,
+            bias=0.2,
+            bias_from=-110.0,
+            noise=0.035,
+            blur=1.1,
+        ),
+        lesions=LesionHabit(number=3.0, radius=(0.065, 0.19), place=(0.4, 0.78), edge=0.13),
+    ),
+)
+
+
+def phantom_cases(site: PhantomSite, *, size: int, seed: int) -> Iterator[RawCase]:
+    """Draw every case of a site, patient by patient and from the lowest slice up.
+
+    Args:
+        site: the site to draw.
+        size: rows and columns of an image, 32 or more.
+        seed: different seeds give different patients.
+
+    Yields:
+        Cases named `<site>-p<patient>_s<slice>`: channels T1, T2 and FLAIR as float32 of whole
+        numbers in 0 to 255; mask int64 of 0 background, 1 head (from the skin inwards), 2 ventricle
+        and 3 lesion.
+
+    Raises:
+        DataError: a size below 32 or a negative seed.
+    """
+    _check(size, seed)
+    for patient in range(site.patients):
+        yield from _patient_cases(site, site.name, patient, size=size, seed=seed)
+
+
+def test_cases(
+    sites: Sequence[PhantomSite], *, size: int, seed: int, patients_per_site: int
+) -> Iterator[RawCase]:
+    """Draw the test set: patients of no site, with every site's scanner and lesions in turn.
+
+    Args:
+        sites: sites whose scanners and lesions to use.
+        size: rows and columns of an image, 32 or more.
+        seed: as in `phantom_cases`.
+        patients_per_site: number of test patients for each site's scanner and lesions.
+
+    Yields:
+        Cases as from `phantom_cases`, named `test-<site>-p<patient>_s<slice>`.
+
+    Raises:
+        DataError: a size below 32 or a negative seed.
+    """
+    _check(size, seed)
+    for site in sites:
+        for patient in range(patients_per_site):
+            yield from _patient_cases(site, f"test-{site.name}", patient, size=size, seed=seed)
+
+
+def write_phantoms(
+    folder: Path,
+    *,
+    size: int = 64,
+    seed: int = 0,
+    sites: Sequence[PhantomSite] = DEFAULT_SITES,
+    patients_scale: float = 1.0,
+) -> dict[str, int]:
+    """Write each site to `folder/<site>` and the test set to `folder/test`, in nnU-Net's format.
+
+    Args:
+        folder: created if it does not exist.
+        size: rows and columns of an image, 32 or more.
+        seed: as in `phantom_cases`.
+        sites: the sites to write.
+        patients_scale: factor for every number of patients, including the test set's; each data
+            set keeps at least one patient per site.
+
+    Returns:
+        Number of cases by name of the data set, the test set last.
+
+    Raises:
+        DataError: a size below 32, a negative seed, a scale that is not positive, or a folder that
+            cannot be written.
+    """
+    _check(size, seed)
+    if not patients_scale > 0:
+        raise DataError(f"phantoms: patients scale {patients_scale}; give a number above 0.")
+    sites = [replace(site, patients=_scaled(site.patients, patients_scale)) for site in sites]
+    written = {
+        site.name: _write(folder / site.name, phantom_cases(site, size=size, seed=seed), site.name)
+        for site in sites
+    }
+    held_out = test_cases(
+        sites, size=size, seed=seed, patients_per_site=_scaled(_TEST_PATIENTS, patients_scale)
+    )
+    return written | {"test": _write(folder / "test", held_out, "test")}
+
+
+def _write(folder: Path, cases: Iterator[RawCase], name: str) -> int:
+    return write_dataset(folder, cases, modalities=MODALITIES, labels=LABELS, name=name)
+
+
+def _scaled(patients: int, scale: float) -> int:
+    return max(1, round(patients * scale))
+
+
+def _check(size: int, seed: int) -> None:
+    if size < 32:
+        raise DataError(f"phantoms: size {size}; lesions need 32 pixels or more.")
+    if seed < 0:
+        raise DataError(f"phantoms: seed {seed}; give 0 or more.")
+
+
+def _patient_cases(
+    site: PhantomSite, cohort: str, patient: int, *, size: int, seed: int
+) -> Iterator[RawCase]:
+    def stream(purpose: str) -> np.random.Generator:
+        # crc32, since Python's own hash of a string differs between processes
+        return np.random.default_rng([seed, _number(cohort), patient, _number(purpose)])
+
+    head = Head.draw(stream("head"))
+    lesions = draw_lesions(stream("lesions"), site.lesions)
+    exposure = Exposure.draw(stream("exposure"), site.scanner)
+    name = f"{cohort}-p{patient:03d}"
+    for number in _slice_numbers(stream("slices"), site.slices):
+        level = (number - _LEVELS.start) / (len(_LEVELS) - 1)
+        signal, mask = draw_slice(head, lesions, site.scanner, level, size)
+        image = scan(signal, exposure, stream(f"noise {number}"))
+        yield RawCase(
+            name=f"{name}_s{number}",
+            patient=name,
+            channels=dict(zip(MODALITIES, image, strict=True)),
+            mask=mask,
+            spacing=(FIELD_OF_VIEW / size, FIELD_OF_VIEW / size),
+        )
+
+
+def _number(text: str) -> int:
+    return zlib.crc32(text.encode())
+
+
+def _slice_numbers(rng: np.random.Generator, count: int) -> list[int]:
+    """Draws one slice number from each of `count` nearly equal parts of `_LEVELS`."""
+    return [int(rng.choice(part)) for part in np.array_split(np.array(_LEVELS), count)]

@@ -1,0 +1,248 @@
+"""Writes data sets in nnU-Net's raw convention; every synthetic image is marked as such."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from asyndgan.intake.description import OWN_KEYS, checked_labels, checked_modalities
+from asyndgan.intake.grids import shown_shape
+from asyndgan.intake.labelling import check_mask
+from asyndgan.intake.readers import AXIAL, LOSSLESS, NOT_ACQUIRED, READERS, DataFileError, Geometry
+from asyndgan.received import UnreadableError, opened
+from asyndgan.store.case import RawCase
+from asyndgan.texts import is_full, without_empty
+
+MOST_COPIED: Final = 2**36
+"""Largest file that is copied, in bytes."""
+
+_RGB = (("r", "g", "b"), ("red", "green", "blue"))
+
+
+def write_dataset(
+    folder: Path,
+    cases: Iterable[RawCase],
+    *,
+    modalities: Sequence[str],
+    labels: Mapping[str, int],
+    file_ending: str = ".png",
+    name: str,
+    extra: Mapping[str, object] | None = None,
+    geometry: Geometry = AXIAL,
+) -> int:
+    """Writes a data set; equal cases give equal bytes.
+
+    PNG and BMP store intensities rounded and clipped to 0..255 (PNG uint16, and a synthetic set's
+    grey pictures where they exceed 255, to 0..65535) and no spacing; modalities named R, G, B go
+    into one RGB picture, also of TIFF. The other formats store whole numbers in their type, other
+    images in float32, masks in uint8, and the spacing, one slice per file.
+
+    Args:
+        folder: created if necessary; must not hold a data set yet.
+        cases: consumed one at a time. Each has every modality; its mask may be None.
+        modalities: names in the order of the numbers in the file names.
+        labels: name to number.
+        file_ending: one of `LOSSLESS`.
+        name: name of the data set.
+        extra: further keys of dataset.json, such as "synthetic".
+        geometry: how slices lie in files of volumes.
+
+    Returns:
+        The number of cases.
+
+    Raises:
+        DataError: the folder holds a data set or cannot be written, there is no case, or a case
+            does not fit the arguments.
+    """
+    head = _header(folder, modalities, labels, file_ending, name, extra)
+    names: set[str] = set()
+    note = NOT_ACQUIRED if extra and extra.get("synthetic") else ""
+    for case in cases:
+        check_case(folder, case, modalities, labels, names)
+        names.add(case.name)
+        with writing_to(folder):
+            _write_case(folder, case, modalities, file_ending, note, geometry)
+    if not names:
+        raise DataFileError(folder, "there is no case to write", "Ask for at least one.")
+    text = json.dumps({**head, "numTraining": len(names)}, indent=2, ensure_ascii=False)
+    with writing_to(folder):
+        (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+    return len(names)
+
+
+def check_new(folder: Path) -> None:
+    """Checks that a folder does not exist, or is empty.
+
+    Raises:
+        DataError: it holds something, or is a file.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder that is renamed to `folder` on success and removed on failure.
+
+    Raises:
+        DataError: `folder` exists and is not an empty folder, or cannot be written (as far as can
+            be known, raised on entry: what is to be written may take hours).
+    """
+    folder = folder.resolve()
+    check_new(folder)
+    half = folder.with_name(f".{folder.name}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    with without_empty(folder.parent):
+        with writing_to(folder):
+            half.mkdir(parents=True)
+            half.rmdir()
+        try:
+            yield half
+            with writing_to(folder):
+                half.replace(folder)
+        except BaseException as error:
+            shutil.rmtree(half, ignore_errors=True)  # it may hold patients' images
+            if isinstance(error, DataFileError) and error.file.is_relative_to(half):
+                file = folder / error.file.relative_to(half)
+                raise DataFileError(file, error.reason, error.remedy) from error
+            if isinstance(error, OSError) and is_full(error):
+                with writing_to(folder):
+                    raise
+            raise
+
+
+def _header(
+    folder: Path,
+    modalities: Sequence[str],
+    labels: Mapping[str, int],
+    file_ending: str,
+    name: str,
+    extra: Mapping[str, object] | None,
+) -> dict[str, object]:
+    """Builds dataset.json without numTraining, with names and labels checked as in `describe`."""
+    for taken in ("dataset.json", "imagesTr", "labelsTr"):
+        if (folder / taken).exists():
+            raise DataFileError(
+                folder, f"already holds a data set ({taken})", "Name a folder that does not exist."
+            )
+    path = folder / "dataset.json"
+    if file_ending not in LOSSLESS:
+        raise DataFileError(
+            path, f"file_ending would be '{file_ending}'", f"Take one of {', '.join(LOSSLESS)}."
+        )
+    own = set(extra or {}) & set(OWN_KEYS)
+    if own:
+        raise DataFileError(path, f"extra may not hold {sorted(own)}", "Use the arguments instead.")
+    channel_names = {str(number): modality for number, modality in enumerate(modalities)}
+    checked_modalities(path, channel_names)
+    return {
+        "name": name,
+        "channel_names": channel_names,
+        "labels": checked_labels(path, dict(labels)),
+        "file_ending": file_ending,
+        **(extra or {}),
+    }
+
+
+def check_case(
+    folder: Path,
+    case: RawCase,
+    modalities: Sequence[str],
+    labels: Mapping[str, int],
+    written: set[str],
+) -> None:
+    """Checks a case to be written into a folder that holds the cases named in `written`.
+
+    Raises:
+        DataError: it does not fit the modalities or labels, or its name is no file's or taken.
+    """
+    if not re.fullmatch(r"\w[\w.+-]*", case.name):
+        raise DataFileError(
+            folder,
+            f"case '{case.name}' cannot be a file name",
+            "Use letters, digits, '_', '-', '+' and '.' only.",
+        )
+    if case.name in written:
+        raise DataFileError(folder, f"two cases are named '{case.name}'", "Rename one of them.")
+    missing = [modality for modality in modalities if modality not in case.channels]
+    if missing:
+        raise DataFileError(
+            folder,
+            f"case '{case.name}' has no modality {', '.join(missing)}",
+            "Write only modalities that every case has.",
+        )
+    arrays = [case.channels[modality] for modality in modalities]
+    arrays += [] if case.mask is None else [case.mask]
+    if any(array.ndim != 2 or array.shape != arrays[0].shape for array in arrays):
+        shapes = ", ".join(shown_shape(array.shape) for array in arrays)
+        raise DataFileError(
+            folder,
+            f"case '{case.name}' has arrays of the shapes {shapes}",
+            "Each must have the same rows and columns.",
+        )
+    if case.mask is not None:
+        check_mask(folder / "labelsTr" / case.name, case.mask, labels)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turns what the system says of a folder that cannot be written into a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be written ({error.strerror})"
+        what = "no space left on its disk" if is_full(error) else what
+        raise DataFileError(folder, what, "Free space, or name another folder.") from error
+
+
+def _write_case(
+    folder: Path,
+    case: RawCase,
+    modalities: Sequence[str],
+    file_ending: str,
+    note: str,
+    geometry: Geometry,
+) -> None:
+    (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
+    reader = READERS[file_ending]
+    planes = [case.channels[modality] for modality in modalities]
+    if reader.colour and tuple(map(str.lower, modalities)) in _RGB:
+        planes = [np.stack(planes, axis=-1)]
+    for number, plane in enumerate(planes):
+        path = folder / "imagesTr" / f"{case.name}_{number:04d}{file_ending}"
+        reader.write(path, plane, spacing=case.spacing, note=note, geometry=geometry)
+    if case.mask is not None:
+        (folder / "labelsTr").mkdir(exist_ok=True)
+        path = folder / "labelsTr" / f"{case.name}{file_ending}"
+        mask = case.mask.astype(np.uint8)
+        reader.write(path, mask, spacing=case.spacing, note=note, geometry=geometry)
+
+
+def copy_folder(source: Path, folder: Path, ignore: Callable[..., set[str]] | None = None) -> None:
+    """Copies a folder to a new one, without what `ignore` names, as `shutil.copytree` does.
+
+    Raises:
+        DataError: as `copy_file`; `copytree` itself would only list what failed.
+    """
+    shutil.copytree(
+        source, folder, ignore=ignore, copy_function=lambda *each: copy_file(*map(Path, each))
+    )
+
+
+def copy_file(path: Path, copy: Path) -> None:
+    """Copies a regular file to a path that does not exist.
+
+    Raises:
+        DataError: `path` is no regular file or larger than `MOST_COPIED`, or `copy` cannot be
+            written.
+    """
+    try:
+        with writing_to(copy), opened(path, MOST_COPIED) as file, copy.open("xb") as into:
+            shutil.copyfileobj(file, into)
+    except UnreadableError as error:
+        raise DataFileError(path, f"{error}", "Put a file of the data there.") from error

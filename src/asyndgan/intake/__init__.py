@@ -1,0 +1,1 @@
+"""All that knows files, their names and their faults: folders become cases."""

@@ -1,0 +1,345 @@
+"""A data set's folder, opened once however often a command asks for what is in it."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import final
+
+from asyndgan.arrays import Mask
+from asyndgan.intake.description import describe, json_table
+from asyndgan.intake.listing import CaseFiles, Listing, listed, raise_first
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN, patients_of, read_case, read_masks
+from asyndgan.intake.patients import Joined, joined_in, unfitting
+from asyndgan.intake.readers import READERS, DataFileError
+from asyndgan.received import opened
+from asyndgan.recipe import ImageSection
+from asyndgan.recipe.image import Intensity
+from asyndgan.store.case import RawCase
+from asyndgan.store.enrolment import none_shared
+from asyndgan.store.info import DatasetInfo
+from asyndgan.store.plan import SYNTHETIC_INTENSITY, grid_for, shared_modalities
+from asyndgan.store.prepare import prepare
+from asyndgan.store.prepared import Case
+from asyndgan.texts import counted
+
+log = logging.getLogger(__name__)
+
+
+@final
+class DataSet:
+    """A folder in nnU-Net's raw convention.
+
+    `dataset.json` is read once, when it is first asked for. Cases are kept in memory, and a later
+    request for some of their modalities or slices on the same grid is answered from them.
+
+    Args:
+        folder: holds dataset.json.
+        patient_pattern: see `asyndgan.intake.nnunet.patient_of`.
+    """
+
+    def __init__(self, folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> None:
+        self.folder = folder
+        self.patient_pattern = patient_pattern
+        self._kept: dict[str, _Kept] = {}
+
+    @cached_property
+    def table(self) -> dict[str, object]:
+        """The content of dataset.json, unchecked.
+
+        Raises:
+            DataError: it is missing or is no JSON object.
+        """
+        return json_table(self.folder / "dataset.json")
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        """The description in dataset.json; raises `DataError` as `describe`."""
+        return describe(self.folder, self.table)
+
+    @cached_property
+    def _listing(self) -> Listing:
+        found = listed(self.folder, self.info)
+        raise_first(found.faults)
+        return found
+
+    @property
+    def files(self) -> list[CaseFiles]:
+        """The files of each case, sorted by name; raises `DataError` as `list_cases`."""
+        return self._listing.cases
+
+    @cached_property
+    def patients(self) -> dict[str, str]:
+        """The patient of each case, by the case's name.
+
+        Raises:
+            DataError: as `list_cases`, or the patient pattern is no regular expression.
+        """
+        return patients_of((files.name for files in self.files), self.patient_pattern)
+
+    def digest(self, further: Sequence[str] = ()) -> str:
+        """SHA-256 of the paths and contents of dataset.json and the cases' files, in hexadecimal.
+
+        Nothing else in the folder counts: a link in it may lead to a whole disk.
+
+        Args:
+            further: folders in it, whose files count too if they end as images do.
+
+        Raises:
+            DataError: as `list_cases`.
+        """
+        files = {self.folder / "dataset.json"}
+        for case in self.files:
+            files |= {*case.images.values(), *filter(None, [case.mask])}
+        for name in further:
+            found = (self.folder / name).glob(f"*{self.info.file_ending}")
+            files |= {path for path in found if path.is_file()}
+        digest = hashlib.sha256()
+        for path in sorted(files):
+            digest.update(path.relative_to(self.folder).as_posix().encode() + b"\0")
+            with opened(path, 2**63) as file:
+                while part := file.read(2**20):
+                    digest.update(part)
+        return digest.hexdigest()
+
+    def check_labels(self, labels: Mapping[str, str]) -> None:
+        """Checks that the labels agree with those of a run.
+
+        Args:
+            labels: the run's labels: number, as text, to name.
+
+        Raises:
+            DataError: a number has a different name, or a name a different number.
+        """
+        numbers = {name: int(number) for number, name in labels.items()}
+        for name, number in self.info.labels.items():
+            if labels.get(str(number), name) != name or numbers.get(name, number) != number:
+                known = ", ".join(f"{number} {name}" for number, name in labels.items())
+                raise DataFileError(
+                    self.folder / "dataset.json",
+                    f"label {number} is '{name}' here; the run has {known}",
+                    "Give both the same numbers and names, and remap the masks.",
+                )
+
+    def cases(
+        self,
+        image: ImageSection,
+        modalities: Sequence[str] | None = None,
+        *,
+        unmasked: bool = True,
+        incomplete: bool = False,
+        augmented: bool = False,
+        synthetic: bool = False,
+    ) -> list[Case]:
+        """Reads and prepares all cases.
+
+        A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised and on its
+        recipe's grid, so it is read as its provenance says and not resampled to
+        `image.spacing`.
+
+        Args:
+            image: the recipe's grid and normalisation.
+            modalities: channels to read. None means those of the recipe that the data set has, in
+                the recipe's order, or all acquired ones of the data set if the recipe lists none.
+            unmasked: accept cases without a mask as all background; otherwise they are refused.
+            incomplete: accept cases that lack a modality, if dataset.json says
+                `"incomplete": true`; cases that lack all are left out.
+            augmented: accept a set with synthetic cases beside real ones; otherwise it is refused.
+            synthetic: accept a synthetic data set; otherwise it is refused, lest what a generator
+                painted counts as patients.
+
+        Returns:
+            The cases, sorted by name. Where more modalities were read before, `preparation.cut` is
+            still of all of them.
+
+        Raises:
+            DataError: the data set cannot be read or prepared; the error names the file or the
+                case.
+        """
+        info = self.info
+        wanted = tuple(modalities) if modalities is not None else shared_modalities(info, image)
+        self._check(image, wanted, augmented=augmented, synthetic=synthetic)
+        if info.synthetic:
+            image = image.model_copy(update={"intensity": self._painted_intensity()})
+        image = grid_for(info, image)
+        incomplete = incomplete and info.incomplete
+        key = f"{unmasked} {incomplete} {image.model_dump_json(exclude={'slices', 'modalities'})}"
+        kept = self._kept.get(key)
+        if kept is None or not kept.covers(image, wanted):
+            read = self._read(image, wanted, unmasked=unmasked, incomplete=incomplete)
+            kept = self._kept[key] = _Kept(image.slices == "all", wanted, list(read))
+        cases = list(kept.of(image, wanted))
+        if not cases:
+            raise DataFileError(
+                self.folder,
+                f"holds no case with a label ('image.slices' is '{image.slices}') and with any of "
+                f"{', '.join(wanted)}",
+                "Set image.slices to 'all', give the labels numbers above 0, or name what cases "
+                "have.",
+            )
+        return cases
+
+    def masks(self, image: ImageSection) -> list[tuple[str, Mask]]:
+        """Name and mask [H, W] of each of `mask_cases`."""
+        return [(case.name, case.mask) for case in self.mask_cases(image)]
+
+    def mask_cases(self, image: ImageSection) -> list[Case]:
+        """Reads the masks, whether or not there are images, on the recipe's grid.
+
+        Masks released by sites (dataset.json says `"masks_only": true`) and masks of a synthetic
+        data set are already on that grid and are not resampled to `image.spacing`.
+
+        Args:
+            image: the recipe's grid.
+
+        Returns:
+            Cases or slices without an image, whose patient is the name of the mask's file;
+            all-background masks only if `image.slices` is "all".
+
+        Raises:
+            DataError: there is no mask, or one cannot be read.
+        """
+        grid = grid_for(self.info, image)
+        raw = [*read_masks(self.folder, axis=image.axis, info=self.info)]
+        sizes = (one.mask.shape for one in raw if one.mask is not None)
+        strange = [size for size in sizes if size != image.size]
+        if grid is not image and strange:
+            _tell_scaled(self.folder, strange[0], image.size)
+        image = grid
+        prepared = (prepare(one, image, ["mask"]) for one in raw)
+        return [one for one in prepared if image.slices == "all" or one.preparation.labelled]
+
+    def raw(self, files: CaseFiles, image: ImageSection) -> Iterator[RawCase]:
+        """One of `files` as stored, slice by slice if it is a volume; see `read_case`."""
+        patient = self.patients[files.name]
+        return read_case(files, self.info, axis=image.axis, patient=patient)
+
+    def _check(
+        self, image: ImageSection, wanted: Sequence[str], *, augmented: bool, synthetic: bool
+    ) -> None:
+        info = self.info
+        if not wanted:
+            reason = none_shared(info.modalities, image) or ("has no acquired modality", "Add one.")
+            raise DataFileError(self.folder / "dataset.json", *reason)
+        if info.synthetic_cases and not augmented:
+            raise DataFileError(
+                self.folder,
+                f"holds {len(info.synthetic_cases)} synthetic cases beside real ones",
+                "Name the data set that it was made from.",
+            )
+        if info.synthetic and not synthetic:
+            raise DataFileError(
+                self.folder,
+                "is a synthetic data set, and patients are wanted",
+                "Name a folder of theirs.",
+            )
+
+    def _painted_intensity(self) -> dict[str, Intensity]:
+        """What a synthetic set stores for -1 and 1, by modality: by its provenance, or 0 and 255.
+
+        Raises:
+            DataError: the provenance gives a modality no two finite numbers in order.
+        """
+        stored = self.info.provenance.get("stored", {})
+        try:
+            known = {name: Intensity(low=low, high=high) for name, (low, high) in stored.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataFileError(
+                self.folder / "dataset.json",
+                "says in its provenance no lowest and highest stored value of each modality",
+                "Take the file that 'asyndgan generate' wrote.",
+            ) from error
+        return {"default": SYNTHETIC_INTENSITY, **known}
+
+    def _read(
+        self, image: ImageSection, wanted: tuple[str, ...], *, unmasked: bool, incomplete: bool
+    ) -> Iterator[Case]:
+        if not unmasked:
+            raise_first(self._listing.unmasked)
+        for raw in (raw for files in self.files for raw in self.raw(files, image)):
+            if incomplete and not any(name in raw.channels for name in wanted):
+                continue  # the case has only modalities that are not asked for
+            case = prepare(raw, image, wanted, incomplete=incomplete)
+            if image.slices == "all" or case.preparation.labelled:
+                yield case
+
+
+@final
+@dataclass(frozen=True)
+class _Kept:
+    """Cases of one grid that were read.
+
+    Attributes:
+        whole: whether slices without a label are among them.
+        modalities: their channels.
+        cases: the cases.
+    """
+
+    whole: bool
+    modalities: tuple[str, ...]
+    cases: Sequence[Case]
+
+    def covers(self, image: ImageSection, modalities: Sequence[str]) -> bool:
+        """Whether these slices and channels are among those that were read."""
+        slices = self.whole or image.slices == "labelled"
+        return slices and set(modalities) <= set(self.modalities)
+
+    def of(self, image: ImageSection, modalities: tuple[str, ...]) -> Iterator[Case]:
+        """The cases that a request with these slices and channels asks for."""
+        for case in self.cases:
+            if self.whole and image.slices == "labelled" and not case.preparation.labelled:
+                continue
+            if modalities == self.modalities:
+                yield case
+            elif not set(modalities) <= set(case.absent):
+                yield _narrowed(case, modalities)
+
+
+@cache  # a folder is read for each site
+def _tell_scaled(folder: Path, had: tuple[int, int], wanted: tuple[int, int]) -> None:
+    log.warning(
+        "%s: its masks have %d x %d pixels and are scaled to %d x %d. Unless they show as much of "
+        "a patient as the sites' images, anatomy gets another size. 'asyndgan plan SITES --masks "
+        "--set image.size=%dx%d' plans a recipe that learns masks of this size.",
+        folder, *had, *wanted, *wanted,
+    )  # fmt: skip
+
+
+def _narrowed(case: Case, modalities: tuple[str, ...]) -> Case:
+    """The case with these of its channels, in this order."""
+    places = [case.modalities.index(name) for name in modalities]
+    made = case.preparation
+    scale, shift = (tuple(ends[place] for place in places) for ends in (made.scale, made.shift))
+    levels = tuple(made.levels[place] for place in places)
+    return replace(
+        case,
+        image=case.image[places],
+        modalities=modalities,
+        preparation=replace(made, scale=scale, shift=shift, levels=levels),
+        absent=tuple(name for name in modalities if name in case.absent),
+    )
+
+
+def told(sets: Mapping[str, DataSet]) -> str:
+    """How many patients data sets have by their case names, and whether they may be fewer.
+
+    Opens no image. The patients of all sets are found by one pattern.
+
+    Raises:
+        DataError: the data set cannot be listed.
+    """
+    volumes = [READERS[data.info.file_ending].volumes for data in sets.values()]
+    names = [[*data.patients] for data in sets.values()]
+    pattern = next((data.patient_pattern for data in sets.values()), "")
+    found = joined_in(list(zip(names, volumes, strict=True)), pattern)
+    return "\n".join(map(_told, sets, sets.values(), found))
+
+
+def _told(name: str, data: DataSet, found: Joined | None) -> str:
+    names = [*data.patients]
+    what = counted(len(names), "volume" if READERS[data.info.file_ending].volumes else "picture")
+    said = [f"{name}: {counted(len(set(data.patients.values())), 'patient')}, {what}"]
+    said += [unfit] if (unfit := unfitting(names, data.patient_pattern)) else []
+    return ". ".join([*said, *([str(found)] if found else [])])

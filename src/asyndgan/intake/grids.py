@@ -1,0 +1,107 @@
+"""Whether the files of a case lie on one grid: same shape, same voxel positions."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asyndgan.intake.readers import DataFileError, Stored
+from asyndgan.intake.remedies import WITH_AFFINE
+from asyndgan.lazy import Late
+
+nib: Any = Late("nibabel")  # half a second that pictures need not
+
+AFFINE_TOLERANCE = 1e-3  # for spacings (relative) and directions: tools round header values
+ORIGIN_TOLERANCE = 0.1  # voxels
+
+_RESAMPLE = "resample it to one grid with the others (a mask with nearest neighbour)."
+
+
+def on_grid_of(path: Path, stored: Stored, others: Mapping[str, Stored]) -> Stored:
+    """Checks that a file lies on the grid of its case.
+
+    Args:
+        path: the file.
+        stored: its array.
+        others: modality to array, for the files of the case read so far; the first defines the
+            grid.
+
+    Returns:
+        The array, in the orientation of the first: affines that are equal but for rounding may be
+        closest to two orientations.
+
+    Raises:
+        DataError: the grids differ; the remedy depends on whether the stored shapes do.
+    """
+    if not others:
+        return stored
+    modality, first = next(iter(others.items()))
+    named = f"modality '{modality}' of the case"
+    difference = _difference(stored, first, named)
+    if not difference:
+        return stored
+    turned = _turned_like(stored, first)
+    if turned is None:
+        remedy = "Export it again at the size of the image, labels with nearest neighbour."
+        if stored.affine is not None:
+            remedy = f"It holds other voxels: {_RESAMPLE}"
+        raise DataFileError(path, difference, remedy)
+    if not _difference(turned, first, named):
+        return turned
+    unplaced = _bare(stored) and not _bare(first)
+    bare = "has no geometry of its own (spacing 1, origin 0): it " if unplaced else ""
+    raise DataFileError(
+        path,
+        bare + difference,
+        "If it was drawn on this image, or holds the same voxels, give it the image's affine: "
+        f"{WITH_AFFINE}. Otherwise {_RESAMPLE}",
+    )
+
+
+def _turned_like(stored: Stored, first: Stored) -> Stored | None:
+    """`stored` turned from its file's axes as `first` was; None if the files' shapes differ."""
+    if stored.affine is None or stored.turn is None or first.turn is None:
+        return None
+    turn = np.empty((3, 2))
+    for (axis, flip), (wanted, wanted_flip) in zip(stored.turn, first.turn, strict=True):
+        turn[int(axis)] = wanted, flip * wanted_flip
+    values = nib.orientations.apply_orientation(stored.values, turn)
+    if values.shape != first.values.shape:
+        return None
+    affine = stored.affine @ nib.orientations.inv_ornt_aff(turn, stored.values.shape)
+    return Stored(np.ascontiguousarray(values), affine, first.turn)
+
+
+def _bare(stored: Stored) -> bool:
+    """Whether no scanner placed the voxels: a unit affine, its origin at a corner or the centre."""
+    if stored.affine is None or stored.turn is None:
+        return False
+    shape = np.array([stored.values.shape[int(axis)] for axis, _ in stored.turn])
+    own = stored.affine @ np.linalg.inv(nib.orientations.inv_ornt_aff(stored.turn, shape))
+    origins = (np.zeros(3), -own[:3, :3] @ (shape - 1) / 2)
+    unit = np.allclose(np.abs(own[:3, :3]), np.eye(3))
+    return unit and any(np.allclose(own[:3, 3], origin) for origin in origins)
+
+
+def _difference(stored: Stored, first: Stored, named: str) -> str:
+    """Describes how the grid of `stored` differs from that of `first`, called `named`, or ""."""
+    if stored.values.shape != first.values.shape:
+        shape, wanted_shape = shown_shape(stored.values.shape), shown_shape(first.values.shape)
+        return f"is {shape}, but {named} is {wanted_shape}"
+    if stored.affine is None or first.affine is None:
+        return ""
+    spacing, wanted = stored.spacing, first.spacing
+    if not np.allclose(spacing, wanted, rtol=AFFINE_TOLERANCE, atol=0):
+        mm, wanted_mm = (shown_shape(f"{side:g}" for side in each) for each in (spacing, wanted))
+        return f"has voxels of {mm} mm, but {named} has {wanted_mm} mm"
+    directions = first.affine[:3, :3] / wanted  # a column of length 1 for each axis
+    if not np.allclose(stored.affine[:3, :3] / spacing, directions, rtol=0, atol=AFFINE_TOLERANCE):
+        return f"is turned against {named}"
+    voxels = float(np.abs((stored.affine - first.affine)[:3, 3] @ directions / wanted).max())
+    return f"lies {voxels:.3g} voxels off {named}" if voxels > ORIGIN_TOLERANCE else ""
+
+
+def shown_shape(shape: Iterable[object]) -> str:
+    """Formats a shape for display: (128, 96) becomes '128 x 96'."""
+    return " x ".join(map(str, shape))

@@ -1,0 +1,156 @@
+"""Other descriptions of data sets than nnU-Net's version 2, brought into its keys.
+
+The Medical Segmentation Decathlon (MSD) and nnU-Net's version 1 number the names of labels and list
+the training files, which may hold several modalities each. Version 2 may list the files of each
+case under `dataset`, and may name regions, lists of labels that overlap.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from asyndgan.intake.readers import READERS, DataFileError
+from asyndgan.recipe import shown
+
+FILES: Final = "dataset"
+"""Key of a map of each case to its `images` and its `label`, in paths from dataset.json."""
+
+OF_MSD: Final = ("modality", "training", "test", "numTest", "tensorImageSize")
+MAX_PATH: Final = 512  # letters; a system allows 255 bytes for a name and some 4096 in all
+MAX_NAME: Final = 255
+MAX_DIGITS: Final = 9
+_INSIDE: Final = (
+    "Write paths from the folder of dataset.json, without '..'; link what lies elsewhere."
+)
+_NAMED: Final = "Take letters, digits, '_' and '-', without '/'."
+
+
+def in_version_2(path: Path, table: Mapping[str, object]) -> dict[str, object]:
+    """The content of a dataset.json in the keys of nnU-Net's version 2; another stays as it is.
+
+    Args:
+        path: the file.
+        table: its content.
+
+    Raises:
+        DataFileError: its list of training files cannot be used.
+    """
+    modality, training = table.get("modality"), table.get("training")
+    if "file_ending" in table or not isinstance(modality, dict) or not isinstance(training, list):
+        return dict(table)
+    entries = [entry for entry in training if isinstance(entry, dict)]
+    images = [str(entry.get("image")) for entry in entries]
+    endings = {next((e for e in READERS if name.endswith(e)), "") for name in images}
+    if (
+        len({PurePosixPath(name).name for name in images}) < len(training)
+        or len(endings) != 1
+        or "" in endings
+    ):
+        raise DataFileError(
+            path,
+            "lists training files that are no images of one format, or one of them twice",
+            'Write each as {"image": "imagesTr/CASE.nii.gz", "label": "labelsTr/CASE.nii.gz"}.',
+        )
+    (ending,) = endings
+    labels = table.get("labels")
+    if isinstance(labels, dict) and _numbers_names(labels):
+        labels = {name: int(number) for number, name in labels.items()}
+    return {
+        **{key: value for key, value in table.items() if key not in OF_MSD},
+        "channel_names": modality,
+        "labels": labels,
+        "file_ending": ending,
+        FILES: {
+            PurePosixPath(name).name.removesuffix(ending): {
+                "images": list(_images(path.parent, name, ending, len(modality))),
+                "label": entry.get("label"),
+            }
+            for name, entry in zip(images, entries, strict=True)
+        },
+    }
+
+
+def _numbers_names(labels: Mapping[str, object]) -> bool:
+    """Whether labels map numbers to names, each once; others are refused with all labels."""
+    names = [name for name in labels.values() if isinstance(name, str)]
+    numbers = [number for number in labels if number.isdecimal() and len(number) < MAX_DIGITS]
+    return len({*names}) == len(numbers) == len(labels)
+
+
+def _images(folder: Path, name: str, ending: str, modalities: int) -> Iterator[str]:
+    """The files of a case in MSD's list: version 1 of nnU-Net lists them without a number."""
+    numbered = [f"{name.removesuffix(ending)}_{n:04d}{ending}" for n in range(modalities)]
+    found = [each for each in numbered if is_inside(each) and (folder / each).is_file()]
+    yield from found if found and not (is_inside(name) and (folder / name).exists()) else [name]
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path is one from the folder of a data set that does not lead out of it."""
+    path = PurePosixPath(name)
+    plain = 0 < len(name) <= MAX_PATH and name.isprintable() and "\\" not in name
+    short = all(len(part.encode(errors="replace")) <= MAX_NAME for part in path.parts)
+    return plain and short and not path.is_absolute() and ".." not in path.parts
+
+
+def checked_files(
+    path: Path, files: object
+) -> dict[str, tuple[tuple[str, ...], str | None]] | None:
+    """Checks the map of cases to files, and returns the images and mask of each; None: no map.
+
+    Raises:
+        DataFileError: it is of another form, or leads out of the folder.
+    """
+    if files is None:
+        return None
+    form = f'Write "{FILES}": {{"CASE": {{"images": ["a.png"], "label": "b.png"}}}}.'
+    if not isinstance(files, dict) or not files:
+        raise DataFileError(path, f"{FILES} is no map of cases to files", form)
+    checked = {}
+    for case, entry in files.items():
+        images = entry.get("images") if isinstance(entry, dict) else None
+        label = entry.get("label") if isinstance(entry, dict) else None
+        names = [*images, *([] if label is None else [label])] if isinstance(images, list) else []
+        if not names or not images or not all(isinstance(name, str) for name in names):
+            raise DataFileError(path, f"{FILES} gives case {shown(case)} no files", form)
+        if outside := [name for name in (*names, case) if not is_inside(name)]:
+            raise DataFileError(path, f"{FILES} names {shown(outside[0])}", _INSIDE)
+        if PurePosixPath(case).name != case:  # '.' too: folders bear the names of cases
+            raise DataFileError(path, f"{FILES} names the case {shown(case)}", _NAMED)
+        checked[case] = (tuple(images), label)
+    return checked
+
+
+def disjoint(labels: Mapping[str, object]) -> dict[str, object]:
+    """Labels that do not overlap, in place of regions; the numbers in the masks stay.
+
+    A number is named by the smallest region that holds it: alone, by the region's name, with
+    others, as the rest of it. With whole = [1, 2, 3], core = [2, 3] and enhancing = 3 these are
+    1, "rest of whole", 2, "rest of core" and 3, "enhancing". Where regions overlap and none is a
+    part of the other, what they share is "one and other". A name that is taken gets its number.
+
+    Args:
+        labels: name to number or list of numbers.
+    """
+    regions = {
+        name: frozenset(number if isinstance(number, list) else [number])
+        for name, number in labels.items()
+    }
+    named: dict[str, object] = {}
+    for number in sorted(frozenset().union(*regions.values())):
+        holding = sorted(
+            (r for r in regions if number in regions[r]), key=lambda r: len(regions[r])
+        )
+        smallest = holding[0]
+        alike = [
+            n
+            for n in regions[smallest]
+            if all((n in regions[r]) == (r in holding) for r in regions)
+        ]
+        name = smallest if len(regions[smallest]) == 1 else f"rest of {smallest}"
+        if len(regions[smallest]) > 1 and not all(
+            regions[one] <= regions[other] for one, other in pairwise(holding)
+        ):
+            name = " and ".join(sorted(holding))
+        named[f"{name} ({number})" if len(alike) > 1 or name in named else name] = number
+    return named

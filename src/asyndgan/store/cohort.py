@@ -1,0 +1,393 @@
+"""The cases of one site and the batches drawn from them. A cohort never leaves its site."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from asyndgan.arrays import IMAGE_LOW, Images
+from asyndgan.errors import CohortError
+from asyndgan.store.enrolment import untaught
+from asyndgan.store.moves import LIKE_PATIENTS, moved
+from asyndgan.store.prepared import Case
+from asyndgan.store.splits import OPEN, Chooser, halves_of
+
+
+@final
+@dataclass(frozen=True)
+class Batch:
+    """Real images and their conditions.
+
+    Attributes:
+        images: (b, c, *space) in [-1, 1].
+        conditions: int64, (b, *space) label maps or (b,) classes.
+        halves: (b,) zeros and ones, the half of the site's patients each image belongs to; None
+            if the images belong to no patient.
+        present: (b, c) booleans, the modalities each image has; None means all. An absent
+            modality is -1 everywhere.
+    """
+
+    images: Images
+    conditions: Tensor
+    halves: Tensor | None = None
+    present: Tensor | None = None
+
+    def to(self, device: torch.device) -> Self:
+        """Returns the same batch on a device."""
+        parts = (self.images, self.conditions, self.halves, self.present)
+        return type(self)(*(part if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]  # None only where it may be
+
+    def blanked(self, images: Images) -> Images:
+        """Sets `images` to black (-1) wherever the matching case of this batch lacks a modality.
+
+        `images` must have the shape of this batch's images.
+        """
+        if self.present is None:
+            return images
+        space = [1] * (images.ndim - 2)
+        return torch.where(self.present.reshape(*self.present.shape, *space), images, IMAGE_LOW)
+
+
+@final
+class Cohort:
+    """The cases of one site.
+
+    A batch depends only on its number and the site's seed, from which the order of each pass over
+    the cases is drawn. A checkpoint therefore stores just a number and nothing about a patient.
+
+    Args:
+        images: (n, c, *space) in [-1, 1].
+        conditions: integers, (n, *space) label maps or (n,) classes.
+        modalities: names of the c channels.
+        patients: patient of each case; None if every case is of a different patient.
+        present: (n, c) booleans, the modalities each case has; None means all.
+        labels: name of every label or class, by its number.
+        told: number of cases that the site says it has, and the part of them that has each
+            modality, in 0 to 1; None: those of this cohort.
+        chooser: how the patients of the two halves are chosen.
+        seed: seed of the draws.
+        flip: mirror images and label maps along the last axis, at random.
+        move: turn, scale and shift images with their label maps, at random.
+        weights: relative draw weight of each case, (n,); None: each is drawn once in every pass.
+        maps: the images are label maps, a channel of -1 and 1 a label, and stay so when moved.
+
+    Raises:
+        CohortError: if there is no case, or the arguments do not fit each other.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        conditions: Tensor,
+        *,
+        modalities: Sequence[str],
+        labels: Mapping[int, str],
+        patients: Sequence[str] | None = None,
+        present: Tensor | None = None,
+        told: tuple[int, list[float]] | None = None,
+        chooser: Chooser = OPEN,
+        seed: int = 0,
+        flip: bool = False,
+        move: bool = False,
+        weights: Tensor | None = None,
+        maps: bool = False,
+    ) -> None:
+        if not len(images) or len(images) != len(conditions):
+            raise CohortError(
+                f"a cohort needs as many conditions as images and at least one; "
+                f"it was given {len(images)} images and {len(conditions)} conditions."
+            )
+        if patients is not None and len(patients) != len(images):
+            raise CohortError(f"{len(patients)} patients are named for {len(images)} images.")
+        if conditions.ndim > 1 and conditions.shape[1:] != images.shape[2:]:
+            raise CohortError(
+                f"images have size {tuple(images.shape[2:])}, their label maps "
+                f"{tuple(conditions.shape[1:])}. Prepare both on one grid."
+            )
+        if images.shape[1] != len(modalities) or len(set(modalities)) != len(modalities):
+            raise CohortError(
+                f"images have {images.shape[1]} channels, but {len(modalities)} modalities are "
+                f"named: {', '.join(modalities)}."
+            )
+        if present is not None and not (
+            present.shape == images.shape[:2] and present.any(0).all() and present.any(1).all()
+        ):
+            raise CohortError(
+                "every case needs a modality, and every modality that a site names a case; leave "
+                "the others out of the folder's dataset.json, or name them under image.modalities."
+            )
+        unknown = set(conditions.unique().tolist()) - set(labels)
+        if unknown:
+            raise CohortError(
+                f"conditions hold labels {sorted(unknown)}; the data set knows {sorted(labels)}. "
+                "Name them in dataset.json, or remap them."
+            )
+        self.images = images
+        self.conditions = conditions.long()
+        self.modalities = tuple(modalities)
+        self.present = None if present is None or present.all() else present
+        self.labels = dict(labels)
+        self.told, self.parts = told or (len(images), self._parts())
+        self.seed = seed
+        self.flip = flip
+        self.move = move
+        self.maps = maps
+        cases: dict[object, list[int]] = {}
+        for case, patient in enumerate(patients or range(len(images))):
+            cases.setdefault(patient, []).append(case)
+        self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
+        names = [str(patient) for patient in patients or range(len(images))]
+        given = None if self.present is None else self.present.tolist()
+        self.halves = torch.tensor(halves_of(names, chooser, given))
+        self.weights = weights
+
+    @classmethod
+    def from_cases(
+        cls,
+        cases: Sequence[Case],
+        *,
+        labels: Mapping[str, int],
+        told: Sequence[Case] | None = None,
+        chooser: Chooser = OPEN,
+        condition: str = "mask",
+        seed: int = 0,
+        flip: bool = False,
+        move: bool = False,
+        maps: bool = False,
+    ) -> Self:
+        """Builds a cohort from prepared cases; drops modalities that no case has.
+
+        Args:
+            cases: all of one size and with the same modalities.
+            labels: number of each label by name, as in `dataset.json`.
+            told: all cases of the site in the same order, those that it holds out among them; None:
+                `cases`. The coordinator is told their number, which no hold-out changes.
+            chooser: as for the constructor.
+            condition: `mask` uses the label maps; `none` ignores them. (A folder of images holds
+                no `class` conditions; pass those to the constructor.)
+            seed: seed of the draws.
+            flip: as for the constructor.
+            move: as for the constructor.
+            maps: as for the constructor.
+
+        Raises:
+            CohortError: if there is no case or `condition` is neither `mask` nor `none`.
+        """
+        if not cases:
+            raise CohortError("the data set has no cases; run 'asyndgan check' on its folder.")
+        if condition not in ("mask", "none"):
+            raise CohortError(
+                f"folders of images have no conditions of kind '{condition}'; "
+                "build the cohort in Python: Cohort(images, classes, ...)."
+            )
+        masks = torch.stack([case.mask for case in cases])
+        present = torch.tensor([case.present for case in cases])
+        held = present.any(0)  # a modality that the folder names but no case has is dropped
+        every = torch.tensor([case.present for case in told or cases])[:, held]
+        images = torch.stack([case.image[held] for case in cases])
+        return cls(
+            images,
+            masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
+            modalities=[m for m, has in zip(cases[0].modalities, held, strict=True) if has],
+            patients=[case.patient for case in cases],
+            present=present[:, held],
+            labels={number: name for name, number in labels.items()},
+            told=(len(every), every.double().mean(0).tolist()),
+            chooser=chooser,
+            seed=seed,
+            flip=flip,
+            move=move,
+            maps=maps,
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Height and width (and depth) of the images."""
+        return tuple(self.images.shape[2:])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all images and conditions in their order; equal for equal cases."""
+        return digest_of((self.images, self.conditions))
+
+    @cached_property
+    def members(self) -> str:
+        """SHA-256 of all cases and of which of them belong to one patient; see `digest`."""
+        return digest_of((self.images, self.conditions, *self._cases_of_patients))
+
+    def batch(self, number: int, size: int) -> Batch:
+        """Returns one batch: the cases from position `number * size` of an endless shuffle.
+
+        Args:
+            number: number of the batch, from 0.
+            size: images per batch.
+        """
+        orders: dict[int, tuple[Tensor, Tensor]] = {}
+        drawn = []
+        for position in range(number * size, (number + 1) * size):
+            epoch, offset = divmod(position, len(self))
+            order, mirrors = orders.get(epoch) or orders.setdefault(epoch, self._order(epoch))
+            drawn.append((int(order[offset]), bool(mirrors[offset])))
+        index = torch.tensor([case for case, _ in drawn])
+        mirror = torch.tensor([mirrored for _, mirrored in drawn])
+        return self._batch(index, mirror, self._random("moves", number))
+
+    def redrawn(self, secret: str) -> Self:
+        """Returns the same cohort with other random draws, seeded from the seed and a secret.
+
+        The draws are the order of the cases, the mirroring and the moves.
+        """
+        other = copy(self)
+        other.seed = derived_seed(self.seed, secret)
+        return other
+
+    @cached_property
+    def taught(self) -> Tensor:
+        """Labels (or classes) that each half of the patients has, (2, labels) booleans."""
+        taught = torch.zeros(2, max(self.labels) + 1, dtype=torch.bool)
+        for half in range(2):
+            taught[half, self.conditions[self.halves == half].unique()] = True
+        return taught
+
+    @property
+    def untaught(self) -> list[str]:
+        """Modalities of which one half of the patients has no case while the other has some."""
+        if self.present is None:
+            return []
+        return untaught(self.modalities, self.present.tolist(), self.halves.tolist())
+
+    def _parts(self) -> list[float]:
+        """Fraction of the cases that have each modality, in 0 to 1."""
+        if self.present is None:
+            return [1.0] * len(self.modalities)
+        return self.present.double().mean(0).tolist()
+
+    @property
+    def patients(self) -> int:
+        """Number of patients."""
+        return len(self._cases_of_patients)
+
+    @property
+    def fewest(self) -> int:
+        """Number of patients of the modality that the fewest have."""
+        if self.present is None:
+            return self.patients
+        have = [self.present[own].any(0) for own in self._cases_of_patients]
+        return int(torch.stack(have).sum(0).min())
+
+    def patients_by_chance(self, rate: float, uniform: Callable[[int], Tensor]) -> Batch:
+        """Draws each patient independently with probability `rate`, and one case of each drawn.
+
+        The draw is independent of `batch`. The batch is empty if no patient is drawn.
+
+        Args:
+            rate: probability, from 0 to 1.
+            uniform: returns the given number of uniform draws from [0, 1). It must not be seeded
+                from the recipe, or the draw would be predictable.
+        """
+        drawn = uniform(self.patients) < rate
+        chosen = [
+            cases for cases, taken in zip(self._cases_of_patients, drawn, strict=True) if taken
+        ]
+        places = uniform(len(chosen))
+        index = torch.tensor(
+            [int(own[int(place * len(own))]) for own, place in zip(chosen, places, strict=True)],
+            dtype=torch.int64,
+        )
+        mirror = uniform(len(index)) < (0.5 if self.flip else 0.0)
+        random = torch.Generator()
+        if self.move:
+            random.manual_seed(int(uniform(1) * 2**53))
+        return self._batch(index, mirror, random)
+
+    def _batch(self, index: Tensor, mirror: Tensor, random: torch.Generator) -> Batch:
+        images = _mirrored(self.images[index], mirror)
+        conditions = _mirrored(self.conditions[index], mirror)
+        if self.move and len(index):
+            images, conditions = _moved(images, conditions, random)
+            images = sharpened(images) if self.maps else images
+        return Batch(
+            images,
+            conditions,
+            self.halves[index],
+            None if self.present is None else self.present[index],
+        )
+
+    def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The cases in the order of a pass over them, and which of them to mirror."""
+        random = self._random("epoch", epoch)
+        if self.weights is None:
+            order = torch.randperm(len(self), generator=random)
+        else:
+            order = torch.multinomial(self.weights, len(self), replacement=True, generator=random)
+        return order, _mirrors(len(self), random, self.flip)
+
+    def _random(self, purpose: str, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(self.seed, purpose, number))
+
+
+def drawn_from(
+    pool: Tensor, count: int, random: torch.Generator, *, flip: bool, move: bool = False
+) -> Tensor:
+    """Draws conditions uniformly from a pool, with replacement; they belong to no patient.
+
+    Args:
+        pool: label maps (n, *space), or classes (n,).
+        count: how many to draw.
+        random: generator for the draw.
+        flip: mirror label maps at random.
+        move: turn, scale and shift label maps at random.
+    """
+    drawn = pool[torch.randint(len(pool), (count,), generator=random)]
+    drawn = _mirrored(drawn, _mirrors(count, random, flip))
+    if move and drawn.ndim > 1:
+        return _moved(torch.zeros(count, 1, *drawn.shape[1:]), drawn, random)[1]
+    return drawn
+
+
+def sharpened(images: Images) -> Images:
+    """1 for the most likely label of each place, -1 for the others: (b, labels, *space)."""
+    best = images.argmax(1, keepdim=True)
+    return torch.full_like(images, IMAGE_LOW).scatter_(1, best, 1.0)
+
+
+def derived_seed(seed: int, *parts: object) -> int:
+    """Derives a 63-bit seed for one purpose: SHA-256 of a seed and the parts that name its use."""
+    text = "/".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """SHA-256, in hexadecimal, of the types, shapes and values of tensors in their order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _mirrors(count: int, random: torch.Generator, flip: bool) -> Tensor:
+    """Draws which of `count` cases to mirror."""
+    return torch.rand(count, generator=random) < (0.5 if flip else -1.0)
+
+
+def _mirrored(arrays: Tensor, mirror: Tensor) -> Tensor:
+    if arrays.ndim == 1:
+        return arrays
+    chosen = mirror.reshape(-1, *[1] * (arrays.ndim - 1))
+    return torch.where(chosen, arrays.flip(-1), arrays)
+
+
+def _moved(images: Tensor, conditions: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Moves images and their label maps; class conditions are left unchanged."""
+    maps = conditions if conditions.ndim > 1 else torch.zeros_like(images[:, 0], dtype=torch.int64)
+    images, maps = moved(images, maps, LIKE_PATIENTS, random)
+    return images.clamp(min=IMAGE_LOW), maps if conditions.ndim > 1 else conditions

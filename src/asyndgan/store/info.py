@@ -1,0 +1,59 @@
+"""What a data set says of itself: modalities, labels, and what was painted."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, final
+
+
+@final
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The content of dataset.json.
+
+    Attributes:
+        name: name of the data set; the folder's name if dataset.json gives none.
+        modalities: names of the channels, in the order of the numbers in the file names.
+        labels: name to number, 0 to 255; none is nnU-Net's `ignore`.
+        file_ending: what images end in.
+        mask_ending: what masks end in: as images do, but PNG beside JPEG, unless it says.
+        extra: all other keys, such as "synthetic" or "provenance".
+        training: numTraining; None if absent.
+        listed: images and mask of each case, in paths from the folder; None: by their names.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    labels: dict[str, int]
+    file_ending: str
+    mask_ending: str
+    extra: dict[str, object] = field(default_factory=dict)
+    training: int | None = None
+    listed: dict[str, tuple[tuple[str, ...], str | None]] | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether dataset.json declares all images as painted by a generator."""
+        return self.extra.get("synthetic") is True
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a synthetic set says of the run that painted it; empty: nothing that can be read."""
+        found = self.extra.get("provenance")
+        return found if isinstance(found, dict) else {}
+
+    @cached_property  # asked for each file
+    def synthetic_cases(self) -> frozenset[str]:
+        """Names of the synthetic cases in a set of acquired ones (see `write_extended`)."""
+        named = self.extra.get("synthetic_cases")
+        return frozenset(map(str, named)) if isinstance(named, list) else frozenset()
+
+    @cached_property
+    def painted(self) -> frozenset[str]:
+        """Names of the painted channels in a set of acquired ones (see `write_completed`)."""
+        named = self.extra.get("synthetic_modalities")
+        return frozenset(map(str, named)) if isinstance(named, list) else frozenset()
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether cases may lack modalities; otherwise a missing one is an error."""
+        return self.extra.get("incomplete") is True
