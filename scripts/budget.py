@@ -17,6 +17,6 @@ over = [
     if count > most.get(package, 0)
 ]
 over += [f"{package} is in the budget and not in src/" for package in sorted({*most} - {*lines})]
-print(f"{sum(lines.values()):,} lines in src/, {sum(most.values()):,} allowed.")
+sys.stdout.write(f"{sum(lines.values()):,} lines in src/, {sum(most.values()):,} allowed.\n")
 if over:
     sys.exit("\n".join([*over, "Delete lines, or argue for more in [tool.budget]."]))

@@ -76,7 +76,7 @@ class Standing:
         """Returns the table of the run's current state; `news` has what belongs below it."""
         steps, last = self._read(), self._last
         table = Table(
-            "site", "share", "last seen", "round trip", "bytes", "on sockets", "losses",
+            "site", "share", "last seen", "round trip", "bytes", "losses",
             title=f"run {self.order.name}: {self.order.state()}, step {last['step']} of {steps}",
             title_justify="left",
         )  # fmt: skip
@@ -124,7 +124,7 @@ class Standing:
         last, record = self._last, self._seen[site]
         ago = self._ago() + last["seconds"] - record["seconds"]
         trip = record.get("round_trip", {}).get(site)
-        moved, carried = record.get("bytes", {}).get(site), record.get("socket", {}).get(site)
+        moved = record.get("bytes", {}).get(site)
         losses = (f"{name} {value:.3f}" for name, value in record["losses"].get(site, {}).items())
         return (
             f"{record['shares'][site]:.2f}" if record is last else "away",
@@ -132,9 +132,6 @@ class Standing:
             if record is last and ago <= PAUSE_S
             else f"{duration(ago)} ago, step {record['step']}",
             f"{1000 * trip:.0f} ms" if trip is not None else "",
-            *(
-                f"{size(both[0])} out, {size(both[1])} in" if both else ""
-                for both in (moved, carried)
-            ),
+            f"{size(moved[0])} out, {size(moved[1])} in" if moved else "",
             " ".join(losses),
         )

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from asyndgan.reports.words import DASH, size
 from asyndgan.runs import RunFacts
-from asyndgan.runs.facts import socket_sums
 from asyndgan.wire import Judge, Judgement
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -21,7 +20,6 @@ class Traffic(NamedTuple):
         left_step: mean bytes of a site's answer per step, as text; a dash if no step was answered.
         came_step: mean bytes of a request to a site per step, likewise.
         steps: `left_step` of each site.
-        sockets: bytes that each site's sockets sent and received, as text; empty if not counted.
         losses: whether losses of any site arrived.
         silent: sites that answered without losses.
     """
@@ -31,7 +29,6 @@ class Traffic(NamedTuple):
     left_step: str
     came_step: str
     steps: dict[str, str]
-    sockets: dict[str, str]
     losses: bool
     silent: list[str]
 
@@ -54,10 +51,6 @@ def read_traffic(facts: RunFacts, records: Sequence[Mapping[str, Any]]) -> Traff
         steps={
             site: _a_step(facts.left_sites, Judgement.kind, {site: count})
             for site, count in answered.items()
-        },
-        sockets={
-            site: " out, ".join(map(size, socket_sums(facts.socket_bytes.get(site, {}))))
-            for site in facts.sites
         },
         losses=bool(reported),
         silent=[site for site, count in answered.items() if count and site not in reported],

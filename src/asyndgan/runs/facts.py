@@ -1,7 +1,7 @@
 """Facts about a run, which `run.json` stores for later commands."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
@@ -11,7 +11,6 @@ from asyndgan.errors import RunError
 from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.lazy import Late
 from asyndgan.runs.schema import (
-    Connections,
     Count,
     Hex,
     Labels,
@@ -52,8 +51,6 @@ class RunFacts:
         taught: in how many steps the generator learned from each site; empty if all did in all.
         left_sites: bytes that left each site, by kind.
         came_to_sites: bytes that went to each site, by kind.
-        socket_bytes: bytes that left and came to each site over each of its network connections,
-            as counted by its operating system; earlier versions wrote it.
         generator_sha256: SHA-256 of `generator.safetensors`.
         patient_pattern: pattern that found the patients in the names of cases; empty if each site
             has its own, as in a federation.
@@ -80,7 +77,6 @@ class RunFacts:
     taught: Steps = field(default_factory=dict)
     left_sites: Moved = field(default_factory=dict)
     came_to_sites: Moved = field(default_factory=dict)
-    socket_bytes: Connections = field(default_factory=dict)
     generator_sha256: Hex = ""
     patient_pattern: Annotated[str, Field(max_length=1000)] = DEFAULT_PATIENT_PATTERN
     torch: Title = ""
@@ -158,8 +154,3 @@ def by_site(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
     for (site, kind), size in sorted(counts.items()):
         nested.setdefault(site, {})[kind] = size
     return nested
-
-
-def socket_sums(connections: Mapping[str, Sequence[int]]) -> list[int]:
-    """Bytes that left and came, summed over all of a site's connections."""
-    return [sum(counts) for counts in zip(*connections.values(), strict=True)]

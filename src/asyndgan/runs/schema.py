@@ -62,8 +62,6 @@ Steps = Annotated[dict[SiteName, Count], _SITES]
 Moved = Annotated[dict[SiteName, dict[Name, Count]], _SITES]
 """Bytes by site and kind of message."""
 
-Connections = Annotated[dict[SiteName, dict[Annotated[str, Field(max_length=256)], Pair]], _SITES]
-
 
 class Record(TypedDict):
     """One step, as a line of `metrics.jsonl`; other keys are left out."""
@@ -77,6 +75,5 @@ class Record(TypedDict):
     sent: Count
     received: Count
     bytes: NotRequired[dict[SiteName, Pair]]
-    socket: NotRequired[dict[SiteName, Pair]]
     news: NotRequired[list[Annotated[str, Field(max_length=LONGEST_NEWS)]]]
     reminding: NotRequired[Measured]
