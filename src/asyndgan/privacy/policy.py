@@ -306,7 +306,7 @@ REFUSED: Final[tuple[tuple[Callable[[Policy, Recipe], object], str], ...]] = (
      "image.source is masks, so the generator learns what patients' masks look like, without "
      "differential privacy; leaves.masks is never"),
     (lambda p, r: r.sends_own_conditions and p.leaves.masks in WITHIN,
-     "condition.kind is {r.condition.kind} and they are the site's own, so masks or classes of "
+     "condition.kind is {r.condition.kind}, with the site's own, so masks or classes of "
      "patients or records leave; leaves.masks is {p.leaves.masks}"),
     (lambda p, r: r.masks.release is True and p.leaves.masks != "released",
      "masks.release is true, so the coordinator keeps masks; leaves.masks is {p.leaves.masks}"),
