@@ -569,7 +569,7 @@ def test_a_network_of_a_notebook_is_trained_by_its_registered_name(
 
 def test_a_plan_is_a_recipe_for_the_sites_data(sites: dict[str, str | Path]) -> None:
     planned = asyndgan.plan(sites, overrides={"training.steps": 7})
-    assert (planned.image.modalities, planned.training.steps) == (("T1", "T2", "FLAIR"), 7)
+    assert (planned.name, planned.training.steps) == ("planned", 7)
 
 
 def test_a_page_about_a_run_is_written_and_says_what_it_lacks(
