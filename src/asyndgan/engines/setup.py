@@ -46,37 +46,27 @@ CHOOSER_FILE: Final = "hold_out.json"
 @final
 @dataclass(frozen=True)
 class SiteSetup:
-    """A site's folders and settings.
+    """A site's folders and settings."""
 
-    Attributes:
-        name: name of the site.
-        data: folder of its images and masks.
-        state: folder of its own checkpoints.
-        share: its weight among the sites; None means its number of cases.
-        patients: pattern that finds the patient in a case's name.
-        policy: policy file written by its steward. None: everything a recipe asks for may leave
-            the site, since nothing leaves the machine.
-        records: folder of its ledger and account, which outlive runs; None means `state`.
-        device: torch device on which its networks compute.
-        threads: of its process, where it has one of its own (engines `processes` and `flare`).
-        without: modalities in the folder that are not used.
-        fingerprint: file of `asyndgan fingerprint`, from which the coordinator may plan a recipe;
-            None: none is sent.
-        precision: of its networks' arithmetic. Empty: what the recipe names or, for `auto`, what is
-            faster here; a run keeps what it began with.
-    """
-
-    name: str
-    data: Path
-    state: Path
-    share: float | None = None
-    patients: str = DEFAULT_PATIENT_PATTERN
+    name: str  # name of the site
+    data: Path  # folder of its images and masks
+    state: Path  # folder of its own checkpoints
+    share: float | None = None  # its weight among the sites; None means its number of cases
+    patients: str = DEFAULT_PATIENT_PATTERN  # pattern that finds the patient in a case's name
+    # policy file written by its steward. None: everything a recipe asks for may leave the site,
+    # since nothing leaves the machine.
     policy: Path | None = None
+    # folder of its ledger and account, which outlive runs; None means `state`
     records: Path | None = None
-    device: str = "cpu"
+    device: str = "cpu"  # torch device on which its networks compute
+    # of its process, where it has one of its own (engines `processes` and `flare`)
     threads: int = 1
-    without: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()  # modalities in the folder that are not used
+    # file of `asyndgan fingerprint`, from which the coordinator may plan a recipe; None: none is
+    # sent
     fingerprint: Path | None = None
+    # of its networks' arithmetic. Empty: what the recipe names or, for `auto`, what is faster here;
+    # a run keeps what it began with.
     precision: str = ""
 
     def to_plain(self) -> dict[str, Any]:

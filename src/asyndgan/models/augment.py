@@ -11,11 +11,8 @@ from asyndgan.arrays import IMAGE_LOW, Condition, Images
 
 Disturbance = Literal["shift", "dropout"]
 
-SHIFT: Final = 0.125
-"""Largest shift, as a fraction of the image's side."""
-
-DROPOUT: Final = 0.5
-"""Fraction of a record's numbers that are set to 0."""
+SHIFT: Final = 0.125  # Largest shift, as a fraction of the image's side
+DROPOUT: Final = 0.5  # Fraction of a record's numbers that are set to 0
 
 
 def disturbed(

@@ -22,14 +22,11 @@ from asyndgan.recipe import DiscriminatorSection
 @final
 @dataclass(frozen=True)
 class Verdict:
-    """A discriminator's output for a batch of images.
+    """A discriminator's output for a batch of images."""
 
-    Attributes:
-        score: realness logits, (b, 1, *patches); None if the network has no such output.
-        segmentation: label logits, (b, labels, *space); None if the network does not segment.
-    """
-
+    # realness logits, (b, 1, *patches); None if the network has no such output
     score: Tensor | None = None
+    # label logits, (b, labels, *space); None if the network does not segment
     segmentation: Tensor | None = None
 
     def float(self) -> "Verdict":

@@ -25,8 +25,7 @@ SLOPE = 0.2
 Channel = tuple[str, int]
 """What a channel stands for: `label`, `noise`, `style`, `latent` or `feature`, and its number."""
 
-ONE: Final[Channel] = ("one", 0)
-"""The channel of a map that is 1 everywhere."""
+ONE: Final[Channel] = ("one", 0)  # The channel of a map that is 1 everywhere
 
 
 def numbered(**counts: int) -> tuple[Channel, ...]:

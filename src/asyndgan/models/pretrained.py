@@ -22,14 +22,9 @@ from asyndgan.arrays import Images
 from asyndgan.errors import RunError
 from asyndgan.received import contents
 
-STRIDES: Final = (1, 2, 2, 2, 1, 2, 1)
-"""Of the stages; the stem before them has 2."""
-
-LEAST_SIDE: Final = 128
-"""Side up to which smaller images are enlarged, so that they have features."""
-
-EPSILON: Final = 1e-3
-"""Of the batch norms."""
+STRIDES: Final = (1, 2, 2, 2, 1, 2, 1)  # Of the stages; the stem before them has 2
+LEAST_SIDE: Final = 128  # Side up to which smaller images are enlarged, so that they have features
+EPSILON: Final = 1e-3  # Of the batch norms
 
 MOST_BYTES: Final = 40_000_000
 
@@ -37,19 +32,12 @@ MOST_BYTES: Final = 40_000_000
 @final
 @dataclass(frozen=True)
 class Source:
-    """Where a network's weights come from.
+    """Where a network's weights come from."""
 
-    Attributes:
-        package: of the index; its name as it is imported.
-        file: in the package's folder.
-        digest: SHA-256 of the file.
-        blocks: number of blocks of each stage.
-    """
-
-    package: str
-    file: str
-    digest: str
-    blocks: tuple[int, ...]
+    package: str  # of the index; its name as it is imported
+    file: str  # in the package's folder
+    digest: str  # SHA-256 of the file
+    blocks: tuple[int, ...]  # number of blocks of each stage
 
 
 SOURCES: Final = {
@@ -70,17 +58,11 @@ SOURCES: Final = {
 @final
 @dataclass(frozen=True)
 class Layer:
-    """A convolution with its norm folded into it.
+    """A convolution with its norm folded into it."""
 
-    Attributes:
-        weight: (out, in / groups, side, side).
-        bias: (out,).
-        stride: 1 or 2.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    stride: int = 1
+    weight: Tensor  # (out, in / groups, side, side)
+    bias: Tensor  # (out,)
+    stride: int = 1  # 1 or 2
 
     def __call__(self, maps: Tensor, *, bounded: bool = True) -> Tensor:
         """(b, in, rows, columns) to (b, out, rows / stride, columns / stride), rounded up."""

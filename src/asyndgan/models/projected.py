@@ -15,17 +15,13 @@ from asyndgan.models.discriminators import PatchNetwork, Verdict, given, merged
 from asyndgan.models.pretrained import features_of
 from asyndgan.recipe import DiscriminatorSection
 
-CHANNELS: Final = (16, 24, 40, 112, 320)
-"""Of the features, from half the size to a 32nd."""
+CHANNELS: Final = (16, 24, 40, 112, 320)  # Of the features, from half the size to a 32nd
 
 MIXED: Final = (32, 48, 64, 96)
 """Channels of the mixed features that heads judge, from a quarter of the size to a 32nd."""
 
-HALVINGS: Final = (2, 1, 1, 0)
-"""Strided convolutions of each head."""
-
-BESIDE: Final = 32
-"""Features of the mask that heads see beside those of the image."""
+HALVINGS: Final = (2, 1, 1, 0)  # Strided convolutions of each head
+BESIDE: Final = 32  # Features of the mask that heads see beside those of the image
 
 SPREAD: Final = (12.0, 11.0, 8.0, 4.5, 1.6)
 """Typical standard deviations of the features, by which they are divided."""
@@ -37,15 +33,10 @@ SEED: Final = 1
 @final
 @dataclass(frozen=True)
 class Seen:
-    """What the frozen network sees in images; it is the same for both halves of a site's patients.
+    """What the frozen network sees in images, the same for both halves of a site's patients."""
 
-    Attributes:
-        found: its features, from half the size of the enlarged images to a 32nd.
-        mixed: those of a quarter of the size and less, mixed.
-    """
-
-    found: list[Tensor]
-    mixed: list[Tensor]
+    found: list[Tensor]  # its features, from half the size of the enlarged images to a 32nd
+    mixed: list[Tensor]  # those of a quarter of the size and less, mixed
 
     def of(self, rows: Tensor) -> "Seen":
         """What it sees in some of the images."""

@@ -16,8 +16,7 @@ from asyndgan.models.generators import numbered
 from asyndgan.recipe import DiscriminatorSection, GeneratorSection
 from asyndgan.recipe.table import TableSection
 
-TEMPERATURE: Final = 0.5
-"""Of the softmax whose gradient stands for that of a chosen category."""
+TEMPERATURE: Final = 0.5  # Of the softmax whose gradient stands for that of a chosen category
 
 
 @final

@@ -20,14 +20,9 @@ from asyndgan.models.generators import (
 )
 from asyndgan.recipe import GeneratorSection
 
-GRID: Final = 4
-"""Rows and columns of the map that the code becomes."""
-
-TOLD: Final = 16
-"""Features of the mask that modulate a level."""
-
-HIDDEN: Final = 64
-"""Length of the code after its mapping."""
+GRID: Final = 4  # Rows and columns of the map that the code becomes
+TOLD: Final = 16  # Features of the mask that modulate a level
+HIDDEN: Final = 64  # Length of the code after its mapping
 
 
 def positions(like: Tensor) -> Tensor:

@@ -34,22 +34,17 @@ with the root of their number: else arrays would, and noise might be chosen to s
 
 MANY: Final = 10_000
 
-FINELY: Final = 1000
-"""`most_uses` is at most one part in so many too few."""
+FINELY: Final = 1000  # `most_uses` is at most one part in so many too few
 
 
 @final
 @dataclass(frozen=True)
 class Mechanism:
-    """One noisy look at a site's patients.
+    """One noisy look at a site's patients."""
 
-    Attributes:
-        noise: standard deviation of the noise, in units of the most that one patient can change.
-        rate: probability with which each patient is drawn.
-    """
-
+    # standard deviation of the noise, in units of the most that one patient can change
     noise: float
-    rate: float
+    rate: float  # probability with which each patient is drawn
 
 
 def mechanism_of(recipe: Recipe, patients: int) -> Mechanism | None:

@@ -25,8 +25,7 @@ from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
 if sys.platform != "win32":
     import fcntl
 
-FIRST = "0" * 64
-"""Stands for the previous hash in the first line."""
+FIRST = "0" * 64  # Stands for the previous hash in the first line
 
 ANSWER_KINDS: Final = ("judgement", "appraisal", "measured", "labelled")
 """Kinds of messages that a policy counts as answers, like any message with patients' masks.
@@ -40,52 +39,31 @@ MASKS: Final = "masks"
 @final
 @dataclass(frozen=True)
 class Entry:
-    """One message that left, or was about to leave when the site stopped.
+    """One message that left, or was about to leave when the site stopped."""
 
-    Attributes:
-        number: from 1.
-        time: UTC, as in 2026-11-20T15:04:05.678Z.
-        run: identity of the run, hexadecimal.
-        kind: of the message.
-        step: that it answered; None where there is none.
-        size: bytes.
-        payload: SHA-256 of the bytes.
-        norm: L2 norm of the feedback before its coding; None where there is none.
-        noise: standard deviation of the noise, in units of what one patient changes; 0: none.
-        epsilon: spent in all, with `delta`; None: no differential privacy was promised.
-        delta: of that epsilon.
-        uses: of differentially private mechanisms that the site's account had charged by then.
-        masks: number of patients' label maps (or classes) in it.
-        bare: its contents that no limit on epsilon covers, separated by spaces: `feedback`, also
-            with noise if the policy sets no limit, `masks` (or classes) of patients, a
-            `fingerprint`; empty: none.
-        policy: SHA-256 of the policy in force.
-        recipe: SHA-256 of the recipe that was agreed on; empty before there is one.
-        repeated: number of images of the request that had come before, equal to the bit and in
-            another step, since the site started; a generator in training hardly paints one twice.
-        previous: hash of the line before.
-        digest: hash of this line without this field.
-    """
-
-    number: int
-    time: str
-    run: str
-    kind: str
-    step: int | None
-    size: int
-    payload: str
-    norm: float | None
-    noise: float
-    epsilon: float | None
-    delta: float | None
-    uses: int
-    masks: int
+    number: int  # from 1
+    time: str  # UTC, as in 2026-11-20T15:04:05.678Z
+    run: str  # identity of the run, hexadecimal
+    kind: str  # of the message
+    step: int | None  # that it answered; None where there is none
+    size: int  # bytes
+    payload: str  # SHA-256 of the bytes
+    norm: float | None  # L2 norm of the feedback before its coding; None where there is none
+    noise: float  # standard deviation of the noise, in units of what one patient changes; 0: none
+    epsilon: float | None  # spent in all, with `delta`; None: no differential privacy was promised
+    delta: float | None  # of that epsilon
+    uses: int  # of differentially private mechanisms that the site's account had charged by then
+    masks: int  # number of patients' label maps (or classes) in it
+    # its contents that no limit on epsilon covers, separated by spaces: `feedback`, also with noise
+    # if the policy sets no limit, `masks` (or classes) of patients, a `fingerprint`; empty: none
     bare: str
-    policy: str
-    recipe: str
+    policy: str  # SHA-256 of the policy in force
+    recipe: str  # SHA-256 of the recipe that was agreed on; empty before there is one
+    # number of images of the request that had come before, equal to the bit and in another step,
+    # since the site started; a generator in training hardly paints one twice
     repeated: int
-    previous: str
-    digest: str = ""
+    previous: str  # hash of the line before
+    digest: str = ""  # hash of this line without this field
 
     def line(self) -> bytes:
         """The entry as a line of the file."""
@@ -135,8 +113,7 @@ class Tally:
         self.repeated += entry.repeated
 
 
-MOST_LEDGER: Final = 2**40
-"""Largest ledger in bytes; it is read line by line."""
+MOST_LEDGER: Final = 2**40  # Largest ledger in bytes; it is read line by line
 
 
 @final

@@ -323,6 +323,7 @@ REFUSED: Final[tuple[tuple[Callable[[Policy, Recipe], object], str], ...]] = (
 # fmt: on
 """What a policy `p` does not allow a recipe `r` to ask for, and the reason to give."""
 
+# Lets out all that a recipe asks for; meant for runs in which nothing leaves the machine
 SIMULATION = Policy(
     name="simulation",
     leaves=LeavesSection(
@@ -333,4 +334,3 @@ SIMULATION = Policy(
     ),
     allows=AllowsSection(paired_l1=True, fewest_patients=1, unmeasured=True, known_start=True),
 )
-"""Lets out all that a recipe asks for; meant for runs in which nothing leaves the machine."""

@@ -26,8 +26,7 @@ from asyndgan.wire import (
     pack,
 )
 
-WITH_CONDITIONS = Card | Judgement
-"""Answers that hold what a generator paints from next."""
+WITH_CONDITIONS = Card | Judgement  # Answers that hold what a generator paints from next
 
 LOSSES = ("adversarial", "segmentation", "paired_l1")
 """Terms of the generator's loss, by the names under which they may leave."""
@@ -41,29 +40,17 @@ _KEY = object()
 @final
 @dataclass(frozen=True)
 class Released:
-    """An answer that may leave the site, as bytes.
+    """An answer that may leave the site, as bytes."""
 
-    Attributes:
-        kind: of the message.
-        payload: the bytes that travel.
-        run: identity of the run.
-        step: the step that it answers; None if there is none.
-        norm: L2 norm of its feedback before coding; None if there is none.
-        masks: number of patients' label maps or classes in it.
-        bare: its contents that no limit on epsilon covers; see `ledger.Entry`.
-        repeated: number of images that it judges and that came in an earlier step; see there.
-        key: proof that `Release` made it.
-    """
-
-    kind: str
-    payload: bytes
-    run: str
-    step: int | None
-    norm: float | None
-    masks: int
-    bare: str
-    repeated: int = 0
-    key: object = None
+    kind: str  # of the message
+    payload: bytes  # the bytes that travel
+    run: str  # identity of the run
+    step: int | None  # the step that it answers; None if there is none
+    norm: float | None  # L2 norm of its feedback before coding; None if there is none
+    masks: int  # number of patients' label maps or classes in it
+    bare: str  # its contents that no limit on epsilon covers; see `ledger.Entry`
+    repeated: int = 0  # number of images that it judges and that came in an earlier step; see there
+    key: object = None  # proof that `Release` made it
 
     def __post_init__(self) -> None:
         if self.key is not _KEY:

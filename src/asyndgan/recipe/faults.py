@@ -14,6 +14,7 @@ MISFORMED: Final = ("_type", "_parsing", "_from_float", "too_short", "too_long",
 """How the types of pydantic's faults end that are of a value's form, not of its size."""
 
 
+# What is wanted in place of a value of another type, by pydantic's name of the fault
 WORDS: Final = {
     "path_type": "write the path of a folder in quotes",
     "string_type": "write text in quotes",
@@ -24,8 +25,8 @@ WORDS: Final = {
     "tuple_type": "write a list",
     "invalid-json-value": "write a number, true, false, text in quotes, a list or a table",
 }
-"""What is wanted in place of a value of another type, by pydantic's name of the fault."""
 
+# Keys of former recipes and suites, and what is there instead
 RETIRED_KEYS: Final = {
     **dict.fromkeys(("stand_in", "loss.stand_in_l1", "loss.balance"), ""),
     **dict.fromkeys(("loss.features", "loss.moments", "discriminator.joint"), ""),
@@ -37,8 +38,8 @@ RETIRED_KEYS: Final = {
     "generator.heads": "sites that lack a modality share one look without a setting",
     "integrity.aggregation": "set integrity.bound",
 }
-"""Keys of former recipes and suites, and what is there instead."""
 
+# Former values of keys, and what is there instead
 RETIRED_PARTS: Final = {
     **dict.fromkeys(("intensity", "cutout"), ""),
     "spade": "take generator.kind=topdown",
@@ -47,7 +48,6 @@ RETIRED_PARTS: Final = {
     "odds": "take shares.by=site",
     "feedback": "take DP-SGD of discriminators (docs/privacy.md)",
 }
-"""Former values of keys, and what is there instead."""
 
 RETIRED: Final = RETIRED_KEYS | RETIRED_PARTS
 

@@ -17,17 +17,11 @@ MOST_PIXELS: Final = 2**23
 @final
 @dataclass(frozen=True)
 class Rule:
-    """A combination of keys that no recipe may have.
+    """A combination of keys that no recipe may have."""
 
-    Attributes:
-        violated: whether a recipe has it.
-        fault: message, as a format string: `r` is the recipe, `set` the remedy.
-        remedy: overrides after which the rule holds.
-    """
-
-    violated: Callable[["Recipe"], object]
-    fault: str
-    remedy: tuple[str, ...]
+    violated: Callable[["Recipe"], object]  # whether a recipe has it
+    fault: str  # message, as a format string: `r` is the recipe, `set` the remedy
+    remedy: tuple[str, ...]  # overrides after which the rule holds
 
     def told(self, recipe: "Recipe") -> str:
         """The message for a recipe that violates the rule, with the remedy."""

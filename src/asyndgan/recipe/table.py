@@ -10,11 +10,9 @@ from asyndgan.recipe.sections import Section
 from asyndgan.texts import Name, parsed_toml
 
 MOST_COLUMNS: Final = 256
-MOST_CATEGORIES: Final = 255
-"""As many as scikit-learn's gradient boosting takes of a column."""
+MOST_CATEGORIES: Final = 255  # As many as scikit-learn's gradient boosting takes of a column
 MOST_KNOTS: Final = 256
-WIDEST: Final = 4096
-"""Most numbers of an encoded record: the longest side that a message has."""
+WIDEST: Final = 4096  # Most numbers of an encoded record: the longest side that a message has
 
 Kind = Literal["numeric", "integer", "categorical"]
 RUN_BY_SPREADSHEETS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")

@@ -27,26 +27,14 @@ from asyndgan.training.steps import MOST_STATE, step_file, stored_steps
 
 log = logging.getLogger(__name__)
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors, and a JSON object stored with them."""
+State = tuple[dict[str, Tensor], dict[str, Any]]  # Tensors, and a JSON object stored with them
 
-KEPT = 2
-"""Checkpoints that a party keeps: two, so that the one being written is never the only one."""
-
-MOST_COUNT = 2**53
-"""Numbers of steps and batches lie below it, as in messages."""
-
-KEPT_RUNS = 8
-"""Number of other runs whose states a site keeps."""
-
-MOST_HEADER = 2**24
-"""Most bytes of a state's header, which names the tensors."""
-
-MOST_TENSORS = 2**16
-"""Most tensors of a state; reading a header takes some microseconds for each."""
-
-_DIGEST = "sha256"
-"""Key of a state's digest among its facts."""
+KEPT = 2  # Checkpoints that a party keeps: two, so that the one being written is never the only one
+MOST_COUNT = 2**53  # Numbers of steps and batches lie below it, as in messages
+KEPT_RUNS = 8  # Number of other runs whose states a site keeps
+MOST_HEADER = 2**24  # Most bytes of a state's header, which names the tensors
+MOST_TENSORS = 2**16  # Most tensors of a state; reading a header takes some microseconds for each
+_DIGEST = "sha256"  # Key of a state's digest among its facts
 
 _seeding = Lock()
 

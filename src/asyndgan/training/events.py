@@ -112,23 +112,14 @@ Event = Started | OfSite
 @final
 @dataclass(frozen=True)
 class StepReport:
-    """What happened in a step.
+    """What happened in a step."""
 
-    Attributes:
-        step: its number, from 0.
-        updated: whether the quorum was met and the generator was updated.
-        shares: normalised share of each site that answered.
-        losses: value of each loss term, by site.
-        reminding: how far the images of absent sites' masks are from those painted when the sites
-            left; None if there was nothing to compare.
-        events: what a person should read, since the report before.
-        missed: why a site's answer is missing, by site.
-    """
-
-    step: int
-    updated: bool
-    shares: dict[str, float]
-    losses: dict[str, dict[str, float]]
-    missed: dict[str, str] = field(default_factory=dict)
+    step: int  # its number, from 0
+    updated: bool  # whether the quorum was met and the generator was updated
+    shares: dict[str, float]  # normalised share of each site that answered
+    losses: dict[str, dict[str, float]]  # value of each loss term, by site
+    missed: dict[str, str] = field(default_factory=dict)  # why a site's answer is missing, by site
+    # how far the images of absent sites' masks are from those painted when the sites left; None if
+    # there was nothing to compare
     reminding: float | None = None
-    events: tuple[Event, ...] = ()
+    events: tuple[Event, ...] = ()  # what a person should read, since the report before

@@ -16,8 +16,7 @@ from asyndgan.errors import CohortError, RunError
 from asyndgan.recipe import Recipe
 from asyndgan.training.scope import Scope
 
-ANY: Final = "given"
-"""What kept masks are named after that are no site's."""
+ANY: Final = "given"  # What kept masks are named after that are no site's
 
 
 def site_of(name: str) -> str:
@@ -32,16 +31,11 @@ class Given:
 
     The draw follows from the recipe's seed alone. A site for which masks were learned is sent no
     others: among masks of another look, its discriminator would tell images by them.
-
-    Attributes:
-        masks: label maps (n, rows, columns) of the recipe's size.
-        sites: the site that each was learned for, or `ANY`.
-        folder: data set that they are from.
     """
 
-    masks: Masks
-    sites: tuple[str, ...]
-    folder: DataSet
+    masks: Masks  # label maps (n, rows, columns) of the recipe's size
+    sites: tuple[str, ...]  # the site that each was learned for, or `ANY`
+    folder: DataSet  # data set that they are from
     _pools: dict[tuple[str, frozenset[int]], Tensor] = field(default_factory=dict)
 
     @classmethod

@@ -22,21 +22,13 @@ Axes = dict[int, list[Named]]
 @final
 @dataclass(frozen=True)
 class Inherited:
-    """What a generator took from another one.
+    """What a generator took from another one."""
 
-    Attributes:
-        layers: number of its layers that hold weights.
-        whole: layers that it took.
-        part: layers of which it took the channels that both have.
-        new: its labels and modalities that the other does not have.
-        left: labels and modalities that the other alone has.
-    """
-
-    layers: int
-    whole: int
-    part: int
-    new: tuple[str, ...]
-    left: tuple[str, ...]
+    layers: int  # number of its layers that hold weights
+    whole: int  # layers that it took
+    part: int  # layers of which it took the channels that both have
+    new: tuple[str, ...]  # its labels and modalities that the other does not have
+    left: tuple[str, ...]  # labels and modalities that the other alone has
 
     def told(self, run: str) -> str:
         """One line for a person."""

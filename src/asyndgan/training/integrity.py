@@ -10,8 +10,7 @@ from torch import Tensor
 
 from asyndgan.recipe import IntegritySection
 
-LEAST_SITES = 3
-"""Fewer sites have no majority: nothing is shortened or reported then."""
+LEAST_SITES = 3  # Fewer sites have no majority: nothing is shortened or reported then
 
 
 def bounded(

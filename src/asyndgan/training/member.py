@@ -10,31 +10,18 @@ from torch import Tensor
 @final
 @dataclass
 class Member:
-    """A site that takes part, as the coordinator knows it.
+    """A site that takes part, as the coordinator knows it."""
 
-    Attributes:
-        share: its declared weight.
-        cases: its number of cases.
-        channels: which of the generator's channels it judges.
-        parts: fraction of its cases that have each of these modalities.
-        batch: number of its next batch.
-        conditions: of that batch.
-        labels: name of each of its labels, by number.
-        keep: whether its conditions may be kept.
-        since: step that its discriminator was at when it was taken in.
-    """
-
-    share: float
-    cases: int
-    channels: list[int]
-    parts: list[float]
-    batch: int
-    conditions: Tensor
-    labels: dict[int, str]
-    keep: bool
-    since: int
+    share: float  # its declared weight
+    cases: int  # its number of cases
+    channels: list[int]  # which of the generator's channels it judges
+    parts: list[float]  # fraction of its cases that have each of these modalities
+    batch: int  # number of its next batch
+    conditions: Tensor  # of that batch
+    labels: dict[int, str]  # name of each of its labels, by number
+    keep: bool  # whether its conditions may be kept
+    since: int  # step that its discriminator was at when it was taken in
 
 
 Members = Mapping[str, Member]
-Weights = Mapping[str, float]
-"""Normalised shares by site; they sum to one."""
+Weights = Mapping[str, float]  # Normalised shares by site; they sum to one

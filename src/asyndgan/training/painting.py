@@ -24,16 +24,11 @@ class Diversity:
     Source: Mao et al. 2019 (Mode Seeking GANs), equation 2, without the distance of the codes, a
     constant. With a bound, two images that differ enough are asked for no more: else some
     generators paint white corners.
-
-    Attributes:
-        noise: of the other image of each condition, of the first one's shape.
-        weight: of the term, a mean over the images.
-        bound: distance of two images from which on they differ enough; 0: none.
     """
 
-    noise: Noise
-    weight: float
-    bound: float = 0.0
+    noise: Noise  # of the other image of each condition, of the first one's shape
+    weight: float  # of the term, a mean over the images
+    bound: float = 0.0  # distance of two images from which on they differ enough; 0: none
 
     @classmethod
     def of(

@@ -22,8 +22,7 @@ from asyndgan.models.losses import AdversarialLoss
 from asyndgan.privacy.chance import normal_noise
 from asyndgan.recipe import Recipe
 
-AT_ONCE = 32
-"""Number of copies of patients' images whose gradients are held in memory at a time."""
+AT_ONCE = 32  # Number of copies of patients' images whose gradients are held in memory at a time
 
 Maps = Callable[[Tensor], Condition]
 

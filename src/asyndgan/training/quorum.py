@@ -11,14 +11,10 @@ from asyndgan.recipe import QuorumSection
 @final
 @dataclass(frozen=True)
 class Quorum:
-    """Decides whether enough sites answered.
+    """Decides whether enough sites answered."""
 
-    Attributes:
-        section: the recipe's quorum section.
-        known: sites that count: due in this step, not gone for good, and here at least once before.
-    """
-
-    section: QuorumSection
+    section: QuorumSection  # the recipe's quorum section
+    # sites that count: due in this step, not gone for good, and here at least once before
     known: Collection[str]
 
     @property

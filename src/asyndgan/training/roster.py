@@ -36,11 +36,8 @@ from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.training.scope import SHARED_LOOK, Scope, merge_labels
 from asyndgan.wire import Card, Close, Open, Save, Saved
 
-MOVED_MASKS = 500
-"""Randomly moved masks to keep of a site if the number of unmoved ones is unknown."""
-
-RARELY_S = 60.0
-"""Longest wait, in seconds, before a site that was turned away is invited again."""
+MOVED_MASKS = 500  # Randomly moved masks to keep of a site if the number of unmoved ones is unknown
+RARELY_S = 60.0  # Longest wait, in seconds, before a site that was turned away is invited again
 
 Keep = Callable[[str, Tensor, int | None], None]
 
@@ -48,17 +45,11 @@ Keep = Callable[[str, Tensor, int | None], None]
 @final
 @dataclass(frozen=True)
 class _TurnedAway:
-    """A site that could not be taken in; it is invited again, at growing intervals.
+    """A site that could not be taken in; it is invited again, at growing intervals."""
 
-    Attributes:
-        reason: why it was turned away.
-        times: how often in a row.
-        until: time of the next invitation, on the monotonic clock.
-    """
-
-    reason: str = ""
-    times: int = 0
-    until: float = 0.0
+    reason: str = ""  # why it was turned away
+    times: int = 0  # how often in a row
+    until: float = 0.0  # time of the next invitation, on the monotonic clock
 
     def again(self, reason: str) -> "_TurnedAway":
         """The record after one more failure."""

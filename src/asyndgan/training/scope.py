@@ -18,8 +18,7 @@ from asyndgan.recipe import LABELS_LIMIT, Recipe
 from asyndgan.texts import named_alike
 from asyndgan.wire import Card
 
-SIDE_LIMIT: Final = 4096
-"""Largest number of rows or columns of an image."""
+SIDE_LIMIT: Final = 4096  # Largest number of rows or columns of an image
 
 
 @final

@@ -22,8 +22,7 @@ from asyndgan.models.segmenters import build_segmenter, check_size
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import seeded
 
-CERTAIN = 50.0
-"""Logit of a label whose probability shall be 1, or 0 if negative."""
+CERTAIN = 50.0  # Logit of a label whose probability shall be 1, or 0 if negative
 
 TRAINING_VERSION = 2
 """Part of every cache key; to be raised when a change here, in `fedavg` or in `moves` changes what

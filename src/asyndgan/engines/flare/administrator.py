@@ -27,11 +27,8 @@ from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from asyndgan.engines.framing import Frames
 from asyndgan.errors import AsyndganError
 
-LONGEST_S: Final = 60
-"""Seconds after which this process ends by itself if FLARE does not answer."""
-
-FAREWELL_S: Final = 5
-"""Seconds that the end of a session may take."""
+LONGEST_S: Final = 60  # Seconds after which this process ends by itself if FLARE does not answer
+FAREWELL_S: Final = 5  # Seconds that the end of a session may take
 
 REQUEST_BYTES: Final = 2**16
 

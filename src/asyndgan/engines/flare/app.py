@@ -46,8 +46,7 @@ GREET: Final = "asyndgan.greet"
 REQUEST: Final = "asyndgan.request"
 BYTES: Final = "bytes"
 
-COMING_S: Final = 120.0
-"""Seconds within which the site's end of a job must appear, or the job ends."""
+COMING_S: Final = 120.0  # Seconds within which the site's end of a job must appear, or the job ends
 
 GONE_S: Final = 8.0
 """Seconds without contact to the site's end after which a job ends and another is submitted."""

@@ -23,11 +23,8 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "connected.json"
 
-ASK_S: Final = 3.0
-"""Seconds between two questions to FLARE's server."""
-
-STALE_S: Final = 20.0
-"""Age in seconds from which on what was written no longer counts."""
+ASK_S: Final = 3.0  # Seconds between two questions to FLARE's server
+STALE_S: Final = 20.0  # Age in seconds from which on what was written no longer counts
 
 
 class _Noted(BaseModel):

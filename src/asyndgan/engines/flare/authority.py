@@ -26,17 +26,11 @@ KEY_BITS: Final = range(2048, 4096 + 1)
 @final
 @dataclass(frozen=True)
 class Request:
-    """A site's request for a certificate, which its own key has signed.
+    """A site's request for a certificate, which its own key has signed."""
 
-    Attributes:
-        name: the site's name.
-        key: the site's public key.
-        safety_number: digits that the site's administrator sees too.
-    """
-
-    name: str
-    key: rsa.RSAPublicKey
-    safety_number: str
+    name: str  # the site's name
+    key: rsa.RSAPublicKey  # the site's public key
+    safety_number: str  # digits that the site's administrator sees too
 
 
 def read_request(path: Path) -> Request:
@@ -73,15 +67,10 @@ def read_request(path: Path) -> Request:
 @final
 @dataclass(frozen=True)
 class Authority:
-    """Who signs all certificates of a federation; FLARE's provisioning has made it.
+    """Who signs all certificates of a federation; FLARE's provisioning has made it."""
 
-    Attributes:
-        certificate: of the authority itself.
-        key: its private key.
-    """
-
-    certificate: x509.Certificate
-    key: Any
+    certificate: x509.Certificate  # of the authority itself
+    key: Any  # its private key
 
     @classmethod
     def of(cls, folder: Path) -> Self:

@@ -40,17 +40,11 @@ LEAST_FREE: Final = 2 * 2**30
 @final
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
+    """The result of one check."""
 
-    Attributes:
-        subject: what was checked.
-        fine: whether the check passed.
-        text: what was found, and what to do about it.
-    """
-
-    subject: str
-    fine: bool
-    text: str
+    subject: str  # what was checked
+    fine: bool  # whether the check passed
+    text: str  # what was found, and what to do about it
 
 
 def checks(kit: Path) -> Iterator[Check]:

@@ -36,20 +36,14 @@ ASKER: Final = "asyndgan.engines.flare.administrator"
 ANSWER_S: Final = 30.0
 """Longest time in seconds that FLARE's server may take to answer, its session included."""
 
-CLOSING_S: Final = 2.0
-"""Longest time in seconds that the end of a session is waited for."""
-
-REPLY_BYTES: Final = 2**26
-"""Most bytes of an answer."""
-
-DESCRIBED_S: Final = 60.0
-"""Longest time in seconds that a site may take to send a fingerprint."""
+CLOSING_S: Final = 2.0  # Longest time in seconds that the end of a session is waited for
+REPLY_BYTES: Final = 2**26  # Most bytes of an answer
+DESCRIBED_S: Final = 60.0  # Longest time in seconds that a site may take to send a fingerprint
 
 TRAINS: Final = "asyndgan.runs.coordination.Coordination"
 """The class that trains within FLARE's server."""
 
-BETWEEN: Final = "."
-"""Separates run and site in a job's name; a run's name cannot contain it."""
+BETWEEN: Final = "."  # Separates run and site in a job's name; a run's name cannot contain it
 
 
 @final

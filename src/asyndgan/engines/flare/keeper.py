@@ -27,23 +27,21 @@ log = logging.getLogger(__name__)
 AGAIN_S: Final = 2.0
 """Seconds before a process that ended is restarted; doubled while it ends within `LONGEST_S`."""
 
-LONGEST_S: Final = 60.0
-"""Longest delay in seconds before a restart."""
+LONGEST_S: Final = 60.0  # Longest delay in seconds before a restart
 
 FREED_S: Final = 5.0
 """Seconds in which a port has to be free: a server that was just killed may still hold it."""
 
-SERVER: Final = "fed_server.json"
-"""FLARE's settings in the server's kit."""
+SERVER: Final = "fed_server.json"  # FLARE's settings in the server's kit
 
 CLIENT: Final = "nvflare.private.fed.app.client.client_train"
 SERVER_PARENT: Final = "nvflare.private.fed.app.server.server_train"
 """Modules that FLARE's own start-up scripts run for a client and for the server."""
 
+# Modules that FLARE runs for a job
 JOBS: Final = tuple(
     f"nvflare.private.fed.app.{end}_process" for end in ("client.worker", "server.runner")
 )
-"""Modules that FLARE runs for a job."""
 
 JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """Matches a job's name, which is also that of its folder."""
@@ -52,8 +50,7 @@ HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131
 """Settings for glibc that keep message buffers off the heap, which they would fragment: without
 them, a site's job grew by a tenth in 3,000 steps."""
 
-ARENAS: Final = {"MALLOC_ARENA_MAX": "4"}
-"""What FLARE's own start-up script sets for a client."""
+ARENAS: Final = {"MALLOC_ARENA_MAX": "4"}  # What FLARE's own start-up script sets for a client
 
 
 @final

@@ -38,11 +38,8 @@ from asyndgan.errors import RunError
 from asyndgan.texts import append, replace_text, storing
 
 SUBMITTER: Final = "coordinator@asyndgan.local"
-VALID_DAYS: Final = 3 * 365
-"""Days for which the authority's certificate is valid."""
-
-STORE: Final = "store"
-"""Folder in the server's kit in which FLARE keeps its jobs."""
+VALID_DAYS: Final = 3 * 365  # Days for which the authority's certificate is valid
+STORE: Final = "store"  # Folder in the server's kit in which FLARE keeps its jobs
 
 REMOVED: Final = "removed"
 """File of the federation: the SHA-256 of the key of each removed site, on a line of its own."""
@@ -54,19 +51,12 @@ HEARTBEAT_S: Final = 30
 @final
 @dataclass(frozen=True)
 class Federation:
-    """A federation, kept in a folder on the coordinator's machine.
+    """A federation, kept in a folder on the coordinator's machine."""
 
-    Attributes:
-        path: folder that holds everything; the key in `provisioning` can create new members.
-        host: name by which sites reach the coordinator.
-        port: the one port at which sites reach the coordinator.
-        sites: names of the sites that have kits.
-    """
-
-    path: Path
-    host: str
-    port: int
-    sites: tuple[str, ...]
+    path: Path  # folder that holds everything; the key in `provisioning` can create new members
+    host: str  # name by which sites reach the coordinator
+    port: int  # the one port at which sites reach the coordinator
+    sites: tuple[str, ...]  # names of the sites that have kits
 
     @property
     def server_kit(self) -> Path:

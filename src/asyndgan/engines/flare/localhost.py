@@ -23,8 +23,7 @@ from asyndgan.errors import SiteUnreachableError
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 
-CONNECTED_S: Final = 300.0
-"""Seconds within which all sites must be connected."""
+CONNECTED_S: Final = 300.0  # Seconds within which all sites must be connected
 
 
 @final

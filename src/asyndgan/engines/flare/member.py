@@ -28,16 +28,14 @@ from asyndgan.texts import bounded_text, parsed_json, replace_text, storing
 PROJECT: Final = "asyndgan"
 SITE_NAME: Final = re.compile(rf"(?!(server|{PROJECT})\Z)[A-Za-z0-9][A-Za-z0-9_-]{{0,47}}")
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
-HOST_LENGTH: Final = 64
-"""Most characters of a host name: the limit of a certificate's common name."""
-
-WORD: Final = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")
-"""Matches a package's name and its version."""
+HOST_LENGTH: Final = 64  # Most characters of a host name: the limit of a certificate's common name
+WORD: Final = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")  # Matches a package's name and its version
 
 APP: Final = "asyndgan.engines.flare.app"
 """The module whose classes a job may name, and no others (FLARE's `class_allow_list`)."""
 
 CLASSES: Final = [f"{APP}."]
+# FLARE's connections: none between sites, and mutual TLS at local ports too
 LINES: Final = {
     "allow_adhoc_conns": False,
     "internal": {
@@ -45,7 +43,6 @@ LINES: Final = {
         "resources": {"host": "localhost", "connection_security": "mtls"},
     },
 }
-"""FLARE's connections: none between sites, and mutual TLS at local ports too."""
 
 RIGHTS: Final = {
     "format_version": "1.0",
@@ -63,8 +60,7 @@ the coordinator read files and logs in a site's kit and end its processes."""
 KEY_FILE: Final = "site.key"
 """The site's private key, in its folder and in no other place but FLARE's files beside it."""
 
-KIT_FILE: Final = "kit.json"
-"""The kit, in the site's folder."""
+KIT_FILE: Final = "kit.json"  # The kit, in the site's folder
 
 MOST_BYTES: Final = 2**16
 """Largest size of a kit, in bytes; with RSA keys of 2048 bits it has 2,700."""
@@ -72,8 +68,7 @@ MOST_BYTES: Final = 2**16
 FLARE: Final = "flare"
 """The site's folder of FLARE's files, written anew at every start, and of FLARE's log."""
 
-HALF: Final = ".flare"
-"""Folder in which `FLARE` is written, and into which the one before it goes."""
+HALF: Final = ".flare"  # Folder in which `FLARE` is written, and into which the one before it goes
 
 MOST_PEM: Final = 4096
 """Most characters of a certificate, request or key; an RSA key of 4,096 bits has 3,272. To check
@@ -86,23 +81,15 @@ DIGITS: Final = 24
 @final
 @dataclass(frozen=True)
 class Member:
-    """What a kit gives a site: data alone, and no secret.
+    """What a kit gives a site: data alone, and no secret."""
 
-    Attributes:
-        name: the site's name.
-        host: name by which the site reaches the coordinator.
-        port: the coordinator's port.
-        versions: the coordinator's versions of the packages that should be equal at both ends.
-        root: certificate of the federation's authority, as PEM.
-        certificate: the site's certificate, issued by the authority to `name`, as PEM.
-    """
-
-    name: str
-    host: str
-    port: int
+    name: str  # the site's name
+    host: str  # name by which the site reaches the coordinator
+    port: int  # the coordinator's port
+    # the coordinator's versions of the packages that should be equal at both ends
     versions: Mapping[str, str]
-    root: str
-    certificate: str
+    root: str  # certificate of the federation's authority, as PEM
+    certificate: str  # the site's certificate, issued by the authority to `name`, as PEM
 
     @property
     def federation(self) -> str:

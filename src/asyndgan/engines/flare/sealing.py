@@ -23,8 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from asyndgan.errors import RunError, WireError
 
 NONCE: Final = 12
-MOST: Final = 8192
-"""Most characters of a letter."""
+MOST: Final = 8192  # Most characters of a letter
 _OAEP: Final = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
 _SIGNED: Final = (padding.PKCS1v15(), hashes.SHA256())
 

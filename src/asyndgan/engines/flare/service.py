@@ -50,11 +50,9 @@ HANDOVER_S: Final = 10.0
 """Longest time in seconds that a run's request waits for the job of the run before it to end."""
 
 KEY_BYTES: Final = 32
-KEY: Final = re.compile(r"[0-9a-f]{64}")
-"""Matches the key of a line that a job itself brings."""
+KEY: Final = re.compile(r"[0-9a-f]{64}")  # Matches the key of a line that a job itself brings
 
-Line = tuple[str, str]
-"""The recipe and the run that a greeting names."""
+Line = tuple[str, str]  # The recipe and the run that a greeting names
 
 
 @final

@@ -33,11 +33,8 @@ log = logging.getLogger(__name__)
 SOCKETS: Final = "ASYNDGAN_SOCKETS"
 """Variable of the environment that names the folder of the sockets."""
 
-COORDINATOR: Final = "coordinator"
-"""The coordinator's socket; a site's has the site's name."""
-
-LOOK_S: Final = 1.0
-"""Seconds between two checks that the socket still exists."""
+COORDINATOR: Final = "coordinator"  # The coordinator's socket; a site's has the site's name
+LOOK_S: Final = 1.0  # Seconds between two checks that the socket still exists
 
 
 class Reply(IntEnum):
@@ -49,12 +46,12 @@ class Reply(IntEnum):
     REFUSED = 3
 
 
+# Text to display for each reply that is not an answer
 REASONS: Final = {
     Reply.UNREACHABLE: "its compute process is not running; the reason is in the site's own log",
     Reply.SILENT: "there was no answer in time",
     Reply.REFUSED: "the site's own settings do not allow this run; the reason is in its log",
 }
-"""Text to display for each reply that is not an answer."""
 
 
 def reply_of(status: Reply, payload: bytes = b"") -> bytes:

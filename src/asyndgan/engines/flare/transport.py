@@ -28,8 +28,7 @@ from asyndgan.protocol import Transport
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 1.0
-"""Seconds between two checks of which sites are connected."""
+LOOK_S: Final = 1.0  # Seconds between two checks of which sites are connected
 
 LATE_S: Final = 150.0
 """Seconds after which a job without a line is given up; its own end waits less for the site."""
@@ -37,31 +36,22 @@ LATE_S: Final = 150.0
 LONGEST_S: Final = 60.0
 """Longest delay in seconds between a site's jobs that bring no line; it starts at 1, doubling."""
 
-SWEEP_S: Final = 60.0
-"""Seconds between two searches for jobs that are no longer needed."""
+SWEEP_S: Final = 60.0  # Seconds between two searches for jobs that are no longer needed
 
 CLOSING_S: Final = 20.0
 """Seconds that FLARE may take to end the jobs of a run that ends; they end by themselves too."""
 
-RECENT: Final = 64
-"""Answers of sites that say how long an answer takes now."""
+RECENT: Final = 64  # Answers of sites that say how long an answer takes now
 
 
 @dataclass
 class _Link:
-    """State of the connection to a site.
+    """State of the connection to a site."""
 
-    Attributes:
-        job: id of the site's latest job.
-        since: monotonic time when the job was submitted or its line came.
-        line: connection to the site, while there is one.
-        spent: whether the job's line has ended, which makes the job useless.
-    """
-
-    job: str
-    since: float
-    line: Requests | None = None
-    spent: bool = False
+    job: str  # id of the site's latest job
+    since: float  # monotonic time when the job was submitted or its line came
+    line: Requests | None = None  # connection to the site, while there is one
+    spent: bool = False  # whether the job's line has ended, which makes the job useless
 
 
 @final
