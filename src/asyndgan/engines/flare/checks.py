@@ -48,10 +48,7 @@ class Check:
 
 
 def checks(kit: Path) -> Iterator[Check]:
-    """Checks everything that a site needs; nothing but a TLS handshake leaves the machine.
-
-    Raises:
-        RunError: the folder is not a startup kit, or what it gives cannot be used.
+    """Checks all that a site needs; nothing but a TLS handshake leaves. Raises `RunError`: no kit.
     """
     member = read_kit(kit) if has_kit(kit) else None
     of = "of" if member else "none: FLARE is of others; it has to know this as"
