@@ -36,8 +36,7 @@ def federation_in(path: Path) -> Federation:
 
 
 def transport_to(federation: Federation, recipe: Recipe | None, run: str) -> "Transport":
-    """Connects to the sites for one run; without a recipe, they send fingerprints and nothing else.
-    """
+    """Connects to the sites for one run; without a recipe, they send fingerprints alone."""
     office = flare_part("jobs").Office(federation, recipe, run)
     transport: Transport = flare_part("transport").Flare(office)
     return transport
@@ -54,8 +53,7 @@ def served(federation: Federation) -> Iterator[None]:
 
 
 def flare_part(name: str) -> Any:
-    """A module of `asyndgan.engines.flare`; raises `MissingPackageError` if FLARE is not installed.
-    """
+    """A module of `asyndgan.engines.flare`; raises `MissingPackageError` without FLARE."""
     try:
         return import_module(f"asyndgan.engines.flare.{name}")
     except ImportError as error:

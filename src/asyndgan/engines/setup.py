@@ -165,8 +165,7 @@ def policy_of(setup: SiteSetup) -> Policy:
 
 
 def chooser_at(state: Path) -> Chooser | None:
-    """How a site held patients out, by its states of a run (None: unknown); may raise `RunError`.
-    """
+    """How a site held patients out, by its states of a run; None: unknown. May raise `RunError`."""
     path = state / CHOOSER_FILE
     if not path.exists():
         return None

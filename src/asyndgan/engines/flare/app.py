@@ -84,8 +84,7 @@ class SiteEnd:
         return time.monotonic() - self.last_reached > GONE_S
 
     def answered(self, payload: bytes, wait_s: float, ended: Callable[[], bool]) -> bytes:
-        """The site's reply to a request, which is repeated while there is time; a site repeats its
-        answer.
+        """The site's reply to a request, which is repeated while there is time.
 
         Raises `SiteUnreachableError` if the site's end of the job is gone.
         """

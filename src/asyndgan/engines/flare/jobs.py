@@ -48,8 +48,7 @@ BETWEEN: Final = "."  # Separates run and site in a job's name; a run's name can
 
 @final
 class Administrator:
-    """Asks FLARE's server by its administrators' interface, in a process of its own
-    (`administrator`).
+    """Asks FLARE's server by its administrators' interface, in a process (`administrator`).
 
     Another process follows where there was no answer: what FLARE waits for holds nothing up here.
     """
@@ -285,8 +284,7 @@ def write_files(
     controller: dict[str, Any],
     executors: dict[str, dict[str, Any]],
 ) -> None:
-    """Writes a job: the server's end (class as `path`, `args`), and arguments of each site's end.
-    """
+    """Writes a job: the server's end (`path`, `args`), and arguments of each site's end."""
     files: dict[str, Any] = {
         "meta.json": {
             "name": name,

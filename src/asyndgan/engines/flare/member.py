@@ -108,8 +108,7 @@ def safety_number(content: bytes) -> str:
 
 
 def make_request(folder: Path) -> Path:
-    """Writes NAME.csr, the request of the site that a folder is named after, and its key if need
-    be.
+    """Writes NAME.csr, the request of the site NAME in its folder, and its key if need be.
 
     The same key gives the same bytes.
 
@@ -165,8 +164,7 @@ def _key_text(key: Any) -> str:
 
 
 def received_kit(path: Path, folder: Path) -> Member:
-    """Reads a coordinator's kit for the key in a site's folder; raises `RunError` as `parsed_kit`.
-    """
+    """Reads a coordinator's kit for the key in a site's folder; raises `RunError`."""
     member, key = parsed_kit(path), read_key(folder)
     if _of_pem(member.certificate).public_key() != key.public_key():
         raise RunError(
@@ -183,8 +181,7 @@ def read_kit(kit: Path) -> Member:
 
 
 def parsed_kit(path: Path) -> Member:
-    """Reads a kit, without the key that it is for; raises `RunError` if it is none, or not valid.
-    """
+    """Reads a kit, without the key that it is for; raises `RunError` if it is not valid."""
     try:
         return _parsed(parsed_json(bounded_text(path, MOST_BYTES, links=True)))
     except (FileNotFoundError, NotADirectoryError) as error:

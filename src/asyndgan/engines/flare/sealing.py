@@ -30,8 +30,7 @@ _SIGNED: Final = (padding.PKCS1v15(), hashes.SHA256())
 
 @final
 class Seal:
-    """Seals the requests and answers of one line by a key of 32 bytes; an answer fits one request.
-    """
+    """Seals requests and answers of one line by a key of 32 bytes; an answer fits one request."""
 
     BYTES: ClassVar[int] = 64
     """Most bytes by which a sealed message, with its kind of reply, is longer."""

@@ -96,8 +96,7 @@ def _check(folder: Path, user: int, allowed: int) -> None:
 
 
 def connect(path: Path, greeting: Mapping[str, str], *, limit: int) -> Frames:
-    """Connects to a socket and sends the greeting; raises `SiteUnreachableError` if nobody listens.
-    """
+    """Connects to a socket and sends a greeting; raises `SiteUnreachableError`: nobody listens."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(str(path))
@@ -116,7 +115,7 @@ class Listener:
     Args:
         kit: the kit beside which FLARE's processes run.
         name: of the socket.
-        serve: called with the greeting and the frames of each connection, which it may keep until it returns.
+        serve: called with the greeting and the frames of each connection, which then ends.
         limit: most bytes of a frame.
     """
 
