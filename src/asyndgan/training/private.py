@@ -48,8 +48,7 @@ class PrivateDiscriminator:
                 module.register_forward_pre_hook(_in_rows)
 
     def learn(self, optimiser: torch.optim.Optimizer, real: Batch, synthetic: Batch) -> Scalar:
-        """One update; returns the loss on the synthetic images: the real one's would not be
-        private.
+        """One update; returns the loss on synthetic images, as that on real ones is not private.
 
         Args:
             optimiser: of the discriminator's parameters.
