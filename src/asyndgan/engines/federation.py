@@ -13,8 +13,7 @@ from asyndgan.recipe import Recipe
 if TYPE_CHECKING:  # it imports torch, which `asyndgan federation --help` needs not
     from asyndgan.protocol import Transport
 
-RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
-"""Valid names of a run in a federation; sites name a folder after it."""
+RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")  # name of a run, also of its folder at sites
 
 
 class Federation(Protocol):
@@ -31,15 +30,12 @@ class Federation(Protocol):
 
 def federation_in(path: Path) -> Federation:
     """Opens a federation; raises `RunError` if the folder holds none, or FLARE is not installed."""
-    found: Federation = flare_part("kits").Federation.of(path)
-    return found
+    federation: Federation = flare_part("kits").Federation.of(path)
+    return federation
 
 
 def transport_to(federation: Federation, recipe: Recipe | None, run: str) -> "Transport":
-    """Connects to the sites of a federation for one run; the caller closes the transport.
-
-    Without a recipe, sites send their fingerprints and nothing else.
-    """
+    """Connects to the sites for one run; without a recipe, they send fingerprints alone."""
     office = flare_part("jobs").Office(federation, recipe, run)
     transport: Transport = flare_part("transport").Flare(office)
     return transport
@@ -47,12 +43,7 @@ def transport_to(federation: Federation, recipe: Recipe | None, run: str) -> "Tr
 
 @contextmanager
 def served(federation: Federation) -> Iterator[None]:
-    """Keeps a federation's server running, and records the connected sites.
-
-    Raises:
-        BusyError: another program of this machine has its port.
-        RunError: the server cannot run here.
-    """
+    """Keeps a federation's server running; raises `BusyError` if another program has its port."""
     with (
         closing(flare_part("keeper").keep_server(federation)),
         closing(flare_part("attendance").Register(federation)),
@@ -61,11 +52,7 @@ def served(federation: Federation) -> Iterator[None]:
 
 
 def flare_part(name: str) -> Any:
-    """Imports a module of `asyndgan.engines.flare`, which needs the optional extra `flare`.
-
-    Raises:
-        MissingPackageError: FLARE is not installed.
-    """
+    """A module of `asyndgan.engines.flare`; raises `MissingPackageError` without FLARE."""
     try:
         return import_module(f"asyndgan.engines.flare.{name}")
     except ImportError as error:

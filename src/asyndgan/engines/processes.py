@@ -1,7 +1,6 @@
-"""Runs each site in its own operating-system process, connected by a local socket pair.
+"""Runs each site in a process of its own, connected by a socket pair.
 
-A site that crashes affects nothing else: the coordinator goes on without it, its process is
-restarted, and it returns with its last checkpoint.
+A site that crashes is restarted from its last checkpoint; the others go on meanwhile.
 """
 
 import json
@@ -28,8 +27,7 @@ from asyndgan.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-HEALTHY_S: Final = 3600.0
-"""Lifetime in seconds after which a crash counts as a new problem, resetting the restart delay."""
+HEALTHY_S: Final = 3600.0  # seconds after which a crash is a new problem, so the delay restarts
 
 
 @final
@@ -56,11 +54,8 @@ class _Process:
 class Processes(Transport):
     """Starts a process for each site and restarts it when it dies.
 
-    Args:
-        setups: setup of each site.
-        recipe: recipe of the run; None: sites describe their data, so that one can be planned.
-        restart_after_s: seconds from a site's latest start until it may be restarted if it died;
-            doubled with every restart, at most eight times. None: only `start` restarts sites.
+    Without a recipe sites describe their data. `restart_after_s` from its latest start a dead site
+    may be restarted, doubled with every restart, at most eight times; None: by `start` alone.
     """
 
     def __init__(

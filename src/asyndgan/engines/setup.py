@@ -10,14 +10,14 @@ from typing import Any, Final, final
 import torch
 from pydantic import TypeAdapter
 
-from asyndgan.errors import CohortError, RunError
+from asyndgan.errors import CohortError, ProtocolError, RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.findings import findings, refuse
 from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.models import usable_device
-from asyndgan.privacy import SIMULATION, Openings, Policy
+from asyndgan.privacy import SIMULATION, Openings, Policy, Release, Released
 from asyndgan.privacy.books import open_release
-from asyndgan.protocol import Endpoint, message_limit
+from asyndgan.protocol import Endpoint, Handler, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.store import Cohort, derived_seed
 from asyndgan.store.info import DatasetInfo
@@ -26,57 +26,45 @@ from asyndgan.store.prepare import masks_as_images
 from asyndgan.store.splits import OPEN, Chooser, held_out_by
 from asyndgan.store.survey import Survey
 from asyndgan.tables.cohort import load_records
+from asyndgan.tables.planning import fingerprint_in
 from asyndgan.tables.schema import is_table
 from asyndgan.texts import bounded_text, replace_text, storing
 from asyndgan.training import Site
 from asyndgan.training.compute import measured_precision
-from asyndgan.training.describing import Describing
+from asyndgan.wire import Describe, Described, Message
 
 log = logging.getLogger(__name__)
 
 _CHOOSER: Final = TypeAdapter(Chooser)
 
-PRECISION_FILE: Final = "precision.txt"
-"""File among a site's states of a run that says in which precision it computes."""
-
-CHOOSER_FILE: Final = "hold_out.json"
-"""File among a site's states of a run that records how it chose its held-out patients."""
+PRECISION_FILE: Final = "precision.txt"  # in a site's states of a run: its precision
+CHOOSER_FILE: Final = "hold_out.json"  # in a site's states of a run: how patients were held out
 
 
 @final
 @dataclass(frozen=True)
 class SiteSetup:
-    """A site's folders and settings.
+    """A site's folders and settings."""
 
-    Attributes:
-        name: name of the site.
-        data: folder of its images and masks.
-        state: folder of its own checkpoints.
-        share: its weight among the sites; None means its number of cases.
-        patients: pattern that finds the patient in a case's name.
-        policy: policy file written by its steward. None: everything a recipe asks for may leave
-            the site, since nothing leaves the machine.
-        records: folder of its ledger and account, which outlive runs; None means `state`.
-        device: torch device on which its networks compute.
-        threads: of its process, where it has one of its own (engines `processes` and `flare`).
-        without: modalities in the folder that are not used.
-        fingerprint: file of `asyndgan fingerprint`, from which the coordinator may plan a recipe;
-            None: none is sent.
-        precision: of its networks' arithmetic. Empty: what the recipe names or, for `auto`, what is
-            faster here; a run keeps what it began with.
-    """
-
-    name: str
-    data: Path
-    state: Path
-    share: float | None = None
-    patients: str = DEFAULT_PATIENT_PATTERN
+    name: str  # name of the site
+    data: Path  # folder of its images and masks
+    state: Path  # folder of its own checkpoints
+    share: float | None = None  # its weight among the sites; None means its number of cases
+    patients: str = DEFAULT_PATIENT_PATTERN  # pattern that finds the patient in a case's name
+    # policy file written by its steward. None: everything a recipe asks for may leave the site,
+    # since nothing leaves the machine.
     policy: Path | None = None
+    # folder of its ledger and account, which outlive runs; None means `state`
     records: Path | None = None
-    device: str = "cpu"
+    device: str = "cpu"  # torch device on which its networks compute
+    # of its process, where it has one of its own (engines `processes` and `flare`)
     threads: int = 1
-    without: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()  # modalities in the folder that are not used
+    # file of `asyndgan fingerprint`, from which the coordinator may plan a recipe; None: none is
+    # sent
     fingerprint: Path | None = None
+    # of its networks' arithmetic. Empty: what the recipe names or, for `auto`, what is faster here;
+    # a run keeps what it began with.
     precision: str = ""
 
     def to_plain(self) -> dict[str, Any]:
@@ -103,16 +91,11 @@ def load_cohort(
 ) -> Cohort:
     """Loads a site's cases, images or records, by the recipe, without its held-out patients.
 
-    Args:
-        setup: of the site.
-        recipe: of the run.
-        chooser: how the site chooses its held-out patients; None: as in its states of the run.
-        data: the set in the site's folder, if it was opened before.
-        tell: is given each note on the data; None: nobody is.
+    The `chooser` is None for what the states of the run say; `tell` is given each note on the data.
 
     Raises:
-        DataError: if the folder cannot be read, or has a fault that `findings` finds.
-        CohortError: if its cases do not fit the recipe.
+        DataError: the folder cannot be read, or has a fault that `findings` finds.
+        CohortError: its cases do not fit the recipe.
     """
     if chooser is None:
         chooser = chooser_at(setup.state) or OPEN
@@ -126,13 +109,13 @@ def load_cohort(
         incomplete=True,
     )
     masked = recipe.sends_own_masks or recipe.image.source == "masks"
-    found = findings(Survey.of(cases, recipe.image, masked=masked))
+    faults = findings(Survey.of(cases, recipe.image, masked=masked))
     if recipe.privacy.kind == "none":
         # Under differential privacy nothing that the coordinator sees may depend on patients, and
         # it would see that the site cannot begin.
-        refuse(found, f"site {setup.name}")
+        refuse(faults, f"site {setup.name}")
     if tell:
-        for finding in found:
+        for finding in faults:
             tell(f"site {setup.name}: {finding}")
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, data.info.labels)
@@ -175,11 +158,7 @@ def policy_of(setup: SiteSetup) -> Policy:
 
 
 def chooser_at(state: Path) -> Chooser | None:
-    """How a site chose its held-out patients, by its states of a run; None: not recorded.
-
-    Raises:
-        RunError: the file is not as the site wrote it.
-    """
+    """How a site held patients out, by its states of a run; None: unknown. May raise `RunError`."""
     path = state / CHOOSER_FILE
     if not path.exists():
         return None
@@ -221,10 +200,7 @@ def _precision(setup: SiteSetup, recipe: Recipe, device: torch.device) -> str:
 def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     """Loads a site's cases and wraps the site in its endpoint.
 
-    Raises:
-        PolicyError: its policy cannot be used, or does not allow the recipe or a further one.
-        LedgerError, StorageError: its books cannot be read or written.
-        DataError, CohortError: as `load_cohort`.
+    Raises `PolicyError`, `LedgerError`, `StorageError`, or as `load_cohort`.
     """
     policy = policy_of(setup)
     policy.check(recipe, setup.name)
@@ -248,17 +224,27 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     return Endpoint(site, limit=message_limit(recipe))
 
 
+@final
+class Describing(Handler):
+    """Answers `Describe` with the fingerprint (a file) that the site's steward has seen alone."""
+
+    def __init__(self, file: Path, release: Release) -> None:
+        self.file = file
+        self.release = release
+
+    def handle(self, request: Message) -> Released:
+        """Answers one request; raises `ProtocolError`, or `DataError` without a fingerprint."""
+        if not isinstance(request, Describe):
+            raise ProtocolError(f"there is no recipe yet, so '{request.kind}' is not answered.")
+        return self.release.let_out(
+            Described(run=request.run, fingerprint=fingerprint_in(self.file))
+        )
+
+
 def describe_only(setup: SiteSetup, limit: int) -> Endpoint:
-    """A site before there is a recipe: its endpoint sends a fingerprint and nothing else.
+    """The endpoint of a site before there is a recipe: it sends a fingerprint and nothing else.
 
-    Args:
-        setup: of the site; it names the fingerprint.
-        limit: most bytes of a request's arrays.
-
-    Raises:
-        PolicyError: its policy cannot be used, or lets no fingerprint out.
-        RunError: the setup names no fingerprint.
-        LedgerError, StorageError: its books cannot be read or written.
+    Raises `PolicyError`, `RunError` (the setup names none), `LedgerError` or `StorageError`.
     """
     policy = policy_of(setup)
     policy.check_fingerprint()

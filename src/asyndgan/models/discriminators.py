@@ -1,8 +1,7 @@
 """Discriminators: each site owns one, and it never leaves the site.
 
-Each is made from `condition_channels` (of the condition's maps), `image_channels` (modalities that
-the site holds), `spatial_dims` (2 or 3) and the recipe's `section`, of which it takes `width` of
-the first layer and `layers`. It returns a `Verdict`; outputs that it does not have are None.
+Each is made from its `Sizes` and the recipe's `section`, of which it takes `width` of the first
+layer and `layers`. It returns a `Verdict`; outputs that it does not have are None.
 """
 
 from collections import OrderedDict
@@ -16,20 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Masks
+from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import DiscriminatorSection
 
 
 @final
 @dataclass(frozen=True)
 class Verdict:
-    """A discriminator's output for a batch of images.
+    """A discriminator's output for a batch of images."""
 
-    Attributes:
-        score: realness logits, (b, 1, *patches); None if the network has no such output.
-        segmentation: label logits, (b, labels, *space); None if the network does not segment.
-    """
-
+    # realness logits, (b, 1, *patches); None if the network has no such output
     score: Tensor | None = None
+    # label logits, (b, labels, *space); None if the network does not segment
     segmentation: Tensor | None = None
 
     def float(self) -> "Verdict":
@@ -67,19 +64,15 @@ def labels_in(maps: Condition) -> Masks:
 class CrossFitted(nn.Module):
     """Two networks, each trained on half of the patients; the less convinced one judges.
 
-    A network recognises images of patients that it was trained on, so its verdict would reveal them
-    as members. The other network has not seen them. Not in the papers: several discriminators of
-    which the generator follows the harshest (Durugkar et al. 2017, section 3.1), and parts of the
-    data that are kept apart so that one of them can be asked about the other (Chernozhukov et al.
-    2018, "cross-fitting").
-
-    Args:
-        networks: two, of one kind, with weights of their own.
+    A network recognises patients that it was trained on; the other has not seen them. Not in the
+    papers: several discriminators of which the generator follows the harshest (Durugkar et al.
+    2017, section 3.1), and parts of the data that are kept apart ("cross-fitting", Chernozhukov et
+    al. 2018).
 
     Attributes:
-        taught: labels that each half's patients have, (2, labels) booleans; None: all. A network
-            that never saw a label finds it unlikely everywhere. So if only one half's patients have
-            a label, that half's network decides, and hides nothing.
+        taught: labels that each half's patients have, (2, labels) booleans; None: all. If only one
+            half has a label, that half's network decides, as the other finds it unlikely
+            everywhere.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -90,21 +83,17 @@ class CrossFitted(nn.Module):
     def forward(
         self, images: Images, condition: Condition, halves: Tensor | None = None
     ) -> Verdict:
-        """Judges images.
+        """Judges images (b, c, *space), given conditions (b, labels, *space).
 
-        Args:
-            images: (b, c, *space).
-            condition: (b, labels, *space).
-            halves: (b,) zeros and ones: the network that judges each image, as in learning. None:
-                each patch is judged by the network to which it looks less real, and each pixel
-                segmented by the one that finds its label less likely.
+        `halves` (b,) zeros and ones: the network that judges each image, as in learning. None: the
+        network to which each patch looks less real, and which finds each pixel's label less likely.
         """
         # What a frozen network sees is the same for both, so it looks once.
         see = getattr(self.networks[0], "see", None)
         seen = see(images) if see else None
         if halves is None:
-            one, other = (_judge(network, images, condition, seen) for network in self.networks)
-            return _harsher(one, other, labels_in(condition), self.taught)
+            first, second = (_judge(network, images, condition, seen) for network in self.networks)
+            return _harsher(first, second, labels_in(condition), self.taught)
         rows = [torch.nonzero(halves == half).flatten() for half in range(len(self.networks))]
         said = [
             _judge(network, images[own], condition[own], seen and seen.of(own))
@@ -142,15 +131,10 @@ class PatchNetwork(nn.Sequential):
     """The network of a PatchGAN, with weights drawn and named as in MONAI's `PatchDiscriminator`.
 
     MONAI is not used, since to import it takes longer than all else that a site imports.
-
-    Args:
-        spatial_dims: 2 or 3.
-        channels: channels of its input.
-        section: `width`, `layers` and `norm`.
     """
 
-    def __init__(self, spatial_dims: int, channels: int, section: DiscriminatorSection) -> None:
-        flat = spatial_dims == 2
+    def __init__(self, dims: int, channels: int, section: DiscriminatorSection) -> None:
+        flat = dims == 2
         conv, by_channel = (
             (nn.Conv2d, nn.InstanceNorm2d) if flat else (nn.Conv3d, nn.InstanceNorm3d)
         )
@@ -191,21 +175,11 @@ def _named(**modules: nn.Module) -> nn.Sequential:
 
 @final
 class PatchDiscriminator(nn.Module):
-    """PatchGAN on image and condition together (Isola et al. 2017, section 3.2.2).
+    """PatchGAN on image and condition together (Isola et al. 2017, section 3.2.2)."""
 
-    3 layers judge patches of 70x70 pixels.
-    """
-
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        self.network = PatchNetwork(spatial_dims, condition_channels + image_channels, section)
+        self.network = PatchNetwork(sizes.dims, sizes.labels + sizes.modalities, section)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from."""
@@ -214,32 +188,23 @@ class PatchDiscriminator(nn.Module):
 
 @final
 class PatchSegmentationDiscriminator(nn.Module):
-    """A PatchGAN that also segments the image, from the same features.
+    """A PatchGAN that also segments the image, from the same features, which see no mask.
 
-    The features are of the image alone, or else the segmentation could copy the mask. The mask
-    modulates the last of them before realness is judged, after the projection discriminator
-    (Miyato and Koyama 2018, section 2), so that the verdict is on the image given its mask.
+    The mask modulates the last of them before realness is judged (`given`).
     """
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        self.network = PatchNetwork(spatial_dims, image_channels, section)
+        self.network = PatchNetwork(sizes.dims, sizes.modalities, section)
         width = section.width
         sources = [width * 2**level for level in range(section.layers + 1)]
-        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        conv = nn.Conv2d if sizes.dims == 2 else nn.Conv3d
         self.lateral = nn.ModuleList(
-            conv(source, width, 1) for source in [image_channels, *sources]
+            conv(source, width, 1) for source in [sizes.modalities, *sources]
         )
         self.merge = nn.ModuleList(conv(width, width, 3, padding=1) for _ in [0, *sources])
-        self.classify = conv(width, condition_channels, 1)
-        self.told = conv(condition_channels, sources[-1], 1)
+        self.classify = conv(width, sizes.labels, 1)
+        self.told = conv(sizes.labels, sources[-1], 1)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from, and segments them without it."""
@@ -257,14 +222,14 @@ def given(features: Tensor, condition: Condition, told: nn.Module) -> Tensor:
 
 def merged(levels: Sequence[Tensor], lateral: nn.ModuleList, merge: nn.ModuleList) -> Tensor:
     """Features of all levels at the size of the first, the finest (Lin et al. 2017, section 3)."""
-    found: Tensor | None = None
+    features: Tensor | None = None
     for level, across, together in reversed(list(zip(levels, lateral, merge, strict=True))):
         here: Tensor = across(level)
-        if found is not None:
-            here = here + F.interpolate(found, size=here.shape[2:], mode="nearest")
-        found = F.leaky_relu(together(here), 0.2)
-    assert found is not None
-    return found
+        if features is not None:
+            here = here + F.interpolate(features, size=here.shape[2:], mode="nearest")
+        features = F.leaky_relu(together(here), 0.2)
+    assert features is not None
+    return features
 
 
 @final
@@ -277,27 +242,20 @@ class DCGANDiscriminator(nn.Module):
 
     GRID = 4
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
         conv, pool = (
             (nn.Conv2d, nn.AdaptiveAvgPool2d)
-            if spatial_dims == 2
+            if sizes.dims == 2
             else (nn.Conv3d, nn.AdaptiveAvgPool3d)
         )
-        source, layers = condition_channels + image_channels, nn.ModuleList()
+        source, layers = sizes.labels + sizes.modalities, nn.ModuleList()
         for level in range(section.layers):
             layers.append(conv(source, section.width * 2**level, 4, stride=2, padding=1))
             source = section.width * 2**level
         self.layers = layers
         self.pool = pool(self.GRID)
-        self.judge = nn.Linear(source * self.GRID**spatial_dims, 1)
+        self.judge = nn.Linear(source * self.GRID**sizes.dims, 1)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from."""
@@ -318,27 +276,12 @@ class DCGANDiscriminator(nn.Module):
 
 @final
 class MaskDiscriminator(nn.Module):
-    """A `DCGANDiscriminator` that also judges each place: small shapes, and where they lie.
+    """A `DCGANDiscriminator` that judges each place too: small shapes, and where they lie."""
 
-    The verdict on the whole counts as much as those on all places.
-    """
-
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        self.body = DCGANDiscriminator(
-            condition_channels=condition_channels,
-            image_channels=image_channels,
-            spatial_dims=spatial_dims,
-            section=section,
-        )
-        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        self.body = DCGANDiscriminator(sizes, section)
+        conv = nn.Conv2d if sizes.dims == 2 else nn.Conv3d
         self.near = conv(section.width * 2 ** (section.layers - 1), 1, 1)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:

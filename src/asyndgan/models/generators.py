@@ -1,10 +1,7 @@
 """Generators: they turn a condition and noise into images in [-1, 1], all modalities at once.
 
-Each is made from `condition_channels` (of the condition's maps), `image_channels` (modalities to
-paint), `spatial_dims` (2 or 3) and the recipe's `section`.
-
-Norms act on one image at a time, so that an image does not depend on which others share its batch:
-sites come and go, and a chunked step must equal an unchunked one.
+Each is made from its `Sizes` and the recipe's `section`. Norms act on one image at a time: sites
+come and go, and a chunked step must equal an unchunked one.
 
 So that another run can begin with its weights (`training.inheriting`), each has `reads`: what the
 input channels of its layers stand for, by the name of each layer that reads the condition, the
@@ -18,15 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Noise
+from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import GeneratorSection
 
 SLOPE = 0.2
 
-Channel = tuple[str, int]
-"""What a channel stands for: `label`, `noise`, `style`, `latent` or `feature`, and its number."""
-
-ONE: Final[Channel] = ("one", 0)
-"""The channel of a map that is 1 everywhere."""
+Channel = tuple[str, int]  # label, noise, style, latent, feature or one, and its number
+ONE: Final[Channel] = ("one", 0)  # The channel of a map that is 1 everywhere
 
 
 def numbered(**counts: int) -> tuple[Channel, ...]:
@@ -35,10 +30,10 @@ def numbered(**counts: int) -> tuple[Channel, ...]:
 
 
 def convolution(
-    spatial_dims: int, source: int, target: int, kernel: int = 3, *, stride: int = 1, bias: bool
+    dims: int, source: int, target: int, kernel: int = 3, *, stride: int = 1, bias: bool
 ) -> nn.Module:
     """A convolution that keeps the size if its stride is 1; reflects at the edges of planes."""
-    conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+    conv = nn.Conv2d if dims == 2 else nn.Conv3d
     # No bias before an instance norm: the norm cancels it, and its gradient is only noise.
     return conv(
         source,
@@ -47,13 +42,13 @@ def convolution(
         stride=stride,
         padding=kernel // 2,
         bias=bias,
-        padding_mode="reflect" if kernel > 1 and spatial_dims < 3 else "zeros",
+        padding_mode="reflect" if kernel > 1 and dims < 3 else "zeros",
     )
 
 
-def smooth(spatial_dims: int) -> str:
+def smooth(dims: int) -> str:
     """Torch's name for linear interpolation over this many axes."""
-    return "bilinear" if spatial_dims == 2 else "trilinear"
+    return "bilinear" if dims == 2 else "trilinear"
 
 
 def within_range(painted: Tensor) -> Images:
@@ -65,9 +60,9 @@ def within_range(painted: Tensor) -> Images:
     return torch.tanh(painted.float())
 
 
-def instance_norm(spatial_dims: int, channels: int, *, affine: bool = True) -> nn.Module:
+def instance_norm(dims: int, channels: int, *, affine: bool = True) -> nn.Module:
     """A norm of each image's features by themselves."""
-    norm = nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d
+    norm = nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
     return norm(channels, affine=affine)
 
 
@@ -75,14 +70,14 @@ def instance_norm(spatial_dims: int, channels: int, *, affine: bool = True) -> n
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with an identity shortcut."""
 
-    def __init__(self, spatial_dims: int, channels: int) -> None:
+    def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            convolution(spatial_dims, channels, channels, bias=False),
-            instance_norm(spatial_dims, channels),
+            convolution(dims, channels, channels, bias=False),
+            instance_norm(dims, channels),
             nn.ReLU(),
-            convolution(spatial_dims, channels, channels, bias=False),
-            instance_norm(spatial_dims, channels),
+            convolution(dims, channels, channels, bias=False),
+            instance_norm(dims, channels),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -94,46 +89,37 @@ class ResidualBlock(nn.Module):
 class ResNetGenerator(nn.Module):
     """The generator of AsynDGAN (section 3.4): c7s1-k, d2k, d4k, n residual blocks, u2k, uk, c7s1.
 
-    The architecture is that of Johnson et al. 2016 as used by CycleGAN, with instance norms in
-    place of batch norms.
-
-    Of the section it takes `width` k and `blocks` n. An image follows from its condition alone.
+    After Johnson et al. 2016 as used by CycleGAN, with instance norms. Of the section it takes
+    `width` k and `blocks` n.
     """
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: GeneratorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: GeneratorSection) -> None:
         super().__init__()
         k = section.width
         layers: list[nn.Module] = [
-            convolution(spatial_dims, condition_channels, k, 7, bias=False),
-            instance_norm(spatial_dims, k),
+            convolution(sizes.dims, sizes.labels, k, 7, bias=False),
+            instance_norm(sizes.dims, k),
             nn.ReLU(),
         ]
         for wide in (k, 2 * k):
             layers += [
-                convolution(spatial_dims, wide, 2 * wide, stride=2, bias=False),
-                instance_norm(spatial_dims, 2 * wide),
+                convolution(sizes.dims, wide, 2 * wide, stride=2, bias=False),
+                instance_norm(sizes.dims, 2 * wide),
                 nn.ReLU(),
             ]
-        layers += [ResidualBlock(spatial_dims, 4 * k) for _ in range(section.blocks)]
+        layers += [ResidualBlock(sizes.dims, 4 * k) for _ in range(section.blocks)]
         for wide in (4 * k, 2 * k):
             layers += [
                 # The paper uses a transposed convolution, but its uneven overlap left a grid of
                 # dots in the images (Odena et al. 2016).
-                nn.Upsample(scale_factor=2, mode=smooth(spatial_dims), align_corners=False),
-                convolution(spatial_dims, wide, wide // 2, bias=False),
-                instance_norm(spatial_dims, wide // 2),
+                nn.Upsample(scale_factor=2, mode=smooth(sizes.dims), align_corners=False),
+                convolution(sizes.dims, wide, wide // 2, bias=False),
+                instance_norm(sizes.dims, wide // 2),
                 nn.ReLU(),
             ]
         self.body = nn.Sequential(*layers)
-        self.paint = convolution(spatial_dims, k, image_channels, 7, bias=True)
-        self.reads = {"body.0": numbered(label=condition_channels)}
+        self.paint = convolution(sizes.dims, k, sizes.modalities, 7, bias=True)
+        self.reads = {"body.0": numbered(label=sizes.labels)}
         self.paints = ("paint",)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
@@ -145,44 +131,33 @@ class ResNetGenerator(nn.Module):
 class DCGANGenerator(nn.Module):
     """Paints an image from one vector, after DCGAN (Radford et al. 2016).
 
-    For images painted from a class or without a condition: the networks above see the noise of each
-    place separately and cannot agree on one shape across an image. Here each layer sees `noise`
-    beside the features: objects whose number and places vary follow from it. Upsampling is linear;
-    see `ResNetGenerator`.
-
-    Of the section it takes `width` of the last layer, `style`, `latent` and `noise`. The condition
-    is the same everywhere.
+    For images painted from a class or without a condition: each layer also sees `noise`, so objects
+    whose number and places vary follow from it. Of the section it takes `width` of the last layer,
+    `style`, `latent` and `noise`. The condition is the same everywhere.
     """
 
     GRID = 4
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: GeneratorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: GeneratorSection) -> None:
         super().__init__()
         k = section.width
         self.noise = section.noise
-        told = condition_channels + section.code
-        self.start = nn.Linear(told, 8 * k * self.GRID**spatial_dims)
+        read = sizes.labels + section.code
+        self.start = nn.Linear(read, 8 * k * self.GRID**sizes.dims)
         widths = [8 * k, 4 * k, 2 * k, k]
         sources = [8 * k, *widths[:-1]]
         self.layers = nn.ModuleList(
             nn.Sequential(
-                convolution(spatial_dims, source + section.noise, target, bias=True),
+                convolution(sizes.dims, source + section.noise, target, bias=True),
                 # Over groups of channels: per-channel norms would lose how much there is of each.
                 nn.GroupNorm(min(4, target), target),
                 nn.ReLU(),
             )
             for source, target in zip(sources, widths, strict=True)
         )
-        self.paint = convolution(spatial_dims, k, image_channels, bias=True)
-        self.smooth = smooth(spatial_dims)
-        code = numbered(label=condition_channels, style=section.style, latent=section.latent)
+        self.paint = convolution(sizes.dims, k, sizes.modalities, bias=True)
+        self.smooth = smooth(sizes.dims)
+        code = numbered(label=sizes.labels, style=section.style, latent=section.latent)
         self.reads = {"start": code} | {
             f"layers.{level}.0": (*numbered(feature=source), *numbered(noise=section.noise))
             for level, source in enumerate(sources)
@@ -204,8 +179,8 @@ class DCGANGenerator(nn.Module):
             size = [max(self.GRID, side // 2**halvings) for side in space]
             features = F.interpolate(features, size=size, mode=self.smooth)
             if self.noise:  # of one pixel each, not a mean
-                own = F.interpolate(grain, size=size, mode="nearest")
-                features = torch.cat([features, own], dim=1)
+                here = F.interpolate(grain, size=size, mode="nearest")
+                features = torch.cat([features, here], dim=1)
             features = layer(features)
         painted: Tensor = self.paint(features)
         return painted
@@ -225,21 +200,9 @@ class MaskGenerator(nn.Module):
 
     BOUND = 2.0
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: GeneratorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: GeneratorSection) -> None:
         super().__init__()
-        self.body = DCGANGenerator(
-            condition_channels=condition_channels,
-            image_channels=image_channels,
-            spatial_dims=spatial_dims,
-            section=section,
-        )
+        self.body = DCGANGenerator(sizes, section)
         self.reads = {f"body.{layer}": channels for layer, channels in self.body.reads.items()}
         self.paints = tuple(f"body.{layer}" for layer in self.body.paints)
 

@@ -9,7 +9,6 @@ from typing import Any, Final, Literal
 
 from asyndgan.errors import RecipeError
 from asyndgan.recipe import Recipe
-from asyndgan.recipe.faults import RETIRED_PARTS, retired
 
 Group = Literal["generators", "discriminators", "adversarial_losses"]
 
@@ -41,14 +40,7 @@ def part(group: str, kind: str) -> Any:
 
 @cache
 def _installed(group: str, kind: str) -> Any:
-    """Loads the network or loss that an entry point of group `asyndgan.<group>` names.
-
-    Kept, since to look through all installed packages takes longer than to build a small network.
-
-    Raises:
-        RecipeError: if no installed package offers it (lists those that exist), or it cannot be
-            loaded.
-    """
+    """Loads the network or loss of an entry point `asyndgan.<group>`; may raise `RecipeError`."""
     try:
         return _offered(group, kind).load()
     except (ImportError, AttributeError) as error:
@@ -56,12 +48,7 @@ def _installed(group: str, kind: str) -> Any:
 
 
 def check_parts(recipe: Recipe) -> None:
-    """Checks that every part that a recipe names is installed; imports none, and so no torch.
-
-    Raises:
-        RecipeError: if no installed package offers it, or its module is missing; names the
-            recipe's key.
-    """
+    """Raises `RecipeError`, with the key, for a part that is not installed; imports none."""
     named = {
         "generator.kind": ("generators", recipe.generator.kind),
         "discriminator.kind": ("discriminators", recipe.discriminator.kind),
@@ -81,17 +68,15 @@ def check_parts(recipe: Recipe) -> None:
 
 
 def _offered(group: str, kind: str) -> EntryPoint:
-    found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
-    if kind in RETIRED_PARTS and kind not in found:
-        raise RecipeError(retired(kind))
-    if kind not in found:
-        nearest = difflib.get_close_matches(kind, found, n=1)
+    offered = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
+    if kind not in offered:
+        nearest = difflib.get_close_matches(kind, offered, n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise RecipeError(
             f"no installed package offers '{kind}' among asyndgan.{group}; "
-            f"there are: {', '.join(sorted(found))}.{hint}"
+            f"there are: {', '.join(sorted(offered))}.{hint}"
         )
-    return found[kind]
+    return offered[kind]
 
 
 def _exists(module: str) -> bool:

@@ -14,57 +14,36 @@ from asyndgan.models.discriminators import CrossFitted
 from asyndgan.models.installed import part
 from asyndgan.models.layout import channels_last
 from asyndgan.models.losses import AdversarialLoss
+from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import Recipe
 from asyndgan.store import derived_seed
 
-MOST_WEIGHTS: Final = 500_000_000
-"""Most weights of a network: 2 GB, and four times as much with gradients and Adam's moments."""
+MOST_WEIGHTS: Final = 500_000_000  # 2 GB, with gradients and Adam's moments four times as much
 
 MOST_PRIVATE_WEIGHTS: Final = MOST_WEIGHTS // 32
 """Most weights of a discriminator trained privately: the gradients of 32 images are held at once,
 or of 64 with a `privacy.multiplicity` of as many."""
 
 
-def build_generator(
-    recipe: Recipe, *, condition_channels: int, image_channels: int, spatial_dims: int = 2
-) -> nn.Module:
+def build_generator(recipe: Recipe, sizes: Sizes) -> nn.Module:
     """The generator of a recipe."""
-    section = recipe.generator
-    build = partial(
-        part("generators", section.kind),
-        condition_channels=condition_channels,
-        image_channels=image_channels,
-        spatial_dims=spatial_dims,
-        section=section,
-        **_of_table(recipe),
-    )
-    return channels_last(_bearable(build, f"a generator of kind '{section.kind}'", MOST_WEIGHTS))
+    kind, section = recipe.generator.kind, recipe.generator
+    build = partial(part("generators", kind), sizes, section, **_of_table(recipe))
+    return channels_last(_bearable(build, f"a generator of kind '{kind}'", MOST_WEIGHTS))
 
 
-def build_discriminator(
-    recipe: Recipe, *, condition_channels: int, image_channels: int, spatial_dims: int = 2
-) -> nn.Module:
+def build_discriminator(recipe: Recipe, sizes: Sizes) -> nn.Module:
     """A site's discriminator, for the modalities that the site holds."""
     private = recipe.privacy.kind == "discriminator"
-    one = partial(
-        part("discriminators", recipe.discriminator.kind),
-        condition_channels=condition_channels,
-        image_channels=image_channels,
-        spatial_dims=spatial_dims,
-        section=recipe.discriminator,
-        **_of_table(recipe),
-    )
+    kind, section = recipe.discriminator.kind, recipe.discriminator
+    single = partial(part("discriminators", kind), sizes, section, **_of_table(recipe))
 
     def build() -> nn.Module:
-        fitted = recipe.discriminator.cross_fitted
-        network: nn.Module = CrossFitted([one() for _ in range(2)]) if fitted else one()
+        network: nn.Module = CrossFitted([single(), single()]) if section.cross_fitted else single()
         return network
 
-    network = _bearable(
-        build,
-        f"a {'private ' if private else ''}discriminator of kind '{recipe.discriminator.kind}'",
-        MOST_PRIVATE_WEIGHTS if private else MOST_WEIGHTS,
-    )
+    what = f"a {'private ' if private else ''}discriminator of kind '{kind}'"
+    network = _bearable(build, what, MOST_PRIVATE_WEIGHTS if private else MOST_WEIGHTS)
     # Opacus supports only torch's own layers, not those of `channels_last`.
     return network if private else channels_last(network)
 
@@ -75,11 +54,7 @@ def _of_table(recipe: Recipe) -> dict[str, Any]:
 
 
 def _bearable(build: Callable[[], nn.Module], what: str, most: int) -> nn.Module:
-    """Builds a network, once its weights are counted on torch's meta device, which takes no memory.
-
-    Raises:
-        RecipeError: if there are more than `most`.
-    """
+    """Builds a network; raises `RecipeError` if it would have more than `most` weights."""
     with torch.device("meta"):
         count = sum(weights.numel() for weights in build().parameters())
     if count > most:
@@ -106,15 +81,8 @@ def condition_maps(
 ) -> Condition:
     """Turns conditions as they travel into the maps that networks read.
 
-    Args:
-        condition: integers: (b, *space) label maps for `mask`, (b,) classes for `class`; for `none`
-            only the length of the first axis counts.
-        kind: `mask`, `class` or `none`.
-        labels: number of labels or classes, background included.
-        space: height and width (and depth) of the maps.
-
-    Returns:
-        One-hot maps (b, labels, *space), or (b, 0, *space) for `none`.
+    Of integers, (b, *space) for `mask` and (b,) for `class`, one-hot maps (b, labels, *space); for
+    `none` (b, 0, *space).
     """
     b = condition.shape[0]
     if kind == "none":
@@ -132,11 +100,7 @@ def arithmetic(precision: str, device: torch.device) -> torch.autocast:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device with torch's name for it: `cpu`, `cuda`, `cuda:1`, `mps`.
-
-    Raises:
-        RunError: if this machine has no such device, or torch was built without it.
-    """
+    """A device: `cpu`, `cuda`, `cuda:1`, `mps`; raises `RunError` if this machine has none such."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -150,10 +114,10 @@ def usable_device(name: str) -> torch.device:
 
 def _devices() -> str:
     count = torch.cuda.device_count()
-    found = ["cpu", *(f"cuda:{number}" for number in range(count))]
+    devices = ["cpu", *(f"cuda:{number}" for number in range(count))]
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return f"there is {', '.join(found)}"
+        devices.append("mps")
+    return f"there is {', '.join(devices)}"
 
 
 def native_bfloat16() -> bool:
@@ -168,10 +132,7 @@ def draw_noise(count: int, channels: int, space: tuple[int, ...], random: torch.
 
 
 def style_code(seed: int, look: str, size: int) -> Tensor:
-    """The code of a look for the generator: random numbers fixed by the seed and the look's name.
-
-    A site that joins late has one too, and looks can be mixed.
-    """
+    """The code of a look for the generator: random numbers fixed by the seed and its name."""
     random = torch.Generator().manual_seed(derived_seed(seed, "style", look))
     return torch.randn(size, generator=random)
 
@@ -181,11 +142,7 @@ def site_noise(
 ) -> Noise:
     """Noise for one image in each of these looks, followed by `generator.code` constant maps.
 
-    Args:
-        recipe: gives the number of maps, and the seed of the looks' codes.
-        looks: the look of each image: the name of a site, or that of a look that sites share.
-        space: height and width (and depth).
-        random: draws the noise and each image's latent numbers.
+    A look has the name of a site, or is one that sites share; its code follows from the seed.
     """
     section = recipe.generator
     noise = draw_noise(len(looks), section.noise, space, random)

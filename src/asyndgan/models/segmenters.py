@@ -7,8 +7,7 @@ from torch import nn
 from asyndgan.errors import DataError
 from asyndgan.models.layout import channels_last
 
-HALVINGS = 4
-"""How often the U-Net halves its resolution; sides of images must be multiples of 2**HALVINGS."""
+HALVINGS = 4  # how often the U-Net does; sides of images are multiples of 2**HALVINGS
 
 
 def build_segmenter(
@@ -16,16 +15,8 @@ def build_segmenter(
 ) -> nn.Module:
     """Builds one of MONAI's networks, with weights drawn from torch's global generator.
 
-    The U-Net upsamples linearly. With transposed convolutions (MONAI's UNet), predicted lesions
-    showed checkerboard patterns after short trainings, depending on the seed, and more so when
-    trained on synthetic images.
-
-    Args:
-        channels: number of modalities.
-        classes: number of labels, background included.
-        network: one of `NETWORKS`.
-        width: filters of the network's first level.
-        space: spatial shape of an image: rows and columns, after the depth of a volume.
+    `width` is the number of filters of its first level, `space` an image's rows and columns, after
+    the depth of a volume.
     """
     return channels_last(NETWORKS[network](channels, classes, width, space))
 
@@ -82,11 +73,7 @@ NETWORKS: dict[str, Build] = {"unet": _unet, "segresnet": _segresnet, "unetr": _
 def check_size(
     space: Sequence[int], what: str, remedy: str = "Change image.size in the recipe."
 ) -> None:
-    """Checks that `build_segmenter`'s networks can be trained on images of this size.
-
-    Raises:
-        DataError: they cannot. `what` names the images in the message, `remedy` is its advice.
-    """
+    """Checks that networks can be trained on images (`what`) of a size; may raise `DataError`."""
     side = 2**HALVINGS
     # At least twice that, since an instance norm of a single value is undefined.
     if any(length % side or length < 2 * side for length in space):

@@ -25,8 +25,7 @@ from asyndgan.privacy.ledger import FEEDBACK, MASKS, Tally
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
-LARGE: Final = 50.0
-"""Epsilon above which the looser Renyi bound is precise enough and saves large arrays."""
+LARGE: Final = 50.0  # epsilon above which the Renyi bound, of small arrays, is enough
 
 EPSILON_ERROR: Final = 0.01
 """Largest error of a computed epsilon of up to `MANY` uses; it is never too small. Beyond, it grows
@@ -34,22 +33,17 @@ with the root of their number: else arrays would, and noise might be chosen to s
 
 MANY: Final = 10_000
 
-FINELY: Final = 1000
-"""`most_uses` is at most one part in so many too few."""
+FINELY: Final = 1000  # `most_uses` is at most one part in so many too few
 
 
 @final
 @dataclass(frozen=True)
 class Mechanism:
-    """One noisy look at a site's patients.
+    """One noisy look at a site's patients."""
 
-    Attributes:
-        noise: standard deviation of the noise, in units of the most that one patient can change.
-        rate: probability with which each patient is drawn.
-    """
-
+    # standard deviation of the noise, in units of the most that one patient can change
     noise: float
-    rate: float
+    rate: float  # probability with which each patient is drawn
 
 
 def mechanism_of(recipe: Recipe, patients: int) -> Mechanism | None:
@@ -61,12 +55,7 @@ def mechanism_of(recipe: Recipe, patients: int) -> Mechanism | None:
 
 
 def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
-    """Epsilon spent by mechanisms, each used a number of times; infinite without noise.
-
-    Args:
-        spent: number of uses of each mechanism.
-        delta: of that epsilon; above 0, below 1.
-    """
+    """Epsilon spent by mechanisms, each used a number of times; infinite without noise."""
     used = {mechanism: count for mechanism, count in spent.items() if count}
     if not used:
         return 0.0
@@ -104,14 +93,7 @@ def _composed(used: tuple[tuple[Mechanism, int], ...], delta: float) -> float:
 def most_uses(
     spent: dict[Mechanism, int], mechanism: Mechanism, *, epsilon: float, delta: float
 ) -> int:
-    """How many more times a mechanism may surely be used within `epsilon`; at most 2**24.
-
-    Args:
-        spent: number of uses of each mechanism so far.
-        mechanism: the mechanism to use.
-        epsilon: the limit.
-        delta: of that epsilon.
-    """
+    """How many more times a mechanism may surely be used within `epsilon`; at most 2**24."""
 
     def within(uses: int) -> bool:
         more = spent | {mechanism: spent.get(mechanism, 0) + uses}
@@ -132,19 +114,10 @@ def most_uses(
 
 @final
 class Account:
-    """A site's budget, kept in a file and written before each use.
+    """A site's budget, kept in a file (None: tests) and written before each use.
 
-    A use counts as soon as it is announced. So a crash loses none, and going back to an earlier
-    checkpoint refunds nothing: what has left the site has left it.
-
-    Args:
-        path: of the file; None: keep it in memory only, as in tests.
-        mechanism: of this run; None: the run is not private.
-        epsilon: the limit over all runs; None: no limit.
-        delta: of that epsilon.
-
-    Raises:
-        PolicyError: if the file cannot be read as an account.
+    A use counts as soon as it is announced: a crash loses none, and going back refunds nothing.
+    Without `epsilon` there is no limit. Raises `PolicyError` if the file is no account.
     """
 
     def __init__(
@@ -163,13 +136,10 @@ class Account:
         self._shown: tuple[int, float] = (-1, 0.0)
 
     def check_against(self, left: Tally, *, unprotected_masks: bool) -> None:
-        """Checks that a ledger shows nothing that this account does not cover.
+        """Raises `PolicyError` if a ledger shows what this account does not cover.
 
-        Without a limit on epsilon nothing is checked.
-
-        Raises:
-            PolicyError: if something left without privacy although the policy now asks for it, or
-                if the ledger shows more spent than the account.
+        That is, something that left without privacy, or more spent; nothing without a limit on
+        epsilon.
         """
         if self.limit is None:
             return
@@ -188,11 +158,7 @@ class Account:
             )
 
     def charge(self, uses: int) -> None:
-        """Announces uses of this run's mechanism.
-
-        Raises:
-            PolicyError: if the budget does not allow them; nothing is charged then.
-        """
+        """Announces uses of this run's mechanism; raises `PolicyError` if the budget is spent."""
         if not self.mechanism or not uses:
             return
         if uses > self._left:

@@ -17,22 +17,14 @@ Value = object
 @final
 @dataclass(frozen=True)
 class Row:
-    """What recipes of the family have under one key.
+    """What recipes of the family have under one key."""
 
-    Attributes:
-        key: of a recipe. A key of `discriminator` is also looked for in each site's own.
-        within: what was measured, in words.
-        holds: whether a value is within it.
-        otherwise: what could be learned through a recipe that has another value.
-        unless: kinds of discriminators that may have any value.
-        of_masks: in place of `within` and `holds`, of a recipe that learns masks.
-    """
-
-    key: str
-    within: str
-    holds: Callable[[Value], bool]
-    otherwise: str
-    unless: tuple[str, ...] = ()
+    key: str  # of a recipe. A key of `discriminator` is also looked for in each site's own.
+    within: str  # what was measured, in words
+    holds: Callable[[Value], bool]  # whether a value is within it
+    otherwise: str  # what could be learned through a recipe that has another value
+    unless: tuple[str, ...] = ()  # kinds of discriminators that may have any value
+    # in place of `within` and `holds`, of a recipe that learns masks
     of_masks: tuple[str, Callable[[Value], bool]] | None = None
 
     def measured(self, recipe: Recipe) -> tuple[str, Callable[[Value], bool]]:
@@ -44,19 +36,12 @@ class Row:
 @final
 @dataclass(frozen=True)
 class Outside:
-    """A key of a recipe that is outside the family.
+    """A key of a recipe that is outside the family."""
 
-    Attributes:
-        key: of the recipe.
-        value: that it has.
-        within: what was measured.
-        otherwise: what could be learned through it.
-    """
-
-    key: str
-    value: str
-    within: str
-    otherwise: str
+    key: str  # of the recipe
+    value: str  # that it has
+    within: str  # what was measured
+    otherwise: str  # what could be learned through it
 
 
 def _shown(value: Value) -> str:
@@ -176,13 +161,13 @@ def outside(recipe: Recipe) -> list[Outside]:
     if recipe.table:
         said = f"of {len(recipe.table.columns)} columns"
         return [Outside(TABLES.key, said, TABLES.within, TABLES.otherwise)]
-    found = []
+    rows = []
     for row in FAMILY:
         within, holds = row.measured(recipe)
         for key, value in _values(recipe, row):
             if not holds(value):
-                found.append(Outside(key, _shown(value), within, row.otherwise))
-    return found
+                rows.append(Outside(key, _shown(value), within, row.otherwise))
+    return rows
 
 
 def _values(recipe: Recipe, row: Row) -> Iterator[tuple[str, Value]]:

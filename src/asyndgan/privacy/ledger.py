@@ -25,67 +25,44 @@ from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
 if sys.platform != "win32":
     import fcntl
 
-FIRST = "0" * 64
-"""Stands for the previous hash in the first line."""
+FIRST = "0" * 64  # Stands for the previous hash in the first line
 
 ANSWER_KINDS: Final = ("judgement", "appraisal", "measured", "labelled")
 """Kinds of messages that a policy counts as answers, like any message with patients' masks.
 `appraisal`, `measured` and `labelled` were left by earlier versions only."""
 
 FEEDBACK: Final = "feedback"
-MASKS: Final = "masks"
-"""Feedback, and patients' masks or classes, among the contents that no limit on epsilon covers."""
+MASKS: Final = "masks"  # feedback and masks or classes: no limit on epsilon covers them
 
 
 @final
 @dataclass(frozen=True)
 class Entry:
-    """One message that left, or was about to leave when the site stopped.
+    """One message that left, or was about to leave when the site stopped."""
 
-    Attributes:
-        number: from 1.
-        time: UTC, as in 2026-11-20T15:04:05.678Z.
-        run: identity of the run, hexadecimal.
-        kind: of the message.
-        step: that it answered; None where there is none.
-        size: bytes.
-        payload: SHA-256 of the bytes.
-        norm: L2 norm of the feedback before its coding; None where there is none.
-        noise: standard deviation of the noise, in units of what one patient changes; 0: none.
-        epsilon: spent in all, with `delta`; None: no differential privacy was promised.
-        delta: of that epsilon.
-        uses: of differentially private mechanisms that the site's account had charged by then.
-        masks: number of patients' label maps (or classes) in it.
-        bare: its contents that no limit on epsilon covers, separated by spaces: `feedback`, also
-            with noise if the policy sets no limit, `masks` (or classes) of patients, a
-            `fingerprint`; empty: none.
-        policy: SHA-256 of the policy in force.
-        recipe: SHA-256 of the recipe that was agreed on; empty before there is one.
-        repeated: number of images of the request that had come before, equal to the bit and in
-            another step, since the site started; a generator in training hardly paints one twice.
-        previous: hash of the line before.
-        digest: hash of this line without this field.
-    """
-
-    number: int
-    time: str
-    run: str
-    kind: str
-    step: int | None
-    size: int
-    payload: str
-    norm: float | None
-    noise: float
-    epsilon: float | None
-    delta: float | None
-    uses: int
-    masks: int
+    number: int  # from 1
+    time: str  # UTC, as in 2026-11-20T15:04:05.678Z
+    run: str  # identity of the run, hexadecimal
+    kind: str  # of the message
+    step: int | None  # that it answered; None where there is none
+    size: int  # bytes
+    payload: str  # SHA-256 of the bytes
+    norm: float | None  # L2 norm of the feedback before its coding; None where there is none
+    noise: float  # standard deviation of the noise, in units of what one patient changes; 0: none
+    epsilon: float | None  # spent in all, with `delta`; None: no differential privacy was promised
+    delta: float | None  # of that epsilon
+    uses: int  # of differentially private mechanisms that the site's account had charged by then
+    masks: int  # number of patients' label maps (or classes) in it
+    # its contents that no limit on epsilon covers, separated by spaces: `feedback`, also with noise
+    # if the policy sets no limit, `masks` (or classes) of patients, a `fingerprint`; empty: none
     bare: str
-    policy: str
-    recipe: str
+    policy: str  # SHA-256 of the policy in force
+    recipe: str  # SHA-256 of the recipe that was agreed on; empty before there is one
+    # number of images of the request that had come before, equal to the bit and in another step,
+    # since the site started; a generator in training hardly paints one twice
     repeated: int
-    previous: str
-    digest: str = ""
+    previous: str  # hash of the line before
+    digest: str = ""  # hash of this line without this field
 
     def line(self) -> bytes:
         """The entry as a line of the file."""
@@ -135,26 +112,16 @@ class Tally:
         self.repeated += entry.repeated
 
 
-MOST_LEDGER: Final = 2**40
-"""Largest ledger in bytes; it is read line by line."""
+MOST_LEDGER: Final = 2**40  # Largest ledger in bytes; it is read line by line
 
 
 @final
 class Ledger:
-    """The ledger file of one site. It belongs to one process at a time.
+    """The ledger file of one site, made if need be. It belongs to one process at a time.
 
-    Args:
-        path: of the file, which is created if need be.
-        policy: SHA-256 of the policy in force.
-        recipe: SHA-256 of the recipe that was agreed on; empty: there is none yet.
-
-    Attributes:
-        number: lines so far.
-        last: hash of the last line.
-        tally: of all lines.
-
-    Raises:
-        LedgerError: if the file was changed or cut, or another process has it open.
+    Policy and recipe (empty: none yet) are SHA-256 digests; `number` counts the lines, of which
+    `last` is the newest's hash. Raises `LedgerError` if the file was changed or cut, or another
+    process has it.
     """
 
     def __init__(self, path: Path, policy: str, recipe: str = "") -> None:
@@ -201,11 +168,7 @@ class Ledger:
         bare: str = "",
         repeated: int = 0,
     ) -> None:
-        """Writes a line and returns once it is on disk; `Entry` describes the arguments.
-
-        Raises:
-            LedgerError: if it cannot be written or was closed, so that the message must not leave.
-        """
+        """Writes a line (`Entry`), on disk when it returns; `LedgerError`: nothing may leave."""
         if not self._closing.alive:
             raise LedgerError(f"{self.path.name} was closed, so nothing may leave.")
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -252,11 +215,7 @@ class Ledger:
 
 
 def check_not_removed(path: Path, beside: Iterable[Path]) -> None:
-    """Checks that a site which has books of those `beside` has not lost its ledger.
-
-    Raises:
-        LedgerError: if the ledger's head is not there and one of these is.
-    """
+    """Raises `LedgerError` if a site has books of those `beside`, and lost its ledger's head."""
     written = [other.name for other in beside if other.exists()]
     if written and not head_file(path).exists():
         raise LedgerError(

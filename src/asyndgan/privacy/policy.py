@@ -14,8 +14,7 @@ from asyndgan.recipe import Recipe, Section, explained, known_keys
 from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-WITHIN: Final = ("never", "learned")
-"""Values of `leaves.masks` with which no label map or class of a patient leaves."""
+WITHIN: Final = ("never", "learned")  # `leaves.masks` with which no patient's mask or class leaves
 
 FeedbackCoding = Literal["float32", "float16", "int8", "int4"]
 
@@ -68,12 +67,11 @@ class AllowsSection(Section):
         False, description="a term that compares with real images; its gradient reveals real pixels"
     )
     fewest_patients: int = Field(
-        5,
-        ge=1,
+        5, ge=1,
         description="fewest patients that must remain after holding out, for a recipe and for each "
         "modality. Recipes with differential privacy are exempt if privacy.epsilon is set. A "
         "generator of one patient shows only that patient",
-    )
+    )  # fmt: skip
     unmeasured: bool = Field(
         False,
         description="false: only recipes of the measured family run, and those of 'approved' "
@@ -100,26 +98,23 @@ class AllowsSection(Section):
         "as the coordinator's machine reports it; empty: all people",
     )
     most_recipes: int | None = Field(
-        None,
-        ge=1,
+        None, ge=1,
         description="different recipes with which a coordinator may begin runs here, in total; "
         "each reveals, before any answer, whether the site begins and how many cases the recipe "
         "selects; left out: 4,096",
-    )
+    )  # fmt: skip
     most_answers: int | None = Field(
-        None,
-        ge=1,
+        None, ge=1,
         description="answers of the site in total, over all runs; a repeated step counts, and so "
         "does a start that sends patients' masks, unless its card repeats the one before; left "
         "out: no limit",
-    )
+    )  # fmt: skip
     most_answers_per_patient: int | None = Field(
-        None,
-        ge=1,
+        None, ge=1,
         description="the same limit, as a multiple of the patients from whom the current run "
         "learns: the fewer they are, the fewer answers a network needs to memorise them; left out: "
         "no limit",
-    )
+    )  # fmt: skip
 
 
 @final
@@ -127,12 +122,10 @@ class PrivacyFloorSection(Section):
     """The least differential privacy that a recipe must give each patient."""
 
     epsilon: float | None = Field(
-        None,
-        gt=0,
-        le=1000,
+        None, gt=0, le=1000,
         description="most that all runs together may spend on each patient; only recipes with "
         "differential privacy then run; left out: no limit, and no differential privacy required",
-    )
+    )  # fmt: skip
     delta: float = Field(
         1e-5, gt=0, lt=1, description="of that epsilon; choose it well below 1 / patients"
     )
@@ -154,11 +147,7 @@ class Policy(Section):
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """Reads a policy.
-
-        Raises:
-            PolicyError: on anything that is unknown, of the wrong kind or out of range.
-        """
+        """Reads a policy; raises `PolicyError` on anything unknown, or of the wrong kind."""
         try:
             tables = parsed_toml(text)
         except ValueError as error:
@@ -184,11 +173,7 @@ class Policy(Section):
         return hashlib.sha256(plain.encode()).hexdigest()
 
     def keep(self, folder: Path) -> None:
-        """Writes the resolved policy to `DIGEST.toml`, so that a digest in a ledger can be read.
-
-        Raises:
-            PolicyError: it cannot be written.
-        """
+        """Writes the policy to `DIGEST.toml`, for readers of a ledger; may raise `PolicyError`."""
         path = folder / f"{self.digest()}.toml"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -227,11 +212,7 @@ class Policy(Section):
             )
 
     def most_answers(self, patients: int | None) -> int | None:
-        """Answers that a site gives in all; None: any number.
-
-        Args:
-            patients: of whom it learns; None: not known, so that what holds for each is left out.
-        """
+        """Answers that a site gives in all, by its patients (None: not known); None: any number."""
         each = self.allows.most_answers_per_patient
         bounds = [self.allows.most_answers, each and patients and each * patients]
         return min((bound for bound in bounds if bound), default=None)
@@ -241,29 +222,25 @@ class Policy(Section):
     ) -> list[str]:
         """The reasons why this policy refuses a recipe; empty if it does not.
 
-        Args:
-            recipe: of a run.
-            site: name of the site in the recipe's timeline, which sets its number of steps; None:
-                all.
-            patients: how many take part at the site; None: not known yet.
+        The name of a `site` sets its steps by the timeline; `patients` take part at it.
         """
-        found = [text.format(p=self, r=recipe) for asks, text in REFUSED if asks(self, recipe)]
+        reasons = [text.format(p=self, r=recipe) for asks, text in REFUSED if asks(self, recipe)]
         fewest = self.fewest(recipe)
         if patients is not None and patients < fewest:
             modality = "" if recipe.table else ", or has a modality of so few"
-            found.append(
+            reasons.append(
                 f"it learns of {patients} patients or records here{modality}; "
                 f"allows.fewest_patients is {fewest}"
             )
         if beyond := self.unmeasured(recipe):
             keys = ", ".join(each.key for each in beyond)
-            found.append(
+            reasons.append(
                 f"it is outside what was measured ({keys}), so answers may reveal who takes part; "
                 f"its digest {recipe.digest()} is not in allows.approved"
             )
         if self.allows.recipes and recipe.digest() not in self.allows.recipes:
-            found.append(f"its digest {recipe.digest()} is not in allows.recipes")
-        return found + self._answer_refusals(recipe, site)
+            reasons.append(f"its digest {recipe.digest()} is not in allows.recipes")
+        return reasons + self._answer_refusals(recipe, site)
 
     def _answer_refusals(self, recipe: Recipe, site: str | None) -> list[str]:
         """The limit per patient is not checked here: the reply would reveal their number."""
@@ -273,21 +250,17 @@ class Policy(Section):
         most = self.allows.most_answers
         if most is None or steps + starts <= most:
             return []
-        told = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
+        asked = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
         if starts == 1:
-            told += " and the start sends masks as well"
+            asked += " and the start sends masks as well"
         elif starts:
-            told += f" and its {starts} starts send masks as well"
-        return [f"{told}; allows.most_answers is {most}"]
+            asked += f" and its {starts} starts send masks as well"
+        return [f"{asked}; allows.most_answers is {most}"]
 
     def check(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
     ) -> None:
-        """Checks that this policy allows a recipe; the arguments are those of `refusals`.
-
-        Raises:
-            PolicyError: if it does not; it names every reason, for the site's own people only.
-        """
+        """Raises `PolicyError` with every reason of `refusals`, for the site's people alone."""
         reasons = self.refusals(recipe, site, patients=patients)
         if reasons:
             raise PolicyError(
@@ -323,6 +296,7 @@ REFUSED: Final[tuple[tuple[Callable[[Policy, Recipe], object], str], ...]] = (
 # fmt: on
 """What a policy `p` does not allow a recipe `r` to ask for, and the reason to give."""
 
+# Lets out all that a recipe asks for; meant for runs in which nothing leaves the machine
 SIMULATION = Policy(
     name="simulation",
     leaves=LeavesSection(
@@ -333,4 +307,3 @@ SIMULATION = Policy(
     ),
     allows=AllowsSection(paired_l1=True, fewest_patients=1, unmeasured=True, known_start=True),
 )
-"""Lets out all that a recipe asks for; meant for runs in which nothing leaves the machine."""

@@ -26,14 +26,9 @@ from asyndgan.wire import (
     pack,
 )
 
-WITH_CONDITIONS = Card | Judgement
-"""Answers that hold what a generator paints from next."""
-
-LOSSES = ("adversarial", "segmentation", "paired_l1")
-"""Terms of the generator's loss, by the names under which they may leave."""
-
-OWN_LOSSES = ("discriminator", "discriminator_synthetic")
-"""Losses of a site's own networks; a number of any other name never leaves."""
+WITH_CONDITIONS = Card | Judgement  # Answers that hold what a generator paints from next
+LOSSES = ("adversarial", "segmentation", "paired_l1")  # of the generator, by names that may leave
+OWN_LOSSES = ("discriminator", "discriminator_synthetic")  # no number of another name leaves
 
 _KEY = object()
 
@@ -41,29 +36,17 @@ _KEY = object()
 @final
 @dataclass(frozen=True)
 class Released:
-    """An answer that may leave the site, as bytes.
+    """An answer that may leave the site, as bytes."""
 
-    Attributes:
-        kind: of the message.
-        payload: the bytes that travel.
-        run: identity of the run.
-        step: the step that it answers; None if there is none.
-        norm: L2 norm of its feedback before coding; None if there is none.
-        masks: number of patients' label maps or classes in it.
-        bare: its contents that no limit on epsilon covers; see `ledger.Entry`.
-        repeated: number of images that it judges and that came in an earlier step; see there.
-        key: proof that `Release` made it.
-    """
-
-    kind: str
-    payload: bytes
-    run: str
-    step: int | None
-    norm: float | None
-    masks: int
-    bare: str
-    repeated: int = 0
-    key: object = None
+    kind: str  # of the message
+    payload: bytes  # the bytes that travel
+    run: str  # identity of the run
+    step: int | None  # the step that it answers; None if there is none
+    norm: float | None  # L2 norm of its feedback before coding; None if there is none
+    masks: int  # number of patients' label maps or classes in it
+    bare: str  # its contents that no limit on epsilon covers; see `ledger.Entry`
+    repeated: int = 0  # number of images that it judges and that came in an earlier step; see there
+    key: object = None  # proof that `Release` made it
 
     def __post_init__(self) -> None:
         if self.key is not _KEY:
@@ -74,17 +57,11 @@ class Released:
 class Release:
     """Lets answers out, in the recipe's codings, as far as the policy allows.
 
-    Args:
-        recipe: names the codings; None: there is none yet, so that only a fingerprint may leave.
-        policy: of the site's steward.
-        ledger: where everything that leaves is written first; None: nowhere, as in tests.
-        account: of the privacy that is spent; None: one without a mechanism or a limit.
-        site: name of the site, which sets its number of steps by the recipe's timeline.
-        patients: how many the run learns of; None: not known, so that answers are counted in all
-            and not for each.
+    Without a recipe only a fingerprint may leave. The ledger is written first (None: tests). `site`
+    sets the number of steps by the timeline; without `patients` answers are counted in all, not for
+    each.
 
-    Raises:
-        PolicyError: if the policy does not allow the recipe.
+    Raises `PolicyError` if the policy does not allow the recipe.
     """
 
     def __init__(
@@ -151,12 +128,12 @@ class Release:
     def _bare(self, answer: Message) -> str:
         if isinstance(answer, Described):
             return "fingerprint"
-        found = []
+        contents = []
         if isinstance(answer, Judgement) and not self.policy.covers(self.recipe):
-            found.append(FEEDBACK)
+            contents.append(FEEDBACK)
         if isinstance(answer, WITH_CONDITIONS) and self.recipe.sends_own_conditions:
-            found.append(MASKS)
-        return " ".join(found)
+            contents.append(MASKS)
+        return " ".join(contents)
 
     def _allowed(self, answer: Message) -> Message:
         """The answer without what the policy withholds; refused if that cannot be taken out."""
@@ -180,10 +157,10 @@ class Release:
             if not leaves.losses:
                 answer = answer.model_copy(update={"losses": {}})
             else:
-                own = leaves.discriminator_losses or self.policy.covers(self.recipe)
-                names = (*LOSSES, *OWN_LOSSES) if own else LOSSES
-                told = {name: value for name, value in answer.losses.items() if name in names}
-                answer = answer.model_copy(update={"losses": told})
+                all_losses = leaves.discriminator_losses or self.policy.covers(self.recipe)
+                names = (*LOSSES, *OWN_LOSSES) if all_losses else LOSSES
+                losses = {name: value for name, value in answer.losses.items() if name in names}
+                answer = answer.model_copy(update={"losses": losses})
         if (
             isinstance(answer, WITH_CONDITIONS)
             and leaves.masks in WITHIN
@@ -200,9 +177,7 @@ class Release:
     def let_out_again(self, released: Released) -> Released:
         """Records bytes that leave, for the first time or because they were lost.
 
-        Raises:
-            LedgerError: if the ledger cannot be written.
-            PolicyError: if the site has answered as often as it may.
+        Raises `LedgerError`, or `PolicyError` if the site has answered as often as it may.
         """
         if released.kind in ANSWER_KINDS:
             self._check_count()

@@ -10,24 +10,17 @@ from asyndgan.recipe.toml import key_of
 if TYPE_CHECKING:
     from asyndgan.recipe.recipe import Recipe
 
-MOST_PIXELS: Final = 2**23
-"""Most pixels of a message in each modality, such as 32 images of 512x512."""
+MOST_PIXELS: Final = 2**23  # of a message and modality, such as 32 images of 512x512
 
 
 @final
 @dataclass(frozen=True)
 class Rule:
-    """A combination of keys that no recipe may have.
+    """A combination of keys that no recipe may have."""
 
-    Attributes:
-        violated: whether a recipe has it.
-        fault: message, as a format string: `r` is the recipe, `set` the remedy.
-        remedy: overrides after which the rule holds.
-    """
-
-    violated: Callable[["Recipe"], object]
-    fault: str
-    remedy: tuple[str, ...]
+    violated: Callable[["Recipe"], object]  # whether a recipe has it
+    fault: str  # message, as a format string: `r` is the recipe, `set` the remedy
+    remedy: tuple[str, ...]  # overrides after which the rule holds
 
     def told(self, recipe: "Recipe") -> str:
         """The message for a recipe that violates the rule, with the remedy."""
@@ -37,14 +30,14 @@ class Rule:
 
 def violations(recipe: "Recipe") -> Iterator[tuple[str, tuple[str, ...]]]:
     """Faults and remedies by the rules that a recipe violates, as a whole or at single sites."""
-    told = {rule.told(recipe): rule.remedy for rule in RULES if rule.violated(recipe)}
-    yield from told.items()
+    messages = {rule.told(recipe): rule.remedy for rule in RULES if rule.violated(recipe)}
+    yield from messages.items()
     for site in recipe.site_discriminators:
         here, key = recipe.at_site(site), f"site_discriminators.{key_of(site)}"
         for rule in (rule for rule in RULES if rule.violated(here)):
-            own = tuple(part.replace("discriminator.", f"{key}.") for part in rule.remedy)
-            if own != rule.remedy or rule.told(here) not in told:
-                yield f"{key}: {rule.told(here)}", own
+            remedy = tuple(part.replace("discriminator.", f"{key}.") for part in rule.remedy)
+            if remedy != rule.remedy or rule.told(here) not in messages:
+                yield f"{key}: {rule.told(here)}", remedy
 
 
 _USELESS = (

@@ -10,11 +10,9 @@ from asyndgan.recipe.sections import Section
 from asyndgan.texts import Name, parsed_toml
 
 MOST_COLUMNS: Final = 256
-MOST_CATEGORIES: Final = 255
-"""As many as scikit-learn's gradient boosting takes of a column."""
+MOST_CATEGORIES: Final = 255  # As many as scikit-learn's gradient boosting takes of a column
 MOST_KNOTS: Final = 256
-WIDEST: Final = 4096
-"""Most numbers of an encoded record: the longest side that a message has."""
+WIDEST: Final = 4096  # Most numbers of an encoded record: the longest side that a message has
 
 Kind = Literal["numeric", "integer", "categorical"]
 RUN_BY_SPREADSHEETS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -33,8 +31,7 @@ def _no_formula(text: str) -> str:
     return text
 
 
-Cell = Annotated[Name, AfterValidator(_no_formula)]
-"""Name of a column or category: synthetic tables, which spreadsheets open, hold it."""
+Cell = Annotated[Name, AfterValidator(_no_formula)]  # named in tables that spreadsheets open
 
 Finite = Annotated[float, Field(ge=-1e15, le=1e15)]
 
@@ -122,10 +119,9 @@ class TableSection(Section):
     )
     target: Cell = Field(description="name of the column whose value a record is made for")
     classes: Shares = Field(
-        min_length=2,
-        max_length=MOST_CATEGORIES,
+        min_length=2, max_length=MOST_CATEGORIES,
         description="values of the target, and the part of all sites' records that has each",
-    )
+    )  # fmt: skip
     columns: tuple[TableColumn, ...] = Field(
         min_length=1, max_length=MOST_COLUMNS, description="all other columns"
     )

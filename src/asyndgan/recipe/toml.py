@@ -11,8 +11,7 @@ from pydantic.fields import FieldInfo
 from asyndgan.errors import RecipeError
 from asyndgan.texts import parsed_toml
 
-A_LINE: Final = 16
-"""Most values of a list in one line: a reader bounds the dots in a line."""
+A_LINE: Final = 16  # Most values of a list in one line: a reader bounds the dots in a line
 
 
 def tables_of(text: str, overrides: Sequence[str]) -> dict[str, Any]:

@@ -7,18 +7,43 @@ the generator.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
 from types import MappingProxyType
+from typing import final
 
 import torch
 from torch import Tensor
 
 from asyndgan.arrays import Images
-from asyndgan.training.member import Members, Weights
+from asyndgan.recipe import IntegritySection
 from asyndgan.wire import NO_CONDITIONS, Judge, Judgement
+
+LEAST_SITES = 3  # Fewer sites have no majority: nothing is shortened or reported then
 
 LEAST_PART = 0.01
 """Smallest fraction of cases with a modality that a weight makes up for. Without it, a site that
 declares next to none would have an unbounded weight."""
+
+
+@final
+@dataclass
+class Member:
+    """A site that takes part, as the coordinator knows it."""
+
+    share: float  # its declared weight
+    cases: int  # its number of cases
+    channels: list[int]  # which of the generator's channels it judges
+    parts: list[float]  # fraction of its cases that have each of these modalities
+    batch: int  # number of its next batch
+    conditions: Tensor  # of that batch
+    labels: dict[int, str]  # name of each of its labels, by number
+    keep: bool  # whether its conditions may be kept
+    since: int  # step that its discriminator was at when it was taken in
+
+
+Members = Mapping[str, Member]
+Weights = Mapping[str, float]  # Normalised shares by site; they sum to one
 
 
 def requests_of(
@@ -30,19 +55,15 @@ def requests_of(
 ) -> dict[str, Judge]:
     """Asks each member about the images of its conditions, in its own modalities.
 
-    Args:
-        run: identity of the run.
-        step: number of the step.
-        members: by site.
-        images: of all members, in their order, the same number for each.
-        given: conditions that sites do not know, by site.
+    Images are of all members, in their order, the same number for each; `given` are conditions that
+    sites do not know.
     """
     return {
         site: Judge(
-            run=run, step=step, batch=member.batch, images=own[:, member.channels],
+            run=run, step=step, batch=member.batch, images=part[:, member.channels],
             conditions=given.get(site, NO_CONDITIONS),
         )
-        for own, (site, member) in zip(images.chunk(len(members)), members.items(), strict=True)
+        for part, (site, member) in zip(images.chunk(len(members)), members.items(), strict=True)
     }  # fmt: skip
 
 
@@ -51,19 +72,15 @@ def pull(
 ) -> Images:
     """Gradient of sum_j pi_j loss_j with respect to G(x, z), the images of all members.
 
-    Args:
-        images: of all members, in their order, the same number for each.
-        members: sites that the images were painted for.
-        answers: of those that answered. A site that did not contributes nothing.
-        shares: of those that answered; they sum to one.
-        by: as for `weights_of`.
+    Images are in the members' order, the same number for each. Shares are of those that answered,
+    and sum to one; another contributes nothing.
     """
     weights = weights_of(members, shares, images.shape[1], by=by)
     gradient = torch.zeros_like(images)
-    for own, (site, member) in zip(gradient.chunk(len(members)), members.items(), strict=True):
+    for part, (site, member) in zip(gradient.chunk(len(members)), members.items(), strict=True):
         if site in answers:
             pi = weights[site].reshape(-1, *[1] * (images.ndim - 2))
-            own[:, member.channels] = (pi * answers[site].feedback).to(gradient.device)
+            part[:, member.channels] = (pi * answers[site].feedback).to(gradient.device)
     return gradient
 
 
@@ -86,9 +103,30 @@ def weights_of(members: Members, shares: Weights, modalities: int, *, by: str) -
     if by == "modality":
         # Cases that lack a modality give no feedback in it: a site already counts for less there.
         held = torch.zeros(modalities)
-        for site, own in weights.items():
+        for site, weight in weights.items():
             parts = torch.tensor(members[site].parts).clamp(min=LEAST_PART)
-            held[members[site].channels] += own * parts
-        for site, own in weights.items():
-            own *= len(own) / len(held) / held[members[site].channels]
+            held[members[site].channels] += weight * parts
+        for site, weight in weights.items():
+            weight *= len(weight) / len(held) / held[members[site].channels]
     return weights
+
+
+def bounded(
+    feedback: Mapping[str, Tensor], section: IntegritySection
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Shortens feedback whose L2 norm exceeds the recipe's multiple of the median norm.
+
+    Returns the feedback by site, and the multiple of the median of each site to be reported.
+    """
+    lengths = {site: float(gradient.norm()) for site, gradient in feedback.items()}
+    middle = median(lengths.values()) if len(lengths) >= LEAST_SITES else 0.0
+    if not middle:
+        return dict(feedback), {}
+    times = {site: length / middle for site, length in lengths.items()}
+    shortened = {
+        site: gradient * min(1.0, section.bound / times[site])
+        if section.bound and times[site] > section.bound
+        else gradient
+        for site, gradient in feedback.items()
+    }
+    return shortened, {site: ratio for site, ratio in times.items() if ratio > section.alarm}

@@ -8,22 +8,15 @@ import torch
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images
 from asyndgan.errors import NotFiniteError, ProtocolError
 
-CODING_ERROR: Final = 1e-3
-"""How far rounding on the wire may take an image beyond its range."""
-
-KEPT_DIGESTS: Final = 2**18
-"""Images of which a site remembers the digest until it ends, to note what is asked again."""
+CODING_ERROR: Final = 1e-3  # How far rounding on the wire may take an image beyond its range
+KEPT_DIGESTS: Final = 2**18  # images that a site remembers, to note what is asked again
 
 
 def check_range(images: Images, what: str) -> None:
     """Refuses images that no generator paints, before anything is learned from them.
 
-    The discriminator would not recover from some, and others could be made to reveal something of
-    the patients.
-
-    Raises:
-        NotFiniteError: some are not finite.
-        ProtocolError: some lie outside the range of images.
+    The discriminator would not recover from some, and others might reveal something of patients.
+    Raises `NotFiniteError` or `ProtocolError`.
     """
     if not torch.isfinite(images).all():
         raise NotFiniteError(f"{what} are not finite.")
@@ -42,10 +35,7 @@ class Arrivals:
         self._came: dict[bytes, int] = {}
 
     def count(self, images: Images, step: int) -> int:
-        """How many of these images came before in another step.
-
-        A run that was resumed may ask again about the images of a step that it lost.
-        """
+        """How many of these images came in another step before, such as one that was lost."""
         known = self._came
         digests = [hashlib.sha256(each.detach().numpy().tobytes()).digest() for each in images]
         count = sum(known.get(digest, step) != step for digest in digests)

@@ -27,36 +27,21 @@ from asyndgan.training.steps import MOST_STATE, step_file, stored_steps
 
 log = logging.getLogger(__name__)
 
-State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors, and a JSON object stored with them."""
+State = tuple[dict[str, Tensor], dict[str, Any]]  # Tensors, and a JSON object stored with them
 
-KEPT = 2
-"""Checkpoints that a party keeps: two, so that the one being written is never the only one."""
-
-MOST_COUNT = 2**53
-"""Numbers of steps and batches lie below it, as in messages."""
-
-KEPT_RUNS = 8
-"""Number of other runs whose states a site keeps."""
-
-MOST_HEADER = 2**24
-"""Most bytes of a state's header, which names the tensors."""
-
-MOST_TENSORS = 2**16
-"""Most tensors of a state; reading a header takes some microseconds for each."""
-
-_DIGEST = "sha256"
-"""Key of a state's digest among its facts."""
+KEPT = 2  # Checkpoints that a party keeps: two, so that the one being written is never the only one
+MOST_COUNT = 2**53  # Numbers of steps and batches lie below it, as in messages
+KEPT_RUNS = 8  # Number of other runs whose states a site keeps
+MOST_HEADER = 2**24  # Most bytes of a state's header, which names the tensors
+MOST_TENSORS = 2**16  # Most tensors of a state; reading a header takes some microseconds for each
+_DIGEST = "sha256"  # Key of a state's digest among its facts
 
 _seeding = Lock()
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draws initial weights from a seed, without touching torch's global random state.
-
-    All threads share the global state, so only one thread may enter at a time.
-    """
+    """Draws initial weights from a seed, one thread at a time; torch's global state stays."""
     with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -68,16 +53,12 @@ def network_state(name: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def load_network(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts the tensors under `name/` into a network.
-
-    Raises:
-        RunError: if they do not fit this network.
-    """
-    own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    """Puts the tensors under `name/` into a network; raises `RunError` if they do not fit."""
+    stored = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     begun = {k: v for k, v in network.state_dict().items() if torch.isfinite(v).all()}
-    _check_finite(name, {key: own[key] for key in own.keys() & begun.keys()})
+    _check_finite(name, {key: stored[key] for key in stored.keys() & begun.keys()})
     try:
-        network.load_state_dict(own)
+        network.load_state_dict(stored)
     except RuntimeError as error:
         raise _misfit(name) from error
 
@@ -97,24 +78,21 @@ def load_optimiser(
 ) -> None:
     """Puts the tensors under `name/` into an Adam optimiser of the same parameters.
 
-    Every shape is checked, for torch does not: its fused Adam reads and writes beyond the end of a
-    tensor that is smaller than its parameter.
-
-    Raises:
-        RunError: if they do not fit these parameters.
+    Every shape is checked, and `RunError` raised, for torch does not: its fused Adam reads and
+    writes beyond the end of a tensor that is smaller than its parameter.
     """
-    own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    stored = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     fits = True
     for number, parameter in enumerate(parameters):
         wanted = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-        found = {f: own.pop(f"{number}/{f}") for f in wanted if f"{number}/{f}" in own}
-        if found:  # a parameter that never had a gradient has no state
-            state[number] = found
-            fits &= {f: value.shape for f, value in found.items()} == wanted
-            fits &= all(value.is_floating_point() for value in found.values())
-    if own or not fits:
+        moments = {f: stored.pop(f"{number}/{f}") for f in wanted if f"{number}/{f}" in stored}
+        if moments:  # a parameter that never had a gradient has no state
+            state[number] = moments
+            fits &= {f: value.shape for f, value in moments.items()} == wanted
+            fits &= all(value.is_floating_point() for value in moments.values())
+    if stored or not fits:
         raise _misfit(name)
     for values in state.values():
         _check_finite(name, values)
@@ -140,10 +118,7 @@ def _misfit(name: str) -> RunError:
 
 @contextmanager
 def taking_up() -> Iterator[None]:
-    """Turns every error while a checkpoint is restored into a `RunError`.
-
-    A checkpoint may come from a stranger, so any fact in it may be missing, or of any kind.
-    """
+    """Turns errors while a checkpoint, perhaps a stranger's, is restored into a `RunError`."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -156,11 +131,7 @@ def taking_up() -> Iterator[None]:
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Writes tensors and a JSON object to one file; a crash leaves the old file or the new one.
 
-    The object also gets their digest, by which `read` notices other bytes. It is no signature:
-    anyone who can write the file can write another digest.
-
-    Raises:
-        StorageError: if the file cannot be written.
+    The object also gets their digest, by which `read` notices other bytes. It is no signature.
     """
     contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
     about = {**about, _DIGEST: _digest_of(contiguous, about)}
@@ -175,11 +146,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
 
 
 def read(path: Path, *, with_tensors: bool = True) -> State:
-    """Reads a file that `write` wrote.
-
-    Raises:
-        RunError: if the file is not a complete checkpoint.
-    """
+    """Reads a file that `write` wrote; raises `RunError` if it is no whole checkpoint."""
     try:
         with _checked(path) as place, safe_open(place, framework="pt") as file:
             about = parsed_json((file.metadata() or {}).get("about", "null"))
@@ -248,12 +215,7 @@ def channels_in(about: Mapping[str, Any], count: int) -> dict[str, list[int]]:
 
 
 def newest(folder: Path, step: int | None = None) -> State | None:
-    """The newest readable state in a folder, or None.
-
-    Args:
-        folder: of a party's states.
-        step: states of later steps are ignored; None: all are considered.
-    """
+    """The newest readable state in a folder of states, of `step` at most; None if there is none."""
     for kept in reversed(stored_steps(folder)):
         if step is None or kept <= step:
             try:
@@ -264,11 +226,7 @@ def newest(folder: Path, step: int | None = None) -> State | None:
 
 
 def to_resume(folder: Path) -> State | None:
-    """The state that a coordinator resumes from; None: nothing was saved yet.
-
-    Raises:
-        RunError: if none of the files is whole; it must not begin anew without a word.
-    """
+    """The state to resume from, None: nothing was saved; `RunError` if no file is whole."""
     state = newest(folder)
     if not state and (kept := stored_steps(folder)):
         read(step_file(folder, kept[-1]))

@@ -8,14 +8,13 @@ from typing import Final, TypeVar
 
 import torch
 
-from asyndgan.models import arithmetic, build_discriminator, condition_channels, native_bfloat16
+from asyndgan.models import arithmetic, build_discriminator, native_bfloat16
 from asyndgan.recipe import Recipe
 from asyndgan.training.scope import Scope, generator_inputs, new_generator
 
 Choice = TypeVar("Choice")
 
-GAIN: Final = 0.9
-"""A faster choice is taken if it needs at most this fraction of the plainer one's time."""
+GAIN: Final = 0.9  # part of a plainer choice's time that a faster one may take at most
 
 _ROUNDS, _PATIENCE_S = 3, 5.0
 _EXPECTED_ROUNDS = 5
@@ -24,9 +23,7 @@ _EXPECTED_ROUNDS = 5
 def measured_precision(recipe: Recipe, device: torch.device) -> str:
     """`float32` or `bfloat16`: what the recipe names or, for `auto`, the faster of the two here.
 
-    Paints a site's batch with networks of the recipe's sizes and has it judged, forwards and
-    backwards, in either precision. A processor may have instructions for bfloat16 and yet compute
-    its convolutions slower than in float32.
+    A processor may have instructions for bfloat16 and yet compute convolutions faster in float32.
     """
     asked = recipe.training.precision
     if asked != "auto":
@@ -40,14 +37,7 @@ def measured_precision(recipe: Recipe, device: torch.device) -> str:
 
 
 def measured_threads(recipe: Recipe, images: int, precision: str, device: torch.device) -> int:
-    """Threads on which the generator paints and learns fastest, at most as many as torch has now.
-
-    Args:
-        recipe: of the run.
-        images: number of images of a step, those of all sites together.
-        precision: of the generator's arithmetic.
-        device: where the generator is.
-    """
+    """Threads on which the generator paints and learns `images` of a step fastest."""
     most = torch.get_num_threads() if device.type == "cpu" else 1
     if most == 1:
         return 1
@@ -64,8 +54,7 @@ def measured_threads(recipe: Recipe, images: int, precision: str, device: torch.
 def expected_seconds(recipe: Recipe, sites: int, device: torch.device) -> float:
     """Seconds of one step of all sites, where one machine computes them one after the other.
 
-    Times the generator and a site's networks alone, so it is right to a factor of about two. On a
-    processor its own time counts, not that of other programs.
+    Networks alone are timed, so it is right to a factor of about two.
     """
     precision, batch = measured_precision(recipe, device), recipe.training.batch
     with torch_threads(1):
@@ -91,19 +80,18 @@ def _quickest(step: Callable[[str], None], precision: str, device: torch.device)
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
     """Has torch compute on this many threads, and afterwards on as many as before."""
-    found = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(found)
+        torch.set_num_threads(before)
 
 
 def fastest(choices: Iterable[Choice], use: Callable[[Choice], None]) -> Choice:
     """The choice whose use takes least time: of rounds in which all take turns, the best counts.
 
-    An earlier choice stays unless a later one is faster by more than noise; see `GAIN`. If there is
-    only one, it is not used.
+    An earlier choice stays unless a later one is faster by more than noise; see `GAIN`.
     """
     best = dict.fromkeys(choices, math.inf)
     begun = time.monotonic()
@@ -124,21 +112,13 @@ def fastest(choices: Iterable[Choice], use: Callable[[Choice], None]) -> Choice:
 def _step(
     recipe: Recipe, count: int, device: torch.device, *, judged: bool
 ) -> Callable[[str], None]:
-    """Paints and backpropagates once, in the precision that it is given.
-
-    The run's labels and modalities are not known yet; they shape the first and last layers alone.
-    """
+    """Paints, judges and backpropagates once, with random conditions of likely sizes."""
     labels = {number: name for name, number in recipe.image.labels.items()} or {0: "", 1: ""}
     scope = Scope(recipe.image.painted or ("",), labels, recipe.space)
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng([]):
         generator = new_generator(recipe, scope).to(device)
-        judge = judged and build_discriminator(
-            recipe,
-            condition_channels=condition_channels(recipe.condition.kind, max(labels) + 1),
-            image_channels=len(scope.modalities),
-            spatial_dims=len(scope.space),
-        ).to(device)
+        judge = judged and build_discriminator(recipe, scope.sizes(recipe)).to(device)
     shape = (count,) if recipe.condition.kind == "class" else (count, *scope.space)
     conditions = torch.randint(max(labels) + 1, shape, generator=random)
     inputs = generator_inputs(recipe, scope, conditions, [""] * count, random, device)

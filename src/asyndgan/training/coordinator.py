@@ -7,6 +7,7 @@ import copy
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self, final
 
 import torch
@@ -18,7 +19,8 @@ from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.store import derived_seed
-from asyndgan.training.aggregation import pull, requests_of
+from asyndgan.texts import LONGEST_NEWS
+from asyndgan.training.aggregation import Member, Members, bounded, pull, requests_of
 from asyndgan.training.checkpoint import (
     State,
     channels_in,
@@ -31,18 +33,7 @@ from asyndgan.training.checkpoint import (
     shares_in,
     taking_up,
 )
-from asyndgan.training.events import (
-    Absent,
-    Event,
-    Joined,
-    Loud,
-    Missed,
-    StepReport,
-    TurnedAway,
-)
 from asyndgan.training.given import Given
-from asyndgan.training.integrity import bounded
-from asyndgan.training.member import Member, Members
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.opening import open_all
 from asyndgan.training.painting import Diversity, Painting
@@ -51,27 +42,38 @@ from asyndgan.training.roster import Keep, Roster
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
 from asyndgan.wire import Card, Judgement, Message, Open
 
-MOST_FEEDBACK = 1e9
-"""Largest L2 norm of a site's feedback; a longer one would bring the generator to its limits."""
+MOST_FEEDBACK = 1e9  # largest L2 norm of a site's feedback that a generator can bear
 
 Confirm = Callable[[Scope, Mapping[str, Card]], None]
+
+
+@final
+@dataclass(frozen=True)
+class StepReport:
+    """What happened in a step."""
+
+    step: int  # its number, from 0
+    updated: bool  # whether the quorum was met and the generator was updated
+    shares: dict[str, float]  # normalised share of each site that answered
+    losses: dict[str, dict[str, float]]  # value of each loss term, by site
+    missed: dict[str, str] = field(default_factory=dict)  # why a site's answer is missing
+    # How far the images of absent sites' masks are from those painted when the sites left; None: no
+    # site is remembered.
+    reminding: float | None = None
+    events: tuple[str, ...] = ()  # what a person should read, since the report before
 
 
 @final
 class Coordinator:
     """Owns the generator and sends requests to the sites.
 
-    Args:
-        roster: the sites that take part.
-        recall: returns the conditions kept of a site, to paint for it while it is away.
-        device: where the generator computes.
+    `recall` returns the conditions kept of a site, to paint for it while it is away.
 
     Attributes:
         step_number: number of steps done.
         generator: the network in training.
         average: exponential moving average of the generator; it paints the final images.
         events: messages for a person that no report contains yet.
-        memory: remembers the sites that are away, if the recipe asks for it.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Coordinator:
         self.scope = roster.scope
         self.device = device
         self.step_number = 0
-        self.events: list[Event] = []
+        self.events: list[str] = []
         self.recall = recall or self._no_conditions
         self.memory = Memory(self.recipe, self.recall) if self.recipe.reminding.weight else None
         with seeded(derived_seed(self.recipe.training.seed, "generator")):
@@ -117,17 +119,15 @@ class Coordinator:
             recall: as for the constructor.
             given: masks to paint from, exactly if the recipe has `masks.source` "given".
             checkpoint: what `state` returned, to resume a run.
-            needed: sites without which the run does not begin; None: all that can be reached. The
-                other sites cannot prevent it from beginning.
+            needed: sites without which the run does not begin; None: all that can be reached.
             confirm: called before the first step of a new run with what it paints and the cards of
-                the needed sites, which all fit; it returns after a confirmation, or raises.
+                the needed sites; it returns after a confirmation, or raises.
             device: as for the constructor.
 
         Raises:
-            QuorumError: if a needed site does not answer.
-            CohortError: if the needed sites contradict each other or the recipe.
-            DataError: if the given masks name labels otherwise than the sites.
-            RunError: if the checkpoint does not fit the recipe or the given masks.
+            QuorumError: a needed site does not answer.
+            CohortError, DataError: the needed sites contradict each other, the recipe or the masks.
+            RunError: the checkpoint does not fit the recipe or the given masks.
         """
         step = count_in(checkpoint[1], "step") if checkpoint else 0
         with taking_up():
@@ -140,7 +140,7 @@ class Coordinator:
             given.check(scope)
         roster = Roster(recipe, exchange, request, scope, keep, given)
         coordinator = cls(roster, recall=recall, device=device)
-        coordinator.events += [Absent(site, reason) for site, reason in missed.items()]
+        coordinator.events += [f"{site} is not there: {reason}" for site, reason in missed.items()]
         if checkpoint:
             with taking_up():
                 coordinator.load(*checkpoint)
@@ -158,17 +158,16 @@ class Coordinator:
         """Paints for every member, collects the feedback, and updates the generator.
 
         Raises:
-            QuorumError: if no site takes part now.
-            NotFiniteError: if the generator's gradient is not finite, or the feedback of so many
-                sites that the others would be no quorum. Otherwise such feedback only counts as
-                missed, so that one site cannot end the run.
+            QuorumError: no site takes part now.
+            NotFiniteError: the generator's gradient is not finite, or the feedback of so many sites
+                that the others would be no quorum; else it only counts as missed.
         """
         self.events += self.roster.follow_timeline(self.step_number)
         members = dict(self.members)
         if not members:
             raise QuorumError("no site takes part now; wait for one to come back.")
         given = self._given_to(members)
-        asked = {site: given.get(site, own.conditions) for site, own in members.items()}
+        asked = {site: given.get(site, member.conditions) for site, member in members.items()}
         painting = self.paint(self.generator, asked)
         requests = requests_of(self.roster.run, self.step_number, members, painting.images, given)
         answers = self.roster.exchange.ask(requests)
@@ -188,8 +187,11 @@ class Coordinator:
             gap = self._remind()
             self._update()
         self.step_number += 1
-        self.events += [Missed(site, str(error)) for site, error in missed.items()]
-        events, self.events = tuple(self.events), []
+        self.events += [
+            f"missed {site}: {str(error).removeprefix(f'site {site}: ')}"
+            for site, error in missed.items()
+        ]
+        events, self.events = tuple(line[:LONGEST_NEWS] for line in self.events), []
         return StepReport(
             step=self.step_number - 1,
             updated=updated,
@@ -206,8 +208,8 @@ class Coordinator:
         if not given:
             return {}
         return {
-            site: given.drawn(self.recipe, site, own.batch, own.labels)
-            for site, own in members.items()
+            site: given.drawn(self.recipe, site, member.batch, member.labels)
+            for site, member in members.items()
         }
 
     def _bounded(self, answers: Mapping[str, Judgement]) -> dict[str, Judgement]:
@@ -215,7 +217,11 @@ class Coordinator:
         feedback, loud = bounded(
             {s: answer.feedback for s, answer in answers.items()}, self.recipe.integrity
         )
-        self.events += [Loud(site, self.step_number, times) for site, times in loud.items()]
+        self.events += [
+            f"{site}: the feedback of step {self.step_number} is {times:.0f} times as strong as "
+            "the median of all sites' (its norm; it was used as it is)"
+            for site, times in loud.items()
+        ]
         return {s: a.model_copy(update={"feedback": feedback[s]}) for s, a in answers.items()}
 
     def _remind(self) -> Tensor | None:
@@ -249,7 +255,7 @@ class Coordinator:
         """Paints the conditions of each site, (n, *space) or (n,), with this step's noise."""
         conditions = torch.cat(list(of_sites.values()))
         seed = derived_seed(self.recipe.training.seed, "noise", self.step_number)
-        looks = [self.roster.look_of(site) for site, own in of_sites.items() for _ in own]
+        looks = [self.roster.look_of(site) for site, masks in of_sites.items() for _ in masks]
         random = torch.Generator().manual_seed(seed)
         inputs = generator_inputs(self.recipe, self.scope, conditions, looks, random, self.device)
         training, diversity = self.recipe.training, Diversity.of(self.recipe, looks, inputs, random)
@@ -312,12 +318,14 @@ class Coordinator:
         news = self.roster.invite(self.step_number)
         for site, reason in news.items():
             if reason:
-                self.events.append(TurnedAway(site, reason))
+                self.events.append(f"{site} is not back: {reason}")
                 continue
             self.events += self.roster.outweighs(site, before)
             if site not in self.roster.taught:
                 self.events += self.roster.kept_back(site)
-            self.events.append(Joined(site, self.members[site].since))
+            since = self.members[site].since
+            how = f"back, with its discriminator of step {since}" if since else ""
+            self.events.append(f"{site} is {how or 'there, with a new discriminator'}")
         return news
 
     def has_quorum(self) -> bool:

@@ -16,8 +16,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.store import derived_seed, digest_of, drawn_from
 from asyndgan.training.scope import Scope
 
-ANY: Final = "given"
-"""What kept masks are named after that are no site's."""
+ANY: Final = "given"  # What kept masks are named after that are no site's
 
 
 def site_of(name: str) -> str:
@@ -32,37 +31,28 @@ class Given:
 
     The draw follows from the recipe's seed alone. A site for which masks were learned is sent no
     others: among masks of another look, its discriminator would tell images by them.
-
-    Attributes:
-        masks: label maps (n, rows, columns) of the recipe's size.
-        sites: the site that each was learned for, or `ANY`.
-        folder: data set that they are from.
     """
 
-    masks: Masks
-    sites: tuple[str, ...]
-    folder: DataSet
+    masks: Masks  # label maps (n, rows, columns) of the recipe's size
+    sites: tuple[str, ...]  # the site that each was learned for, or `ANY`
+    folder: DataSet  # data set that they are from
     _pools: dict[tuple[str, frozenset[int]], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path, recipe: Recipe) -> Self:
-        """Reads the masks of a data set on the recipe's grid.
-
-        Raises:
-            DataError: there is no mask, or one cannot be read.
-        """
+        """Reads a data set's masks on the recipe's grid; may raise `DataError`."""
         data = DataSet(folder)
         kept = data.info.extra.get("masks_only") is True
-        found = {}  # each once for a site: a run keeps them so
+        masks = {}  # each once for a site: a run keeps them so
         for name, mask in data.masks(recipe.image):
             site = site_of(name) if kept else ANY
-            found[site, mask.long().numpy().tobytes()] = mask.long()
-        return cls(torch.stack([*found.values()]), tuple(site for site, _ in found), data)
+            masks[site, mask.long().numpy().tobytes()] = mask.long()
+        return cls(torch.stack([*masks.values()]), tuple(site for site, _ in masks), data)
 
     def learned_for(self, site: str) -> Tensor:
         """The masks that were learned for a site, or all if none were."""
-        own = torch.tensor([learned == site for learned in self.sites])
-        return self.masks[own] if own.any() else self.masks
+        chosen = torch.tensor([learned == site for learned in self.sites])
+        return self.masks[chosen] if chosen.any() else self.masks
 
     @cached_property
     def digest(self) -> str:
@@ -83,11 +73,7 @@ class Given:
             )
 
     def of_labels(self, site: str, labels: Mapping[int, str]) -> Tensor:
-        """The masks that hold these labels and no other.
-
-        Raises:
-            CohortError: there is none.
-        """
+        """The masks that hold these labels and no other; raises `CohortError` if there is none."""
         key = site, frozenset(labels)
         if key not in self._pools:
             pools = (
@@ -103,11 +89,7 @@ class Given:
         return self._pools[key]
 
     def drawn(self, recipe: Recipe, site: str, batch: int, labels: Mapping[int, str]) -> Tensor:
-        """The masks of a site's batch: (n, rows, columns), mirrored and moved as in training.
-
-        Raises:
-            CohortError: as `of_labels`.
-        """
+        """The masks of a site's batch, (n, rows, columns), mirrored and moved as in training."""
         training = recipe.training
         random = torch.Generator().manual_seed(
             derived_seed(training.seed, "conditions", site, batch)

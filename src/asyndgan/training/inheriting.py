@@ -12,31 +12,20 @@ from asyndgan.errors import RunError
 from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training.scope import Scope
 
-Named = tuple[str, int | str]
-"""What a channel stands for: its part, and its number or the name of its label or modality."""
-
-Axes = dict[int, list[Named]]
-"""The channels along those axes of a tensor that depend on what a run paints."""
+Named = tuple[str, int | str]  # a channel's part, and its number or label or modality
+Axes = dict[int, list[Named]]  # channels along the axes that depend on what is painted
 
 
 @final
 @dataclass(frozen=True)
 class Inherited:
-    """What a generator took from another one.
+    """What a generator took from another one."""
 
-    Attributes:
-        layers: number of its layers that hold weights.
-        whole: layers that it took.
-        part: layers of which it took the channels that both have.
-        new: its labels and modalities that the other does not have.
-        left: labels and modalities that the other alone has.
-    """
-
-    layers: int
-    whole: int
-    part: int
-    new: tuple[str, ...]
-    left: tuple[str, ...]
+    layers: int  # number of its layers that hold weights
+    whole: int  # layers that it took
+    part: int  # layers of which it took the channels that both have
+    new: tuple[str, ...]  # its labels and modalities that the other does not have
+    left: tuple[str, ...]  # labels and modalities that the other alone has
 
     def told(self, run: str) -> str:
         """One line for a person."""
@@ -48,17 +37,10 @@ class Inherited:
 
 
 def inherit(network: nn.Module, scope: Scope, other: nn.Module, others: Scope) -> Inherited:
-    """Puts all weights that fit of a generator into another one; what does not fit stays.
+    """Puts all weights that fit of `other`, a generator of scope `others`, into another one.
 
-    Args:
-        network: takes the weights.
-        scope: names its labels and modalities.
-        other: gives the weights; a generator of the same kind.
-        others: names the labels and modalities of `other`.
-
-    Raises:
-        RunError: a generator of another package does not say what its channels stand for, and the
-            scopes differ in a label or a modality.
+    Raises `RunError` if a generator of another package does not say what its channels stand for,
+    and the scopes differ in a label or a modality.
     """
     own, given = _axes(network, scope), _axes(other, others)
     same = (scope.labels, scope.modalities) == (others.labels, others.modalities)

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from asyndgan.arrays import CPU, Condition, Images, Masks, Scalar
 from asyndgan.models import (
+    Sizes,
     Verdict,
     arithmetic,
     build_adversarial_loss,
@@ -37,8 +38,7 @@ from asyndgan.training.private import PrivateDiscriminator
 
 Losses = dict[str, Tensor]
 
-NEWEST: Final = 0.05
-"""Weight of a new batch in the running mean of how easily labels are found in real images."""
+NEWEST: Final = 0.05  # weight of a new batch in the running mean of `_OnReal`
 
 
 @final
@@ -52,17 +52,12 @@ class Objective:
         space: height and width (and depth) of its images.
         seed: of the initial weights, which are drawn on the CPU so that devices agree.
         device: of the networks and of the batches that they are given.
-        secret: of this start. The augmentation (`discriminator.augment`) then depends on it, and
-            the initial weights are shuffled unpredictably: a party that can compute a first step
-            could recognise the images in it by the feedback. None: both follow from the seed,
-            which coordinators know, so that a run can be repeated.
-        known: labels that the site's own cases have. Other labels of given masks are ignored in the
-            segmentation term. None: all labels.
+        secret: of this start: of the augmentation, and initial weights are shuffled unpredictably,
+            as a party that can compute a first step could recognise the images in it by the
+            feedback. None: both follow from the seed, so that a run can be repeated.
+        known: labels of the site's own cases; the segmentation term ignores others. None: all.
         taught: labels that each half of its patients has, (2, labels) booleans; for cross-fitted
             discriminators. None: all.
-
-    Attributes:
-        maps: turns conditions into the maps that the networks read.
     """
 
     def __init__(
@@ -89,13 +84,9 @@ class Objective:
         # run is begun anew.
         self.maps = partial(condition_maps, kind=recipe.condition.kind, labels=labels, space=space)
         channels = condition_channels(recipe.condition.kind, labels)
-        sizes = {
-            "condition_channels": channels,
-            "image_channels": modalities,
-            "spatial_dims": len(space),
-        }
+        sizes = Sizes(channels, modalities, len(space))
         with seeded(derived_seed(seed, "discriminator")):
-            self.discriminator = build_discriminator(recipe, **sizes).to(device)
+            self.discriminator = build_discriminator(recipe, sizes).to(device)
         if isinstance(self.discriminator, CrossFitted):
             self.discriminator.taught = taught
         self.discriminator_optimiser = adam(
@@ -113,17 +104,17 @@ class Objective:
         """One update of the discriminator, from real cases and as many synthetic ones."""
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
-        told, other = torch.zeros(0, dtype=torch.long, device=seen.device), seen
+        mismatched, other = torch.zeros(0, dtype=torch.long, device=seen.device), seen
         if self.recipe.loss.mismatch:  # real images that are told another one's mask
             other = seen.roll(1, 0)
-            told = torch.nonzero((other != seen).flatten(1).any(1)).flatten()
+            mismatched = torch.nonzero((other != seen).flatten(1).any(1)).flatten()
         halves = real.halves if self.recipe.discriminator.cross_fitted else None
         if halves is not None:  # as many synthetic images for a network as real ones
-            halves = torch.cat([halves, halves, halves[told]])
+            halves = torch.cat([halves, halves, halves[mismatched]])
         # One pass over all is faster, and no network here mixes the images of a batch.
         said, maps = self.judged(
-            torch.cat([real.images, synthetic.images, real.images[told]]),
-            torch.cat([seen, painted, other[told]]),
+            torch.cat([real.images, synthetic.images, real.images[mismatched]]),
+            torch.cat([seen, painted, other[mismatched]]),
             halves=halves,
         )
         loss = self.lesson(said, maps, len(seen))
@@ -140,11 +131,9 @@ class Objective:
 
         Args:
             synthetic: images with the conditions that they were painted from.
-            real: the site's images, of the same conditions if these are its own; None under
-                differential privacy, where no term uses them.
+            real: the site's images; None under differential privacy, where no term uses them.
 
-        Returns:
-            The loss, and its terms before weighting, by name.
+        Returns the loss, and its terms before weighting, by name.
         """
         weight = self.recipe.loss.paired_l1
         # A modality that a case lacks is not judged, so its feedback is zero.
@@ -166,12 +155,8 @@ class Objective:
     ) -> tuple[Verdict, Condition]:
         """The discriminator's verdict on disturbed images, and the maps that lie on these.
 
-        Args:
-            images: (b, c, *space).
-            maps: what they were painted from.
-            random: of the disturbance; None: that of images for learning.
-            weights: to judge with instead of the discriminator's own.
-            halves: the half of a cross-fitted discriminator by which each is judged; None: both.
+        `random` is of the disturbance (None: that of images for learning), `weights` judge in place
+        of its own, and `halves` of a cross-fitted one judge one image each (None: both judge all).
         """
         kinds = self.recipe.discriminator.augment
         images, maps = disturbed(images, maps, kinds, random or self.random)
@@ -304,11 +289,7 @@ def adam(network: torch.nn.Module, section: OptimiserSection, rate: float) -> to
 
 
 def _in_order(optimiser: torch.optim.Optimizer, args: object, keywords: object) -> None:
-    """Makes gradients contiguous, as the parameters are.
-
-    Torch's fused CPU kernel pairs parameters and gradients by their position in memory and does not
-    check that their layouts agree; after a channels-last convolution they do not.
-    """
+    """Makes gradients contiguous, as parameters are: torch's fused CPU kernel does not check it."""
     for parameter in (p for group in optimiser.param_groups for p in group["params"]):
         if parameter.grad is not None:
             parameter.grad = parameter.grad.contiguous()
@@ -333,10 +314,7 @@ def rate_factor(recipe: Recipe, step: int) -> float:
 
 
 def average_decay(recipe: Recipe, step: int) -> float:
-    """Fraction of the averaged generator that a step keeps.
-
-    It grows to the recipe's value, since early averages would consist mostly of initial weights.
-    """
+    """Fraction of the averaged generator that a step keeps; it grows to the recipe's value."""
     return min(recipe.training.ema, (1 + step) / (10 + step))
 
 

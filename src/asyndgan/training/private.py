@@ -1,10 +1,7 @@
 """Differentially private training of a discriminator (DP-SGD, Abadi et al. 2016, algorithm 1).
 
-Feedback is computed from the discriminator and synthetic images alone, so it is post-processing of
-what is already private. The guarantee covers what the discriminator learns from a patient: whether
-the patient takes part, and the content of the patient's cases. It does not cover conditions sent in
-the clear, nor what the card declares (number of cases, modalities, labels). docs/privacy.md has the
-argument.
+Feedback is post-processing of what is already private. Not covered are conditions sent in the
+clear, and what the card declares (number of cases, modalities, labels); see docs/privacy.md.
 """
 
 import warnings
@@ -22,8 +19,7 @@ from asyndgan.privacy.chance import normal_noise
 from asyndgan.recipe import Recipe
 from asyndgan.store import Batch
 
-AT_ONCE = 32
-"""Number of copies of patients' images whose gradients are held in memory at a time."""
+AT_ONCE = 32  # Number of copies of patients' images whose gradients are held in memory at a time
 
 Maps = Callable[[Tensor], Condition]
 
@@ -32,12 +28,7 @@ Maps = Callable[[Tensor], Condition]
 class PrivateDiscriminator:
     """Updates a discriminator so that noise hides each patient's clipped contribution.
 
-    Args:
-        discriminator: its norms must act on one image at a time.
-        adversarial: the loss; only its `real` part looks at patients.
-        recipe: `privacy` gives clip, noise, copies and the expected number of patients;
-            `discriminator.augment` says how copies are disturbed.
-        maps: turns conditions into the maps that the network reads.
+    Its norms must act on one image at a time; only the `real` part of the loss looks at patients.
     """
 
     def __init__(
@@ -53,15 +44,9 @@ class PrivateDiscriminator:
                 module.register_forward_pre_hook(_in_rows)
 
     def learn(self, optimiser: torch.optim.Optimizer, real: Batch, synthetic: Batch) -> Scalar:
-        """One update; each real patient counts once, however many copies are made.
+        """One update; returns the loss on synthetic images, as that on real ones is not private.
 
-        Args:
-            optimiser: of the discriminator's parameters.
-            real: one case of each randomly drawn patient; may be empty.
-            synthetic: images with the conditions that they were painted from; treated as public.
-
-        Returns:
-            The loss on the synthetic images only: the loss on the real ones would not be private.
+        `real` has a case of each randomly drawn patient, perhaps none; `synthetic` is public.
         """
         private = self.noised(self.clipped_sum(real))
         images, maps = self._disturbed(synthetic.images, self.maps(synthetic.conditions))
@@ -69,8 +54,8 @@ class PrivateDiscriminator:
         loss = 0.5 * self.adversarial.synthetic(judged)
         public = torch.autograd.grad(loss, self.parameters)
         patients = self.recipe.privacy.patients  # as expected: how many were drawn is private
-        for parameter, own, other in zip(self.parameters, private, public, strict=True):
-            parameter.grad = 0.5 * own / patients + other
+        for parameter, noisy, known in zip(self.parameters, private, public, strict=True):
+            parameter.grad = 0.5 * noisy / patients + known
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         return loss.detach()
@@ -82,8 +67,8 @@ class PrivateDiscriminator:
         total = [torch.zeros_like(parameter) for parameter in self.parameters]
         # A few copies at a time: each one's gradient is as large as the network.
         for part in torch.arange(count).split(max(1, AT_ONCE // copies)) if count else ():
-            own = self._clipped_part(Batch(real.images[part], real.conditions[part]), copies)
-            total = [sums + more for sums, more in zip(total, own, strict=True)]
+            more_sums = self._clipped_part(Batch(real.images[part], real.conditions[part]), copies)
+            total = [sums + more for sums, more in zip(total, more_sums, strict=True)]
         return total
 
     def _clipped_part(self, real: Batch, copies: int) -> list[Tensor]:
@@ -104,12 +89,12 @@ class PrivateDiscriminator:
             watched.to_standard_module()
             for parameter in self.parameters:
                 parameter.grad = None
-        lengths = torch.stack([own.flatten(1).norm(dim=1) for own in each]).norm(dim=0)
+        lengths = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in each]).norm(dim=0)
         factor = (self.recipe.privacy.clip / lengths.clamp(min=1e-12)).clamp(max=1)
         # A gradient that is not finite counts as zero, which is within the clip.
         # A refusal would reveal something of the patient, and no noise would cover it.
         finite = lengths.isfinite()
-        return [torch.einsum("n,n...->...", factor[finite], own[finite]) for own in each]
+        return [torch.einsum("n,n...->...", factor[finite], gradient[finite]) for gradient in each]
 
     def _disturbed(self, images: Images, maps: Condition) -> tuple[Images, Condition]:
         random = torch.Generator()

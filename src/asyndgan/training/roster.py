@@ -18,29 +18,15 @@ from asyndgan.errors import (
 )
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
-from asyndgan.training.events import (
-    Absent,
-    Comes,
-    Event,
-    FellBack,
-    KeepsNoMasks,
-    Leaves,
-    NotConnected,
-    Outweighs,
-    StaysAway,
-)
+from asyndgan.training.aggregation import Member
 from asyndgan.training.given import Given
-from asyndgan.training.member import Member
 from asyndgan.training.opening import card_of
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.training.scope import SHARED_LOOK, Scope, merge_labels
 from asyndgan.wire import Card, Close, Open, Save, Saved
 
-MOVED_MASKS = 500
-"""Randomly moved masks to keep of a site if the number of unmoved ones is unknown."""
-
-RARELY_S = 60.0
-"""Longest wait, in seconds, before a site that was turned away is invited again."""
+MOVED_MASKS = 500  # Randomly moved masks to keep of a site if the number of unmoved ones is unknown
+RARELY_S = 60.0  # Longest wait, in seconds, before a site that was turned away is invited again
 
 Keep = Callable[[str, Tensor, int | None], None]
 
@@ -48,17 +34,11 @@ Keep = Callable[[str, Tensor, int | None], None]
 @final
 @dataclass(frozen=True)
 class _TurnedAway:
-    """A site that could not be taken in; it is invited again, at growing intervals.
+    """A site that could not be taken in; it is invited again, at growing intervals."""
 
-    Attributes:
-        reason: why it was turned away.
-        times: how often in a row.
-        until: time of the next invitation, on the monotonic clock.
-    """
-
-    reason: str = ""
-    times: int = 0
-    until: float = 0.0
+    reason: str = ""  # why it was turned away
+    times: int = 0  # how often in a row
+    until: float = 0.0  # time of the next invitation, on the monotonic clock
 
     def again(self, reason: str) -> "_TurnedAway":
         """The record after one more failure."""
@@ -70,15 +50,8 @@ class _TurnedAway:
 class Roster:
     """The sites of a run, as its coordinator knows them.
 
-    Args:
-        recipe: of the run.
-        exchange: reaches the sites.
-        opening: request that opens the run at a site.
-        scope: modalities, labels and image size of the run.
-        keep: called with (site, conditions, most) for every batch of a site that lets its masks be
-            kept, if the recipe has them kept; most: how many of the site's masks to keep in all, or
-            None for no limit.
-        given: masks that the coordinator has painted in place of the sites'.
+    `keep` is called with (site, conditions, most) for every batch whose masks may be kept; most:
+    how many of the site's in all, or None for no limit.
 
     Attributes:
         members: sites that take part now, sorted by name.
@@ -138,7 +111,7 @@ class Roster:
         self, members: Mapping[str, Member], only: Collection[str] | None = None
     ) -> dict[str, float]:
         """Normalised shares of these members, or of those among `only`; they sum to one."""
-        declared = {s: own.share for s, own in members.items() if only is None or s in only}
+        declared = {s: member.share for s, member in members.items() if only is None or s in only}
         return normalised(declared, self.most)
 
     def look_of(self, site: str) -> str:
@@ -161,21 +134,12 @@ class Roster:
 
     def welcome_all(
         self, cards: Mapping[str, Card], needed: Collection[str] | None = None
-    ) -> list[Event]:
-        """Takes in the sites that opened the run.
+    ) -> list[str]:
+        """Takes in the sites that opened the run; returns what a person should read.
 
-        Args:
-            cards: the cards that they sent.
-            needed: sites without which the run does not begin; None: all.
-
-        Returns:
-            What a person should read.
-
-        Raises:
-            CohortError: as `welcome`, for a needed site.
-            WireError: likewise.
+        Raises as `welcome` for a site that is `needed` for the run to begin (None: all are).
         """
-        news: list[Event] = []
+        news: list[str] = []
         step, before = self.opening.step, self.shares
         for site, card in cards.items():
             try:
@@ -185,22 +149,24 @@ class Roster:
             except AsyndganError as error:
                 if needed is None or site in needed:
                     raise
-                news.append(Absent(site, str(error)))
+                news.append(f"{site} is not there: {error}")
                 continue
             news += self.kept_back(site)
             if needed is not None and site not in needed:  # of those nobody is asked
                 news += self.outweighs(site, before)
             if card.step < step and site in self.expected:
-                news.append(FellBack(site, card.step, step))
+                news.append(
+                    f"{site} resumes from its step {card.step}, not from {step}: its checkpoint of "
+                    "that step is gone"
+                )
         return news
 
     def welcome(self, site: str, card: Card) -> None:
         """Takes a site in, for the first time or again.
 
         Raises:
-            CohortError: if it has a modality, a label or an image size that the run does not paint,
-                or contradicts the other sites.
-            WireError: if its card is inconsistent, or its conditions do not fit the run.
+            CohortError: it has what the run does not paint, or contradicts the other sites.
+            WireError: its card is inconsistent, or its conditions do not fit the run.
         """
         self.check_conditions(site, card.conditions)
         labels = {int(number): name for number, name in card.labels.items()}
@@ -239,11 +205,7 @@ class Roster:
         self.expect(site, card.batch, card.conditions)
 
     def check_conditions(self, site: str, conditions: Tensor) -> None:
-        """Checks that a site's conditions fit the run.
-
-        Raises:
-            WireError: if their shape or one of their labels does not.
-        """
+        """Checks that a site's conditions fit the run; raises `WireError` if they do not."""
         space = self.scope.space if self.recipe.sends_own_masks else ()
         wanted = (self.recipe.training.batch, *space)
         if tuple(conditions.shape) != wanted:
@@ -261,23 +223,14 @@ class Roster:
             self.keep(site, conditions, self._most_masks(site))
 
     def _most_masks(self, site: str) -> int | None:
-        """How many masks to keep of a site; None: all.
-
-        Moved masks never repeat, so only as many are kept as the site has unmoved ones.
-        """
+        """Most masks to keep of a site, None: all. Moved ones never repeat: as many as unmoved."""
         if not self.recipe.training.move:
             return None
         cases = self.known[site].cases
         return cases if cases > 1 else MOVED_MASKS  # 1: the number is not known
 
     def drop(self, site: str, error: AsyndganError | None = None) -> None:
-        """Removes a member, until it comes back.
-
-        Args:
-            site: the member.
-            error: why its answer is missing. A site that refuses is invited again at growing
-                intervals.
-        """
+        """Removes a member until it returns; one that refused is invited at growing intervals."""
         del self.members[site]
         if error and not isinstance(error, SiteUnreachableError):
             before = self.turned_away.get(site, _TurnedAway())
@@ -291,9 +244,7 @@ class Roster:
     def invite(self, step: int) -> dict[str, str]:
         """Opens the run, in the background, at sites that are reachable but not members.
 
-        Returns:
-            Sites that were just taken in (with an empty reason), and those that were just turned
-            away for a new reason (with that reason).
+        Returns sites just taken in (reason: empty), or just turned away for a new reason.
         """
         news: dict[str, str] = {}
         for site in self._due(self.exchange.transport.sites(), step):
@@ -315,15 +266,15 @@ class Roster:
                         news[site] = str(error)
         return news
 
-    def follow_timeline(self, step: int) -> list[Event]:
+    def follow_timeline(self, step: int) -> list[str]:
         """Makes sites leave and join at exactly the step that the recipe's timeline gives."""
         if not self.recipe.timeline or self._followed == step:
             return []
         self._followed = step
-        news, before = list[Event](), self.shares
+        news, before = list[str](), self.shares
         for site in self.leaving(step):
             self.drop(site)
-            news.append(Leaves(site))
+            news.append(f"{site} leaves, as the timeline says")
         for site in self._due(self.exchange.transport.sites(), step):
             if self.recipe.takes_part(site, step - 1) or site in self.members:
                 continue
@@ -332,11 +283,12 @@ class Roster:
             except StorageError:
                 raise
             except AsyndganError as error:  # from now on it is invited like any absent site
-                news.append(StaysAway(site, str(error)))
+                news.append(f"{site} does not come, as the timeline says: {error}")
             else:
-                news += [Comes(site), *self.kept_back(site), *self.outweighs(site, before)]
+                comes = f"{site} comes, as the timeline says"
+                news += [comes, *self.kept_back(site), *self.outweighs(site, before)]
         return news + [
-            NotConnected(site)
+            f"{site} is due, as the timeline says, and is not connected"
             for site in self.awaited(step)
             if not self.recipe.takes_part(site, step - 1)
         ]
@@ -346,28 +298,23 @@ class Roster:
         named = {part.site for part in self.recipe.timeline}
         return sorted(set(self._due(named, step)) - set(self.exchange.transport.sites()))
 
-    def kept_back(self, site: str) -> list[Event]:
+    def kept_back(self, site: str) -> list[str]:
         """What a person should know if a site lets none of its masks be kept."""
-        return [KeepsNoMasks(site)] if self.keep and not self.known[site].keep else []
+        line = (
+            f"{site} lets no masks be kept: none of its masks is painted from after the run, and "
+            "nothing reminds the generator of it once it has left"
+        )
+        return [line] if self.keep and not self.known[site].keep else []
 
-    def outweighs(self, site: str, before: Mapping[str, float]) -> list[Event]:
-        """What a person should know if a site that was taken in outweighs all others together.
-
-        Args:
-            site: the site.
-            before: declared share of each site until then; one that is the same is no news.
-        """
+    def outweighs(self, site: str, before: Mapping[str, float]) -> list[str]:
+        """News if a site's share is new since `before`, and outweighs all others together."""
         part, declared = self.normalised_shares[site], self.shares[site]
         if declared == before.get(site) or len(self.shares) < 2 or part <= 0.5:
             return []
-        return [Outweighs(site, declared, part)]
+        return [f"{site} declares a share of {declared:g}, and counts for {part:.0%} from now on"]
 
     def open(self, site: str, step: int) -> Card:
-        """Opens the run at a site that joins or returns.
-
-        Raises:
-            AsyndganError: if the site sends no card; it gives the reason.
-        """
+        """Opens the run at a site that joins or returns; raises `AsyndganError`: no card."""
         request = self.opening.model_copy(update={"step": step})
         answers = self.exchange.ask({site: request})
         return card_of(site, answers.answers, answers.missed)

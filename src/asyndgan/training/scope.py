@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import CPU, Condition, Noise
 from asyndgan.errors import CohortError
-from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
+from asyndgan.models import Sizes, build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import LABELS_LIMIT, Recipe
 from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.store.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES, unheld
@@ -18,8 +18,7 @@ from asyndgan.store.moves import deformed
 from asyndgan.texts import named_alike
 from asyndgan.wire import Card
 
-SIDE_LIMIT: Final = 4096
-"""Largest number of rows or columns of an image."""
+SIDE_LIMIT: Final = 4096  # Largest number of rows or columns of an image
 
 
 @final
@@ -47,14 +46,13 @@ class Scope:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Scope":
-        """Reads what `to_plain` returned.
-
-        The file may come from a stranger, who could ask for networks of any size.
-
-        Raises:
-            ValueError: if labels, modalities or sides are not what a run can have.
-        """
+        """Reads what `to_plain` returned, or a stranger wrote; raises `ValueError` as need be."""
         return _SCOPE.validate_python(plain)
+
+    def sizes(self, recipe: Recipe) -> Sizes:
+        """Those of networks that know all labels and modalities."""
+        labels = condition_channels(recipe.condition.kind, max(self.labels) + 1)
+        return Sizes(labels, len(self.modalities), len(self.space))
 
     def label_maps(self, images: Tensor) -> Tensor:
         """Of images whose modalities are labels (b, c, *space): the brightest one's number."""
@@ -68,17 +66,11 @@ _SCOPE: Final = TypeAdapter(Scope)
 def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | None = None) -> Scope:
     """The scope of a run of these sites: what the recipe names, else what any of their cards does.
 
-    Modalities are matched by name; a site may lack some.
+    Modalities are matched by name; a site may lack some. `sites` are all that are present; None:
+    those of `cards`.
 
-    Args:
-        recipe: of the run.
-        cards: of the sites that determine the scope.
-        sites: all sites that are present; None: those of `cards`.
-
-    Raises:
-        CohortError: if labels contradict each other, sizes differ from the recipe's, the recipe
-            names a modality that no site holds or a discriminator for an absent site, or a card has
-            a label that the recipe does not name, or more than it may where it names none.
+    Raises `CohortError` if labels contradict each other, sizes differ from the recipe's, the recipe
+    names what no site has, or a card has a label that it does not name.
     """
     held = list(dict.fromkeys(name for card in cards.values() for name in card.modalities))
     if alike := named_alike(held):
@@ -133,22 +125,18 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
 
 def brought_alone(cards: Mapping[str, Card]) -> dict[str, tuple[set[str], set[str]]]:
     """Modalities, and numbers of labels, that one of several sites alone has, by site."""
-    found = {}
+    alone = {}
     for site, card in cards.items() if len(cards) > 1 else ():
         others = [other for name, other in cards.items() if name != site]
         modalities = set(card.modalities).difference(*(other.modalities for other in others))
         labels = set(card.labels).difference(*(other.labels for other in others))
         if modalities or labels:
-            found[site] = modalities, labels
-    return found
+            alone[site] = modalities, labels
+    return alone
 
 
 def _check_unnamed(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> None:
-    """Checks that cards do not bring more than a run paints unnamed.
-
-    Raises:
-        CohortError: if they do; it names the sites.
-    """
+    """Raises `CohortError`, which names sites, if cards bring more than a run paints unnamed."""
     highest, section = max(scope.labels), recipe.image
     if not section.labels and highest >= UNNAMED_LABELS:
         who = [site for site, card in cards.items() if str(highest) in card.labels]
@@ -175,16 +163,10 @@ def _holder(modality: str, cards: Mapping[str, Card]) -> str:
 def merge_labels(
     labels: Mapping[int, str], cards: Mapping[str, Card], *, known_only: bool = False
 ) -> dict[int, str]:
-    """Merges the labels of all sites.
+    """Merges the labels of all sites with those known so far, or refuses others (`known_only`).
 
-    Args:
-        labels: name of each label known so far, by number.
-        cards: of the sites to add.
-        known_only: refuse labels that are not among `labels`.
-
-    Raises:
-        CohortError: if two sites mean different things by a number or by a name, or a label is out
-            of range or refused.
+    Raises `CohortError` if two sites mean different things by a number or by a name, or a label is
+    out of range or refused.
     """
     merged = dict(labels)
     for site, card in cards.items():
@@ -232,12 +214,7 @@ def _contradiction(
 
 def new_generator(recipe: Recipe, scope: Scope) -> nn.Module:
     """A generator for a scope, with weights from torch's current random state."""
-    return build_generator(
-        recipe,
-        condition_channels=condition_channels(recipe.condition.kind, max(scope.labels) + 1),
-        image_channels=len(scope.modalities),
-        spatial_dims=len(scope.space),
-    )
+    return build_generator(recipe, scope.sizes(recipe))
 
 
 def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
@@ -263,15 +240,10 @@ def generator_inputs(
     random: torch.Generator,
     device: torch.device = CPU,
 ) -> tuple[Condition, Noise]:
-    """What a generator paints from: maps of the conditions, and noise.
+    """What a generator paints from: maps of the conditions, and noise, on its device.
 
-    Args:
-        recipe: of the run.
-        scope: of the run.
-        conditions: one for each image.
-        looks: the look of each image: the name of a site, or `SHARED_LOOK`.
-        random: draws the noise and `generator.deform`, on the CPU.
-        device: where the generator is.
+    A look (of each image) is the name of a site, or `SHARED_LOOK`. `random` draws the noise and
+    `generator.deform`, on the CPU.
     """
     noise = site_noise(recipe, looks, scope.space, random)
     if recipe.generator.deform:

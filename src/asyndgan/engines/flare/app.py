@@ -1,10 +1,9 @@
 """The FLARE app: what its jobs run, by FLARE's public interface alone.
 
 A site's end (`SiteLine`) holds no data and no key: it passes bytes between the coordinator and the
-site's data process, a process of its own on the site's machine. The coordinator's end does the same
-to a coordinator outside FLARE (`CoordinatorLine`, one job a site). Or a coordinator within the
-server's job process sends by it (`Messages`, one job a run, `asyndgan.runs.coordination`). Bytes
-travel as FLARE's auxiliary messages: tasks would be polled for.
+site's data process. The coordinator's end does the same to a coordinator outside FLARE
+(`CoordinatorLine`, one job a site), or is the coordinator (`Messages`, one job a run,
+`asyndgan.runs.coordination`). Bytes travel as auxiliary messages: tasks would be polled for.
 
 Imports no torch, since FLARE starts such processes for every site.
 """
@@ -46,33 +45,20 @@ GREET: Final = "asyndgan.greet"
 REQUEST: Final = "asyndgan.request"
 BYTES: Final = "bytes"
 
-COMING_S: Final = 120.0
-"""Seconds within which the site's end of a job must appear, or the job ends."""
-
-GONE_S: Final = 8.0
-"""Seconds without contact to the site's end after which a job ends and another is submitted."""
+COMING_S: Final = 120.0  # Seconds within which the site's end of a job must appear, or the job ends
+GONE_S: Final = 8.0  # seconds without contact to the site's end, after which a job ends
 
 AGAIN_S: Final = 0.3
 LONGEST_S: Final = 2.0
 """Shortest (`AGAIN_S`) and longest pause in seconds before reconnecting to the coordinator; it is
 doubled while the coordinator is not there."""
 
-LOOK_S: Final = 2.0
-"""Seconds between two checks that the site's end is there, each of more than a kilobyte."""
+LOOK_S: Final = 2.0  # seconds between two checks of the site's end, of a kilobyte each
 
 
 @final
 class SiteEnd:
-    """The other end of a job, at one site, as the server's job process reaches it.
-
-    Args:
-        engine: FLARE's engine in the server's job process.
-        site: name of the site.
-        limit: most bytes of an answer.
-
-    Attributes:
-        last_reached: when the site's end answered last (monotonic time).
-    """
+    """The other end of a job, at one site, as FLARE's engine reaches it; answers have a limit."""
 
     def __init__(self, engine: Any, site: str, limit: int) -> None:
         self.engine = engine
@@ -89,12 +75,9 @@ class SiteEnd:
         return time.monotonic() - self.last_reached > GONE_S
 
     def answered(self, payload: bytes, wait_s: float, ended: Callable[[], bool]) -> bytes:
-        """The site's reply to a request, which is asked again while there is time.
+        """The site's reply to a request, which is repeated while there is time.
 
-        A site answers a repeated request with the same bytes.
-
-        Raises:
-            SiteUnreachableError: the site's end of the job is gone.
+        Raises `SiteUnreachableError` if the site's end of the job is gone.
         """
         deadline = time.monotonic() + wait_s
         while (left := deadline - time.monotonic()) > 0 and not ended():
@@ -137,12 +120,7 @@ class SiteEnd:
 class CoordinatorLine(Controller):
     """Passes requests of the coordinator on this machine to one site's job.
 
-    Args:
-        site: site of this job.
-        run: name of the run.
-        recipe: digest of the run's recipe.
-        limit: most bytes of a message.
-        wait_s: seconds the coordinator waits for an answer.
+    `recipe` is its digest, `limit` most bytes of a message, `wait_s` for an answer.
     """
 
     def __init__(self, site: str, run: str, recipe: str, limit: int, wait_s: float) -> None:
@@ -200,12 +178,8 @@ class CoordinatorLine(Controller):
 class SiteLine(Executor):
     """Passes requests to the site's data process on this machine; runs in a site's job process.
 
-    Args:
-        recipe: the recipe as TOML; empty: sites only describe their data.
-        run: name of the run.
-        letter: the key of this line, for the site's eyes alone (`sealing`).
-        limit: most bytes of a message.
-        wait_s: seconds the coordinator waits for an answer.
+    `recipe` is TOML (empty: sites only describe their data), `letter` the key of this line, for the
+    site's eyes alone, `limit` most bytes of a message, `wait_s` for an answer.
     """
 
     def __init__(self, recipe: str, run: str, letter: str, limit: int, wait_s: float) -> None:
@@ -272,11 +246,7 @@ class SiteLine(Executor):
 class Messages(Transport):
     """Carries requests to the sites of one job, from within the server's job process.
 
-    Args:
-        engine: FLARE's engine.
-        keys: of the line to each site, as hexadecimal digits, by site.
-        limit: most bytes of a message.
-        ended: whether the job is to end.
+    `keys` are of the line to each site, as hexadecimal digits, `limit` most bytes of a message.
     """
 
     def __init__(
@@ -316,11 +286,7 @@ class Messages(Transport):
 
 
 def _sockets() -> Path:
-    """Folder of the sockets, which whoever starts FLARE names to its processes.
-
-    Raises:
-        SiteUnreachableError: nobody has.
-    """
+    """Folder of the sockets, which whoever starts FLARE names to its processes."""
     folder = os.environ.get(SOCKETS)
     if not folder:
         log.warning("no data process is found: FLARE's environment does not name %s", SOCKETS)

@@ -1,7 +1,6 @@
 """Records which sites are connected with a federation's server, and has it send others away.
 
-The service asks FLARE and writes a file: a question to FLARE takes seconds or longer, a file is
-read at once.
+Commands read the file that is written here: to ask FLARE takes seconds or longer.
 """
 
 import json
@@ -23,11 +22,8 @@ log = logging.getLogger(__name__)
 
 FILE: Final = "connected.json"
 
-ASK_S: Final = 3.0
-"""Seconds between two questions to FLARE's server."""
-
-STALE_S: Final = 20.0
-"""Age in seconds from which on what was written no longer counts."""
+ASK_S: Final = 3.0  # Seconds between two questions to FLARE's server
+STALE_S: Final = 20.0  # Age in seconds from which on what was written no longer counts
 
 
 class _Noted(BaseModel):

@@ -30,35 +30,22 @@ from asyndgan.tables.planning import fingerprint_in
 from asyndgan.tables.schema import is_table
 
 SOON_DAYS: Final = 30
-REFUSAL_S: Final = 2.0
-"""Seconds within which a server refuses our certificate; one that accepts it sends nothing."""
-
-LEAST_FREE: Final = 2 * 2**30
-"""Bytes that should be free on the disk for checkpoints, ledger and logs of a long run."""
+REFUSAL_S: Final = 2.0  # seconds within which a server refuses our certificate
+LEAST_FREE: Final = 2 * 2**30  # bytes that checkpoints, ledger and logs may take
 
 
 @final
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
+    """The result of one check."""
 
-    Attributes:
-        subject: what was checked.
-        fine: whether the check passed.
-        text: what was found, and what to do about it.
-    """
-
-    subject: str
-    fine: bool
-    text: str
+    subject: str  # what was checked
+    fine: bool  # whether the check passed
+    text: str  # what was found, and what to do about it
 
 
 def checks(kit: Path) -> Iterator[Check]:
-    """Checks everything that a site needs; nothing but a TLS handshake leaves the machine.
-
-    Raises:
-        RunError: the folder is not a startup kit, or what it gives cannot be used.
-    """
+    """Checks what a site needs; nothing but a TLS handshake leaves. May raise `RunError`."""
     member = read_kit(kit) if has_kit(kit) else None
     of = "of" if member else "none: FLARE is of others; it has to know this as"
     yield Check("kit", True, f"{of} site {name_of(kit)}")
@@ -112,10 +99,10 @@ def _policy(file: SiteFile) -> str:
 
 def _data(file: SiteFile) -> str:
     if is_table(file.data):
-        (found,) = checked([file.data])
-        if found.faults:
-            raise AsyndganError(" ".join(found.faults))
-        return "; ".join(f"{heading} {text}" for heading, text in found.rows.items())
+        (table,) = checked([file.data])
+        if table.faults:
+            raise AsyndganError(" ".join(table.faults))
+        return "; ".join(f"{heading} {text}" for heading, text in table.rows.items())
     info = describe(file.data)
     if unknown := set(file.without) - set(info.modalities):
         raise AsyndganError(
@@ -144,16 +131,16 @@ def _fingerprint(file: SiteFile) -> str:
 def certificate(path: Path) -> Check:
     """Checks a certificate's dates against this machine's clock."""
     try:
-        found = x509.load_pem_x509_certificate(path.read_bytes())
+        read = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         return Check("certificate", False, f"{path}: {error}; put it back from a copy.")
-    return _dates(found)
+    return _dates(read)
 
 
-def _dates(found: x509.Certificate) -> Check:
-    now, end = datetime.now(UTC), found.not_valid_after_utc
-    if now < found.not_valid_before_utc:
-        begin = found.not_valid_before_utc
+def _dates(certificate: x509.Certificate) -> Check:
+    now, end = datetime.now(UTC), certificate.not_valid_after_utc
+    if now < certificate.not_valid_before_utc:
+        begin = certificate.not_valid_before_utc
         return Check("certificate", False, f"valid from {begin:%Y-%m-%d %H:%M} UTC: set the clock.")
     if now > end:
         return Check("certificate", False, f"expired on {end:%Y-%m-%d}; ask for a new kit.")
@@ -201,8 +188,8 @@ def _intercepted(member: Member) -> str:
     issuer = ""
     with suppress(OSError, ValueError):
         pem = ssl.get_server_certificate((member.host, member.port), timeout=5)
-        found = x509.load_pem_x509_certificate(pem.encode())
-        issuer = f" ({found.issuer.rfc4514_string()} issued it)"
+        other = x509.load_pem_x509_certificate(pem.encode())
+        issuer = f" ({other.issuer.rfc4514_string()} issued it)"
     return (
         f"the certificate there is not this federation's{issuer}. Most often a proxy or firewall "
         "inspects TLS: ask your network's administrators to exempt this connection from TLS "

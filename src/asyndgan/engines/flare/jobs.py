@@ -30,34 +30,20 @@ TASKS_ASKED_S: Final = 5.0
 of 2 is most of what an idle connection carries. A job whose run has ended may stay that long, and
 after 10 seconds FLARE would kill it, while the next job waits."""
 
-ASKER: Final = "asyndgan.engines.flare.administrator"
-"""Module of the process that asks FLARE's server."""
-
-ANSWER_S: Final = 30.0
-"""Longest time in seconds that FLARE's server may take to answer, its session included."""
-
-CLOSING_S: Final = 2.0
-"""Longest time in seconds that the end of a session is waited for."""
-
-REPLY_BYTES: Final = 2**26
-"""Most bytes of an answer."""
-
-DESCRIBED_S: Final = 60.0
-"""Longest time in seconds that a site may take to send a fingerprint."""
-
-TRAINS: Final = "asyndgan.runs.coordination.Coordination"
-"""The class that trains within FLARE's server."""
-
-BETWEEN: Final = "."
-"""Separates run and site in a job's name; a run's name cannot contain it."""
+ASKER: Final = "asyndgan.engines.flare.administrator"  # the process that asks FLARE's server
+ANSWER_S: Final = 30.0  # seconds in which FLARE's server has to answer, session included
+CLOSING_S: Final = 2.0  # Longest time in seconds that the end of a session is waited for
+REPLY_BYTES: Final = 2**26  # Most bytes of an answer
+DESCRIBED_S: Final = 60.0  # Longest time in seconds that a site may take to send a fingerprint
+TRAINS: Final = "asyndgan.runs.coordination.Coordination"  # trains within FLARE's server
+BETWEEN: Final = "."  # Separates run and site in a job's name; a run's name cannot contain it
 
 
 @final
 class Administrator:
-    """Asks FLARE's server by its administrators' interface.
+    """Asks FLARE's server by its administrators' interface, in a process (`administrator`).
 
-    A process of its own asks (`asyndgan.engines.flare.administrator`), and another one after it
-    where there was no answer: nothing that FLARE waits for holds this process up.
+    Another process follows where there was no answer: what FLARE waits for holds nothing up here.
     """
 
     def __init__(self, kit: Path) -> None:
@@ -108,13 +94,9 @@ class Administrator:
             ours, theirs = socket.socketpair()
             with theirs:  # the process ends with the socket
                 process = children.start(
-                    ASKER,
-                    self.kit,
-                    user_of(self.kit),
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
+                    ASKER, self.kit, user_of(self.kit), stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
             self._asker = asker = process, Requests(Frames(ours, limit=REPLY_BYTES))
         if self._closed:  # looked at last: `close` may have come on the way
             self._end()
@@ -137,17 +119,10 @@ class Administrator:
 class Office:
     """Submits and manages the FLARE jobs of one run; without a recipe, of a description of data."""
 
-    def __init__(
-        self,
-        federation: Federation,
-        recipe: Recipe | None,
-        run: str,
-        *,
-        submitter: Path | None = None,
-    ) -> None:
+    def __init__(self, federation: Federation, recipe: Recipe | None, run: str) -> None:
         self.federation = federation
         self.kit = federation.server_kit
-        self.administrator = Administrator(submitter or federation.admin_kit)
+        self.administrator = Administrator(federation.admin_kit)
         self.recipe = recipe
         self.run = run
         self.limit = frame_limit(recipe)
@@ -164,14 +139,9 @@ class Office:
         return self._seals[site]
 
     def submit(self, site: str) -> str:
-        """Submits a job for a site and returns its id.
-
-        Raises:
-            RunError: FLARE refuses, or the job's files cannot be written.
-            SiteUnreachableError: the server does not answer.
-        """
+        """Submits a job for a site and returns its id; raises as `Administrator.ask`."""
         with tempfile.TemporaryDirectory() as folder:
-            job = Path(folder) / job_name(self.run, site)
+            job = Path(folder) / "job"
             recipe = self.recipe.to_toml() if self.recipe else ""
             try:
                 letter = write_letter(
@@ -185,13 +155,8 @@ class Office:
     def sweep(self, members: Collection[str]) -> dict[str, list[str]]:
         """Ends the jobs of other runs and of non-members, and deletes jobs that have ended.
 
-        Returns:
-            Jobs of this run that wait or run, by site; an earlier coordinator may have submitted
-            some of them.
-
-        Raises:
-            RunError: FLARE refuses.
-            SiteUnreachableError: the server does not answer.
+        Returns the jobs of this run that wait or run, by site; some may be of an earlier
+        coordinator.
         """
         ours: dict[str, list[str]] = {}
         for about in self.administrator.ask("list_jobs"):
@@ -208,8 +173,8 @@ class Office:
 
     def lives(self, job: str) -> bool:
         """Whether a job waits or runs; False for one that FLARE does not know."""
-        found = self.administrator.ask("list_jobs", False, None, job)
-        return any(not over(str(about.get("status", ""))) for about in found)
+        jobs = self.administrator.ask("list_jobs", False, None, job)
+        return any(not over(str(about.get("status", ""))) for about in jobs)
 
     def end(self, job: str) -> None:
         """Aborts a job if it still runs; errors are only logged."""
@@ -221,11 +186,6 @@ class Office:
     def close(self) -> None:
         """Ends the session; further requests fail at once."""
         self.administrator.close()
-
-
-def job_name(run: str, site: str) -> str:
-    """Name of the job of a run at a site."""
-    return f"{run}{BETWEEN}{site}"
 
 
 def digest_of(recipe: Recipe | None) -> str:
@@ -247,29 +207,24 @@ def write_job(
     folder: Path, site: str, recipe: Recipe | None, run: str, letter: str, *, limit: int
 ) -> None:
     """Writes the folder of a job for one site: configuration that names our two ends of a line."""
-    both = {
-        "run": run,
-        "limit": limit + Seal.BYTES,
-        "wait_s": recipe.quorum.wait_s if recipe else DESCRIBED_S,
-    }
+    wait_s = recipe.quorum.wait_s if recipe else DESCRIBED_S
+    both = {"run": run, "limit": limit + Seal.BYTES, "wait_s": wait_s}
     ours = {"site": site, "recipe": digest_of(recipe), **both}
     controller = {"path": f"{APP}.CoordinatorLine", "args": ours}
     executor = {"recipe": recipe.to_toml() if recipe else "", "letter": letter, **both}
-    write_files(folder, job_name(run, site), controller, {site: executor})
+    write_files(folder, f"{run}{BETWEEN}{site}", controller, {site: executor})
 
 
 def export_jobs(jobs: Mapping[Path, tuple[Recipe, str]], sites: Collection[str]) -> None:
     """Writes jobs that each train a run in a FLARE federation that others have made.
 
-    A job itself brings the key of the line to each site, so it is to be kept as a secret.
+    A job brings the keys of the lines to its sites, so it is to be kept as a secret.
 
     Args:
         jobs: recipe and name of each run, by the new folder of its job.
         sites: names of the sites that take part, as FLARE knows them.
 
-    Raises:
-        RunError: a folder holds something, or a name is not valid; then no job is written.
-        StorageError: the files cannot be written.
+    Raises `StorageError`, or `RunError` before anything is written.
     """
     for folder, (_, run) in jobs.items():
         if folder.exists() and any(folder.iterdir()):
@@ -278,42 +233,23 @@ def export_jobs(jobs: Mapping[Path, tuple[Recipe, str]], sites: Collection[str])
             named = ", ".join(sites)
             raise RunError(f"'{run}' or one of {named} is no name of a run or of a site.")
     for folder, (recipe, run) in jobs.items():
-        _export(folder, recipe, run, sites)
-
-
-def _export(folder: Path, recipe: Recipe, run: str, sites: Collection[str]) -> None:
-    keys = {site: secrets.token_hex(32) for site in sites}
-    text, limit = recipe.to_toml(), frame_limit(recipe) + Seal.BYTES
-    both = {"recipe": text, "run": run}
-    executors = {
-        site: {**both, "letter": key, "limit": limit, "wait_s": recipe.quorum.wait_s}
-        for site, key in keys.items()
-    }
-    with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        write_files(folder, run, {"path": TRAINS, "args": {**both, "keys": keys}}, executors)
+        keys = {site: secrets.token_hex(32) for site in sites}
+        both = {"recipe": recipe.to_toml(), "run": run}
+        bounds = {"limit": frame_limit(recipe) + Seal.BYTES, "wait_s": recipe.quorum.wait_s}
+        executors = {site: {**both, "letter": key, **bounds} for site, key in keys.items()}
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            write_files(folder, run, {"path": TRAINS, "args": {**both, "keys": keys}}, executors)
 
 
 def write_files(
-    folder: Path,
-    name: str,
-    controller: dict[str, Any],
-    executors: dict[str, dict[str, Any]],
+    folder: Path, name: str, controller: dict[str, Any], executors: dict[str, dict[str, Any]]
 ) -> None:
-    """Writes a job's folder.
-
-    Args:
-        folder: of the job.
-        name: of the job.
-        controller: the server's end, with its class as `path` and its arguments as `args`.
-        executors: arguments of each site's end, by site.
-    """
+    """Writes a job: the server's end (`path`, `args`), and arguments of each site's end."""
     files: dict[str, Any] = {
         "meta.json": {
-            "name": name,
-            "resource_spec": {},
-            "min_clients": len(executors),
+            "name": name, "resource_spec": {}, "min_clients": len(executors),
             "deploy_map": {"app_server": ["server"]}
             | {f"app_{site}": [site] for site in executors},
         },
@@ -323,9 +259,9 @@ def write_files(
             "workflows": [{"id": "coordinator", **controller}],
             "components": [],
         },
-    }
-    for site, own in executors.items():
-        executor = {"path": f"{APP}.SiteLine", "args": own}
+    }  # fmt: skip
+    for site, arguments in executors.items():
+        executor = {"path": f"{APP}.SiteLine", "args": arguments}
         files[f"app_{site}/config/config_fed_client.json"] = {
             "format_version": 2,
             "executors": [{"tasks": ["*"], "executor": executor}],

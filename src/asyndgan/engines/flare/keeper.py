@@ -24,47 +24,32 @@ from asyndgan.errors import BusyError, RunError
 
 log = logging.getLogger(__name__)
 
-AGAIN_S: Final = 2.0
-"""Seconds before a process that ended is restarted; doubled while it ends within `LONGEST_S`."""
-
-LONGEST_S: Final = 60.0
-"""Longest delay in seconds before a restart."""
-
-FREED_S: Final = 5.0
-"""Seconds in which a port has to be free: a server that was just killed may still hold it."""
-
-SERVER: Final = "fed_server.json"
-"""FLARE's settings in the server's kit."""
+AGAIN_S: Final = 2.0  # seconds before a restart; doubled while it ends within `LONGEST_S`
+LONGEST_S: Final = 60.0  # Longest delay in seconds before a restart
+FREED_S: Final = 5.0  # seconds in which the port of a killed server has to be free
+SERVER: Final = "fed_server.json"  # FLARE's settings in the server's kit
 
 CLIENT: Final = "nvflare.private.fed.app.client.client_train"
 SERVER_PARENT: Final = "nvflare.private.fed.app.server.server_train"
 """Modules that FLARE's own start-up scripts run for a client and for the server."""
 
+# Modules that FLARE runs for a job
 JOBS: Final = tuple(
     f"nvflare.private.fed.app.{end}_process" for end in ("client.worker", "server.runner")
 )
-"""Modules that FLARE runs for a job."""
 
-JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""Matches a job's name, which is also that of its folder."""
+JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # name of a job's folder
 
 HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Settings for glibc that keep message buffers off the heap, which they would fragment: without
 them, a site's job grew by a tenth in 3,000 steps."""
 
-ARENAS: Final = {"MALLOC_ARENA_MAX": "4"}
-"""What FLARE's own start-up script sets for a client."""
+ARENAS: Final = {"MALLOC_ARENA_MAX": "4"}  # What FLARE's own start-up script sets for a client
 
 
 @final
 class Kept:
-    """Runs a FLARE process in its folder and restarts it when it ends.
-
-    The processes of its jobs end with it.
-
-    Raises:
-        RunError: FLARE cannot run at this path, or start jobs with this Python.
-    """
+    """Runs a FLARE process in its folder, and restarts it when it ends, as do those of its jobs."""
 
     def __init__(self, kit: Path, command: Sequence[str], sockets: str) -> None:
         self.kit = plain(kit)
@@ -132,25 +117,19 @@ class Kept:
 
     def _start(self) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        told = {"PATH": path, SOCKETS: self._sockets}
+        variables = {"PATH": path, SOCKETS: self._sockets}
         self._process = children.start(
             *self._command,
-            env=children.environment(HEAP | ARENAS) | told,
+            env=children.environment(HEAP | ARENAS) | variables,
             cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
 
 def keep_client(kit: Path) -> Kept:
     """Writes FLARE's files of a site anew, and starts and keeps FLARE's client on them.
 
-    Of the kit only the file of data is read. FLARE is started by the command of its own script, in
-    a folder in which there is nothing else.
-
-    Raises:
-        RunError: the kit cannot be used, or FLARE cannot run at its path.
+    Of the kit only the file of data is read. Raises `RunError` if it cannot be used.
     """
     member = read_kit(kit)
     end_all(plain(kit) / FLARE)
@@ -167,8 +146,8 @@ def keep_server(federation: Federation) -> Kept:
     """Starts and keeps FLARE's server of a federation; its jobs stay in its kit.
 
     Raises:
-        BusyError: another program of this machine, such as a copy of the federation, has its port.
-        RunError: its port cannot be opened, the kit holds no server, or FLARE cannot run there.
+        BusyError: another program of this machine has its port, such as a copy of the federation.
+        RunError: its port cannot be opened, or FLARE cannot run there.
     """
     keep_inside(federation.server_kit)
     end_all(plain(federation.server_kit))
@@ -196,10 +175,7 @@ def keep_server(federation: Federation) -> Kept:
 
 
 def end_all(folder: Path) -> None:
-    """Kills FLARE's processes that work in a folder: a parent whose keeper was killed, and jobs.
-
-    A job whose parent ends while it starts would try to tell it, without a pause, for ever.
-    """
+    """Kills FLARE's processes that work in a folder: a parent whose keeper was killed, and jobs."""
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = {*(place / "cmdline").read_text(errors="replace").split("\0")}

@@ -1,9 +1,7 @@
-"""Identities: a federation, and the kits of those whose certificates its authority signs.
+"""A federation, and the kits of those whose certificates its authority signs.
 
-A site makes its key itself and sends a request. Its kit is one file without a secret: where the
-coordinator is, and certificates. FLARE's settings at a site are the site's own
-(`asyndgan.engines.flare.member`). The coordinator's two kits are made by FLARE's provisioning, and
-tightened: jobs may name only classes of our app and may bring no code.
+A site makes its key itself and sends a request; its kit is one file without a secret (`member`).
+The coordinator's two kits are made by FLARE's provisioning, and tightened.
 """
 
 import hashlib
@@ -15,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -24,7 +23,6 @@ from typing import Any, Final, Self, final
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from asyndgan.engines.flare.authority import Authority, Request
 from asyndgan.engines.flare.member import (
     CLASSES,
     HOST_LENGTH,
@@ -33,40 +31,28 @@ from asyndgan.engines.flare.member import (
     PROJECT,
     RIGHTS,
     Member,
+    Request,
 )
 from asyndgan.errors import RunError
 from asyndgan.texts import append, replace_text, storing
 
+MEMBER_DAYS: Final = 360  # days for which a certificate is valid, if the authority's is
 SUBMITTER: Final = "coordinator@asyndgan.local"
-VALID_DAYS: Final = 3 * 365
-"""Days for which the authority's certificate is valid."""
-
-STORE: Final = "store"
-"""Folder in the server's kit in which FLARE keeps its jobs."""
-
-REMOVED: Final = "removed"
-"""File of the federation: the SHA-256 of the key of each removed site, on a line of its own."""
-
-HEARTBEAT_S: Final = 30
-"""Seconds without a heartbeat after which the server drops a site; it may come back."""
+VALID_DAYS: Final = 3 * 365  # Days for which the authority's certificate is valid
+STORE: Final = "store"  # Folder in the server's kit in which FLARE keeps its jobs
+REMOVED: Final = "removed"  # file of a federation: SHA-256 of the keys of removed sites
+HEARTBEAT_S: Final = 30  # seconds without one until the server drops a site; it may return
 
 
 @final
 @dataclass(frozen=True)
 class Federation:
-    """A federation, kept in a folder on the coordinator's machine.
+    """A federation, kept in a folder on the coordinator's machine."""
 
-    Attributes:
-        path: folder that holds everything; the key in `provisioning` can create new members.
-        host: name by which sites reach the coordinator.
-        port: the one port at which sites reach the coordinator.
-        sites: names of the sites that have kits.
-    """
-
-    path: Path
-    host: str
-    port: int
-    sites: tuple[str, ...]
+    path: Path  # folder that holds everything; the key in `provisioning` can create new members
+    host: str  # name by which sites reach the coordinator
+    port: int  # the one port at which sites reach the coordinator
+    sites: tuple[str, ...]  # names of the sites that have kits
 
     @property
     def server_kit(self) -> Path:
@@ -89,11 +75,7 @@ class Federation:
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Opens a federation that `init_federation` made.
-
-        Raises:
-            RunError: the folder holds no federation.
-        """
+        """The federation made in a folder; raises `RunError` if the folder holds none."""
         try:
             tables = tomllib.loads((path / "federation.toml").read_text("utf-8"))
             return cls(path, tables["host"], tables["port"], tuple(tables["sites"]))
@@ -104,12 +86,51 @@ class Federation:
             ) from error
 
 
+@final
+@dataclass(frozen=True)
+class Authority:
+    """Who signs all certificates of a federation; FLARE's provisioning has made it."""
+
+    certificate: x509.Certificate  # of the authority itself
+    key: Any  # its private key
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """The authority of a federation's folder; raises `RunError` if its file cannot be used."""
+        path = folder / "provisioning" / PROJECT / "state" / "cert.json"
+        try:
+            known = json.loads(path.read_text())
+            root = x509.load_pem_x509_certificate(known["root_cert"].encode())
+            key = known["root_pri_key"].encode()
+            return cls(root, serialization.load_pem_private_key(key, password=None))
+        except (OSError, KeyError, TypeError, AttributeError, ValueError):
+            raise RunError(
+                f"{path} is not as FLARE's provisioning left it. Put it back from a copy of the "
+                "federation's folder."
+            ) from None
+
+    def sign(self, key: Any, name: str, role: str = "") -> str:
+        """A certificate (PEM) of a public key; raises `RunError` if the authority's has expired."""
+        from nvflare.lighter.utils import Identity, generate_cert, serialize_cert  # slow to import
+
+        now, end = datetime.now(UTC), self.certificate.not_valid_after_utc
+        if end <= now:
+            raise RunError(
+                f"the authority that signs all certificates expired on {end:%Y-%m-%d}. Make a new "
+                "federation with 'asyndgan federation init'."
+            )
+        made = generate_cert(
+            Identity(name, PROJECT, role), Identity(PROJECT), self.key, key,
+            server_default_host=name, not_valid_before=now,
+            not_valid_after=min(now + timedelta(days=MEMBER_DAYS), end),
+        )  # fmt: skip
+        return str(serialize_cert(made).decode())
+
+
 def init_federation(path: Path, *, host: str, port: int) -> Federation:
     """Makes a federation without sites: its authority, and the coordinator's kits.
 
-    Raises:
-        RunError: the folder is not empty, its path has spaces or quotes, a name is not valid, or
-            FLARE cannot make the kits.
+    Raises `RunError` if the folder is not empty, its path or a name is not valid, or FLARE cannot.
     """
     if path.exists() and any(path.iterdir()):
         raise RunError(f"{path} is not empty; choose another folder, or add sites to it.")
@@ -133,13 +154,9 @@ def init_federation(path: Path, *, host: str, port: int) -> Federation:
 
 
 def add_site(federation: Federation, request: Request) -> Federation:
-    """Signs a site's request and makes its kit.
+    """Signs a site's request, whose safety number was compared, and makes its kit.
 
-    The caller has made sure that the request is the site's, by its safety number.
-
-    Raises:
-        RunError: its name or its key belongs to another member, its key was removed from this
-            federation, or the authority or a kit cannot be used.
+    Raises `RunError` if its name or its key belongs to another member, or its key was removed.
     """
     site = request.name
     others = (*federation.sites, federation.host)
@@ -170,13 +187,7 @@ def add_site(federation: Federation, request: Request) -> Federation:
 
 
 def remove_site(federation: Federation, site: str) -> Federation:
-    """Excludes a site from all runs, and its key from this federation.
-
-    No job is submitted for the site any more, and FLARE's server is asked to admit it no more.
-
-    Raises:
-        RunError: the site has no kit.
-    """
+    """Excludes a site, and its key, from all runs; raises `RunError` if the site has no kit."""
     if site not in federation.sites:
         raise RunError(f"there is no kit for {site}; there are for {', '.join(federation.sites)}.")
     less = replace(federation, sites=tuple(name for name in federation.sites if name != site))
@@ -188,18 +199,14 @@ def remove_site(federation: Federation, site: str) -> Federation:
 
 
 def renew(federation: Federation) -> None:
-    """Renews all certificates, for the same keys; those sent earlier stay valid.
-
-    Raises:
-        RunError: the authority or a kit cannot be used.
-    """
+    """Renews all certificates, for the same keys; those sent earlier stay valid."""
     authority = Authority.of(federation.path)
     for path, name, role in (
         (federation.server_kit / "startup" / "server.crt", federation.host, ""),
         (federation.admin_kit / "startup" / "client.crt", SUBMITTER, "lead"),
     ):
-        own = x509.load_pem_x509_certificate(path.read_bytes())
-        replace_text(path, authority.sign(own.public_key(), name, role), mode=0o600)
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        replace_text(path, authority.sign(certificate.public_key(), name, role), mode=0o600)
     for site in federation.sites:
         _write_kit(federation, site, authority.sign(key_of(federation, site), site))
 
@@ -225,11 +232,7 @@ def _removed(federation: Federation) -> frozenset[str]:
 
 
 def plain(path: Path) -> Path:
-    """Resolves a path and checks that FLARE can start jobs in it; FLARE does not quote paths.
-
-    Raises:
-        RunError: the path contains white space, quotes or other characters special to a shell.
-    """
+    """Resolves a path; raises `RunError` if it needs quotes, which FLARE does not write."""
     return unquoted(path.resolve())
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
 
-from asyndgan.engines.flare.authority import read_request
 from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import Kept, keep_client, keep_server
 from asyndgan.engines.flare.kits import Federation, add_site, init_federation
-from asyndgan.engines.flare.member import KIT_FILE, make_request
+from asyndgan.engines.flare.member import KIT_FILE, make_request, read_request
 from asyndgan.engines.flare.service import SiteService
 from asyndgan.engines.flare.transport import Flare
 from asyndgan.engines.setup import SiteSetup
@@ -23,27 +22,15 @@ from asyndgan.errors import SiteUnreachableError
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 
-CONNECTED_S: Final = 300.0
-"""Seconds within which all sites must be connected."""
+CONNECTED_S: Final = 300.0  # Seconds within which all sites must be connected
 
 
 @final
 class Localhost(Transport):
     """Connects sites through FLARE on one machine, as a federation does between machines.
 
-    Args:
-        setups: setup of each site.
-        recipe: recipe of the run.
-        folder: folder for kits and FLARE's own files; None means a temporary one.
-
-    Raises:
-        RunError: FLARE cannot be set up.
-        SiteUnreachableError: a site is not connected within `CONNECTED_S`.
-
-    Attributes:
-        server: keeper of FLARE's server.
-        clients: keepers of FLARE's clients, by site.
-        services: the sites' services, by site.
+    `folder` takes kits and FLARE's own files; None: a temporary one. Raises `SiteUnreachableError`
+    if a site is not connected within `CONNECTED_S`.
     """
 
     def __init__(
@@ -131,6 +118,6 @@ def _same(setup: SiteSetup, run: str) -> SiteSetup:
 
 def free_port() -> int:
     """Returns a port of this machine that is free now."""
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return int(listening.getsockname()[1])

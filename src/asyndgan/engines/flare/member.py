@@ -1,8 +1,7 @@
 """A site's membership: its own key, the data that a kit gives, and FLARE's files.
 
-The key is made in the site's folder and never leaves it: the coordinator signs a request. FLARE
-builds objects from what its settings name, so a kit, which comes from the coordinator, is one file
-of data alone, and this package writes FLARE's files.
+FLARE builds objects from what its settings name, so a kit, which comes from the coordinator, is one
+file of data alone, and this package writes FLARE's files.
 """
 
 import hashlib
@@ -26,18 +25,15 @@ from asyndgan.errors import RunError
 from asyndgan.texts import bounded_text, parsed_json, replace_text, storing
 
 PROJECT: Final = "asyndgan"
+KEY_BITS: Final = range(2048, 4096 + 1)  # sizes of a site's RSA key; FLARE uses RSA alone
 SITE_NAME: Final = re.compile(rf"(?!(server|{PROJECT})\Z)[A-Za-z0-9][A-Za-z0-9_-]{{0,47}}")
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
-HOST_LENGTH: Final = 64
-"""Most characters of a host name: the limit of a certificate's common name."""
-
-WORD: Final = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")
-"""Matches a package's name and its version."""
-
-APP: Final = "asyndgan.engines.flare.app"
-"""The module whose classes a job may name, and no others (FLARE's `class_allow_list`)."""
+HOST_LENGTH: Final = 64  # Most characters of a host name: the limit of a certificate's common name
+WORD: Final = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")  # Matches a package's name and its version
+APP: Final = "asyndgan.engines.flare.app"  # module whose classes jobs may name (`class_allow_list`)
 
 CLASSES: Final = [f"{APP}."]
+# FLARE's connections: none between sites, and mutual TLS at local ports too
 LINES: Final = {
     "allow_adhoc_conns": False,
     "internal": {
@@ -45,7 +41,6 @@ LINES: Final = {
         "resources": {"host": "localhost", "connection_security": "mtls"},
     },
 }
-"""FLARE's connections: none between sites, and mutual TLS at local ports too."""
 
 RIGHTS: Final = {
     "format_version": "1.0",
@@ -60,49 +55,27 @@ RIGHTS: Final = {
 """Permissions at the server and the sites; everything else is refused. FLARE's defaults would let
 the coordinator read files and logs in a site's kit and end its processes."""
 
-KEY_FILE: Final = "site.key"
-"""The site's private key, in its folder and in no other place but FLARE's files beside it."""
-
-KIT_FILE: Final = "kit.json"
-"""The kit, in the site's folder."""
-
-MOST_BYTES: Final = 2**16
-"""Largest size of a kit, in bytes; with RSA keys of 2048 bits it has 2,700."""
-
-FLARE: Final = "flare"
-"""The site's folder of FLARE's files, written anew at every start, and of FLARE's log."""
-
-HALF: Final = ".flare"
-"""Folder in which `FLARE` is written, and into which the one before it goes."""
-
-MOST_PEM: Final = 4096
-"""Most characters of a certificate, request or key; an RSA key of 4,096 bits has 3,272. To check
-one of tens of thousands of bits takes minutes."""
-
-DIGITS: Final = 24
-"""Decimal digits of a safety number, about 80 bits: nobody finds another file that has the same."""
+KEY_FILE: Final = "site.key"  # the site's private key, in its folder
+KIT_FILE: Final = "kit.json"  # The kit, in the site's folder
+MOST_BYTES: Final = 2**16  # bytes of a kit; with RSA keys of 2048 bits it has 2,700
+FLARE: Final = "flare"  # the site's folder of FLARE's files, written anew at every start
+HALF: Final = ".flare"  # Folder in which `FLARE` is written, and into which the one before it goes
+MOST_PEM: Final = 4096  # characters of a certificate, request or key; RSA 4,096 has 3,272
+DIGITS: Final = 24  # of a safety number, 80 bits: nobody finds a file with the same
 
 
 @final
 @dataclass(frozen=True)
 class Member:
-    """What a kit gives a site: data alone, and no secret.
+    """What a kit gives a site: data alone, and no secret."""
 
-    Attributes:
-        name: the site's name.
-        host: name by which the site reaches the coordinator.
-        port: the coordinator's port.
-        versions: the coordinator's versions of the packages that should be equal at both ends.
-        root: certificate of the federation's authority, as PEM.
-        certificate: the site's certificate, issued by the authority to `name`, as PEM.
-    """
-
-    name: str
-    host: str
-    port: int
+    name: str  # the site's name
+    host: str  # name by which the site reaches the coordinator
+    port: int  # the coordinator's port
+    # the coordinator's versions of the packages that should be equal at both ends
     versions: Mapping[str, str]
-    root: str
-    certificate: str
+    root: str  # certificate of the federation's authority, as PEM
+    certificate: str  # the site's certificate, issued by the authority to `name`, as PEM
 
     @property
     def federation(self) -> str:
@@ -122,13 +95,9 @@ def safety_number(content: bytes) -> str:
 
 
 def make_request(folder: Path) -> Path:
-    """Makes a site's key, unless its folder holds one, and writes the request for a certificate.
+    """Writes NAME.csr, the request of the site NAME in its folder, and its key if need be.
 
-    Args:
-        folder: of the site, which it is named after; made if it does not exist.
-
-    Returns:
-        The request's file, `NAME.csr` in the folder; the same bytes for the same key.
+    The same key gives the same bytes.
 
     Raises:
         RunError: the name is not valid, or the folder's key cannot be used.
@@ -157,12 +126,45 @@ def make_request(folder: Path) -> Path:
     return path
 
 
-def read_key(folder: Path) -> Any:
-    """The private key of a site.
+@final
+@dataclass(frozen=True)
+class Request:
+    """A site's request for a certificate, which its own key has signed."""
 
-    Raises:
-        RunError: it is missing or cannot be used.
-    """
+    name: str  # the site's name
+    key: rsa.RSAPublicKey  # the site's public key
+    safety_number: str  # digits that the site's administrator sees too
+
+
+def read_request(path: Path) -> Request:
+    """Reads a site's request; raises `RunError` if it is none, or cannot be a site's."""
+    again = "Have the site make another with 'asyndgan site request'"
+    try:
+        csr = x509.load_pem_x509_csr(bounded_text(path, MOST_PEM, links=True).encode())
+        signed = csr.is_signature_valid
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}. Name the site's .csr.") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise RunError(f"{path} is no request for a certificate. {again}.") from error
+    if not signed:
+        raise RunError(
+            f"{path} was altered: its signature is not of its own key. {again}, and send it again."
+        )
+    key: Any = csr.public_key()
+    sound = isinstance(key, rsa.RSAPublicKey) and key.key_size in KEY_BITS
+    if not sound or key.public_numbers().e < 2**16:
+        raise RunError(
+            f"the key of {path} is too weak, or of another kind: RSA of {KEY_BITS[0]} to "
+            f"{KEY_BITS[-1]} bits is wanted. {again}."
+        )
+    names = [each.value for each in csr.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
+    if len(names) != 1 or not SITE_NAME.fullmatch(str(names[0])):
+        raise RunError(f"{path} does not hold a site's name, and one is wanted. {again}.")
+    return Request(str(names[0]), key, safety_number(csr.public_bytes(Encoding.DER)))
+
+
+def read_key(folder: Path) -> Any:
+    """The private key of a site; raises `RunError` if it is missing or cannot be used."""
     path = folder / KEY_FILE
     try:
         return serialization.load_pem_private_key(
@@ -186,11 +188,7 @@ def _key_text(key: Any) -> str:
 
 
 def received_kit(path: Path, folder: Path) -> Member:
-    """Reads a kit that came from the coordinator for the key in a site's folder.
-
-    Raises:
-        RunError: the file is no kit or not valid, or its certificate is of another key.
-    """
+    """Reads a coordinator's kit for the key in a site's folder; raises `RunError`."""
     member, key = parsed_kit(path), read_key(folder)
     if _of_pem(member.certificate).public_key() != key.public_key():
         raise RunError(
@@ -202,20 +200,12 @@ def received_kit(path: Path, folder: Path) -> Member:
 
 
 def read_kit(kit: Path) -> Member:
-    """Reads the kit of a site's folder, and checks that it fits the site's key.
-
-    Raises:
-        RunError: the folder holds no kit or no key, or they are not valid.
-    """
+    """Reads the kit of a site's folder, for the site's key; raises `RunError` as `parsed_kit`."""
     return received_kit(kit / KIT_FILE, kit)
 
 
 def parsed_kit(path: Path) -> Member:
-    """Reads a kit, without the key that it is for.
-
-    Raises:
-        RunError: the file is no kit, or not valid.
-    """
+    """Reads a kit, without the key that it is for; raises `RunError` if it is not valid."""
     try:
         return _parsed(parsed_json(bounded_text(path, MOST_BYTES, links=True)))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -227,25 +217,23 @@ def parsed_kit(path: Path) -> Member:
         raise RunError(f"{path} cannot be used: {error}. Ask for another kit.") from error
 
 
-def _parsed(found: Any) -> Member:
+def _parsed(table: Any) -> Member:
     """Checks every value of a kit; raises `ValueError`."""
     keys = [each.name for each in fields(Member)]
-    if not isinstance(found, dict) or sorted(found) != sorted(keys):
+    if not isinstance(table, dict) or sorted(table) != sorted(keys):
         raise ValueError(f"it holds other keys than {', '.join(keys)}")
-    name, host, port, versions = (found[key] for key in keys[:4])
-    if not isinstance(name, str) or not SITE_NAME.fullmatch(name):
+    name, host, port, versions, *pems = (table[key] for key in keys)
+    if not all(isinstance(text, str) for text in (name, host, *pems)):
+        raise ValueError("'name', 'host' or a certificate is no text")
+    if not SITE_NAME.fullmatch(name):
         raise ValueError("'name' is no site's name")
-    if not isinstance(host, str) or len(host) > HOST_LENGTH or not HOST_NAME.fullmatch(host):
+    if len(host) > HOST_LENGTH or not HOST_NAME.fullmatch(host):
         raise ValueError("'host' is no name of a host")
     if type(port) is not int or not 0 < port < 2**16:
         raise ValueError("'port' is no port")
-    if not isinstance(versions, dict) or not all(
-        isinstance(word, str) and WORD.fullmatch(word) for pair in versions.items() for word in pair
-    ):
+    words = [*versions, *versions.values()] if isinstance(versions, dict) else [None]
+    if not all(isinstance(word, str) and WORD.fullmatch(word) for word in words):
         raise ValueError("'versions' are no packages' versions")
-    pems = [found[key] for key in keys[4:]]
-    if not all(isinstance(pem, str) for pem in pems):
-        raise ValueError("its certificates are no texts")
     return Member(name, host, port, versions, *_verified(name, *pems))
 
 
@@ -254,14 +242,14 @@ def _verified(name: str, root: str, certificate: str) -> tuple[str, str]:
     if max(map(len, (root, certificate))) > MOST_PEM:
         raise ValueError(f"a certificate of more than {MOST_PEM} characters")
     try:
-        authority, own = _of_pem(root), _of_pem(certificate)
-        own.verify_directly_issued_by(authority)
+        authority, member = _of_pem(root), _of_pem(certificate)
+        member.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
         raise ValueError("its certificate is not one of its authority") from error
-    names = own.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    names = member.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     if [each.value for each in names] != [name]:
         raise ValueError("its certificate is of another name")
-    return authority.public_bytes(Encoding.PEM).decode(), own.public_bytes(Encoding.PEM).decode()
+    return authority.public_bytes(Encoding.PEM).decode(), member.public_bytes(Encoding.PEM).decode()
 
 
 def _of_pem(certificate: str) -> x509.Certificate:
@@ -278,13 +266,7 @@ def write_workspace(kit: Path, member: Member) -> Path:
     """Writes the folder on which FLARE's client is started, in place of the one before.
 
     The files come from this function, the member's data and the site's key; FLARE sees no other
-    file of the site's folder. The old folder's content is removed.
-
-    Returns:
-        The folder.
-
-    Raises:
-        RunError: it cannot be written.
+    file of the site's folder. Raises `RunError` if they cannot be written.
     """
     half, place = kit / HALF, kit / FLARE
     key = _key_text(read_key(kit))

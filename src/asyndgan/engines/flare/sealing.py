@@ -23,22 +23,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from asyndgan.errors import RunError, WireError
 
 NONCE: Final = 12
-MOST: Final = 8192
-"""Most characters of a letter."""
+MOST: Final = 8192  # Most characters of a letter
 _OAEP: Final = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
 _SIGNED: Final = (padding.PKCS1v15(), hashes.SHA256())
 
 
 @final
 class Seal:
-    """Seals the requests and answers of one line; an answer belongs to one request.
+    """Seals requests and answers of one line by a key of 32 bytes; an answer fits one request."""
 
-    Args:
-        key: 32 bytes that both ends know.
-    """
-
-    BYTES: ClassVar[int] = 64
-    """Most bytes by which a sealed message, with its kind of reply, is longer."""
+    BYTES: ClassVar[int] = 64  # most bytes by which a sealed message is longer
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
@@ -75,31 +69,17 @@ def _answer_to(sealed: bytes) -> bytes:
 
 
 def line_key(kit: Path, site: str, run: str) -> bytes:
-    """The key of a run's line to a site; the same after a restart of the coordinator.
-
-    Args:
-        kit: of the coordinator, whose private key it follows from.
-        site: name of the site.
-        run: name of the run.
-    """
-    own = (kit / "startup" / "client.key").read_bytes()
-    return hmac.digest(own, f"line {site} {run}".encode(), "sha256")
+    """The key of a run's line to a site, by the private key in the coordinator's kit."""
+    private = (kit / "startup" / "client.key").read_bytes()
+    return hmac.digest(private, f"line {site} {run}".encode(), "sha256")
 
 
 def write_letter(kit: Path, site: str, key: Any, run: str, recipe: str) -> str:
-    """A letter with the key of a line, that the site alone can read.
-
-    Args:
-        kit: of the coordinator.
-        site: name of the site.
-        key: the site's public key.
-        run: name of the run.
-        recipe: as TOML; empty: there is none.
-    """
+    """A letter of a coordinator's kit with the key of a line, that a site's key alone can read."""
     startup = kit / "startup"
-    own: Any = serialization.load_pem_private_key((startup / "client.key").read_bytes(), None)
+    private: Any = serialization.load_pem_private_key((startup / "client.key").read_bytes(), None)
     sealed = key.encrypt(line_key(kit, site, run), _OAEP)
-    signature = own.sign(_signed(sealed, site, run, recipe), *_SIGNED)
+    signature = private.sign(_signed(sealed, site, run, recipe), *_SIGNED)
     parts = sealed, signature, (startup / "client.crt").read_bytes()
     return " ".join(b64encode(part).decode() for part in parts)  # FLARE fills in what is in braces
 
@@ -109,16 +89,8 @@ def read_letter(
 ) -> tuple[bytes, str]:
     """Reads a letter; returns the key of the line, and who has signed the letter.
 
-    Args:
-        letter: as `write_letter` wrote it.
-        root: certificate of the federation's authority, as PEM.
-        key: the site's private key.
-        site: name of the site.
-        run: name of the run.
-        recipe: as the job brought it.
-
-    Raises:
-        RunError: it is no letter of this federation's coordinator to this site, for this run.
+    Raises `RunError` if it is no letter of the coordinator that `root` (PEM) has certified to this
+    site, for this run and recipe.
     """
     try:
         sealed, signature, certificate = map(b64decode, letter[:MOST].split(" "))

@@ -1,7 +1,6 @@
 """A site's service, which keeps the compute process apart from FLARE's jobs.
 
-FLARE's jobs come and go. The compute process, with the discriminator in memory, outlives them and
-answers a repeated request with the same bytes. If it crashes, no connection is lost.
+These come and go. The compute process outlives them, with the discriminator in memory.
 """
 
 import json
@@ -39,22 +38,13 @@ from asyndgan.wire import LEAST_SHARE
 log = logging.getLogger(__name__)
 
 SITE_FILE: Final = "site.toml"
-MESSAGE_LIMIT: Final = 2**28
-"""Most bytes of a message; `Processes` enforces the recipe's own limit, which is mostly lower."""
-
-READING: Final = 6
-"""Requests that a compute process may leave unanswered while it reads its data; doubled each time
-it is restarted after reaching that number."""
-
-HANDOVER_S: Final = 10.0
-"""Longest time in seconds that a run's request waits for the job of the run before it to end."""
+MESSAGE_LIMIT: Final = 2**28  # most bytes of a message; the recipe's limit is mostly lower
+READING: Final = 6  # requests that a compute may leave unanswered while it reads; doubled
+HANDOVER_S: Final = 10.0  # seconds that a run waits for the end of the job before it
 
 KEY_BYTES: Final = 32
-KEY: Final = re.compile(r"[0-9a-f]{64}")
-"""Matches the key of a line that a job itself brings."""
-
-Line = tuple[str, str]
-"""The recipe and the run that a greeting names."""
+KEY: Final = re.compile(r"[0-9a-f]{64}")  # Matches the key of a line that a job itself brings
+Line = tuple[str, str]  # The recipe and the run that a greeting names
 
 
 @final
@@ -69,11 +59,9 @@ class SiteFile(Section):
         description="what may leave the site; 'asyndgan policy show' begins one",
     )
     share: float | None = Field(
-        None,
-        ge=LEAST_SHARE,
-        lt=2**53,
+        None, ge=LEAST_SHARE, lt=2**53,
         description="the site's weight; leave out: its number of cases",
-    )
+    )  # fmt: skip
     patients: str = Field(
         DEFAULT_PATIENT_PATTERN, description="pattern that finds the patient in a case's name"
     )
@@ -86,40 +74,32 @@ class SiteFile(Section):
         "main memory",
     )
     threads: int = Field(
-        1,
-        ge=1,
-        le=1024,
+        1, ge=1, le=1024,
         description="cores to compute on, if device is cpu; more than one changes "
         "the last digits of a run",
-    )
+    )  # fmt: skip
     fingerprint: Path | None = Field(
         None,
         description="file of 'asyndgan fingerprint', sent for a plan if the policy's "
         "leaves.fingerprint is true",
     )
     wait_s: float = Field(
-        600.0,
-        gt=0,
+        600.0, gt=0,
         description="seconds that the compute may take to answer, and for which a run that asks "
         "nothing keeps it from another",
-    )
+    )  # fmt: skip
     runs: int = Field(
-        20,
-        ge=1,
+        20, ge=1,
         description="runs whose state may lie in the kit's folder 'runs'; a further one is refused "
         "until you delete an older one's folder there",
-    )
+    )  # fmt: skip
 
     @classmethod
     def of(cls, kit: Path) -> "SiteFile":
-        """Reads `site.toml` from a startup kit's folder; relative paths are relative to the kit.
-
-        Raises:
-            RunError: the file is missing or not valid.
-        """
+        """Reads a folder's `site.toml`, whose paths are relative to it; may raise `RunError`."""
         path = kit / SITE_FILE
         try:
-            found = cls.model_validate(parsed_toml(bounded_text(path, links=True)))
+            file = cls.model_validate(parsed_toml(bounded_text(path, links=True)))
         except FileNotFoundError as error:
             raise RunError(
                 f"{path} does not exist; 'asyndgan site init {quote(str(kit))} KIT' writes one."
@@ -130,16 +110,12 @@ class SiteFile(Section):
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be used: {error}. Correct it.") from error
         inside = {
-            name: kit / value for name, value in found if isinstance(value, Path)
+            name: kit / value for name, value in file if isinstance(value, Path)
         }  # an absolute path stays as it is
-        return found.model_copy(update=inside)
+        return file.model_copy(update=inside)
 
     def setup(self, kit: Path, run: str) -> SiteSetup:
-        """Returns the site's setup for a run; its state is in the kit, outside FLARE's jobs.
-
-        Raises:
-            RunError: the kit cannot be used, or has states of as many other runs as `runs` allows.
-        """
+        """The site's setup for a run; raises `RunError` if states of `runs` others are kept."""
         name, state = name_of(kit), kit / "runs" / run
         # Whoever names runs would otherwise decide how much of the site's disk they fill.
         if not state.exists() and len(list(state.parent.glob("*"))) >= self.runs:
@@ -147,8 +123,8 @@ class SiteFile(Section):
                 f"{name} keeps the state of {self.runs} runs already (runs in {SITE_FILE})"
                 f". Delete the folders of those that are over from {state.parent}, or raise it."
             )
-        own = self.model_dump(exclude={"wait_s", "runs"})
-        return SiteSetup(name, state=state, records=kit / "records", **own)
+        settings = self.model_dump(exclude={"wait_s", "runs"})
+        return SiteSetup(name, state=state, records=kit / "records", **settings)
 
 
 def example(data: Path) -> str:
@@ -166,11 +142,7 @@ class SiteService:
     """A site's data process, as FLARE's job processes reach it.
 
     It answers only what is sealed with the key of the run's line, which the coordinator's letter
-    gives. Beside a FLARE federation that this package has not made there are no letters: the job
-    itself brings the key.
-
-    Raises:
-        RunError: the kit cannot be used.
+    gives. Beside a FLARE of others there are no letters: the job itself brings the key.
     """
 
     def __init__(
@@ -340,10 +312,7 @@ def name_of(kit: Path) -> str:
 
 
 def has_kit(kit: Path) -> bool:
-    """Whether a site is of a federation that this package has made, as its key or kit shows.
-
-    A folder that holds neither, but settings, is that of a site in a FLARE federation of others.
-    """
+    """Whether a site is of a federation that this package has made; else FLARE is of others."""
     of_others = (kit / SITE_FILE).exists() and not (kit / KEY_FILE).exists()
     return (kit / KIT_FILE).exists() or not of_others
 

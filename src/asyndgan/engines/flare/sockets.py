@@ -1,7 +1,6 @@
 """Connects FLARE's job processes to ours on the same machine by Unix sockets in a private folder.
 
-Frame 0 is a greeting of FLARE's process in JSON; numbered requests and replies follow. The first
-byte of a reply is its `Reply` kind. Only `Reply.ANSWER` comes from the site and carries a payload.
+Frame 0 is a greeting of FLARE's process in JSON; numbered requests and replies follow.
 """
 
 import hashlib
@@ -30,14 +29,9 @@ from asyndgan.texts import parsed_json
 
 log = logging.getLogger(__name__)
 
-SOCKETS: Final = "ASYNDGAN_SOCKETS"
-"""Variable of the environment that names the folder of the sockets."""
-
-COORDINATOR: Final = "coordinator"
-"""The coordinator's socket; a site's has the site's name."""
-
-LOOK_S: Final = 1.0
-"""Seconds between two checks that the socket still exists."""
+SOCKETS: Final = "ASYNDGAN_SOCKETS"  # variable that names the folder of the sockets
+COORDINATOR: Final = "coordinator"  # The coordinator's socket; a site's has the site's name
+LOOK_S: Final = 1.0  # Seconds between two checks that the socket still exists
 
 
 class Reply(IntEnum):
@@ -49,12 +43,12 @@ class Reply(IntEnum):
     REFUSED = 3
 
 
+# Text to display for each reply that is not an answer
 REASONS: Final = {
     Reply.UNREACHABLE: "its compute process is not running; the reason is in the site's own log",
     Reply.SILENT: "there was no answer in time",
     Reply.REFUSED: "the site's own settings do not allow this run; the reason is in its log",
 }
-"""Text to display for each reply that is not an answer."""
 
 
 def reply_of(status: Reply, payload: bytes = b"") -> bytes:
@@ -63,11 +57,7 @@ def reply_of(status: Reply, payload: bytes = b"") -> bytes:
 
 
 def opened_reply(site: str, reply: bytes) -> bytes:
-    """The answer in a reply from `reply_of`; anything malformed counts as unreachable.
-
-    Raises:
-        SiteSilentError, RefusedError, SiteUnreachableError: there is no answer.
-    """
+    """The answer in a reply, or the error that it stands for; anything malformed is unreachable."""
     status = Reply(reply[0]) if reply and reply[0] in list(Reply) else Reply.UNREACHABLE
     if status is Reply.ANSWER:
         return reply[1:]
@@ -80,9 +70,7 @@ def sockets_of(kit: Path) -> Path:
 
     It is not in the kit, since a socket's path is limited to about a hundred characters. In a
     folder that a steward names, its group may connect: FLARE's process can be another account's.
-
-    Raises:
-        RunError: the folder is another user's, is accessible to everybody, or is a link.
+    Raises `RunError` if the folder is another user's, is accessible to everybody, or is a link.
     """
     user, named = os.getuid(), os.environ.get(SOCKETS)
     if named:
@@ -106,11 +94,7 @@ def _check(folder: Path, user: int, allowed: int) -> None:
 
 
 def connect(path: Path, greeting: Mapping[str, str], *, limit: int) -> Frames:
-    """Connects to the process that listens at a socket and sends it the greeting.
-
-    Raises:
-        SiteUnreachableError: no process listens.
-    """
+    """Connects to a socket and sends a greeting; raises `SiteUnreachableError`: nobody listens."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(str(path))
@@ -129,21 +113,12 @@ class Listener:
     Args:
         kit: the kit beside which FLARE's processes run.
         name: of the socket.
-        serve: called with the greeting and the frames of each connection, which is closed when it
-            returns.
+        serve: called with the greeting and the frames of each connection, which then ends.
         limit: most bytes of a frame.
-
-    Raises:
-        RunError: the socket cannot be created.
     """
 
     def __init__(
-        self,
-        kit: Path,
-        name: str,
-        serve: Callable[[dict[str, str], Frames], None],
-        *,
-        limit: int,
+        self, kit: Path, name: str, serve: Callable[[dict[str, str], Frames], None], *, limit: int
     ) -> None:
         self._place = lambda: sockets_of(kit) / name
         self.path = self._place()
@@ -162,19 +137,19 @@ class Listener:
 
     def _bound(self) -> socket.socket:
         self.path.unlink(missing_ok=True)  # left by a killed process: its folder is locked by us
-        found = socket.socket(socket.AF_UNIX)
+        listening = socket.socket(socket.AF_UNIX)
         try:
-            found.bind(str(self.path))
+            listening.bind(str(self.path))
         except OSError as error:
-            found.close()
+            listening.close()
             raise RunError(
                 f"{self.path} cannot be a socket ({error}); a shorter TMPDIR may help."
             ) from error
         self.path.chmod(0o660)  # the folder decides whose group that is
-        found.listen()
-        found.settimeout(LOOK_S)
+        listening.listen()
+        listening.settimeout(LOOK_S)
         self._inode = self.path.lstat().st_ino
-        return found
+        return listening
 
     def _ours(self) -> bool:
         """Whether the socket at the path is this one, not another process's."""

@@ -1,9 +1,7 @@
 """The coordinator's end: a connection (line) to each site, each through a FLARE job of its own.
 
-A job is submitted for each site as soon as FLARE knows the site, and again whenever one ends for
-any reason. Only FLARE's public interface for administrators is used for that, so it should survive
-FLARE's upgrades. The coordinator is not part of a job: it loses nothing when FLARE's server is
-killed, and when the coordinator itself is killed and restarted, the jobs reconnect to it.
+A job is submitted as soon as FLARE knows the site, and again whenever one ends. The coordinator is
+part of no job: it loses nothing when FLARE's server is killed, and jobs reconnect to it.
 """
 
 import logging
@@ -28,49 +26,27 @@ from asyndgan.protocol import Transport
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 1.0
-"""Seconds between two checks of which sites are connected."""
-
-LATE_S: Final = 150.0
-"""Seconds after which a job without a line is given up; its own end waits less for the site."""
-
-LONGEST_S: Final = 60.0
-"""Longest delay in seconds between a site's jobs that bring no line; it starts at 1, doubling."""
-
-SWEEP_S: Final = 60.0
-"""Seconds between two searches for jobs that are no longer needed."""
-
-CLOSING_S: Final = 20.0
-"""Seconds that FLARE may take to end the jobs of a run that ends; they end by themselves too."""
-
-RECENT: Final = 64
-"""Answers of sites that say how long an answer takes now."""
+LOOK_S: Final = 1.0  # Seconds between two checks of which sites are connected
+LATE_S: Final = 150.0  # seconds after which a job without a line is given up
+LONGEST_S: Final = 60.0  # longest delay between a site's jobs without line; it doubles from 1 s
+SWEEP_S: Final = 60.0  # Seconds between two searches for jobs that are no longer needed
+CLOSING_S: Final = 20.0  # seconds that FLARE may take to end the jobs of a run
+RECENT: Final = 64  # Answers of sites that say how long an answer takes now
 
 
 @dataclass
 class _Link:
-    """State of the connection to a site.
+    """State of the connection to a site."""
 
-    Attributes:
-        job: id of the site's latest job.
-        since: monotonic time when the job was submitted or its line came.
-        line: connection to the site, while there is one.
-        spent: whether the job's line has ended, which makes the job useless.
-    """
-
-    job: str
-    since: float
-    line: Requests | None = None
-    spent: bool = False
+    job: str  # id of the site's latest job
+    since: float  # monotonic time when the job was submitted or its line came
+    line: Requests | None = None  # connection to the site, while there is one
+    spent: bool = False  # whether the job's line has ended, which makes the job useless
 
 
 @final
 class Flare(Transport):
-    """Carries requests to sites through FLARE.
-
-    Args:
-        office: submits jobs; names the sites and the message limit.
-    """
+    """Carries requests to the sites that an office submits jobs for."""
 
     def __init__(self, office: Office) -> None:
         self.office = office
