@@ -27,6 +27,7 @@ from asyndgan.intake.nnunet import (
     read_image,
     same_person,
     slices_of,
+    source_of,
     twice_there,
 )
 from asyndgan.intake.patients import joined, joined_in, shared_patients, unfitting
@@ -34,7 +35,7 @@ from asyndgan.intake.readers import READERS, DataFileError, Stored, lossless
 from asyndgan.intake.tally import Fault, Tally, rows
 from asyndgan.intake.units import units_of
 from asyndgan.recipe import ImageSection, Recipe
-from asyndgan.store.case import MODALITIES_LIMIT, Source
+from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.store.enrolment import (
     UNNAMED_LABELS,
     UNNAMED_MODALITIES,
@@ -253,14 +254,15 @@ def _survey(
     if not any(name in images for name in wanted):
         return
     patient = tally.patients[files.name]
-    first = next(iter(images.values()))
-    source = Source(files.name, first.values.shape, first.spacing)
+    source = source_of(files.name, images)
     shape, spacing = slice_of(source, image)
     if is_shrunk(shape, resampled(shape, spacing, image)):
         survey.shrunk[files.name] = source
         return
+    values = {name: stored.values for name, stored in images.items()}
+    labels = mask.values if mask else None
     try:
-        for raw in slices_of(files.name, patient, images, mask, AXES[image.axis]):
+        for raw in slices_of(source, patient, values, labels, AXES[image.axis]):
             survey.add(raw.patient, wanted, planned(raw, image, wanted, incomplete=True))
     except DataError as error:
         reason, _, remedy = str(error).partition(". ")

@@ -8,21 +8,32 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import final
 
+import numpy as np
+
 from asyndgan.arrays import Mask
 from asyndgan.intake.description import describe, json_table
 from asyndgan.intake.listing import CaseFiles, Listing, listed, raise_first
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN, patients_of, read_case, read_masks
+from asyndgan.intake.nnunet import (
+    DEFAULT_PATIENT_PATTERN,
+    patients_of,
+    read_arrays,
+    read_case,
+    read_masks,
+    slices_of,
+)
 from asyndgan.intake.patients import Joined, joined_in, unfitting
 from asyndgan.intake.readers import READERS, DataFileError
 from asyndgan.received import opened
 from asyndgan.recipe import ImageSection
 from asyndgan.recipe.image import Intensity
-from asyndgan.store.case import RawCase
+from asyndgan.store.case import RawCase, Source
 from asyndgan.store.enrolment import none_shared
+from asyndgan.store.geometry import AXES
 from asyndgan.store.info import DatasetInfo
 from asyndgan.store.plan import SYNTHETIC_INTENSITY, grid_for, shared_modalities
 from asyndgan.store.prepare import prepare
-from asyndgan.store.prepared import Case
+from asyndgan.store.prepared import Case, restored, stored
+from asyndgan.store.store import Item, Store, compact
 from asyndgan.texts import counted
 
 log = logging.getLogger(__name__)
@@ -168,8 +179,10 @@ class DataSet:
         key = f"{unmasked} {incomplete} {image.model_dump_json(exclude={'slices', 'modalities'})}"
         kept = self._kept.get(key)
         if kept is None or not kept.covers(image, wanted):
-            read = self._read(image, wanted, unmasked=unmasked, incomplete=incomplete)
-            kept = self._kept[key] = _Kept(image.slices == "all", wanted, list(read))
+            if not unmasked:
+                raise_first(self._listing.unmasked)
+            read = self._prepared(image, wanted, incomplete)
+            kept = self._kept[key] = _Kept(image.slices == "all", wanted, read)
         cases = list(kept.of(image, wanted))
         if not cases:
             raise DataFileError(
@@ -214,7 +227,36 @@ class DataSet:
     def raw(self, files: CaseFiles, image: ImageSection) -> Iterator[RawCase]:
         """One of `files` as stored, slice by slice if it is a volume; see `read_case`."""
         patient = self.patients[files.name]
-        return read_case(files, self.info, axis=image.axis, patient=patient)
+        if self._stored is None:
+            return read_case(files, self.info, axis=image.axis, patient=patient)
+        source, item = self._stored[files.name]
+        arrays = dict(item.arrays)
+        mask = arrays.pop("", None)
+        channels = {name: values.astype(np.float32) for name, values in arrays.items()}
+        labels = None if mask is None else mask.astype(np.int64)
+        return slices_of(source, patient, channels, labels, AXES[image.axis])
+
+    @cached_property
+    def _store(self) -> Store | None:
+        """Where cases are kept; None: those that were painted here are read from their files."""
+        return None if self.info.synthetic else Store(self.folder)
+
+    @cached_property
+    def _state(self) -> list[tuple[str, int, int]]:
+        """Path, size and time of change of each file of the data set."""
+        files = [self.folder / "dataset.json"]
+        for case in self.files:
+            files += [*case.images.values(), *filter(None, [case.mask])]
+        known = ((path.relative_to(self.folder).as_posix(), path.stat()) for path in files)
+        return [(name, found.st_size, found.st_mtime_ns) for name, found in known]
+
+    @cached_property
+    def _stored(self) -> dict[str, tuple[Source, Item]] | None:
+        """By the case's name what its files hold, mapped; None: nothing can be kept."""
+        if self._store is None:
+            return None
+        made = (_item(*read_arrays(files, self.info)) for files in self.files)
+        return self._store.part("cases", self._state, lambda: made, _items)
 
     def _check(
         self, image: ImageSection, wanted: Sequence[str], *, augmented: bool, synthetic: bool
@@ -253,17 +295,45 @@ class DataSet:
             ) from error
         return {"default": SYNTHETIC_INTENSITY, **known}
 
-    def _read(
-        self, image: ImageSection, wanted: tuple[str, ...], *, unmasked: bool, incomplete: bool
-    ) -> Iterator[Case]:
-        if not unmasked:
-            raise_first(self._listing.unmasked)
+    def _prepared(self, image: ImageSection, wanted: Sequence[str], incomplete: bool) -> list[Case]:
+        def read() -> Iterator[Case]:
+            return self._read(image, wanted, incomplete)
+
+        if self._store is None:
+            return [*read()]
+        grid = image.model_dump_json(exclude={"modalities"})
+        made_from = [grid, wanted, incomplete, self._state]
+        found = self._store.part("prepared", made_from, lambda: map(stored, read()), self._restored)
+        return [*read()] if found is None else found
+
+    def _read(self, image: ImageSection, wanted: Sequence[str], incomplete: bool) -> Iterator[Case]:
         for raw in (raw for files in self.files for raw in self.raw(files, image)):
             if incomplete and not any(name in raw.channels for name in wanted):
                 continue  # the case has only modalities that are not asked for
             case = prepare(raw, image, wanted, incomplete=incomplete)
             if image.slices == "all" or case.preparation.labelled:
                 yield case
+
+    def _restored(self, items: list[Item]) -> list[Case]:
+        return restored(items, self.patients)
+
+
+def _item(source: Source, channels: Mapping[str, np.ndarray], mask: np.ndarray | None) -> Item:
+    """A case of which the mask has no name."""
+    arrays = {name: compact(values) for name, values in channels.items()}
+    arrays |= {} if mask is None else {"": mask.astype(np.uint8)}  # labels are 0 to 255
+    return Item(
+        {"name": source.name, "spacing": source.spacing, "turn": source.orientation}, arrays
+    )
+
+
+def _items(items: list[Item]) -> dict[str, tuple[Source, Item]]:
+    found = {}
+    for item in items:
+        name, shape = str(item.about["name"]), next(iter(item.arrays.values())).shape
+        spacing = tuple(map(float, item.about["spacing"]))
+        found[name] = Source(name, shape, spacing, str(item.about["turn"])), item
+    return found
 
 
 @final
