@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, Final, Self, final
 
 import torch
 from pydantic import TypeAdapter
@@ -45,7 +45,10 @@ class Case:
     name: str
     patient: str
     image: Image
-    mask: _Labels = _Labels()  # type: ignore[misc]  # has no default
+    if TYPE_CHECKING:
+        mask: Mask
+    else:
+        mask: Mask = _Labels()
     modalities: tuple[str, ...]
     preparation: Preparation
     absent: tuple[str, ...] = ()

@@ -183,7 +183,7 @@ def _write(part: Path, items: Iterable[Item]) -> None:
     """Writes a part as a whole or not at all; another process may do the same."""
     with TemporaryDirectory(prefix="new-", dir=part.parent) as name, held(Path(name), "is new"):
         made, listed = Path(name), []
-        with open(made / "arrays.bin", "wb") as file:
+        with (made / "arrays.bin").open("wb") as file:
             for item in items:
                 arrays = {}
                 for key, values in item.arrays.items():
@@ -194,16 +194,15 @@ def _write(part: Path, items: Iterable[Item]) -> None:
                 listed.append((item.about, arrays))
             size = file.tell()
             _sync(file)
-        with open(made / "items.json", "w") as text:
+        with (made / "items.json").open("w") as text:
             json.dump({"bytes": size, "items": listed}, text)
             _sync(text)
         shutil.rmtree(part, ignore_errors=True)  # it was not whole
-        with suppress(FileExistsError):
-            try:
-                made.rename(part)
-            except OSError:
-                if not part.is_dir():  # else another process was quicker
-                    raise
+        try:
+            made.rename(part)
+        except OSError:
+            if not part.is_dir():  # else another process was quicker
+                raise
 
 
 def _sync(file: Any) -> None:
