@@ -262,7 +262,17 @@ class DataSet:
         if self._store is None:
             return None
         made = (_item(*read_arrays(files, self.info)) for files in self.files)
-        return self._store.part("cases", self._state, lambda: made, _items)
+        return self._store.part("cases", self._state, lambda: made, self._sources)
+
+    def _sources(self, items: list[Item]) -> dict[str, tuple[Source, Item]]:
+        found = {}
+        for files, item in zip(self.files, items, strict=True):
+            spacing = tuple(map(float, item.about["spacing"]))
+            (shape,) = {values.shape for values in item.arrays.values()}
+            if item.about["name"] != files.name or not len(shape) == len(spacing) in (2, 3):
+                raise ValueError("it is another case")
+            found[files.name] = Source(files.name, shape, spacing, str(item.about["turn"])), item
+        return found
 
     def _check(
         self, image: ImageSection, wanted: Sequence[str], *, augmented: bool, synthetic: bool
@@ -341,15 +351,6 @@ def _item(source: Source, channels: Mapping[str, np.ndarray], mask: np.ndarray |
     return Item(
         {"name": source.name, "spacing": source.spacing, "turn": source.orientation}, arrays
     )
-
-
-def _items(items: list[Item]) -> dict[str, tuple[Source, Item]]:
-    found = {}
-    for item in items:
-        name, shape = str(item.about["name"]), next(iter(item.arrays.values())).shape
-        spacing = tuple(map(float, item.about["spacing"]))
-        found[name] = Source(name, shape, spacing, str(item.about["turn"])), item
-    return found
 
 
 @final

@@ -6,7 +6,7 @@ after all that it was made from, so that one of changed files or of another reci
 
     .NAME.store/
         KIND-KEY/
-            items.json      of each item, what is known about it, and where its arrays lie
+            items.json      a digest, then of each item what is known and where its arrays lie
             arrays.bin      all arrays, one after the other
 """
 
@@ -103,7 +103,7 @@ class Store:
         if (place := self._place) is None:
             return None
         text = json.dumps([VERSION, made_from], sort_keys=True)
-        part = place / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        part = place / f"{kind}-{_digest(text)[:32]}"
         with suppress(*_DAMAGED):
             found = read(_mapped(part))
             os.utime(part)
@@ -145,6 +145,10 @@ def compact(values: np.ndarray) -> np.ndarray:
     return values
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _is_own(place: Path) -> bool:
     """Whether a folder that only its user can open is there, or could be made."""
     try:
@@ -161,7 +165,10 @@ def _is_own(place: Path) -> bool:
 
 def _mapped(part: Path) -> list[Item]:
     """The items of a part; raises one of `_DAMAGED` unless it is whole."""
-    content = json.loads((part / "items.json").read_bytes())
+    digest, _, text = (part / "items.json").read_text().partition("\n")
+    if digest != _digest(text):
+        raise ValueError("what it says is not what was written")
+    content = json.loads(text)
     size = (part / "arrays.bin").stat().st_size
     if size != content["bytes"]:
         raise ValueError("its arrays are not whole")
@@ -194,9 +201,10 @@ def _write(part: Path, items: Iterable[Item]) -> None:
                 listed.append((item.about, arrays))
             size = file.tell()
             _sync(file)
-        with (made / "items.json").open("w") as text:
-            json.dump({"bytes": size, "items": listed}, text)
-            _sync(text)
+        text = json.dumps({"bytes": size, "items": listed})
+        with (made / "items.json").open("w") as listing:
+            listing.write(f"{_digest(text)}\n{text}")
+            _sync(listing)
         shutil.rmtree(part, ignore_errors=True)  # it was not whole
         try:
             made.rename(part)
