@@ -156,11 +156,12 @@ def _check_files(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool, list[Ca
             tally.error(error)
         return info, described, []
     tally.patients = patients_of((files.name for files in found.cases), tally.pattern)
-    data = None
-    with suppress(DataError):  # a faulty file: then each is read for its faults
-        data = DataSet(folder) if described and DataSet(folder).stored else None
+    data = DataSet(folder)
+    stored = False
+    with suppress(DataError):  # a file is at fault: then each is read, and its faults told
+        stored = described and bool(data.stored)
     for files in found.cases:
-        _check_case(folder, files, info, described, tally, data)
+        _check_case(folder, files, info, described, tally, data if stored else None)
     for fault in found.faults:
         tally.error(fault)
     if (folder / f"labels{part}").is_dir():
