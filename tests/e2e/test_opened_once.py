@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.nnunet import read_cases
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
+from asyndgan.store.store import Store
 
 SITES = [site.name for site in DEFAULT_SITES[:2]]
 _COUNTING: list[Counter[Path]] = []
@@ -83,6 +85,8 @@ def test_a_command_reads_each_description_and_each_real_image_once(
     folder = run.path.parent
     pairs = [f"{name}={folder / name}" for name in SITES]
     command, *rest = words.format(*pairs, folder=folder).split()
+    for name in (*SITES, "test", "lacking"):
+        Store(folder / name).remove()
     with opened() as opens:
         out = str(tmp_path / "out")
         done = CliRunner().invoke(app, [command, str(run.path), *rest, "--out", out])
@@ -93,9 +97,12 @@ def test_a_command_reads_each_description_and_each_real_image_once(
     assert real
     for site in real:
         with opened() as single:
-            DataSet(site).cases(run.recipe().image)
+            assert [*read_cases(site)]
         once = {path: count + copied for path, count in images(single, site).items()}
         assert images(opens, site) == once
+        with opened() as again:
+            DataSet(site).cases(run.recipe().image)
+        assert not images(again, site)
 
 
 def test_fewer_modalities_and_slices_are_taken_from_what_was_read(run: RunFolder) -> None:

@@ -61,7 +61,7 @@ def same_pictures(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
     They are compared as a recipe prepares them.
     """
     faults: list[Fault] = []
-    seen: dict[bytes, CheckReport] = {}
+    seen: dict[str, CheckReport] = {}
     for report in reports:
         volumes = report.survey.volumes
         for name, volume in volumes.items():

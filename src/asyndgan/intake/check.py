@@ -12,6 +12,7 @@ from typing import final
 import numpy as np
 
 from asyndgan.errors import DataError
+from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import BACKGROUND, describe, json_table
 from asyndgan.intake.findings import NAMED, OF_DATA, Finding, findings
 from asyndgan.intake.grids import on_grid_of
@@ -27,6 +28,7 @@ from asyndgan.intake.nnunet import (
     read_image,
     same_person,
     slices_of,
+    source_of,
     twice_there,
 )
 from asyndgan.intake.patients import joined, joined_in, shared_patients, unfitting
@@ -154,8 +156,12 @@ def _check_files(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool, list[Ca
             tally.error(error)
         return info, described, []
     tally.patients = patients_of((files.name for files in found.cases), tally.pattern)
+    data = DataSet(folder)
+    stored = False
+    with suppress(DataError):  # a file is at fault: then each is read, and its faults told
+        stored = described and bool(data.stored)
     for files in found.cases:
-        _check_case(folder, files, info, described, tally)
+        _check_case(folder, files, info, described, tally, data if stored else None)
     for fault in found.faults:
         tally.error(fault)
     if (folder / f"labels{part}").is_dir():
@@ -191,26 +197,25 @@ def _described(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool]:
 
 
 def _check_case(
-    folder: Path, files: CaseFiles, info: DatasetInfo, described: bool, tally: Tally
+    folder: Path,
+    files: CaseFiles,
+    info: DatasetInfo,
+    described: bool,
+    tally: Tally,
+    data: DataSet | None,
 ) -> None:
-    images: dict[str, Stored] = {}
     before = len(tally.faults)
-    for number, path in sorted(files.images.items()):
-        try:
-            planes = read_image(path, number, info)
-            if described and number == 0:
-                check_coloured(files, planes, info)
-            if described:
-                check_acquired(path, files.name, next(iter(planes)), info)
-        except DataFileError as error:
-            tally.error(error)
-            continue
-        for modality, stored in planes.items():
+    source, images, mask = None, dict[str, np.ndarray](), None
+    if data:
+        source, images, mask = data.arrays(files)
+        whole = next(iter(files.images.values()))
+        for number, modality in enumerate(info.modalities):
             if modality in images:
-                tally.error(twice_there(path, modality))
-                continue
-            images[modality] = _on_grid(path, stored, images, tally)
-            _check_image(path, modality, stored, tally)
+                path = files.images.get(number, whole)
+                _check_image(path, modality, images[modality], tally)
+    elif read := _read_images(files, info, described, tally):
+        source = source_of(files.name, read)
+        images = {modality: stored.values for modality, stored in read.items()}
     # A single unreadable file where three modalities are wanted may be an RGB picture that holds
     # them all, as a grey one may have to be, so none is reported missing.
     unknown = not images and len(info.modalities) >= 3 and set(files.images) == {0}
@@ -227,22 +232,46 @@ def _check_case(
                 "Add the file, remove the case, or take the modality out of dataset.json; if "
                 'cases may lack it, write "incomplete": true there.',
             )
-    if images:
-        first = next(iter(images.values()))
-        tally.sizes[first.values.shape] += 1
-        tally.spacings[first.spacing] += 1
-    mask = None
-    if files.mask:
-        mask = _check_mask(files.mask, images, info.labels if described else None, tally)
+    if source:
+        tally.sizes[source.shape] += 1
+        tally.spacings[source.spacing] += 1
+    if data and mask is not None:
+        _count(mask, tally)
+    elif files.mask:
+        mask = _check_mask(files.mask, read, info.labels if described else None, tally)
     # A synthetic set is on its recipe's grid already, and no site's data.
-    if images and described and not info.synthetic and len(tally.faults) == before:
-        _survey(files, images, mask, info, tally)
+    if source and described and not info.synthetic and len(tally.faults) == before:
+        _survey(source, files, images, mask, info, tally)
+
+
+def _read_images(
+    files: CaseFiles, info: DatasetInfo, described: bool, tally: Tally
+) -> dict[str, Stored]:
+    images: dict[str, Stored] = {}
+    for number, path in sorted(files.images.items()):
+        try:
+            planes = read_image(path, number, info)
+            if described and number == 0:
+                check_coloured(files, planes, info)
+            if described:
+                check_acquired(path, files.name, next(iter(planes)), info)
+        except DataFileError as error:
+            tally.error(error)
+            continue
+        for modality, stored in planes.items():
+            if modality in images:
+                tally.error(twice_there(path, modality))
+                continue
+            images[modality] = _on_grid(path, stored, images, tally)
+            _check_image(path, modality, stored.values, tally)
+    return images
 
 
 def _survey(
+    source: Source,
     files: CaseFiles,
-    images: dict[str, Stored],
-    mask: Stored | None,
+    images: dict[str, np.ndarray],
+    mask: np.ndarray | None,
     info: DatasetInfo,
     tally: Tally,
 ) -> None:
@@ -253,14 +282,12 @@ def _survey(
     if not any(name in images for name in wanted):
         return
     patient = tally.patients[files.name]
-    first = next(iter(images.values()))
-    source = Source(files.name, first.values.shape, first.spacing)
     shape, spacing = slice_of(source, image)
     if is_shrunk(shape, resampled(shape, spacing, image)):
         survey.shrunk[files.name] = source
         return
     try:
-        for raw in slices_of(files.name, patient, images, mask, AXES[image.axis]):
+        for raw in slices_of(source, patient, images, mask, AXES[image.axis]):
             survey.add(raw.patient, wanted, planned(raw, image, wanted, incomplete=True))
     except DataError as error:
         reason, _, remedy = str(error).partition(". ")
@@ -268,13 +295,13 @@ def _survey(
             tally.fault(next(iter(files.images.values())), reason, remedy)
 
 
-def _check_image(path: Path, modality: str, stored: Stored, tally: Tally) -> None:
-    low, high = float(stored.values.min()), float(stored.values.max())
+def _check_image(path: Path, modality: str, values: np.ndarray, tally: Tally) -> None:
+    low, high = float(values.min()), float(values.max())
     if not np.isfinite((low, high)).all():
-        finite = stored.values[np.isfinite(stored.values)]
+        finite = values[np.isfinite(values)]
         tally.fault(
             path,
-            f"modality '{modality}' has {stored.values.size - finite.size} intensities that are "
+            f"modality '{modality}' has {values.size - finite.size} intensities that are "
             "infinite or not numbers",
             "Replace them, for example by the background's intensity.",
         )
@@ -285,26 +312,30 @@ def _check_image(path: Path, modality: str, stored: Stored, tally: Tally) -> Non
     tally.extremes[modality] = min(low, lowest), max(high, highest)
 
 
+def _count(mask: np.ndarray, tally: Tally) -> None:
+    found, counts = np.unique(mask, return_counts=True)
+    tally.masks += 1
+    tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+    tally.cases_with.update(found.tolist())
+
+
 def _check_mask(
     path: Path, images: dict[str, Stored], labels: dict[str, int] | None, tally: Tally
-) -> Stored | None:
+) -> np.ndarray | None:
     try:
         mask = read_mask(path)
     except DataFileError as error:
         tally.error(error)
         return None
-    mask = _on_grid(path, mask, images, tally)
-    found, counts = np.unique(mask.values, return_counts=True)
-    tally.masks += 1
-    tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-    tally.cases_with.update(found.tolist())
+    values = _on_grid(path, mask, images, tally).values
+    _count(values, tally)
     if labels is None:
-        return mask
+        return values
     try:
-        check_mask(path, mask.values, labels)
+        check_mask(path, values, labels)
     except DataFileError as error:
         tally.error(error)
-    return mask
+    return values
 
 
 def _on_grid(path: Path, stored: Stored, others: dict[str, Stored], tally: Tally) -> Stored:

@@ -6,24 +6,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from asyndgan.arrays import Mask
+import numpy as np
+
 from asyndgan.intake.description import describe, json_table
 from asyndgan.intake.listing import CaseFiles, Listing, listed, raise_first
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN, patients_of, read_case, read_masks
+from asyndgan.intake.nnunet import (
+    DEFAULT_PATIENT_PATTERN,
+    patients_of,
+    read_arrays,
+    read_masks,
+    slices_of,
+)
 from asyndgan.intake.patients import Joined, joined_in, unfitting
 from asyndgan.intake.readers import READERS, DataFileError
 from asyndgan.received import opened
 from asyndgan.recipe import ImageSection
 from asyndgan.recipe.image import Intensity
-from asyndgan.store.case import RawCase
+from asyndgan.store.case import RawCase, Source
 from asyndgan.store.enrolment import none_shared
+from asyndgan.store.geometry import AXES
 from asyndgan.store.info import DatasetInfo
 from asyndgan.store.plan import SYNTHETIC_INTENSITY, grid_for, shared_modalities
-from asyndgan.store.prepare import prepare
-from asyndgan.store.prepared import Case
+from asyndgan.store.store import Item, Store, compact
 from asyndgan.texts import counted
+
+if TYPE_CHECKING:  # torch, which 'check' need not wait for
+    from asyndgan.arrays import Mask
+    from asyndgan.store.prepared import Case
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +143,7 @@ class DataSet:
         incomplete: bool = False,
         augmented: bool = False,
         synthetic: bool = False,
-    ) -> list[Case]:
+    ) -> "list[Case]":
         """Reads and prepares all cases.
 
         A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised and on its
@@ -168,8 +179,10 @@ class DataSet:
         key = f"{unmasked} {incomplete} {image.model_dump_json(exclude={'slices', 'modalities'})}"
         kept = self._kept.get(key)
         if kept is None or not kept.covers(image, wanted):
-            read = self._read(image, wanted, unmasked=unmasked, incomplete=incomplete)
-            kept = self._kept[key] = _Kept(image.slices == "all", wanted, list(read))
+            if not unmasked:
+                raise_first(self._listing.unmasked)
+            read = self._prepared(image, wanted, incomplete)
+            kept = self._kept[key] = _Kept(image.slices == "all", wanted, read)
         cases = list(kept.of(image, wanted))
         if not cases:
             raise DataFileError(
@@ -181,11 +194,11 @@ class DataSet:
             )
         return cases
 
-    def masks(self, image: ImageSection) -> list[tuple[str, Mask]]:
+    def masks(self, image: ImageSection) -> "list[tuple[str, Mask]]":
         """Name and mask [H, W] of each of `mask_cases`."""
         return [(case.name, case.mask) for case in self.mask_cases(image)]
 
-    def mask_cases(self, image: ImageSection) -> list[Case]:
+    def mask_cases(self, image: ImageSection) -> "list[Case]":
         """Reads the masks, whether or not there are images, on the recipe's grid.
 
         Masks released by sites (dataset.json says `"masks_only": true`) and masks of a synthetic
@@ -201,6 +214,8 @@ class DataSet:
         Raises:
             DataError: there is no mask, or one cannot be read.
         """
+        from asyndgan.store.prepare import prepare
+
         grid = grid_for(self.info, image)
         raw = [*read_masks(self.folder, axis=image.axis, info=self.info)]
         sizes = (one.mask.shape for one in raw if one.mask is not None)
@@ -214,7 +229,50 @@ class DataSet:
     def raw(self, files: CaseFiles, image: ImageSection) -> Iterator[RawCase]:
         """One of `files` as stored, slice by slice if it is a volume; see `read_case`."""
         patient = self.patients[files.name]
-        return read_case(files, self.info, axis=image.axis, patient=patient)
+        source, channels, mask = self.arrays(files)
+        return slices_of(source, patient, channels, mask, AXES[image.axis])
+
+    def arrays(self, files: CaseFiles) -> tuple[Source, dict[str, np.ndarray], np.ndarray | None]:
+        """What one of `files` holds; see `read_arrays`, which reads it where nothing is kept."""
+        if self.stored is None:
+            return read_arrays(files, self.info)
+        source, item = self.stored[files.name]
+        arrays = dict(item.arrays)
+        mask = arrays.pop("", None)
+        channels = {name: values.astype(np.float32) for name, values in arrays.items()}
+        return source, channels, None if mask is None else mask.astype(np.int64)
+
+    @cached_property
+    def _store(self) -> Store | None:
+        """Where cases are kept; None: those that were painted here are read from their files."""
+        return None if self.info.synthetic else Store(self.folder)
+
+    @cached_property
+    def _state(self) -> list[tuple[str, int, int]]:
+        """Path, size and time of change of each file of the data set."""
+        files = [self.folder / "dataset.json"]
+        for case in self.files:
+            files += [*case.images.values(), *filter(None, [case.mask])]
+        known = ((path.relative_to(self.folder).as_posix(), path.stat()) for path in files)
+        return [(name, found.st_size, found.st_mtime_ns) for name, found in known]
+
+    @cached_property
+    def stored(self) -> dict[str, tuple[Source, Item]] | None:
+        """By the case's name what its files hold, mapped; None: nothing can be kept."""
+        if self._store is None:
+            return None
+        made = (_item(*read_arrays(files, self.info)) for files in self.files)
+        return self._store.part("cases", self._state, lambda: made, self._sources)
+
+    def _sources(self, items: list[Item]) -> dict[str, tuple[Source, Item]]:
+        found = {}
+        for files, item in zip(self.files, items, strict=True):
+            spacing = tuple(map(float, item.about["spacing"]))
+            (shape,) = {values.shape for values in item.arrays.values()}
+            if item.about["name"] != files.name or not len(shape) == len(spacing) in (2, 3):
+                raise ValueError("it is another case")
+            found[files.name] = Source(files.name, shape, spacing, str(item.about["turn"])), item
+        return found
 
     def _check(
         self, image: ImageSection, wanted: Sequence[str], *, augmented: bool, synthetic: bool
@@ -253,17 +311,46 @@ class DataSet:
             ) from error
         return {"default": SYNTHETIC_INTENSITY, **known}
 
+    def _prepared(
+        self, image: ImageSection, wanted: Sequence[str], incomplete: bool
+    ) -> "list[Case]":
+        def read() -> "Iterator[Case]":
+            return self._read(image, wanted, incomplete)
+
+        if self._store is None:
+            return [*read()]
+        grid = image.model_dump_json(exclude={"modalities"})
+        from asyndgan.store.prepared import stored
+
+        made_from = [grid, wanted, incomplete, self._state]
+        found = self._store.part("prepared", made_from, lambda: map(stored, read()), self._restored)
+        return [*read()] if found is None else found
+
     def _read(
-        self, image: ImageSection, wanted: tuple[str, ...], *, unmasked: bool, incomplete: bool
-    ) -> Iterator[Case]:
-        if not unmasked:
-            raise_first(self._listing.unmasked)
+        self, image: ImageSection, wanted: Sequence[str], incomplete: bool
+    ) -> "Iterator[Case]":
+        from asyndgan.store.prepare import prepare
+
         for raw in (raw for files in self.files for raw in self.raw(files, image)):
             if incomplete and not any(name in raw.channels for name in wanted):
                 continue  # the case has only modalities that are not asked for
             case = prepare(raw, image, wanted, incomplete=incomplete)
             if image.slices == "all" or case.preparation.labelled:
                 yield case
+
+    def _restored(self, items: list[Item]) -> "list[Case]":
+        from asyndgan.store.prepared import restored
+
+        return restored(items, self.patients)
+
+
+def _item(source: Source, channels: Mapping[str, np.ndarray], mask: np.ndarray | None) -> Item:
+    """A case of which the mask has no name."""
+    arrays = {name: compact(values) for name, values in channels.items()}
+    arrays |= {} if mask is None else {"": mask.astype(np.uint8)}  # labels are 0 to 255
+    return Item(
+        {"name": source.name, "spacing": source.spacing, "turn": source.orientation}, arrays
+    )
 
 
 @final
@@ -279,14 +366,14 @@ class _Kept:
 
     whole: bool
     modalities: tuple[str, ...]
-    cases: Sequence[Case]
+    cases: "Sequence[Case]"
 
     def covers(self, image: ImageSection, modalities: Sequence[str]) -> bool:
         """Whether these slices and channels are among those that were read."""
         slices = self.whole or image.slices == "labelled"
         return slices and set(modalities) <= set(self.modalities)
 
-    def of(self, image: ImageSection, modalities: tuple[str, ...]) -> Iterator[Case]:
+    def of(self, image: ImageSection, modalities: tuple[str, ...]) -> "Iterator[Case]":
         """The cases that a request with these slices and channels asks for."""
         for case in self.cases:
             if self.whole and image.slices == "labelled" and not case.preparation.labelled:
@@ -307,7 +394,7 @@ def _tell_scaled(folder: Path, had: tuple[int, int], wanted: tuple[int, int]) ->
     )  # fmt: skip
 
 
-def _narrowed(case: Case, modalities: tuple[str, ...]) -> Case:
+def _narrowed(case: "Case", modalities: tuple[str, ...]) -> "Case":
     """The case with these of its channels, in this order."""
     places = [case.modalities.index(name) for name in modalities]
     made = case.preparation

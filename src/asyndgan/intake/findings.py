@@ -353,8 +353,8 @@ def duplicates(survey: Survey) -> Iterator[Finding]:
         )
 
 
-def _by_digest(volumes: dict[str, Volume]) -> dict[bytes, list[str]]:
-    found: dict[bytes, list[str]] = {}
+def _by_digest(volumes: dict[str, Volume]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
     for name, volume in volumes.items():
         if volume.digest:
             found.setdefault(volume.digest, []).append(name)

@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from asyndgan.errors import DataError
-from asyndgan.intake.description import describe
-from asyndgan.intake.listing import CaseFiles, list_cases
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN, patients_of, read_case
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.listing import CaseFiles
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.intake.readers import DataFileError
 from asyndgan.intake.remedies import LABELS_AGAIN
 from asyndgan.intake.units import in_hounsfield, units_of
@@ -48,7 +48,7 @@ _WHERE: Final = ("whole", "inside", "outside")
 
 
 def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fingerprint:
-    """Measures a folder; all its files are read once.
+    """Measures a folder.
 
     Args:
         folder: a data set of acquired images.
@@ -58,22 +58,21 @@ def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fi
         DataError: it cannot be read, is synthetic, holds intensities that are not finite, or no
             mask with a label.
     """
-    info = describe(folder)
+    data = DataSet(folder, patient_pattern)
+    info = data.info
     if info.synthetic or info.synthetic_cases:
         raise DataFileError(
             folder, "holds synthetic images, and patients are wanted", "Name a folder of theirs."
         )
     tally = _Tally(info)
-    cases = list_cases(folder, info)
-    patients = patients_of((files.name for files in cases), patient_pattern)
-    if not any(files.mask for files in cases):
+    if not any(files.mask for files in data.files):
         raise DataFileError(
             folder / "labelsTr",
             "no mask is there, and images are painted from masks",
             "Put each case's mask there, under the name of the case; only 'complete' needs none.",
         )
-    for files in cases:
-        tally.add(files, patients[files.name])
+    for files in data.files:
+        tally.add(files, data)
     if not tally.painted:
         raise DataFileError(
             folder / "labelsTr",
@@ -225,11 +224,12 @@ class _Tally:
         self.cases: Counter[str] = Counter()
         self.slices: Counter[str] = Counter()
 
-    def add(self, files: CaseFiles, patient: str) -> None:
-        """Reads and adds one case."""
+    def add(self, files: CaseFiles, data: DataSet) -> None:
+        """Adds one case."""
+        patient = data.patients[files.name]
         case: _Case | None = None
         slices = 0
-        for raw in read_case(files, self.info, patient=patient):
+        for raw in data.raw(files, ImageSection()):
             if case is None:
                 shape = raw.source.shape if raw.source else ()
                 columns = next(iter(raw.channels.values())).shape[1]

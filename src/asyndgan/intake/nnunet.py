@@ -154,6 +154,18 @@ def read_case(
     Raises:
         DataError: as `read_cases`.
     """
+    source, channels, mask = read_arrays(files, info)
+    yield from slices_of(source, patient, channels, mask, AXES[axis])
+
+
+def read_arrays(
+    files: CaseFiles, info: DatasetInfo
+) -> tuple[Source, dict[str, np.ndarray], np.ndarray | None]:
+    """Reads the files of one case: modality to float32 array, and the mask as int64.
+
+    Raises:
+        DataError: as `read_cases`.
+    """
     channels: dict[str, Stored] = {}
     for number, path in sorted(files.images.items()):
         planes = read_image(path, number, info)
@@ -167,7 +179,14 @@ def read_case(
     if files.mask:
         mask = on_grid_of(files.mask, read_mask(files.mask), channels)
         check_mask(files.mask, mask.values, info.labels)
-    yield from slices_of(files.name, patient, channels, mask, AXES[axis])
+    values = {modality: stored.values for modality, stored in channels.items()}
+    return source_of(files.name, channels), values, mask.values if mask else None
+
+
+def source_of(name: str, channels: Mapping[str, Stored]) -> Source:
+    """The grid of a case, whose first file defines it."""
+    first = next(iter(channels.values()))
+    return Source(name, first.values.shape, first.spacing, first.orientation)
 
 
 def read_masks(
@@ -191,7 +210,8 @@ def read_masks(
     for name, path in list_masks(folder, info).items():
         mask = read_mask(path)
         check_mask(path, mask.values, info.labels)
-        yield from slices_of(name, name, {"mask": mask}, mask, AXES[axis])
+        source = source_of(name, {"mask": mask})
+        yield from slices_of(source, name, {"mask": mask.values}, mask.values, AXES[axis])
 
 
 def check_coloured(files: CaseFiles, planes: Mapping[str, Stored], info: DatasetInfo) -> None:
@@ -237,20 +257,21 @@ def check_acquired(path: Path, case: str, modality: str, info: DatasetInfo) -> N
 
 
 def slices_of(
-    name: str, patient: str, channels: Mapping[str, Stored], mask: Stored | None, axis: int
+    source: Source,
+    patient: str,
+    images: Mapping[str, np.ndarray],
+    labels: np.ndarray | None,
+    axis: int,
 ) -> Iterator[RawCase]:
-    """A picture, or the slices of a volume along an axis (0 to 2), whose files lie on one grid."""
-    first = next(iter(channels.values()))
-    source = Source(name, first.values.shape, first.spacing, first.orientation)
-    images = {modality: stored.values for modality, stored in channels.items()}
-    labels = mask.values if mask else None
-    if first.values.ndim == 2:
-        rows, columns = first.spacing
-        yield RawCase(name, patient, images, labels, (rows, columns), source=source)
+    """A picture, or the slices of a volume along an axis (0 to 2)."""
+    name = source.name
+    if len(source.shape) == 2:
+        rows, columns = source.spacing
+        yield RawCase(name, patient, dict(images), labels, (rows, columns), source=source)
         return
     volume = {modality: Intensities(values) for modality, values in images.items()}
-    columns, rows = (mm for i, mm in enumerate(first.spacing) if i != axis)
-    count = first.values.shape[axis]
+    columns, rows = (mm for i, mm in enumerate(source.spacing) if i != axis)
+    count = source.shape[axis]
     for index in range(count):
         yield RawCase(
             name=f"{name}_z{index:04d}" if count > 1 else name,

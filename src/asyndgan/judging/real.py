@@ -136,7 +136,7 @@ def shared_by_all(modalities: Sequence[str], sets: Sequence[DataSet]) -> list[st
 
 def _check_patients(sites: Mapping[str, Sequence[Case]], test: Sequence[Case]) -> None:
     unseen = {case.patient for case in test}
-    pictures = {picture_of(case.preparation) for case in test} - {b""}
+    pictures = {picture_of(case.preparation) for case in test} - {""}
     for site, cases in sites.items():
         if shared := shared_patients({case.patient for case in cases}, unseen):
             raise RunError(

@@ -1,4 +1,4 @@
-"""Cases as arrays, and cohorts of them; nothing here knows files."""
+"""Cases as arrays, and cohorts of them; nothing here knows files of data sets."""
 
 from typing import TYPE_CHECKING
 

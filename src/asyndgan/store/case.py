@@ -38,7 +38,7 @@ class Levels:
         high: highest stored intensity.
         black: lowest prepared intensity, from -1; of no use where all lie above 1.
         white: highest prepared intensity, up to 1.
-        digest: SHA-256 of the stored pixels; empty if all are equal.
+        digest: SHA-256 of the stored pixels, in hexadecimal; empty if all are equal.
         pixels: number of pixels.
         below: pixels below black by more than `asyndgan.store.measuring.MARGIN` of the range.
         bright: pixels that are not black.
@@ -52,7 +52,7 @@ class Levels:
     high: float
     black: float
     white: float
-    digest: bytes
+    digest: str
     pixels: int
     below: int
     bright: int

@@ -1,7 +1,7 @@
 """The cases of one site and the batches drawn from them. A cohort never leaves its site."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +54,32 @@ class Batch:
 
 
 @final
+class Stack:
+    """Arrays of one shape as if they were stacked; only those that are asked for are copied.
+
+    Args:
+        parts: they may lie in a mapped file.
+        dtype: of what is asked for.
+    """
+
+    def __init__(self, parts: Sequence[Tensor], dtype: torch.dtype) -> None:
+        self._parts = parts
+        self.dtype = dtype
+        self.shape = torch.Size((len(parts), *parts[0].shape))
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (part.to(self.dtype) for part in self._parts)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        drawn = [self._parts[place] for place in index.tolist()]
+        return (torch.stack(drawn) if drawn else torch.zeros(0, *self.shape[1:])).to(self.dtype)
+
+
+@final
 class Cohort:
     """The cases of one site.
 
@@ -82,8 +108,8 @@ class Cohort:
 
     def __init__(
         self,
-        images: Images,
-        conditions: Tensor,
+        images: Images | Stack,
+        conditions: Tensor | Stack,
         *,
         modalities: Sequence[str],
         labels: Mapping[int, str],
@@ -121,14 +147,14 @@ class Cohort:
                 "every case needs a modality, and every modality that a site names a case; leave "
                 "the others out of the folder's dataset.json, or name them under image.modalities."
             )
-        unknown = set(conditions.unique().tolist()) - set(labels)
+        unknown = {int(n) for part in conditions for n in part.unique()} - set(labels)
         if unknown:
             raise CohortError(
                 f"conditions hold labels {sorted(unknown)}; the data set knows {sorted(labels)}. "
                 "Name them in dataset.json, or remap them."
             )
-        self.images = images
-        self.conditions = conditions.long()
+        self._images = images
+        self._conditions = conditions if isinstance(conditions, Stack) else conditions.long()
         self.modalities = tuple(modalities)
         self.present = None if present is None or present.all() else present
         self.labels = dict(labels)
@@ -185,13 +211,13 @@ class Cohort:
                 f"folders of images have no conditions of kind '{condition}'; "
                 "build the cohort in Python: Cohort(images, classes, ...)."
             )
-        masks = torch.stack([case.mask for case in cases])
         present = torch.tensor([case.present for case in cases])
         held = present.any(0)  # a modality that the folder names but no case has is dropped
         every = torch.tensor([case.present for case in told or cases])[:, held]
-        images = torch.stack([case.image[held] for case in cases])
+        images = [case.image if held.all() else case.image[held] for case in cases]
+        masks = Stack([case.labels for case in cases], torch.int64)
         return cls(
-            images,
+            Stack(images, images[0].dtype),
             masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
             modalities=[m for m, has in zip(cases[0].modalities, held, strict=True) if has],
             patients=[case.patient for case in cases],
@@ -206,22 +232,32 @@ class Cohort:
         )
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._images)
+
+    @property
+    def images(self) -> Images:
+        """A copy of all images, (n, c, *space) in [-1, 1]."""
+        return self._images[torch.arange(len(self))]
+
+    @property
+    def conditions(self) -> Tensor:
+        """A copy of all conditions, int64."""
+        return self._conditions[torch.arange(len(self))]
 
     @property
     def space(self) -> tuple[int, ...]:
         """Height and width (and depth) of the images."""
-        return tuple(self.images.shape[2:])
+        return tuple(self._images.shape[2:])
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all images and conditions in their order; equal for equal cases."""
-        return digest_of((self.images, self.conditions))
+        return digest_of((self._images, self._conditions))
 
     @cached_property
     def members(self) -> str:
         """SHA-256 of all cases and of which of them belong to one patient; see `digest`."""
-        return digest_of((self.images, self.conditions, *self._cases_of_patients))
+        return digest_of((self._images, self._conditions, *self._cases_of_patients))
 
     def batch(self, number: int, size: int) -> Batch:
         """Returns one batch: the cases from position `number * size` of an endless shuffle.
@@ -253,8 +289,8 @@ class Cohort:
     def taught(self) -> Tensor:
         """Labels (or classes) that each half of the patients has, (2, labels) booleans."""
         taught = torch.zeros(2, max(self.labels) + 1, dtype=torch.bool)
-        for half in range(2):
-            taught[half, self.conditions[self.halves == half].unique()] = True
+        for half, condition in zip(self.halves, self._conditions, strict=True):
+            taught[half, condition.unique()] = True
         return taught
 
     @property
@@ -309,8 +345,8 @@ class Cohort:
         return self._batch(index, mirror, random)
 
     def _batch(self, index: Tensor, mirror: Tensor, random: torch.Generator) -> Batch:
-        images = _mirrored(self.images[index], mirror)
-        conditions = _mirrored(self.conditions[index], mirror)
+        images = _mirrored(self._images[index], mirror)
+        conditions = _mirrored(self._conditions[index], mirror)
         if self.move and len(index):
             images, conditions = _moved(images, conditions, random)
             images = sharpened(images) if self.maps else images
@@ -365,12 +401,13 @@ def derived_seed(seed: int, *parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def digest_of(tensors: Iterable[Tensor]) -> str:
+def digest_of(tensors: Iterable[Tensor | Stack]) -> str:
     """SHA-256, in hexadecimal, of the types, shapes and values of tensors in their order."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        for part in tensor if isinstance(tensor, Stack) else (tensor,):
+            digest.update(part.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -43,7 +43,7 @@ def levels_of(stored: np.ndarray, scale: float, shift: float, mask: np.ndarray |
         bright=int(np.count_nonzero(prepared > IMAGE_LOW + ROUNDED)),
         above=int(np.count_nonzero(prepared > IMAGE_HIGH + ROUNDED)),
         labels=labels,
-        digest=b"" if low == high else hashlib.sha256(stored.tobytes()).digest(),
+        digest="" if low == high else hashlib.sha256(stored.tobytes()).hexdigest(),
         is_mask=bool(labels) and _is_mask(stored, mask),
     )
 

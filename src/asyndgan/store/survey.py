@@ -93,12 +93,12 @@ class Volume:
         self.kept += height * width / (made.resized[0] * made.resized[1])
         digest = picture_of(made)
         self._varies |= bool(digest)
-        self._digest.update(digest)
+        self._digest.update(digest.encode())
 
     @property
-    def digest(self) -> bytes:
+    def digest(self) -> str:
         """SHA-256 of its slices; empty if each modality of each is one grey value."""
-        return self._digest.digest() if self._varies else b""
+        return self._digest.hexdigest() if self._varies else ""
 
 
 @final
@@ -110,9 +110,9 @@ class Enrolled:
     present: tuple[bool, ...]
 
 
-def picture_of(made: Preparation) -> bytes:
+def picture_of(made: Preparation) -> str:
     """Digests of the stored modalities of a slice; empty if each is one grey value."""
-    return b"".join(levels.digest for levels in made.levels if levels)
+    return "".join(levels.digest for levels in made.levels if levels)
 
 
 class Prepared(Protocol):

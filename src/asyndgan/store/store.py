@@ -1,0 +1,229 @@
+"""A copy of a data set's cases as arrays, to be mapped into memory: its store.
+
+A store lies beside its folder as `.NAME.store`, or in the user's cache where nothing can be written
+there. It holds parts: the cases as stored, and those that a recipe prepared. Each part is named
+after all that it was made from, so that one of changed files or of another recipe is never taken.
+
+    .NAME.store/
+        KIND-KEY/
+            items.json      a digest, then of each item what is known and where its arrays lie
+            arrays.bin      all arrays, one after the other
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, TypeVar, final
+
+import numpy as np
+
+from asyndgan.errors import BusyError
+from asyndgan.locks import held
+
+log = logging.getLogger(__name__)
+
+VERSION: Final = 1
+"""Of what is written; parts of another version are made anew."""
+
+MOST_PARTS: Final = {"cases": 1, "prepared": 4}
+"""How many parts of a kind are kept; the one that was not used for longest goes first."""
+
+_ALIGNED: Final = 64
+_TYPES: Final = ("|u1", "<i2", "<u2", "<f4")
+_DAMAGED: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+Made = TypeVar("Made")
+
+
+@final
+@dataclass(frozen=True)
+class Item:
+    """One entry of a part.
+
+    Attributes:
+        about: what is known about it, in types of JSON.
+        arrays: of one of the types that a part may hold: uint8, int16, uint16 or float32.
+    """
+
+    about: dict[str, Any]
+    arrays: dict[str, np.ndarray] = field(repr=False)
+
+
+@final
+class Store:
+    """The store of a data set's folder.
+
+    Args:
+        folder: the data set.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+
+    @property
+    def places(self) -> Iterator[Path]:
+        """Where the store may lie, the best place first."""
+        name = self._folder.name
+        yield self._folder.with_name(f".{name}.store")
+        with suppress(RuntimeError):  # there is no home
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            known = hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:16]
+            yield cache / "asyndgan" / f"{name}-{known}.store"
+
+    @cached_property
+    def _place(self) -> Path | None:
+        return next((place for place in self.places if _is_own(place)), None)
+
+    def part(
+        self,
+        kind: str,
+        made_from: object,
+        make: Callable[[], Iterable[Item]],
+        read: Callable[[list[Item]], Made],
+    ) -> Made | None:
+        """A part of the store, which is made unless it is there and whole.
+
+        Args:
+            kind: one of `MOST_PARTS`.
+            made_from: all that the part depends on, in types of JSON.
+            make: returns the items, one after the other; what it raises is raised.
+            read: makes of the items what is wanted; what it cannot read is made anew.
+
+        Returns:
+            What `read` makes of items whose arrays are mapped; None: nothing can be kept.
+        """
+        if (place := self._place) is None:
+            return None
+        text = json.dumps([VERSION, made_from], sort_keys=True)
+        part = place / f"{kind}-{_digest(text)[:32]}"
+        with suppress(*_DAMAGED):
+            found = read(_mapped(part))
+            os.utime(part)
+            return found
+        try:
+            _write(part, make())
+            _tidy(place)
+            return read(_mapped(part))
+        except OSError as error:
+            log.warning("%s cannot be kept (%s); files are read anew.", part, error.strerror)
+            return None
+
+    def size(self) -> dict[Path, int]:
+        """Bytes in each place where there is a store."""
+        found = [place for place in self.places if place.is_dir() and not place.is_symlink()]
+        return {
+            place: sum(path.lstat().st_size for path in place.rglob("*") if path.is_file())
+            for place in found
+        }
+
+    def remove(self) -> list[Path]:
+        """Removes the store, wherever it lies; returns what was removed."""
+        found = [*self.size()]
+        for place in found:
+            shutil.rmtree(place)
+        return found
+
+
+def compact(values: np.ndarray) -> np.ndarray:
+    """Float32 in the smallest type that gives the same bits back."""
+    if np.isfinite(values).all():
+        low, high = values.min(), values.max()
+        for kind in (np.uint8, np.int16, np.uint16):
+            ends = np.iinfo(kind)
+            if ends.min <= low and high <= ends.max:
+                small = values.astype(kind)
+                same = small.astype(np.float32).view(np.uint32) == values.view(np.uint32)
+                return small if same.all() else values
+    return values
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_own(place: Path) -> bool:
+    """Whether a folder that only its user can open is there, or could be made."""
+    try:
+        place.mkdir(mode=0o700, parents=place.parent.name == "asyndgan", exist_ok=True)
+        found = place.lstat()
+        if place.is_symlink() or (hasattr(os, "geteuid") and found.st_uid != os.geteuid()):
+            return False
+        if found.st_mode & 0o777 != 0o700:
+            place.chmod(0o700)
+        return os.access(place, os.W_OK)
+    except OSError:
+        return False
+
+
+def _mapped(part: Path) -> list[Item]:
+    """The items of a part; raises one of `_DAMAGED` unless it is whole."""
+    digest, _, text = (part / "items.json").read_text().partition("\n")
+    if digest != _digest(text):
+        raise ValueError("what it says is not what was written")
+    content = json.loads(text)
+    size = (part / "arrays.bin").stat().st_size
+    if size != content["bytes"]:
+        raise ValueError("its arrays are not whole")
+    # A private map: who writes into an array changes his own memory alone.
+    data = np.memmap(part / "arrays.bin", np.uint8, "c") if size else np.zeros(0, np.uint8)
+    return [
+        Item(about, {name: _array(data, *where) for name, where in arrays.items()})
+        for about, arrays in content["items"]
+    ]
+
+
+def _array(data: np.ndarray, kind: str, shape: list[int], offset: int) -> np.ndarray:
+    if kind not in _TYPES:
+        raise ValueError("it has a type that no part holds")
+    return np.ndarray(tuple(shape), kind, data.data, offset)
+
+
+def _write(part: Path, items: Iterable[Item]) -> None:
+    """Writes a part as a whole or not at all; another process may do the same."""
+    with TemporaryDirectory(prefix="new-", dir=part.parent) as name, held(Path(name), "is new"):
+        made, listed = Path(name), []
+        with (made / "arrays.bin").open("wb") as file:
+            for item in items:
+                arrays = {}
+                for key, values in item.arrays.items():
+                    offset = file.tell() + -file.tell() % _ALIGNED
+                    file.write(bytes(offset - file.tell()))
+                    file.write(np.ascontiguousarray(values).data)
+                    arrays[key] = values.dtype.str, values.shape, offset
+                listed.append((item.about, arrays))
+            size = file.tell()
+            _sync(file)
+        text = json.dumps({"bytes": size, "items": listed})
+        with (made / "items.json").open("w") as listing:
+            listing.write(f"{_digest(text)}\n{text}")
+            _sync(listing)
+        shutil.rmtree(part, ignore_errors=True)  # it was not whole
+        try:
+            made.rename(part)
+        except OSError:
+            if not part.is_dir():  # else another process was quicker
+                raise
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _tidy(place: Path) -> None:
+    """Removes parts that are too many, and what killed processes left half."""
+    for made in place.glob("new-*"):
+        with suppress(BusyError, OSError), held(made, "is being written"):
+            shutil.rmtree(made, ignore_errors=True)
+    for kind, most in MOST_PARTS.items():
+        parts = sorted(place.glob(f"{kind}-*"), key=lambda part: -part.stat().st_mtime_ns)
+        for part in parts[most:]:
+            shutil.rmtree(part, ignore_errors=True)

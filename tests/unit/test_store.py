@@ -1,0 +1,366 @@
+"""The copy of a data set that commands keep beside its folder."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+from typer.testing import CliRunner
+
+from asyndgan.cli import app
+from asyndgan.intake import dataset
+from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.fingerprint import measured
+from asyndgan.intake.nnunet import read_cases
+from asyndgan.recipe import ImageSection
+from asyndgan.store import Cohort
+from asyndgan.store.prepare import prepare
+from asyndgan.store.prepared import Case
+from asyndgan.store.store import MOST_PARTS, Item, Store, compact
+
+IMAGE = ImageSection(size=(16, 16))
+
+
+def written(
+    folder: Path, kind: str = ".png", *, lacking: bool = False, unmasked: bool = False
+) -> Path:
+    """Four cases of two patients: grey pictures, RGB ones (`rgb`) or volumes (`.nii.gz`)."""
+    ending, random = kind.replace("rgb", ".png"), np.random.default_rng(0)
+    names = {"0": "r", "1": "g", "2": "b"} if kind == "rgb" else {"0": "T1", "1": "FLAIR"}
+    for name in ("imagesTr", *([] if unmasked else ["labelsTr"])):
+        (folder / name).mkdir(parents=True)
+    shape = {"rgb": (20, 24, 3), ".png": (20, 24)}.get(kind, (20, 24, 5))
+    for number in range(4):
+        case = f"p{number % 2}_s{number}"
+        for channel in range(1 if kind == "rgb" else 2):
+            if lacking and channel and number == 3:
+                continue
+            values = random.integers(0, 255, shape, np.uint8)
+            _save(folder / "imagesTr" / f"{case}_000{channel}{ending}", values)
+        if not unmasked:
+            mask = random.integers(0, 3, shape[: 2 if ending == ".png" else 3], np.uint8)
+            _save(folder / "labelsTr" / f"{case}{ending}", mask)
+    table = {"channel_names": names, "labels": {"background": 0, "a": 1, "b": 2}}
+    table |= {"numTraining": 4, "file_ending": ending, "incomplete": lacking}
+    (folder / "dataset.json").write_text(json.dumps(table))
+    return folder
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    if path.suffix == ".png":
+        Image.fromarray(values).save(path)
+    else:
+        scaled = values if "labels" in path.parent.name else values.astype(np.float32) / 7 - 3
+        nibabel.save(nibabel.Nifti1Image(scaled, np.diag([-1, 1, 2, 1])), path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return written(tmp_path / "north")
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, nothing reads a file of a case."""
+
+    def close() -> None:
+        def read(*_: object) -> None:
+            raise AssertionError("a file is read again")
+
+        monkeypatch.setattr(dataset, "read_arrays", read)
+
+    return close
+
+
+def store_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.store")
+
+
+def same(found: list[Case], wanted: list[Case]) -> bool:
+    nothing = torch.zeros(0)
+    return len(found) == len(wanted) and all(
+        torch.equal(one.image, other.image)
+        and torch.equal(one.mask, other.mask)
+        and one.mask.dtype == torch.int64
+        and replace(one, image=nothing, mask=nothing).__dict__.keys() == other.__dict__.keys()
+        and all(getattr(one, key) == getattr(other, key) for key in ("name", "patient", "absent"))
+        and one.preparation == other.preparation
+        and one.modalities == other.modalities
+        for one, other in zip(found, wanted, strict=True)
+    )
+
+
+@pytest.mark.parametrize("slices", ["all", "labelled"])
+@pytest.mark.parametrize(
+    ("kind", "lacking", "unmasked"),
+    [
+        (".png", False, False), (".png", True, False), (".png", False, True),
+        ("rgb", False, False), (".nii.gz", False, False), (".nii.gz", True, False),
+    ],
+)  # fmt: skip
+def test_cases_of_a_store_are_those_of_the_files_bit_by_bit(
+    tmp_path: Path, kind: str, lacking: bool, unmasked: bool, slices: str
+) -> None:
+    if unmasked and slices == "labelled":
+        pytest.skip("no case is left")
+    folder = written(tmp_path / "north", kind, lacking=lacking, unmasked=unmasked)
+    image = ImageSection.model_validate({"size": 16, "fit": "crop", "slices": slices})
+    names = DataSet(folder).info.modalities
+    made = [prepare(raw, image, names, incomplete=lacking) for raw in read_cases(folder)]
+    wanted = [one for one in made if slices == "all" or one.preparation.labelled]
+    for _ in range(2):
+        assert same(DataSet(folder).cases(image, incomplete=True), wanted)
+
+
+@given(arrays.arrays(np.float32, (3, 4), elements=st.floats(width=32)))
+def test_numbers_in_the_smallest_type_are_the_same_bits(values: np.ndarray) -> None:
+    again = compact(values).astype(np.float32)
+    assert again.tobytes() == values.tobytes()
+
+
+def test_whole_numbers_take_as_many_bytes_as_they_need() -> None:
+    for highest, kind in ((255, "uint8"), (256, "int16"), (40_000, "uint16"), (1e6, "float32")):
+        assert compact(np.array([0, highest], np.float32)).dtype == kind
+
+
+def test_files_are_read_once_for_all_commands(folder: Path, closed: Callable[[], None]) -> None:
+    report = check_folder(folder, image=IMAGE)
+    assert not report.faults
+    closed()
+    assert check_folder(folder, image=IMAGE).rows == report.rows
+    assert measured(folder).modalities
+    cases = DataSet(folder).cases(IMAGE)
+    assert same(DataSet(folder).cases(IMAGE), cases)
+
+
+def test_a_fault_of_a_set_is_found_whether_or_not_it_is_in_a_store(folder: Path) -> None:
+    image = folder / "imagesTr" / "p0_s0_0000.png"
+    Image.fromarray(np.full((3, 3), 7, np.uint8)).save(image)
+    reports = [check_folder(folder, image=IMAGE) for _ in range(2)]
+    assert reports[0].faults == reports[1].faults != ()
+    assert not [*store_of(folder).glob("cases-*")]
+
+
+@pytest.mark.parametrize("name", ["imagesTr/p0_s0_0000.png", "labelsTr/p0_s0.png"])
+def test_a_changed_file_is_read_again(folder: Path, name: str) -> None:
+    first = DataSet(folder).cases(IMAGE)
+    old = Image.open(folder / name)
+    _save(folder / name, np.flip(np.array(old)))
+    second = DataSet(folder).cases(IMAGE)
+    assert not same(first, second)
+    assert len([*store_of(folder).glob("cases-*")]) == 1
+
+
+def test_a_store_is_of_its_user_alone(folder: Path) -> None:
+    DataSet(folder).cases(IMAGE)
+    assert store_of(folder).stat().st_mode & 0o777 == 0o700
+    store_of(folder).chmod(0o755)
+    DataSet(folder).cases(IMAGE)
+    assert store_of(folder).stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".north.store", "north"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: '{"bytes": 1, "items": []}',
+        lambda text: "[" * 100_000,
+        lambda text: text.replace('"|u1"', '"|O"'),
+        lambda text: text.replace('"|u1"', '"<f8"'),
+        lambda text: re.sub(r'("\|u1", \[)\d+', r"\g<1>2000", text),
+        lambda text: re.sub(r'("\|u1", \[)\d+', r"\g<1>-1", text),
+        lambda text: text.replace('"p0_s0"', '"somebody"'),
+        lambda text: text.replace('"name"', '"nobody"'),
+    ],
+)
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("kind", ["cases", "prepared"])
+def test_a_damaged_store_is_made_anew(
+    folder: Path, kind: str, sealed: bool, change: Callable[[str], str]
+) -> None:
+    wanted = DataSet(folder).cases(IMAGE)
+    raw = [[*DataSet(folder).raw(files, IMAGE)] for files in DataSet(folder).files]
+    (part,) = store_of(folder).glob(f"{kind}-*")
+    digest, text = (part / "items.json").read_text().split("\n")
+    changed = change(text)
+    assert changed != text
+    digest = hashlib.sha256(changed.encode()).hexdigest() if sealed else digest
+    (part / "items.json").write_text(f"{digest}\n{changed}")
+    assert same(DataSet(folder).cases(IMAGE), wanted)
+    data = DataSet(folder)
+    for files, slices in zip(data.files, raw, strict=True):
+        for found, one in zip(data.raw(files, IMAGE), slices, strict=True):
+            assert found.source == one.source
+            assert np.array_equal(found.channels["T1"], one.channels["T1"])
+
+
+@pytest.mark.parametrize("kind", ["cases", "prepared"])
+def test_arrays_that_are_not_whole_are_made_anew(folder: Path, kind: str) -> None:
+    wanted = DataSet(folder).cases(IMAGE)
+    (part,) = store_of(folder).glob(f"{kind}-*")
+    content = (part / "arrays.bin").read_bytes()
+    (part / "arrays.bin").write_bytes(content[:-1])
+    assert same(DataSet(folder).cases(IMAGE), wanted)
+    assert [*DataSet(folder).raw(DataSet(folder).files[0], IMAGE)]
+
+
+def test_what_is_killed_half_way_leaves_nothing_half(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = dataset.read_arrays
+
+    def interrupted(files: dataset.CaseFiles, info: object) -> object:
+        if files.name == "p1_s3":
+            raise KeyboardInterrupt
+        return read(files, info)
+
+    monkeypatch.setattr(dataset, "read_arrays", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        DataSet(folder).cases(IMAGE)
+    assert not [*store_of(folder).iterdir()]
+    monkeypatch.undo()
+    left = store_of(folder) / "new-killed"
+    left.mkdir()
+    (left / "arrays.bin").write_bytes(b"half")
+    assert len(DataSet(folder).cases(IMAGE)) == 4
+    assert {path.name.partition("-")[0] for path in store_of(folder).iterdir()} == {*MOST_PARTS}
+
+
+def test_two_processes_at_once_make_one_store(folder: Path) -> None:
+    code = """import sys; from pathlib import Path
+from asyndgan.intake.dataset import DataSet; from asyndgan.recipe import ImageSection
+from asyndgan.store import Cohort
+data = DataSet(Path(sys.argv[1])); sys.stdin.readline()
+cases = data.cases(ImageSection(size=(16, 16)))
+print(Cohort.from_cases(cases, labels=data.info.labels).digest)"""
+    words = [sys.executable, "-c", code, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(words, **pipes) for _ in range(2)]
+    for one in both:
+        one.stdin.write("\n")
+        one.stdin.flush()
+    said = {one.communicate()[0] for one in both}
+    data = DataSet(folder)
+    cohort = Cohort.from_cases(data.cases(IMAGE), labels=data.info.labels)
+    assert said == {cohort.digest + "\n"}
+    assert len([*store_of(folder).iterdir()]) == 2
+
+
+def test_few_prepared_sets_are_kept_and_the_oldest_goes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(MOST_PARTS["prepared"] + 1):
+        DataSet(folder).cases(ImageSection(size=(16, 16 * (2 + number))))
+        DataSet(folder).cases(IMAGE)
+    assert len([*store_of(folder).glob("prepared-*")]) == MOST_PARTS["prepared"]
+    monkeypatch.setattr(DataSet, "_read", lambda *_: pytest.fail("the first was used often"))
+    DataSet(folder).cases(IMAGE)
+
+
+def test_where_nothing_can_be_written_beside_a_folder_the_cache_keeps_its_store(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    closed: Callable[[], None],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    store_of(folder).write_text("a file")
+    wanted = DataSet(folder).cases(IMAGE)
+    (kept,) = (tmp_path / "cache" / "asyndgan").iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o700
+    closed()
+    assert same(DataSet(folder).cases(IMAGE), wanted)
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert same(DataSet(folder).cases(IMAGE), wanted)
+
+
+def test_a_store_that_is_a_link_is_not_followed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "elsewhere").mkdir()
+    store_of(folder).symlink_to(tmp_path / "elsewhere")
+    DataSet(folder).cases(IMAGE)
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+def test_a_full_disk_is_told_and_files_are_read_instead(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = DataSet(folder).cases(IMAGE)
+    shutil.rmtree(store_of(folder))
+
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert same(DataSet(folder).cases(IMAGE), wanted)
+    assert "No space left on device" in caplog.text
+    assert not [*store_of(folder).iterdir()]
+
+
+def test_a_synthetic_set_has_no_store(folder: Path) -> None:
+    table = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**table, "synthetic": True}))
+    DataSet(folder).cases(IMAGE, synthetic=True)
+    assert not store_of(folder).exists()
+
+
+def test_a_store_is_shown_and_removed_and_its_folder_stays(folder: Path) -> None:
+    def said(*words: str) -> str:
+        done = CliRunner().invoke(app, ["store", *words, str(folder)])
+        assert done.exit_code == 0
+        return done.output.replace("\n", "")
+
+    assert "no copy" in said("show")
+    DataSet(folder).cases(IMAGE)
+    assert str(store_of(folder)) in said("show")
+    assert f"Removed {store_of(folder)}" in said("remove")
+    assert not store_of(folder).exists() and (folder / "dataset.json").exists()
+    assert "no copy" in said("remove")
+
+
+def test_cases_of_a_store_are_mapped_and_not_read_into_memory(folder: Path) -> None:
+    DataSet(folder).cases(IMAGE)
+    for case in DataSet(folder).cases(IMAGE):
+        assert case.labels.dtype == torch.uint8
+        whole = case.image.numpy()
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        assert not whole.flags.owndata
+
+
+def test_writing_into_a_mapped_case_does_not_change_the_store(folder: Path) -> None:
+    DataSet(folder).cases(IMAGE)
+    DataSet(folder).cases(IMAGE)[0].image.fill_(0.5)
+    assert not (DataSet(folder).cases(IMAGE)[0].image == 0.5).all()
+
+
+def test_a_store_keeps_any_items(tmp_path: Path) -> None:
+    store = Store(tmp_path / "set")
+    items = [Item({"name": "a"}, {"x": np.zeros((2, 3), np.float32)}), Item({}, {})]
+    for made in (lambda: items, lambda: pytest.fail("it is there")):
+        found = store.part("cases", "key", made, lambda read: read)
+        assert found is not None and [item.about for item in found] == [{"name": "a"}, {}]
+        assert np.array_equal(found[0].arrays["x"], items[0].arrays["x"])
