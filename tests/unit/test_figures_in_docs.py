@@ -13,6 +13,7 @@ WITH_INTERVAL = re.compile(rf"({NUMBER})(?: \(|,\s+)({NUMBER})\s+to\s+({NUMBER})
 ROWS = {
     "phantoms, four scanners": ("demo", "phantoms: lesion", "demo"),
     "nuclei, four groups of pictures": ("default-64", "dsb2018_fluo: nucleus", "default"),
+    "learned masks: nuclei": ("learned-nuclei", "dsb2018_fluo: nucleus", "learned"),
     "chest radiographs, four sources": ("default-64", "chest_xray: lung", "default"),
     "gliomas, four hospitals": ("default-64", "lgg_mri: lesion", "default"),
     "hippocampi, anterior part": ("search-length", "hippocampus_3d: Anterior", "planned"),
@@ -20,7 +21,9 @@ ROWS = {
 """Suite, table and recipe of each row of README's table, by its beginning."""
 SITES_OF = {"dsb2018_fluo": "nuclei-64", "chest_xray": "chest-64"}
 """Suite with the single sites of a set, where the suite of README's row has none."""
-RECIPES = {"demo": "demo", "search-length": "planned", "misaligned": "aligned"}
+RECIPES = {
+    "demo": "demo", "search-length": "planned", "misaligned": "aligned", "learned-nuclei": "learned"
+}  # fmt: skip
 """Recipe of a suite's row in the summary, where it is not `default`."""
 NOT_MEASURED = "-"
 LEAST_GAIN = 0.005
@@ -108,7 +111,7 @@ def test_each_row_of_the_summary_says_what_its_suite_found() -> None:
         assert single == max((row["of all-real"] for row in sites), default=NOT_MEASURED)
         assert gain == gain_of_longer(block, name, label).lstrip("+").replace("-0.000", "0.000")
         shown.append((suite, label))
-    assert len(shown) == len(set(shown)) == 12
+    assert len(shown) == len(set(shown)) == 13
 
 
 @pytest.mark.parametrize("start", ROWS)
