@@ -26,12 +26,12 @@ from asyndgan.intake import dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.fingerprint import measured
-from asyndgan.intake.nnunet import read_cases
 from asyndgan.recipe import ImageSection
 from asyndgan.store import Cohort
 from asyndgan.store.prepare import prepare
 from asyndgan.store.prepared import Case
 from asyndgan.store.store import MOST_PARTS, Item, Store, compact
+from reading import read_cases
 
 IMAGE = ImageSection(size=(16, 16))
 
