@@ -364,3 +364,15 @@ def test_a_store_keeps_any_items(tmp_path: Path) -> None:
         found = store.part("cases", "key", made, lambda read: read)
         assert found is not None and [item.about for item in found] == [{"name": "a"}, {}]
         assert np.array_equal(found[0].arrays["x"], items[0].arrays["x"])
+
+
+def test_few_modules_beside_intake_know_file_formats() -> None:
+    source = Path(dataset.__file__).parents[1]
+    found = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        if path.relative_to(source).parts[0] not in ("intake", "export", "dicom")
+        and "asyndgan.intake.readers import" in path.read_text()
+    }
+    # They word a fault of a file, or write files like those of a site. No other may join.
+    assert found == {"cli/check.py", "painting/provenance.py", "painting/writing.py"}

@@ -151,9 +151,8 @@ class DataSet:
             raise_first(self._listing.unmasked)
         made_from = [image.model_dump_json(exclude={"modalities"}), wanted, incomplete]
         if (key := repr(made_from)) not in self._made:
-            self._made[key] = self._prepared(
-                made_from, lambda: self._read(image, wanted, incomplete)
-            )
+            read = partial(self._read, image, wanted, incomplete)
+            self._made[key] = self._prepared(made_from, read)
         cases = self._made[key]
         if not cases:
             raise DataFileError(
