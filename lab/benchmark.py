@@ -13,11 +13,11 @@ import torch
 
 from asyndgan import __version__
 from asyndgan.errors import RecipeError
-from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import Bench, OnProgress, write_whole
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION
 from asyndgan.training.segmentation import TRAINING_VERSION
+from lab.digests import digest_of_files
 from lab.fedavg import train_fedavg
 from lab.judging import Judging
 from lab.real import Real, groups_of
@@ -103,7 +103,7 @@ def _begun(suite: Suite, trainings: Sequence[Training], data: Path, device: str)
     """The result of a suite, without rows, and the digest of everything that it depends on."""
     about = {one.name: one.about() for one in trainings}
     judged_on = {
-        f"{part.folder}/{name}": DataSet(data / part.folder / name).digest(truths)
+        f"{part.folder}/{name}": digest_of_files(data / part.folder / name, truths)
         for part in suite.sets
         for name, truths in part.unseen(suite.judged_on).items()
     }

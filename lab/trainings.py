@@ -21,7 +21,6 @@ from typing import Any, Final, final
 import torch
 
 from asyndgan.errors import AsyndganError, RunError
-from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.judging.bench import OnProgress, write_whole
 from asyndgan.recipe import Recipe
@@ -30,6 +29,7 @@ from asyndgan.runs.learned import learned_masks, learns_masks
 from asyndgan.runs.train import train
 from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import GENERATOR_VERSION
+from lab.digests import digest_of_files
 from lab.fedavg import LOCAL_STEPS
 from lab.fedgan import train_fedgan
 from lab.suite import ModelSection, SetSection, Suite
@@ -122,7 +122,7 @@ class Training:
             "generator_version": GENERATOR_VERSION,
             "device": self.device,
             "patients": self.patients,
-            "sites": {name: DataSet(folder).digest() for name, folder in self.sites.items()},
+            "sites": {name: digest_of_files(folder) for name, folder in self.sites.items()},
             **({"local_steps": LOCAL_STEPS} if self.fedgan else {}),
             **(
                 {"without": {s: list(own) for s, own in self.without.items()}}

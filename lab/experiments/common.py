@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import write_whole
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
@@ -18,6 +17,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.training import GENERATOR_VERSION
 from asyndgan.training.segmentation import TRAINING_VERSION
+from lab.digests import digest_of_files
 from lab.evidence import markdown_table, replace_block
 from lab.trainings import Training
 
@@ -58,7 +58,7 @@ def emptied(out: Path) -> Path:
 @cache
 def digest_of(folder: Path) -> str:
     """Digest of a data set's files."""
-    return DataSet(folder).digest()
+    return digest_of_files(folder)
 
 
 def sites_of(data: Path, name: str) -> dict[str, Path]:

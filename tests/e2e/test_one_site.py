@@ -23,7 +23,7 @@ from asyndgan.export.folds import SPLITS_FILE
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
-from asyndgan.intake.nnunet import patient_of, read_cases
+from asyndgan.intake.nnunet import patient_of
 from asyndgan.judging.real import load_real
 from asyndgan.painting import augmenting, completion, translation
 from asyndgan.painting.budget import TranslationBudget
@@ -43,6 +43,7 @@ from asyndgan.store.prepare import blanked, invert
 from asyndgan.store.splits import held_out_by
 from asyndgan.training import SHARED_LOOK, generator_inputs
 from lab.completion_scores import completions
+from reading import read_cases
 
 MakeRecipe = Callable[..., Recipe]
 

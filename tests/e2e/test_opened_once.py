@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.intake.dataset import DataSet
-from asyndgan.intake.nnunet import read_cases
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
 from asyndgan.store.store import Store
+from reading import read_cases
 
 SITES = [site.name for site in DEFAULT_SITES[:2]]
 _COUNTING: list[Counter[Path]] = []
@@ -103,24 +103,3 @@ def test_a_command_reads_each_description_and_each_real_image_once(
         with opened() as again:
             DataSet(site).cases(run.recipe().image)
         assert not images(again, site)
-
-
-def test_fewer_modalities_and_slices_are_taken_from_what_was_read(run: RunFolder) -> None:
-    folder, image = run.path.parent / SITES[0], run.recipe().image
-    kept = DataSet(folder)
-    wide = kept.cases(image)
-    with opened() as opens:
-        narrow = kept.cases(image, ["FLAIR", "T1"])
-        labelled = kept.cases(image.model_copy(update={"slices": "labelled"}))
-        assert kept.cases(image) == wide
-    assert not opens
-    for case, other in zip(narrow, DataSet(folder).cases(image, ["FLAIR", "T1"]), strict=True):
-        assert case.image.equal(other.image) and case.mask.equal(other.mask)
-        assert (case.name, case.modalities, case.absent) == (
-            other.name, other.modalities, other.absent,
-        )  # fmt: skip
-        assert case.preparation == other.preparation
-    assert labelled == [case for case in wide if case.mask.any()]
-    with opened() as opens:
-        kept.cases(image.model_copy(update={"size": (24, 24)}), ["T1"])
-    assert opens

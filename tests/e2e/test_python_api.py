@@ -21,11 +21,12 @@ from asyndgan.export.folds import SPLITS_FILE
 from asyndgan.export.writing import write_dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
-from asyndgan.intake.nnunet import describe, read_cases, read_mask
+from asyndgan.intake.nnunet import describe, read_mask
 from asyndgan.intake.readers import AXIAL, Geometry, lossless, reader_of
 from asyndgan.intake.units import units_of
 from asyndgan.recipe import Recipe
 from asyndgan.store import RawCase
+from reading import read_cases
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal.py"
 MakeRecipe = Callable[..., Recipe]

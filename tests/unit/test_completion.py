@@ -17,7 +17,7 @@ from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
 from asyndgan.intake.listing import list_cases
-from asyndgan.intake.nnunet import read_case, read_cases
+from asyndgan.intake.nnunet import read_case
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.completion import MOST_MASKS, drawn_masks, own_masks
 from asyndgan.painting.regression import Regression
@@ -34,6 +34,7 @@ from asyndgan.store.measuring import levels_of
 from asyndgan.store.plan import shared_modalities
 from asyndgan.store.prepare import blanked
 from lab.completion_scores import _copied, _label_means, _regressed, _ssim, nearness
+from reading import read_cases
 
 GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
 NAMES = ("T1", "T2")

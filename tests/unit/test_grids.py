@@ -10,7 +10,7 @@ import pytest
 
 from asyndgan.errors import DataError
 from asyndgan.intake.check import check_folder
-from asyndgan.intake.nnunet import read_cases
+from reading import read_cases
 
 AFFINE = np.array([[-1.0, 0, 0, 20], [0, 1.0, 0, -22], [0, 0, 4.0, -10], [0, 0, 0, 1]])
 VOXELS = np.random.default_rng(0).integers(0, 2, (6, 8, 3)).astype(np.uint8)

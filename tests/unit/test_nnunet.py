@@ -18,15 +18,10 @@ from asyndgan.export.writing import write_dataset, written_whole
 from asyndgan.intake import patterns
 from asyndgan.intake.description import describe
 from asyndgan.intake.labelling import read_mask
-from asyndgan.intake.nnunet import (
-    DEFAULT_PATIENT_PATTERN,
-    patient_of,
-    patients_of,
-    read_cases,
-    read_masks,
-)
+from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN, patient_of, patients_of, read_masks
 from asyndgan.intake.readers import LOSSLESS, READERS
 from asyndgan.store.case import RawCase
+from reading import read_cases
 
 LABELS = {"background": 0, "lesion": 1}
 SPACING = (1.5, 0.5)

@@ -26,12 +26,12 @@ from asyndgan.intake import dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.fingerprint import measured
-from asyndgan.intake.nnunet import read_cases
 from asyndgan.recipe import ImageSection
 from asyndgan.store import Cohort
 from asyndgan.store.prepare import prepare
 from asyndgan.store.prepared import Case
 from asyndgan.store.store import MOST_PARTS, Item, Store, compact
+from reading import read_cases
 
 IMAGE = ImageSection(size=(16, 16))
 
@@ -364,3 +364,15 @@ def test_a_store_keeps_any_items(tmp_path: Path) -> None:
         found = store.part("cases", "key", made, lambda read: read)
         assert found is not None and [item.about for item in found] == [{"name": "a"}, {}]
         assert np.array_equal(found[0].arrays["x"], items[0].arrays["x"])
+
+
+def test_few_modules_beside_intake_know_file_formats() -> None:
+    source = Path(dataset.__file__).parents[1]
+    found = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        if path.relative_to(source).parts[0] not in ("intake", "export", "dicom")
+        and "asyndgan.intake.readers import" in path.read_text()
+    }
+    # They word a fault of a file, or write files like those of a site. No other may join.
+    assert found == {"cli/check.py", "painting/provenance.py", "painting/writing.py"}

@@ -14,9 +14,10 @@ from asyndgan.export.copying import write_completed, write_extended
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
-from asyndgan.intake.nnunet import read_cases, read_masks
+from asyndgan.intake.nnunet import read_masks
 from asyndgan.intake.readers import DataFileError, reader_of
 from asyndgan.store.case import RawCase
+from reading import read_cases
 
 LABELS = {"background": 0, "lesion": 1}
 

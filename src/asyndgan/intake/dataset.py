@@ -1,10 +1,8 @@
 """A data set's folder, opened once however often a command asks for what is in it."""
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -21,7 +19,6 @@ from asyndgan.intake.nnunet import (
 )
 from asyndgan.intake.patients import Joined, joined_in, unfitting
 from asyndgan.intake.readers import READERS, DataFileError
-from asyndgan.received import opened
 from asyndgan.recipe import ImageSection
 from asyndgan.recipe.image import Intensity
 from asyndgan.store.case import RawCase, Source
@@ -43,8 +40,8 @@ log = logging.getLogger(__name__)
 class DataSet:
     """A folder in nnU-Net's raw convention.
 
-    `dataset.json` is read once, when it is first asked for. Cases are kept in memory, and a later
-    request for some of their modalities or slices on the same grid is answered from them.
+    `dataset.json` is read once, when it is first asked for. Cases come from the folder's store (see
+    `asyndgan.store.store`); without one they are kept in memory.
 
     Args:
         folder: holds dataset.json.
@@ -54,7 +51,7 @@ class DataSet:
     def __init__(self, folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> None:
         self.folder = folder
         self.patient_pattern = patient_pattern
-        self._kept: dict[str, _Kept] = {}
+        self._made: dict[str, list[Case]] = {}
 
     @cached_property
     def table(self) -> dict[str, object]:
@@ -89,31 +86,6 @@ class DataSet:
             DataError: as `list_cases`, or the patient pattern is no regular expression.
         """
         return patients_of((files.name for files in self.files), self.patient_pattern)
-
-    def digest(self, further: Sequence[str] = ()) -> str:
-        """SHA-256 of the paths and contents of dataset.json and the cases' files, in hexadecimal.
-
-        Nothing else in the folder counts: a link in it may lead to a whole disk.
-
-        Args:
-            further: folders in it, whose files count too if they end as images do.
-
-        Raises:
-            DataError: as `list_cases`.
-        """
-        files = {self.folder / "dataset.json"}
-        for case in self.files:
-            files |= {*case.images.values(), *filter(None, [case.mask])}
-        for name in further:
-            found = (self.folder / name).glob(f"*{self.info.file_ending}")
-            files |= {path for path in found if path.is_file()}
-        digest = hashlib.sha256()
-        for path in sorted(files):
-            digest.update(path.relative_to(self.folder).as_posix().encode() + b"\0")
-            with opened(path, 2**63) as file:
-                while part := file.read(2**20):
-                    digest.update(part)
-        return digest.hexdigest()
 
     def check_labels(self, labels: Mapping[str, str]) -> None:
         """Checks that the labels agree with those of a run.
@@ -162,8 +134,7 @@ class DataSet:
                 painted counts as patients.
 
         Returns:
-            The cases, sorted by name. Where more modalities were read before, `preparation.cut` is
-            still of all of them.
+            The cases, sorted by name.
 
         Raises:
             DataError: the data set cannot be read or prepared; the error names the file or the
@@ -176,14 +147,13 @@ class DataSet:
             image = image.model_copy(update={"intensity": self._painted_intensity()})
         image = grid_for(info, image)
         incomplete = incomplete and info.incomplete
-        key = f"{unmasked} {incomplete} {image.model_dump_json(exclude={'slices', 'modalities'})}"
-        kept = self._kept.get(key)
-        if kept is None or not kept.covers(image, wanted):
-            if not unmasked:
-                raise_first(self._listing.unmasked)
-            read = self._prepared(image, wanted, incomplete)
-            kept = self._kept[key] = _Kept(image.slices == "all", wanted, read)
-        cases = list(kept.of(image, wanted))
+        if not unmasked:
+            raise_first(self._listing.unmasked)
+        made_from = [image.model_dump_json(exclude={"modalities"}), wanted, incomplete]
+        if (key := repr(made_from)) not in self._made:
+            read = partial(self._read, image, wanted, incomplete)
+            self._made[key] = self._prepared(made_from, read)
+        cases = self._made[key]
         if not cases:
             raise DataFileError(
                 self.folder,
@@ -312,18 +282,17 @@ class DataSet:
         return {"default": SYNTHETIC_INTENSITY, **known}
 
     def _prepared(
-        self, image: ImageSection, wanted: Sequence[str], incomplete: bool
+        self, made_from: list[object], read: "Callable[[], Iterator[Case]]"
     ) -> "list[Case]":
-        def read() -> "Iterator[Case]":
-            return self._read(image, wanted, incomplete)
+        """Prepared cases from the store; read where nothing is kept."""
+        from asyndgan.store.prepared import restored, stored
 
-        if self._store is None:
-            return [*read()]
-        grid = image.model_dump_json(exclude={"modalities"})
-        from asyndgan.store.prepared import stored
-
-        made_from = [grid, wanted, incomplete, self._state]
-        found = self._store.part("prepared", made_from, lambda: map(stored, read()), self._restored)
+        found = self._store and self._store.part(
+            "prepared",
+            [*made_from, self._state],
+            lambda: map(stored, read()),
+            lambda items: restored(items, self.patients),
+        )
         return [*read()] if found is None else found
 
     def _read(
@@ -338,11 +307,6 @@ class DataSet:
             if image.slices == "all" or case.preparation.labelled:
                 yield case
 
-    def _restored(self, items: list[Item]) -> "list[Case]":
-        from asyndgan.store.prepared import restored
-
-        return restored(items, self.patients)
-
 
 def _item(source: Source, channels: Mapping[str, np.ndarray], mask: np.ndarray | None) -> Item:
     """A case of which the mask has no name."""
@@ -353,37 +317,6 @@ def _item(source: Source, channels: Mapping[str, np.ndarray], mask: np.ndarray |
     )
 
 
-@final
-@dataclass(frozen=True)
-class _Kept:
-    """Cases of one grid that were read.
-
-    Attributes:
-        whole: whether slices without a label are among them.
-        modalities: their channels.
-        cases: the cases.
-    """
-
-    whole: bool
-    modalities: tuple[str, ...]
-    cases: "Sequence[Case]"
-
-    def covers(self, image: ImageSection, modalities: Sequence[str]) -> bool:
-        """Whether these slices and channels are among those that were read."""
-        slices = self.whole or image.slices == "labelled"
-        return slices and set(modalities) <= set(self.modalities)
-
-    def of(self, image: ImageSection, modalities: tuple[str, ...]) -> "Iterator[Case]":
-        """The cases that a request with these slices and channels asks for."""
-        for case in self.cases:
-            if self.whole and image.slices == "labelled" and not case.preparation.labelled:
-                continue
-            if modalities == self.modalities:
-                yield case
-            elif not set(modalities) <= set(case.absent):
-                yield _narrowed(case, modalities)
-
-
 @cache  # a folder is read for each site
 def _tell_scaled(folder: Path, had: tuple[int, int], wanted: tuple[int, int]) -> None:
     log.warning(
@@ -392,21 +325,6 @@ def _tell_scaled(folder: Path, had: tuple[int, int], wanted: tuple[int, int]) ->
         "--set image.size=%dx%d' plans a recipe that learns masks of this size.",
         folder, *had, *wanted, *wanted,
     )  # fmt: skip
-
-
-def _narrowed(case: "Case", modalities: tuple[str, ...]) -> "Case":
-    """The case with these of its channels, in this order."""
-    places = [case.modalities.index(name) for name in modalities]
-    made = case.preparation
-    scale, shift = (tuple(ends[place] for place in places) for ends in (made.scale, made.shift))
-    levels = tuple(made.levels[place] for place in places)
-    return replace(
-        case,
-        image=case.image[places],
-        modalities=modalities,
-        preparation=replace(made, scale=scale, shift=shift, levels=levels),
-        absent=tuple(name for name in modalities if name in case.absent),
-    )
 
 
 def told(sets: Mapping[str, DataSet]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from asyndgan.intake.description import describe
 from asyndgan.intake.grids import on_grid_of
 from asyndgan.intake.labelling import check_mask, read_mask
-from asyndgan.intake.listing import CaseFiles, list_cases, list_masks
+from asyndgan.intake.listing import CaseFiles, list_masks
 from asyndgan.intake.near import composed
 from asyndgan.intake.patterns import found_in
 from asyndgan.intake.readers import DataFileError, Stored, reader_of
@@ -110,49 +110,23 @@ def read_image(path: Path, number: int, info: DatasetInfo) -> dict[str, Stored]:
     return {name: replace(each, values=each.values.astype(np.float32)) for name, each in named}
 
 
-def read_cases(
-    folder: Path,
-    *,
-    axis: Axis = "axial",
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
-    info: DatasetInfo | None = None,
-) -> Iterator[RawCase]:
-    """Reads a data set, one case at a time, sorted by name.
-
-    A modality without a file is left out of `RawCase.channels` (`asyndgan.store.prepare` raises if
-    it needs one). Volumes are yielded slice by slice under names like `CASE_z0012`; the number
-    counts from the left, posterior or inferior end. A single-slice volume keeps its case's name.
-
-    Args:
-        folder: holds dataset.json.
-        axis: the direction along which volumes are cut.
-        patient_pattern: see `patient_of`.
-        info: the data set's description, if it was read before.
-
-    Raises:
-        DataError: anything is missing, unreadable, too large or contradictory; the error names the
-            file.
-    """
-    info = info or describe(folder)
-    cases = list_cases(folder, info)
-    patients = patients_of((files.name for files in cases), patient_pattern)
-    for files in cases:
-        yield from read_case(files, info, axis=axis, patient=patients[files.name])
-
-
 def read_case(
     files: CaseFiles, info: DatasetInfo, *, axis: Axis = "axial", patient: str = ""
 ) -> Iterator[RawCase]:
-    """Reads one case, slice by slice if it is a volume; see `read_cases`.
+    """Reads one case, slice by slice if it is a volume.
+
+    A modality without a file is left out of `RawCase.channels`. Slices are named like `CASE_z0012`;
+    the number counts from the left, posterior or inferior end. A single-slice volume keeps its
+    case's name.
 
     Args:
         files: the case's files.
         info: the data set's description.
-        axis: as in `read_cases`.
+        axis: the direction along which volumes are cut.
         patient: whose case it is; see `patients_of`.
 
     Raises:
-        DataError: as `read_cases`.
+        DataError: a file is missing, unreadable, too large or contradictory; the error names it.
     """
     source, channels, mask = read_arrays(files, info)
     yield from slices_of(source, patient, channels, mask, AXES[axis])
@@ -164,7 +138,7 @@ def read_arrays(
     """Reads the files of one case: modality to float32 array, and the mask as int64.
 
     Raises:
-        DataError: as `read_cases`.
+        DataError: as `read_case`.
     """
     channels: dict[str, Stored] = {}
     for number, path in sorted(files.images.items()):
@@ -193,11 +167,6 @@ def read_masks(
     folder: Path, *, axis: Axis = "axial", info: DatasetInfo | None = None
 ) -> Iterator[RawCase]:
     """Reads the masks of a data set; images are not needed.
-
-    Args:
-        folder: holds dataset.json and labelsTr.
-        axis: the direction along which volumes are cut.
-        info: the data set's description, if it was read before.
 
     Returns:
         Cases whose only channel, "mask", is the mask itself, and whose patient is the file's name;

@@ -110,7 +110,8 @@ class Store:
             return found
         try:
             _write(part, make())
-            _tidy(place)
+            with suppress(OSError):  # another process tidies as well
+                _tidy(place)
             return read(_mapped(part))
         except OSError as error:
             log.warning("%s cannot be kept (%s); files are read anew.", part, error.strerror)
