@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
 import torch
+from jaxtyping import Integer
 from pydantic import TypeAdapter
 from torch import Tensor
 
@@ -48,7 +49,7 @@ class Case:
     if TYPE_CHECKING:
         mask: Mask
     else:
-        mask: Mask = _Labels()
+        mask: Integer[Tensor, "*space"] = _Labels()
     modalities: tuple[str, ...]
     preparation: Preparation
     absent: tuple[str, ...] = ()
