@@ -13,13 +13,7 @@ from asyndgan.recipe import Recipe
 
 
 def build_engine(name: str, setups: Sequence[SiteSetup], recipe: Recipe) -> Transport:
-    """Builds an engine by its name and sets up its sites.
-
-    Raises:
-        RunError: if the name is unknown (the error lists the engines), or it is not installed.
-        SiteUnreachableError: `flare` did not connect all sites in time.
-        PolicyError, DataError, CohortError: `inprocess` cannot set up a site; see `set_up`.
-    """
+    """Builds an engine by its name and sets up its sites; raises `RunError` for another name."""
     if name == "inprocess":
         return InProcess({setup.name: set_up(setup, recipe) for setup in setups})
     if name == "processes":

@@ -36,10 +36,7 @@ def federation_in(path: Path) -> Federation:
 
 
 def transport_to(federation: Federation, recipe: Recipe | None, run: str) -> "Transport":
-    """Connects to the sites of a federation for one run; the caller closes the transport.
-
-    Without a recipe, sites send their fingerprints and nothing else.
-    """
+    """Connects to the sites for one run; without a recipe, they send fingerprints alone."""
     office = flare_part("jobs").Office(federation, recipe, run)
     transport: Transport = flare_part("transport").Flare(office)
     return transport
@@ -47,12 +44,7 @@ def transport_to(federation: Federation, recipe: Recipe | None, run: str) -> "Tr
 
 @contextmanager
 def served(federation: Federation) -> Iterator[None]:
-    """Keeps a federation's server running, and records the connected sites.
-
-    Raises:
-        BusyError: another program of this machine has its port.
-        RunError: the server cannot run here.
-    """
+    """Keeps a federation's server running; raises `BusyError` if another program has its port."""
     with (
         closing(flare_part("keeper").keep_server(federation)),
         closing(flare_part("attendance").Register(federation)),
@@ -61,11 +53,7 @@ def served(federation: Federation) -> Iterator[None]:
 
 
 def flare_part(name: str) -> Any:
-    """Imports a module of `asyndgan.engines.flare`, which needs the optional extra `flare`.
-
-    Raises:
-        MissingPackageError: FLARE is not installed.
-    """
+    """A module of `asyndgan.engines.flare`; raises `MissingPackageError` without FLARE."""
     try:
         return import_module(f"asyndgan.engines.flare.{name}")
     except ImportError as error:

@@ -20,13 +20,9 @@ T = TypeVar("T")
 
 @final
 class Frames:
-    """Sends and receives numbered frames.
+    """Numbered frames on a stream socket, which it owns; `limit`: most bytes of a received one.
 
     Partly sent or received frames are kept after a timeout, so that the stream stays in step.
-
-    Args:
-        connection: a connected stream socket, which this object then owns.
-        limit: most bytes that a received frame may carry.
     """
 
     def __init__(self, connection: socket.socket, *, limit: int) -> None:
@@ -36,12 +32,11 @@ class Frames:
         self._received = bytearray()
 
     def send(self, number: int, payload: bytes, timeout: float | None = None) -> None:
-        """Sends a frame.
+        """Sends a frame, unless an earlier one is still not accepted.
 
         Raises:
-            SiteUnreachableError: if the other end is gone.
-            SiteSilentError: if it does not accept the frame in time, or an earlier one; this
-                one is then not kept.
+            SiteUnreachableError: the other end is gone.
+            SiteSilentError: it does not accept the frame, or an earlier one, in time.
         """
         deadline = _deadline(timeout)
         self._flush(deadline)  # nothing piles up behind a frame that is not accepted
@@ -54,13 +49,7 @@ class Frames:
             del self._unsent[:sent]
 
     def receive(self, timeout: float | None = None) -> tuple[int, bytes]:
-        """Waits for the next frame; returns its number and payload.
-
-        Raises:
-            SiteUnreachableError: if the other end is gone.
-            SiteSilentError: if no whole frame comes in time.
-            WireError: if the frame announces more bytes than the limit.
-        """
+        """Number and payload of the next frame; raises as `Requests.ask`."""
         deadline = _deadline(timeout)
         self._fill(FRAME.size, deadline)
         number, size = FRAME.unpack_from(self._received)
@@ -120,9 +109,9 @@ class Requests:
         """Sends a request and returns its answer; late answers to older requests are dropped.
 
         Raises:
-            SiteUnreachableError: if the other end is gone.
-            SiteSilentError: if it does not answer within `timeout` seconds.
-            WireError: if the answer announces more bytes than the limit.
+            SiteUnreachableError: the other end is gone.
+            SiteSilentError: it does not answer within `timeout` seconds.
+            WireError: the answer announces more bytes than the limit.
         """
         deadline = time.monotonic() + timeout
         with self._lock:

@@ -1,7 +1,6 @@
-"""Runs each site in its own operating-system process, connected by a local socket pair.
+"""Runs each site in a process of its own, connected by a socket pair.
 
-A site that crashes affects nothing else: the coordinator goes on without it, its process is
-restarted, and it returns with its last checkpoint.
+A site that crashes is restarted from its last checkpoint; the others go on meanwhile.
 """
 
 import json
@@ -57,10 +56,11 @@ class Processes(Transport):
     """Starts a process for each site and restarts it when it dies.
 
     Args:
-        setups: setup of each site.
-        recipe: recipe of the run; None: sites describe their data, so that one can be planned.
-        restart_after_s: seconds from a site's latest start until it may be restarted if it died;
-            doubled with every restart, at most eight times. None: only `start` restarts sites.
+        setups: of the sites.
+        recipe: of the run; None: sites describe their data, so that one can be planned.
+        restart_after_s: from a dead site's latest start until it may be restarted, in seconds;
+            doubled
+        with every restart, at most eight times. None: only `start` restarts sites.
     """
 
     def __init__(

@@ -101,8 +101,8 @@ def load_cohort(
         tell: is given each note on the data; None: nobody is.
 
     Raises:
-        DataError: if the folder cannot be read, or has a fault that `findings` finds.
-        CohortError: if its cases do not fit the recipe.
+        DataError: the folder cannot be read, or has a fault that `findings` finds.
+        CohortError: its cases do not fit the recipe.
     """
     if chooser is None:
         chooser = chooser_at(setup.state) or OPEN
@@ -165,11 +165,7 @@ def policy_of(setup: SiteSetup) -> Policy:
 
 
 def chooser_at(state: Path) -> Chooser | None:
-    """How a site chose its held-out patients, by its states of a run; None: not recorded.
-
-    Raises:
-        RunError: the file is not as the site wrote it.
-    """
+    """How a site held patients out, by its states of a run; None: unknown. May raise `RunError`."""
     path = state / CHOOSER_FILE
     if not path.exists():
         return None
@@ -239,11 +235,7 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
 
 
 def describe_only(setup: SiteSetup, limit: int) -> Endpoint:
-    """A site before there is a recipe: its endpoint sends a fingerprint and nothing else.
-
-    Args:
-        setup: of the site; it names the fingerprint.
-        limit: most bytes of a request's arrays.
+    """The endpoint of a site before there is a recipe: it sends a fingerprint and nothing else.
 
     Raises:
         PolicyError: its policy cannot be used, or lets no fingerprint out.

@@ -32,7 +32,7 @@ class Coordination(Controller):
     Args:
         recipe: the recipe as TOML.
         run: name of the run.
-        keys: of the line to each site, as hexadecimal digits, by site; the run begins when all are
+        keys: of the line to each site, as hexadecimal digits, by site; it begins when all are
             there.
         folder: of the run; empty: asyndgan/runs/RUN in the server's workspace.
     """

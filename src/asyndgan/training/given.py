@@ -77,11 +77,7 @@ class Given:
             )
 
     def of_labels(self, site: str, labels: Mapping[int, str]) -> Tensor:
-        """The masks that hold these labels and no other.
-
-        Raises:
-            CohortError: there is none.
-        """
+        """The masks that hold these labels and no other; raises `CohortError` if there is none."""
         key = site, frozenset(labels)
         if key not in self._pools:
             pools = (

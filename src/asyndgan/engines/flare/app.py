@@ -1,10 +1,9 @@
 """The FLARE app: what its jobs run, by FLARE's public interface alone.
 
 A site's end (`SiteLine`) holds no data and no key: it passes bytes between the coordinator and the
-site's data process, a process of its own on the site's machine. The coordinator's end does the same
-to a coordinator outside FLARE (`CoordinatorLine`, one job a site). Or a coordinator within the
-server's job process sends by it (`Messages`, one job a run, `asyndgan.runs.coordination`). Bytes
-travel as FLARE's auxiliary messages: tasks would be polled for.
+site's data process. The coordinator's end does the same to a coordinator outside FLARE
+(`CoordinatorLine`, one job a site), or is the coordinator (`Messages`, one job a run,
+`asyndgan.runs.coordination`). Bytes travel as auxiliary messages: tasks would be polled for.
 
 Imports no torch, since FLARE starts such processes for every site.
 """
@@ -68,9 +67,6 @@ class SiteEnd:
         engine: FLARE's engine in the server's job process.
         site: name of the site.
         limit: most bytes of an answer.
-
-    Attributes:
-        last_reached: when the site's end answered last (monotonic time).
     """
 
     def __init__(self, engine: Any, site: str, limit: int) -> None:
@@ -88,12 +84,9 @@ class SiteEnd:
         return time.monotonic() - self.last_reached > GONE_S
 
     def answered(self, payload: bytes, wait_s: float, ended: Callable[[], bool]) -> bytes:
-        """The site's reply to a request, which is asked again while there is time.
+        """The site's reply to a request, which is repeated while there is time.
 
-        A site answers a repeated request with the same bytes.
-
-        Raises:
-            SiteUnreachableError: the site's end of the job is gone.
+        Raises `SiteUnreachableError` if the site's end of the job is gone.
         """
         deadline = time.monotonic() + wait_s
         while (left := deadline - time.monotonic()) > 0 and not ended():
@@ -315,11 +308,7 @@ class Messages(Transport):
 
 
 def _sockets() -> Path:
-    """Folder of the sockets, which whoever starts FLARE names to its processes.
-
-    Raises:
-        SiteUnreachableError: nobody has.
-    """
+    """Folder of the sockets, which whoever starts FLARE names to its processes."""
     folder = os.environ.get(SOCKETS)
     if not folder:
         log.warning("no data process is found: FLARE's environment does not name %s", SOCKETS)

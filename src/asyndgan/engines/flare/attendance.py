@@ -1,7 +1,6 @@
 """Records which sites are connected with a federation's server, and has it send others away.
 
-The service asks FLARE and writes a file: a question to FLARE takes seconds or longer, a file is
-read at once.
+Commands read the file that is written here: to ask FLARE takes seconds or longer.
 """
 
 import json

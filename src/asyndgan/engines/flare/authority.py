@@ -34,11 +34,7 @@ class Request:
 
 
 def read_request(path: Path) -> Request:
-    """Reads a request for a certificate.
-
-    Raises:
-        RunError: it is none, was altered, or its name or its key cannot be a site's.
-    """
+    """Reads a site's request; raises `RunError` if it is none, or cannot be a site's."""
     again = "Have the site make another with 'asyndgan site request'"
     try:
         found = x509.load_pem_x509_csr(bounded_text(path, MOST_PEM, links=True).encode())
@@ -74,11 +70,7 @@ class Authority:
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Opens the authority of the federation in a folder.
-
-        Raises:
-            RunError: its file cannot be used.
-        """
+        """The authority of a federation's folder; raises `RunError` if its file cannot be used."""
         path = folder / "provisioning" / PROJECT / "state" / "cert.json"
         try:
             known = json.loads(path.read_text())
@@ -92,11 +84,7 @@ class Authority:
             ) from None
 
     def sign(self, key: Any, name: str, role: str = "") -> str:
-        """A certificate of a public key, as FLARE's provisioning would make it, as PEM.
-
-        Raises:
-            RunError: the authority's own is no longer valid.
-        """
+        """A certificate (PEM) of a public key; raises `RunError` if the authority's has expired."""
         from nvflare.lighter.utils import Identity, generate_cert, serialize_cert  # slow to import
 
         now, end = datetime.now(UTC), self.certificate.not_valid_after_utc

@@ -48,11 +48,7 @@ class Check:
 
 
 def checks(kit: Path) -> Iterator[Check]:
-    """Checks everything that a site needs; nothing but a TLS handshake leaves the machine.
-
-    Raises:
-        RunError: the folder is not a startup kit, or what it gives cannot be used.
-    """
+    """Checks what a site needs; nothing but a TLS handshake leaves. May raise `RunError`."""
     member = read_kit(kit) if has_kit(kit) else None
     of = "of" if member else "none: FLARE is of others; it has to know this as"
     yield Check("kit", True, f"{of} site {name_of(kit)}")

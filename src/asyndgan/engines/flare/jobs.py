@@ -48,10 +48,9 @@ BETWEEN: Final = "."  # Separates run and site in a job's name; a run's name can
 
 @final
 class Administrator:
-    """Asks FLARE's server by its administrators' interface.
+    """Asks FLARE's server by its administrators' interface, in a process (`administrator`).
 
-    A process of its own asks (`asyndgan.engines.flare.administrator`), and another one after it
-    where there was no answer: nothing that FLARE waits for holds this process up.
+    Another process follows where there was no answer: what FLARE waits for holds nothing up here.
     """
 
     def __init__(self, kit: Path) -> None:
@@ -158,12 +157,7 @@ class Office:
         return self._seals[site]
 
     def submit(self, site: str) -> str:
-        """Submits a job for a site and returns its id.
-
-        Raises:
-            RunError: FLARE refuses, or the job's files cannot be written.
-            SiteUnreachableError: the server does not answer.
-        """
+        """Submits a job for a site and returns its id; raises as `Administrator.ask`."""
         with tempfile.TemporaryDirectory() as folder:
             job = Path(folder) / job_name(self.run, site)
             recipe = self.recipe.to_toml() if self.recipe else ""
@@ -179,13 +173,8 @@ class Office:
     def sweep(self, members: Collection[str]) -> dict[str, list[str]]:
         """Ends the jobs of other runs and of non-members, and deletes jobs that have ended.
 
-        Returns:
-            Jobs of this run that wait or run, by site; an earlier coordinator may have submitted
-            some of them.
-
-        Raises:
-            RunError: FLARE refuses.
-            SiteUnreachableError: the server does not answer.
+        Returns the jobs of this run that wait or run, by site; some may be of an earlier
+        coordinator.
         """
         ours: dict[str, list[str]] = {}
         for about in self.administrator.ask("list_jobs"):
@@ -295,14 +284,7 @@ def write_files(
     controller: dict[str, Any],
     executors: dict[str, dict[str, Any]],
 ) -> None:
-    """Writes a job's folder.
-
-    Args:
-        folder: of the job.
-        name: of the job.
-        controller: the server's end, with its class as `path` and its arguments as `args`.
-        executors: arguments of each site's end, by site.
-    """
+    """Writes a job: the server's end (`path`, `args`), and arguments of each site's end."""
     files: dict[str, Any] = {
         "meta.json": {
             "name": name,

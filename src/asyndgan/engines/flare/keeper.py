@@ -55,13 +55,7 @@ ARENAS: Final = {"MALLOC_ARENA_MAX": "4"}  # What FLARE's own start-up script se
 
 @final
 class Kept:
-    """Runs a FLARE process in its folder and restarts it when it ends.
-
-    The processes of its jobs end with it.
-
-    Raises:
-        RunError: FLARE cannot run at this path, or start jobs with this Python.
-    """
+    """Runs a FLARE process in its folder, and restarts it when it ends, as do those of its jobs."""
 
     def __init__(self, kit: Path, command: Sequence[str], sockets: str) -> None:
         self.kit = plain(kit)
@@ -143,11 +137,7 @@ class Kept:
 def keep_client(kit: Path) -> Kept:
     """Writes FLARE's files of a site anew, and starts and keeps FLARE's client on them.
 
-    Of the kit only the file of data is read. FLARE is started by the command of its own script, in
-    a folder in which there is nothing else.
-
-    Raises:
-        RunError: the kit cannot be used, or FLARE cannot run at its path.
+    Of the kit only the file of data is read. Raises `RunError` if it cannot be used.
     """
     member = read_kit(kit)
     end_all(plain(kit) / FLARE)
@@ -164,8 +154,8 @@ def keep_server(federation: Federation) -> Kept:
     """Starts and keeps FLARE's server of a federation; its jobs stay in its kit.
 
     Raises:
-        BusyError: another program of this machine, such as a copy of the federation, has its port.
-        RunError: its port cannot be opened, the kit holds no server, or FLARE cannot run there.
+        BusyError: another program of this machine has its port, such as a copy of the federation.
+        RunError: its port cannot be opened, or FLARE cannot run there.
     """
     keep_inside(federation.server_kit)
     end_all(plain(federation.server_kit))
@@ -193,10 +183,7 @@ def keep_server(federation: Federation) -> Kept:
 
 
 def end_all(folder: Path) -> None:
-    """Kills FLARE's processes that work in a folder: a parent whose keeper was killed, and jobs.
-
-    A job whose parent ends while it starts would try to tell it, without a pause, for ever.
-    """
+    """Kills FLARE's processes that work in a folder: a parent whose keeper was killed, and jobs."""
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = {*(place / "cmdline").read_text(errors="replace").split("\0")}

@@ -1,9 +1,7 @@
-"""Identities: a federation, and the kits of those whose certificates its authority signs.
+"""A federation, and the kits of those whose certificates its authority signs.
 
-A site makes its key itself and sends a request. Its kit is one file without a secret: where the
-coordinator is, and certificates. FLARE's settings at a site are the site's own
-(`asyndgan.engines.flare.member`). The coordinator's two kits are made by FLARE's provisioning, and
-tightened: jobs may name only classes of our app and may bring no code.
+A site makes its key itself and sends a request; its kit is one file without a secret (`member`).
+The coordinator's two kits are made by FLARE's provisioning, and tightened.
 """
 
 import hashlib
@@ -79,11 +77,7 @@ class Federation:
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """Opens a federation that `init_federation` made.
-
-        Raises:
-            RunError: the folder holds no federation.
-        """
+        """The federation made in a folder; raises `RunError` if the folder holds none."""
         try:
             tables = tomllib.loads((path / "federation.toml").read_text("utf-8"))
             return cls(path, tables["host"], tables["port"], tuple(tables["sites"]))
@@ -97,9 +91,7 @@ class Federation:
 def init_federation(path: Path, *, host: str, port: int) -> Federation:
     """Makes a federation without sites: its authority, and the coordinator's kits.
 
-    Raises:
-        RunError: the folder is not empty, its path has spaces or quotes, a name is not valid, or
-            FLARE cannot make the kits.
+    Raises `RunError` if the folder is not empty, its path or a name is not valid, or FLARE cannot.
     """
     if path.exists() and any(path.iterdir()):
         raise RunError(f"{path} is not empty; choose another folder, or add sites to it.")
@@ -123,13 +115,9 @@ def init_federation(path: Path, *, host: str, port: int) -> Federation:
 
 
 def add_site(federation: Federation, request: Request) -> Federation:
-    """Signs a site's request and makes its kit.
+    """Signs a site's request, whose safety number was compared, and makes its kit.
 
-    The caller has made sure that the request is the site's, by its safety number.
-
-    Raises:
-        RunError: its name or its key belongs to another member, its key was removed from this
-            federation, or the authority or a kit cannot be used.
+    Raises `RunError` if its name or its key belongs to another member, or its key was removed.
     """
     site = request.name
     others = (*federation.sites, federation.host)
@@ -160,13 +148,7 @@ def add_site(federation: Federation, request: Request) -> Federation:
 
 
 def remove_site(federation: Federation, site: str) -> Federation:
-    """Excludes a site from all runs, and its key from this federation.
-
-    No job is submitted for the site any more, and FLARE's server is asked to admit it no more.
-
-    Raises:
-        RunError: the site has no kit.
-    """
+    """Excludes a site, and its key, from all runs; raises `RunError` if the site has no kit."""
     if site not in federation.sites:
         raise RunError(f"there is no kit for {site}; there are for {', '.join(federation.sites)}.")
     less = replace(federation, sites=tuple(name for name in federation.sites if name != site))
@@ -178,11 +160,7 @@ def remove_site(federation: Federation, site: str) -> Federation:
 
 
 def renew(federation: Federation) -> None:
-    """Renews all certificates, for the same keys; those sent earlier stay valid.
-
-    Raises:
-        RunError: the authority or a kit cannot be used.
-    """
+    """Renews all certificates, for the same keys; those sent earlier stay valid."""
     authority = Authority.of(federation.path)
     for path, name, role in (
         (federation.server_kit / "startup" / "server.crt", federation.host, ""),
@@ -215,11 +193,7 @@ def _removed(federation: Federation) -> frozenset[str]:
 
 
 def plain(path: Path) -> Path:
-    """Resolves a path and checks that FLARE can start jobs in it; FLARE does not quote paths.
-
-    Raises:
-        RunError: the path contains white space, quotes or other characters special to a shell.
-    """
+    """Resolves a path; raises `RunError` if it needs quotes, which FLARE does not write."""
     return unquoted(path.resolve())
 
 

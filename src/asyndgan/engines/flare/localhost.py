@@ -30,19 +30,8 @@ CONNECTED_S: Final = 300.0  # Seconds within which all sites must be connected
 class Localhost(Transport):
     """Connects sites through FLARE on one machine, as a federation does between machines.
 
-    Args:
-        setups: setup of each site.
-        recipe: recipe of the run.
-        folder: folder for kits and FLARE's own files; None means a temporary one.
-
-    Raises:
-        RunError: FLARE cannot be set up.
-        SiteUnreachableError: a site is not connected within `CONNECTED_S`.
-
-    Attributes:
-        server: keeper of FLARE's server.
-        clients: keepers of FLARE's clients, by site.
-        services: the sites' services, by site.
+    `folder` takes kits and FLARE's own files; None: a temporary one. Raises `SiteUnreachableError`
+    if a site is not connected within `CONNECTED_S`.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
 """A site's membership: its own key, the data that a kit gives, and FLARE's files.
 
-The key is made in the site's folder and never leaves it: the coordinator signs a request. FLARE
-builds objects from what its settings name, so a kit, which comes from the coordinator, is one file
-of data alone, and this package writes FLARE's files.
+FLARE builds objects from what its settings name, so a kit, which comes from the coordinator, is one
+file of data alone, and this package writes FLARE's files.
 """
 
 import hashlib
@@ -109,13 +108,9 @@ def safety_number(content: bytes) -> str:
 
 
 def make_request(folder: Path) -> Path:
-    """Makes a site's key, unless its folder holds one, and writes the request for a certificate.
+    """Writes NAME.csr, the request of the site NAME in its folder, and its key if need be.
 
-    Args:
-        folder: of the site, which it is named after; made if it does not exist.
-
-    Returns:
-        The request's file, `NAME.csr` in the folder; the same bytes for the same key.
+    The same key gives the same bytes.
 
     Raises:
         RunError: the name is not valid, or the folder's key cannot be used.
@@ -145,11 +140,7 @@ def make_request(folder: Path) -> Path:
 
 
 def read_key(folder: Path) -> Any:
-    """The private key of a site.
-
-    Raises:
-        RunError: it is missing or cannot be used.
-    """
+    """The private key of a site; raises `RunError` if it is missing or cannot be used."""
     path = folder / KEY_FILE
     try:
         return serialization.load_pem_private_key(
@@ -173,11 +164,7 @@ def _key_text(key: Any) -> str:
 
 
 def received_kit(path: Path, folder: Path) -> Member:
-    """Reads a kit that came from the coordinator for the key in a site's folder.
-
-    Raises:
-        RunError: the file is no kit or not valid, or its certificate is of another key.
-    """
+    """Reads a coordinator's kit for the key in a site's folder; raises `RunError`."""
     member, key = parsed_kit(path), read_key(folder)
     if _of_pem(member.certificate).public_key() != key.public_key():
         raise RunError(
@@ -189,20 +176,12 @@ def received_kit(path: Path, folder: Path) -> Member:
 
 
 def read_kit(kit: Path) -> Member:
-    """Reads the kit of a site's folder, and checks that it fits the site's key.
-
-    Raises:
-        RunError: the folder holds no kit or no key, or they are not valid.
-    """
+    """Reads the kit of a site's folder, for the site's key; raises `RunError` as `parsed_kit`."""
     return received_kit(kit / KIT_FILE, kit)
 
 
 def parsed_kit(path: Path) -> Member:
-    """Reads a kit, without the key that it is for.
-
-    Raises:
-        RunError: the file is no kit, or not valid.
-    """
+    """Reads a kit, without the key that it is for; raises `RunError` if it is not valid."""
     try:
         return _parsed(parsed_json(bounded_text(path, MOST_BYTES, links=True)))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -265,13 +244,7 @@ def write_workspace(kit: Path, member: Member) -> Path:
     """Writes the folder on which FLARE's client is started, in place of the one before.
 
     The files come from this function, the member's data and the site's key; FLARE sees no other
-    file of the site's folder. The old folder's content is removed.
-
-    Returns:
-        The folder.
-
-    Raises:
-        RunError: it cannot be written.
+    file of the site's folder. Raises `RunError` if they cannot be written.
     """
     half, place = kit / HALF, kit / FLARE
     key = _key_text(read_key(kit))

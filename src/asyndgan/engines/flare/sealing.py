@@ -30,11 +30,7 @@ _SIGNED: Final = (padding.PKCS1v15(), hashes.SHA256())
 
 @final
 class Seal:
-    """Seals the requests and answers of one line; an answer belongs to one request.
-
-    Args:
-        key: 32 bytes that both ends know.
-    """
+    """Seals requests and answers of one line by a key of 32 bytes; an answer fits one request."""
 
     BYTES: ClassVar[int] = 64
     """Most bytes by which a sealed message, with its kind of reply, is longer."""
@@ -74,13 +70,7 @@ def _answer_to(sealed: bytes) -> bytes:
 
 
 def line_key(kit: Path, site: str, run: str) -> bytes:
-    """The key of a run's line to a site; the same after a restart of the coordinator.
-
-    Args:
-        kit: of the coordinator, whose private key it follows from.
-        site: name of the site.
-        run: name of the run.
-    """
+    """The key of a run's line to a site, by the private key in the coordinator's kit."""
     own = (kit / "startup" / "client.key").read_bytes()
     return hmac.digest(own, f"line {site} {run}".encode(), "sha256")
 

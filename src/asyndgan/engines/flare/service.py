@@ -1,7 +1,6 @@
 """A site's service, which keeps the compute process apart from FLARE's jobs.
 
-FLARE's jobs come and go. The compute process, with the discriminator in memory, outlives them and
-answers a repeated request with the same bytes. If it crashes, no connection is lost.
+These come and go. The compute process outlives them, with the discriminator in memory.
 """
 
 import json
@@ -110,11 +109,7 @@ class SiteFile(Section):
 
     @classmethod
     def of(cls, kit: Path) -> "SiteFile":
-        """Reads `site.toml` from a startup kit's folder; relative paths are relative to the kit.
-
-        Raises:
-            RunError: the file is missing or not valid.
-        """
+        """Reads a folder's `site.toml`, whose paths are relative to it; may raise `RunError`."""
         path = kit / SITE_FILE
         try:
             found = cls.model_validate(parsed_toml(bounded_text(path, links=True)))
@@ -133,11 +128,7 @@ class SiteFile(Section):
         return found.model_copy(update=inside)
 
     def setup(self, kit: Path, run: str) -> SiteSetup:
-        """Returns the site's setup for a run; its state is in the kit, outside FLARE's jobs.
-
-        Raises:
-            RunError: the kit cannot be used, or has states of as many other runs as `runs` allows.
-        """
+        """The site's setup for a run; raises `RunError` if states of `runs` others are kept."""
         name, state = name_of(kit), kit / "runs" / run
         # Whoever names runs would otherwise decide how much of the site's disk they fill.
         if not state.exists() and len(list(state.parent.glob("*"))) >= self.runs:
@@ -164,11 +155,7 @@ class SiteService:
     """A site's data process, as FLARE's job processes reach it.
 
     It answers only what is sealed with the key of the run's line, which the coordinator's letter
-    gives. Beside a FLARE federation that this package has not made there are no letters: the job
-    itself brings the key.
-
-    Raises:
-        RunError: the kit cannot be used.
+    gives. Beside a FLARE of others there are no letters: the job itself brings the key.
     """
 
     def __init__(
@@ -338,10 +325,7 @@ def name_of(kit: Path) -> str:
 
 
 def has_kit(kit: Path) -> bool:
-    """Whether a site is of a federation that this package has made, as its key or kit shows.
-
-    A folder that holds neither, but settings, is that of a site in a FLARE federation of others.
-    """
+    """Whether a site is of a federation that this package has made; else FLARE is of others."""
     of_others = (kit / SITE_FILE).exists() and not (kit / KEY_FILE).exists()
     return (kit / KIT_FILE).exists() or not of_others
 

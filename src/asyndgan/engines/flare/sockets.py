@@ -1,7 +1,6 @@
 """Connects FLARE's job processes to ours on the same machine by Unix sockets in a private folder.
 
-Frame 0 is a greeting of FLARE's process in JSON; numbered requests and replies follow. The first
-byte of a reply is its `Reply` kind. Only `Reply.ANSWER` comes from the site and carries a payload.
+Frame 0 is a greeting of FLARE's process in JSON; numbered requests and replies follow.
 """
 
 import hashlib
@@ -60,11 +59,7 @@ def reply_of(status: Reply, payload: bytes = b"") -> bytes:
 
 
 def opened_reply(site: str, reply: bytes) -> bytes:
-    """The answer in a reply from `reply_of`; anything malformed counts as unreachable.
-
-    Raises:
-        SiteSilentError, RefusedError, SiteUnreachableError: there is no answer.
-    """
+    """The answer in a reply, or the error that it stands for; anything malformed is unreachable."""
     status = Reply(reply[0]) if reply and reply[0] in list(Reply) else Reply.UNREACHABLE
     if status is Reply.ANSWER:
         return reply[1:]
@@ -77,9 +72,7 @@ def sockets_of(kit: Path) -> Path:
 
     It is not in the kit, since a socket's path is limited to about a hundred characters. In a
     folder that a steward names, its group may connect: FLARE's process can be another account's.
-
-    Raises:
-        RunError: the folder is another user's, is accessible to everybody, or is a link.
+    Raises `RunError` if the folder is another user's, is accessible to everybody, or is a link.
     """
     user, named = os.getuid(), os.environ.get(SOCKETS)
     if named:
@@ -103,11 +96,7 @@ def _check(folder: Path, user: int, allowed: int) -> None:
 
 
 def connect(path: Path, greeting: Mapping[str, str], *, limit: int) -> Frames:
-    """Connects to the process that listens at a socket and sends it the greeting.
-
-    Raises:
-        SiteUnreachableError: no process listens.
-    """
+    """Connects to a socket and sends a greeting; raises `SiteUnreachableError`: nobody listens."""
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(str(path))
@@ -126,12 +115,8 @@ class Listener:
     Args:
         kit: the kit beside which FLARE's processes run.
         name: of the socket.
-        serve: called with the greeting and the frames of each connection, which is closed when it
-            returns.
+        serve: called with the greeting and the frames of each connection, which then ends.
         limit: most bytes of a frame.
-
-    Raises:
-        RunError: the socket cannot be created.
     """
 
     def __init__(

@@ -1,9 +1,7 @@
 """The coordinator's end: a connection (line) to each site, each through a FLARE job of its own.
 
-A job is submitted for each site as soon as FLARE knows the site, and again whenever one ends for
-any reason. Only FLARE's public interface for administrators is used for that, so it should survive
-FLARE's upgrades. The coordinator is not part of a job: it loses nothing when FLARE's server is
-killed, and when the coordinator itself is killed and restarted, the jobs reconnect to it.
+A job is submitted as soon as FLARE knows the site, and again whenever one ends. The coordinator is
+part of no job: it loses nothing when FLARE's server is killed, and jobs reconnect to it.
 """
 
 import logging
@@ -56,11 +54,7 @@ class _Link:
 
 @final
 class Flare(Transport):
-    """Carries requests to sites through FLARE.
-
-    Args:
-        office: submits jobs; names the sites and the message limit.
-    """
+    """Carries requests to the sites that an office submits jobs for."""
 
     def __init__(self, office: Office) -> None:
         self.office = office
