@@ -18,22 +18,18 @@ DROPOUT: Final = 0.5  # Fraction of a record's numbers that are set to 0
 def disturbed(
     images: Images, maps: Condition, kinds: Sequence[Disturbance], random: Generator
 ) -> tuple[Images, Condition]:
-    """Shifts images, which conditions follow, and drops numbers of records.
+    """Shifts images, which conditions follow, and drops numbers of records, real or synthetic.
 
-    A discriminator that sees few patients memorises them, unless it sees them disturbed in many
-    ways. Synthetic images are disturbed too, so the generator does not learn to paint disturbances.
     Source: Zhao et al. 2020 (Differentiable Augmentation for Data-Efficient GAN Training), section
     3.2, with their ranges.
 
     Args:
-        images: (b, c, *space) in [-1, 1].
+        images: (b, c, *space) in [-1, 1]; gradients reach them.
         maps: (b, labels, *space).
         kinds: `shift` (by an eighth of the side at most), `dropout` (of records: numbers set to 0).
         random: on the CPU; generators in equal states disturb alike.
 
-    Returns:
-        Images and maps of the same shapes. Where nothing is left, images are -1 and maps 0.
-        Gradients reach `images`.
+    Returns the same shapes. Where nothing is left, images are -1 and maps 0.
     """
     b, channels, *space = images.shape
     for kind in kinds:

@@ -64,19 +64,15 @@ def labels_in(maps: Condition) -> Masks:
 class CrossFitted(nn.Module):
     """Two networks, each trained on half of the patients; the less convinced one judges.
 
-    A network recognises images of patients that it was trained on, so its verdict would reveal them
-    as members. The other network has not seen them. Not in the papers: several discriminators of
-    which the generator follows the harshest (Durugkar et al. 2017, section 3.1), and parts of the
-    data that are kept apart so that one of them can be asked about the other (Chernozhukov et al.
-    2018, "cross-fitting").
-
-    Args:
-        networks: two, of one kind, with weights of their own.
+    A network recognises patients that it was trained on; the other has not seen them. Not in the
+    papers: several discriminators of which the generator follows the harshest (Durugkar et al.
+    2017, section 3.1), and parts of the data that are kept apart ("cross-fitting", Chernozhukov et
+    al. 2018).
 
     Attributes:
-        taught: labels that each half's patients have, (2, labels) booleans; None: all. A network
-            that never saw a label finds it unlikely everywhere. So if only one half's patients have
-            a label, that half's network decides, and hides nothing.
+        taught: labels that each half's patients have, (2, labels) booleans; None: all. If only one
+            half
+        has a label, that half's network decides, as the other finds it unlikely everywhere.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -87,14 +83,10 @@ class CrossFitted(nn.Module):
     def forward(
         self, images: Images, condition: Condition, halves: Tensor | None = None
     ) -> Verdict:
-        """Judges images.
+        """Judges images (b, c, *space), given conditions (b, labels, *space).
 
-        Args:
-            images: (b, c, *space).
-            condition: (b, labels, *space).
-            halves: (b,) zeros and ones: the network that judges each image, as in learning. None:
-                each patch is judged by the network to which it looks less real, and each pixel
-                segmented by the one that finds its label less likely.
+        `halves` (b,) zeros and ones: the network that judges each image, as in learning. None: the
+        network to which each patch looks less real, and which finds each pixel's label less likely.
         """
         # What a frozen network sees is the same for both, so it looks once.
         see = getattr(self.networks[0], "see", None)
@@ -139,11 +131,6 @@ class PatchNetwork(nn.Sequential):
     """The network of a PatchGAN, with weights drawn and named as in MONAI's `PatchDiscriminator`.
 
     MONAI is not used, since to import it takes longer than all else that a site imports.
-
-    Args:
-        spatial_dims: 2 or 3.
-        channels: channels of its input.
-        section: `width`, `layers` and `norm`.
     """
 
     def __init__(self, spatial_dims: int, channels: int, section: DiscriminatorSection) -> None:
@@ -188,10 +175,7 @@ def _named(**modules: nn.Module) -> nn.Sequential:
 
 @final
 class PatchDiscriminator(nn.Module):
-    """PatchGAN on image and condition together (Isola et al. 2017, section 3.2.2).
-
-    3 layers judge patches of 70x70 pixels.
-    """
+    """PatchGAN on image and condition together (Isola et al. 2017, section 3.2.2)."""
 
     def __init__(
         self,
@@ -211,11 +195,9 @@ class PatchDiscriminator(nn.Module):
 
 @final
 class PatchSegmentationDiscriminator(nn.Module):
-    """A PatchGAN that also segments the image, from the same features.
+    """A PatchGAN that also segments the image, from the same features, which see no mask.
 
-    The features are of the image alone, or else the segmentation could copy the mask. The mask
-    modulates the last of them before realness is judged, after the projection discriminator
-    (Miyato and Koyama 2018, section 2), so that the verdict is on the image given its mask.
+    The mask modulates the last of them before realness is judged (`given`).
     """
 
     def __init__(
@@ -315,10 +297,7 @@ class DCGANDiscriminator(nn.Module):
 
 @final
 class MaskDiscriminator(nn.Module):
-    """A `DCGANDiscriminator` that also judges each place: small shapes, and where they lie.
-
-    The verdict on the whole counts as much as those on all places.
-    """
+    """A `DCGANDiscriminator` that judges each place too: small shapes, and where they lie."""
 
     def __init__(
         self,

@@ -1,10 +1,8 @@
 """Generators: they turn a condition and noise into images in [-1, 1], all modalities at once.
 
 Each is made from `condition_channels` (of the condition's maps), `image_channels` (modalities to
-paint), `spatial_dims` (2 or 3) and the recipe's `section`.
-
-Norms act on one image at a time, so that an image does not depend on which others share its batch:
-sites come and go, and a chunked step must equal an unchunked one.
+paint), `spatial_dims` (2 or 3) and the recipe's `section`. Norms act on one image at a time: sites
+come and go, and a chunked step must equal an unchunked one.
 
 So that another run can begin with its weights (`training.inheriting`), each has `reads`: what the
 input channels of its layers stand for, by the name of each layer that reads the condition, the
@@ -93,10 +91,8 @@ class ResidualBlock(nn.Module):
 class ResNetGenerator(nn.Module):
     """The generator of AsynDGAN (section 3.4): c7s1-k, d2k, d4k, n residual blocks, u2k, uk, c7s1.
 
-    The architecture is that of Johnson et al. 2016 as used by CycleGAN, with instance norms in
-    place of batch norms.
-
-    Of the section it takes `width` k and `blocks` n. An image follows from its condition alone.
+    After Johnson et al. 2016 as used by CycleGAN, with instance norms. Of the section it takes
+    `width` k and `blocks` n.
     """
 
     def __init__(
@@ -144,13 +140,9 @@ class ResNetGenerator(nn.Module):
 class DCGANGenerator(nn.Module):
     """Paints an image from one vector, after DCGAN (Radford et al. 2016).
 
-    For images painted from a class or without a condition: the networks above see the noise of each
-    place separately and cannot agree on one shape across an image. Here each layer sees `noise`
-    beside the features: objects whose number and places vary follow from it. Upsampling is linear;
-    see `ResNetGenerator`.
-
-    Of the section it takes `width` of the last layer, `style`, `latent` and `noise`. The condition
-    is the same everywhere.
+    For images painted from a class or without a condition: each layer also sees `noise`, so objects
+    whose number and places vary follow from it. Of the section it takes `width` of the last layer,
+    `style`, `latent` and `noise`. The condition is the same everywhere.
     """
 
     GRID = 4

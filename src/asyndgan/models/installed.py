@@ -13,14 +13,7 @@ from asyndgan.recipe.faults import RETIRED_PARTS, retired
 
 @cache
 def part(group: str, kind: str) -> Any:
-    """Loads the network or loss that an entry point of group `asyndgan.<group>` names.
-
-    Kept, since to look through all installed packages takes longer than to build a small network.
-
-    Raises:
-        RecipeError: if no installed package offers it (lists those that exist), or it cannot be
-            loaded.
-    """
+    """Loads the network or loss of an entry point `asyndgan.<group>`; may raise `RecipeError`."""
     try:
         return _offered(group, kind).load()
     except (ImportError, AttributeError) as error:
@@ -28,12 +21,7 @@ def part(group: str, kind: str) -> Any:
 
 
 def check_parts(recipe: Recipe) -> None:
-    """Checks that every part that a recipe names is installed; imports none, and so no torch.
-
-    Raises:
-        RecipeError: if no installed package offers it, or its module is missing; names the
-            recipe's key.
-    """
+    """Raises `RecipeError`, with the key, for a part that is not installed; imports none."""
     named = {
         "generator.kind": ("generators", recipe.generator.kind),
         "discriminator.kind": ("discriminators", recipe.discriminator.kind),

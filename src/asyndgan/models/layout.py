@@ -11,10 +11,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @final
 class ImageNorm(nn.InstanceNorm2d):
-    """Instance norm that keeps channels last on a CPU, where torch's own returns them first.
-
-    Opacus cannot compute gradients of single images through it; private networks keep torch's.
-    """
+    """Instance norm that keeps channels last on a CPU; Opacus needs torch's in private networks."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalises features (b, channels, height, width); same shape in and out."""
@@ -31,9 +28,7 @@ class ImageNorm(nn.InstanceNorm2d):
 def channels_last(network: Network) -> Network:
     """Makes a network with instance norms compute with channels last on a CPU, and returns it.
 
-    Its weights do not change, nor do its results except for rounding. Nothing changes on other
-    devices, in three dimensions, or without instance norms (with channels last torch's group norm
-    is slow).
+    Its weights do not change, nor do its results except for rounding.
     """
     normed = False
     for module in list(network.modules()):

@@ -14,8 +14,7 @@ from asyndgan.arrays import Masks, Scalar
 class AdversarialLoss(Protocol):
     """The losses of a discriminator and of a generator on realness logits.
 
-    A discriminator minimises half the sum of `real` and `synthetic`; they are separate so that
-    under differential privacy only the first has to be clipped and noised.
+    A discriminator minimises half the sum of `real` and `synthetic`; only the first is private.
     """
 
     def real(self, logits: Tensor) -> Scalar:
@@ -87,12 +86,8 @@ def balanced_cross_entropy(
 ) -> Scalar:
     """Cross-entropy in which every label of `masks` counts the same, however few its pixels.
 
-    Args:
-        logits: (b, labels, *space).
-        masks: label of each pixel, (b, *space).
-        counted: labels of `masks` that count; None: all. The loss is 0 where none occurs.
-
-    Source: Schoenfeld et al. 2021, equation 2 (weights are inverse per-pixel frequencies).
+    Logits (b, labels, *space), masks (b, *space). `counted`: labels of `masks` that count; None:
+    all. Source: Schoenfeld et al. 2021, equation 2 (weights are inverse per-pixel frequencies).
     """
     pixels = _pixels(logits, masks, counted)
     found = (pixels > 0).sum()
@@ -104,13 +99,7 @@ def balanced_cross_entropy(
 def cross_entropy_by_label(
     logits: Tensor, masks: Masks, counted: Collection[int] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of each label's pixels, and which labels occur and count, each (labels,).
-
-    Args:
-        logits: (b, labels, *space).
-        masks: label of each pixel, (b, *space).
-        counted: labels of `masks` that count; None: all.
-    """
+    """Mean cross-entropy of each label's pixels, and which labels occur and count: (labels,)."""
     pixels = _pixels(logits, masks, counted)
     loss = F.cross_entropy(logits, masks, reduction="none").flatten()
     sums = torch.zeros_like(pixels).scatter_add(0, masks.flatten(), loss)

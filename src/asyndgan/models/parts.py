@@ -75,11 +75,7 @@ def _of_table(recipe: Recipe) -> dict[str, Any]:
 
 
 def _bearable(build: Callable[[], nn.Module], what: str, most: int) -> nn.Module:
-    """Builds a network, once its weights are counted on torch's meta device, which takes no memory.
-
-    Raises:
-        RecipeError: if there are more than `most`.
-    """
+    """Builds a network; raises `RecipeError` if it would have more than `most` weights."""
     with torch.device("meta"):
         count = sum(weights.numel() for weights in build().parameters())
     if count > most:
@@ -108,13 +104,12 @@ def condition_maps(
 
     Args:
         condition: integers: (b, *space) label maps for `mask`, (b,) classes for `class`; for `none`
-            only the length of the first axis counts.
+        only b counts.
         kind: `mask`, `class` or `none`.
         labels: number of labels or classes, background included.
         space: height and width (and depth) of the maps.
 
-    Returns:
-        One-hot maps (b, labels, *space), or (b, 0, *space) for `none`.
+    Returns one-hot maps (b, labels, *space), or (b, 0, *space) for `none`.
     """
     b = condition.shape[0]
     if kind == "none":
@@ -132,11 +127,7 @@ def arithmetic(precision: str, device: torch.device) -> torch.autocast:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device with torch's name for it: `cpu`, `cuda`, `cuda:1`, `mps`.
-
-    Raises:
-        RunError: if this machine has no such device, or torch was built without it.
-    """
+    """A device: `cpu`, `cuda`, `cuda:1`, `mps`; raises `RunError` if this machine has none such."""
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -168,10 +159,7 @@ def draw_noise(count: int, channels: int, space: tuple[int, ...], random: torch.
 
 
 def style_code(seed: int, look: str, size: int) -> Tensor:
-    """The code of a look for the generator: random numbers fixed by the seed and the look's name.
-
-    A site that joins late has one too, and looks can be mixed.
-    """
+    """The code of a look for the generator: random numbers fixed by the seed and its name."""
     random = torch.Generator().manual_seed(derived_seed(seed, "style", look))
     return torch.randn(size, generator=random)
 
@@ -181,11 +169,7 @@ def site_noise(
 ) -> Noise:
     """Noise for one image in each of these looks, followed by `generator.code` constant maps.
 
-    Args:
-        recipe: gives the number of maps, and the seed of the looks' codes.
-        looks: the look of each image: the name of a site, or that of a look that sites share.
-        space: height and width (and depth).
-        random: draws the noise and each image's latent numbers.
+    A look has the name of a site, or is one that sites share; its code follows from the seed.
     """
     section = recipe.generator
     noise = draw_noise(len(looks), section.noise, space, random)

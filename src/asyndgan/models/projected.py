@@ -60,8 +60,8 @@ def _mixtures(channels: int, device: torch.device) -> tuple[list[Tensor], list[T
 def features(images: Images) -> Seen:
     """What the frozen network sees in images (b, c, rows, columns).
 
-    Features are mixed across channels and then across scales by fixed random convolutions, so that
-    no head can rely on a few of them (Sauer et al. 2021, "Projected GANs", section 3.2).
+    Features are mixed across channels and then scales by fixed random convolutions, so that no head
+    can rely on a few of them (Sauer et al. 2021, "Projected GANs", section 3.2).
     """
     found = [
         maps / spread for maps, spread in zip(features_of("lite1", images), SPREAD, strict=True)
@@ -77,11 +77,7 @@ def features(images: Images) -> Seen:
 
 @final
 class Head(nn.Module):
-    """Judges the features of one scale, told the mask, once beside them and once where it judges.
-
-    The mask beside the features lets a head compare shapes over its whole field; the second way is
-    that of Miyato and Koyama 2018, section 2.
-    """
+    """Judges the features of one scale, told the mask beside them and where it judges (`given`)."""
 
     def __init__(self, source: int, labels: int, width: int, halvings: int) -> None:
         super().__init__()
@@ -114,11 +110,7 @@ class Head(nn.Module):
 
 @final
 class Judges(nn.Module):
-    """A head for each scale of the features, and a patch network that sees the image itself.
-
-    Features are normalised in the heads, and have lost the finest detail: the patch network sees
-    both. Every scale counts the same, however few its patches.
-    """
+    """A head for each scale, which all count the same, and a patch network that sees the image."""
 
     def __init__(self, labels: int, channels: int, section: DiscriminatorSection) -> None:
         super().__init__()
@@ -146,12 +138,7 @@ class Judges(nn.Module):
 
 @final
 class ProjectedDiscriminator(nn.Module):
-    """Judges by the features of a frozen network, at four scales, and by patches of the image.
-
-    With few patients it knows from the first step what pictures look like.
-
-    Source: Sauer et al. 2021 (Projected GANs), section 3, with EfficientNet-Lite1.
-    """
+    """Judges by features of a frozen network, and by patches (Sauer et al. 2021, section 3)."""
 
     see = staticmethod(features)
 
@@ -175,10 +162,7 @@ class ProjectedDiscriminator(nn.Module):
 
 @final
 class ProjectedSegmentationDiscriminator(nn.Module):
-    """A `ProjectedDiscriminator` that also segments the image, from the same features.
-
-    The segmentation is not told the mask. It also sees the image, as features lack its full size.
-    """
+    """A `ProjectedDiscriminator` that also segments the image, from the same features."""
 
     see = staticmethod(features)
 

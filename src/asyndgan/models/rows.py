@@ -101,11 +101,9 @@ def _drawn(logits: Tensor, gumbel: Tensor) -> Tensor:
 
 @final
 class RowDiscriminator(nn.Module):
-    """Judges records, given their class.
+    """Judges records, given their class, which also weighs the last features (projection).
 
-    The class is an input, and also weighs the last features (projection, Miyato and Koyama 2018):
-    what tells classes apart in real records is otherwise learned late. It has no norms; see
-    `DCGANDiscriminator`. Of the section it takes `width` and `layers`.
+    It has no norms; see `DCGANDiscriminator`. Of the section it takes `width` and `layers`.
     """
 
     def __init__(

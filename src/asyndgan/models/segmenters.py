@@ -16,10 +16,6 @@ def build_segmenter(
 ) -> nn.Module:
     """Builds one of MONAI's networks, with weights drawn from torch's global generator.
 
-    The U-Net upsamples linearly. With transposed convolutions (MONAI's UNet), predicted lesions
-    showed checkerboard patterns after short trainings, depending on the seed, and more so when
-    trained on synthetic images.
-
     Args:
         channels: number of modalities.
         classes: number of labels, background included.
@@ -82,11 +78,7 @@ NETWORKS: dict[str, Build] = {"unet": _unet, "segresnet": _segresnet, "unetr": _
 def check_size(
     space: Sequence[int], what: str, remedy: str = "Change image.size in the recipe."
 ) -> None:
-    """Checks that `build_segmenter`'s networks can be trained on images of this size.
-
-    Raises:
-        DataError: they cannot. `what` names the images in the message, `remedy` is its advice.
-    """
+    """Checks that networks can be trained on images (`what`) of a size; may raise `DataError`."""
     side = 2**HALVINGS
     # At least twice that, since an instance norm of a single value is undefined.
     if any(length % side or length < 2 * side for length in space):

@@ -113,12 +113,8 @@ class TopDownGenerator(nn.Module):
 
     The code is the site's style, the image's latent numbers and what an encoder finds in the whole
     mask (Zhao et al. 2021, "co-modulation", section 3.3). It becomes a map of 4 x 4, which is
-    enlarged to the lowest size and joined by positions, so that places differ. At each level the
-    mask at this size and the code modulate, and noise is added; each has twice the size of the one
-    before. With four levels, a pass takes a third of the multiplications of `ResNetGenerator`.
-
-    Levels and the last layer see the mask softened, if `soften` says so: else its exact border
-    shows in the image as a line, which networks trained on the images learn as the label's edge.
+    enlarged to the lowest size and joined by positions. Each level has twice the size of the one
+    before.
 
     Of the section it takes `levels`, `soften`, `noise`, `style`, `latent` and `width` k: levels
     have 4k, 4k, 2k, k, k/2 and k/4 features.

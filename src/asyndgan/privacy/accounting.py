@@ -56,12 +56,7 @@ def mechanism_of(recipe: Recipe, patients: int) -> Mechanism | None:
 
 
 def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
-    """Epsilon spent by mechanisms, each used a number of times; infinite without noise.
-
-    Args:
-        spent: number of uses of each mechanism.
-        delta: of that epsilon; above 0, below 1.
-    """
+    """Epsilon spent by mechanisms, each used a number of times; infinite without noise."""
     used = {mechanism: count for mechanism, count in spent.items() if count}
     if not used:
         return 0.0
@@ -99,14 +94,7 @@ def _composed(used: tuple[tuple[Mechanism, int], ...], delta: float) -> float:
 def most_uses(
     spent: dict[Mechanism, int], mechanism: Mechanism, *, epsilon: float, delta: float
 ) -> int:
-    """How many more times a mechanism may surely be used within `epsilon`; at most 2**24.
-
-    Args:
-        spent: number of uses of each mechanism so far.
-        mechanism: the mechanism to use.
-        epsilon: the limit.
-        delta: of that epsilon.
-    """
+    """How many more times a mechanism may surely be used within `epsilon`; at most 2**24."""
 
     def within(uses: int) -> bool:
         more = spent | {mechanism: spent.get(mechanism, 0) + uses}
@@ -129,8 +117,7 @@ def most_uses(
 class Account:
     """A site's budget, kept in a file and written before each use.
 
-    A use counts as soon as it is announced. So a crash loses none, and going back to an earlier
-    checkpoint refunds nothing: what has left the site has left it.
+    A use counts as soon as it is announced: a crash loses none, and going back refunds nothing.
 
     Args:
         path: of the file; None: keep it in memory only, as in tests.
@@ -138,8 +125,7 @@ class Account:
         epsilon: the limit over all runs; None: no limit.
         delta: of that epsilon.
 
-    Raises:
-        PolicyError: if the file cannot be read as an account.
+    Raises `PolicyError` if the file cannot be read as an account.
     """
 
     def __init__(
@@ -158,13 +144,10 @@ class Account:
         self._shown: tuple[int, float] = (-1, 0.0)
 
     def check_against(self, left: Tally, *, unprotected_masks: bool) -> None:
-        """Checks that a ledger shows nothing that this account does not cover.
+        """Raises `PolicyError` if a ledger shows what this account does not cover.
 
-        Without a limit on epsilon nothing is checked.
-
-        Raises:
-            PolicyError: if something left without privacy although the policy now asks for it, or
-                if the ledger shows more spent than the account.
+        That is, something that left without privacy, or more spent; nothing without a limit on
+        epsilon.
         """
         if self.limit is None:
             return
@@ -183,11 +166,7 @@ class Account:
             )
 
     def charge(self, uses: int) -> None:
-        """Announces uses of this run's mechanism.
-
-        Raises:
-            PolicyError: if the budget does not allow them; nothing is charged then.
-        """
+        """Announces uses of this run's mechanism; raises `PolicyError` if the budget is spent."""
         if not self.mechanism or not uses:
             return
         if uses > self._left:

@@ -12,14 +12,11 @@ from asyndgan.recipe import Recipe
 def open_release(
     recipe: Recipe | None, policy: Policy, records: Path | None, site: str, patients: int
 ) -> Release:
-    """Opens the door out of a site, which writes in its books.
-
-    Without a recipe, only a fingerprint may leave by it.
+    """Opens the door out of a site, which writes in its books; without a recipe, for a fingerprint.
 
     Raises:
         LedgerError: the ledger was changed or taken away, or belongs to another process.
-        PolicyError: the ledger or the account contradicts the policy, or the policy does not allow
-            the recipe.
+        PolicyError: the ledger or the account contradicts the policy, or it refuses the recipe.
     """
     ledger = None
     if records:

@@ -1,8 +1,7 @@
 """Random numbers that cannot be repeated, for noise and for drawing patients.
 
-Every number is made from bytes of the operating system's generator. A generator seeded by it would
-not do: torch's uses only 32 bits of a seed, which can be found by trying them all. The recipe's
-seed is public, and noise that can be computed hides nothing.
+Each is made from bytes of the operating system's generator: torch's uses only 32 bits of a seed,
+which can be found by trying them all, and noise that can be computed hides nothing.
 """
 
 import os

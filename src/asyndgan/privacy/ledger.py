@@ -178,11 +178,7 @@ class Ledger:
         bare: str = "",
         repeated: int = 0,
     ) -> None:
-        """Writes a line and returns once it is on disk; `Entry` describes the arguments.
-
-        Raises:
-            LedgerError: if it cannot be written or was closed, so that the message must not leave.
-        """
+        """Writes a line (`Entry`), on disk when it returns; `LedgerError`: nothing may leave."""
         if not self._closing.alive:
             raise LedgerError(f"{self.path.name} was closed, so nothing may leave.")
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -229,11 +225,7 @@ class Ledger:
 
 
 def check_not_removed(path: Path, beside: Iterable[Path]) -> None:
-    """Checks that a site which has books of those `beside` has not lost its ledger.
-
-    Raises:
-        LedgerError: if the ledger's head is not there and one of these is.
-    """
+    """Raises `LedgerError` if a site has books of those `beside`, and lost its ledger's head."""
     written = [other.name for other in beside if other.exists()]
     if written and not head_file(path).exists():
         raise LedgerError(

@@ -1,9 +1,8 @@
 """A site's record of all opened runs: its secret, their recipes, their attempts.
 
-Before a site has answered anything, a coordinator already learns whether it begins and how many
-cases it has. Both follow from the data and the recipe, so a coordinator with any number of recipes
-could measure the data. A site therefore counts the recipes, and draws its held-out patients by a
-secret of its own.
+Before any answer, a coordinator learns whether a site begins and how many cases it has. With any
+number of recipes it could measure the data. A site therefore counts the recipes, and draws its
+held-out patients by a secret of its own.
 """
 
 from collections.abc import Collection
@@ -42,13 +41,9 @@ class _Kept(BaseModel):
 
 @final
 class Openings:
-    """A site's secret and what it was opened with, kept beside its ledger.
+    """A site's secret and what it was opened with, kept beside its ledger; None: in memory only.
 
-    Args:
-        records: folder of the site's books; None: keep it in memory only, as in tests.
-
-    Raises:
-        LedgerError: the file cannot be read, or was taken away from its ledger.
+    Raises `LedgerError` if the file cannot be read, or was taken away from its ledger.
     """
 
     def __init__(self, records: Path | None) -> None:
@@ -75,14 +70,10 @@ class Openings:
         return len(self._kept.recipes)
 
     def admit(self, recipe: str, most: int | None) -> None:
-        """Counts a recipe before the site's data are looked at for it.
-
-        Args:
-            recipe: digest of the recipe.
-            most: different recipes that the policy allows in all; None: any number.
+        """Counts a recipe, by its digest, before the site's data are looked at for it.
 
         Raises:
-            PolicyError: the policy allows no further one.
+            PolicyError: the policy allows no further one than `most`.
             StorageError: the file cannot be written.
         """
         if recipe in self._kept.recipes:
@@ -96,11 +87,7 @@ class Openings:
         self.keep()
 
     def check_against(self, recipes: Collection[str]) -> None:
-        """Checks that the site was opened with each of these recipes, under which messages left.
-
-        Raises:
-            LedgerError: it was not, so the file is not the one that was kept beside the ledger.
-        """
+        """Raises `LedgerError` if messages left under recipes that are not in the file."""
         if self.path and not set(recipes) <= set(self._kept.recipes):
             raise LedgerError(
                 f"{FILE} lacks recipes under which messages left by the ledger: it was changed, "

@@ -154,11 +154,7 @@ class Policy(Section):
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
-        """Reads a policy.
-
-        Raises:
-            PolicyError: on anything that is unknown, of the wrong kind or out of range.
-        """
+        """Reads a policy; raises `PolicyError` on anything unknown, or of the wrong kind."""
         try:
             tables = parsed_toml(text)
         except ValueError as error:
@@ -184,11 +180,7 @@ class Policy(Section):
         return hashlib.sha256(plain.encode()).hexdigest()
 
     def keep(self, folder: Path) -> None:
-        """Writes the resolved policy to `DIGEST.toml`, so that a digest in a ledger can be read.
-
-        Raises:
-            PolicyError: it cannot be written.
-        """
+        """Writes the policy to `DIGEST.toml`, for readers of a ledger; may raise `PolicyError`."""
         path = folder / f"{self.digest()}.toml"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -227,11 +219,7 @@ class Policy(Section):
             )
 
     def most_answers(self, patients: int | None) -> int | None:
-        """Answers that a site gives in all; None: any number.
-
-        Args:
-            patients: of whom it learns; None: not known, so that what holds for each is left out.
-        """
+        """Answers that a site gives in all, by its patients (None: not known); None: any number."""
         each = self.allows.most_answers_per_patient
         bounds = [self.allows.most_answers, each and patients and each * patients]
         return min((bound for bound in bounds if bound), default=None)
@@ -243,8 +231,7 @@ class Policy(Section):
 
         Args:
             recipe: of a run.
-            site: name of the site in the recipe's timeline, which sets its number of steps; None:
-                all.
+            site: in the recipe's timeline, which sets its number of steps; None: all.
             patients: how many take part at the site; None: not known yet.
         """
         found = [text.format(p=self, r=recipe) for asks, text in REFUSED if asks(self, recipe)]
@@ -283,11 +270,7 @@ class Policy(Section):
     def check(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
     ) -> None:
-        """Checks that this policy allows a recipe; the arguments are those of `refusals`.
-
-        Raises:
-            PolicyError: if it does not; it names every reason, for the site's own people only.
-        """
+        """Raises `PolicyError` with every reason of `refusals`, for the site's people alone."""
         reasons = self.refusals(recipe, site, patients=patients)
         if reasons:
             raise PolicyError(

@@ -67,11 +67,9 @@ class Release:
         ledger: where everything that leaves is written first; None: nowhere, as in tests.
         account: of the privacy that is spent; None: one without a mechanism or a limit.
         site: name of the site, which sets its number of steps by the recipe's timeline.
-        patients: how many the run learns of; None: not known, so that answers are counted in all
-            and not for each.
+        patients: how many the run learns of; None: not known, so that answers are counted in all.
 
-    Raises:
-        PolicyError: if the policy does not allow the recipe.
+    Raises `PolicyError` if the policy does not allow the recipe.
     """
 
     def __init__(
@@ -187,9 +185,7 @@ class Release:
     def let_out_again(self, released: Released) -> Released:
         """Records bytes that leave, for the first time or because they were lost.
 
-        Raises:
-            LedgerError: if the ledger cannot be written.
-            PolicyError: if the site has answered as often as it may.
+        Raises `LedgerError`, or `PolicyError` if the site has answered as often as it may.
         """
         if released.kind in ANSWER_KINDS:
             self._check_count()

@@ -170,10 +170,7 @@ class Recipe(Section):
         return {"discriminator": self.discriminator, **own}
 
     def at_site(self, site: str) -> Self:
-        """The recipe as one site trains it: with the site's own discriminator, if it has one.
-
-        A site whose own discriminator does not segment asks for no segmentation.
-        """
+        """The recipe as one site trains it: with the site's own discriminator, if it has one."""
         own = self.site_discriminators.get(site)
         if own is None:
             return self
@@ -184,15 +181,10 @@ class Recipe(Section):
 
     @classmethod
     def from_toml(cls, text: str, overrides: Sequence[str] = ()) -> Self:
-        """Reads a recipe.
+        """Reads a recipe, a TOML document.
 
-        Args:
-            text: a TOML document.
-            overrides: each `key.of.a.field=value`, with the value in TOML (bare words are strings).
-
-        Raises:
-            RecipeError: a key or value is unknown, out of range or contradictory. The message names
-                the key, the value, what is allowed and, for an unknown key, the nearest known one.
+        Each override is `key.of.a.field=value`, with the value in TOML (bare words are strings).
+        Raises `RecipeError` with the key, the value, what is allowed and the nearest known key.
         """
         return cls.from_tables(tables_of(text, overrides))
 

@@ -47,12 +47,7 @@ class Section(BaseModel):
     def to_toml(
         self, *, comments: bool = True, reasons: Mapping[str, str] = MappingProxyType({})
     ) -> str:
-        """A TOML document that parses back to an equal value.
-
-        Args:
-            comments: write one on each key.
-            reasons: comments, without line breaks, by key, in place of its own.
-        """
+        """TOML that parses back to an equal value, with a comment on each key, or `reasons`."""
         return "\n".join(lines_of(self, comments, reasons=reasons)) + "\n"
 
 

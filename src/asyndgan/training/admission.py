@@ -57,15 +57,9 @@ def share_of(name: str, cohort: Cohort, policy: Policy, declared: float | None) 
 
 
 def check_same(about: Mapping[str, Any], *, data: str, modalities: Sequence[str]) -> None:
-    """Checks that a stored state of a site is of the data that it has now.
+    """Raises `ProtocolError` unless a site's stored state is of the cases that it has now.
 
-    Args:
-        about: facts of the state.
-        data: digest of the cases and of whose they are.
-        modalities: of the cases.
-
-    Raises:
-        ProtocolError: it is of other data.
+    `data` is the digest of the cases and of whose they are.
     """
     names = list(modalities)  # one image may come under another name
     if about.get("data") != data or about.get("modalities") != names:

@@ -17,12 +17,8 @@ KEPT_DIGESTS: Final = 2**18
 def check_range(images: Images, what: str) -> None:
     """Refuses images that no generator paints, before anything is learned from them.
 
-    The discriminator would not recover from some, and others could be made to reveal something of
-    the patients.
-
-    Raises:
-        NotFiniteError: some are not finite.
-        ProtocolError: some lie outside the range of images.
+    The discriminator would not recover from some, and others might reveal something of patients.
+    Raises `NotFiniteError` or `ProtocolError`.
     """
     if not torch.isfinite(images).all():
         raise NotFiniteError(f"{what} are not finite.")
@@ -41,10 +37,7 @@ class Arrivals:
         self._came: dict[bytes, int] = {}
 
     def count(self, images: Images, step: int) -> int:
-        """How many of these images came before in another step.
-
-        A run that was resumed may ask again about the images of a step that it lost.
-        """
+        """How many of these images came in another step before, such as one that was lost."""
         known = self._came
         digests = [hashlib.sha256(each.detach().numpy().tobytes()).digest() for each in images]
         count = sum(known.get(digest, step) != step for digest in digests)

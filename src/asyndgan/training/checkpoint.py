@@ -41,10 +41,7 @@ _seeding = Lock()
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draws initial weights from a seed, without touching torch's global random state.
-
-    All threads share the global state, so only one thread may enter at a time.
-    """
+    """Draws initial weights from a seed, one thread at a time; torch's global state stays."""
     with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -56,11 +53,7 @@ def network_state(name: str, network: nn.Module) -> dict[str, Tensor]:
 
 
 def load_network(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Puts the tensors under `name/` into a network.
-
-    Raises:
-        RunError: if they do not fit this network.
-    """
+    """Puts the tensors under `name/` into a network; raises `RunError` if they do not fit."""
     own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     begun = {k: v for k, v in network.state_dict().items() if torch.isfinite(v).all()}
     _check_finite(name, {key: own[key] for key in own.keys() & begun.keys()})
@@ -85,11 +78,8 @@ def load_optimiser(
 ) -> None:
     """Puts the tensors under `name/` into an Adam optimiser of the same parameters.
 
-    Every shape is checked, for torch does not: its fused Adam reads and writes beyond the end of a
-    tensor that is smaller than its parameter.
-
-    Raises:
-        RunError: if they do not fit these parameters.
+    Every shape is checked, and `RunError` raised, for torch does not: its fused Adam reads and
+    writes beyond the end of a tensor that is smaller than its parameter.
     """
     own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
@@ -128,10 +118,7 @@ def _misfit(name: str) -> RunError:
 
 @contextmanager
 def taking_up() -> Iterator[None]:
-    """Turns every error while a checkpoint is restored into a `RunError`.
-
-    A checkpoint may come from a stranger, so any fact in it may be missing, or of any kind.
-    """
+    """Turns errors while a checkpoint, perhaps a stranger's, is restored into a `RunError`."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -144,11 +131,7 @@ def taking_up() -> Iterator[None]:
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Writes tensors and a JSON object to one file; a crash leaves the old file or the new one.
 
-    The object also gets their digest, by which `read` notices other bytes. It is no signature:
-    anyone who can write the file can write another digest.
-
-    Raises:
-        StorageError: if the file cannot be written.
+    The object also gets their digest, by which `read` notices other bytes. It is no signature.
     """
     contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
     about = {**about, _DIGEST: _digest_of(contiguous, about)}
@@ -163,11 +146,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
 
 
 def read(path: Path, *, with_tensors: bool = True) -> State:
-    """Reads a file that `write` wrote.
-
-    Raises:
-        RunError: if the file is not a complete checkpoint.
-    """
+    """Reads a file that `write` wrote; raises `RunError` if it is no whole checkpoint."""
     try:
         with _checked(path) as place, safe_open(place, framework="pt") as file:
             about = parsed_json((file.metadata() or {}).get("about", "null"))
@@ -236,12 +215,7 @@ def channels_in(about: Mapping[str, Any], count: int) -> dict[str, list[int]]:
 
 
 def newest(folder: Path, step: int | None = None) -> State | None:
-    """The newest readable state in a folder, or None.
-
-    Args:
-        folder: of a party's states.
-        step: states of later steps are ignored; None: all are considered.
-    """
+    """The newest readable state in a folder of states, of `step` at most; None if there is none."""
     for kept in reversed(stored_steps(folder)):
         if step is None or kept <= step:
             try:
@@ -252,11 +226,7 @@ def newest(folder: Path, step: int | None = None) -> State | None:
 
 
 def to_resume(folder: Path) -> State | None:
-    """The state that a coordinator resumes from; None: nothing was saved yet.
-
-    Raises:
-        RunError: if none of the files is whole; it must not begin anew without a word.
-    """
+    """The state to resume from, None: nothing was saved; `RunError` if no file is whole."""
     state = newest(folder)
     if not state and (kept := stored_steps(folder)):
         read(step_file(folder, kept[-1]))

@@ -24,9 +24,7 @@ _EXPECTED_ROUNDS = 5
 def measured_precision(recipe: Recipe, device: torch.device) -> str:
     """`float32` or `bfloat16`: what the recipe names or, for `auto`, the faster of the two here.
 
-    Paints a site's batch with networks of the recipe's sizes and has it judged, forwards and
-    backwards, in either precision. A processor may have instructions for bfloat16 and yet compute
-    its convolutions slower than in float32.
+    A processor may have instructions for bfloat16 and yet compute convolutions faster in float32.
     """
     asked = recipe.training.precision
     if asked != "auto":
@@ -40,14 +38,7 @@ def measured_precision(recipe: Recipe, device: torch.device) -> str:
 
 
 def measured_threads(recipe: Recipe, images: int, precision: str, device: torch.device) -> int:
-    """Threads on which the generator paints and learns fastest, at most as many as torch has now.
-
-    Args:
-        recipe: of the run.
-        images: number of images of a step, those of all sites together.
-        precision: of the generator's arithmetic.
-        device: where the generator is.
-    """
+    """Threads on which the generator paints and learns `images` of a step fastest."""
     most = torch.get_num_threads() if device.type == "cpu" else 1
     if most == 1:
         return 1
@@ -64,8 +55,7 @@ def measured_threads(recipe: Recipe, images: int, precision: str, device: torch.
 def expected_seconds(recipe: Recipe, sites: int, device: torch.device) -> float:
     """Seconds of one step of all sites, where one machine computes them one after the other.
 
-    Times the generator and a site's networks alone, so it is right to a factor of about two. On a
-    processor its own time counts, not that of other programs.
+    Networks alone are timed, so it is right to a factor of about two.
     """
     precision, batch = measured_precision(recipe, device), recipe.training.batch
     with torch_threads(1):
@@ -102,8 +92,7 @@ def torch_threads(threads: int) -> Iterator[None]:
 def fastest(choices: Iterable[Choice], use: Callable[[Choice], None]) -> Choice:
     """The choice whose use takes least time: of rounds in which all take turns, the best counts.
 
-    An earlier choice stays unless a later one is faster by more than noise; see `GAIN`. If there is
-    only one, it is not used.
+    An earlier choice stays unless a later one is faster by more than noise; see `GAIN`.
     """
     best = dict.fromkeys(choices, math.inf)
     begun = time.monotonic()
@@ -124,10 +113,7 @@ def fastest(choices: Iterable[Choice], use: Callable[[Choice], None]) -> Choice:
 def _step(
     recipe: Recipe, count: int, device: torch.device, *, judged: bool
 ) -> Callable[[str], None]:
-    """Paints and backpropagates once, in the precision that it is given.
-
-    The run's labels and modalities are not known yet; they shape the first and last layers alone.
-    """
+    """Paints, judges and backpropagates once, with random conditions of likely sizes."""
     labels = {number: name for name, number in recipe.image.labels.items()} or {0: "", 1: ""}
     scope = Scope(recipe.image.painted or ("",), labels, recipe.space)
     random = torch.Generator().manual_seed(0)

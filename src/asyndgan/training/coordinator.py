@@ -113,21 +113,21 @@ class Coordinator:
             exchange: reaches the sites.
             run: the run's identity, in hexadecimal.
             keep: called with (site, conditions, most) for every batch, if the recipe has masks
-                kept; most: how many of the site's masks to keep in all, or None for no limit.
+                kept; most:
+            how many of the site's masks to keep in all, or None for no limit.
             recall: as for the constructor.
             given: masks to paint from, exactly if the recipe has `masks.source` "given".
             checkpoint: what `state` returned, to resume a run.
-            needed: sites without which the run does not begin; None: all that can be reached. The
-                other sites cannot prevent it from beginning.
+            needed: sites without which the run does not begin; None: all that can be reached.
             confirm: called before the first step of a new run with what it paints and the cards of
-                the needed sites, which all fit; it returns after a confirmation, or raises.
+                the
+            needed sites; it returns after a confirmation, or raises.
             device: as for the constructor.
 
         Raises:
-            QuorumError: if a needed site does not answer.
-            CohortError: if the needed sites contradict each other or the recipe.
-            DataError: if the given masks name labels otherwise than the sites.
-            RunError: if the checkpoint does not fit the recipe or the given masks.
+            QuorumError: a needed site does not answer.
+            CohortError, DataError: the needed sites contradict each other, the recipe or the masks.
+            RunError: the checkpoint does not fit the recipe or the given masks.
         """
         step = count_in(checkpoint[1], "step") if checkpoint else 0
         with taking_up():
@@ -158,10 +158,10 @@ class Coordinator:
         """Paints for every member, collects the feedback, and updates the generator.
 
         Raises:
-            QuorumError: if no site takes part now.
-            NotFiniteError: if the generator's gradient is not finite, or the feedback of so many
-                sites that the others would be no quorum. Otherwise such feedback only counts as
-                missed, so that one site cannot end the run.
+            QuorumError: no site takes part now.
+            NotFiniteError: the generator's gradient is not finite, or the feedback of so many sites
+                that
+            the others would be no quorum; else it only counts as missed.
         """
         self.events += self.roster.follow_timeline(self.step_number)
         members = dict(self.members)

@@ -12,24 +12,14 @@ from asyndgan.wire import Describe, Described, Message
 
 @final
 class Describing(Handler):
-    """Answers `Describe` with the fingerprint that the site's steward has seen, and nothing else.
-
-    Args:
-        file: what `asyndgan fingerprint` wrote.
-        release: the door out of the site.
-    """
+    """Answers `Describe` with the fingerprint (a file) that the site's steward has seen alone."""
 
     def __init__(self, file: Path, release: Release) -> None:
         self.file = file
         self.release = release
 
     def handle(self, request: Message) -> Released:
-        """Answers one request.
-
-        Raises:
-            DataError: the file is no fingerprint.
-            ProtocolError: it is another request.
-        """
+        """Answers one request; raises `ProtocolError`, or `DataError` without a fingerprint."""
         if not isinstance(request, Describe):
             raise ProtocolError(f"there is no recipe yet, so '{request.kind}' is not answered.")
         return self.release.let_out(

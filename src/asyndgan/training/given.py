@@ -40,11 +40,7 @@ class Given:
 
     @classmethod
     def of(cls, folder: Path, recipe: Recipe) -> Self:
-        """Reads the masks of a data set on the recipe's grid.
-
-        Raises:
-            DataError: there is no mask, or one cannot be read.
-        """
+        """Reads a data set's masks on the recipe's grid; may raise `DataError`."""
         data = DataSet(folder)
         kept = data.info.extra.get("masks_only") is True
         found = {}  # each once for a site: a run keeps them so
@@ -93,11 +89,7 @@ class Given:
         return self._pools[key]
 
     def drawn(self, recipe: Recipe, site: str, batch: int, labels: Mapping[int, str]) -> Tensor:
-        """The masks of a site's batch: (n, rows, columns), mirrored and moved as in training.
-
-        Raises:
-            CohortError: as `of_labels`.
-        """
+        """The masks of a site's batch, (n, rows, columns), mirrored and moved as in training."""
         training = recipe.training
         random = torch.Generator().manual_seed(
             derived_seed(training.seed, "conditions", site, batch)

@@ -40,17 +40,10 @@ class Inherited:
 
 
 def inherit(network: nn.Module, scope: Scope, other: nn.Module, others: Scope) -> Inherited:
-    """Puts all weights that fit of a generator into another one; what does not fit stays.
+    """Puts all weights that fit of `other`, a generator of scope `others`, into another one.
 
-    Args:
-        network: takes the weights.
-        scope: names its labels and modalities.
-        other: gives the weights; a generator of the same kind.
-        others: names the labels and modalities of `other`.
-
-    Raises:
-        RunError: a generator of another package does not say what its channels stand for, and the
-            scopes differ in a label or a modality.
+    Raises `RunError` if a generator of another package does not say what its channels stand for,
+    and the scopes differ in a label or a modality.
     """
     own, given = _axes(network, scope), _axes(other, others)
     same = (scope.labels, scope.modalities) == (others.labels, others.modalities)

@@ -1,7 +1,4 @@
-"""Defences against sites that send feedback to spoil the generator.
-
-Sites judge different images, so their feedback cannot be compared pixel by pixel. Its L2 norm can.
-"""
+"""Bounds feedback by its L2 norm: sites judge different images, so pixels cannot be compared."""
 
 from collections.abc import Mapping
 from statistics import median
@@ -18,9 +15,7 @@ def bounded(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Shortens feedback whose L2 norm exceeds the recipe's multiple of the median norm.
 
-    Returns:
-        The feedback by site; and, for each site to be reported, its feedback's original norm as a
-        multiple of the median.
+    Returns the feedback by site, and the multiple of the median of each site to be reported.
     """
     lengths = {site: float(own.norm()) for site, own in feedback.items()}
     middle = median(lengths.values()) if len(lengths) >= LEAST_SITES else 0.0

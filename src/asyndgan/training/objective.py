@@ -52,17 +52,13 @@ class Objective:
         space: height and width (and depth) of its images.
         seed: of the initial weights, which are drawn on the CPU so that devices agree.
         device: of the networks and of the batches that they are given.
-        secret: of this start. The augmentation (`discriminator.augment`) then depends on it, and
-            the initial weights are shuffled unpredictably: a party that can compute a first step
-            could recognise the images in it by the feedback. None: both follow from the seed,
-            which coordinators know, so that a run can be repeated.
-        known: labels that the site's own cases have. Other labels of given masks are ignored in the
-            segmentation term. None: all labels.
+        secret: of this start: of the augmentation, and initial weights are shuffled unpredictably,
+            as a
+        party that can compute a first step could recognise the images in it by the feedback. None:
+        both follow from the seed, so that a run can be repeated.
+        known: labels of the site's own cases; the segmentation term ignores others. None: all.
         taught: labels that each half of its patients has, (2, labels) booleans; for cross-fitted
-            discriminators. None: all.
-
-    Attributes:
-        maps: turns conditions into the maps that the networks read.
+        discriminators. None: all.
     """
 
     def __init__(
@@ -140,11 +136,9 @@ class Objective:
 
         Args:
             synthetic: images with the conditions that they were painted from.
-            real: the site's images, of the same conditions if these are its own; None under
-                differential privacy, where no term uses them.
+            real: the site's images; None under differential privacy, where no term uses them.
 
-        Returns:
-            The loss, and its terms before weighting, by name.
+        Returns the loss, and its terms before weighting, by name.
         """
         weight = self.recipe.loss.paired_l1
         # A modality that a case lacks is not judged, so its feedback is zero.
@@ -189,7 +183,8 @@ class Objective:
 
         Args:
             said: its verdict on `count` real images, on as many synthetic ones, and on any number
-                of real ones that were told another case's mask (Reed et al. 2016, algorithm 1).
+                of real
+            ones that were told another case's mask (Reed et al. 2016, algorithm 1).
             maps: what lies on these images, as `judged` returns it.
             count: number of real images.
         """
@@ -304,11 +299,7 @@ def adam(network: torch.nn.Module, section: OptimiserSection, rate: float) -> to
 
 
 def _in_order(optimiser: torch.optim.Optimizer, args: object, keywords: object) -> None:
-    """Makes gradients contiguous, as the parameters are.
-
-    Torch's fused CPU kernel pairs parameters and gradients by their position in memory and does not
-    check that their layouts agree; after a channels-last convolution they do not.
-    """
+    """Makes gradients contiguous, as parameters are: torch's fused CPU kernel does not check it."""
     for parameter in (p for group in optimiser.param_groups for p in group["params"]):
         if parameter.grad is not None:
             parameter.grad = parameter.grad.contiguous()
@@ -333,10 +324,7 @@ def rate_factor(recipe: Recipe, step: int) -> float:
 
 
 def average_decay(recipe: Recipe, step: int) -> float:
-    """Fraction of the averaged generator that a step keeps.
-
-    It grows to the recipe's value, since early averages would consist mostly of initial weights.
-    """
+    """Fraction of the averaged generator that a step keeps; it grows to the recipe's value."""
     return min(recipe.training.ema, (1 + step) / (10 + step))
 
 

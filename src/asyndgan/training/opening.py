@@ -15,13 +15,9 @@ def open_all(
     """Opens a run at every reachable site that takes part; the cards are sorted by site name.
 
     A needed site that is silent may still be loading its cases, so it is asked again until
-    `quorum.patience_s` has passed.
+    `quorum.patience_s` has passed; then, or without any site, `QuorumError`.
 
-    Returns:
-        Cards by site, and why sites that are not needed sent none.
-
-    Raises:
-        QuorumError: if a needed site does not answer, or no site can be reached.
+    Returns cards by site, and why sites that are not needed sent none.
     """
     there = exchange.transport.sites()
     sites = sorted(site for site in there if recipe.takes_part(site, request.step))

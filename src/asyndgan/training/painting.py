@@ -50,13 +50,10 @@ class Diversity:
 class Painting:
     """Paints a batch and carries feedback back into the generator's gradients.
 
-    A batch of at most `chunk` images keeps its autograd graph. A larger one is painted without a
-    graph, and each chunk is painted again from the same noise for its feedback: this takes about
-    1.3 times the compute, but memory does not grow with the number of sites. Both give the same
-    gradients, since the generator's norms act on one image at a time.
-
-    Attributes:
-        images: (b, modalities, *space), detached.
+    A batch above `chunk` images is painted without a graph, and each chunk again from the same
+    noise: 1.3 times the compute, but memory does not grow with the number of sites. Gradients are
+    the same, since the generator's norms act on one image at a time. `images` (b, modalities,
+    *space) are detached.
     """
 
     def __init__(
@@ -82,11 +79,7 @@ class Painting:
                 self.images = torch.cat([self._paint(maps, z) for maps, z in self._chunks])
 
     def backward(self, feedback: Tensor) -> None:
-        """Adds the gradient of `sum(images * feedback)`, and of the diversity, to the parameters.
-
-        Args:
-            feedback: of the images' shape.
-        """
+        """Adds gradients of `sum(images * feedback)`, and of the diversity, to the parameters."""
         size = len(self._chunks[0][0])
         drawn = self.diversity.noise.split(size) if self.diversity else [None] * len(self._chunks)
         for (maps, z), other, part in zip(self._chunks, drawn, feedback.split(size), strict=True):

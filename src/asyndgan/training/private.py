@@ -1,10 +1,7 @@
 """Differentially private training of a discriminator (DP-SGD, Abadi et al. 2016, algorithm 1).
 
-Feedback is computed from the discriminator and synthetic images alone, so it is post-processing of
-what is already private. The guarantee covers what the discriminator learns from a patient: whether
-the patient takes part, and the content of the patient's cases. It does not cover conditions sent in
-the clear, nor what the card declares (number of cases, modalities, labels). docs/privacy.md has the
-argument.
+Feedback is post-processing of what is already private. Not covered are conditions sent in the
+clear, and what the card declares (number of cases, modalities, labels); see docs/privacy.md.
 """
 
 import warnings
@@ -34,8 +31,7 @@ class PrivateDiscriminator:
     Args:
         discriminator: its norms must act on one image at a time.
         adversarial: the loss; only its `real` part looks at patients.
-        recipe: `privacy` gives clip, noise, copies and the expected number of patients;
-            `discriminator.augment` says how copies are disturbed.
+        recipe: its `privacy`, and how `discriminator.augment` disturbs copies.
         maps: turns conditions into the maps that the network reads.
     """
 
@@ -52,15 +48,12 @@ class PrivateDiscriminator:
                 module.register_forward_pre_hook(_in_rows)
 
     def learn(self, optimiser: torch.optim.Optimizer, real: Batch, synthetic: Batch) -> Scalar:
-        """One update; each real patient counts once, however many copies are made.
+        """One update; returns the loss on synthetic images, as that on real ones is not private.
 
         Args:
             optimiser: of the discriminator's parameters.
-            real: one case of each randomly drawn patient; may be empty.
+            real: one case of each randomly drawn patient, who counts once; may be empty.
             synthetic: images with the conditions that they were painted from; treated as public.
-
-        Returns:
-            The loss on the synthetic images only: the loss on the real ones would not be private.
         """
         private = self.noised(self.clipped_sum(real))
         images, maps = self._disturbed(synthetic.images, self.maps(synthetic.conditions))

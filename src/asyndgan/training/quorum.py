@@ -28,14 +28,10 @@ class Quorum:
 
 
 def normalised(shares: Mapping[str, float], most: float = 1.0) -> dict[str, float]:
-    """Normalises shares so that they sum to one over the sites that answered.
+    """Shares of the sites that answered, so that they sum to one.
 
-    The share of an absent site does not count until the site is back.
-
-    Args:
-        shares: declared by the sites that answered.
-        most: largest normalised share; what a site has above it goes to the others in proportion to
-            their shares. Where sites are too few for this limit, all count equally.
+    No part is above `most`: the rest goes to the others in proportion to their shares. Where sites
+    are too few for this limit, all count equally.
     """
     total = sum(shares.values())
     parts = {site: share / total for site, share in shares.items()}

@@ -1,8 +1,7 @@
 """Keeps what a generator learned from absent sites by painting their masks again.
 
-Source: Qu et al. 2020 (TDGAN), section 3: while the discriminators of the present sites teach the
-generator something new (digesting), it is asked to paint the masks of those that left as it did
-when they were present (reminding).
+Source: Qu et al. 2020 (TDGAN), section 3: while the present sites teach it something new, it is
+asked to paint the masks of those that left as it did when they were present.
 """
 
 import copy
@@ -26,16 +25,7 @@ Paint = Callable[[nn.Module, Tensor, Sequence[str], torch.Generator], Tensor]
 
 @final
 class Memory:
-    """Remembers, for each absent site, the generator as it was when the site left.
-
-    Args:
-        recipe: gives the weight of the reminding term, and the number of images per site and step.
-        recall: returns the conditions that a site has released.
-
-    Attributes:
-        away: share of each site that is remembered.
-        frozen: the generator as it was when each of them left.
-    """
+    """The generator as it was when each absent site left; `recall` returns conditions of a site."""
 
     def __init__(self, recipe: Recipe, recall: Recall) -> None:
         self.recipe = recipe
@@ -45,12 +35,7 @@ class Memory:
         self._conditions: dict[str, Tensor] = {}
 
     def follow(self, away: Mapping[str, float], average: nn.Module) -> None:
-        """Updates which sites are absent; for one that has just left, stores the generator.
-
-        Args:
-            away: share of each site that took part before and is absent now.
-            average: the averaged generator, which is stored.
-        """
+        """Updates shares of absent sites that took part; keeps `average` for one just leaving."""
         left = [site for site in away if site not in self.away]
         if left:
             frozen = copy.deepcopy(average).requires_grad_(False).eval()
@@ -66,18 +51,10 @@ class Memory:
         """Adds the gradient of the reminding term to the generator's gradients, site by site.
 
         The share of one site is bounded as in feedback (`shares.most`), so that a site that
-        declares too much and leaves cannot outweigh the others.
+        declares too much and leaves cannot outweigh the others. Of a site only the channels of
+        modalities that it `held` count. Random draws follow from `step`.
 
-        Args:
-            generator: the one in training.
-            held: channels of the modalities that each site holds; nothing was learned from it about
-                others.
-            step: of the run; it seeds the random draws.
-            paint: paints with a generator.
-
-        Returns:
-            The term before weighting, (): how differently the current and the stored generators
-            paint. None if there is no site to remember.
+        Returns the term before weighting, (); None if there is no site to remember.
         """
         known = {s: share for s, share in self.away.items() if len(self._conditions[s])}
         if not known:

@@ -153,18 +153,9 @@ class Roster:
     def welcome_all(
         self, cards: Mapping[str, Card], needed: Collection[str] | None = None
     ) -> list[Event]:
-        """Takes in the sites that opened the run.
+        """Takes in the sites that opened the run; returns what a person should read.
 
-        Args:
-            cards: the cards that they sent.
-            needed: sites without which the run does not begin; None: all.
-
-        Returns:
-            What a person should read.
-
-        Raises:
-            CohortError: as `welcome`, for a needed site.
-            WireError: likewise.
+        Raises as `welcome` for a site that is `needed` for the run to begin (None: all are).
         """
         news: list[Event] = []
         step, before = self.opening.step, self.shares
@@ -189,9 +180,8 @@ class Roster:
         """Takes a site in, for the first time or again.
 
         Raises:
-            CohortError: if it has a modality, a label or an image size that the run does not paint,
-                or contradicts the other sites.
-            WireError: if its card is inconsistent, or its conditions do not fit the run.
+            CohortError: it has what the run does not paint, or contradicts the other sites.
+            WireError: its card is inconsistent, or its conditions do not fit the run.
         """
         self.check_conditions(site, card.conditions)
         labels = {int(number): name for number, name in card.labels.items()}
@@ -230,11 +220,7 @@ class Roster:
         self.expect(site, card.batch, card.conditions)
 
     def check_conditions(self, site: str, conditions: Tensor) -> None:
-        """Checks that a site's conditions fit the run.
-
-        Raises:
-            WireError: if their shape or one of their labels does not.
-        """
+        """Checks that a site's conditions fit the run; raises `WireError` if they do not."""
         space = self.scope.space if self.recipe.sends_own_masks else ()
         wanted = (self.recipe.training.batch, *space)
         if tuple(conditions.shape) != wanted:
@@ -252,23 +238,14 @@ class Roster:
             self.keep(site, conditions, self._most_masks(site))
 
     def _most_masks(self, site: str) -> int | None:
-        """How many masks to keep of a site; None: all.
-
-        Moved masks never repeat, so only as many are kept as the site has unmoved ones.
-        """
+        """Most masks to keep of a site, None: all. Moved ones never repeat: as many as unmoved."""
         if not self.recipe.training.move:
             return None
         cases = self.known[site].cases
         return cases if cases > 1 else MOVED_MASKS  # 1: the number is not known
 
     def drop(self, site: str, error: AsyndganError | None = None) -> None:
-        """Removes a member, until it comes back.
-
-        Args:
-            site: the member.
-            error: why its answer is missing. A site that refuses is invited again at growing
-                intervals.
-        """
+        """Removes a member until it returns; one that refused is invited at growing intervals."""
         del self.members[site]
         if error and not isinstance(error, SiteUnreachableError):
             before = self.turned_away.get(site, _TurnedAway())
@@ -282,9 +259,7 @@ class Roster:
     def invite(self, step: int) -> dict[str, str]:
         """Opens the run, in the background, at sites that are reachable but not members.
 
-        Returns:
-            Sites that were just taken in (with an empty reason), and those that were just turned
-            away for a new reason (with that reason).
+        Returns sites just taken in (reason: empty), or just turned away for a new reason.
         """
         news: dict[str, str] = {}
         for site in self._due(self.exchange.transport.sites(), step):
@@ -342,23 +317,14 @@ class Roster:
         return [KeepsNoMasks(site)] if self.keep and not self.known[site].keep else []
 
     def outweighs(self, site: str, before: Mapping[str, float]) -> list[Event]:
-        """What a person should know if a site that was taken in outweighs all others together.
-
-        Args:
-            site: the site.
-            before: declared share of each site until then; one that is the same is no news.
-        """
+        """News if a site's share is new since `before`, and outweighs all others together."""
         part, declared = self.normalised_shares[site], self.shares[site]
         if declared == before.get(site) or len(self.shares) < 2 or part <= 0.5:
             return []
         return [Outweighs(site, declared, part)]
 
     def open(self, site: str, step: int) -> Card:
-        """Opens the run at a site that joins or returns.
-
-        Raises:
-            AsyndganError: if the site sends no card; it gives the reason.
-        """
+        """Opens the run at a site that joins or returns; raises `AsyndganError`: no card."""
         request = self.opening.model_copy(update={"step": step})
         answers = self.exchange.ask({site: request})
         return card_of(site, answers.answers, answers.missed)

@@ -46,13 +46,7 @@ class Scope:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Scope":
-        """Reads what `to_plain` returned.
-
-        The file may come from a stranger, who could ask for networks of any size.
-
-        Raises:
-            ValueError: if labels, modalities or sides are not what a run can have.
-        """
+        """Reads what `to_plain` returned, or a stranger wrote; raises `ValueError` as need be."""
         return _SCOPE.validate_python(plain)
 
     def label_maps(self, images: Tensor) -> Tensor:
@@ -67,17 +61,11 @@ _SCOPE: Final = TypeAdapter(Scope)
 def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | None = None) -> Scope:
     """The scope of a run of these sites: what the recipe names, else what any of their cards does.
 
-    Modalities are matched by name; a site may lack some.
+    Modalities are matched by name; a site may lack some. `sites` are all that are present; None:
+    those of `cards`.
 
-    Args:
-        recipe: of the run.
-        cards: of the sites that determine the scope.
-        sites: all sites that are present; None: those of `cards`.
-
-    Raises:
-        CohortError: if labels contradict each other, sizes differ from the recipe's, the recipe
-            names a modality that no site holds or a discriminator for an absent site, or a card has
-            a label that the recipe does not name, or more than it may where it names none.
+    Raises `CohortError` if labels contradict each other, sizes differ from the recipe's, the recipe
+    names what no site has, or a card has a label that it does not name.
     """
     held = list(dict.fromkeys(name for card in cards.values() for name in card.modalities))
     if alike := named_alike(held):
@@ -143,11 +131,7 @@ def brought_alone(cards: Mapping[str, Card]) -> dict[str, tuple[set[str], set[st
 
 
 def _check_unnamed(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> None:
-    """Checks that cards do not bring more than a run paints unnamed.
-
-    Raises:
-        CohortError: if they do; it names the sites.
-    """
+    """Raises `CohortError`, which names sites, if cards bring more than a run paints unnamed."""
     highest, section = max(scope.labels), recipe.image
     if not section.labels and highest >= UNNAMED_LABELS:
         who = [site for site, card in cards.items() if str(highest) in card.labels]
@@ -174,16 +158,10 @@ def _holder(modality: str, cards: Mapping[str, Card]) -> str:
 def merge_labels(
     labels: Mapping[int, str], cards: Mapping[str, Card], *, known_only: bool = False
 ) -> dict[int, str]:
-    """Merges the labels of all sites.
+    """Merges the labels of all sites with those known so far, or refuses others (`known_only`).
 
-    Args:
-        labels: name of each label known so far, by number.
-        cards: of the sites to add.
-        known_only: refuse labels that are not among `labels`.
-
-    Raises:
-        CohortError: if two sites mean different things by a number or by a name, or a label is out
-            of range or refused.
+    Raises `CohortError` if two sites mean different things by a number or by a name, or a label is
+    out of range or refused.
     """
     merged = dict(labels)
     for site, card in cards.items():

@@ -1,8 +1,4 @@
-"""The segmentation network used to compare real and synthetic training sets.
-
-Every row of an evaluation trains the same network for the same number of steps with the same
-augmentation; only the training cases differ.
-"""
+"""The segmentation network used to compare real and synthetic training sets."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -37,23 +33,17 @@ def budget_for(recipe: Recipe, budget: SegmentationBudget) -> SegmentationBudget
 
 @final
 class SegmentationTraining:
-    """A segmentation network with its training state.
+    """A segmentation network (`model`: images [b, c, *space] to logits [b, classes, *space]).
 
     Args:
         cases: training cases of one size and one set of modalities, images in [-1, 1].
         classes: number of labels, background included; masks hold 0 to `classes - 1`.
         budget: steps, rates, width and augmentation.
-        seed: seed of the weights, the order of the cases and the augmentation.
-        draws_seed: if given, seed of the order of the cases and the augmentation, for trainings
-            that start from the same weights but draw differently.
-        device: device to train on.
+        seed: of the weights, the order of the cases and the augmentation.
+        draws_seed: of the latter two, for trainings that start from the same weights.
+        device: to train on.
 
-    Attributes:
-        model: the network; maps images [b, c, *space] to logits [b, classes, *space].
-        done: number of updates so far.
-
-    Raises:
-        DataError: there are no cases, they do not fit together, or a mask has an unknown label.
+    Raises `DataError` if there are no cases, they do not fit, or a mask has an unknown label.
     """
 
     def __init__(
@@ -90,11 +80,7 @@ class SegmentationTraining:
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, _cosine(budget.steps))
 
     def step(self) -> float:
-        """Performs one update and returns the loss.
-
-        Raises:
-            NotFiniteError: the loss became infinite or NaN.
-        """
+        """Performs one update and returns the loss; raises `NotFiniteError` if it is not finite."""
         drawn = [self.cases[index] for index in next(self._draws)]
         images = torch.stack([case.image for case in drawn]).to(self.device)
         masks = torch.stack([case.mask for case in drawn]).to(self.device)
@@ -130,23 +116,9 @@ def train_segmenter(
     on_progress: Callable[[int, float], None] | None = None,
     device: str = "cpu",
 ) -> nn.Module:
-    """Trains a segmentation network; deterministic for a given seed on one thread.
+    """Trains a network, in evaluation mode at the end; deterministic for a seed on one thread.
 
-    Args:
-        cases: as for `SegmentationTraining`, like `classes`, `budget`, `seed` and `device`.
-        classes: number of labels, background included.
-        budget: steps, rates, width and augmentation.
-        seed: seed of everything random.
-        on_progress: called after every step with the steps done and the loss.
-        device: device to train on.
-
-    Returns:
-        The network, in evaluation mode; maps images [b, c, *space] to logits
-        [b, classes, *space].
-
-    Raises:
-        DataError: there are no cases, they do not fit together, or a mask has an unknown label.
-        NotFiniteError: the loss became infinite or NaN.
+    `on_progress` is called with the steps done and the loss. See `SegmentationTraining`.
     """
     training = SegmentationTraining(cases, classes=classes, budget=budget, seed=seed, device=device)
     while training.done < budget.steps:
@@ -158,15 +130,7 @@ def train_segmenter(
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Images) -> Masks:
-    """Predicts the most probable label of every pixel.
-
-    Args:
-        model: result of `train_segmenter`.
-        images: any number of images in [-1, 1].
-
-    Returns:
-        int64 masks of the images' spatial shape, on the images' device.
-    """
+    """The most probable label of every pixel, int64, on the images' device."""
     device = next(model.parameters()).device
     chunks = [model(chunk.to(device)).argmax(1).to(images.device) for chunk in images.split(32)]
     return torch.cat(chunks)
@@ -177,15 +141,8 @@ def augment(
 ) -> tuple[Images, Masks]:
     """Randomly mirrors, rotates, zooms, shifts and recolours each image of a batch.
 
-    Args:
-        images: images in [-1, 1].
-        masks: int64 labels, moved along with the images by nearest neighbour.
-        budget: largest extent of each change.
-        generator: a generator on the CPU; two in equal states give equal results.
-
-    Returns:
-        Images in [-1, 1] and their masks. Pixels from outside the original image are -1 (before
-        recolouring), with label 0.
+    Labels move along by nearest neighbour. Pixels from outside the original image are -1 (before
+    recolouring), with label 0. The generator is on the CPU.
     """
     how = Moves(budget.flips, budget.rotation, budget.zoom, budget.translation)
     images, masks = moved(images, masks, how, generator)

@@ -48,7 +48,7 @@ class Site(Handler):
 
     Args:
         name: of the site; with the recipe's seed it determines the initial weights, which are then
-            shuffled unpredictably unless the policy has `allows.known_start`.
+        shuffled unpredictably unless the policy has `allows.known_start`.
         cohort: its cases, prepared as the recipe says.
         recipe: the agreed one; a run with another recipe is refused.
         folder: where it keeps its own checkpoints; None: nowhere, so it cannot roll back.
@@ -58,11 +58,7 @@ class Site(Handler):
         openings: what it was opened with before; None: it remembers that in memory only.
         device: where its networks compute; the cohort stays in main memory.
 
-    Raises:
-        CohortError: if the cohort does not fit the recipe, or the share is too small.
-        LedgerError: if the ledger was changed or taken away, or belongs to another process.
-        PolicyError: if the policy does not allow the recipe or this cohort, or the ledger or the
-            account contradicts it.
+    Raises `CohortError`, `LedgerError` or `PolicyError` if it cannot take part.
     """
 
     step: int
@@ -124,11 +120,7 @@ class Site(Handler):
         return self.release.let_out(answer, repeated=repeated)
 
     def _judge(self, request: Judge) -> Judgement:
-        """One step: the discriminator learns, then returns its feedback on the images.
-
-        The images were painted from the conditions of batch `request.batch`, which this site chose,
-        or from those of the request.
-        """
+        """One step: the discriminator learns, then returns its feedback on the images."""
         self._expect(request.run, request.step, request.batch)
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
         if request.images.shape != own.images.shape:
@@ -164,11 +156,7 @@ class Site(Handler):
         )
 
     def _given(self, request: Judge) -> torch.Tensor | None:
-        """The masks of the coordinator's choice that it painted from; None: this site chose them.
-
-        Raises:
-            ProtocolError: if they do not fit this site's cases, or the recipe has none.
-        """
+        """The masks of the coordinator's choice that it painted from; None: this site's own."""
         given = self.recipe.given_masks
         shape = (self.recipe.training.batch, *self.cohort.space) if given else NO_CONDITIONS.shape
         found = request.conditions
@@ -255,11 +243,8 @@ class Site(Handler):
         """Refuses a late `Open`, and a run that would displace the one at work.
 
         Networks may deliver requests late, and a late one would send this site back to an earlier
-        step. A run may be displaced once it has been silent for `quorum.wait_s`: its coordinator
-        may have given up without closing it.
-
-        Raises:
-            ProtocolError: if the request is refused.
+        step. A run that was silent for `quorum.wait_s` may be displaced: its coordinator may have
+        given up.
         """
         if self.openings.is_over(request.attempt):
             raise ProtocolError("this attempt at the run is over; another one has begun.")
@@ -324,9 +309,8 @@ class Site(Handler):
     def _go_back_to(self, run: str, step: int) -> None:
         """Restores the newest state at or before a step: in memory, on disk, or the initial one.
 
-        Raises:
-            ProtocolError, RunError: if the stored state belongs to other cases or patients, to
-                another run or to another recipe; the site then stays as it is.
+        Raises `ProtocolError` or `RunError`, and stays as it is, if the stored state is of other
+        cases or patients, of another run or of another recipe.
         """
         place = checkpoint.place_of(self.folder, run) if self.folder else None
         kept = checkpoint.stored_steps(place) if place else []
@@ -362,11 +346,7 @@ class Site(Handler):
         return self.cases.members + digest_of([self.cases.halves])
 
     def _start_afresh(self, known: str | None = None) -> None:
-        """Resets the site; unless the policy allows a known start, its random draws are secret.
-
-        Args:
-            known: secret of an earlier start, to repeat its draws; None: a new one.
-        """
+        """Resets the site; its draws are secret (`known`: repeated), unless the start is known."""
         if self._fresh and known is None:
             return  # nothing was judged since the last start, so the same masks may leave again
         self._fresh = False
