@@ -8,7 +8,6 @@ import torch
 
 from asyndgan.data import Cohort
 from asyndgan.recipe import IntegritySection, Recipe
-from asyndgan.runs.news import line_of
 from asyndgan.training.integrity import bounded
 from asyndgan.wire import ANSWERS, Judgement, pack, unpack
 
@@ -65,7 +64,7 @@ def gradient(
 
     coordinator.optimiser.register_step_pre_hook(watch)
     report = coordinator.step()
-    return taken[0], [line_of(event) for event in report.events]
+    return taken[0], list(report.events)
 
 
 def test_with_a_bound_one_liar_of_four_does_not_turn_the_generators_gradient_round(

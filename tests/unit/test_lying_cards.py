@@ -8,11 +8,9 @@ import pytest
 from asyndgan.data import Cohort
 from asyndgan.errors import CohortError, QuorumError, RecipeError
 from asyndgan.recipe import LARGEST_SHARE, Recipe
-from asyndgan.runs.news import line_of
 from asyndgan.runs.proposal import proposal
 from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training import Coordinator, Scope
-from asyndgan.training.events import TurnedAway
 from asyndgan.training.quorum import normalised
 from asyndgan.wire import ANSWERS, Card, pack, unpack
 
@@ -76,7 +74,7 @@ def test_what_the_recipe_names_no_card_adds_to(
     assert set(coordinator.members) == {"east", "south"}
     assert coordinator.scope == Scope(("T1",), {0: "background", 1: "organ", 2: "lesion"}, (16, 16))
     assert [coordinator.roster.look_of(site) for site in ("east", "south")] == ["east", "south"]
-    (note,) = map(line_of, coordinator.events)
+    (note,) = coordinator.events
     assert note.startswith("north is not there: site north has")
     assert coordinator.step().updated
 
@@ -285,7 +283,7 @@ def test_a_site_that_comes_or_comes_back_with_a_share_above_all_others_is_told_o
     federation.line.cut = set()
     until_there(coordinator, "south")
     there = "south is there, with a new discriminator"
-    assert [*map(line_of, coordinator.events)] == [there]  # it is honest
+    assert coordinator.events == [there]  # it is honest
     federation.line.deaf = {"south"}
     coordinator.step()
     federation.line.deaf = set()
@@ -293,7 +291,7 @@ def test_a_site_that_comes_or_comes_back_with_a_share_above_all_others_is_told_o
     until_there(coordinator, "south")
     note = "south declares a share of 4.5036e+15, and counts for 75% from now on"
     back = "south is back, with its discriminator of step 2"
-    assert [*map(line_of, coordinator.events)] == [note, back]
+    assert coordinator.events == [note, back]
 
 
 def test_a_site_that_nobody_was_asked_about_is_told_of_if_it_outweighs_the_others(
@@ -304,10 +302,13 @@ def test_a_site_that_nobody_was_asked_about_is_told_of_if_it_outweighs_the_other
     coordinator = Coordinator.begin(
         federation.recipe, federation.exchange, run=RUN, needed={"east", "north"}
     )
-    (note,) = map(line_of, coordinator.events)
+    (note,) = coordinator.events
     assert note.startswith("south declares a share of 4.5036e+15, and counts for 75%")
 
 
-def test_a_line_of_news_is_cut_where_a_cards_names_make_it_too_long() -> None:
-    names = ", ".join(f"{number:064d}" for number in range(64))
-    assert len(line_of(TurnedAway("south", f"site south has {names}"))) == LONGEST_NEWS
+def test_a_line_of_news_is_cut_where_a_cards_names_make_it_too_long(
+    tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    coordinator = three(tiny()).begin()
+    coordinator.events.append("site south has " + LONGEST_NEWS * "T1, ")
+    assert [len(line) for line in coordinator.step().events] == [LONGEST_NEWS]

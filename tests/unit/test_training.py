@@ -31,7 +31,6 @@ from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.runs.bank import MaskBank
-from asyndgan.runs.news import line_of
 from asyndgan.training import SHARED_LOOK, Coordinator, Site, StepReport, checkpoint, scope_maps
 from asyndgan.training.objective import Objective, rate_factor
 from asyndgan.training.painting import Diversity, Painting, sameness
@@ -77,7 +76,7 @@ def opened(federation: Any, site: str = "north", step: int = 0) -> Card:
 def told(coordinator: Coordinator, reports: Iterable[StepReport] = ()) -> list[str]:
     """What a person reads of these steps, and of what has happened since."""
     events = [event for report in reports for event in report.events]
-    return [line_of(event) for event in [*events, *coordinator.events]]
+    return [*events, *coordinator.events]
 
 
 def judge(recipe: Recipe, *, step: int = 0, batch: int = 0, run: str = RUN) -> Judge:

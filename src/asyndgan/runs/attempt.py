@@ -18,12 +18,12 @@ from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.checks import check_version
 from asyndgan.runs.facts import RunFacts, State
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.news import line_of
 from asyndgan.runs.proposal import proposal
 from asyndgan.runs.recorder import Progress, Recorder
 from asyndgan.runs.samples import SampleGrid
 from asyndgan.runs.signals import stop_requests
 from asyndgan.runs.start import Start
+from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training import GENERATOR_VERSION, Coordinator
 from asyndgan.training.checkpoint import (
     count_in,
@@ -32,7 +32,6 @@ from asyndgan.training.checkpoint import (
     to_resume,
     write,
 )
-from asyndgan.training.events import NoCheckpoint
 from asyndgan.training.given import Given
 from asyndgan.training.scope import Scope
 from asyndgan.training.steps import step_file, stored_steps
@@ -224,7 +223,7 @@ class Attempt:
         A site that kept none is only noted.
         """
         self.coordinator.events += [
-            NoCheckpoint(site, reason)
+            f"{site} kept no checkpoint: {reason}"
             for site, reason in self.coordinator.roster.save(self.coordinator.step_number).items()
         ]
         tensors, about = self.coordinator.state()
@@ -261,7 +260,7 @@ class Attempt:
         )
         self.coordinator.roster.close()
         for event in self.coordinator.events:  # no step follows that could tell them
-            log.warning("%s", line_of(event))
+            log.warning("%s", event[:LONGEST_NEWS])
         self._leave("finished", checkpoint=False)
 
     def _leave(self, state: State, *, checkpoint: bool) -> None:

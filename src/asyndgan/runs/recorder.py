@@ -12,7 +12,6 @@ from asyndgan.protocol import Exchange
 from asyndgan.runs.board import Board
 from asyndgan.runs.facts import RunFacts, by_site
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.news import line_of
 from asyndgan.runs.samples import SampleGrid
 from asyndgan.texts import append
 from asyndgan.training import Coordinator, StepReport
@@ -42,7 +41,7 @@ class Progress:
     @property
     def news(self) -> tuple[str, ...]:
         """One line for each event that a person should read."""
-        return tuple(line_of(event) for event in self.report.events)
+        return self.report.events
 
 
 @final

@@ -15,7 +15,6 @@ from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.schema import StartFacts
 from asyndgan.texts import NAME_LENGTH
 from asyndgan.training import Coordinator
-from asyndgan.training.events import Started
 from asyndgan.training.inheriting import inherit
 from asyndgan.training.steps import stored_steps
 
@@ -98,7 +97,7 @@ class Start:
             )
         coordinator.average.load_state_dict(coordinator.generator.state_dict())
         took = "; ".join([found.told(self.name), *self._remarks(coordinator)])
-        coordinator.events.append(Started(took))
+        coordinator.events.append(took)
         return {
             "run": self.name,
             "generator_sha256": self.facts.generator_sha256,

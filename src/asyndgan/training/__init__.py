@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from asyndgan.lazy import lazily
 
 if TYPE_CHECKING:
-    from asyndgan.training.coordinator import Coordinator
-    from asyndgan.training.events import StepReport
+    from asyndgan.training.coordinator import Coordinator, StepReport
     from asyndgan.training.scope import (
         SHARED_LOOK,
         Scope,
@@ -19,8 +18,7 @@ else:
     __getattr__ = lazily(
         __name__,
         {
-            "coordinator": "Coordinator",
-            "events": "StepReport",
+            "coordinator": "Coordinator StepReport",
             "scope": "SHARED_LOOK Scope generator_inputs new_generator scope_maps",
             "site": "Site",
         },

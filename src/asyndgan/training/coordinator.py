@@ -7,6 +7,7 @@ import copy
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self, final
 
 import torch
@@ -18,6 +19,7 @@ from asyndgan.errors import AsyndganError, NotFiniteError, QuorumError, RunError
 from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
+from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training.aggregation import pull, requests_of
 from asyndgan.training.checkpoint import (
     State,
@@ -30,15 +32,6 @@ from asyndgan.training.checkpoint import (
     seeded,
     shares_in,
     taking_up,
-)
-from asyndgan.training.events import (
-    Absent,
-    Event,
-    Joined,
-    Loud,
-    Missed,
-    StepReport,
-    TurnedAway,
 )
 from asyndgan.training.given import Given
 from asyndgan.training.integrity import bounded
@@ -55,6 +48,22 @@ MOST_FEEDBACK = 1e9
 """Largest L2 norm of a site's feedback; a longer one would bring the generator to its limits."""
 
 Confirm = Callable[[Scope, Mapping[str, Card]], None]
+
+
+@final
+@dataclass(frozen=True)
+class StepReport:
+    """What happened in a step."""
+
+    step: int  # its number, from 0
+    updated: bool  # whether the quorum was met and the generator was updated
+    shares: dict[str, float]  # normalised share of each site that answered
+    losses: dict[str, dict[str, float]]  # value of each loss term, by site
+    missed: dict[str, str] = field(default_factory=dict)  # why a site's answer is missing
+    # How far the images of absent sites' masks are from those painted when the sites left; None: no
+    # site is remembered.
+    reminding: float | None = None
+    events: tuple[str, ...] = ()  # what a person should read, since the report before
 
 
 @final
@@ -82,7 +91,7 @@ class Coordinator:
         self.scope = roster.scope
         self.device = device
         self.step_number = 0
-        self.events: list[Event] = []
+        self.events: list[str] = []
         self.recall = recall or self._no_conditions
         self.memory = Memory(self.recipe, self.recall) if self.recipe.reminding.weight else None
         with seeded(derived_seed(self.recipe.training.seed, "generator")):
@@ -140,7 +149,7 @@ class Coordinator:
             given.check(scope)
         roster = Roster(recipe, exchange, request, scope, keep, given)
         coordinator = cls(roster, recall=recall, device=device)
-        coordinator.events += [Absent(site, reason) for site, reason in missed.items()]
+        coordinator.events += [f"{site} is not there: {reason}" for site, reason in missed.items()]
         if checkpoint:
             with taking_up():
                 coordinator.load(*checkpoint)
@@ -188,8 +197,11 @@ class Coordinator:
             gap = self._remind()
             self._update()
         self.step_number += 1
-        self.events += [Missed(site, str(error)) for site, error in missed.items()]
-        events, self.events = tuple(self.events), []
+        self.events += [
+            f"missed {site}: {str(error).removeprefix(f'site {site}: ')}"
+            for site, error in missed.items()
+        ]
+        events, self.events = tuple(line[:LONGEST_NEWS] for line in self.events), []
         return StepReport(
             step=self.step_number - 1,
             updated=updated,
@@ -215,7 +227,11 @@ class Coordinator:
         feedback, loud = bounded(
             {s: answer.feedback for s, answer in answers.items()}, self.recipe.integrity
         )
-        self.events += [Loud(site, self.step_number, times) for site, times in loud.items()]
+        self.events += [
+            f"{site}: the feedback of step {self.step_number} is {times:.0f} times as strong as "
+            "the median of all sites' (its norm; it was used as it is)"
+            for site, times in loud.items()
+        ]
         return {s: a.model_copy(update={"feedback": feedback[s]}) for s, a in answers.items()}
 
     def _remind(self) -> Tensor | None:
@@ -312,12 +328,14 @@ class Coordinator:
         news = self.roster.invite(self.step_number)
         for site, reason in news.items():
             if reason:
-                self.events.append(TurnedAway(site, reason))
+                self.events.append(f"{site} is not back: {reason}")
                 continue
             self.events += self.roster.outweighs(site, before)
             if site not in self.roster.taught:
                 self.events += self.roster.kept_back(site)
-            self.events.append(Joined(site, self.members[site].since))
+            since = self.members[site].since
+            how = f"back, with its discriminator of step {since}" if since else ""
+            self.events.append(f"{site} is {how or 'there, with a new discriminator'}")
         return news
 
     def has_quorum(self) -> bool:

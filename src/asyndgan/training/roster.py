@@ -18,17 +18,6 @@ from asyndgan.errors import (
 )
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
-from asyndgan.training.events import (
-    Absent,
-    Comes,
-    Event,
-    FellBack,
-    KeepsNoMasks,
-    Leaves,
-    NotConnected,
-    Outweighs,
-    StaysAway,
-)
 from asyndgan.training.given import Given
 from asyndgan.training.member import Member
 from asyndgan.training.opening import card_of
@@ -152,12 +141,12 @@ class Roster:
 
     def welcome_all(
         self, cards: Mapping[str, Card], needed: Collection[str] | None = None
-    ) -> list[Event]:
+    ) -> list[str]:
         """Takes in the sites that opened the run; returns what a person should read.
 
         Raises as `welcome` for a site that is `needed` for the run to begin (None: all are).
         """
-        news: list[Event] = []
+        news: list[str] = []
         step, before = self.opening.step, self.shares
         for site, card in cards.items():
             try:
@@ -167,13 +156,16 @@ class Roster:
             except AsyndganError as error:
                 if needed is None or site in needed:
                     raise
-                news.append(Absent(site, str(error)))
+                news.append(f"{site} is not there: {error}")
                 continue
             news += self.kept_back(site)
             if needed is not None and site not in needed:  # of those nobody is asked
                 news += self.outweighs(site, before)
             if card.step < step and site in self.expected:
-                news.append(FellBack(site, card.step, step))
+                news.append(
+                    f"{site} resumes from its step {card.step}, not from {step}: its checkpoint of "
+                    "that step is gone"
+                )
         return news
 
     def welcome(self, site: str, card: Card) -> None:
@@ -281,15 +273,15 @@ class Roster:
                         news[site] = str(error)
         return news
 
-    def follow_timeline(self, step: int) -> list[Event]:
+    def follow_timeline(self, step: int) -> list[str]:
         """Makes sites leave and join at exactly the step that the recipe's timeline gives."""
         if not self.recipe.timeline or self._followed == step:
             return []
         self._followed = step
-        news, before = list[Event](), self.shares
+        news, before = list[str](), self.shares
         for site in self.leaving(step):
             self.drop(site)
-            news.append(Leaves(site))
+            news.append(f"{site} leaves, as the timeline says")
         for site in self._due(self.exchange.transport.sites(), step):
             if self.recipe.takes_part(site, step - 1) or site in self.members:
                 continue
@@ -298,11 +290,12 @@ class Roster:
             except StorageError:
                 raise
             except AsyndganError as error:  # from now on it is invited like any absent site
-                news.append(StaysAway(site, str(error)))
+                news.append(f"{site} does not come, as the timeline says: {error}")
             else:
-                news += [Comes(site), *self.kept_back(site), *self.outweighs(site, before)]
+                comes = f"{site} comes, as the timeline says"
+                news += [comes, *self.kept_back(site), *self.outweighs(site, before)]
         return news + [
-            NotConnected(site)
+            f"{site} is due, as the timeline says, and is not connected"
             for site in self.awaited(step)
             if not self.recipe.takes_part(site, step - 1)
         ]
@@ -312,16 +305,20 @@ class Roster:
         named = {part.site for part in self.recipe.timeline}
         return sorted(set(self._due(named, step)) - set(self.exchange.transport.sites()))
 
-    def kept_back(self, site: str) -> list[Event]:
+    def kept_back(self, site: str) -> list[str]:
         """What a person should know if a site lets none of its masks be kept."""
-        return [KeepsNoMasks(site)] if self.keep and not self.known[site].keep else []
+        line = (
+            f"{site} lets no masks be kept: none of its masks is painted from after the run, and "
+            "nothing reminds the generator of it once it has left"
+        )
+        return [line] if self.keep and not self.known[site].keep else []
 
-    def outweighs(self, site: str, before: Mapping[str, float]) -> list[Event]:
+    def outweighs(self, site: str, before: Mapping[str, float]) -> list[str]:
         """News if a site's share is new since `before`, and outweighs all others together."""
         part, declared = self.normalised_shares[site], self.shares[site]
         if declared == before.get(site) or len(self.shares) < 2 or part <= 0.5:
             return []
-        return [Outweighs(site, declared, part)]
+        return [f"{site} declares a share of {declared:g}, and counts for {part:.0%} from now on"]
 
     def open(self, site: str, step: int) -> Card:
         """Opens the run at a site that joins or returns; raises `AsyndganError`: no card."""
