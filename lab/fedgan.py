@@ -23,7 +23,7 @@ from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
-from asyndgan.models import build_discriminator, condition_channels, usable_device
+from asyndgan.models import build_discriminator, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.checks import precision_of
@@ -129,12 +129,7 @@ def train_fedgan(
 def networks_weight(recipe: Recipe, scope: Scope) -> tuple[int, int]:
     """Bytes of the generator, and of the discriminator of a site that holds all modalities."""
     with torch.device("meta"):
-        discriminator = build_discriminator(
-            recipe,
-            condition_channels=condition_channels(recipe.condition.kind, max(scope.labels) + 1),
-            image_channels=len(scope.modalities),
-            spatial_dims=len(scope.space),
-        )
+        discriminator = build_discriminator(recipe, scope.sizes(recipe))
         return weight(new_generator(recipe, scope)), weight(discriminator)
 
 

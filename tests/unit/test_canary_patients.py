@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asyndgan.auditing.lower_bounds import ERROR, epsilon_of_guesses
 from asyndgan.data import Batch
-from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
+from asyndgan.models import Sizes, build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.training.private import PrivateDiscriminator
@@ -81,7 +81,7 @@ def learner(tiny: MakeRecipe, kind: type[PrivateDiscriminator]) -> PrivateDiscri
         "privacy.patients=16",
     )  # fmt: skip
     torch.manual_seed(0)
-    network = build_discriminator(recipe, condition_channels=3, image_channels=1)
+    network = build_discriminator(recipe, Sizes(3, 1))
     return kind(
         network,
         build_adversarial_loss(recipe),

@@ -10,7 +10,7 @@ import torch
 from asyndgan.data import Batch
 from asyndgan.engines import SiteSetup, set_up
 from asyndgan.errors import RunError
-from asyndgan.models import build_generator, draw_noise, usable_device
+from asyndgan.models import Sizes, build_generator, draw_noise, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs.train import train
 from asyndgan.training import objective, painting
@@ -63,7 +63,7 @@ def test_a_sites_arithmetic_stays_on_its_device(tiny: MakeRecipe, overrides: lis
 @pytest.mark.usefixtures("no_autocast")
 def test_the_generators_arithmetic_stays_on_its_device(tiny: MakeRecipe) -> None:
     recipe = tiny("generator.noise=2")
-    generator = build_generator(recipe, condition_channels=3, image_channels=1).to(META)
+    generator = build_generator(recipe, Sizes(3, 1)).to(META)
     maps = torch.zeros(5, 3, *recipe.image.size, device=META)
     noise = draw_noise(5, 2, recipe.image.size, torch.Generator()).to(META)
     for chunk in (2, 8):

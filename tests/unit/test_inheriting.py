@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.errors import RunError
+from asyndgan.models import Sizes
 from asyndgan.models.generators import DCGANGenerator, MaskGenerator, ResNetGenerator
 from asyndgan.models.topdown import TopDownGenerator
 from asyndgan.recipe import GeneratorSection, Recipe
@@ -131,8 +132,8 @@ def test_every_channel_that_depends_on_what_is_painted_has_a_name() -> None:
     ) -> tuple[nn.Module, dict[str, list[int]]]:
         section = {key: sizes[key] for key in ("noise", "style", "latent")}
         network = kind(
-            condition_channels=sizes["label"], image_channels=sizes["modality"], spatial_dims=2,
-            section=GeneratorSection(width=4, blocks=1, **section),
+            Sizes(sizes["label"], sizes["modality"], 2),
+            GeneratorSection(width=4, blocks=1, **section),
         )  # fmt: skip
         return network, {name: list(one.shape) for name, one in network.state_dict().items()}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from asyndgan.models import build_discriminator, build_generator
+from asyndgan.models import Sizes, build_discriminator, build_generator
 from asyndgan.models.layout import ImageNorm, channels_last
 from asyndgan.recipe import OptimiserSection, Recipe
 from asyndgan.runs import load_recipe
@@ -32,7 +32,7 @@ def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) ->
     parts = [f"generator.kind={kind}", "generator.width=8"]
     recipe = Recipe.from_toml("", parts)
     torch.manual_seed(0)
-    generator = build_generator(recipe, condition_channels=3, image_channels=2).double()
+    generator = build_generator(recipe, Sizes(3, 2)).double()
     assert any(isinstance(module, ImageNorm) for module in generator.modules())
     assert all(weights.is_contiguous() for weights in generator.parameters())
     maps, noise = torch.randn(3, 3, 32, 32), torch.randn(3, recipe.generator.noise, 32, 32)
@@ -60,7 +60,7 @@ def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) ->
 )
 def test_a_discriminator_with_channels_last_judges_the_same(overrides: list[str]) -> None:
     recipe = Recipe.from_toml("", overrides)
-    network = build_discriminator(recipe, condition_channels=3, image_channels=2)
+    network = build_discriminator(recipe, Sizes(3, 2))
     assert any(isinstance(module, ImageNorm) for module in network.modules())
     images, maps = torch.randn(3, 2, 64, 64), torch.rand(3, 3, 64, 64)
     own, other = (one(images, maps) for one in (network, plain(copy.deepcopy(network))))
@@ -73,7 +73,7 @@ def test_a_discriminator_with_channels_last_judges_the_same(overrides: list[str]
 
 def test_every_norm_has_channels_last_whatever_a_network_does_before_it() -> None:
     recipe = load_recipe("paper", ["generator.blocks=2"])
-    generator = build_generator(recipe, condition_channels=3, image_channels=1)
+    generator = build_generator(recipe, Sizes(3, 1))
     seen = []
     for module in generator.modules():
         if isinstance(module, ImageNorm):
@@ -121,9 +121,7 @@ def test_a_private_discriminator_keeps_the_norms_that_opacus_knows() -> None:
         if kind == "discriminator":
             sets += ["discriminator.cross_fitted=false"]
             sets += ["privacy.patients=4", "privacy.noise=1", "privacy.conditions=unprotected"]
-        network = build_discriminator(
-            Recipe.from_toml("", sets), condition_channels=3, image_channels=1
-        )
+        network = build_discriminator(Recipe.from_toml("", sets), Sizes(3, 1))
         assert any(isinstance(module, ImageNorm) for module in network.modules()) is quick
 
 
@@ -149,10 +147,10 @@ def test_the_optimiser_pairs_gradients_with_weights_however_they_lie_in_memory(
 def test_a_site_trains_without_importing_what_takes_longer_than_torch_itself() -> None:
     code = (
         "import sys, torch, asyndgan.engines.processes; "
-        "from asyndgan.models import build_discriminator; "
+        "from asyndgan.models import Sizes, build_discriminator; "
         "from asyndgan.recipe import OptimiserSection, Recipe; "
         "from asyndgan.training.objective import adam, update; "
-        "network = build_discriminator(Recipe(name='x'), condition_channels=3, image_channels=1); "
+        "network = build_discriminator(Recipe(name='x'), Sizes(3, 1)); "
         "optimiser = adam(network, OptimiserSection(), 0.1); "
         "verdict = network(torch.rand(1, 1, 32, 32), torch.rand(1, 3, 32, 32)); "
         "update(optimiser, verdict.score.sum()); "

@@ -11,6 +11,7 @@ from torch import nn
 from asyndgan.data import Cohort
 from asyndgan.errors import RecipeError
 from asyndgan.models import (
+    Sizes,
     build_adversarial_loss,
     build_discriminator,
     build_generator,
@@ -51,9 +52,7 @@ def generator_of(
     noise = 0 if kind == "resnet" else 2
     return build_generator(
         tiny("image.size=32", f"generator.kind={kind}", f"generator.noise={noise}"),
-        condition_channels=condition_channels(condition, 3),
-        image_channels=2,
-        spatial_dims=len(space),
+        Sizes(condition_channels(condition, 3), 2, len(space)),
     )
 
 
@@ -62,9 +61,7 @@ def discriminator_of(tiny: MakeRecipe, kind: str, space: tuple[int, ...]) -> nn.
     segments = "0" if kind == "patch" else "1"
     return build_discriminator(
         tiny(f"discriminator.kind={kind}", f"loss.segmentation={segments}"),
-        condition_channels=3,
-        image_channels=2,
-        spatial_dims=len(space),
+        Sizes(3, 2, len(space)),
     )
 
 
@@ -77,8 +74,7 @@ def test_a_generator_paints_at_as_many_sizes_as_the_recipe_says(
             "image.size=32", "generator.kind=topdown", f"generator.levels={levels}",
             "generator.noise=2",
         ),
-        condition_channels=3,
-        image_channels=1,
+        Sizes(3, 1),
     )  # fmt: skip
     entered: list[int] = []
     for level in generator.get_submodule("levels").children():
@@ -152,7 +148,7 @@ def test_condition_and_noise_shape_an_image_if_the_generator_reads_them(
 def test_the_topdown_generator_paints_in_each_sites_style(tiny: MakeRecipe) -> None:
     torch.manual_seed(0)
     recipe = tiny("image.size=32", "generator.style=4", "generator.noise=2")
-    generator = build_generator(recipe, condition_channels=3, image_channels=2, spatial_dims=2)
+    generator = build_generator(recipe, Sizes(3, 2, 2))
     maps, random = maps_of("mask", (32, 32), b=1), torch.Generator()
     looks = [site_noise(recipe, [site], (32, 32), random.manual_seed(0)) for site in "ab"]
     assert not torch.allclose(generator(maps, looks[0]), generator(maps, looks[1]), atol=1e-2)
@@ -174,7 +170,7 @@ def test_a_generator_of_masks_paints_one_label_a_place_and_learns_as_if_it_had_n
         "image.source=masks", "condition.kind=none", "masks.release=false", "generator.kind=masks",
         "generator.noise=0", "generator.latent=4", "discriminator.kind=dcgan",
     )  # fmt: skip
-    generator = build_generator(recipe, condition_channels=0, image_channels=3)
+    generator = build_generator(recipe, Sizes(0, 3))
     assert isinstance(generator, MaskGenerator)
     noise = torch.randn(2, recipe.generator.code, 16, 16)
     nothing = torch.zeros(2, 0, 16, 16)
@@ -284,7 +280,7 @@ def test_the_patch_network_is_monais_down_to_the_last_bit(
 
 def test_a_patch_discriminator_of_three_layers_sees_seventy_pixels() -> None:
     recipe = Recipe.from_toml("", ["image.size=96", "discriminator.width=4"])
-    discriminator = build_discriminator(recipe, condition_channels=0, image_channels=1)
+    discriminator = build_discriminator(recipe, Sizes(0, 1))
     discriminator.apply(_let_everything_through)
     images = torch.zeros(1, 1, 96, 96, requires_grad=True)
     score = discriminator(images, torch.zeros(1, 0, 96, 96)).score
@@ -359,7 +355,7 @@ def test_an_unknown_network_is_answered_with_those_that_exist(
     tiny: MakeRecipe, override: str, build: Callable[..., nn.Module], known: str
 ) -> None:
     with pytest.raises(RecipeError, match=f"offers '{override.partition('=')[2]}'.*: {known}"):
-        build(tiny(override), condition_channels=3, image_channels=1)
+        build(tiny(override), Sizes(3, 1))
 
 
 def test_networks_that_no_machine_holds_are_refused_before_they_are_built(
@@ -370,16 +366,15 @@ def test_networks_that_no_machine_holds_are_refused_before_they_are_built(
         Site("north", make_cohort(recipe, cases=2), recipe)
     recipe = tiny(*RESNET, "generator.width=512", "generator.blocks=32")
     with pytest.raises(RecipeError, match="generator of kind 'resnet' would have"):
-        build_generator(recipe, condition_channels=3, image_channels=1)
+        build_generator(recipe, Sizes(3, 1))
     sizes = ("image.size=64", "discriminator.width=128", "discriminator.layers=4")
     private = ("privacy.kind=discriminator", "privacy.conditions=unprotected")
     with torch.device("meta"):
-        build_discriminator(tiny(*sizes), condition_channels=3, image_channels=1)
+        build_discriminator(tiny(*sizes), Sizes(3, 1))
         with pytest.raises(RecipeError, match="a private discriminator of kind 'patch' would have"):
             build_discriminator(
                 tiny(*sizes, *private, "masks.release=false"),
-                condition_channels=3,
-                image_channels=1,
+                Sizes(3, 1),
             )
 
 
@@ -394,16 +389,16 @@ from torch import nn
 from asyndgan.models import Verdict
 
 class Flat(nn.Module):
-    def __init__(self, *, condition_channels, image_channels, spatial_dims, section):
+    def __init__(self, sizes, section):
         super().__init__()
-        self.grey = nn.Parameter(torch.full((image_channels,), section.options["grey"]))
+        self.grey = nn.Parameter(torch.full((sizes.modalities,), section.options["grey"]))
     def forward(self, condition, noise):
         shape = (1, -1, *[1] * (condition.ndim - 2))
         space = condition.shape[2:]
         return self.grey.reshape(shape).expand(len(condition), -1, *space).tanh()
 
 class Brightness(nn.Module):
-    def __init__(self, *, condition_channels, image_channels, spatial_dims, section):
+    def __init__(self, sizes, section):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
     def forward(self, images, condition):

@@ -22,7 +22,7 @@ from asyndgan.cli import app
 from asyndgan.data import Batch, Case, Cohort, Preparation
 from asyndgan.data.splits import hold_out_of
 from asyndgan.errors import LedgerError, PolicyError, RecipeError
-from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
+from asyndgan.models import Sizes, build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.painting.synthesise import Origin
 from asyndgan.painting.writing import write_synthetic
 from asyndgan.privacy import SIMULATION, Policy, accounting, chance
@@ -109,7 +109,7 @@ def test_the_shown_epsilon_is_never_below_the_spent_one() -> None:
 def private(tiny: MakeRecipe, *overrides: str) -> PrivateDiscriminator:
     recipe = tiny(*PRIVATE, "privacy.clip=0.5", *overrides)
     torch.manual_seed(0)
-    network = build_discriminator(recipe, condition_channels=3, image_channels=1)
+    network = build_discriminator(recipe, Sizes(3, 1))
 
     def maps(classes: torch.Tensor) -> torch.Tensor:
         return condition_maps(classes, kind="class", labels=3, space=(16, 16))

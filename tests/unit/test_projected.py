@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asyndgan.errors import RecipeError, RunError
-from asyndgan.models import build_discriminator, condition_maps, pretrained
+from asyndgan.models import Sizes, build_discriminator, condition_maps, pretrained
 from asyndgan.models.projected import CHANNELS, features
 from asyndgan.recipe import Recipe
 from asyndgan.training.objective import Objective
@@ -32,7 +32,7 @@ def maps_of(count: int = 2, side: int = 32) -> torch.Tensor:
 
 def discriminator_of(recipe: Recipe, channels: int = 1) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_discriminator(recipe, condition_channels=3, image_channels=channels)
+    return build_discriminator(recipe, Sizes(3, channels))
 
 
 @pytest.mark.parametrize("name", pretrained.SOURCES)
@@ -130,7 +130,7 @@ def test_both_halves_of_a_cross_fitted_site_share_one_look(
 
 def test_volumes_are_refused_with_what_to_take_instead(tiny: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match="take 'patch'"):
-        build_discriminator(tiny(*HEADS), condition_channels=3, image_channels=1, spatial_dims=3)
+        build_discriminator(tiny(*HEADS), Sizes(3, 1, 3))
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(

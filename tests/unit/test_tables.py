@@ -26,7 +26,7 @@ from asyndgan.auditing.records import RecordsAudit
 from asyndgan.cli import app
 from asyndgan.data.cohort import Cohort
 from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError, RunError
-from asyndgan.models import build_discriminator, build_generator, condition_maps, site_noise
+from asyndgan.models import Sizes, build_discriminator, build_generator, condition_maps, site_noise
 from asyndgan.privacy import Policy, Released
 from asyndgan.privacy.books import open_release
 from asyndgan.privacy.ledger import read as read_ledger
@@ -779,9 +779,9 @@ def test_a_cohort_holds_records_out_by_the_recipe(tmp_path: Path) -> None:
 
 
 def networks(recipe: Recipe, count: int, seed: int = 0) -> tuple[Any, Any, torch.Tensor, Any]:
-    sizes = {"condition_channels": 2, "image_channels": 1, "spatial_dims": 1}
+    sizes = Sizes(2, 1, 1)
     torch.manual_seed(seed)
-    generator, judge = build_generator(recipe, **sizes), build_discriminator(recipe, **sizes)
+    generator, judge = build_generator(recipe, sizes), build_discriminator(recipe, sizes)
     classes = torch.arange(count) % 2
     maps = condition_maps(classes, kind="class", labels=2, space=recipe.space)
     noise = site_noise(recipe, [""] * count, recipe.space, torch.Generator().manual_seed(seed))

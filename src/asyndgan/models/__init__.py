@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         site_noise,
         usable_device,
     )
+    from asyndgan.models.sizes import Sizes
 else:
     __getattr__ = lazily(
         __name__,
@@ -28,5 +29,6 @@ else:
             "losses": "AdversarialLoss",
             "parts": "arithmetic build_adversarial_loss build_discriminator build_generator "
             "condition_channels condition_maps draw_noise native_bfloat16 site_noise usable_device",
+            "sizes": "Sizes",
         },
     )

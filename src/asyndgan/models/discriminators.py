@@ -1,8 +1,7 @@
 """Discriminators: each site owns one, and it never leaves the site.
 
-Each is made from `condition_channels` (of the condition's maps), `image_channels` (modalities that
-the site holds), `spatial_dims` (2 or 3) and the recipe's `section`, of which it takes `width` of
-the first layer and `layers`. It returns a `Verdict`; outputs that it does not have are None.
+Each is made from its `Sizes` and the recipe's `section`, of which it takes `width` of the first
+layer and `layers`. It returns a `Verdict`; outputs that it does not have are None.
 """
 
 from collections import OrderedDict
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Masks
+from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import DiscriminatorSection
 
 
@@ -133,8 +133,8 @@ class PatchNetwork(nn.Sequential):
     MONAI is not used, since to import it takes longer than all else that a site imports.
     """
 
-    def __init__(self, spatial_dims: int, channels: int, section: DiscriminatorSection) -> None:
-        flat = spatial_dims == 2
+    def __init__(self, dims: int, channels: int, section: DiscriminatorSection) -> None:
+        flat = dims == 2
         conv, by_channel = (
             (nn.Conv2d, nn.InstanceNorm2d) if flat else (nn.Conv3d, nn.InstanceNorm3d)
         )
@@ -177,16 +177,9 @@ def _named(**modules: nn.Module) -> nn.Sequential:
 class PatchDiscriminator(nn.Module):
     """PatchGAN on image and condition together (Isola et al. 2017, section 3.2.2)."""
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        self.network = PatchNetwork(spatial_dims, condition_channels + image_channels, section)
+        self.network = PatchNetwork(sizes.dims, sizes.labels + sizes.modalities, section)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from."""
@@ -200,25 +193,18 @@ class PatchSegmentationDiscriminator(nn.Module):
     The mask modulates the last of them before realness is judged (`given`).
     """
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        self.network = PatchNetwork(spatial_dims, image_channels, section)
+        self.network = PatchNetwork(sizes.dims, sizes.modalities, section)
         width = section.width
         sources = [width * 2**level for level in range(section.layers + 1)]
-        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        conv = nn.Conv2d if sizes.dims == 2 else nn.Conv3d
         self.lateral = nn.ModuleList(
-            conv(source, width, 1) for source in [image_channels, *sources]
+            conv(source, width, 1) for source in [sizes.modalities, *sources]
         )
         self.merge = nn.ModuleList(conv(width, width, 3, padding=1) for _ in [0, *sources])
-        self.classify = conv(width, condition_channels, 1)
-        self.told = conv(condition_channels, sources[-1], 1)
+        self.classify = conv(width, sizes.labels, 1)
+        self.told = conv(sizes.labels, sources[-1], 1)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from, and segments them without it."""
@@ -256,27 +242,20 @@ class DCGANDiscriminator(nn.Module):
 
     GRID = 4
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
         conv, pool = (
             (nn.Conv2d, nn.AdaptiveAvgPool2d)
-            if spatial_dims == 2
+            if sizes.dims == 2
             else (nn.Conv3d, nn.AdaptiveAvgPool3d)
         )
-        source, layers = condition_channels + image_channels, nn.ModuleList()
+        source, layers = sizes.labels + sizes.modalities, nn.ModuleList()
         for level in range(section.layers):
             layers.append(conv(source, section.width * 2**level, 4, stride=2, padding=1))
             source = section.width * 2**level
         self.layers = layers
         self.pool = pool(self.GRID)
-        self.judge = nn.Linear(source * self.GRID**spatial_dims, 1)
+        self.judge = nn.Linear(source * self.GRID**sizes.dims, 1)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from."""
@@ -299,22 +278,10 @@ class DCGANDiscriminator(nn.Module):
 class MaskDiscriminator(nn.Module):
     """A `DCGANDiscriminator` that judges each place too: small shapes, and where they lie."""
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        self.body = DCGANDiscriminator(
-            condition_channels=condition_channels,
-            image_channels=image_channels,
-            spatial_dims=spatial_dims,
-            section=section,
-        )
-        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        self.body = DCGANDiscriminator(sizes, section)
+        conv = nn.Conv2d if sizes.dims == 2 else nn.Conv3d
         self.near = conv(section.width * 2 ** (section.layers - 1), 1, 1)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:

@@ -1,7 +1,6 @@
 """Generators: they turn a condition and noise into images in [-1, 1], all modalities at once.
 
-Each is made from `condition_channels` (of the condition's maps), `image_channels` (modalities to
-paint), `spatial_dims` (2 or 3) and the recipe's `section`. Norms act on one image at a time: sites
+Each is made from its `Sizes` and the recipe's `section`. Norms act on one image at a time: sites
 come and go, and a chunked step must equal an unchunked one.
 
 So that another run can begin with its weights (`training.inheriting`), each has `reads`: what the
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Noise
+from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import GeneratorSection
 
 SLOPE = 0.2
@@ -32,10 +32,10 @@ def numbered(**counts: int) -> tuple[Channel, ...]:
 
 
 def convolution(
-    spatial_dims: int, source: int, target: int, kernel: int = 3, *, stride: int = 1, bias: bool
+    dims: int, source: int, target: int, kernel: int = 3, *, stride: int = 1, bias: bool
 ) -> nn.Module:
     """A convolution that keeps the size if its stride is 1; reflects at the edges of planes."""
-    conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+    conv = nn.Conv2d if dims == 2 else nn.Conv3d
     # No bias before an instance norm: the norm cancels it, and its gradient is only noise.
     return conv(
         source,
@@ -44,13 +44,13 @@ def convolution(
         stride=stride,
         padding=kernel // 2,
         bias=bias,
-        padding_mode="reflect" if kernel > 1 and spatial_dims < 3 else "zeros",
+        padding_mode="reflect" if kernel > 1 and dims < 3 else "zeros",
     )
 
 
-def smooth(spatial_dims: int) -> str:
+def smooth(dims: int) -> str:
     """Torch's name for linear interpolation over this many axes."""
-    return "bilinear" if spatial_dims == 2 else "trilinear"
+    return "bilinear" if dims == 2 else "trilinear"
 
 
 def within_range(painted: Tensor) -> Images:
@@ -62,9 +62,9 @@ def within_range(painted: Tensor) -> Images:
     return torch.tanh(painted.float())
 
 
-def instance_norm(spatial_dims: int, channels: int, *, affine: bool = True) -> nn.Module:
+def instance_norm(dims: int, channels: int, *, affine: bool = True) -> nn.Module:
     """A norm of each image's features by themselves."""
-    norm = nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d
+    norm = nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
     return norm(channels, affine=affine)
 
 
@@ -72,14 +72,14 @@ def instance_norm(spatial_dims: int, channels: int, *, affine: bool = True) -> n
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with an identity shortcut."""
 
-    def __init__(self, spatial_dims: int, channels: int) -> None:
+    def __init__(self, dims: int, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            convolution(spatial_dims, channels, channels, bias=False),
-            instance_norm(spatial_dims, channels),
+            convolution(dims, channels, channels, bias=False),
+            instance_norm(dims, channels),
             nn.ReLU(),
-            convolution(spatial_dims, channels, channels, bias=False),
-            instance_norm(spatial_dims, channels),
+            convolution(dims, channels, channels, bias=False),
+            instance_norm(dims, channels),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -95,40 +95,33 @@ class ResNetGenerator(nn.Module):
     `width` k and `blocks` n.
     """
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: GeneratorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: GeneratorSection) -> None:
         super().__init__()
         k = section.width
         layers: list[nn.Module] = [
-            convolution(spatial_dims, condition_channels, k, 7, bias=False),
-            instance_norm(spatial_dims, k),
+            convolution(sizes.dims, sizes.labels, k, 7, bias=False),
+            instance_norm(sizes.dims, k),
             nn.ReLU(),
         ]
         for wide in (k, 2 * k):
             layers += [
-                convolution(spatial_dims, wide, 2 * wide, stride=2, bias=False),
-                instance_norm(spatial_dims, 2 * wide),
+                convolution(sizes.dims, wide, 2 * wide, stride=2, bias=False),
+                instance_norm(sizes.dims, 2 * wide),
                 nn.ReLU(),
             ]
-        layers += [ResidualBlock(spatial_dims, 4 * k) for _ in range(section.blocks)]
+        layers += [ResidualBlock(sizes.dims, 4 * k) for _ in range(section.blocks)]
         for wide in (4 * k, 2 * k):
             layers += [
                 # The paper uses a transposed convolution, but its uneven overlap left a grid of
                 # dots in the images (Odena et al. 2016).
-                nn.Upsample(scale_factor=2, mode=smooth(spatial_dims), align_corners=False),
-                convolution(spatial_dims, wide, wide // 2, bias=False),
-                instance_norm(spatial_dims, wide // 2),
+                nn.Upsample(scale_factor=2, mode=smooth(sizes.dims), align_corners=False),
+                convolution(sizes.dims, wide, wide // 2, bias=False),
+                instance_norm(sizes.dims, wide // 2),
                 nn.ReLU(),
             ]
         self.body = nn.Sequential(*layers)
-        self.paint = convolution(spatial_dims, k, image_channels, 7, bias=True)
-        self.reads = {"body.0": numbered(label=condition_channels)}
+        self.paint = convolution(sizes.dims, k, sizes.modalities, 7, bias=True)
+        self.reads = {"body.0": numbered(label=sizes.labels)}
         self.paints = ("paint",)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
@@ -147,33 +140,26 @@ class DCGANGenerator(nn.Module):
 
     GRID = 4
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: GeneratorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: GeneratorSection) -> None:
         super().__init__()
         k = section.width
         self.noise = section.noise
-        told = condition_channels + section.code
-        self.start = nn.Linear(told, 8 * k * self.GRID**spatial_dims)
+        told = sizes.labels + section.code
+        self.start = nn.Linear(told, 8 * k * self.GRID**sizes.dims)
         widths = [8 * k, 4 * k, 2 * k, k]
         sources = [8 * k, *widths[:-1]]
         self.layers = nn.ModuleList(
             nn.Sequential(
-                convolution(spatial_dims, source + section.noise, target, bias=True),
+                convolution(sizes.dims, source + section.noise, target, bias=True),
                 # Over groups of channels: per-channel norms would lose how much there is of each.
                 nn.GroupNorm(min(4, target), target),
                 nn.ReLU(),
             )
             for source, target in zip(sources, widths, strict=True)
         )
-        self.paint = convolution(spatial_dims, k, image_channels, bias=True)
-        self.smooth = smooth(spatial_dims)
-        code = numbered(label=condition_channels, style=section.style, latent=section.latent)
+        self.paint = convolution(sizes.dims, k, sizes.modalities, bias=True)
+        self.smooth = smooth(sizes.dims)
+        code = numbered(label=sizes.labels, style=section.style, latent=section.latent)
         self.reads = {"start": code} | {
             f"layers.{level}.0": (*numbered(feature=source), *numbered(noise=section.noise))
             for level, source in enumerate(sources)
@@ -216,21 +202,9 @@ class MaskGenerator(nn.Module):
 
     BOUND = 2.0
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: GeneratorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: GeneratorSection) -> None:
         super().__init__()
-        self.body = DCGANGenerator(
-            condition_channels=condition_channels,
-            image_channels=image_channels,
-            spatial_dims=spatial_dims,
-            section=section,
-        )
+        self.body = DCGANGenerator(sizes, section)
         self.reads = {f"body.{layer}": channels for layer, channels in self.body.reads.items()}
         self.paints = tuple(f"body.{layer}" for layer in self.body.paints)
 

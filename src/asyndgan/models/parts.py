@@ -15,6 +15,7 @@ from asyndgan.models.discriminators import CrossFitted
 from asyndgan.models.installed import part
 from asyndgan.models.layout import channels_last
 from asyndgan.models.losses import AdversarialLoss
+from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import Recipe
 
 MOST_WEIGHTS: Final = 500_000_000
@@ -25,46 +26,25 @@ MOST_PRIVATE_WEIGHTS: Final = MOST_WEIGHTS // 32
 or of 64 with a `privacy.multiplicity` of as many."""
 
 
-def build_generator(
-    recipe: Recipe, *, condition_channels: int, image_channels: int, spatial_dims: int = 2
-) -> nn.Module:
+def build_generator(recipe: Recipe, sizes: Sizes) -> nn.Module:
     """The generator of a recipe."""
-    section = recipe.generator
-    build = partial(
-        part("generators", section.kind),
-        condition_channels=condition_channels,
-        image_channels=image_channels,
-        spatial_dims=spatial_dims,
-        section=section,
-        **_of_table(recipe),
-    )
-    return channels_last(_bearable(build, f"a generator of kind '{section.kind}'", MOST_WEIGHTS))
+    kind, section = recipe.generator.kind, recipe.generator
+    build = partial(part("generators", kind), sizes, section, **_of_table(recipe))
+    return channels_last(_bearable(build, f"a generator of kind '{kind}'", MOST_WEIGHTS))
 
 
-def build_discriminator(
-    recipe: Recipe, *, condition_channels: int, image_channels: int, spatial_dims: int = 2
-) -> nn.Module:
+def build_discriminator(recipe: Recipe, sizes: Sizes) -> nn.Module:
     """A site's discriminator, for the modalities that the site holds."""
     private = recipe.privacy.kind == "discriminator"
-    one = partial(
-        part("discriminators", recipe.discriminator.kind),
-        condition_channels=condition_channels,
-        image_channels=image_channels,
-        spatial_dims=spatial_dims,
-        section=recipe.discriminator,
-        **_of_table(recipe),
-    )
+    kind, section = recipe.discriminator.kind, recipe.discriminator
+    one = partial(part("discriminators", kind), sizes, section, **_of_table(recipe))
 
     def build() -> nn.Module:
-        fitted = recipe.discriminator.cross_fitted
-        network: nn.Module = CrossFitted([one() for _ in range(2)]) if fitted else one()
+        network: nn.Module = CrossFitted([one(), one()]) if section.cross_fitted else one()
         return network
 
-    network = _bearable(
-        build,
-        f"a {'private ' if private else ''}discriminator of kind '{recipe.discriminator.kind}'",
-        MOST_PRIVATE_WEIGHTS if private else MOST_WEIGHTS,
-    )
+    what = f"a {'private ' if private else ''}discriminator of kind '{kind}'"
+    network = _bearable(build, what, MOST_PRIVATE_WEIGHTS if private else MOST_WEIGHTS)
     # Opacus supports only torch's own layers, not those of `channels_last`.
     return network if private else channels_last(network)
 

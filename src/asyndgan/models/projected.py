@@ -13,6 +13,7 @@ from asyndgan.arrays import Condition, Images
 from asyndgan.errors import RecipeError
 from asyndgan.models.discriminators import PatchNetwork, Verdict, given, merged
 from asyndgan.models.pretrained import features_of
+from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import DiscriminatorSection
 
 CHANNELS: Final = (16, 24, 40, 112, 320)  # Of the features, from half the size to a 32nd
@@ -142,17 +143,10 @@ class ProjectedDiscriminator(nn.Module):
 
     see = staticmethod(features)
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        _check(spatial_dims)
-        self.judges = Judges(condition_channels, image_channels, section)
+        _check(sizes.dims)
+        self.judges = Judges(sizes.labels, sizes.modalities, section)
 
     def forward(self, images: Images, condition: Condition, seen: Seen | None = None) -> Verdict:
         """Judges images, given what they were painted from; `seen`: `features` of the images."""
@@ -166,24 +160,17 @@ class ProjectedSegmentationDiscriminator(nn.Module):
 
     see = staticmethod(features)
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        _check(spatial_dims)
-        self.judges = Judges(condition_channels, image_channels, section)
+        _check(sizes.dims)
+        self.judges = Judges(sizes.labels, sizes.modalities, section)
         width = section.width // 2
-        views = -(-image_channels // 3)
+        views = -(-sizes.modalities // 3)
         sources = [width, *(views * channels for channels in CHANNELS)]
-        self.fine = nn.Conv2d(image_channels, width, 3, padding=1)
+        self.fine = nn.Conv2d(sizes.modalities, width, 3, padding=1)
         self.lateral = nn.ModuleList(nn.Conv2d(source, width, 1) for source in sources)
         self.merge = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in sources)
-        self.classify = nn.Conv2d(width, condition_channels, 1)
+        self.classify = nn.Conv2d(width, sizes.labels, 1)
 
     def forward(self, images: Images, condition: Condition, seen: Seen | None = None) -> Verdict:
         """Judges images, given what they were painted from, and segments them without it."""
@@ -194,8 +181,8 @@ class ProjectedSegmentationDiscriminator(nn.Module):
         return Verdict(score=score, segmentation=self.classify(found))
 
 
-def _check(spatial_dims: int) -> None:
-    if spatial_dims != 2:
+def _check(dims: int) -> None:
+    if dims != 2:
         raise RecipeError(
             "the pretrained network of 'projected' and 'projected_segmentation' sees images of two "
             "dimensions; take 'patch' or 'patch_segmentation'."

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from asyndgan.arrays import Condition, Images, Noise
 from asyndgan.models.discriminators import Verdict
 from asyndgan.models.generators import numbered
+from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import DiscriminatorSection, GeneratorSection
 from asyndgan.recipe.table import TableSection
 
@@ -46,25 +47,17 @@ class RowGenerator(nn.Module):
     Of the section it takes `width`, `blocks`, `noise` channels and `latent` numbers.
     """
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: GeneratorSection,
-        table: TableSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: GeneratorSection, table: TableSection) -> None:
         super().__init__()
         self.columns = [(column.measured, column.choices) for column in table.columns]
         self.noise = section.noise
-        self.start = nn.Linear(condition_channels + section.code, section.width)
+        self.start = nn.Linear(sizes.labels + section.code, section.width)
         self.blocks = nn.Sequential(*(_Block(section.width) for _ in range(section.blocks)))
         self.last = nn.Sequential(nn.LayerNorm(section.width), nn.ReLU())
         self.paint = nn.Linear(section.width, table.width)
         self.spread = nn.Linear(section.width, table.width)
         self.reads = {
-            "start": numbered(label=condition_channels, style=section.style, latent=section.latent)
+            "start": numbered(label=sizes.labels, style=section.style, latent=section.latent)
         }
         self.paints: tuple[str, ...] = ()
 
@@ -106,24 +99,16 @@ class RowDiscriminator(nn.Module):
     It has no norms; see `DCGANDiscriminator`. Of the section it takes `width` and `layers`.
     """
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-        table: TableSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: DiscriminatorSection, table: TableSection) -> None:
         super().__init__()
-        source = table.width + condition_channels
+        source = table.width + sizes.labels
         layers: list[nn.Module] = []
         for _ in range(section.layers):
             layers += [nn.Linear(source, section.width), nn.LeakyReLU(0.2)]
             source = section.width
         self.body = nn.Sequential(*layers)
         self.judge = nn.Linear(source, 1)
-        self.classify = nn.Linear(source, condition_channels)
+        self.classify = nn.Linear(source, sizes.labels)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges records: a score each."""

@@ -18,6 +18,7 @@ from asyndgan.models.generators import (
     smooth,
     within_range,
 )
+from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import GeneratorSection
 
 GRID: Final = 4  # Rows and columns of the map that the code becomes
@@ -57,11 +58,11 @@ class ModulatedLayer(nn.Module):
     section 2) for the code and the noise, which each feature weighs for itself.
     """
 
-    def __init__(self, spatial_dims: int, source: int, target: int, noise: int) -> None:
+    def __init__(self, dims: int, source: int, target: int, noise: int) -> None:
         super().__init__()
-        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
-        self.conv = convolution(spatial_dims, source, target, bias=False)
-        self.norm = instance_norm(spatial_dims, target, affine=False)
+        conv = nn.Conv2d if dims == 2 else nn.Conv3d
+        self.conv = convolution(dims, source, target, bias=False)
+        self.norm = instance_norm(dims, target, affine=False)
         self.told = conv(TOLD, 2 * target, 1)
         self.code = nn.Linear(HIDDEN, 2 * target)
         self.grain = conv(noise, target, 1, bias=False) if noise else None
@@ -85,11 +86,11 @@ class ModulatedLayer(nn.Module):
 class Level(nn.Module):
     """Two modulated layers at one size, and what they are told of the mask there."""
 
-    def __init__(self, spatial_dims: int, maps: int, source: int, target: int, noise: int) -> None:
+    def __init__(self, dims: int, maps: int, source: int, target: int, noise: int) -> None:
         super().__init__()
-        self.tell = convolution(spatial_dims, maps, TOLD, bias=True)
-        self.first = ModulatedLayer(spatial_dims, source, target, noise)
-        self.second = ModulatedLayer(spatial_dims, target, target, noise)
+        self.tell = convolution(dims, maps, TOLD, bias=True)
+        self.first = ModulatedLayer(dims, source, target, noise)
+        self.second = ModulatedLayer(dims, target, target, noise)
 
     def forward(self, features: Tensor, maps: Tensor, code: Tensor, grain: Tensor) -> Tensor:
         """Features (b, source, *space) to (b, target, *space); maps and noise are of full size."""
@@ -120,18 +121,11 @@ class TopDownGenerator(nn.Module):
     have 4k, 4k, 2k, k, k/2 and k/4 features.
     """
 
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: GeneratorSection,
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: GeneratorSection) -> None:
         super().__init__()
-        k, dims = section.width, spatial_dims
+        k, dims = section.width, sizes.dims
         self.noise, self.soften = section.noise, section.soften
-        maps = condition_channels + 1  # and one that is 1 everywhere, for those without a condition
+        maps = sizes.labels + 1  # and one that is 1 everywhere, for those without a condition
         widths = (4 * k, 4 * k, 2 * k, k, k // 2, k // 4)[: section.levels]
         seen = (*(width // 2 for width in widths[-2:0:-1]), widths[0])  # of the mask, by level
         found = (maps, *seen)
@@ -151,9 +145,10 @@ class TopDownGenerator(nn.Module):
             Level(dims, maps, source, target, section.noise)
             for source, target in zip(sources, widths, strict=True)
         )
-        self.paint = convolution(dims, widths[-1] + maps + section.noise, image_channels, bias=True)
+        last = widths[-1] + maps + section.noise
+        self.paint = convolution(dims, last, sizes.modalities, bias=True)
         self.smooth = smooth(dims)
-        told, noise = (*numbered(label=condition_channels), ONE), numbered(noise=section.noise)
+        told, noise = (*numbered(label=sizes.labels), ONE), numbered(noise=section.noise)
         code = numbered(style=section.style, latent=section.latent, feature=found[-1])
         self.reads = {"encoder.0": told, "mapping.0": code}
         self.reads["paint"] = (*numbered(feature=widths[-1]), *told, *noise)

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import torch
 
-from asyndgan.models import arithmetic, build_discriminator, condition_channels, native_bfloat16
+from asyndgan.models import arithmetic, build_discriminator, native_bfloat16
 from asyndgan.recipe import Recipe
 from asyndgan.training.scope import Scope, generator_inputs, new_generator
 
@@ -119,12 +119,7 @@ def _step(
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng([]):
         generator = new_generator(recipe, scope).to(device)
-        judge = judged and build_discriminator(
-            recipe,
-            condition_channels=condition_channels(recipe.condition.kind, max(labels) + 1),
-            image_channels=len(scope.modalities),
-            spatial_dims=len(scope.space),
-        ).to(device)
+        judge = judged and build_discriminator(recipe, scope.sizes(recipe)).to(device)
     shape = (count,) if recipe.condition.kind == "class" else (count, *scope.space)
     conditions = torch.randint(max(labels) + 1, shape, generator=random)
     inputs = generator_inputs(recipe, scope, conditions, [""] * count, random, device)

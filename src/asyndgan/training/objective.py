@@ -14,6 +14,7 @@ from torch.func import functional_call
 from asyndgan.arrays import CPU, Condition, Images, Masks, Scalar
 from asyndgan.data import Batch, derived_seed
 from asyndgan.models import (
+    Sizes,
     Verdict,
     arithmetic,
     build_adversarial_loss,
@@ -85,13 +86,9 @@ class Objective:
         # run is begun anew.
         self.maps = partial(condition_maps, kind=recipe.condition.kind, labels=labels, space=space)
         channels = condition_channels(recipe.condition.kind, labels)
-        sizes = {
-            "condition_channels": channels,
-            "image_channels": modalities,
-            "spatial_dims": len(space),
-        }
+        sizes = Sizes(channels, modalities, len(space))
         with seeded(derived_seed(seed, "discriminator")):
-            self.discriminator = build_discriminator(recipe, **sizes).to(device)
+            self.discriminator = build_discriminator(recipe, sizes).to(device)
         if isinstance(self.discriminator, CrossFitted):
             self.discriminator.taught = taught
         self.discriminator_optimiser = adam(

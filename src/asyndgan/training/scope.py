@@ -13,7 +13,7 @@ from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.data.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES, unheld
 from asyndgan.data.moves import deformed
 from asyndgan.errors import CohortError
-from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
+from asyndgan.models import Sizes, build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import LABELS_LIMIT, Recipe
 from asyndgan.texts import named_alike
 from asyndgan.wire import Card
@@ -48,6 +48,11 @@ class Scope:
     def from_plain(cls, plain: Mapping[str, Any]) -> "Scope":
         """Reads what `to_plain` returned, or a stranger wrote; raises `ValueError` as need be."""
         return _SCOPE.validate_python(plain)
+
+    def sizes(self, recipe: Recipe) -> Sizes:
+        """Those of networks that know all labels and modalities."""
+        labels = condition_channels(recipe.condition.kind, max(self.labels) + 1)
+        return Sizes(labels, len(self.modalities), len(self.space))
 
     def label_maps(self, images: Tensor) -> Tensor:
         """Of images whose modalities are labels (b, c, *space): the brightest one's number."""
@@ -209,12 +214,7 @@ def _contradiction(
 
 def new_generator(recipe: Recipe, scope: Scope) -> nn.Module:
     """A generator for a scope, with weights from torch's current random state."""
-    return build_generator(
-        recipe,
-        condition_channels=condition_channels(recipe.condition.kind, max(scope.labels) + 1),
-        image_channels=len(scope.modalities),
-        spatial_dims=len(scope.space),
-    )
+    return build_generator(recipe, scope.sizes(recipe))
 
 
 def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
