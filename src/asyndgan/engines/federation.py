@@ -13,8 +13,7 @@ from asyndgan.recipe import Recipe
 if TYPE_CHECKING:  # it imports torch, which `asyndgan federation --help` needs not
     from asyndgan.protocol import Transport
 
-RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
-"""Valid names of a run in a federation; sites name a folder after it."""
+RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")  # name of a run, also of its folder at sites
 
 
 class Federation(Protocol):

@@ -27,8 +27,7 @@ from asyndgan.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-HEALTHY_S: Final = 3600.0
-"""Lifetime in seconds after which a crash counts as a new problem, resetting the restart delay."""
+HEALTHY_S: Final = 3600.0  # seconds after which a crash is a new problem, so the delay restarts
 
 
 @final

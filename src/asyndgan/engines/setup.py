@@ -36,11 +36,8 @@ log = logging.getLogger(__name__)
 
 _CHOOSER: Final = TypeAdapter(Chooser)
 
-PRECISION_FILE: Final = "precision.txt"
-"""File among a site's states of a run that says in which precision it computes."""
-
-CHOOSER_FILE: Final = "hold_out.json"
-"""File among a site's states of a run that records how it chose its held-out patients."""
+PRECISION_FILE: Final = "precision.txt"  # in a site's states of a run: its precision
+CHOOSER_FILE: Final = "hold_out.json"  # in a site's states of a run: how patients were held out
 
 
 @final

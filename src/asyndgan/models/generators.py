@@ -20,9 +20,7 @@ from asyndgan.recipe import GeneratorSection
 
 SLOPE = 0.2
 
-Channel = tuple[str, int]
-"""What a channel stands for: `label`, `noise`, `style`, `latent` or `feature`, and its number."""
-
+Channel = tuple[str, int]  # label, noise, style, latent, feature or one, and its number
 ONE: Final[Channel] = ("one", 0)  # The channel of a map that is 1 everywhere
 
 

@@ -18,8 +18,7 @@ from asyndgan.models.losses import AdversarialLoss
 from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import Recipe
 
-MOST_WEIGHTS: Final = 500_000_000
-"""Most weights of a network: 2 GB, and four times as much with gradients and Adam's moments."""
+MOST_WEIGHTS: Final = 500_000_000  # 2 GB, with gradients and Adam's moments four times as much
 
 MOST_PRIVATE_WEIGHTS: Final = MOST_WEIGHTS // 32
 """Most weights of a discriminator trained privately: the gradients of 32 images are held at once,

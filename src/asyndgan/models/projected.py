@@ -17,18 +17,11 @@ from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import DiscriminatorSection
 
 CHANNELS: Final = (16, 24, 40, 112, 320)  # Of the features, from half the size to a 32nd
-
-MIXED: Final = (32, 48, 64, 96)
-"""Channels of the mixed features that heads judge, from a quarter of the size to a 32nd."""
-
+MIXED: Final = (32, 48, 64, 96)  # channels of the mixed features, from a quarter of the size
 HALVINGS: Final = (2, 1, 1, 0)  # Strided convolutions of each head
 BESIDE: Final = 32  # Features of the mask that heads see beside those of the image
-
-SPREAD: Final = (12.0, 11.0, 8.0, 4.5, 1.6)
-"""Typical standard deviations of the features, by which they are divided."""
-
-SEED: Final = 1
-"""Of the random mixtures; all sites have the same, as they have the same pretrained network."""
+SPREAD: Final = (12.0, 11.0, 8.0, 4.5, 1.6)  # typical deviations, by which features are divided
+SEED: Final = 1  # of the random mixtures; all sites have the same
 
 
 @final

@@ -7,8 +7,7 @@ from torch import nn
 from asyndgan.errors import DataError
 from asyndgan.models.layout import channels_last
 
-HALVINGS = 4
-"""How often the U-Net halves its resolution; sides of images must be multiples of 2**HALVINGS."""
+HALVINGS = 4  # how often the U-Net does; sides of images are multiples of 2**HALVINGS
 
 
 def build_segmenter(

@@ -25,8 +25,7 @@ from asyndgan.privacy.ledger import FEEDBACK, MASKS, Tally
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
-LARGE: Final = 50.0
-"""Epsilon above which the looser Renyi bound is precise enough and saves large arrays."""
+LARGE: Final = 50.0  # epsilon above which the Renyi bound, of small arrays, is enough
 
 EPSILON_ERROR: Final = 0.01
 """Largest error of a computed epsilon of up to `MANY` uses; it is never too small. Beyond, it grows

@@ -32,8 +32,7 @@ ANSWER_KINDS: Final = ("judgement", "appraisal", "measured", "labelled")
 `appraisal`, `measured` and `labelled` were left by earlier versions only."""
 
 FEEDBACK: Final = "feedback"
-MASKS: Final = "masks"
-"""Feedback, and patients' masks or classes, among the contents that no limit on epsilon covers."""
+MASKS: Final = "masks"  # feedback and masks or classes: no limit on epsilon covers them
 
 
 @final

@@ -18,11 +18,8 @@ from asyndgan.texts import bounded_text, replace_text, storing
 
 FILE: Final = "openings.json"
 
-KEPT_ATTEMPTS: Final = 256
-"""Attempts at runs that a site remembers, to recognise late requests of earlier ones."""
-
-MOST_RECIPES: Final = 4096
-"""Most recipes that a site remembers; then it begins no further one, under any policy."""
+KEPT_ATTEMPTS: Final = 256  # at runs, to recognise late requests of earlier ones
+MOST_RECIPES: Final = 4096  # with which a site begins, under any policy
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Attempt = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]

@@ -14,8 +14,7 @@ from asyndgan.recipe import Recipe, Section, explained, known_keys
 from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-WITHIN: Final = ("never", "learned")
-"""Values of `leaves.masks` with which no label map or class of a patient leaves."""
+WITHIN: Final = ("never", "learned")  # `leaves.masks` with which no patient's mask or class leaves
 
 FeedbackCoding = Literal["float32", "float16", "int8", "int4"]
 

@@ -27,12 +27,8 @@ from asyndgan.wire import (
 )
 
 WITH_CONDITIONS = Card | Judgement  # Answers that hold what a generator paints from next
-
-LOSSES = ("adversarial", "segmentation", "paired_l1")
-"""Terms of the generator's loss, by the names under which they may leave."""
-
-OWN_LOSSES = ("discriminator", "discriminator_synthetic")
-"""Losses of a site's own networks; a number of any other name never leaves."""
+LOSSES = ("adversarial", "segmentation", "paired_l1")  # of the generator, by names that may leave
+OWN_LOSSES = ("discriminator", "discriminator_synthetic")  # no number of another name leaves
 
 _KEY = object()
 

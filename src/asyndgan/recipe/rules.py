@@ -10,8 +10,7 @@ from asyndgan.recipe.toml import key_of
 if TYPE_CHECKING:
     from asyndgan.recipe.recipe import Recipe
 
-MOST_PIXELS: Final = 2**23
-"""Most pixels of a message in each modality, such as 32 images of 512x512."""
+MOST_PIXELS: Final = 2**23  # of a message and modality, such as 32 images of 512x512
 
 
 @final

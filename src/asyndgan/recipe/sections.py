@@ -12,16 +12,14 @@ from asyndgan.recipe.toml import lines_of
 Weight = Annotated[float, Field(ge=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=0.1)]
 
-LABELS_LIMIT: Final = 1024
-"""Labels are channels of the generator's input, so their number is bounded."""
+LABELS_LIMIT: Final = 1024  # bounded, as labels are channels of the generator's input
 LARGEST_SHARE: Final = 0.75
 """Default bound on the share of one of three or more sites: three times all others together. No
 site of the measured data sets has that much."""
 SEGMENTING: Final = frozenset({"patch_segmentation", "projected_segmentation"})
 UNSEGMENTING: Final = frozenset({"patch", "projected", "dcgan", "masks", "rows"})
 """Kinds of this package's discriminators that do not segment; others are unknown."""
-NORMLESS: Final = frozenset({"dcgan", "masks", "rows"})
-"""Kinds of this package's discriminators that normalise nothing."""
+NORMLESS: Final = frozenset({"dcgan", "masks", "rows"})  # kinds here without norms
 
 
 class Section(BaseModel):

@@ -31,8 +31,7 @@ def _no_formula(text: str) -> str:
     return text
 
 
-Cell = Annotated[Name, AfterValidator(_no_formula)]
-"""Name of a column or category: synthetic tables, which spreadsheets open, hold it."""
+Cell = Annotated[Name, AfterValidator(_no_formula)]  # named in tables that spreadsheets open
 
 Finite = Annotated[float, Field(ge=-1e15, le=1e15)]
 

@@ -24,5 +24,4 @@ else:
         },
     )
 
-GENERATOR_VERSION = 6
-"""Raise it when a change alters what a recipe trains: older runs are then no evidence for it."""
+GENERATOR_VERSION = 6  # raised if a recipe trains otherwise: older runs are no evidence

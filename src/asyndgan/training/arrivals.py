@@ -9,9 +9,7 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images
 from asyndgan.errors import NotFiniteError, ProtocolError
 
 CODING_ERROR: Final = 1e-3  # How far rounding on the wire may take an image beyond its range
-
-KEPT_DIGESTS: Final = 2**18
-"""Images of which a site remembers the digest until it ends, to note what is asked again."""
+KEPT_DIGESTS: Final = 2**18  # images that a site remembers, to note what is asked again
 
 
 def check_range(images: Images, what: str) -> None:

@@ -14,8 +14,7 @@ from asyndgan.training.scope import Scope, generator_inputs, new_generator
 
 Choice = TypeVar("Choice")
 
-GAIN: Final = 0.9
-"""A faster choice is taken if it needs at most this fraction of the plainer one's time."""
+GAIN: Final = 0.9  # part of a plainer choice's time that a faster one may take at most
 
 _ROUNDS, _PATIENCE_S = 3, 5.0
 _EXPECTED_ROUNDS = 5

@@ -44,8 +44,7 @@ from asyndgan.training.roster import Keep, Roster
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
 from asyndgan.wire import Card, Judgement, Message, Open
 
-MOST_FEEDBACK = 1e9
-"""Largest L2 norm of a site's feedback; a longer one would bring the generator to its limits."""
+MOST_FEEDBACK = 1e9  # largest L2 norm of a site's feedback that a generator can bear
 
 Confirm = Callable[[Scope, Mapping[str, Card]], None]
 

@@ -12,11 +12,8 @@ from asyndgan.errors import RunError
 from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training.scope import Scope
 
-Named = tuple[str, int | str]
-"""What a channel stands for: its part, and its number or the name of its label or modality."""
-
-Axes = dict[int, list[Named]]
-"""The channels along those axes of a tensor that depend on what a run paints."""
+Named = tuple[str, int | str]  # a channel's part, and its number or label or modality
+Axes = dict[int, list[Named]]  # channels along the axes that depend on what is painted
 
 
 @final

@@ -38,8 +38,7 @@ from asyndgan.training.private import PrivateDiscriminator
 
 Losses = dict[str, Tensor]
 
-NEWEST: Final = 0.05
-"""Weight of a new batch in the running mean of how easily labels are found in real images."""
+NEWEST: Final = 0.05  # weight of a new batch in the running mean of `_OnReal`
 
 
 @final

@@ -12,8 +12,7 @@ from asyndgan.arrays import Condition, Images, Noise
 from asyndgan.models import arithmetic, site_noise
 from asyndgan.recipe import Recipe
 
-COARSE: Final = 4
-"""Pixels along a side that are averaged before images are compared: grain does not count."""
+COARSE: Final = 4  # pixels along a side that are averaged: grain is no difference
 
 
 @final

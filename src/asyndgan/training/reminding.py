@@ -16,8 +16,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import load_network, network_state, shares_in
 from asyndgan.training.quorum import normalised
 
-Recall = Callable[[str], Tensor]
-"""Returns the conditions that were kept of a site: (n, *space), or (0, ...) if none were."""
+Recall = Callable[[str], Tensor]  # conditions kept of a site: (n, *space); n may be 0
 
 Paint = Callable[[nn.Module, Tensor, Sequence[str], torch.Generator], Tensor]
 """Paints images (b, c, *space) of conditions with a generator, in the looks of these sites."""

@@ -38,8 +38,7 @@ from asyndgan.wire import (
 
 log = logging.getLogger(__name__)
 
-KEPT_BATCHES: Final = 32
-"""Synthetic batches that private updates draw from; they are kept in memory only."""
+KEPT_BATCHES: Final = 32  # synthetic ones that private updates draw from, in memory only
 
 
 @final

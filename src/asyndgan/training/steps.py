@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-MOST_STATE: Final = 2**36
-"""Largest state in bytes: ten times the networks and optimisers of the largest recipe."""
+MOST_STATE: Final = 2**36  # bytes: ten times the networks and optimisers of the largest recipe
 
 
 def step_file(folder: Path, step: int) -> Path:

@@ -46,17 +46,14 @@ REQUEST: Final = "asyndgan.request"
 BYTES: Final = "bytes"
 
 COMING_S: Final = 120.0  # Seconds within which the site's end of a job must appear, or the job ends
-
-GONE_S: Final = 8.0
-"""Seconds without contact to the site's end after which a job ends and another is submitted."""
+GONE_S: Final = 8.0  # seconds without contact to the site's end, after which a job ends
 
 AGAIN_S: Final = 0.3
 LONGEST_S: Final = 2.0
 """Shortest (`AGAIN_S`) and longest pause in seconds before reconnecting to the coordinator; it is
 doubled while the coordinator is not there."""
 
-LOOK_S: Final = 2.0
-"""Seconds between two checks that the site's end is there, each of more than a kilobyte."""
+LOOK_S: Final = 2.0  # seconds between two checks of the site's end, of a kilobyte each
 
 
 @final

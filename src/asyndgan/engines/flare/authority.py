@@ -16,11 +16,8 @@ from asyndgan.engines.flare.member import MOST_PEM, PROJECT, SITE_NAME, safety_n
 from asyndgan.errors import RunError
 from asyndgan.texts import bounded_text
 
-MEMBER_DAYS: Final = 360
-"""Days for which a certificate is valid, unless the authority's ends before."""
-
-KEY_BITS: Final = range(2048, 4096 + 1)
-"""Sizes of an RSA key that can be a site's; FLARE uses RSA alone."""
+MEMBER_DAYS: Final = 360  # days for which a certificate is valid, if the authority's is
+KEY_BITS: Final = range(2048, 4096 + 1)  # sizes of a site's RSA key; FLARE uses RSA alone
 
 
 @final

@@ -30,11 +30,8 @@ from asyndgan.tables.planning import fingerprint_in
 from asyndgan.tables.schema import is_table
 
 SOON_DAYS: Final = 30
-REFUSAL_S: Final = 2.0
-"""Seconds within which a server refuses our certificate; one that accepts it sends nothing."""
-
-LEAST_FREE: Final = 2 * 2**30
-"""Bytes that should be free on the disk for checkpoints, ledger and logs of a long run."""
+REFUSAL_S: Final = 2.0  # seconds within which a server refuses our certificate
+LEAST_FREE: Final = 2 * 2**30  # bytes that checkpoints, ledger and logs may take
 
 
 @final

@@ -30,19 +30,12 @@ TASKS_ASKED_S: Final = 5.0
 of 2 is most of what an idle connection carries. A job whose run has ended may stay that long, and
 after 10 seconds FLARE would kill it, while the next job waits."""
 
-ASKER: Final = "asyndgan.engines.flare.administrator"
-"""Module of the process that asks FLARE's server."""
-
-ANSWER_S: Final = 30.0
-"""Longest time in seconds that FLARE's server may take to answer, its session included."""
-
+ASKER: Final = "asyndgan.engines.flare.administrator"  # the process that asks FLARE's server
+ANSWER_S: Final = 30.0  # seconds in which FLARE's server has to answer, session included
 CLOSING_S: Final = 2.0  # Longest time in seconds that the end of a session is waited for
 REPLY_BYTES: Final = 2**26  # Most bytes of an answer
 DESCRIBED_S: Final = 60.0  # Longest time in seconds that a site may take to send a fingerprint
-
-TRAINS: Final = "asyndgan.runs.coordination.Coordination"
-"""The class that trains within FLARE's server."""
-
+TRAINS: Final = "asyndgan.runs.coordination.Coordination"  # trains within FLARE's server
 BETWEEN: Final = "."  # Separates run and site in a job's name; a run's name cannot contain it
 
 

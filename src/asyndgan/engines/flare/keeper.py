@@ -24,14 +24,9 @@ from asyndgan.errors import BusyError, RunError
 
 log = logging.getLogger(__name__)
 
-AGAIN_S: Final = 2.0
-"""Seconds before a process that ended is restarted; doubled while it ends within `LONGEST_S`."""
-
+AGAIN_S: Final = 2.0  # seconds before a restart; doubled while it ends within `LONGEST_S`
 LONGEST_S: Final = 60.0  # Longest delay in seconds before a restart
-
-FREED_S: Final = 5.0
-"""Seconds in which a port has to be free: a server that was just killed may still hold it."""
-
+FREED_S: Final = 5.0  # seconds in which the port of a killed server has to be free
 SERVER: Final = "fed_server.json"  # FLARE's settings in the server's kit
 
 CLIENT: Final = "nvflare.private.fed.app.client.client_train"
@@ -43,8 +38,7 @@ JOBS: Final = tuple(
     f"nvflare.private.fed.app.{end}_process" for end in ("client.worker", "server.runner")
 )
 
-JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""Matches a job's name, which is also that of its folder."""
+JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # name of a job's folder
 
 HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Settings for glibc that keep message buffers off the heap, which they would fragment: without

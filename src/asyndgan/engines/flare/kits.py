@@ -38,12 +38,8 @@ from asyndgan.texts import append, replace_text, storing
 SUBMITTER: Final = "coordinator@asyndgan.local"
 VALID_DAYS: Final = 3 * 365  # Days for which the authority's certificate is valid
 STORE: Final = "store"  # Folder in the server's kit in which FLARE keeps its jobs
-
-REMOVED: Final = "removed"
-"""File of the federation: the SHA-256 of the key of each removed site, on a line of its own."""
-
-HEARTBEAT_S: Final = 30
-"""Seconds without a heartbeat after which the server drops a site; it may come back."""
+REMOVED: Final = "removed"  # file of a federation: SHA-256 of the keys of removed sites
+HEARTBEAT_S: Final = 30  # seconds without one until the server drops a site; it may return
 
 
 @final

@@ -29,9 +29,7 @@ SITE_NAME: Final = re.compile(rf"(?!(server|{PROJECT})\Z)[A-Za-z0-9][A-Za-z0-9_-
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 HOST_LENGTH: Final = 64  # Most characters of a host name: the limit of a certificate's common name
 WORD: Final = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")  # Matches a package's name and its version
-
-APP: Final = "asyndgan.engines.flare.app"
-"""The module whose classes a job may name, and no others (FLARE's `class_allow_list`)."""
+APP: Final = "asyndgan.engines.flare.app"  # module whose classes jobs may name (`class_allow_list`)
 
 CLASSES: Final = [f"{APP}."]
 # FLARE's connections: none between sites, and mutual TLS at local ports too
@@ -56,25 +54,13 @@ RIGHTS: Final = {
 """Permissions at the server and the sites; everything else is refused. FLARE's defaults would let
 the coordinator read files and logs in a site's kit and end its processes."""
 
-KEY_FILE: Final = "site.key"
-"""The site's private key, in its folder and in no other place but FLARE's files beside it."""
-
+KEY_FILE: Final = "site.key"  # the site's private key, in its folder
 KIT_FILE: Final = "kit.json"  # The kit, in the site's folder
-
-MOST_BYTES: Final = 2**16
-"""Largest size of a kit, in bytes; with RSA keys of 2048 bits it has 2,700."""
-
-FLARE: Final = "flare"
-"""The site's folder of FLARE's files, written anew at every start, and of FLARE's log."""
-
+MOST_BYTES: Final = 2**16  # bytes of a kit; with RSA keys of 2048 bits it has 2,700
+FLARE: Final = "flare"  # the site's folder of FLARE's files, written anew at every start
 HALF: Final = ".flare"  # Folder in which `FLARE` is written, and into which the one before it goes
-
-MOST_PEM: Final = 4096
-"""Most characters of a certificate, request or key; an RSA key of 4,096 bits has 3,272. To check
-one of tens of thousands of bits takes minutes."""
-
-DIGITS: Final = 24
-"""Decimal digits of a safety number, about 80 bits: nobody finds another file that has the same."""
+MOST_PEM: Final = 4096  # characters of a certificate, request or key; RSA 4,096 has 3,272
+DIGITS: Final = 24  # of a safety number, 80 bits: nobody finds a file with the same
 
 
 @final

@@ -32,8 +32,7 @@ _SIGNED: Final = (padding.PKCS1v15(), hashes.SHA256())
 class Seal:
     """Seals requests and answers of one line by a key of 32 bytes; an answer fits one request."""
 
-    BYTES: ClassVar[int] = 64
-    """Most bytes by which a sealed message, with its kind of reply, is longer."""
+    BYTES: ClassVar[int] = 64  # most bytes by which a sealed message is longer
 
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)

@@ -38,19 +38,12 @@ from asyndgan.wire import LEAST_SHARE
 log = logging.getLogger(__name__)
 
 SITE_FILE: Final = "site.toml"
-MESSAGE_LIMIT: Final = 2**28
-"""Most bytes of a message; `Processes` enforces the recipe's own limit, which is mostly lower."""
-
-READING: Final = 6
-"""Requests that a compute process may leave unanswered while it reads its data; doubled each time
-it is restarted after reaching that number."""
-
-HANDOVER_S: Final = 10.0
-"""Longest time in seconds that a run's request waits for the job of the run before it to end."""
+MESSAGE_LIMIT: Final = 2**28  # most bytes of a message; the recipe's limit is mostly lower
+READING: Final = 6  # requests that a compute may leave unanswered while it reads; doubled
+HANDOVER_S: Final = 10.0  # seconds that a run waits for the end of the job before it
 
 KEY_BYTES: Final = 32
 KEY: Final = re.compile(r"[0-9a-f]{64}")  # Matches the key of a line that a job itself brings
-
 Line = tuple[str, str]  # The recipe and the run that a greeting names
 
 

@@ -29,9 +29,7 @@ from asyndgan.texts import parsed_json
 
 log = logging.getLogger(__name__)
 
-SOCKETS: Final = "ASYNDGAN_SOCKETS"
-"""Variable of the environment that names the folder of the sockets."""
-
+SOCKETS: Final = "ASYNDGAN_SOCKETS"  # variable that names the folder of the sockets
 COORDINATOR: Final = "coordinator"  # The coordinator's socket; a site's has the site's name
 LOOK_S: Final = 1.0  # Seconds between two checks that the socket still exists
 

@@ -27,18 +27,10 @@ from asyndgan.protocol import Transport
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0  # Seconds between two checks of which sites are connected
-
-LATE_S: Final = 150.0
-"""Seconds after which a job without a line is given up; its own end waits less for the site."""
-
-LONGEST_S: Final = 60.0
-"""Longest delay in seconds between a site's jobs that bring no line; it starts at 1, doubling."""
-
+LATE_S: Final = 150.0  # seconds after which a job without a line is given up
+LONGEST_S: Final = 60.0  # longest delay between a site's jobs without line; it doubles from 1 s
 SWEEP_S: Final = 60.0  # Seconds between two searches for jobs that are no longer needed
-
-CLOSING_S: Final = 20.0
-"""Seconds that FLARE may take to end the jobs of a run that ends; they end by themselves too."""
-
+CLOSING_S: Final = 20.0  # seconds that FLARE may take to end the jobs of a run
 RECENT: Final = 64  # Answers of sites that say how long an answer takes now
 
 
