@@ -54,12 +54,8 @@ class _Process:
 class Processes(Transport):
     """Starts a process for each site and restarts it when it dies.
 
-    Args:
-        setups: of the sites.
-        recipe: of the run; None: sites describe their data, so that one can be planned.
-        restart_after_s: from a dead site's latest start until it may be restarted, in seconds;
-            doubled
-        with every restart, at most eight times. None: only `start` restarts sites.
+    Without a recipe sites describe their data. `restart_after_s` from its latest start a dead site
+    may be restarted, doubled with every restart, at most eight times; None: by `start` alone.
     """
 
     def __init__(

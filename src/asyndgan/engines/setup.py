@@ -90,12 +90,7 @@ def load_cohort(
 ) -> Cohort:
     """Loads a site's cases, images or records, by the recipe, without its held-out patients.
 
-    Args:
-        setup: of the site.
-        recipe: of the run.
-        chooser: how the site chooses its held-out patients; None: as in its states of the run.
-        data: the set in the site's folder, if it was opened before.
-        tell: is given each note on the data; None: nobody is.
+    The `chooser` is None for what the states of the run say; `tell` is given each note on the data.
 
     Raises:
         DataError: the folder cannot be read, or has a fault that `findings` finds.
@@ -204,10 +199,7 @@ def _precision(setup: SiteSetup, recipe: Recipe, device: torch.device) -> str:
 def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     """Loads a site's cases and wraps the site in its endpoint.
 
-    Raises:
-        PolicyError: its policy cannot be used, or does not allow the recipe or a further one.
-        LedgerError, StorageError: its books cannot be read or written.
-        DataError, CohortError: as `load_cohort`.
+    Raises `PolicyError`, `LedgerError`, `StorageError`, or as `load_cohort`.
     """
     policy = policy_of(setup)
     policy.check(recipe, setup.name)
@@ -234,10 +226,7 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
 def describe_only(setup: SiteSetup, limit: int) -> Endpoint:
     """The endpoint of a site before there is a recipe: it sends a fingerprint and nothing else.
 
-    Raises:
-        PolicyError: its policy cannot be used, or lets no fingerprint out.
-        RunError: the setup names no fingerprint.
-        LedgerError, StorageError: its books cannot be read or written.
+    Raises `PolicyError`, `RunError` (the setup names none), `LedgerError` or `StorageError`.
     """
     policy = policy_of(setup)
     policy.check_fingerprint()

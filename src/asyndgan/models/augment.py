@@ -21,7 +21,7 @@ def disturbed(
     """Shifts images, which conditions follow, and drops numbers of records, real or synthetic.
 
     Source: Zhao et al. 2020 (Differentiable Augmentation for Data-Efficient GAN Training), section
-    3.2, with their ranges.
+    3.2.
 
     Args:
         images: (b, c, *space) in [-1, 1]; gradients reach them.

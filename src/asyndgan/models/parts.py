@@ -81,14 +81,8 @@ def condition_maps(
 ) -> Condition:
     """Turns conditions as they travel into the maps that networks read.
 
-    Args:
-        condition: integers: (b, *space) label maps for `mask`, (b,) classes for `class`; for `none`
-        only b counts.
-        kind: `mask`, `class` or `none`.
-        labels: number of labels or classes, background included.
-        space: height and width (and depth) of the maps.
-
-    Returns one-hot maps (b, labels, *space), or (b, 0, *space) for `none`.
+    Of integers, (b, *space) for `mask` and (b,) for `class`, one-hot maps (b, labels, *space); for
+    `none` (b, 0, *space).
     """
     b = condition.shape[0]
     if kind == "none":

@@ -15,12 +15,8 @@ def build_segmenter(
 ) -> nn.Module:
     """Builds one of MONAI's networks, with weights drawn from torch's global generator.
 
-    Args:
-        channels: number of modalities.
-        classes: number of labels, background included.
-        network: one of `NETWORKS`.
-        width: filters of the network's first level.
-        space: spatial shape of an image: rows and columns, after the depth of a volume.
+    `width` is the number of filters of its first level, `space` an image's rows and columns, after
+    the depth of a volume.
     """
     return channels_last(NETWORKS[network](channels, classes, width, space))
 

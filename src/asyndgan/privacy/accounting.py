@@ -114,17 +114,10 @@ def most_uses(
 
 @final
 class Account:
-    """A site's budget, kept in a file and written before each use.
+    """A site's budget, kept in a file (None: tests) and written before each use.
 
     A use counts as soon as it is announced: a crash loses none, and going back refunds nothing.
-
-    Args:
-        path: of the file; None: keep it in memory only, as in tests.
-        mechanism: of this run; None: the run is not private.
-        epsilon: the limit over all runs; None: no limit.
-        delta: of that epsilon.
-
-    Raises `PolicyError` if the file cannot be read as an account.
+    Without `epsilon` there is no limit. Raises `PolicyError` if the file is no account.
     """
 
     def __init__(

@@ -117,20 +117,11 @@ MOST_LEDGER: Final = 2**40  # Largest ledger in bytes; it is read line by line
 
 @final
 class Ledger:
-    """The ledger file of one site. It belongs to one process at a time.
+    """The ledger file of one site, made if need be. It belongs to one process at a time.
 
-    Args:
-        path: of the file, which is created if need be.
-        policy: SHA-256 of the policy in force.
-        recipe: SHA-256 of the recipe that was agreed on; empty: there is none yet.
-
-    Attributes:
-        number: lines so far.
-        last: hash of the last line.
-        tally: of all lines.
-
-    Raises:
-        LedgerError: if the file was changed or cut, or another process has it open.
+    Policy and recipe (empty: none yet) are SHA-256 digests; `number` counts the lines, of which
+    `last` is the newest's hash. Raises `LedgerError` if the file was changed or cut, or another
+    process has it.
     """
 
     def __init__(self, path: Path, policy: str, recipe: str = "") -> None:

@@ -228,10 +228,7 @@ class Policy(Section):
     ) -> list[str]:
         """The reasons why this policy refuses a recipe; empty if it does not.
 
-        Args:
-            recipe: of a run.
-            site: in the recipe's timeline, which sets its number of steps; None: all.
-            patients: how many take part at the site; None: not known yet.
+        The name of a `site` sets its steps by the timeline; `patients` take part at it.
         """
         found = [text.format(p=self, r=recipe) for asks, text in REFUSED if asks(self, recipe)]
         fewest = self.fewest(recipe)

@@ -57,13 +57,9 @@ class Released:
 class Release:
     """Lets answers out, in the recipe's codings, as far as the policy allows.
 
-    Args:
-        recipe: names the codings; None: there is none yet, so that only a fingerprint may leave.
-        policy: of the site's steward.
-        ledger: where everything that leaves is written first; None: nowhere, as in tests.
-        account: of the privacy that is spent; None: one without a mechanism or a limit.
-        site: name of the site, which sets its number of steps by the recipe's timeline.
-        patients: how many the run learns of; None: not known, so that answers are counted in all.
+    Without a recipe only a fingerprint may leave. The ledger is written first (None: tests). `site`
+    sets the number of steps by the timeline; without `patients` answers are counted in all, not for
+    each.
 
     Raises `PolicyError` if the policy does not allow the recipe.
     """

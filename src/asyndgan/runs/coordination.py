@@ -27,14 +27,9 @@ log = logging.getLogger(__name__)
 class Coordination(Controller):
     """Trains a run in the server's job process, in a folder that outlives the job.
 
-    Masks that it is painted from are those of the finished run beside it, RUN-masks.
-
-    Args:
-        recipe: the recipe as TOML.
-        run: name of the run.
-        keys: of the line to each site, as hexadecimal digits, by site; it begins when all are
-            there.
-        folder: of the run; empty: asyndgan/runs/RUN in the server's workspace.
+    Masks are those of the finished run beside it, RUN-masks. It begins when the sites of all `keys`
+    (hexadecimal digits) are there. `folder` is empty for asyndgan/runs/RUN in the server's
+    workspace.
     """
 
     def __init__(self, recipe: str, run: str, keys: dict[str, str], folder: str = "") -> None:

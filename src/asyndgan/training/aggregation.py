@@ -30,12 +30,8 @@ def requests_of(
 ) -> dict[str, Judge]:
     """Asks each member about the images of its conditions, in its own modalities.
 
-    Args:
-        run: identity of the run.
-        step: number of the step.
-        members: by site.
-        images: of all members, in their order, the same number for each.
-        given: conditions that sites do not know, by site.
+    Images are of all members, in their order, the same number for each; `given` are conditions that
+    sites do not know.
     """
     return {
         site: Judge(
@@ -51,12 +47,8 @@ def pull(
 ) -> Images:
     """Gradient of sum_j pi_j loss_j with respect to G(x, z), the images of all members.
 
-    Args:
-        images: of all members, in their order, the same number for each.
-        members: sites that the images were painted for.
-        answers: of those that answered. A site that did not contributes nothing.
-        shares: of those that answered; they sum to one.
-        by: as for `weights_of`.
+    Images are in the members' order, the same number for each. Shares are of those that answered,
+    and sum to one; another contributes nothing.
     """
     weights = weights_of(members, shares, images.shape[1], by=by)
     gradient = torch.zeros_like(images)

@@ -69,17 +69,13 @@ class StepReport:
 class Coordinator:
     """Owns the generator and sends requests to the sites.
 
-    Args:
-        roster: the sites that take part.
-        recall: returns the conditions kept of a site, to paint for it while it is away.
-        device: where the generator computes.
+    `recall` returns the conditions kept of a site, to paint for it while it is away.
 
     Attributes:
         step_number: number of steps done.
         generator: the network in training.
         average: exponential moving average of the generator; it paints the final images.
         events: messages for a person that no report contains yet.
-        memory: remembers the sites that are away, if the recipe asks for it.
     """
 
     def __init__(

@@ -161,7 +161,7 @@ class Objective:
             maps: what they were painted from.
             random: of the disturbance; None: that of images for learning.
             weights: to judge with instead of the discriminator's own.
-            halves: the half of a cross-fitted discriminator by which each is judged; None: both.
+            halves: of a cross-fitted discriminator, by which each is judged; None: both.
         """
         kinds = self.recipe.discriminator.augment
         images, maps = disturbed(images, maps, kinds, random or self.random)

@@ -28,11 +28,7 @@ Maps = Callable[[Tensor], Condition]
 class PrivateDiscriminator:
     """Updates a discriminator so that noise hides each patient's clipped contribution.
 
-    Args:
-        discriminator: its norms must act on one image at a time.
-        adversarial: the loss; only its `real` part looks at patients.
-        recipe: its `privacy`, and how `discriminator.augment` disturbs copies.
-        maps: turns conditions into the maps that the network reads.
+    Its norms must act on one image at a time; only the `real` part of the loss looks at patients.
     """
 
     def __init__(
@@ -50,10 +46,7 @@ class PrivateDiscriminator:
     def learn(self, optimiser: torch.optim.Optimizer, real: Batch, synthetic: Batch) -> Scalar:
         """One update; returns the loss on synthetic images, as that on real ones is not private.
 
-        Args:
-            optimiser: of the discriminator's parameters.
-            real: one case of each randomly drawn patient, who counts once; may be empty.
-            synthetic: images with the conditions that they were painted from; treated as public.
+        `real` has a case of each randomly drawn patient, perhaps none; `synthetic` is public.
         """
         private = self.noised(self.clipped_sum(real))
         images, maps = self._disturbed(synthetic.images, self.maps(synthetic.conditions))

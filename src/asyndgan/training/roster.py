@@ -50,15 +50,8 @@ class _TurnedAway:
 class Roster:
     """The sites of a run, as its coordinator knows them.
 
-    Args:
-        recipe: of the run.
-        exchange: reaches the sites.
-        opening: request that opens the run at a site.
-        scope: modalities, labels and image size of the run.
-        keep: called with (site, conditions, most) for every batch of a site that lets its masks be
-            kept, if the recipe has them kept; most: how many of the site's masks to keep in all, or
-            None for no limit.
-        given: masks that the coordinator has painted in place of the sites'.
+    `keep` is called with (site, conditions, most) for every batch whose masks may be kept; most:
+    how many of the site's in all, or None for no limit.
 
     Attributes:
         members: sites that take part now, sorted by name.

@@ -240,15 +240,10 @@ def generator_inputs(
     random: torch.Generator,
     device: torch.device = CPU,
 ) -> tuple[Condition, Noise]:
-    """What a generator paints from: maps of the conditions, and noise.
+    """What a generator paints from: maps of the conditions, and noise, on its device.
 
-    Args:
-        recipe: of the run.
-        scope: of the run.
-        conditions: one for each image.
-        looks: the look of each image: the name of a site, or `SHARED_LOOK`.
-        random: draws the noise and `generator.deform`, on the CPU.
-        device: where the generator is.
+    A look (of each image) is the name of a site, or `SHARED_LOOK`. `random` draws the noise and
+    `generator.deform`, on the CPU.
     """
     noise = site_noise(recipe, looks, scope.space, random)
     if recipe.generator.deform:

@@ -35,15 +35,9 @@ def budget_for(recipe: Recipe, budget: SegmentationBudget) -> SegmentationBudget
 class SegmentationTraining:
     """A segmentation network (`model`: images [b, c, *space] to logits [b, classes, *space]).
 
-    Args:
-        cases: training cases of one size and one set of modalities, images in [-1, 1].
-        classes: number of labels, background included; masks hold 0 to `classes - 1`.
-        budget: steps, rates, width and augmentation.
-        seed: of the weights, the order of the cases and the augmentation.
-        draws_seed: of the latter two, for trainings that start from the same weights.
-        device: to train on.
-
-    Raises `DataError` if there are no cases, they do not fit, or a mask has an unknown label.
+    Cases have one size and one set of modalities, images in [-1, 1], masks labels below `classes`;
+    else `DataError`. `draws_seed` is of the order of cases and the augmentation, for trainings that
+    start from the same weights.
     """
 
     def __init__(

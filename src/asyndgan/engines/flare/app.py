@@ -58,13 +58,7 @@ LOOK_S: Final = 2.0  # seconds between two checks of the site's end, of a kiloby
 
 @final
 class SiteEnd:
-    """The other end of a job, at one site, as the server's job process reaches it.
-
-    Args:
-        engine: FLARE's engine in the server's job process.
-        site: name of the site.
-        limit: most bytes of an answer.
-    """
+    """The other end of a job, at one site, as FLARE's engine reaches it; answers have a limit."""
 
     def __init__(self, engine: Any, site: str, limit: int) -> None:
         self.engine = engine
@@ -126,12 +120,7 @@ class SiteEnd:
 class CoordinatorLine(Controller):
     """Passes requests of the coordinator on this machine to one site's job.
 
-    Args:
-        site: site of this job.
-        run: name of the run.
-        recipe: digest of the run's recipe.
-        limit: most bytes of a message.
-        wait_s: seconds the coordinator waits for an answer.
+    `recipe` is its digest, `limit` most bytes of a message, `wait_s` for an answer.
     """
 
     def __init__(self, site: str, run: str, recipe: str, limit: int, wait_s: float) -> None:
@@ -189,12 +178,8 @@ class CoordinatorLine(Controller):
 class SiteLine(Executor):
     """Passes requests to the site's data process on this machine; runs in a site's job process.
 
-    Args:
-        recipe: the recipe as TOML; empty: sites only describe their data.
-        run: name of the run.
-        letter: the key of this line, for the site's eyes alone (`sealing`).
-        limit: most bytes of a message.
-        wait_s: seconds the coordinator waits for an answer.
+    `recipe` is TOML (empty: sites only describe their data), `letter` the key of this line, for the
+    site's eyes alone, `limit` most bytes of a message, `wait_s` for an answer.
     """
 
     def __init__(self, recipe: str, run: str, letter: str, limit: int, wait_s: float) -> None:
@@ -261,11 +246,7 @@ class SiteLine(Executor):
 class Messages(Transport):
     """Carries requests to the sites of one job, from within the server's job process.
 
-    Args:
-        engine: FLARE's engine.
-        keys: of the line to each site, as hexadecimal digits, by site.
-        limit: most bytes of a message.
-        ended: whether the job is to end.
+    `keys` are of the line to each site, as hexadecimal digits, `limit` most bytes of a message.
     """
 
     def __init__(

@@ -237,15 +237,13 @@ def write_job(
 def export_jobs(jobs: Mapping[Path, tuple[Recipe, str]], sites: Collection[str]) -> None:
     """Writes jobs that each train a run in a FLARE federation that others have made.
 
-    A job itself brings the key of the line to each site, so it is to be kept as a secret.
+    A job brings the keys of the lines to its sites, so it is to be kept as a secret.
 
     Args:
         jobs: recipe and name of each run, by the new folder of its job.
         sites: names of the sites that take part, as FLARE knows them.
 
-    Raises:
-        RunError: a folder holds something, or a name is not valid; then no job is written.
-        StorageError: the files cannot be written.
+    Raises `StorageError`, or `RunError` before anything is written.
     """
     for folder, (_, run) in jobs.items():
         if folder.exists() and any(folder.iterdir()):

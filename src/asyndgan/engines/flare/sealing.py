@@ -75,15 +75,7 @@ def line_key(kit: Path, site: str, run: str) -> bytes:
 
 
 def write_letter(kit: Path, site: str, key: Any, run: str, recipe: str) -> str:
-    """A letter with the key of a line, that the site alone can read.
-
-    Args:
-        kit: of the coordinator.
-        site: name of the site.
-        key: the site's public key.
-        run: name of the run.
-        recipe: as TOML; empty: there is none.
-    """
+    """A letter of a coordinator's kit with the key of a line, that a site's key alone can read."""
     startup = kit / "startup"
     own: Any = serialization.load_pem_private_key((startup / "client.key").read_bytes(), None)
     sealed = key.encrypt(line_key(kit, site, run), _OAEP)
@@ -97,16 +89,8 @@ def read_letter(
 ) -> tuple[bytes, str]:
     """Reads a letter; returns the key of the line, and who has signed the letter.
 
-    Args:
-        letter: as `write_letter` wrote it.
-        root: certificate of the federation's authority, as PEM.
-        key: the site's private key.
-        site: name of the site.
-        run: name of the run.
-        recipe: as the job brought it.
-
-    Raises:
-        RunError: it is no letter of this federation's coordinator to this site, for this run.
+    Raises `RunError` if it is no letter of the coordinator that `root` (PEM) has certified to this
+    site, for this run and recipe.
     """
     try:
         sealed, signature, certificate = map(b64decode, letter[:MOST].split(" "))
