@@ -4,18 +4,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from asyndgan.errors import AsyndganError, RecipeError
-from asyndgan.models import check_parts
+from asyndgan.errors import RecipeError
 from asyndgan.privacy import Policy
 from asyndgan.recipe import ImageSection, Intensity, Recipe, Section, known_keys
-from asyndgan.recipe.faults import RETIRED, RETIRED_PARTS
 from asyndgan.runs import load_recipe, recipe_names
 
 MakeRecipe = Callable[..., Recipe]
@@ -36,47 +33,10 @@ def test_an_unknown_key_names_the_nearest_known_one(key: str, meant: str) -> Non
         Recipe.from_toml("", [f"{key}=3"])
 
 
-RETIRED_PAGE = Path(__file__).parents[2] / "docs" / "retired.md"
-
-
-@pytest.mark.parametrize("name", RETIRED)
-def test_what_is_retired_is_answered_with_the_page_that_tells_of_it(name: str) -> None:
-    assert re.search(rf"`\[?{re.escape(name)}\b|\"{name}\"", RETIRED_PAGE.read_text("utf-8"))
-    sections = {
-        **dict.fromkeys(("unet", "spade"), "generator.kind"),
-        **dict.fromkeys(("intensity", "cutout"), "discriminator.augment"),
-        "odds": "shares.by",
-        "feedback": "privacy.kind",
-    }
-    key = name if name not in RETIRED_PARTS else sections.get(name, "discriminator.kind")
-    value = "1" if key == name else f'["{name}"]' if key.endswith("augment") else name
-    with pytest.raises(AsyndganError, match=rf"{name} is retired, .* docs/retired\.md: \w+"):
-        if key.startswith("leaves."):
-            Policy.from_toml(f"{key} = {value}")
-        else:
-            check_parts(Recipe.from_toml("", [f"{key}={value}"]))
-
-
 @pytest.mark.parametrize("override", ["intensity.T1.kind=range", "intensity=1"])
-def test_a_key_without_its_section_is_answered_with_it_and_not_with_a_retired_part(
-    override: str,
-) -> None:
+def test_a_key_without_its_section_is_answered_with_it(override: str) -> None:
     with pytest.raises(RecipeError, match=r"Did you mean image\.intensity\?"):
         Recipe.from_toml("", [override])
-
-
-@pytest.mark.parametrize("instead", [text for text in RETIRED.values() if "=" in text])
-def test_settings_that_are_named_in_place_of_a_retired_one_make_a_recipe(instead: str) -> None:
-    check_parts(load_recipe("default", re.findall(r"[\w.]+=\w+", instead)))
-
-
-def test_every_option_of_a_recipe_that_the_page_retires_is_answered_with_it() -> None:
-    rows = re.findall(r"^\| (?!option|---)(.*?) \|", RETIRED_PAGE.read_text("utf-8"), re.MULTILINE)
-    spans = [span for row in rows for span in re.findall("`(.*?)`", row)]
-    # Of `key = "value"` the value is retired, of `key = false` the key.
-    named = {re.sub(r'^.* = "(.*)"$|^\[?([\w.]+).*$', r"\1\2", span) for span in spans}
-    narrowed = {"discriminator.augment", "training.rare_first"}  # keys that lost a value or a use
-    assert named - narrowed <= RETIRED.keys()
 
 
 @pytest.mark.parametrize(

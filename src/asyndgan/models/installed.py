@@ -8,7 +8,6 @@ from typing import Any
 
 from asyndgan.errors import RecipeError
 from asyndgan.recipe import Recipe
-from asyndgan.recipe.faults import RETIRED_PARTS, retired
 
 
 @cache
@@ -40,8 +39,6 @@ def check_parts(recipe: Recipe) -> None:
 
 def _offered(group: str, kind: str) -> EntryPoint:
     found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
-    if kind in RETIRED_PARTS and kind not in found:
-        raise RecipeError(retired(kind))
     if kind not in found:
         nearest = difflib.get_close_matches(kind, found, n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 
 SHOWN_FAULTS = 20
 
-
 MISFORMED: Final = ("_type", "_parsing", "_from_float", "too_short", "too_long", "missing")
 """How the types of pydantic's faults end that are of a value's form, not of its size."""
 
@@ -27,29 +26,6 @@ WORDS: Final = {
 }
 
 # Keys of former recipes and suites, and what is there instead
-RETIRED_KEYS: Final = {
-    **dict.fromkeys(("stand_in", "loss.stand_in_l1", "loss.balance"), ""),
-    **dict.fromkeys(("loss.features", "loss.moments", "discriminator.joint"), ""),
-    **dict.fromkeys(("mixed", "dropped", "checkpoints", "label_steps"), ""),
-    **dict.fromkeys(("shares.sites", "leaves.odds", "leaves.moments", "leaves.labels"), ""),
-    "selection": "leave it out; a run ends with its last averaged generator",
-    "generator.position": "generator.kind=topdown has it always",
-    "generator.skip": "take generator.kind=topdown",
-    "generator.heads": "sites that lack a modality share one look without a setting",
-    "integrity.aggregation": "set integrity.bound",
-}
-
-# Former values of keys, and what is there instead
-RETIRED_PARTS: Final = {
-    **dict.fromkeys(("intensity", "cutout"), ""),
-    "spade": "take generator.kind=topdown",
-    "unet": "take generator.kind=topdown",
-    "unet_segmentation": "take patch_segmentation",
-    "odds": "take shares.by=site",
-    "feedback": "take DP-SGD of discriminators (docs/privacy.md)",
-}
-
-RETIRED: Final = RETIRED_KEYS | RETIRED_PARTS
 
 
 def explained(
@@ -79,12 +55,6 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def retired(name: str) -> str:
-    """A sentence on a key or a part of former recipes."""
-    instead = RETIRED[name] or "leave it out; nothing replaces it"
-    return f"{name} is retired, with what was measured in docs/retired.md: {instead}."
-
-
 def _form(fault: Any, forms: Mapping[str, str]) -> str:
     key = ".".join(part for part in fault["loc"] if isinstance(part, str))
     if key not in forms or not fault["type"].endswith(MISFORMED):
@@ -95,16 +65,12 @@ def _form(fault: Any, forms: Mapping[str, str]) -> str:
 def _explain(fault: Any, known: Sequence[str]) -> str:
     key = shown(".".join(str(part) for part in fault["loc"]) or "recipe")[1:-1]
     if fault["type"] == "extra_forbidden":
-        if found := [name for name in (key, str(fault["loc"][-1])) if name in RETIRED_KEYS]:
-            return retired(found[0])
         nearest = [other for other in known if other.endswith(f".{key}")]
         nearest += difflib.get_close_matches(key, known, n=1, cutoff=0.3)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         return f"{key} is no key here.{hint}"
     if fault["type"] == "missing":
         return f"{key} is missing."
-    if fault["type"] == "literal_error" and str(fault["input"]) in RETIRED_PARTS:
-        return f"{key}: {retired(fault['input'])}"
     allowed = fault["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     allowed = WORDS.get(fault["type"], allowed)
     if fault["type"] == "value_error" and not isinstance(fault["input"], (str, int, float)):
