@@ -8,7 +8,7 @@ import torch
 
 from asyndgan.data import Cohort
 from asyndgan.recipe import IntegritySection, Recipe
-from asyndgan.training.integrity import bounded
+from asyndgan.training.aggregation import bounded
 from asyndgan.wire import ANSWERS, Judgement, pack, unpack
 
 MakeRecipe = Callable[..., Recipe]

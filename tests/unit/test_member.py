@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.engines.flare.authority import read_request
 from asyndgan.engines.flare.kits import (
     Federation,
     add_site,

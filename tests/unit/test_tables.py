@@ -25,6 +25,7 @@ from asyndgan.auditing.membership import attack
 from asyndgan.auditing.records import RecordsAudit
 from asyndgan.cli import app
 from asyndgan.data.cohort import Cohort
+from asyndgan.engines.setup import Describing
 from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError, RunError
 from asyndgan.models import Sizes, build_discriminator, build_generator, condition_maps, site_noise
 from asyndgan.privacy import Policy, Released
@@ -49,7 +50,6 @@ from asyndgan.tables.summary import (
     summarised,
 )
 from asyndgan.tables.table import Table, check_apart, equal_records, nearly_equal
-from asyndgan.training.describing import Describing
 from asyndgan.wire import ANSWERS, Describe, Described, unpack
 
 SCHEMA: dict[str, Any] = {

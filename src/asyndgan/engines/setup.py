@@ -19,18 +19,19 @@ from asyndgan.data.plan import shared_modalities
 from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.data.survey import Survey
-from asyndgan.errors import CohortError, RunError
+from asyndgan.errors import CohortError, ProtocolError, RunError
 from asyndgan.models import usable_device
-from asyndgan.privacy import SIMULATION, Openings, Policy
+from asyndgan.privacy import SIMULATION, Openings, Policy, Release, Released
 from asyndgan.privacy.books import open_release
-from asyndgan.protocol import Endpoint, message_limit
+from asyndgan.protocol import Endpoint, Handler, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.tables.cohort import load_records
+from asyndgan.tables.planning import fingerprint_in
 from asyndgan.tables.schema import is_table
 from asyndgan.texts import bounded_text, replace_text, storing
 from asyndgan.training import Site
 from asyndgan.training.compute import measured_precision
-from asyndgan.training.describing import Describing
+from asyndgan.wire import Describe, Described, Message
 
 log = logging.getLogger(__name__)
 
@@ -221,6 +222,23 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         device=device,
     )
     return Endpoint(site, limit=message_limit(recipe))
+
+
+@final
+class Describing(Handler):
+    """Answers `Describe` with the fingerprint (a file) that the site's steward has seen alone."""
+
+    def __init__(self, file: Path, release: Release) -> None:
+        self.file = file
+        self.release = release
+
+    def handle(self, request: Message) -> Released:
+        """Answers one request; raises `ProtocolError`, or `DataError` without a fingerprint."""
+        if not isinstance(request, Describe):
+            raise ProtocolError(f"there is no recipe yet, so '{request.kind}' is not answered.")
+        return self.release.let_out(
+            Described(run=request.run, fingerprint=fingerprint_in(self.file))
+        )
 
 
 def describe_only(setup: SiteSetup, limit: int) -> Endpoint:

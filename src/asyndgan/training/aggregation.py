@@ -7,18 +7,43 @@ the generator.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median
 from types import MappingProxyType
+from typing import final
 
 import torch
 from torch import Tensor
 
 from asyndgan.arrays import Images
-from asyndgan.training.member import Members, Weights
+from asyndgan.recipe import IntegritySection
 from asyndgan.wire import NO_CONDITIONS, Judge, Judgement
+
+LEAST_SITES = 3  # Fewer sites have no majority: nothing is shortened or reported then
 
 LEAST_PART = 0.01
 """Smallest fraction of cases with a modality that a weight makes up for. Without it, a site that
 declares next to none would have an unbounded weight."""
+
+
+@final
+@dataclass
+class Member:
+    """A site that takes part, as the coordinator knows it."""
+
+    share: float  # its declared weight
+    cases: int  # its number of cases
+    channels: list[int]  # which of the generator's channels it judges
+    parts: list[float]  # fraction of its cases that have each of these modalities
+    batch: int  # number of its next batch
+    conditions: Tensor  # of that batch
+    labels: dict[int, str]  # name of each of its labels, by number
+    keep: bool  # whether its conditions may be kept
+    since: int  # step that its discriminator was at when it was taken in
+
+
+Members = Mapping[str, Member]
+Weights = Mapping[str, float]  # Normalised shares by site; they sum to one
 
 
 def requests_of(
@@ -84,3 +109,24 @@ def weights_of(members: Members, shares: Weights, modalities: int, *, by: str) -
         for site, own in weights.items():
             own *= len(own) / len(held) / held[members[site].channels]
     return weights
+
+
+def bounded(
+    feedback: Mapping[str, Tensor], section: IntegritySection
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Shortens feedback whose L2 norm exceeds the recipe's multiple of the median norm.
+
+    Returns the feedback by site, and the multiple of the median of each site to be reported.
+    """
+    lengths = {site: float(own.norm()) for site, own in feedback.items()}
+    middle = median(lengths.values()) if len(lengths) >= LEAST_SITES else 0.0
+    if not middle:
+        return dict(feedback), {}
+    times = {site: length / middle for site, length in lengths.items()}
+    shortened = {
+        site: own * min(1.0, section.bound / times[site])
+        if section.bound and times[site] > section.bound
+        else own
+        for site, own in feedback.items()
+    }
+    return shortened, {site: ratio for site, ratio in times.items() if ratio > section.alarm}

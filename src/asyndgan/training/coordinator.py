@@ -20,7 +20,7 @@ from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.texts import LONGEST_NEWS
-from asyndgan.training.aggregation import pull, requests_of
+from asyndgan.training.aggregation import Member, Members, bounded, pull, requests_of
 from asyndgan.training.checkpoint import (
     State,
     channels_in,
@@ -34,8 +34,6 @@ from asyndgan.training.checkpoint import (
     taking_up,
 )
 from asyndgan.training.given import Given
-from asyndgan.training.integrity import bounded
-from asyndgan.training.member import Member, Members
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.opening import open_all
 from asyndgan.training.painting import Diversity, Painting

@@ -18,8 +18,8 @@ from asyndgan.errors import (
 )
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
+from asyndgan.training.aggregation import Member
 from asyndgan.training.given import Given
-from asyndgan.training.member import Member
 from asyndgan.training.opening import card_of
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.training.scope import SHARED_LOOK, Scope, merge_labels

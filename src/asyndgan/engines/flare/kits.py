@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -22,7 +23,6 @@ from typing import Any, Final, Self, final
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from asyndgan.engines.flare.authority import Authority, Request
 from asyndgan.engines.flare.member import (
     CLASSES,
     HOST_LENGTH,
@@ -31,10 +31,12 @@ from asyndgan.engines.flare.member import (
     PROJECT,
     RIGHTS,
     Member,
+    Request,
 )
 from asyndgan.errors import RunError
 from asyndgan.texts import append, replace_text, storing
 
+MEMBER_DAYS: Final = 360  # days for which a certificate is valid, if the authority's is
 SUBMITTER: Final = "coordinator@asyndgan.local"
 VALID_DAYS: Final = 3 * 365  # Days for which the authority's certificate is valid
 STORE: Final = "store"  # Folder in the server's kit in which FLARE keeps its jobs
@@ -82,6 +84,47 @@ class Federation:
                 f"{path} is no federation; make one with 'asyndgan federation init "
                 f"{quote(str(path))} --host NAME'."
             ) from error
+
+
+@final
+@dataclass(frozen=True)
+class Authority:
+    """Who signs all certificates of a federation; FLARE's provisioning has made it."""
+
+    certificate: x509.Certificate  # of the authority itself
+    key: Any  # its private key
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """The authority of a federation's folder; raises `RunError` if its file cannot be used."""
+        path = folder / "provisioning" / PROJECT / "state" / "cert.json"
+        try:
+            known = json.loads(path.read_text())
+            root = x509.load_pem_x509_certificate(known["root_cert"].encode())
+            key = known["root_pri_key"].encode()
+            return cls(root, serialization.load_pem_private_key(key, password=None))
+        except (OSError, KeyError, TypeError, AttributeError, ValueError):
+            raise RunError(
+                f"{path} is not as FLARE's provisioning left it. Put it back from a copy of the "
+                "federation's folder."
+            ) from None
+
+    def sign(self, key: Any, name: str, role: str = "") -> str:
+        """A certificate (PEM) of a public key; raises `RunError` if the authority's has expired."""
+        from nvflare.lighter.utils import Identity, generate_cert, serialize_cert  # slow to import
+
+        now, end = datetime.now(UTC), self.certificate.not_valid_after_utc
+        if end <= now:
+            raise RunError(
+                f"the authority that signs all certificates expired on {end:%Y-%m-%d}. Make a new "
+                "federation with 'asyndgan federation init'."
+            )
+        made = generate_cert(
+            Identity(name, PROJECT, role), Identity(PROJECT), self.key, key,
+            server_default_host=name, not_valid_before=now,
+            not_valid_after=min(now + timedelta(days=MEMBER_DAYS), end),
+        )  # fmt: skip
+        return str(serialize_cert(made).decode())
 
 
 def init_federation(path: Path, *, host: str, port: int) -> Federation:

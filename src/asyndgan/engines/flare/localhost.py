@@ -11,11 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
 
-from asyndgan.engines.flare.authority import read_request
 from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import Kept, keep_client, keep_server
 from asyndgan.engines.flare.kits import Federation, add_site, init_federation
-from asyndgan.engines.flare.member import KIT_FILE, make_request
+from asyndgan.engines.flare.member import KIT_FILE, make_request, read_request
 from asyndgan.engines.flare.service import SiteService
 from asyndgan.engines.flare.transport import Flare
 from asyndgan.engines.setup import SiteSetup

@@ -25,6 +25,7 @@ from asyndgan.errors import RunError
 from asyndgan.texts import bounded_text, parsed_json, replace_text, storing
 
 PROJECT: Final = "asyndgan"
+KEY_BITS: Final = range(2048, 4096 + 1)  # sizes of a site's RSA key; FLARE uses RSA alone
 SITE_NAME: Final = re.compile(rf"(?!(server|{PROJECT})\Z)[A-Za-z0-9][A-Za-z0-9_-]{{0,47}}")
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 HOST_LENGTH: Final = 64  # Most characters of a host name: the limit of a certificate's common name
@@ -125,6 +126,43 @@ def make_request(folder: Path) -> Path:
     return path
 
 
+@final
+@dataclass(frozen=True)
+class Request:
+    """A site's request for a certificate, which its own key has signed."""
+
+    name: str  # the site's name
+    key: rsa.RSAPublicKey  # the site's public key
+    safety_number: str  # digits that the site's administrator sees too
+
+
+def read_request(path: Path) -> Request:
+    """Reads a site's request; raises `RunError` if it is none, or cannot be a site's."""
+    again = "Have the site make another with 'asyndgan site request'"
+    try:
+        found = x509.load_pem_x509_csr(bounded_text(path, MOST_PEM, links=True).encode())
+        signed = found.is_signature_valid
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}. Name the site's .csr.") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise RunError(f"{path} is no request for a certificate. {again}.") from error
+    if not signed:
+        raise RunError(
+            f"{path} was altered: its signature is not of its own key. {again}, and send it again."
+        )
+    key: Any = found.public_key()
+    sound = isinstance(key, rsa.RSAPublicKey) and key.key_size in KEY_BITS
+    if not sound or key.public_numbers().e < 2**16:
+        raise RunError(
+            f"the key of {path} is too weak, or of another kind: RSA of {KEY_BITS[0]} to "
+            f"{KEY_BITS[-1]} bits is wanted. {again}."
+        )
+    names = [each.value for each in found.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
+    if len(names) != 1 or not SITE_NAME.fullmatch(str(names[0])):
+        raise RunError(f"{path} does not hold a site's name, and one is wanted. {again}.")
+    return Request(str(names[0]), key, safety_number(found.public_bytes(Encoding.DER)))
+
+
 def read_key(folder: Path) -> Any:
     """The private key of a site; raises `RunError` if it is missing or cannot be used."""
     path = folder / KEY_FILE
@@ -184,20 +222,18 @@ def _parsed(found: Any) -> Member:
     keys = [each.name for each in fields(Member)]
     if not isinstance(found, dict) or sorted(found) != sorted(keys):
         raise ValueError(f"it holds other keys than {', '.join(keys)}")
-    name, host, port, versions = (found[key] for key in keys[:4])
-    if not isinstance(name, str) or not SITE_NAME.fullmatch(name):
+    name, host, port, versions, *pems = (found[key] for key in keys)
+    if not all(isinstance(text, str) for text in (name, host, *pems)):
+        raise ValueError("'name', 'host' or a certificate is no text")
+    if not SITE_NAME.fullmatch(name):
         raise ValueError("'name' is no site's name")
-    if not isinstance(host, str) or len(host) > HOST_LENGTH or not HOST_NAME.fullmatch(host):
+    if len(host) > HOST_LENGTH or not HOST_NAME.fullmatch(host):
         raise ValueError("'host' is no name of a host")
     if type(port) is not int or not 0 < port < 2**16:
         raise ValueError("'port' is no port")
-    if not isinstance(versions, dict) or not all(
-        isinstance(word, str) and WORD.fullmatch(word) for pair in versions.items() for word in pair
-    ):
+    words = [*versions, *versions.values()] if isinstance(versions, dict) else [None]
+    if not all(isinstance(word, str) and WORD.fullmatch(word) for word in words):
         raise ValueError("'versions' are no packages' versions")
-    pems = [found[key] for key in keys[4:]]
-    if not all(isinstance(pem, str) for pem in pems):
-        raise ValueError("its certificates are no texts")
     return Member(name, host, port, versions, *_verified(name, *pems))
 
 
