@@ -71,8 +71,8 @@ class CrossFitted(nn.Module):
 
     Attributes:
         taught: labels that each half's patients have, (2, labels) booleans; None: all. If only one
-            half
-        has a label, that half's network decides, as the other finds it unlikely everywhere.
+            half has a label, that half's network decides, as the other finds it unlikely
+            everywhere.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:

@@ -115,15 +115,13 @@ class Coordinator:
             exchange: reaches the sites.
             run: the run's identity, in hexadecimal.
             keep: called with (site, conditions, most) for every batch, if the recipe has masks
-                kept; most:
-            how many of the site's masks to keep in all, or None for no limit.
+                kept; most: how many of the site's masks to keep in all, or None for no limit.
             recall: as for the constructor.
             given: masks to paint from, exactly if the recipe has `masks.source` "given".
             checkpoint: what `state` returned, to resume a run.
             needed: sites without which the run does not begin; None: all that can be reached.
             confirm: called before the first step of a new run with what it paints and the cards of
-                the
-            needed sites; it returns after a confirmation, or raises.
+                the needed sites; it returns after a confirmation, or raises.
             device: as for the constructor.
 
         Raises:
@@ -162,8 +160,7 @@ class Coordinator:
         Raises:
             QuorumError: no site takes part now.
             NotFiniteError: the generator's gradient is not finite, or the feedback of so many sites
-                that
-            the others would be no quorum; else it only counts as missed.
+                that the others would be no quorum; else it only counts as missed.
         """
         self.events += self.roster.follow_timeline(self.step_number)
         members = dict(self.members)

@@ -53,12 +53,11 @@ class Objective:
         seed: of the initial weights, which are drawn on the CPU so that devices agree.
         device: of the networks and of the batches that they are given.
         secret: of this start: of the augmentation, and initial weights are shuffled unpredictably,
-            as a
-        party that can compute a first step could recognise the images in it by the feedback. None:
-        both follow from the seed, so that a run can be repeated.
+            as a party that can compute a first step could recognise the images in it by the
+            feedback. None: both follow from the seed, so that a run can be repeated.
         known: labels of the site's own cases; the segmentation term ignores others. None: all.
         taught: labels that each half of its patients has, (2, labels) booleans; for cross-fitted
-        discriminators. None: all.
+            discriminators. None: all.
     """
 
     def __init__(
@@ -156,12 +155,8 @@ class Objective:
     ) -> tuple[Verdict, Condition]:
         """The discriminator's verdict on disturbed images, and the maps that lie on these.
 
-        Args:
-            images: (b, c, *space).
-            maps: what they were painted from.
-            random: of the disturbance; None: that of images for learning.
-            weights: to judge with instead of the discriminator's own.
-            halves: of a cross-fitted discriminator, by which each is judged; None: both.
+        `random` is of the disturbance (None: that of images for learning), `weights` judge in place
+        of its own, and `halves` of a cross-fitted one judge one image each (None: both judge all).
         """
         kinds = self.recipe.discriminator.augment
         images, maps = disturbed(images, maps, kinds, random or self.random)
@@ -179,8 +174,7 @@ class Objective:
 
         Args:
             said: its verdict on `count` real images, on as many synthetic ones, and on any number
-                of real
-            ones that were told another case's mask (Reed et al. 2016, algorithm 1).
+                of real ones that were told another case's mask (Reed et al. 2016, algorithm 1).
             maps: what lies on these images, as `judged` returns it.
             count: number of real images.
         """

@@ -47,7 +47,7 @@ class Site(Handler):
 
     Args:
         name: of the site; with the recipe's seed it determines the initial weights, which are then
-        shuffled unpredictably unless the policy has `allows.known_start`.
+            shuffled unpredictably unless the policy has `allows.known_start`.
         cohort: its cases, prepared as the recipe says.
         recipe: the agreed one; a run with another recipe is refused.
         folder: where it keeps its own checkpoints; None: nowhere, so it cannot roll back.
