@@ -313,7 +313,8 @@ def test_whoever_has_no_role_for_it_submits_no_job(local: Localhost, tmp_path: P
         str(root), [*builders, CertBuilder(root_valid_days=VALID_DAYS)]
     ).provision(project)
     kit = Path(context["current_prod_dir"]) / "looker@asyndgan.local"
-    office = Office(local.federation, local.flare.office.recipe, "run", submitter=kit)
+    office = Office(local.federation, local.flare.office.recipe, "run")
+    office.administrator = Administrator(kit)
     try:
         assert set(office.administrator.present()) >= {"north", "south"}
         with pytest.raises(RunError, match=r"refuses 'submit_job' to looker@asyndgan\.local"):

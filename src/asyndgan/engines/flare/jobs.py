@@ -94,13 +94,9 @@ class Administrator:
             ours, theirs = socket.socketpair()
             with theirs:  # the process ends with the socket
                 process = children.start(
-                    ASKER,
-                    self.kit,
-                    user_of(self.kit),
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
+                    ASKER, self.kit, user_of(self.kit), stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
             self._asker = asker = process, Requests(Frames(ours, limit=REPLY_BYTES))
         if self._closed:  # looked at last: `close` may have come on the way
             self._end()
@@ -123,17 +119,10 @@ class Administrator:
 class Office:
     """Submits and manages the FLARE jobs of one run; without a recipe, of a description of data."""
 
-    def __init__(
-        self,
-        federation: Federation,
-        recipe: Recipe | None,
-        run: str,
-        *,
-        submitter: Path | None = None,
-    ) -> None:
+    def __init__(self, federation: Federation, recipe: Recipe | None, run: str) -> None:
         self.federation = federation
         self.kit = federation.server_kit
-        self.administrator = Administrator(submitter or federation.admin_kit)
+        self.administrator = Administrator(federation.admin_kit)
         self.recipe = recipe
         self.run = run
         self.limit = frame_limit(recipe)
@@ -152,7 +141,7 @@ class Office:
     def submit(self, site: str) -> str:
         """Submits a job for a site and returns its id; raises as `Administrator.ask`."""
         with tempfile.TemporaryDirectory() as folder:
-            job = Path(folder) / job_name(self.run, site)
+            job = Path(folder) / "job"
             recipe = self.recipe.to_toml() if self.recipe else ""
             try:
                 letter = write_letter(
@@ -199,11 +188,6 @@ class Office:
         self.administrator.close()
 
 
-def job_name(run: str, site: str) -> str:
-    """Name of the job of a run at a site."""
-    return f"{run}{BETWEEN}{site}"
-
-
 def digest_of(recipe: Recipe | None) -> str:
     """Digest by which a job's two ends know their recipe; empty if there is none."""
     return recipe.digest() if recipe else ""
@@ -223,15 +207,12 @@ def write_job(
     folder: Path, site: str, recipe: Recipe | None, run: str, letter: str, *, limit: int
 ) -> None:
     """Writes the folder of a job for one site: configuration that names our two ends of a line."""
-    both = {
-        "run": run,
-        "limit": limit + Seal.BYTES,
-        "wait_s": recipe.quorum.wait_s if recipe else DESCRIBED_S,
-    }
+    wait_s = recipe.quorum.wait_s if recipe else DESCRIBED_S
+    both = {"run": run, "limit": limit + Seal.BYTES, "wait_s": wait_s}
     ours = {"site": site, "recipe": digest_of(recipe), **both}
     controller = {"path": f"{APP}.CoordinatorLine", "args": ours}
     executor = {"recipe": recipe.to_toml() if recipe else "", "letter": letter, **both}
-    write_files(folder, job_name(run, site), controller, {site: executor})
+    write_files(folder, f"{run}{BETWEEN}{site}", controller, {site: executor})
 
 
 def export_jobs(jobs: Mapping[Path, tuple[Recipe, str]], sites: Collection[str]) -> None:
@@ -252,35 +233,23 @@ def export_jobs(jobs: Mapping[Path, tuple[Recipe, str]], sites: Collection[str])
             named = ", ".join(sites)
             raise RunError(f"'{run}' or one of {named} is no name of a run or of a site.")
     for folder, (recipe, run) in jobs.items():
-        _export(folder, recipe, run, sites)
-
-
-def _export(folder: Path, recipe: Recipe, run: str, sites: Collection[str]) -> None:
-    keys = {site: secrets.token_hex(32) for site in sites}
-    text, limit = recipe.to_toml(), frame_limit(recipe) + Seal.BYTES
-    both = {"recipe": text, "run": run}
-    executors = {
-        site: {**both, "letter": key, "limit": limit, "wait_s": recipe.quorum.wait_s}
-        for site, key in keys.items()
-    }
-    with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        write_files(folder, run, {"path": TRAINS, "args": {**both, "keys": keys}}, executors)
+        keys = {site: secrets.token_hex(32) for site in sites}
+        both = {"recipe": recipe.to_toml(), "run": run}
+        bounds = {"limit": frame_limit(recipe) + Seal.BYTES, "wait_s": recipe.quorum.wait_s}
+        executors = {site: {**both, "letter": key, **bounds} for site, key in keys.items()}
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            write_files(folder, run, {"path": TRAINS, "args": {**both, "keys": keys}}, executors)
 
 
 def write_files(
-    folder: Path,
-    name: str,
-    controller: dict[str, Any],
-    executors: dict[str, dict[str, Any]],
+    folder: Path, name: str, controller: dict[str, Any], executors: dict[str, dict[str, Any]]
 ) -> None:
     """Writes a job: the server's end (`path`, `args`), and arguments of each site's end."""
     files: dict[str, Any] = {
         "meta.json": {
-            "name": name,
-            "resource_spec": {},
-            "min_clients": len(executors),
+            "name": name, "resource_spec": {}, "min_clients": len(executors),
             "deploy_map": {"app_server": ["server"]}
             | {f"app_{site}": [site] for site in executors},
         },
@@ -290,9 +259,9 @@ def write_files(
             "workflows": [{"id": "coordinator", **controller}],
             "components": [],
         },
-    }
-    for site, own in executors.items():
-        executor = {"path": f"{APP}.SiteLine", "args": own}
+    }  # fmt: skip
+    for site, arguments in executors.items():
+        executor = {"path": f"{APP}.SiteLine", "args": arguments}
         files[f"app_{site}/config/config_fed_client.json"] = {
             "format_version": 2,
             "executors": [{"tasks": ["*"], "executor": executor}],

@@ -122,10 +122,8 @@ class Kept:
             *self._command,
             env=children.environment(HEAP | ARENAS) | told,
             cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
 
 def keep_client(kit: Path) -> Kept:

@@ -118,12 +118,7 @@ class Listener:
     """
 
     def __init__(
-        self,
-        kit: Path,
-        name: str,
-        serve: Callable[[dict[str, str], Frames], None],
-        *,
-        limit: int,
+        self, kit: Path, name: str, serve: Callable[[dict[str, str], Frames], None], *, limit: int
     ) -> None:
         self._place = lambda: sockets_of(kit) / name
         self.path = self._place()
