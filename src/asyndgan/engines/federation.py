@@ -30,8 +30,8 @@ class Federation(Protocol):
 
 def federation_in(path: Path) -> Federation:
     """Opens a federation; raises `RunError` if the folder holds none, or FLARE is not installed."""
-    found: Federation = flare_part("kits").Federation.of(path)
-    return found
+    federation: Federation = flare_part("kits").Federation.of(path)
+    return federation
 
 
 def transport_to(federation: Federation, recipe: Recipe | None, run: str) -> "Transport":

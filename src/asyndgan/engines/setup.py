@@ -109,13 +109,13 @@ def load_cohort(
         incomplete=True,
     )
     masked = recipe.sends_own_masks or recipe.image.source == "masks"
-    found = findings(Survey.of(cases, recipe.image, masked=masked))
+    faults = findings(Survey.of(cases, recipe.image, masked=masked))
     if recipe.privacy.kind == "none":
         # Under differential privacy nothing that the coordinator sees may depend on patients, and
         # it would see that the site cannot begin.
-        refuse(found, f"site {setup.name}")
+        refuse(faults, f"site {setup.name}")
     if tell:
-        for finding in found:
+        for finding in faults:
             tell(f"site {setup.name}: {finding}")
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, data.info.labels)

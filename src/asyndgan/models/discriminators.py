@@ -92,8 +92,8 @@ class CrossFitted(nn.Module):
         see = getattr(self.networks[0], "see", None)
         seen = see(images) if see else None
         if halves is None:
-            one, other = (_judge(network, images, condition, seen) for network in self.networks)
-            return _harsher(one, other, labels_in(condition), self.taught)
+            first, second = (_judge(network, images, condition, seen) for network in self.networks)
+            return _harsher(first, second, labels_in(condition), self.taught)
         rows = [torch.nonzero(halves == half).flatten() for half in range(len(self.networks))]
         said = [
             _judge(network, images[own], condition[own], seen and seen.of(own))
@@ -222,14 +222,14 @@ def given(features: Tensor, condition: Condition, told: nn.Module) -> Tensor:
 
 def merged(levels: Sequence[Tensor], lateral: nn.ModuleList, merge: nn.ModuleList) -> Tensor:
     """Features of all levels at the size of the first, the finest (Lin et al. 2017, section 3)."""
-    found: Tensor | None = None
+    features: Tensor | None = None
     for level, across, together in reversed(list(zip(levels, lateral, merge, strict=True))):
         here: Tensor = across(level)
-        if found is not None:
-            here = here + F.interpolate(found, size=here.shape[2:], mode="nearest")
-        found = F.leaky_relu(together(here), 0.2)
-    assert found is not None
-    return found
+        if features is not None:
+            here = here + F.interpolate(features, size=here.shape[2:], mode="nearest")
+        features = F.leaky_relu(together(here), 0.2)
+    assert features is not None
+    return features
 
 
 @final

@@ -142,8 +142,8 @@ class DCGANGenerator(nn.Module):
         super().__init__()
         k = section.width
         self.noise = section.noise
-        told = sizes.labels + section.code
-        self.start = nn.Linear(told, 8 * k * self.GRID**sizes.dims)
+        read = sizes.labels + section.code
+        self.start = nn.Linear(read, 8 * k * self.GRID**sizes.dims)
         widths = [8 * k, 4 * k, 2 * k, k]
         sources = [8 * k, *widths[:-1]]
         self.layers = nn.ModuleList(
@@ -179,8 +179,8 @@ class DCGANGenerator(nn.Module):
             size = [max(self.GRID, side // 2**halvings) for side in space]
             features = F.interpolate(features, size=size, mode=self.smooth)
             if self.noise:  # of one pixel each, not a mean
-                own = F.interpolate(grain, size=size, mode="nearest")
-                features = torch.cat([features, own], dim=1)
+                here = F.interpolate(grain, size=size, mode="nearest")
+                features = torch.cat([features, here], dim=1)
             features = layer(features)
         painted: Tensor = self.paint(features)
         return painted

@@ -38,15 +38,15 @@ def check_parts(recipe: Recipe) -> None:
 
 
 def _offered(group: str, kind: str) -> EntryPoint:
-    found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
-    if kind not in found:
-        nearest = difflib.get_close_matches(kind, found, n=1)
+    offered = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
+    if kind not in offered:
+        nearest = difflib.get_close_matches(kind, offered, n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise RecipeError(
             f"no installed package offers '{kind}' among asyndgan.{group}; "
-            f"there are: {', '.join(sorted(found))}.{hint}"
+            f"there are: {', '.join(sorted(offered))}.{hint}"
         )
-    return found[kind]
+    return offered[kind]
 
 
 def _exists(module: str) -> bool:

@@ -90,8 +90,8 @@ def balanced_cross_entropy(
     all. Source: Schoenfeld et al. 2021, equation 2 (weights are inverse per-pixel frequencies).
     """
     pixels = _pixels(logits, masks, counted)
-    found = (pixels > 0).sum()
-    weight = torch.where(pixels > 0, pixels.sum() / (found * pixels.clamp(min=1)), 0.0)
+    present = (pixels > 0).sum()
+    weight = torch.where(pixels > 0, pixels.sum() / (present * pixels.clamp(min=1)), 0.0)
     loss = F.cross_entropy(logits, masks, reduction="none")
     return (loss * weight[masks]).mean()
 

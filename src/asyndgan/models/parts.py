@@ -36,10 +36,10 @@ def build_discriminator(recipe: Recipe, sizes: Sizes) -> nn.Module:
     """A site's discriminator, for the modalities that the site holds."""
     private = recipe.privacy.kind == "discriminator"
     kind, section = recipe.discriminator.kind, recipe.discriminator
-    one = partial(part("discriminators", kind), sizes, section, **_of_table(recipe))
+    single = partial(part("discriminators", kind), sizes, section, **_of_table(recipe))
 
     def build() -> nn.Module:
-        network: nn.Module = CrossFitted([one(), one()]) if section.cross_fitted else one()
+        network: nn.Module = CrossFitted([single(), single()]) if section.cross_fitted else single()
         return network
 
     what = f"a {'private ' if private else ''}discriminator of kind '{kind}'"
@@ -114,10 +114,10 @@ def usable_device(name: str) -> torch.device:
 
 def _devices() -> str:
     count = torch.cuda.device_count()
-    found = ["cpu", *(f"cuda:{number}" for number in range(count))]
+    devices = ["cpu", *(f"cuda:{number}" for number in range(count))]
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return f"there is {', '.join(found)}"
+        devices.append("mps")
+    return f"there is {', '.join(devices)}"
 
 
 def native_bfloat16() -> bool:

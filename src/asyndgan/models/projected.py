@@ -57,16 +57,16 @@ def features(images: Images) -> Seen:
     Features are mixed across channels and then scales by fixed random convolutions, so that no head
     can rely on a few of them (Sauer et al. 2021, "Projected GANs", section 3.2).
     """
-    found = [
+    scales = [
         maps / spread for maps, spread in zip(features_of("lite1", images), SPREAD, strict=True)
     ]
     across, between = _mixtures(images.shape[1], images.device)
     with torch.autocast(images.device.type, enabled=False):
-        mixed = [F.conv2d(maps, own) for maps, own in zip(found[1:], across, strict=True)]
+        mixed = [F.conv2d(maps, own) for maps, own in zip(scales[1:], across, strict=True)]
         for level in reversed(range(len(between))):
             coarse = F.interpolate(mixed[level + 1], size=mixed[level].shape[2:], mode="bilinear")
             mixed[level] = mixed[level] + F.conv2d(coarse, between[level], padding=1)
-    return Seen(found, mixed)
+    return Seen(scales, mixed)
 
 
 @final
@@ -95,10 +95,10 @@ class Head(nn.Module):
         if self.beside is not None:
             mask = F.interpolate(condition, size=maps.shape[2:], mode="area")
             maps = torch.cat([maps, F.leaky_relu(self.beside(mask), 0.2)], dim=1)
-        found = self.layers(maps)
+        features = self.layers(maps)
         if self.told is not None:
-            found = given(found, condition, self.told)
-        score: Tensor = self.judge(found)
+            features = given(features, condition, self.told)
+        score: Tensor = self.judge(features)
         return score
 
 
@@ -120,12 +120,12 @@ class Judges(nn.Module):
         """Images and their mixed features to realness logits (b, scales, *patches)."""
         scores = [head(maps, condition) for head, maps in zip(self.heads, mixed, strict=True)]
         *layers, judge = self.patches
-        found = images
+        features = images
         for layer in layers:
-            found = layer(found)
+            features = layer(features)
         if self.told is not None:
-            found = given(found, condition, self.told)
-        scores.append(judge(found))
+            features = given(features, condition, self.told)
+        scores.append(judge(features))
         size = scores[0].shape[2:]
         return torch.cat([F.interpolate(score, size=size) for score in scores], dim=1)
 

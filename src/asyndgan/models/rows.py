@@ -63,8 +63,8 @@ class RowGenerator(nn.Module):
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Makes records (b, 1, width) in [-1, 1]."""
-        told = torch.cat([condition[:, :, 0], noise[:, self.noise :, 0]], dim=1)
-        features = self.last(self.blocks(self.start(told)))
+        code = torch.cat([condition[:, :, 0], noise[:, self.noise :, 0]], dim=1)
+        features = self.last(self.blocks(self.start(code)))
         logits = self.paint(features)
         numbers = torch.tanh(logits + F.softplus(self.spread(features)) * noise[:, 0])
         # Kept from the ends, where the quantile function of the Gumbel distribution is infinite.

@@ -161,13 +161,13 @@ def outside(recipe: Recipe) -> list[Outside]:
     if recipe.table:
         said = f"of {len(recipe.table.columns)} columns"
         return [Outside(TABLES.key, said, TABLES.within, TABLES.otherwise)]
-    found = []
+    rows = []
     for row in FAMILY:
         within, holds = row.measured(recipe)
         for key, value in _values(recipe, row):
             if not holds(value):
-                found.append(Outside(key, _shown(value), within, row.otherwise))
-    return found
+                rows.append(Outside(key, _shown(value), within, row.otherwise))
+    return rows
 
 
 def _values(recipe: Recipe, row: Row) -> Iterator[tuple[str, Value]]:

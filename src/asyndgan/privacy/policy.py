@@ -230,23 +230,23 @@ class Policy(Section):
 
         The name of a `site` sets its steps by the timeline; `patients` take part at it.
         """
-        found = [text.format(p=self, r=recipe) for asks, text in REFUSED if asks(self, recipe)]
+        reasons = [text.format(p=self, r=recipe) for asks, text in REFUSED if asks(self, recipe)]
         fewest = self.fewest(recipe)
         if patients is not None and patients < fewest:
             modality = "" if recipe.table else ", or has a modality of so few"
-            found.append(
+            reasons.append(
                 f"it learns of {patients} patients or records here{modality}; "
                 f"allows.fewest_patients is {fewest}"
             )
         if beyond := self.unmeasured(recipe):
             keys = ", ".join(each.key for each in beyond)
-            found.append(
+            reasons.append(
                 f"it is outside what was measured ({keys}), so answers may reveal who takes part; "
                 f"its digest {recipe.digest()} is not in allows.approved"
             )
         if self.allows.recipes and recipe.digest() not in self.allows.recipes:
-            found.append(f"its digest {recipe.digest()} is not in allows.recipes")
-        return found + self._answer_refusals(recipe, site)
+            reasons.append(f"its digest {recipe.digest()} is not in allows.recipes")
+        return reasons + self._answer_refusals(recipe, site)
 
     def _answer_refusals(self, recipe: Recipe, site: str | None) -> list[str]:
         """The limit per patient is not checked here: the reply would reveal their number."""
@@ -256,12 +256,12 @@ class Policy(Section):
         most = self.allows.most_answers
         if most is None or steps + starts <= most:
             return []
-        told = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
+        asked = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
         if starts == 1:
-            told += " and the start sends masks as well"
+            asked += " and the start sends masks as well"
         elif starts:
-            told += f" and its {starts} starts send masks as well"
-        return [f"{told}; allows.most_answers is {most}"]
+            asked += f" and its {starts} starts send masks as well"
+        return [f"{asked}; allows.most_answers is {most}"]
 
     def check(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None

@@ -128,12 +128,12 @@ class Release:
     def _bare(self, answer: Message) -> str:
         if isinstance(answer, Described):
             return "fingerprint"
-        found = []
+        contents = []
         if isinstance(answer, Judgement) and not self.policy.covers(self.recipe):
-            found.append(FEEDBACK)
+            contents.append(FEEDBACK)
         if isinstance(answer, WITH_CONDITIONS) and self.recipe.sends_own_conditions:
-            found.append(MASKS)
-        return " ".join(found)
+            contents.append(MASKS)
+        return " ".join(contents)
 
     def _allowed(self, answer: Message) -> Message:
         """The answer without what the policy withholds; refused if that cannot be taken out."""
@@ -157,10 +157,10 @@ class Release:
             if not leaves.losses:
                 answer = answer.model_copy(update={"losses": {}})
             else:
-                own = leaves.discriminator_losses or self.policy.covers(self.recipe)
-                names = (*LOSSES, *OWN_LOSSES) if own else LOSSES
-                told = {name: value for name, value in answer.losses.items() if name in names}
-                answer = answer.model_copy(update={"losses": told})
+                all_losses = leaves.discriminator_losses or self.policy.covers(self.recipe)
+                names = (*LOSSES, *OWN_LOSSES) if all_losses else LOSSES
+                losses = {name: value for name, value in answer.losses.items() if name in names}
+                answer = answer.model_copy(update={"losses": losses})
         if (
             isinstance(answer, WITH_CONDITIONS)
             and leaves.masks in WITHIN

@@ -171,13 +171,13 @@ class Recipe(Section):
 
     def at_site(self, site: str) -> Self:
         """The recipe as one site trains it: with the site's own discriminator, if it has one."""
-        own = self.site_discriminators.get(site)
-        if own is None:
+        discriminator = self.site_discriminators.get(site)
+        if discriminator is None:
             return self
         loss = self.loss
-        if own.kind in UNSEGMENTING:
+        if discriminator.kind in UNSEGMENTING:
             loss = loss.model_copy(update={"segmentation": 0.0})
-        return self.model_copy(update={"discriminator": own, "loss": loss})
+        return self.model_copy(update={"discriminator": discriminator, "loss": loss})
 
     @classmethod
     def from_toml(cls, text: str, overrides: Sequence[str] = ()) -> Self:
@@ -207,9 +207,9 @@ class Recipe(Section):
     def computed_in(self, precision: str) -> Self:
         """The recipe as one party computes it; its digest is that of what all parties agreed on."""
         training = self.training.model_copy(update={"precision": precision})
-        own = self.model_copy(update={"training": training})
-        own._agreed = self.digest()
-        return own
+        computed = self.model_copy(update={"training": training})
+        computed._agreed = self.digest()
+        return computed
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe, in hexadecimal; equal recipes have equal digests."""
@@ -221,12 +221,12 @@ class Recipe(Section):
     def changes(self, other: "Recipe") -> list[str]:
         """Differences to another recipe: "training.steps is 60 and was 40"."""
         here, there = dict(dotted(self.to_tables())), dict(dotted(other.to_tables()))
-        found = [
+        changed = [
             f"{key} is {shown(there.get(key))} and was {shown(here.get(key))}"
             for key in dict.fromkeys([*here, *there])
             if here.get(key) != there.get(key)
         ]
-        return found[:SHOWN_FAULTS]
+        return changed[:SHOWN_FAULTS]
 
 
 def dotted(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -30,14 +30,14 @@ class Rule:
 
 def violations(recipe: "Recipe") -> Iterator[tuple[str, tuple[str, ...]]]:
     """Faults and remedies by the rules that a recipe violates, as a whole or at single sites."""
-    told = {rule.told(recipe): rule.remedy for rule in RULES if rule.violated(recipe)}
-    yield from told.items()
+    messages = {rule.told(recipe): rule.remedy for rule in RULES if rule.violated(recipe)}
+    yield from messages.items()
     for site in recipe.site_discriminators:
         here, key = recipe.at_site(site), f"site_discriminators.{key_of(site)}"
         for rule in (rule for rule in RULES if rule.violated(here)):
-            own = tuple(part.replace("discriminator.", f"{key}.") for part in rule.remedy)
-            if own != rule.remedy or rule.told(here) not in told:
-                yield f"{key}: {rule.told(here)}", own
+            remedy = tuple(part.replace("discriminator.", f"{key}.") for part in rule.remedy)
+            if remedy != rule.remedy or rule.told(here) not in messages:
+                yield f"{key}: {rule.told(here)}", remedy
 
 
 _USELESS = (

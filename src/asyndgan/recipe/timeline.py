@@ -41,14 +41,14 @@ def takes_part(timeline: Sequence[PresenceSection], site: str, step: int) -> boo
 def presence(timeline: Sequence[PresenceSection], site: str | None, end: int) -> list[range]:
     """Ranges of steps before `end` in which a site takes part, in order."""
     named = [part for part in timeline if part.site == site]
-    found: list[range] = [] if named else [range(end)]
+    ranges: list[range] = [] if named else [range(end)]
     for part in sorted(named, key=lambda part: part.first):
         stop = end if part.last is None else min(part.last + 1, end)
-        if found and part.first <= found[-1].stop:
-            found[-1] = range(found[-1].start, max(found[-1].stop, stop))
+        if ranges and part.first <= ranges[-1].stop:
+            ranges[-1] = range(ranges[-1].start, max(ranges[-1].stop, stop))
         elif part.first < stop:
-            found.append(range(part.first, stop))
-    return found
+            ranges.append(range(part.first, stop))
+    return ranges
 
 
 def attendance(

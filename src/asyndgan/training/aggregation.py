@@ -60,10 +60,10 @@ def requests_of(
     """
     return {
         site: Judge(
-            run=run, step=step, batch=member.batch, images=own[:, member.channels],
+            run=run, step=step, batch=member.batch, images=part[:, member.channels],
             conditions=given.get(site, NO_CONDITIONS),
         )
-        for own, (site, member) in zip(images.chunk(len(members)), members.items(), strict=True)
+        for part, (site, member) in zip(images.chunk(len(members)), members.items(), strict=True)
     }  # fmt: skip
 
 
@@ -77,10 +77,10 @@ def pull(
     """
     weights = weights_of(members, shares, images.shape[1], by=by)
     gradient = torch.zeros_like(images)
-    for own, (site, member) in zip(gradient.chunk(len(members)), members.items(), strict=True):
+    for part, (site, member) in zip(gradient.chunk(len(members)), members.items(), strict=True):
         if site in answers:
             pi = weights[site].reshape(-1, *[1] * (images.ndim - 2))
-            own[:, member.channels] = (pi * answers[site].feedback).to(gradient.device)
+            part[:, member.channels] = (pi * answers[site].feedback).to(gradient.device)
     return gradient
 
 
@@ -103,11 +103,11 @@ def weights_of(members: Members, shares: Weights, modalities: int, *, by: str) -
     if by == "modality":
         # Cases that lack a modality give no feedback in it: a site already counts for less there.
         held = torch.zeros(modalities)
-        for site, own in weights.items():
+        for site, weight in weights.items():
             parts = torch.tensor(members[site].parts).clamp(min=LEAST_PART)
-            held[members[site].channels] += own * parts
-        for site, own in weights.items():
-            own *= len(own) / len(held) / held[members[site].channels]
+            held[members[site].channels] += weight * parts
+        for site, weight in weights.items():
+            weight *= len(weight) / len(held) / held[members[site].channels]
     return weights
 
 
@@ -118,15 +118,15 @@ def bounded(
 
     Returns the feedback by site, and the multiple of the median of each site to be reported.
     """
-    lengths = {site: float(own.norm()) for site, own in feedback.items()}
+    lengths = {site: float(gradient.norm()) for site, gradient in feedback.items()}
     middle = median(lengths.values()) if len(lengths) >= LEAST_SITES else 0.0
     if not middle:
         return dict(feedback), {}
     times = {site: length / middle for site, length in lengths.items()}
     shortened = {
-        site: own * min(1.0, section.bound / times[site])
+        site: gradient * min(1.0, section.bound / times[site])
         if section.bound and times[site] > section.bound
-        else own
-        for site, own in feedback.items()
+        else gradient
+        for site, gradient in feedback.items()
     }
     return shortened, {site: ratio for site, ratio in times.items() if ratio > section.alarm}

@@ -54,11 +54,11 @@ def network_state(name: str, network: nn.Module) -> dict[str, Tensor]:
 
 def load_network(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Puts the tensors under `name/` into a network; raises `RunError` if they do not fit."""
-    own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    stored = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     begun = {k: v for k, v in network.state_dict().items() if torch.isfinite(v).all()}
-    _check_finite(name, {key: own[key] for key in own.keys() & begun.keys()})
+    _check_finite(name, {key: stored[key] for key in stored.keys() & begun.keys()})
     try:
-        network.load_state_dict(own)
+        network.load_state_dict(stored)
     except RuntimeError as error:
         raise _misfit(name) from error
 
@@ -81,18 +81,18 @@ def load_optimiser(
     Every shape is checked, and `RunError` raised, for torch does not: its fused Adam reads and
     writes beyond the end of a tensor that is smaller than its parameter.
     """
-    own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    stored = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     fits = True
     for number, parameter in enumerate(parameters):
         wanted = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-        found = {f: own.pop(f"{number}/{f}") for f in wanted if f"{number}/{f}" in own}
-        if found:  # a parameter that never had a gradient has no state
-            state[number] = found
-            fits &= {f: value.shape for f, value in found.items()} == wanted
-            fits &= all(value.is_floating_point() for value in found.values())
-    if own or not fits:
+        moments = {f: stored.pop(f"{number}/{f}") for f in wanted if f"{number}/{f}" in stored}
+        if moments:  # a parameter that never had a gradient has no state
+            state[number] = moments
+            fits &= {f: value.shape for f, value in moments.items()} == wanted
+            fits &= all(value.is_floating_point() for value in moments.values())
+    if stored or not fits:
         raise _misfit(name)
     for values in state.values():
         _check_finite(name, values)

@@ -80,12 +80,12 @@ def _quickest(step: Callable[[str], None], precision: str, device: torch.device)
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
     """Has torch compute on this many threads, and afterwards on as many as before."""
-    found = torch.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(found)
+        torch.set_num_threads(before)
 
 
 def fastest(choices: Iterable[Choice], use: Callable[[Choice], None]) -> Choice:

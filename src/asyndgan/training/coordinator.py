@@ -167,7 +167,7 @@ class Coordinator:
         if not members:
             raise QuorumError("no site takes part now; wait for one to come back.")
         given = self._given_to(members)
-        asked = {site: given.get(site, own.conditions) for site, own in members.items()}
+        asked = {site: given.get(site, member.conditions) for site, member in members.items()}
         painting = self.paint(self.generator, asked)
         requests = requests_of(self.roster.run, self.step_number, members, painting.images, given)
         answers = self.roster.exchange.ask(requests)
@@ -208,8 +208,8 @@ class Coordinator:
         if not given:
             return {}
         return {
-            site: given.drawn(self.recipe, site, own.batch, own.labels)
-            for site, own in members.items()
+            site: given.drawn(self.recipe, site, member.batch, member.labels)
+            for site, member in members.items()
         }
 
     def _bounded(self, answers: Mapping[str, Judgement]) -> dict[str, Judgement]:
@@ -255,7 +255,7 @@ class Coordinator:
         """Paints the conditions of each site, (n, *space) or (n,), with this step's noise."""
         conditions = torch.cat(list(of_sites.values()))
         seed = derived_seed(self.recipe.training.seed, "noise", self.step_number)
-        looks = [self.roster.look_of(site) for site, own in of_sites.items() for _ in own]
+        looks = [self.roster.look_of(site) for site, masks in of_sites.items() for _ in masks]
         random = torch.Generator().manual_seed(seed)
         inputs = generator_inputs(self.recipe, self.scope, conditions, looks, random, self.device)
         training, diversity = self.recipe.training, Diversity.of(self.recipe, looks, inputs, random)

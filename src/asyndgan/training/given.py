@@ -43,16 +43,16 @@ class Given:
         """Reads a data set's masks on the recipe's grid; may raise `DataError`."""
         data = DataSet(folder)
         kept = data.info.extra.get("masks_only") is True
-        found = {}  # each once for a site: a run keeps them so
+        masks = {}  # each once for a site: a run keeps them so
         for name, mask in data.masks(recipe.image):
             site = site_of(name) if kept else ANY
-            found[site, mask.long().numpy().tobytes()] = mask.long()
-        return cls(torch.stack([*found.values()]), tuple(site for site, _ in found), data)
+            masks[site, mask.long().numpy().tobytes()] = mask.long()
+        return cls(torch.stack([*masks.values()]), tuple(site for site, _ in masks), data)
 
     def learned_for(self, site: str) -> Tensor:
         """The masks that were learned for a site, or all if none were."""
-        own = torch.tensor([learned == site for learned in self.sites])
-        return self.masks[own] if own.any() else self.masks
+        chosen = torch.tensor([learned == site for learned in self.sites])
+        return self.masks[chosen] if chosen.any() else self.masks
 
     @cached_property
     def digest(self) -> str:

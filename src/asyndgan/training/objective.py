@@ -104,17 +104,17 @@ class Objective:
         """One update of the discriminator, from real cases and as many synthetic ones."""
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
-        told, other = torch.zeros(0, dtype=torch.long, device=seen.device), seen
+        mismatched, other = torch.zeros(0, dtype=torch.long, device=seen.device), seen
         if self.recipe.loss.mismatch:  # real images that are told another one's mask
             other = seen.roll(1, 0)
-            told = torch.nonzero((other != seen).flatten(1).any(1)).flatten()
+            mismatched = torch.nonzero((other != seen).flatten(1).any(1)).flatten()
         halves = real.halves if self.recipe.discriminator.cross_fitted else None
         if halves is not None:  # as many synthetic images for a network as real ones
-            halves = torch.cat([halves, halves, halves[told]])
+            halves = torch.cat([halves, halves, halves[mismatched]])
         # One pass over all is faster, and no network here mixes the images of a batch.
         said, maps = self.judged(
-            torch.cat([real.images, synthetic.images, real.images[told]]),
-            torch.cat([seen, painted, other[told]]),
+            torch.cat([real.images, synthetic.images, real.images[mismatched]]),
+            torch.cat([seen, painted, other[mismatched]]),
             halves=halves,
         )
         loss = self.lesson(said, maps, len(seen))

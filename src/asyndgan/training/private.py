@@ -54,8 +54,8 @@ class PrivateDiscriminator:
         loss = 0.5 * self.adversarial.synthetic(judged)
         public = torch.autograd.grad(loss, self.parameters)
         patients = self.recipe.privacy.patients  # as expected: how many were drawn is private
-        for parameter, own, other in zip(self.parameters, private, public, strict=True):
-            parameter.grad = 0.5 * own / patients + other
+        for parameter, noisy, known in zip(self.parameters, private, public, strict=True):
+            parameter.grad = 0.5 * noisy / patients + known
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         return loss.detach()
@@ -67,8 +67,8 @@ class PrivateDiscriminator:
         total = [torch.zeros_like(parameter) for parameter in self.parameters]
         # A few copies at a time: each one's gradient is as large as the network.
         for part in torch.arange(count).split(max(1, AT_ONCE // copies)) if count else ():
-            own = self._clipped_part(Batch(real.images[part], real.conditions[part]), copies)
-            total = [sums + more for sums, more in zip(total, own, strict=True)]
+            more_sums = self._clipped_part(Batch(real.images[part], real.conditions[part]), copies)
+            total = [sums + more for sums, more in zip(total, more_sums, strict=True)]
         return total
 
     def _clipped_part(self, real: Batch, copies: int) -> list[Tensor]:
@@ -89,12 +89,12 @@ class PrivateDiscriminator:
             watched.to_standard_module()
             for parameter in self.parameters:
                 parameter.grad = None
-        lengths = torch.stack([own.flatten(1).norm(dim=1) for own in each]).norm(dim=0)
+        lengths = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in each]).norm(dim=0)
         factor = (self.recipe.privacy.clip / lengths.clamp(min=1e-12)).clamp(max=1)
         # A gradient that is not finite counts as zero, which is within the clip.
         # A refusal would reveal something of the patient, and no noise would cover it.
         finite = lengths.isfinite()
-        return [torch.einsum("n,n...->...", factor[finite], own[finite]) for own in each]
+        return [torch.einsum("n,n...->...", factor[finite], gradient[finite]) for gradient in each]
 
     def _disturbed(self, images: Images, maps: Condition) -> tuple[Images, Condition]:
         random = torch.Generator()

@@ -83,8 +83,8 @@ class Memory:
         with torch.no_grad():
             before = paint(self.frozen[site], conditions, sites, noise)
         now = paint(generator, conditions, sites, again)
-        own = list(held)
-        return (now[:, own] - before[:, own]).abs().mean()
+        channels = list(held)
+        return (now[:, channels] - before[:, channels]).abs().mean()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and facts for a checkpoint; it holds no conditions."""

@@ -111,7 +111,7 @@ class Roster:
         self, members: Mapping[str, Member], only: Collection[str] | None = None
     ) -> dict[str, float]:
         """Normalised shares of these members, or of those among `only`; they sum to one."""
-        declared = {s: own.share for s, own in members.items() if only is None or s in only}
+        declared = {s: member.share for s, member in members.items() if only is None or s in only}
         return normalised(declared, self.most)
 
     def look_of(self, site: str) -> str:

@@ -125,14 +125,14 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
 
 def brought_alone(cards: Mapping[str, Card]) -> dict[str, tuple[set[str], set[str]]]:
     """Modalities, and numbers of labels, that one of several sites alone has, by site."""
-    found = {}
+    alone = {}
     for site, card in cards.items() if len(cards) > 1 else ():
         others = [other for name, other in cards.items() if name != site]
         modalities = set(card.modalities).difference(*(other.modalities for other in others))
         labels = set(card.labels).difference(*(other.labels for other in others))
         if modalities or labels:
-            found[site] = modalities, labels
-    return found
+            alone[site] = modalities, labels
+    return alone
 
 
 def _check_unnamed(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> None:

@@ -121,13 +121,13 @@ class Site(Handler):
     def _judge(self, request: Judge) -> Judgement:
         """One step: the discriminator learns, then returns its feedback on the images."""
         self._expect(request.run, request.step, request.batch)
-        own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
-        if request.images.shape != own.images.shape:
+        batch = self.cohort.batch(self.next_batch, self.recipe.training.batch)
+        if request.images.shape != batch.images.shape:
             raise ProtocolError(
                 f"synthetic images of shape {tuple(request.images.shape)} came; "
-                f"this site judges {tuple(own.images.shape)}."
+                f"this site judges {tuple(batch.images.shape)}."
             )
-        synthetic = replace(own, images=request.images)
+        synthetic = replace(batch, images=request.images)
         given = self._given(request)
         if self.recipe.draws_conditions:
             drawn = self._conditions() if given is None else given
@@ -138,7 +138,7 @@ class Site(Handler):
         if self.recipe.privacy.kind == "discriminator":
             losses = self._learn_privately(synthetic)
         else:
-            real = self._real(own)
+            real = self._real(batch)
             losses = self.objective.learn(real, synthetic)
         synthetic.images.requires_grad_()
         loss, terms = self.objective.ask(synthetic, real)
@@ -158,13 +158,13 @@ class Site(Handler):
         """The masks of the coordinator's choice that it painted from; None: this site's own."""
         given = self.recipe.given_masks
         shape = (self.recipe.training.batch, *self.cohort.space) if given else NO_CONDITIONS.shape
-        found = request.conditions
-        if found.shape != shape or found.max() > (max(self.cohort.labels) if given else 0):
+        masks = request.conditions
+        if masks.shape != shape or masks.max() > (max(self.cohort.labels) if given else 0):
             raise ProtocolError(
-                f"conditions of shape {tuple(found.shape)} with labels up to {int(found.max())} "
+                f"conditions of shape {tuple(masks.shape)} with labels up to {int(masks.max())} "
                 f"came with the images; this site takes {tuple(shape)}, with labels that it has."
             )
-        return found if given else None
+        return masks if given else None
 
     def _begin_step(self, request: Judge) -> None:
         """Begins a step whose request fits; what was stored of steps beyond it is abandoned."""
@@ -313,9 +313,9 @@ class Site(Handler):
         """
         place = checkpoint.place_of(self.folder, run) if self.folder else None
         kept = checkpoint.stored_steps(place) if place else []
-        own = self.run in (None, run)
+        current = self.run in (None, run)
         reached = max((number for number in kept if number <= step), default=0)
-        if own and reached <= self.step <= step:
+        if current and reached <= self.step <= step:
             return
         stored = checkpoint.newest(place, step) if place else None
         if not stored:

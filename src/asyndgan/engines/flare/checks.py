@@ -99,10 +99,10 @@ def _policy(file: SiteFile) -> str:
 
 def _data(file: SiteFile) -> str:
     if is_table(file.data):
-        (found,) = checked([file.data])
-        if found.faults:
-            raise AsyndganError(" ".join(found.faults))
-        return "; ".join(f"{heading} {text}" for heading, text in found.rows.items())
+        (table,) = checked([file.data])
+        if table.faults:
+            raise AsyndganError(" ".join(table.faults))
+        return "; ".join(f"{heading} {text}" for heading, text in table.rows.items())
     info = describe(file.data)
     if unknown := set(file.without) - set(info.modalities):
         raise AsyndganError(
@@ -131,16 +131,16 @@ def _fingerprint(file: SiteFile) -> str:
 def certificate(path: Path) -> Check:
     """Checks a certificate's dates against this machine's clock."""
     try:
-        found = x509.load_pem_x509_certificate(path.read_bytes())
+        read = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         return Check("certificate", False, f"{path}: {error}; put it back from a copy.")
-    return _dates(found)
+    return _dates(read)
 
 
-def _dates(found: x509.Certificate) -> Check:
-    now, end = datetime.now(UTC), found.not_valid_after_utc
-    if now < found.not_valid_before_utc:
-        begin = found.not_valid_before_utc
+def _dates(certificate: x509.Certificate) -> Check:
+    now, end = datetime.now(UTC), certificate.not_valid_after_utc
+    if now < certificate.not_valid_before_utc:
+        begin = certificate.not_valid_before_utc
         return Check("certificate", False, f"valid from {begin:%Y-%m-%d %H:%M} UTC: set the clock.")
     if now > end:
         return Check("certificate", False, f"expired on {end:%Y-%m-%d}; ask for a new kit.")
@@ -188,8 +188,8 @@ def _intercepted(member: Member) -> str:
     issuer = ""
     with suppress(OSError, ValueError):
         pem = ssl.get_server_certificate((member.host, member.port), timeout=5)
-        found = x509.load_pem_x509_certificate(pem.encode())
-        issuer = f" ({found.issuer.rfc4514_string()} issued it)"
+        other = x509.load_pem_x509_certificate(pem.encode())
+        issuer = f" ({other.issuer.rfc4514_string()} issued it)"
     return (
         f"the certificate there is not this federation's{issuer}. Most often a proxy or firewall "
         "inspects TLS: ask your network's administrators to exempt this connection from TLS "

@@ -173,8 +173,8 @@ class Office:
 
     def lives(self, job: str) -> bool:
         """Whether a job waits or runs; False for one that FLARE does not know."""
-        found = self.administrator.ask("list_jobs", False, None, job)
-        return any(not over(str(about.get("status", ""))) for about in found)
+        jobs = self.administrator.ask("list_jobs", False, None, job)
+        return any(not over(str(about.get("status", ""))) for about in jobs)
 
     def end(self, job: str) -> None:
         """Aborts a job if it still runs; errors are only logged."""

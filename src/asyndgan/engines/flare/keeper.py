@@ -117,10 +117,10 @@ class Kept:
 
     def _start(self) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        told = {"PATH": path, SOCKETS: self._sockets}
+        variables = {"PATH": path, SOCKETS: self._sockets}
         self._process = children.start(
             *self._command,
-            env=children.environment(HEAP | ARENAS) | told,
+            env=children.environment(HEAP | ARENAS) | variables,
             cwd="/",
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

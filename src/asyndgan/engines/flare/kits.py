@@ -205,8 +205,8 @@ def renew(federation: Federation) -> None:
         (federation.server_kit / "startup" / "server.crt", federation.host, ""),
         (federation.admin_kit / "startup" / "client.crt", SUBMITTER, "lead"),
     ):
-        own = x509.load_pem_x509_certificate(path.read_bytes())
-        replace_text(path, authority.sign(own.public_key(), name, role), mode=0o600)
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        replace_text(path, authority.sign(certificate.public_key(), name, role), mode=0o600)
     for site in federation.sites:
         _write_kit(federation, site, authority.sign(key_of(federation, site), site))
 

@@ -118,6 +118,6 @@ def _same(setup: SiteSetup, run: str) -> SiteSetup:
 
 def free_port() -> int:
     """Returns a port of this machine that is free now."""
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return int(listening.getsockname()[1])

@@ -140,8 +140,8 @@ def read_request(path: Path) -> Request:
     """Reads a site's request; raises `RunError` if it is none, or cannot be a site's."""
     again = "Have the site make another with 'asyndgan site request'"
     try:
-        found = x509.load_pem_x509_csr(bounded_text(path, MOST_PEM, links=True).encode())
-        signed = found.is_signature_valid
+        csr = x509.load_pem_x509_csr(bounded_text(path, MOST_PEM, links=True).encode())
+        signed = csr.is_signature_valid
     except OSError as error:
         raise RunError(f"{path} cannot be read: {error.strerror}. Name the site's .csr.") from error
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -150,17 +150,17 @@ def read_request(path: Path) -> Request:
         raise RunError(
             f"{path} was altered: its signature is not of its own key. {again}, and send it again."
         )
-    key: Any = found.public_key()
+    key: Any = csr.public_key()
     sound = isinstance(key, rsa.RSAPublicKey) and key.key_size in KEY_BITS
     if not sound or key.public_numbers().e < 2**16:
         raise RunError(
             f"the key of {path} is too weak, or of another kind: RSA of {KEY_BITS[0]} to "
             f"{KEY_BITS[-1]} bits is wanted. {again}."
         )
-    names = [each.value for each in found.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
+    names = [each.value for each in csr.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
     if len(names) != 1 or not SITE_NAME.fullmatch(str(names[0])):
         raise RunError(f"{path} does not hold a site's name, and one is wanted. {again}.")
-    return Request(str(names[0]), key, safety_number(found.public_bytes(Encoding.DER)))
+    return Request(str(names[0]), key, safety_number(csr.public_bytes(Encoding.DER)))
 
 
 def read_key(folder: Path) -> Any:
@@ -217,12 +217,12 @@ def parsed_kit(path: Path) -> Member:
         raise RunError(f"{path} cannot be used: {error}. Ask for another kit.") from error
 
 
-def _parsed(found: Any) -> Member:
+def _parsed(table: Any) -> Member:
     """Checks every value of a kit; raises `ValueError`."""
     keys = [each.name for each in fields(Member)]
-    if not isinstance(found, dict) or sorted(found) != sorted(keys):
+    if not isinstance(table, dict) or sorted(table) != sorted(keys):
         raise ValueError(f"it holds other keys than {', '.join(keys)}")
-    name, host, port, versions, *pems = (found[key] for key in keys)
+    name, host, port, versions, *pems = (table[key] for key in keys)
     if not all(isinstance(text, str) for text in (name, host, *pems)):
         raise ValueError("'name', 'host' or a certificate is no text")
     if not SITE_NAME.fullmatch(name):
@@ -242,14 +242,14 @@ def _verified(name: str, root: str, certificate: str) -> tuple[str, str]:
     if max(map(len, (root, certificate))) > MOST_PEM:
         raise ValueError(f"a certificate of more than {MOST_PEM} characters")
     try:
-        authority, own = _of_pem(root), _of_pem(certificate)
-        own.verify_directly_issued_by(authority)
+        authority, member = _of_pem(root), _of_pem(certificate)
+        member.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
         raise ValueError("its certificate is not one of its authority") from error
-    names = own.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    names = member.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
     if [each.value for each in names] != [name]:
         raise ValueError("its certificate is of another name")
-    return authority.public_bytes(Encoding.PEM).decode(), own.public_bytes(Encoding.PEM).decode()
+    return authority.public_bytes(Encoding.PEM).decode(), member.public_bytes(Encoding.PEM).decode()
 
 
 def _of_pem(certificate: str) -> x509.Certificate:

@@ -70,16 +70,16 @@ def _answer_to(sealed: bytes) -> bytes:
 
 def line_key(kit: Path, site: str, run: str) -> bytes:
     """The key of a run's line to a site, by the private key in the coordinator's kit."""
-    own = (kit / "startup" / "client.key").read_bytes()
-    return hmac.digest(own, f"line {site} {run}".encode(), "sha256")
+    private = (kit / "startup" / "client.key").read_bytes()
+    return hmac.digest(private, f"line {site} {run}".encode(), "sha256")
 
 
 def write_letter(kit: Path, site: str, key: Any, run: str, recipe: str) -> str:
     """A letter of a coordinator's kit with the key of a line, that a site's key alone can read."""
     startup = kit / "startup"
-    own: Any = serialization.load_pem_private_key((startup / "client.key").read_bytes(), None)
+    private: Any = serialization.load_pem_private_key((startup / "client.key").read_bytes(), None)
     sealed = key.encrypt(line_key(kit, site, run), _OAEP)
-    signature = own.sign(_signed(sealed, site, run, recipe), *_SIGNED)
+    signature = private.sign(_signed(sealed, site, run, recipe), *_SIGNED)
     parts = sealed, signature, (startup / "client.crt").read_bytes()
     return " ".join(b64encode(part).decode() for part in parts)  # FLARE fills in what is in braces
 

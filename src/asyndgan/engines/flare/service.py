@@ -105,7 +105,7 @@ class SiteFile(Section):
         """Reads a folder's `site.toml`, whose paths are relative to it; may raise `RunError`."""
         path = kit / SITE_FILE
         try:
-            found = cls.model_validate(parsed_toml(bounded_text(path, links=True)))
+            file = cls.model_validate(parsed_toml(bounded_text(path, links=True)))
         except FileNotFoundError as error:
             raise RunError(
                 f"{path} does not exist; 'asyndgan site init {quote(str(kit))} KIT' writes one."
@@ -116,9 +116,9 @@ class SiteFile(Section):
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be used: {error}. Correct it.") from error
         inside = {
-            name: kit / value for name, value in found if isinstance(value, Path)
+            name: kit / value for name, value in file if isinstance(value, Path)
         }  # an absolute path stays as it is
-        return found.model_copy(update=inside)
+        return file.model_copy(update=inside)
 
     def setup(self, kit: Path, run: str) -> SiteSetup:
         """The site's setup for a run; raises `RunError` if states of `runs` others are kept."""
@@ -129,8 +129,8 @@ class SiteFile(Section):
                 f"{name} keeps the state of {self.runs} runs already (runs in {SITE_FILE})"
                 f". Delete the folders of those that are over from {state.parent}, or raise it."
             )
-        own = self.model_dump(exclude={"wait_s", "runs"})
-        return SiteSetup(name, state=state, records=kit / "records", **own)
+        settings = self.model_dump(exclude={"wait_s", "runs"})
+        return SiteSetup(name, state=state, records=kit / "records", **settings)
 
 
 def example(data: Path) -> str:

@@ -137,19 +137,19 @@ class Listener:
 
     def _bound(self) -> socket.socket:
         self.path.unlink(missing_ok=True)  # left by a killed process: its folder is locked by us
-        found = socket.socket(socket.AF_UNIX)
+        listening = socket.socket(socket.AF_UNIX)
         try:
-            found.bind(str(self.path))
+            listening.bind(str(self.path))
         except OSError as error:
-            found.close()
+            listening.close()
             raise RunError(
                 f"{self.path} cannot be a socket ({error}); a shorter TMPDIR may help."
             ) from error
         self.path.chmod(0o660)  # the folder decides whose group that is
-        found.listen()
-        found.settimeout(LOOK_S)
+        listening.listen()
+        listening.settimeout(LOOK_S)
         self._inode = self.path.lstat().st_ino
-        return found
+        return listening
 
     def _ours(self) -> bool:
         """Whether the socket at the path is this one, not another process's."""
