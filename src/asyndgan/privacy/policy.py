@@ -67,12 +67,11 @@ class AllowsSection(Section):
         False, description="a term that compares with real images; its gradient reveals real pixels"
     )
     fewest_patients: int = Field(
-        5,
-        ge=1,
+        5, ge=1,
         description="fewest patients that must remain after holding out, for a recipe and for each "
         "modality. Recipes with differential privacy are exempt if privacy.epsilon is set. A "
         "generator of one patient shows only that patient",
-    )
+    )  # fmt: skip
     unmeasured: bool = Field(
         False,
         description="false: only recipes of the measured family run, and those of 'approved' "
@@ -99,26 +98,23 @@ class AllowsSection(Section):
         "as the coordinator's machine reports it; empty: all people",
     )
     most_recipes: int | None = Field(
-        None,
-        ge=1,
+        None, ge=1,
         description="different recipes with which a coordinator may begin runs here, in total; "
         "each reveals, before any answer, whether the site begins and how many cases the recipe "
         "selects; left out: 4,096",
-    )
+    )  # fmt: skip
     most_answers: int | None = Field(
-        None,
-        ge=1,
+        None, ge=1,
         description="answers of the site in total, over all runs; a repeated step counts, and so "
         "does a start that sends patients' masks, unless its card repeats the one before; left "
         "out: no limit",
-    )
+    )  # fmt: skip
     most_answers_per_patient: int | None = Field(
-        None,
-        ge=1,
+        None, ge=1,
         description="the same limit, as a multiple of the patients from whom the current run "
         "learns: the fewer they are, the fewer answers a network needs to memorise them; left out: "
         "no limit",
-    )
+    )  # fmt: skip
 
 
 @final
@@ -126,12 +122,10 @@ class PrivacyFloorSection(Section):
     """The least differential privacy that a recipe must give each patient."""
 
     epsilon: float | None = Field(
-        None,
-        gt=0,
-        le=1000,
+        None, gt=0, le=1000,
         description="most that all runs together may spend on each patient; only recipes with "
         "differential privacy then run; left out: no limit, and no differential privacy required",
-    )
+    )  # fmt: skip
     delta: float = Field(
         1e-5, gt=0, lt=1, description="of that epsilon; choose it well below 1 / patients"
     )

@@ -48,29 +48,24 @@ class ImageSection(Section):
         "masks with one channel for each label, to train a generator of masks",
     )
     size: tuple[int, int] = Field(
-        (64, 64),
-        examples=["48x64"],
+        (64, 64), examples=["48x64"],
         description="rows and columns in pixels, multiples of 16 from 16 to 1024, as 48x64; one "
         "number sets both",
-    )
+    )  # fmt: skip
     modalities: tuple[str, ...] = Field(
-        (),
-        examples=["T1,T2"],
+        (), examples=["T1,T2"],
         description="names of the modalities to paint; empty: all that any site holds",
-    )
+    )  # fmt: skip
     labels: dict[Name, Annotated[int, Field(ge=0, lt=LABELS_LIMIT)]] = Field(
-        {},
-        max_length=LABELS_LIMIT,
-        examples=["'{background = 0, tumour = 1}'"],
+        {}, max_length=LABELS_LIMIT, examples=["'{background = 0, tumour = 1}'"],
         description="number of each label by name, as in dataset.json; a site with another label "
         "takes no part; empty: all labels of all sites",
-    )
+    )  # fmt: skip
     spacing: tuple[Spacing, Spacing] | None = Field(
-        None,
-        examples=["1.5,1.5"],
+        None, examples=["1.5,1.5"],
         description="millimetres per pixel to resample NIfTI images to: rows and columns, or one "
         "number. Left out: images are scaled to the size",
-    )
+    )  # fmt: skip
     axis: Literal["sagittal", "coronal", "axial"] = Field(
         "axial", description="direction along which volumes are cut into slices"
     )

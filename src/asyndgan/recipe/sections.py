@@ -81,58 +81,44 @@ class GeneratorSection(Section):
         9, ge=1, le=32, description="resnet: residual blocks at the lowest resolution"
     )
     levels: int = Field(
-        4,
-        ge=2,
-        le=6,
+        4, ge=2, le=6,
         description="topdown: sizes at which it paints, each twice the one before. Use 5 for "
         "images of 128 pixels and 6 for 256, whose largest size then takes less time",
-    )
+    )  # fmt: skip
     soften: float = Field(
-        0.0,
-        ge=0,
-        le=8,
+        0.0, ge=0, le=8,
         description="topdown: pixels (standard deviation of a Gaussian) by which the mask is "
         "blurred where it modulates. Use 1 when outlines of labels show in the images as lines",
-    )
+    )  # fmt: skip
     noise: int = Field(
         0, ge=0, le=256, description="channels of noise beside the condition; 0: none"
     )
     style: int = Field(
-        0,
-        ge=0,
-        le=64,
+        0, ge=0, le=64,
         description="length of the code of each site's look; 0: one look for all. Sites that lack "
         "a modality share a code. Use it when sites have different scanners",
-    )
+    )  # fmt: skip
     latent: int = Field(
-        0,
-        ge=0,
-        le=256,
+        0, ge=0, le=256,
         description="length of the random code of each image; 0: none. Use it when whole images "
         "differ, for example in brightness",
-    )
+    )  # fmt: skip
     diversity: float = Field(
-        0.0,
-        ge=0,
-        le=10,
+        0.0, ge=0, le=10,
         description="weight of a term at the coordinator that asks two images of one mask to "
         "differ; needs latent. Use it when images of different masks look alike. Steps take longer",
-    )
+    )  # fmt: skip
     diversity_bound: float = Field(
-        0.0,
-        ge=0,
-        le=1,
+        0.0, ge=0, le=1,
         description="mean difference of two images of one mask, of intensities from -1 to 1, from "
         "which on diversity asks for no more; 0: it always does. Use 0.08 when corners turn white",
-    )
+    )  # fmt: skip
     deform: float = Field(
-        0.0,
-        ge=0,
-        le=10,
+        0.0, ge=0, le=10,
         description="pixels by which the masks that it paints from are deformed, while sites judge "
         "and sets label by the masks as they are. Use it when borders in patients' images are "
         "less clear than those in synthetic ones",
-    )
+    )  # fmt: skip
     options: dict[str, str | int | float | bool] = Field(
         {}, description="settings of a generator of another package"
     )
@@ -157,11 +143,9 @@ class DiscriminatorSection(Section):
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     layers: int = Field(
-        3,
-        ge=1,
-        le=6,
+        3, ge=1, le=6,
         description="how often the resolution is halved; with 3 a patch has 70 x 70 pixels",
-    )
+    )  # fmt: skip
     norm: Literal["instance", "layer"] = Field(
         "instance",
         description="patch and patch_segmentation: instance, each channel's features are "
@@ -169,11 +153,10 @@ class DiscriminatorSection(Section):
         "more. Use layer with generator.diversity, which otherwise varies brightness too much",
     )
     augment: tuple[Literal["shift", "dropout"], ...] = Field(
-        (),
-        examples=["shift"],
+        (), examples=["shift"],
         description="random changes of real and synthetic images before they are judged "
         "(shift; of records: dropout). Use it when a site has few patients",
-    )
+    )  # fmt: skip
     cross_fitted: bool = Field(
         False,
         description="each site trains two networks, each on half of its patients. On synthetic "
@@ -239,11 +222,9 @@ class OptimiserSection(Section):
     beta1: float = Field(0.5, ge=0, lt=1, description="decay of the first moment")
     beta2: float = Field(0.999, gt=0, lt=1, description="decay of the second moment")
     decay_from: float = Field(
-        0.5,
-        ge=0,
-        le=1,
+        0.5, ge=0, le=1,
         description="fraction of the steps after which learning rates fall linearly to zero",
-    )
+    )  # fmt: skip
 
 
 @final
@@ -269,33 +250,25 @@ class TrainingSection(Section):
         "False: each record once per pass",
     )
     hold_out: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
+        0.0, ge=0, lt=1,
         description="fraction of each site's cases, in whole patients, kept out of training. Use "
         "it to choose among recipes: 'asyndgan evaluate' scores on them",
-    )
+    )  # fmt: skip
     hold_out_seed: int = Field(
-        0,
-        ge=0,
-        lt=2**31,
+        0, ge=0, lt=2**31,
         description="seed of the choice of held-out patients: seeds 0 to 4 with a hold_out of 0.2 "
         "hold each patient out once. Under a policy, a secret of the site decides too",
-    )
+    )  # fmt: skip
     chunk: int = Field(
-        64,
-        ge=1,
-        le=65536,
+        64, ge=1, le=65536,
         description="most images that the coordinator paints at once. More are painted twice, "
         "which needs less memory and more time. Use a smaller number when memory runs out",
-    )
+    )  # fmt: skip
     ema: float = Field(
-        0.995,
-        ge=0,
-        lt=1,
+        0.995, ge=0, lt=1,
         description="decay, per step, of the moving average of the generator's weights. The "
         "averaged generator is the result",
-    )
+    )  # fmt: skip
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="number format of the networks' arithmetic; weights and losses stay float32. "
@@ -303,12 +276,10 @@ class TrainingSection(Section):
         "format. With privacy.kind 'discriminator' it is float32",
     )
     seed: int = Field(
-        0,
-        ge=0,
-        lt=2**31,
+        0, ge=0, lt=2**31,
         description="seed of all random draws, except those that a site makes by its own secret. "
         "Change it to train another generator of the same recipe",
-    )
+    )  # fmt: skip
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     sample_every: int = Field(250, ge=1, description="steps between sample grids")
 
@@ -359,37 +330,27 @@ class PrivacySection(Section):
         "none", description="none; discriminator: discriminators are trained by DP-SGD"
     )
     noise: float = Field(
-        1.0,
-        gt=0,
-        le=1000,
+        1.0, gt=0, le=1000,
         description="standard deviation of the noise, as a multiple of the most that one patient "
         "can change",
-    )
+    )  # fmt: skip
     clip: float = Field(
-        1.0,
-        gt=0,
-        le=1e6,
+        1.0, gt=0, le=1e6,
         description="greatest length (L2 norm) of a patient's gradient; longer ones are shortened",
-    )
+    )  # fmt: skip
     patients: int = Field(
-        16,
-        ge=1,
-        le=65536,
+        16, ge=1, le=65536,
         description="expected number of patients in an update, each drawn independently",
-    )
+    )  # fmt: skip
     updates: int = Field(
-        1,
-        ge=1,
-        le=1000,
+        1, ge=1, le=1000,
         description="updates before each answer; each one spends privacy",
-    )
+    )  # fmt: skip
     multiplicity: int = Field(
-        1,
-        ge=1,
-        le=64,
+        1, ge=1, le=64,
         description="augmented copies of a patient's image, averaged before clipping; they spend "
         "privacy once",
-    )
+    )  # fmt: skip
     conditions: Literal["public", "unprotected"] = Field(
         "public",
         description="what images are painted from: public, classes or given masks, drawn "
@@ -403,19 +364,16 @@ class IntegritySection(Section):
     """The coordinator's defences against sites whose feedback would spoil the generator."""
 
     bound: float = Field(
-        0.0,
-        ge=0,
-        le=1000,
+        0.0, ge=0, le=1000,
         description="longest feedback, as a multiple of the median length of all sites; longer "
         "feedback is shortened; 0: no bound. Use 2 when a site may be malicious. It needs three "
         "sites",
-    )
+    )  # fmt: skip
     alarm: float = Field(
-        10.0,
-        ge=1,
+        10.0, ge=1,
         description="feedback longer than this multiple of the median length is reported in the "
         "log; it needs three sites",
-    )
+    )  # fmt: skip
 
 
 @final
@@ -428,13 +386,11 @@ class SharesSection(Section):
         "fraction of the cases with that modality, use it when few sites hold a modality",
     )
     most: float | None = Field(
-        None,
-        gt=0,
-        le=1,
+        None, gt=0, le=1,
         description="largest share of one site, from 0 to 1, whatever number of cases it "
         f"declares. Left out: {LARGEST_SHARE} with three or more sites, otherwise no bound. Use 1 "
         "when one site really holds more",
-    )
+    )  # fmt: skip
 
     def most_of(self, sites: int) -> float:
         """Largest share of one of this many sites; two sites have no bound by default."""
@@ -460,16 +416,12 @@ class QuorumSection(Section):
     """How many sites must answer for a step to update the generator, and how long to wait."""
 
     least: float = Field(
-        0.5,
-        gt=0,
-        le=1,
+        0.5, gt=0, le=1,
         description="fraction of the sites that must answer for a step to update the generator",
-    )
+    )  # fmt: skip
     wait_s: float = Field(60.0, gt=0, le=86400, description="seconds to wait for a site's answer")
     patience_s: float = Field(
-        600.0,
-        ge=0,
-        le=604800,
+        600.0, ge=0, le=604800,
         description="seconds without a quorum, or without any answer, after which the run stops "
         "with a checkpoint",
-    )
+    )  # fmt: skip

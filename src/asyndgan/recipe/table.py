@@ -119,10 +119,9 @@ class TableSection(Section):
     )
     target: Cell = Field(description="name of the column whose value a record is made for")
     classes: Shares = Field(
-        min_length=2,
-        max_length=MOST_CATEGORIES,
+        min_length=2, max_length=MOST_CATEGORIES,
         description="values of the target, and the part of all sites' records that has each",
-    )
+    )  # fmt: skip
     columns: tuple[TableColumn, ...] = Field(
         min_length=1, max_length=MOST_COLUMNS, description="all other columns"
     )

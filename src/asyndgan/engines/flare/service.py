@@ -59,11 +59,9 @@ class SiteFile(Section):
         description="what may leave the site; 'asyndgan policy show' begins one",
     )
     share: float | None = Field(
-        None,
-        ge=LEAST_SHARE,
-        lt=2**53,
+        None, ge=LEAST_SHARE, lt=2**53,
         description="the site's weight; leave out: its number of cases",
-    )
+    )  # fmt: skip
     patients: str = Field(
         DEFAULT_PATIENT_PATTERN, description="pattern that finds the patient in a case's name"
     )
@@ -76,29 +74,25 @@ class SiteFile(Section):
         "main memory",
     )
     threads: int = Field(
-        1,
-        ge=1,
-        le=1024,
+        1, ge=1, le=1024,
         description="cores to compute on, if device is cpu; more than one changes "
         "the last digits of a run",
-    )
+    )  # fmt: skip
     fingerprint: Path | None = Field(
         None,
         description="file of 'asyndgan fingerprint', sent for a plan if the policy's "
         "leaves.fingerprint is true",
     )
     wait_s: float = Field(
-        600.0,
-        gt=0,
+        600.0, gt=0,
         description="seconds that the compute may take to answer, and for which a run that asks "
         "nothing keeps it from another",
-    )
+    )  # fmt: skip
     runs: int = Field(
-        20,
-        ge=1,
+        20, ge=1,
         description="runs whose state may lie in the kit's folder 'runs'; a further one is refused "
         "until you delete an older one's folder there",
-    )
+    )  # fmt: skip
 
     @classmethod
     def of(cls, kit: Path) -> "SiteFile":
