@@ -34,6 +34,7 @@ from asyndgan.engines.flare.member import (
     make_request,
     parsed_kit,
     read_kit,
+    read_request,
     write_workspace,
 )
 from asyndgan.errors import RunError, StorageError

@@ -103,7 +103,7 @@ def add(
             it if you leave it out.
     """
     kits, console = flare_part("kits"), Terminal()
-    made, asked = kits.Federation.of(folder), flare_part("authority").read_request(request)
+    made, asked = kits.Federation.of(folder), flare_part("member").read_request(request)
     have_compared(
         f"the request of site {asked.name}", asked.safety_number, safety_number, "its administrator"
     )

@@ -74,7 +74,7 @@ def request(
     """
     flare_part("kits").plain(kit)
     path = flare_part("member").make_request(kit)
-    number = flare_part("authority").read_request(path).safety_number
+    number = flare_part("member").read_request(path).safety_number
     then = "renew" if (kit / flare_part("service").SITE_FILE).exists() else "init"
     call = f"asyndgan site {then} {quote(str(kit))} {path.stem}.json"
     for line in (

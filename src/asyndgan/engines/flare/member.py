@@ -223,17 +223,17 @@ def _parsed(table: Any) -> Member:
     if not isinstance(table, dict) or sorted(table) != sorted(keys):
         raise ValueError(f"it holds other keys than {', '.join(keys)}")
     name, host, port, versions, *pems = (table[key] for key in keys)
-    if not all(isinstance(text, str) for text in (name, host, *pems)):
-        raise ValueError("'name', 'host' or a certificate is no text")
-    if not SITE_NAME.fullmatch(name):
+    if not isinstance(name, str) or not SITE_NAME.fullmatch(name):
         raise ValueError("'name' is no site's name")
-    if len(host) > HOST_LENGTH or not HOST_NAME.fullmatch(host):
+    if not isinstance(host, str) or len(host) > HOST_LENGTH or not HOST_NAME.fullmatch(host):
         raise ValueError("'host' is no name of a host")
     if type(port) is not int or not 0 < port < 2**16:
         raise ValueError("'port' is no port")
     words = [*versions, *versions.values()] if isinstance(versions, dict) else [None]
     if not all(isinstance(word, str) and WORD.fullmatch(word) for word in words):
         raise ValueError("'versions' are no packages' versions")
+    if not all(isinstance(pem, str) for pem in pems):
+        raise ValueError("its certificates are no texts")
     return Member(name, host, port, versions, *_verified(name, *pems))
 
 
