@@ -24,7 +24,8 @@ from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.nnunet import describe, read_mask
 from asyndgan.intake.readers import AXIAL, Geometry, lossless, reader_of
 from asyndgan.intake.units import units_of
-from asyndgan.recipe import Recipe
+from asyndgan.models import Sizes
+from asyndgan.recipe import GeneratorSection, Recipe
 from asyndgan.store import RawCase
 from reading import read_cases
 
@@ -545,12 +546,10 @@ def test_a_policy_has_the_last_word_in_python_too(
 class Flat(torch.nn.Module):
     """A generator of one convolution."""
 
-    def __init__(
-        self, *, condition_channels: int, image_channels: int, spatial_dims: int, section: Any
-    ) -> None:
+    def __init__(self, sizes: Sizes, section: GeneratorSection) -> None:
         super().__init__()
         noise = section.noise + section.code
-        self.layer = torch.nn.Conv2d(condition_channels + noise, image_channels, 1)
+        self.layer = torch.nn.Conv2d(sizes.labels + noise, sizes.modalities, 1)
 
     def forward(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         return torch.tanh(self.layer(torch.cat([condition, noise], 1)))
