@@ -99,8 +99,8 @@ def test_a_label_that_one_half_alone_has_is_segmented_by_its_network(
 ) -> None:
     recipe = tiny(BOTH, *SEGMENTS)
     cohort = make_cohort(recipe)
-    cohort.conditions[cohort.halves == 0] = 0
-    cohort.conditions[cohort.halves == 1] = 1
+    halves = cohort.halves.reshape(-1, 1, 1).expand_as(cohort.conditions)
+    cohort = Cohort(cohort.images, halves, modalities=cohort.modalities, labels=cohort.labels)
     assert cohort.taught[:, :2].tolist() == [[True, False], [False, True]]
     objective = Site("north", cohort, recipe).objective
     batch = cases(2, 0)
