@@ -31,16 +31,14 @@ def register(group: Group, kind: str, build: Callable[..., Any]) -> None:
     if kind in {entry.name for entry in entry_points(group=f"asyndgan.{group}")}:
         raise RecipeError(f"asyndgan.{group} has '{kind}' already; choose another name.")
     _HERE[group, kind] = build
-
-
-def part(group: str, kind: str) -> Any:
-    """The network or loss of this name; raises as `_installed`."""
-    return _HERE.get((group, kind)) or _installed(group, kind)
+    part.cache_clear()
 
 
 @cache
-def _installed(group: str, kind: str) -> Any:
+def part(group: str, kind: str) -> Any:
     """Loads the network or loss of an entry point `asyndgan.<group>`; may raise `RecipeError`."""
+    if (group, kind) in _HERE:
+        return _HERE[group, kind]
     try:
         return _offered(group, kind).load()
     except (ImportError, AttributeError) as error:
