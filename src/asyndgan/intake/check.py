@@ -15,24 +15,18 @@ from asyndgan.errors import DataError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import BACKGROUND, describe, json_table
 from asyndgan.intake.findings import NAMED, OF_DATA, Finding, findings
-from asyndgan.intake.grids import on_grid_of
-from asyndgan.intake.labelling import check_mask, read_mask
 from asyndgan.intake.listing import CaseFiles, Part, image_name_pattern, listed, part_of
 from asyndgan.intake.near import is_litter
 from asyndgan.intake.nnunet import (
     AXES,
     DEFAULT_PATIENT_PATTERN,
-    check_acquired,
-    check_coloured,
     patients_of,
-    read_image,
+    read_arrays,
     same_person,
     slices_of,
-    source_of,
-    twice_there,
 )
 from asyndgan.intake.patients import joined, joined_in, shared_patients, unfitting
-from asyndgan.intake.readers import READERS, DataFileError, Stored, lossless
+from asyndgan.intake.readers import READERS, DataFileError, lossless
 from asyndgan.intake.tally import Fault, Tally, rows
 from asyndgan.intake.units import units_of
 from asyndgan.recipe import ImageSection, Recipe
@@ -205,17 +199,14 @@ def _check_case(
     data: DataSet | None,
 ) -> None:
     before = len(tally.faults)
-    source, images, mask = None, dict[str, np.ndarray](), None
     if data:
         source, images, mask = data.arrays(files)
-        whole = next(iter(files.images.values()))
-        for number, modality in enumerate(info.modalities):
-            if modality in images:
-                path = files.images.get(number, whole)
-                _check_image(path, modality, images[modality], tally)
-    elif read := _read_images(files, info, described, tally):
-        source = source_of(files.name, read)
-        images = {modality: stored.values for modality, stored in read.items()}
+    else:
+        source, images, mask = read_arrays(files, info, tally.error, described=described)
+    whole = next(iter(files.images.values()))
+    for number, modality in enumerate(info.modalities):
+        if modality in images:
+            _check_image(files.images.get(number, whole), modality, images[modality], tally)
     # A single unreadable file where three modalities are wanted may be an RGB picture that holds
     # them all, as a grey one may have to be, so none is reported missing.
     unknown = not images and len(info.modalities) >= 3 and set(files.images) == {0}
@@ -235,36 +226,14 @@ def _check_case(
     if source:
         tally.sizes[source.shape] += 1
         tally.spacings[source.spacing] += 1
-    if data and mask is not None:
-        _count(mask, tally)
-    elif files.mask:
-        mask = _check_mask(files.mask, read, info.labels if described else None, tally)
+    if mask is not None:
+        found, counts = np.unique(mask, return_counts=True)
+        tally.masks += 1
+        tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        tally.cases_with.update(found.tolist())
     # A synthetic set is on its recipe's grid already, and no site's data.
     if source and described and not info.synthetic and len(tally.faults) == before:
         _survey(source, files, images, mask, info, tally)
-
-
-def _read_images(
-    files: CaseFiles, info: DatasetInfo, described: bool, tally: Tally
-) -> dict[str, Stored]:
-    images: dict[str, Stored] = {}
-    for number, path in sorted(files.images.items()):
-        try:
-            planes = read_image(path, number, info)
-            if described and number == 0:
-                check_coloured(files, planes, info)
-            if described:
-                check_acquired(path, files.name, next(iter(planes)), info)
-        except DataFileError as error:
-            tally.error(error)
-            continue
-        for modality, stored in planes.items():
-            if modality in images:
-                tally.error(twice_there(path, modality))
-                continue
-            images[modality] = _on_grid(path, stored, images, tally)
-            _check_image(path, modality, stored.values, tally)
-    return images
 
 
 def _survey(
@@ -310,41 +279,6 @@ def _check_image(path: Path, modality: str, values: np.ndarray, tally: Tally) ->
         low, high = float(finite.min()), float(finite.max())
     lowest, highest = tally.extremes.get(modality, (low, high))
     tally.extremes[modality] = min(low, lowest), max(high, highest)
-
-
-def _count(mask: np.ndarray, tally: Tally) -> None:
-    found, counts = np.unique(mask, return_counts=True)
-    tally.masks += 1
-    tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-    tally.cases_with.update(found.tolist())
-
-
-def _check_mask(
-    path: Path, images: dict[str, Stored], labels: dict[str, int] | None, tally: Tally
-) -> np.ndarray | None:
-    try:
-        mask = read_mask(path)
-    except DataFileError as error:
-        tally.error(error)
-        return None
-    values = _on_grid(path, mask, images, tally).values
-    _count(values, tally)
-    if labels is None:
-        return values
-    try:
-        check_mask(path, values, labels)
-    except DataFileError as error:
-        tally.error(error)
-    return values
-
-
-def _on_grid(path: Path, stored: Stored, others: dict[str, Stored], tally: Tally) -> Stored:
-    """The array in the orientation of the case; as it is, with a fault, where grids differ."""
-    try:
-        return on_grid_of(path, stored, others)
-    except DataFileError as error:
-        tally.error(error)
-        return stored
 
 
 def _test_images(folder: Path, test: Path | None) -> Iterator[tuple[Path, Part]]:

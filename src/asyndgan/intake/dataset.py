@@ -200,9 +200,12 @@ class DataSet:
         """One of `files` as stored, slice by slice if it is a volume; see `read_case`."""
         patient = self.patients[files.name]
         source, channels, mask = self.arrays(files)
+        assert source
         return slices_of(source, patient, channels, mask, AXES[image.axis])
 
-    def arrays(self, files: CaseFiles) -> tuple[Source, dict[str, np.ndarray], np.ndarray | None]:
+    def arrays(
+        self, files: CaseFiles
+    ) -> tuple[Source | None, dict[str, np.ndarray], np.ndarray | None]:
         """What one of `files` holds; see `read_arrays`, which reads it where nothing is kept."""
         if self.stored is None:
             return read_arrays(files, self.info)
@@ -308,8 +311,11 @@ class DataSet:
                 yield case
 
 
-def _item(source: Source, channels: Mapping[str, np.ndarray], mask: np.ndarray | None) -> Item:
+def _item(
+    source: Source | None, channels: Mapping[str, np.ndarray], mask: np.ndarray | None
+) -> Item:
     """A case of which the mask has no name."""
+    assert source
     arrays = {name: compact(values) for name, values in channels.items()}
     arrays |= {} if mask is None else {"": mask.astype(np.uint8)}  # labels are 0 to 255
     return Item(

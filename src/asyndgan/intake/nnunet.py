@@ -11,7 +11,7 @@ linked to a store.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,32 +129,76 @@ def read_case(
         DataError: a file is missing, unreadable, too large or contradictory; the error names it.
     """
     source, channels, mask = read_arrays(files, info)
+    assert source
     yield from slices_of(source, patient, channels, mask, AXES[axis])
 
 
+def _raise(fault: DataFileError) -> None:
+    raise fault
+
+
 def read_arrays(
-    files: CaseFiles, info: DatasetInfo
-) -> tuple[Source, dict[str, np.ndarray], np.ndarray | None]:
-    """Reads the files of one case: modality to float32 array, and the mask as int64.
+    files: CaseFiles,
+    info: DatasetInfo,
+    tell: Callable[[DataFileError], None] = _raise,
+    *,
+    described: bool = True,
+) -> tuple[Source | None, dict[str, np.ndarray], np.ndarray | None]:
+    """Reads the files of one case.
+
+    Args:
+        files: the case's files.
+        info: the data set's description.
+        tell: is given each fault of a file; what it does not raise is left out, or taken as it is.
+        described: whether dataset.json could be read; otherwise `info` is guessed.
+
+    Returns:
+        The case's grid, modality to float32 array, and the mask as int64; None where there is none.
 
     Raises:
-        DataError: as `read_case`.
+        DataError: as `read_case`, unless `tell` raises nothing.
     """
     channels: dict[str, Stored] = {}
     for number, path in sorted(files.images.items()):
-        planes = read_image(path, number, info)
-        check_coloured(files, planes, info)
+        try:
+            planes = read_image(path, number, info)
+            if described:
+                check_coloured(files, planes, info)
+                for modality in planes:
+                    check_acquired(path, files.name, modality, info)
+        except DataFileError as error:
+            tell(error)
+            continue
         for modality, stored in planes.items():
             if modality in channels:
-                raise twice_there(path, modality)
-            channels[modality] = on_grid_of(path, stored, channels)
-            check_acquired(path, files.name, modality, info)
+                tell(twice_there(path, modality))
+            else:
+                channels[modality] = _on_grid(path, stored, channels, tell)
     mask = None
     if files.mask:
-        mask = on_grid_of(files.mask, read_mask(files.mask), channels)
-        check_mask(files.mask, mask.values, info.labels)
+        try:
+            mask = _on_grid(files.mask, read_mask(files.mask), channels, tell)
+            if described:
+                check_mask(files.mask, mask.values, info.labels)
+        except DataFileError as error:
+            tell(error)
     values = {modality: stored.values for modality, stored in channels.items()}
-    return source_of(files.name, channels), values, mask.values if mask else None
+    source = source_of(files.name, channels) if channels else None
+    return source, values, mask.values if mask else None
+
+
+def _on_grid(
+    path: Path,
+    stored: Stored,
+    others: Mapping[str, Stored],
+    tell: Callable[[DataFileError], None],
+) -> Stored:
+    """The array in the orientation of the case; as it is, with a fault, where grids differ."""
+    try:
+        return on_grid_of(path, stored, others)
+    except DataFileError as error:
+        tell(error)
+        return stored
 
 
 def source_of(name: str, channels: Mapping[str, Stored]) -> Source:
