@@ -175,7 +175,7 @@ def main() -> None:
         return lambda: os.kill(processes(*words)[0], signal.SIGKILL)
 
     def kill_compute() -> None:
-        found = set(children(running[SITE].pid)) & set(processes("asyndgan.engines.site_process"))
+        found = set(children(running[SITE].pid)) & set(processes("asyndgan.engines.processes"))
         os.kill(found.pop(), signal.SIGKILL)
 
     def freeze() -> None:

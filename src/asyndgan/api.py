@@ -214,7 +214,7 @@ class Run:
         """
         self._check_masked()
         if look is not None:
-            check_look(self.folder, look)
+            check_look(self.recipe, self.facts, look)
         masks = _label_maps(mask, self.size)
         named = [(f"mask-{number}", each) for number, each in enumerate(masks)]
         looks = [look] * len(named) if look is not None else []
@@ -303,7 +303,7 @@ def plan(
     sites: Mapping[str, Folder],
     *,
     overrides: Mapping[str, Any] | None = None,
-    hours: float | None = None,
+    hours: Annotated[float, Field(ge=0.01)] | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> Recipe:
     """Plans a recipe from the sites' data, as `asyndgan plan` does; `print` it for its keys.
@@ -318,8 +318,10 @@ def plan(
     Raises:
         DataError: a folder cannot be read, or the sites' names contradict.
         RecipeError: an override is not valid.
-        RunError: two sites have one data set.
+        RunError: there is no site, or two have one data set.
     """
+    if not sites:
+        raise RunError("there is no site to plan for. Name each with its folder.")
     fits = None if hours is None else within(hours)
     made = plan_for(_sites(sites), _changes(overrides), patient_pattern, fits=fits)
     return made if isinstance(made, Recipe) else made.recipe

@@ -178,7 +178,7 @@ def test_code_in_the_folder_of_data_or_of_a_run_does_not_run(
     sites = {name: tmp_path / "data" / name for name in ("north", "south")}
     for name, folder in sites.items():
         shutil.copytree(phantoms[name], folder)
-    (tmp_path / "recipe.toml").write_text(tiny("training.hold_out=0.3").to_toml())
+    (tmp_path / "recipe.toml").write_text(tiny("image.size=32", "training.hold_out=0.3").to_toml())
     (ran := tmp_path / "ran").mkdir()
     pairs = [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
     run = tmp_path / "run"

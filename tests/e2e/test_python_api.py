@@ -505,6 +505,8 @@ def test_the_generator_is_a_torch_module_that_paints_a_batch_of_masks(
     by_default = run.generator(masks, "north")
     torch.manual_seed(0)
     assert torch.equal(by_default, run.generator(masks, "north"))
+    with pytest.raises(RunError, match="east is no site that this run learned from"):
+        run.generator(masks, "east")
 
 
 def test_a_painted_set_goes_through_a_loader_and_is_the_same_again(
@@ -517,6 +519,7 @@ def test_a_painted_set_goes_through_a_loader_and_is_the_same_again(
     assert torch.equal(batch["image"][2], data[2]["image"])
     assert torch.equal(batch["label"][2], batch["label"][0])
     assert not torch.equal(batch["image"][2], batch["image"][0])
+    assert torch.equal(data[torch.tensor(2)]["image"], data[2]["image"])
     with pytest.raises(IndexError):
         data[4]
 
@@ -567,9 +570,25 @@ def test_a_network_of_a_notebook_is_trained_by_its_registered_name(
         asyndgan.register("generators", "topdown", Flat)
 
 
+@pytest.mark.parametrize(
+    "words", [("generator", "flat", Flat), ("generators", "", Flat), ("generators", "flat", 3)]
+)
+def test_what_no_recipe_could_use_is_not_registered(words: tuple[Any, ...]) -> None:
+    with pytest.raises(RecipeError, match="give one of generators, discriminators, advers"):
+        asyndgan.register(*words)
+
+
 def test_a_plan_is_a_recipe_for_the_sites_data(sites: dict[str, str | Path]) -> None:
     planned = asyndgan.plan(sites, overrides={"training.steps": 7})
     assert (planned.name, planned.training.steps) == ("planned", 7)
+
+
+@pytest.mark.parametrize("wrong", [{"sites": {}}, {"hours": 0}, {"hours": float("nan")}])
+def test_a_plan_without_sites_or_time_is_refused(
+    wrong: dict[str, Any], sites: dict[str, str | Path]
+) -> None:
+    with pytest.raises(RunError, match=r"no site to plan for|hours = "):
+        asyndgan.plan(**{"sites": sites} | wrong)
 
 
 def test_a_page_about_a_run_is_written_and_says_what_it_lacks(

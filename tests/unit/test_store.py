@@ -210,12 +210,18 @@ def test_a_damaged_store_is_made_anew(
             assert np.array_equal(found.channels["T1"], one.channels["T1"])
 
 
+@pytest.mark.parametrize(
+    "spoil", [lambda content: content[:-1], lambda content: bytes([content[0] ^ 1]) + content[1:]]
+)
 @pytest.mark.parametrize("kind", ["cases", "prepared"])
-def test_arrays_that_are_not_whole_are_made_anew(folder: Path, kind: str) -> None:
+def test_arrays_that_are_not_those_that_were_written_are_made_anew(
+    folder: Path, kind: str, spoil: Callable[[bytes], bytes]
+) -> None:
     wanted = DataSet(folder).cases(IMAGE)
     (part,) = store_of(folder).glob(f"{kind}-*")
     content = (part / "arrays.bin").read_bytes()
-    (part / "arrays.bin").write_bytes(content[:-1])
+    (part / "arrays.bin").unlink()  # what is mapped stays as it was
+    (part / "arrays.bin").write_bytes(spoil(content))
     assert same(DataSet(folder).cases(IMAGE), wanted)
     assert [*DataSet(folder).raw(DataSet(folder).files[0], IMAGE)]
 
@@ -235,11 +241,38 @@ def test_what_is_killed_half_way_leaves_nothing_half(
         DataSet(folder).cases(IMAGE)
     assert not [*store_of(folder).iterdir()]
     monkeypatch.undo()
+    monkeypatch.setattr("asyndgan.store.store.YOUNG_S", 0.0)
     left = store_of(folder) / "new-killed"
     left.mkdir()
     (left / "arrays.bin").write_bytes(b"half")
     assert len(DataSet(folder).cases(IMAGE)) == 4
     assert {path.name.partition("-")[0] for path in store_of(folder).iterdir()} == {*MOST_PARTS}
+
+
+def test_nothing_stays_of_a_case_that_was_taken_out(folder: Path) -> None:
+    DataSet(folder).cases(IMAGE)
+    DataSet(folder).cases(ImageSection(size=(32, 32)))
+    for path in folder.glob("*/p0_s0*"):
+        path.unlink()
+    about = json.loads((folder / "dataset.json").read_text())
+    about["numTraining"] -= 1
+    (folder / "dataset.json").write_text(json.dumps(about))
+    assert len(DataSet(folder).cases(IMAGE)) == 3
+    listed = [path.read_text() for path in store_of(folder).glob("*/items.json")]
+    assert len(listed) == 2 and not any("p0_s0" in text for text in listed)
+
+
+def test_files_are_read_where_a_damaged_part_cannot_be_replaced(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = DataSet(folder).cases(IMAGE)
+    (part,) = store_of(folder).glob("prepared-*")
+    part.rename(tmp_path / "elsewhere")
+    part.symlink_to(tmp_path / "elsewhere")
+    (part / "arrays.bin").unlink()  # what is mapped stays
+    (part / "arrays.bin").write_bytes(b"")
+    assert same(DataSet(folder).cases(IMAGE), wanted)
+    assert "files are read anew" in caplog.text
 
 
 def test_two_processes_at_once_make_one_store(folder: Path) -> None:
@@ -265,6 +298,7 @@ print(Cohort.from_cases(cases, labels=data.info.labels).digest)"""
 def test_few_prepared_sets_are_kept_and_the_oldest_goes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("asyndgan.store.store.YOUNG_S", 0.0)
     for number in range(MOST_PARTS["prepared"] + 1):
         DataSet(folder).cases(ImageSection(size=(16, 16 * (2 + number))))
         DataSet(folder).cases(IMAGE)
@@ -359,7 +393,7 @@ def test_a_store_keeps_any_items(tmp_path: Path) -> None:
     store = Store(tmp_path / "set")
     items = [Item({"name": "a"}, {"x": np.zeros((2, 3), np.float32)}), Item({}, {})]
     for made in (lambda: items, lambda: pytest.fail("it is there")):
-        found = store.part("cases", "key", made, lambda read: read)
+        found = store.part("cases", "state", "key", made, lambda read: read)
         assert found is not None and [item.about for item in found] == [{"name": "a"}, {}]
         assert np.array_equal(found[0].arrays["x"], items[0].arrays["x"])
 

@@ -18,7 +18,7 @@ store = Commands(
 )
 
 Folders = Annotated[
-    list[Path], typer.Argument(metavar="FOLDER...", help="Data sets of which there may be copies.")
+    list[Path], typer.Argument(metavar="FOLDER", help="Data sets of which there may be copies.")
 ]
 
 

@@ -221,13 +221,13 @@ class DataSet:
         return None if self.info.synthetic else Store(self.folder)
 
     @cached_property
-    def _state(self) -> list[tuple[str, int, int]]:
-        """Path, size and time of change of each file of the data set."""
+    def _state(self) -> list[tuple[str, int, int, int]]:
+        """Path, size and times of change, of content and of all else, of each file of the set."""
         files = [self.folder / "dataset.json"]
         for case in self.files:
             files += [*case.images.values(), *filter(None, [case.mask])]
         known = ((path.relative_to(self.folder).as_posix(), path.stat()) for path in files)
-        return [(name, found.st_size, found.st_mtime_ns) for name, found in known]
+        return [(name, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for name, at in known]
 
     @cached_property
     def stored(self) -> dict[str, tuple[Source, Item]] | None:
@@ -235,7 +235,7 @@ class DataSet:
         if self._store is None:
             return None
         made = (_item(*read_arrays(files, self.info)) for files in self.files)
-        return self._store.part("cases", self._state, lambda: made, self._sources)
+        return self._store.part("cases", self._state, None, lambda: made, self._sources)
 
     def _sources(self, items: list[Item]) -> dict[str, tuple[Source, Item]]:
         found = {}
@@ -292,7 +292,8 @@ class DataSet:
 
         found = self._store and self._store.part(
             "prepared",
-            [*made_from, self._state],
+            self._state,
+            made_from,
             lambda: map(stored, read()),
             lambda items: restored(items, self.patients),
         )

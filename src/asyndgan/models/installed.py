@@ -5,17 +5,17 @@ from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from asyndgan.errors import RecipeError
 from asyndgan.recipe import Recipe
 
-Group = Literal["generators", "discriminators", "adversarial_losses"]
+GROUPS: Final = ("generators", "discriminators", "adversarial_losses")
 
 _HERE: Final[dict[tuple[str, str], Callable[..., Any]]] = {}
 
 
-def register(group: Group, kind: str, build: Callable[..., Any]) -> None:
+def register(group: str, kind: str, build: Any) -> None:
     """Offers a network or loss to recipes under a name, in this process alone.
 
     For notebooks. Sites in other processes or on other machines need an installed package.
@@ -26,8 +26,14 @@ def register(group: Group, kind: str, build: Callable[..., Any]) -> None:
         build: its class, as an entry point would name it (docs/extending.md).
 
     Raises:
-        RecipeError: an installed package offers this name.
+        RecipeError: there is no such group, `build` is nothing to call, or an installed package
+            offers this name.
     """
+    if group not in GROUPS or not kind or not callable(build):
+        raise RecipeError(
+            f"asyndgan.register({group!r}, {kind!r}, {build!r}): give one of "
+            f"{', '.join(GROUPS)}, a name, and a class."
+        )
     if kind in {entry.name for entry in entry_points(group=f"asyndgan.{group}")}:
         raise RecipeError(f"asyndgan.{group} has '{kind}' already; choose another name.")
     _HERE[group, kind] = build

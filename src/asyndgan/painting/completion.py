@@ -200,7 +200,7 @@ def _check_way(run: RunFolder, how: Completion) -> None:
     """Raises `DataError`, or as `check_look`, if the run's generator cannot paint in this way."""
     facts, look = run.facts(), how.look
     if look is not None:
-        check_look(run, look)
+        check_look(run.recipe(), run.facts(), look)
     if how.way == "translated":
         if look and facts.whole and look not in facts.whole:
             raise DataError(

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 import torch
 
 from asyndgan.errors import RunError
+from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.store import derived_seed
 
@@ -36,18 +37,17 @@ def looks_of(
     return [look or of[patient] for patient in patients]
 
 
-def check_look(run: RunFolder, look: str) -> None:
+def check_look(recipe: Recipe, facts: RunFacts, look: str) -> None:
     """Refuses a look that a generator was not taught, which it would paint all the same.
 
     Raises:
         RunError: the run did not learn from a site of this name, or its generator has no looks.
     """
-    teachers = run.facts().teachers
-    if look not in teachers:
+    if look not in facts.teachers:
         raise RunError(
-            f"{look} is no site that this run learned from; those are {', '.join(teachers)}."
+            f"{look} is no site that this run learned from; those are {', '.join(facts.teachers)}."
         )
-    if not run.recipe().generator.style:
+    if not recipe.generator.style:
         raise RunError(
             "this run's generator has no looks to choose from (generator.style is 0); leave the "
             "look out."

@@ -1,14 +1,15 @@
 """A finished run's generator as a torch module, and its images as a torch data set."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from operator import index
+from typing import Any, SupportsIndex, final
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from asyndgan.arrays import Images, Masks
-from asyndgan.painting.looks import Looks, drawn_looks, looks_of_holders
+from asyndgan.painting.looks import Looks, check_look, drawn_looks, looks_of_holders
 from asyndgan.runs import RunFolder
 from asyndgan.store import derived_seed
 from asyndgan.training import SHARED_LOOK, generator_inputs
@@ -48,7 +49,12 @@ class Painter(nn.Module):
 
         Returns:
             Images (n, c, *space) in [-1, 1], on the network's device.
+
+        Raises:
+            RunError: there is no such look.
         """
+        if look is not None:
+            check_look(self.recipe, self.facts, look)
         if random is None:
             random = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         if not self.recipe.generator.style:
@@ -112,12 +118,13 @@ class PaintedSet(Dataset[Any]):
     def __len__(self) -> int:
         return self.draws * len(self.masks)
 
-    def __getitem__(self, place: int) -> Any:
+    def __getitem__(self, place: SupportsIndex) -> Any:
         """The image at a place from 0 to the length, exclusively; raises `IndexError` beyond."""
-        if not 0 <= place < len(self):
-            raise IndexError(f"{place} is no place among {len(self)} images.")
-        mask = self.masks[place % len(self.masks)]
-        random = torch.Generator().manual_seed(derived_seed(self.seed, "dataset", place))
+        number = index(place)  # some samplers give a tensor
+        if not 0 <= number < len(self):
+            raise IndexError(f"{number} is no place among {len(self)} images.")
+        mask = self.masks[number % len(self.masks)]
+        random = torch.Generator().manual_seed(derived_seed(self.seed, "dataset", number))
         image = self.painter(mask[None], random=random)[0].cpu()
         item = {"image": image, "label": mask[None]}
         return self.transform(item) if self.transform else item

@@ -5,7 +5,7 @@ there. It holds parts: the cases as stored, and those that a recipe prepared. Ea
 after all that it was made from, so that one of changed files or of another recipe is never taken.
 
     .NAME.store/
-        KIND-KEY/
+        KIND-STATE-KEY/     STATE: of the data set's files; KEY: of all else that it is made from
             items.json      a digest, then of each item what is known and where its arrays lie
             arrays.bin      all arrays, one after the other
 """
@@ -15,6 +15,8 @@ import json
 import logging
 import os
 import shutil
+import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from typing import Any, Final, TypeVar, final
 
 import numpy as np
 
+from asyndgan import __version__
 from asyndgan.errors import BusyError
 from asyndgan.locks import held
 
@@ -36,7 +39,11 @@ VERSION: Final = 1
 MOST_PARTS: Final = {"cases": 1, "prepared": 4}
 """How many parts of a kind are kept; the one that was not used for longest goes first."""
 
+YOUNG_S: Final = 60.0
+"""Seconds for which a part that is one too many, or half, is left to whoever is at work on it."""
+
 _ALIGNED: Final = 64
+_AT_ONCE: Final = 2**20
 _TYPES: Final = ("|u1", "<i2", "<u2", "<f4")
 _DAMAGED: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -71,8 +78,9 @@ class Store:
     @property
     def places(self) -> Iterator[Path]:
         """Where the store may lie, the best place first."""
-        name = self._folder.name
-        yield self._folder.with_name(f".{name}.store")
+        name = self._folder.name or "root"
+        if self._folder.name:
+            yield self._folder.with_name(f".{name}.store")
         with suppress(RuntimeError):  # there is no home
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
             known = hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:16]
@@ -85,6 +93,7 @@ class Store:
     def part(
         self,
         kind: str,
+        state: object,
         made_from: object,
         make: Callable[[], Iterable[Item]],
         read: Callable[[list[Item]], Made],
@@ -93,7 +102,8 @@ class Store:
 
         Args:
             kind: one of `MOST_PARTS`.
-            made_from: all that the part depends on, in types of JSON.
+            state: of the data set's files, in types of JSON; parts of another state are removed.
+            made_from: all else that the part depends on, in types of JSON.
             make: returns the items, one after the other; what it raises is raised.
             read: makes of the items what is wanted; what it cannot read is made anew.
 
@@ -102,24 +112,32 @@ class Store:
         """
         if (place := self._place) is None:
             return None
-        text = json.dumps([VERSION, made_from], sort_keys=True)
-        part = place / f"{kind}-{_digest(text)[:32]}"
+        now, key = (
+            _digest(json.dumps(one, sort_keys=True))
+            for one in ([VERSION, __version__, state], made_from)
+        )
+        part = place / f"{kind}-{now[:16]}-{key[:16]}"
         with suppress(*_DAMAGED):
             found = read(_mapped(part))
             os.utime(part)
+            _tidy(place, now[:16])
             return found
         try:
             _write(part, make())
-            with suppress(OSError):  # another process tidies as well
-                _tidy(place)
-            return read(_mapped(part))
         except OSError as error:
             log.warning("%s cannot be kept (%s); files are read anew.", part, error.strerror)
+            return None
+        finally:
+            _tidy(place, now[:16])
+        try:
+            return read(_mapped(part))
+        except _DAMAGED:  # it cannot be replaced, or another process has removed it
+            log.warning("%s cannot be read; files are read anew.", part)
             return None
 
     def size(self) -> dict[Path, int]:
         """Bytes in each place where there is a store."""
-        found = [place for place in self.places if place.is_dir() and not place.is_symlink()]
+        found = [place for place in self.places if _is_folder(place)]
         return {
             place: sum(path.lstat().st_size for path in place.rglob("*") if path.is_file())
             for place in found
@@ -150,6 +168,22 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _sum(arrays: Path) -> int:
+    """CRC-32 of a file, which shows what a disk spoils; a second for each gigabyte or less."""
+    found = 0
+    with arrays.open("rb") as file:
+        while some := file.read(_AT_ONCE):
+            found = zlib.crc32(some, found)
+    return found
+
+
+def _is_folder(place: Path) -> bool:
+    try:
+        return place.is_dir() and not place.is_symlink()
+    except OSError:  # such as a name that is too long
+        return False
+
+
 def _is_own(place: Path) -> bool:
     """Whether a folder that only its user can open is there, or could be made."""
     try:
@@ -171,8 +205,8 @@ def _mapped(part: Path) -> list[Item]:
         raise ValueError("what it says is not what was written")
     content = json.loads(text)
     size = (part / "arrays.bin").stat().st_size
-    if size != content["bytes"]:
-        raise ValueError("its arrays are not whole")
+    if size != content["bytes"] or _sum(part / "arrays.bin") != content["sum"]:
+        raise ValueError("its arrays are not those that were written")
     # A private map: who writes into an array changes his own memory alone.
     data = np.memmap(part / "arrays.bin", np.uint8, "c") if size else np.zeros(0, np.uint8)
     return [
@@ -202,7 +236,7 @@ def _write(part: Path, items: Iterable[Item]) -> None:
                 listed.append((item.about, arrays))
             size = file.tell()
             _sync(file)
-        text = json.dumps({"bytes": size, "items": listed})
+        text = json.dumps({"bytes": size, "sum": _sum(made / "arrays.bin"), "items": listed})
         with (made / "items.json").open("w") as listing:
             listing.write(f"{_digest(text)}\n{text}")
             _sync(listing)
@@ -219,12 +253,23 @@ def _sync(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _tidy(place: Path) -> None:
-    """Removes parts that are too many, and what killed processes left half."""
-    for made in place.glob("new-*"):
-        with suppress(BusyError, OSError), held(made, "is being written"):
-            shutil.rmtree(made, ignore_errors=True)
-    for kind, most in MOST_PARTS.items():
-        parts = sorted(place.glob(f"{kind}-*"), key=lambda part: -part.stat().st_mtime_ns)
-        for part in parts[most:]:
-            shutil.rmtree(part, ignore_errors=True)
+def _tidy(place: Path, state: str) -> None:
+    """Removes parts of another state and those that are too many, and what killed processes left.
+
+    What is too many or half is left alone for `YOUNG_S`: another process may be at work on it.
+    """
+    found: dict[str, list[tuple[float, Path]]] = {kind: [] for kind in MOST_PARTS}
+    for path in place.glob("*-*"):
+        kind, _, rest = path.name.partition("-")
+        with suppress(OSError, BusyError):  # another process tidies as well
+            if kind == "new" and time.time() - path.stat().st_mtime > YOUNG_S:
+                with held(path, "is being written"):
+                    shutil.rmtree(path, ignore_errors=True)
+            elif kind in found and not rest.startswith(f"{state}-"):
+                shutil.rmtree(path, ignore_errors=True)
+            elif kind in found:
+                found[kind].append((path.stat().st_mtime, path))
+    for kind, parts in found.items():
+        for used, path in sorted(parts, reverse=True)[MOST_PARTS[kind] :]:
+            if time.time() - used > YOUNG_S:
+                shutil.rmtree(path, ignore_errors=True)
