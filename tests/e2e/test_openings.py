@@ -17,7 +17,8 @@ from asyndgan.engines import SiteSetup, build_engine, set_up
 from asyndgan.engines.setup import CHOOSER_FILE, chooser_at
 from asyndgan.errors import AsyndganError, LedgerError, PolicyError, RunError
 from asyndgan.intake.description import describe
-from asyndgan.intake.nnunet import list_cases, patient_of
+from asyndgan.intake.listing import list_cases
+from asyndgan.intake.nnunet import patient_of
 from asyndgan.privacy.openings import FILE
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
