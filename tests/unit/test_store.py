@@ -249,6 +249,13 @@ def test_what_is_killed_half_way_leaves_nothing_half(
     assert {path.name.partition("-")[0] for path in store_of(folder).iterdir()} == {*MOST_PARTS}
 
 
+def test_a_folder_that_is_no_store_is_not_removed(folder: Path) -> None:
+    DataSet(folder).cases(IMAGE)
+    (store_of(folder) / "thesis.txt").write_text("mine")
+    assert Store(folder).remove() == []
+    assert (store_of(folder) / "thesis.txt").exists()
+
+
 def test_nothing_stays_of_a_case_that_was_taken_out(folder: Path) -> None:
     DataSet(folder).cases(IMAGE)
     DataSet(folder).cases(ImageSection(size=(32, 32)))

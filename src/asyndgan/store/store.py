@@ -137,7 +137,7 @@ class Store:
 
     def size(self) -> dict[Path, int]:
         """Bytes in each place where there is a store."""
-        found = [place for place in self.places if _is_folder(place)]
+        found = [place for place in self.places if _is_store(place)]
         return {
             place: sum(path.lstat().st_size for path in place.rglob("*") if path.is_file())
             for place in found
@@ -177,9 +177,12 @@ def _sum(arrays: Path) -> int:
     return found
 
 
-def _is_folder(place: Path) -> bool:
+def _is_store(place: Path) -> bool:
+    """Whether a folder holds parts and nothing else, so that it may be removed."""
     try:
-        return place.is_dir() and not place.is_symlink()
+        known = {*MOST_PARTS, "new"}
+        parts = place.is_dir() and not place.is_symlink()
+        return parts and all(path.name.partition("-")[0] in known for path in place.iterdir())
     except OSError:  # such as a name that is too long
         return False
 
