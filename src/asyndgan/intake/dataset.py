@@ -162,7 +162,7 @@ class DataSet:
                 "Set image.slices to 'all', give the labels numbers above 0, or name what cases "
                 "have.",
             )
-        return cases
+        return [*cases]
 
     def masks(self, image: ImageSection) -> "list[tuple[str, Mask]]":
         """Name and mask [H, W] of each of `mask_cases`."""

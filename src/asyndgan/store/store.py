@@ -227,19 +227,20 @@ def _array(data: np.ndarray, kind: str, shape: list[int], offset: int) -> np.nda
 def _write(part: Path, items: Iterable[Item]) -> None:
     """Writes a part as a whole or not at all; another process may do the same."""
     with TemporaryDirectory(prefix="new-", dir=part.parent) as name, held(Path(name), "is new"):
-        made, listed = Path(name), []
+        made, listed, found = Path(name), [], 0
         with (made / "arrays.bin").open("wb") as file:
             for item in items:
                 arrays = {}
                 for key, values in item.arrays.items():
                     offset = file.tell() + -file.tell() % _ALIGNED
-                    file.write(bytes(offset - file.tell()))
-                    file.write(np.ascontiguousarray(values).data)
+                    for some in (bytes(offset - file.tell()), values.tobytes()):
+                        file.write(some)
+                        found = zlib.crc32(some, found)
                     arrays[key] = values.dtype.str, values.shape, offset
                 listed.append((item.about, arrays))
             size = file.tell()
             _sync(file)
-        text = json.dumps({"bytes": size, "sum": _sum(made / "arrays.bin"), "items": listed})
+        text = json.dumps({"bytes": size, "sum": found, "items": listed})
         with (made / "items.json").open("w") as listing:
             listing.write(f"{_digest(text)}\n{text}")
             _sync(listing)
