@@ -185,7 +185,7 @@ def make_cohort() -> Callable[..., Cohort]:
         seed: int = 0,
     ) -> Cohort:
         random = torch.Generator().manual_seed(derived_seed(seed, "test cohort"))
-        space = recipe.image.size
+        space = recipe.space
         highest = max(labels) + 1
         if recipe.condition.kind == "mask":
             conditions = torch.randint(highest, (cases, *space), generator=random)

@@ -39,7 +39,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "masks.unlabelled needs label maps": [*CLASSES, "masks.unlabelled=true"],
     "has no place for a mask": ["generator.kind=dcgan"],
     "paints one label a place": [*NOISE, "generator.kind=masks"],
-    "paints what lies between": [*OF_MASKS, "generator.kind=topdown"],
+    "paints no shares of labels": [*OF_MASKS, "generator.kind=topdown"],
     "training.flip mirrors": ["image.axis=sagittal"],
     "generator.noise is set": ["generator.kind=resnet", "generator.noise=1"],
     "generator.style is set": [*RESNET, "generator.style=1"],

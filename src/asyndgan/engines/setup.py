@@ -129,7 +129,6 @@ def load_cohort(
         seed=derived_seed(recipe.training.seed, "cohort", setup.name),
         flip=recipe.training.flip,
         move=recipe.training.move,
-        maps=recipe.image.source == "masks",
     )
 
 

@@ -188,14 +188,13 @@ class DCGANGenerator(nn.Module):
 
 @final
 class MaskGenerator(nn.Module):
-    """Paints masks with a `DCGANGenerator`: in each pixel 1 in one label's channel, else -1.
+    """Paints masks of twice the space with a `DCGANGenerator`: each label's share of each pixel.
 
-    Values in between would reveal synthetic masks at once, and discriminators would not learn
-    shapes. The gradient is that of the softmax over labels (the straight-through estimator of
-    Bengio, Leonard and Courville 2013); with a tanh per channel instead, discriminators won at
-    once. The modalities that it paints are labels.
+    Values that no mask has would reveal synthetic shares at once, so each place of the mask takes
+    one label. The gradient is that of the softmax over labels (the straight-through estimator of
+    Bengio, Leonard and Courville 2013). The modalities that it paints are labels.
 
-    Logits are bounded: else the softmax saturates, and nothing takes back a label that covers all.
+    Logits are bounded: else the softmax saturates, and nothing brings back a rare label.
     """
 
     BOUND = 2.0
@@ -205,10 +204,12 @@ class MaskGenerator(nn.Module):
         self.body = DCGANGenerator(sizes, section)
         self.reads = {f"body.{layer}": channels for layer, channels in self.body.reads.items()}
         self.paints = tuple(f"body.{layer}" for layer in self.body.paints)
+        self.smooth = smooth(sizes.dims)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
-        """Paints one channel per label, of the noise's height and width (multiples of 8)."""
+        """Paints one channel per label, -1 (none of it) to 1, of the noise's space."""
         bounded = self.BOUND * (self.body.logits(condition, noise) / self.BOUND).tanh()
-        likely = bounded.softmax(1)
+        likely = F.interpolate(bounded, scale_factor=2.0, mode=self.smooth).softmax(1)
         chosen = F.one_hot(likely.argmax(1), likely.shape[1]).movedim(-1, 1)
-        return 2 * (chosen + (likely - likely.detach())) - 1
+        mask = chosen + (likely - likely.detach())
+        return 2 * F.interpolate(mask, size=noise.shape[2:], mode="area") - 1

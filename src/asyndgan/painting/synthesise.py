@@ -21,6 +21,7 @@ from asyndgan.store import Case, derived_seed
 from asyndgan.store.cohort import digest_of
 from asyndgan.store.moves import Moves, mirrored, moved
 from asyndgan.training import SHARED_LOOK
+from asyndgan.training.scope import enlarged
 
 BATCH: Final = 32
 PAINTING_VERSION: Final = 5
@@ -117,7 +118,10 @@ def synthesise(
             removed = without_labels(conditions, fading.labels)
             without = painter.paint(removed, own, others, random)
             images = faded(images, without, fading, contrasts)
-        labels = scope.label_maps(images) if recipe.image.source == "masks" else conditions
+        labels = conditions
+        if recipe.image.source == "masks":
+            images = enlarged(images)
+            labels = scope.label_maps(images)
         for name, image, mask in zip(names, images, labels, strict=True):
             yield Case.drawn(name, image, mask, scope.modalities)
 

@@ -103,6 +103,7 @@ FAMILY: Final = (
     Row(
         "discriminator.layers", *_one_of(3),
         "What networks of another depth learn about single patients was not measured.",
+        of_masks=_one_of(4),
     ),
     Row(
         "loss.adversarial", *_one_of("least_squares", "hinge"),
@@ -126,6 +127,7 @@ FAMILY: Final = (
     Row(
         "optimiser.discriminator_rate", *_between(0, 2e-4),
         "Networks that learn faster memorise patients after fewer answers.",
+        of_masks=_between(0, 5e-4),
     ),
     Row(
         "optimiser.beta1", *_one_of(0.5),

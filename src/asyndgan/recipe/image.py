@@ -44,8 +44,8 @@ class ImageSection(Section):
 
     source: Literal["images", "masks"] = Field(
         "images",
-        description="what networks see as images: images, those of the sites; masks, the sites' "
-        "masks with one channel for each label, to train a generator of masks",
+        description="what networks see as images: images, those of the sites; masks, the share "
+        "of each label of the sites' masks, at half the size, to train a generator of masks",
     )
     size: tuple[int, int] = Field(
         (64, 64), examples=["48x64"],

@@ -134,8 +134,14 @@ class Recipe(Section):
 
     @property
     def space(self) -> tuple[int, ...]:
-        """Rows and columns of an image; of a record, its numbers."""
-        return (self.table.width,) if self.table else self.image.size
+        """Rows and columns of what is painted; of a record, its numbers.
+
+        Masks are painted at half their size, as the share of each label in each pixel.
+        """
+        if self.table:
+            return (self.table.width,)
+        height, width = self.image.size
+        return (height // 2, width // 2) if self.image.source == "masks" else (height, width)
 
     @property
     def keeps_masks(self) -> bool:

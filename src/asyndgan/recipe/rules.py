@@ -93,8 +93,8 @@ RULES: Final = (
          "or, with a mask, 'topdown'", ("generator.kind='dcgan'",)),
     Rule(lambda r: r.image.source == "masks" and r.condition.kind != "mask"
          and r.generator.kind in ("dcgan", "resnet", "topdown"),
-         "generator.kind '{r.generator.kind}' paints what lies between labels, by which "
-         "discriminators tell it at once; for image.source 'masks' take 'masks'",
+         "generator.kind '{r.generator.kind}' paints no shares of labels, which sum to one, by "
+         "which discriminators tell it at once; for image.source 'masks' take 'masks'",
          ("generator.kind='masks'",)),
     Rule(lambda r: r.image.axis == "sagittal" and r.training.flip,
          "training.flip mirrors columns, which run from front to back where image.axis is "

@@ -50,7 +50,7 @@ def seconds(recipe: Recipe, sites: int, device: str = "cpu") -> float:
 
 def expected(recipe: Recipe, sites: Mapping[str, Fingerprint]) -> Expected:
     """Estimates a training by timing its networks here; takes some seconds."""
-    steps, batch, (height, width) = recipe.training.steps, recipe.training.batch, recipe.image.size
+    steps, batch, (height, width) = recipe.training.steps, recipe.training.batch, recipe.space
     modalities = {each.name for one in sites.values() for each in one.modalities}
     shape = (batch, len(modalities), height, width)
     feedback = raw_size(shape, recipe.wire.feedback) + raw_size((batch, height, width), "label8")

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import torch
 
+from asyndgan.arrays import IMAGE_LOW
 from asyndgan.errors import PolicyError, RunError
 from asyndgan.export.writing import written_whole
 from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
@@ -17,29 +18,23 @@ from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.recipes import load_recipe
 from asyndgan.runs.train import train
 from asyndgan.store import derived_seed
-from asyndgan.training.scope import generator_inputs
+from asyndgan.training.scope import enlarged, generator_inputs
 
 FEWEST: Final = 500
 MOST: Final = 4000
 """Fewest and most masks that are painted; not measured."""
 
-SUFFIX: Final = "-masks"
-"""What the run that learns masks is called beside the run that is painted from them."""
+SUFFIX: Final = "-masks"  # of the run that learns masks, beside the run painted from them
+PAINTED: Final = "painted"  # folder of the masks, in the run that learned to paint them
+BATCH: Final = 50  # masks that are painted at a time
 
 ALIKE: Final = {
     "image": ("size", "axis", "spacing", "fit", "slices", "labels"),
-    "training": ("flip", "seed", "hold_out", "hold_out_seed", "precision"),
+    "training": ("flip", "move", "seed", "hold_out", "hold_out_seed", "precision"),
 }
 """Keys in which the recipe of the masks is that of the images, by section."""
 
-WHOLE: Final = ("shares", "quorum", "privacy", "integrity")
-"""Sections in which it is, too."""
-
-PAINTED: Final = "painted"
-"""Folder of the masks, in the run that learned to paint them."""
-
-BATCH: Final = 50
-"""Masks that are painted at a time."""
+WHOLE: Final = ("shares", "quorum", "privacy", "integrity")  # sections in which it is, too
 
 
 def beside(path: Path) -> Path:
@@ -62,7 +57,8 @@ def recipe_of_masks(recipe: Recipe, steps: int | None = None) -> Recipe:
     own, whole = load_recipe("masks").to_tables(), recipe.to_tables()
     most = recipe.training.steps if steps is None else min(steps, recipe.training.steps)
     own["training"]["steps"] = min(own["training"]["steps"], most)
-    if recipe.privacy.kind != "none":  # which hides patients, and allows one network alone
+    # Differential privacy allows one network alone; and who moves nothing has nobody to hide.
+    if recipe.privacy.kind != "none" or not recipe.training.move:
         own["discriminator"]["cross_fitted"] = False
     for section, keys in ALIKE.items():
         here = whole.get(section, {})
@@ -165,7 +161,7 @@ def painted_masks(run: RunFolder) -> Path:
                 looks = [facts.look_of(site)] * min(left, BATCH)
                 nothing = torch.zeros(len(looks), *scope.space, dtype=torch.int64)
                 likely = generator(*generator_inputs(recipe, scope, nothing, looks, random))
-                likely[:, absent] = -torch.inf
-                bank.keep(site, scope.label_maps(likely))
+                likely[:, absent] = 2 * IMAGE_LOW  # less than none
+                bank.keep(site, scope.label_maps(enlarged(likely)))
                 left -= len(looks)
     return folder

@@ -100,7 +100,6 @@ class Cohort:
         flip: mirror images and label maps along the last axis, at random.
         move: turn, scale and shift images with their label maps, at random.
         weights: relative draw weight of each case, (n,); None: each is drawn once in every pass.
-        maps: the images are label maps, a channel of -1 and 1 a label, and stay so when moved.
 
     Raises:
         CohortError: if there is no case, or the arguments do not fit each other.
@@ -121,7 +120,6 @@ class Cohort:
         flip: bool = False,
         move: bool = False,
         weights: Tensor | None = None,
-        maps: bool = False,
     ) -> None:
         if not len(images) or len(images) != len(conditions):
             raise CohortError(
@@ -162,7 +160,6 @@ class Cohort:
         self.seed = seed
         self.flip = flip
         self.move = move
-        self.maps = maps
         cases: dict[object, list[int]] = {}
         for case, patient in enumerate(patients or range(len(images))):
             cases.setdefault(patient, []).append(case)
@@ -184,7 +181,6 @@ class Cohort:
         seed: int = 0,
         flip: bool = False,
         move: bool = False,
-        maps: bool = False,
     ) -> Self:
         """Builds a cohort from prepared cases; drops modalities that no case has.
 
@@ -199,7 +195,6 @@ class Cohort:
             seed: seed of the draws.
             flip: as for the constructor.
             move: as for the constructor.
-            maps: as for the constructor.
 
         Raises:
             CohortError: if there is no case or `condition` is neither `mask` nor `none`.
@@ -228,7 +223,6 @@ class Cohort:
             seed=seed,
             flip=flip,
             move=move,
-            maps=maps,
         )
 
     def __len__(self) -> int:
@@ -349,7 +343,6 @@ class Cohort:
         conditions = _mirrored(self._conditions[index], mirror)
         if self.move and len(index):
             images, conditions = _moved(images, conditions, random)
-            images = sharpened(images) if self.maps else images
         return Batch(
             images,
             conditions,
@@ -387,12 +380,6 @@ def drawn_from(
     if move and drawn.ndim > 1:
         return _moved(torch.zeros(count, 1, *drawn.shape[1:]), drawn, random)[1]
     return drawn
-
-
-def sharpened(images: Images) -> Images:
-    """1 for the most likely label of each place, -1 for the others: (b, labels, *space)."""
-    best = images.argmax(1, keepdim=True)
-    return torch.full_like(images, IMAGE_LOW).scatter_(1, best, 1.0)
 
 
 def derived_seed(seed: int, *parts: object) -> int:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
@@ -149,8 +150,8 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
         labels: number of each label by name, as in `dataset.json`.
 
     Returns:
-        Cases whose images have one channel per label, in the order of their numbers: 1 where the
-        label is, -1 elsewhere.
+        Cases of half the size, whose images have one channel per label, in the order of their
+        numbers: the share of the pixel that the label covers, as -1 (none) to 1 (all).
 
     Raises:
         DataError: there are more labels than modalities a message may name.
@@ -162,12 +163,14 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
         )
     ordered = sorted(labels, key=lambda name: labels[name])
     numbers = torch.tensor([labels[name] for name in ordered]).reshape(-1, 1, 1)
+    shares = (F.avg_pool2d((case.mask == numbers).float(), 2) for case in cases)
     return [
         replace(
-            case, image=(case.mask == numbers) * 2.0 - 1.0, modalities=tuple(ordered), absent=()
+            case, image=2 * share - 1, mask=numbers.flatten()[share.argmax(0)],
+            modalities=tuple(ordered), absent=(),
         )
-        for case in cases
-    ]
+        for case, share in zip(cases, shares, strict=True)
+    ]  # fmt: skip
 
 
 def _cut(picture: Tensor, placed: Tensor) -> tuple[float, float]:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, final
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from asyndgan.arrays import CPU, Condition, Noise
 from asyndgan.errors import CohortError
 from asyndgan.models import Sizes, build_generator, condition_channels, condition_maps, site_noise
+from asyndgan.models.generators import smooth
 from asyndgan.recipe import LABELS_LIMIT, Recipe
 from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.store.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES, unheld
@@ -55,9 +57,14 @@ class Scope:
         return Sizes(labels, len(self.modalities), len(self.space))
 
     def label_maps(self, images: Tensor) -> Tensor:
-        """Of images whose modalities are labels (b, c, *space): the brightest one's number."""
+        """Of images whose modalities are labels (b, c, *space): the number of the largest share."""
         numbers = {name: number for number, name in self.labels.items()}
         return torch.tensor([numbers[name] for name in self.modalities])[images.argmax(1)]
+
+
+def enlarged(shares: Tensor) -> Tensor:
+    """Painted shares of labels (b, c, *space), smoothly brought to the size of masks."""
+    return F.interpolate(shares, scale_factor=2.0, mode=smooth(shares.ndim - 2))
 
 
 _SCOPE: Final = TypeAdapter(Scope)
