@@ -53,6 +53,7 @@ from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.store import Case, Cohort
+from asyndgan.store.cohort import shares
 from asyndgan.store.moves import LIKE_PATIENTS, moved
 from asyndgan.store.prepare import masks_as_images
 from asyndgan.training import Scope, Site, generator_inputs, new_generator
@@ -150,19 +151,23 @@ class Pool:
         copies: of each; the first is the case as it is.
         labels: number of labels.
         still: whether a site moves its images not.
+        whole: whether the images are label maps.
     """
 
-    def __init__(self, cases: Sequence[Case], copies: int, labels: int, still: bool) -> None:
+    def __init__(
+        self, cases: Sequence[Case], copies: int, labels: int, still: bool, whole: bool
+    ) -> None:
         images, masks = [], []
         random = torch.Generator().manual_seed(0)
         for case in cases:
             many = torch.stack([case.image] * copies), torch.stack([case.mask] * copies)
             shown, maps = many if still else moved(*many, LIKE_PATIENTS, random)
+            shown[0], maps[0] = case.image, case.mask
+            shown = shares(shown) if whole else shown
             mirror = torch.rand(copies, generator=random) < 0.5
             mirror[0] = False
             shown = torch.where(mirror[:, None, None, None], shown.flip(-1), shown)
             maps = torch.where(mirror[:, None, None], maps.flip(-1), maps)
-            shown[0], maps[0] = case.image, case.mask
             images.append(shown)
             masks.append(maps)
         self.copies, self.labels = copies, labels
@@ -203,6 +208,7 @@ def attacked(play: Play, cases: Sequence[Case], labels: dict[str, int], seed: in
     cohort = Cohort.from_cases(
         members, labels=labels, condition=recipe.condition.kind, seed=seed,
         flip=recipe.training.flip, move=recipe.training.move,
+        maps=recipe.image.source == "masks",
     )  # fmt: skip
     leaves = LeavesSection(masks="transient" if recipe.sends_own_masks else "learned")
     policy = Policy(name="site", leaves=leaves, allows=first_policy("site").allows)
@@ -248,8 +254,9 @@ def taught_and_asked(
     """Teaches a site's discriminators, then asks about each candidate; higher: more a member."""
     talk, size = Coordinator(site, recipe), recipe.training.batch
     still = not recipe.training.move
-    own = Pool(asked, COPIES, len(talk.card.labels), still)
-    known = Pool(strangers, 4, len(talk.card.labels), still)
+    whole = recipe.image.source == "masks"
+    own = Pool(asked, COPIES, len(talk.card.labels), still, whole)
+    known = Pool(strangers, 4, len(talk.card.labels), still, whole)
     painter = painted(recipe, talk)
     last = recipe.training.steps - ROUNDS * len(asked)
     pauses = [last * part // 100 for part in PARTS]

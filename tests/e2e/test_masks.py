@@ -364,12 +364,12 @@ def test_masks_come_back_from_the_shares_of_labels_in_pixels_of_twice_the_size(
     cases = DataSet(next(iter(phantoms.values()))).cases(tiny("image.size=32").image)
     labels = {"lesion": 2, "background": 0, "brain": 1, "ventricle": 3}
     shown = masks_as_images(cases, labels)
-    for case, own in zip(shown, cases, strict=True):
-        assert case.modalities == ("background", "brain", "lesion", "ventricle")
-        assert case.image.shape == (4, 16, 16) and case.mask.shape == (16, 16)
-        assert case.image.sum(0).allclose(torch.tensor(-2.0))  # shares sum to one
-        again = enlarged(case.image[None])[0].argmax(0)
-        assert (again == own.mask).float().mean() > 0.96
+    assert {case.modalities for case in shown} == {("background", "brain", "lesion", "ventricle")}
+    cohort = Cohort.from_cases(shown, labels=labels, condition="none", maps=True)
+    assert cohort.space == (16, 16) and cohort.images.shape == (len(cases), 4, 16, 16)
+    assert cohort.images.sum(1).allclose(torch.tensor(-2.0))  # shares sum to one
+    masks = torch.stack([case.mask for case in cases])
+    assert (enlarged(cohort.images).argmax(1) == masks).float().mean() > 0.96
 
 
 def test_a_run_of_masks_is_not_judged_by_segmentation(

@@ -193,3 +193,17 @@ def test_moved_cases_keep_their_masks_and_come_again_by_their_number() -> None:
     whole = moving.patients_by_chance(1.0, lambda count: torch.rand(count, dtype=torch.float64))
     assert whole.images.shape == images.shape
     assert len(moving.patients_by_chance(0.0, lambda count: torch.ones(count)).images) == 0
+
+
+def test_label_maps_are_moved_as_whole_labels_and_shown_by_their_shares() -> None:
+    random = torch.Generator().manual_seed(0)
+    maps = torch.randint(3, (6, 1, 16, 16), generator=random)
+    images = torch.full((6, 3, 16, 16), -1.0).scatter_(1, maps, 1.0)
+    cohort = Cohort(
+        images, torch.zeros(6, dtype=torch.int64), modalities=["background", "a", "b"],
+        labels={0: "background"}, move=True, maps=True,
+    )  # fmt: skip
+    shown = cohort.batch(0, 6).images
+    assert set((2 * shown).unique().tolist()) == {-2, -1, 0, 1, 2}  # a pixel has four places
+    assert shown.shape == (6, 3, 8, 8) and (shown.sum(1) == -1).all()
+    assert not torch.equal(shown.sort(0).values, cohort.images.sort(0).values)

@@ -129,6 +129,7 @@ def load_cohort(
         seed=derived_seed(recipe.training.seed, "cohort", setup.name),
         flip=recipe.training.flip,
         move=recipe.training.move,
+        maps=recipe.image.source == "masks",
     )
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Self, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Images
@@ -100,6 +101,7 @@ class Cohort:
         flip: mirror images and label maps along the last axis, at random.
         move: turn, scale and shift images with their label maps, at random.
         weights: relative draw weight of each case, (n,); None: each is drawn once in every pass.
+        maps: the images are label maps, a channel of -1 and 1 a label; batches hold their `shares`.
 
     Raises:
         CohortError: if there is no case, or the arguments do not fit each other.
@@ -120,6 +122,7 @@ class Cohort:
         flip: bool = False,
         move: bool = False,
         weights: Tensor | None = None,
+        maps: bool = False,
     ) -> None:
         if not len(images) or len(images) != len(conditions):
             raise CohortError(
@@ -160,6 +163,7 @@ class Cohort:
         self.seed = seed
         self.flip = flip
         self.move = move
+        self.maps = maps
         cases: dict[object, list[int]] = {}
         for case, patient in enumerate(patients or range(len(images))):
             cases.setdefault(patient, []).append(case)
@@ -181,6 +185,7 @@ class Cohort:
         seed: int = 0,
         flip: bool = False,
         move: bool = False,
+        maps: bool = False,
     ) -> Self:
         """Builds a cohort from prepared cases; drops modalities that no case has.
 
@@ -195,6 +200,7 @@ class Cohort:
             seed: seed of the draws.
             flip: as for the constructor.
             move: as for the constructor.
+            maps: as for the constructor.
 
         Raises:
             CohortError: if there is no case or `condition` is neither `mask` nor `none`.
@@ -223,6 +229,7 @@ class Cohort:
             seed=seed,
             flip=flip,
             move=move,
+            maps=maps,
         )
 
     def __len__(self) -> int:
@@ -231,7 +238,8 @@ class Cohort:
     @property
     def images(self) -> Images:
         """A copy of all images, (n, c, *space) in [-1, 1]."""
-        return self._images[torch.arange(len(self))]
+        images = self._images[torch.arange(len(self))]
+        return shares(images) if self.maps else images
 
     @property
     def conditions(self) -> Tensor:
@@ -240,8 +248,8 @@ class Cohort:
 
     @property
     def space(self) -> tuple[int, ...]:
-        """Height and width (and depth) of the images."""
-        return tuple(self._images.shape[2:])
+        """Height and width (and depth) of the images of batches."""
+        return tuple(side // 2 if self.maps else side for side in self._images.shape[2:])
 
     @cached_property
     def digest(self) -> str:
@@ -344,7 +352,7 @@ class Cohort:
         if self.move and len(index):
             images, conditions = _moved(images, conditions, random)
         return Batch(
-            images,
+            shares(images) if self.maps else images,
             conditions,
             self.halves[index],
             None if self.present is None else self.present[index],
@@ -380,6 +388,17 @@ def drawn_from(
     if move and drawn.ndim > 1:
         return _moved(torch.zeros(count, 1, *drawn.shape[1:]), drawn, random)[1]
     return drawn
+
+
+def shares(images: Images) -> Images:
+    """How much of each pixel of half the size a label covers, from -1 to 1: (b, labels, *space).
+
+    Each place of the moved label maps (b, labels, *twice the space) has its likeliest label alone,
+    as that of a painted mask has.
+    """
+    best = images.argmax(1, keepdim=True)
+    sharp = torch.full_like(images, IMAGE_LOW).scatter_(1, best, 1.0)
+    return F.interpolate(sharp, scale_factor=0.5, mode="area")
 
 
 def derived_seed(seed: int, *parts: object) -> int:

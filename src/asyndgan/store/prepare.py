@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
@@ -150,8 +149,8 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
         labels: number of each label by name, as in `dataset.json`.
 
     Returns:
-        Cases of half the size, whose images have one channel per label, in the order of their
-        numbers: the share of the pixel that the label covers, as -1 (none) to 1 (all).
+        Cases whose images have one channel per label, in the order of their numbers: 1 where the
+        label is, -1 elsewhere.
 
     Raises:
         DataError: there are more labels than modalities a message may name.
@@ -163,14 +162,12 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
         )
     ordered = sorted(labels, key=lambda name: labels[name])
     numbers = torch.tensor([labels[name] for name in ordered]).reshape(-1, 1, 1)
-    shares = (F.avg_pool2d((case.mask == numbers).float(), 2) for case in cases)
     return [
         replace(
-            case, image=2 * share - 1, mask=numbers.flatten()[share.argmax(0)],
-            modalities=tuple(ordered), absent=(),
+            case, image=(case.mask == numbers) * 2.0 - 1.0, modalities=tuple(ordered), absent=()
         )
-        for case, share in zip(cases, shares, strict=True)
-    ]  # fmt: skip
+        for case in cases
+    ]
 
 
 def _cut(picture: Tensor, placed: Tensor) -> tuple[float, float]:
