@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 RECIPE: Final = "demo"
 """Smaller networks and fewer steps than `default`."""
 
-MASK_STEPS: Final = 300
+MASK_STEPS: Final = 1000
 FLARE_STEPS: Final = 800
 
 
