@@ -5,7 +5,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+KEPT: Final = (
+    "ASYNDGAN_", "COVERAGE_", "CUDA_", "HOME", "KMP_", "LANG", "LC_", "LD_LIBRARY_PATH", "LOGNAME",
+    "MALLOC_", "MKL_", "NVIDIA_", "OMP_", "PATH", "SSL_CERT_", "TMPDIR", "TORCH_", "TZ", "USER",
+    "XDG_", "grpc_proxy", "http_proxy", "https_proxy", "no_proxy",
+)  # fmt: skip
+"""Beginnings of the names of variables that a process inherits: no secrets of other programs."""
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -16,9 +23,13 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
     Args:
         more: variables that are set unless the caller's environment has them.
+
+    Returns:
+        These, those of the caller that `KEPT` names, and the absolute parts of `PYTHONPATH`.
     """
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    known = {**(more or {}), **os.environ, "PYTHONSAFEPATH": "1"}
+    own = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
+    known = {**(more or {}), **own, "PYTHONSAFEPATH": "1"}
     known["PYTHONPATH"] = os.pathsep.join(path for path in paths if Path(path).is_absolute())
     return known
 

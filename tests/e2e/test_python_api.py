@@ -568,6 +568,13 @@ def test_a_network_of_a_notebook_is_trained_by_its_registered_name(
     assert run.paint(mask).shape == (3, 32, 32)
     with pytest.raises(RecipeError, match="has 'topdown' already"):
         asyndgan.register("generators", "topdown", Flat)
+    asyndgan.register(
+        "generators", "wide", lambda sizes, own: Flat(sizes._replace(modalities=7), own)
+    )
+    with pytest.raises(
+        RecipeError, match=r"'wide' paints images of shape \(7, 32, 32\), wanted \(3, "
+    ):
+        asyndgan.train(recipe, sites, tmp_path / "other", overrides={"generator.kind": "wide"})
 
 
 @pytest.mark.parametrize(

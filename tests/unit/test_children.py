@@ -52,3 +52,12 @@ def test_a_process_imports_nothing_from_its_folder(
     known = children.environment({"MALLOC_ARENA_MAX": "4"})
     assert known["PYTHONPATH"] == (str(kept) if "kept" in paths else "")
     assert (known["PYTHONSAFEPATH"], known["MALLOC_ARENA_MAX"]) == ("1", "4")
+
+
+def test_a_process_inherits_no_variable_that_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    strange = ("PYTHONHOME", "LD_PRELOAD", "TOKEN_OF_ANOTHER_PROGRAM", "PYTHONBREAKPOINT")
+    for name in (*strange, "ASYNDGAN_SOCKETS", "LC_ALL"):
+        monkeypatch.setenv(name, "C")
+    known = children.environment()
+    assert not known.keys() & {*strange}
+    assert {"PATH", "HOME", "ASYNDGAN_SOCKETS", "LC_ALL"} <= known.keys()

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from asyndgan.arrays import CPU
-from asyndgan.errors import AsyndganError, NotFiniteError, QuorumError, RunError, WireError
+from asyndgan.errors import (
+    AsyndganError,
+    NotFiniteError,
+    QuorumError,
+    RecipeError,
+    RunError,
+    WireError,
+)
 from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
@@ -259,10 +266,17 @@ class Coordinator:
         random = torch.Generator().manual_seed(seed)
         inputs = generator_inputs(self.recipe, self.scope, conditions, looks, random, self.device)
         training, diversity = self.recipe.training, Diversity.of(self.recipe, looks, inputs, random)
-        return Painting(
+        painting = Painting(
             generator, *inputs, chunk=training.chunk, precision=training.precision,
             diversity=diversity,
         )  # fmt: skip
+        painted = tuple(painting.images.shape[1:])
+        if painted != (wanted := (len(self.scope.modalities), *self.scope.space)):
+            raise RecipeError(
+                f"generator.kind '{self.recipe.generator.kind}' paints images of shape {painted}, "
+                f"wanted {wanted}: a channel for each modality, in the noise's space. Mend it."
+            )
+        return painting
 
     def _update(self) -> None:
         total = torch.nn.utils.get_total_norm(
