@@ -15,7 +15,7 @@ from asyndgan.cli import app
 from asyndgan.errors import AsyndganError
 
 fuzz = settings(
-    max_examples=60,
+    max_examples=30,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 SOMETHING_ELSE: list[Any] = [
