@@ -102,15 +102,14 @@ def masks_of(run: RunFolder) -> dict[str, bytes]:
 # Nothing goes wrong
 
 
-@pytest.mark.parametrize("engine", ["processes", "flare"])
 def test_sites_in_processes_of_their_own_train_the_same_generator_bit_for_bit(
-    engine: str, recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
+    recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
 ) -> None:
-    run = train(recipe, phantoms, tmp_path / "run", engine=engine)
+    run = train(recipe, phantoms, tmp_path / "run", engine="processes")
     same_run(run, whole)
     assert masks_of(run) == masks_of(whole)
     ours, theirs = run.facts(), whole.facts()
-    assert (ours.engine, theirs.engine) == (engine, "inprocess")
+    assert (ours.engine, theirs.engine) == ("processes", "inprocess")
     assert ours.sites == theirs.sites
     assert {s: k["judge"] for s, k in ours.came_to_sites.items()} == {
         s: k["judge"] for s, k in theirs.came_to_sites.items()
@@ -484,11 +483,10 @@ def test_a_site_that_is_killed_is_missed_and_comes_back_with_its_discriminator(
     assert about["step"] == judged[-1]
 
 
-@pytest.mark.parametrize("name", ["processes", "flare"])
 def test_a_site_that_hangs_is_missed_after_the_wait_and_taken_back_later(
-    name: str, running: Callable[[str], Any]
+    running: Callable[[str], Any],
 ) -> None:
-    engine = running(name)
+    engine = running("processes")
     # The sites know the recipe by its digest; only the coordinator's patience is shorter here.
     patient = Exchange(engine.transport, engine.recipe)
     short = engine.recipe.quorum.model_copy(update={"wait_s": 6.0})

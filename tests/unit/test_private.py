@@ -271,8 +271,8 @@ def judged(site: Site, step: int) -> Any:
 
 
 def test_a_private_sites_ledger_says_what_was_spent(tiny: MakeRecipe, tmp_path: Path) -> None:
-    recipe = tiny(*PRIVATE, "privacy.updates=2", "privacy.noise=4")
-    policy = Policy.from_toml("[privacy]\nepsilon = 8.0")
+    recipe = tiny(*PRIVATE, "privacy.updates=2", "privacy.noise=2")
+    policy = Policy.from_toml("[privacy]\nepsilon = 5.0")
     site = opened(recipe, tmp_path, policy)
     answers = [judged(site, step) for step in range(3)]
     assert all(isinstance(answer, Judgement) for answer in answers)
@@ -280,11 +280,11 @@ def test_a_private_sites_ledger_says_what_was_spent(tiny: MakeRecipe, tmp_path: 
     assert set(answers[0].losses) == {"adversarial", "discriminator_synthetic"}
     site.release.close()
     entries = [e for e in read(tmp_path / "ledger.jsonl") if e.kind == "judgement"]
-    spent = [epsilon_of({Mechanism(4.0, 0.25): 2 * step}, DELTA) for step in (1, 2, 3)]
+    spent = [epsilon_of({Mechanism(2.0, 0.25): 2 * step}, DELTA) for step in (1, 2, 3)]
     for entry, least in zip(entries, spent, strict=True):
         assert entry.epsilon is not None
-        assert least - 1e-9 <= entry.epsilon <= 8.0
-        assert (entry.noise, entry.delta) == (4.0, DELTA)
+        assert least - 1e-9 <= entry.epsilon <= 5.0
+        assert (entry.noise, entry.delta) == (2.0, DELTA)
 
 
 def test_a_policy_check_counts_what_the_sites_books_say_was_spent(
@@ -412,8 +412,8 @@ def test_a_site_whose_budget_is_spent_answers_no_more_even_if_it_starts_again(
 
 
 def test_public_conditions_do_not_depend_on_the_patients(tiny: MakeRecipe) -> None:
-    recipe = tiny(*PRIVATE, "training.batch=64")
-    policy = Policy.from_toml("[privacy]\nepsilon = 900")
+    recipe = tiny(*PRIVATE, "privacy.noise=2", "training.batch=64")
+    policy = Policy.from_toml("[privacy]\nepsilon = 5.0")
     drawn = [opened(recipe, None, policy, seed)._conditions() for seed in (0, 1)]
     assert torch.equal(*drawn)
     assert drawn[0].unique().tolist() == [0, 1, 2]
@@ -580,8 +580,8 @@ def test_a_site_whose_ledger_was_taken_away_does_not_begin_another(
     tiny: MakeRecipe, tmp_path: Path, left: str
 ) -> None:
     """It would have forgotten its answers, of which a policy may allow only so many."""
-    recipe = tiny(*PRIVATE)
-    policy = Policy.from_toml("[privacy]\nepsilon = 8.0")
+    recipe = tiny(*PRIVATE, "privacy.noise=2")
+    policy = Policy.from_toml("[privacy]\nepsilon = 5.0")
     site = opened(recipe, tmp_path, policy)
     judged(site, 0)
     site.release.close()

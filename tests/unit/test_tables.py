@@ -926,7 +926,7 @@ def test_a_copied_member_is_refused_unless_chance_explains_it(
     )
 
 
-@pytest.mark.parametrize("cardinality", [(4,) * 8, (10,) * 6, (200, 200, 10), (60,) * 4, (3,) * 12])
+@pytest.mark.parametrize("cardinality", [(4,) * 8, (200, 200, 10)])
 def test_chance_copies_of_coarse_records_raise_no_alarm(cardinality: tuple[int, ...]) -> None:
     random, refused = np.random.default_rng(0), 0
 
@@ -938,9 +938,9 @@ def test_chance_copies_of_coarse_records_raise_no_alarm(cardinality: tuple[int, 
         )  # fmt: skip
 
     for _ in range(20):
-        members, others, made = drawn(600), drawn(300), drawn(1800)
+        members, others, made = drawn(300), drawn(150), drawn(900)
         copies, matches = (equal_records(one, [made]) for one in (members, others))
-        found = audited(600, 300, copies, matches, nearly_equal(others, made))
+        found = audited(300, 150, copies, matches, nearly_equal(others, made))
         refused += "chance does not explain it" in " ".join(found.objections())
     assert refused <= 3  # of 20, at a level of 0.05
 
