@@ -13,7 +13,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from asyndgan.cli import app, demo
 from asyndgan.engines.flare.attendance import connected
 from asyndgan.engines.flare.jobs import Administrator
 from asyndgan.engines.flare.keeper import SERVER_PARENT, end_all
@@ -22,9 +24,11 @@ from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE
 from asyndgan.engines.flare.sockets import SOCKETS
 from asyndgan.privacy import SIMULATION
 from asyndgan.privacy.ledger import read
+from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder
+from asyndgan.runs import Progress, RunFolder
 from asyndgan.runs.order import Order
+from asyndgan.runs.train import Watch
 from commands import command
 from lab.experiments import crowd as strangers
 from waiting import halt, until
@@ -214,17 +218,31 @@ def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up(
             process.communicate(timeout=60)
 
 
-def test_the_demo_over_flare_loses_a_hospital_on_the_way_and_gets_it_back(tmp_path: Path) -> None:
+def test_the_demo_over_flare_loses_a_hospital_on_the_way_and_gets_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mishap = demo._mishap
+
+    def slowly(site: str, step: int, watch: Watch) -> tuple[Callable[[Transport], None], Watch]:
+        def watched(progress: Progress) -> None:
+            watch(progress)
+            if site not in progress.report.shares:
+                time.sleep(1.0)  # it takes seconds to come back, and few steps are left
+
+        return mishap(site, step, watched)
+
+    monkeypatch.setattr(demo, "_mishap", slowly)
+    monkeypatch.setattr(demo, "MASK_STEPS", 4)
     small = [
         "image.size=32", "generator.width=4", "generator.blocks=1", "discriminator.width=4",
-        "discriminator.layers=1", "training.batch=2", "training.steps=600",
+        "discriminator.layers=1", "training.batch=2", "training.steps=150",
     ]  # fmt: skip
     words = [word for override in small for word in ("--set", override)]
     out = tmp_path / "demo"
-    asyndgan(
-        "demo", "--engine", "flare", "--out", out, *words, "--patients", 0.1,
-        "--segmentation-steps", 2,
-    )  # fmt: skip
+    words += ["--engine", "flare", "--out", str(out), "--patients", "0.1"]
+    words += ["--segmentation-steps", "2"]
+    done = CliRunner().invoke(app, ["demo", *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     run = RunFolder(out / "run")
     news = [line for record in run.metrics() for line in record["news"]]
     assert any(line.startswith("missed north: ") for line in news), news

@@ -1038,11 +1038,12 @@ def garbage(folder: Path) -> int:
     bare = whole[whole.index(b"\x08\x00\x08\x00CS") :]
     bare = bare[: bare.index(b"\x08\x00\x20\x00DA")]
     deflated = head.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99\0\0")
+    bomb = zlib.compress(bytes(2**28), wbits=-15)
     files = {
         "bare noise": b"\x08\0\x05\0CS\x0a\0" + RNG.bytes(5000),
         "bare nested": bare + nested * 20_000,
         "bare items": bare + nested[:12] + b"\xfe\xff\x00\xe0\0\0\0\0" * 500_000,
-        "bare deflated": deflated[132:] + zlib.compress(bytes(2**28), wbits=-15),
+        "bare deflated": deflated[132:] + bomb,
         "empty": b"",
         "text": b"Smith, Ann",
         "zeros": bytes(2**20),
@@ -1051,7 +1052,7 @@ def garbage(folder: Path) -> int:
         "cut meta": whole[:150],
         "nested": head + nested * 20_000,
         "items": head + nested[:12] + b"\xfe\xff\x00\xe0\0\0\0\0" * 500_000,
-        "deflated": deflated + zlib.compress(bytes(2**28), wbits=-15),
+        "deflated": deflated + bomb,
         "long": head + b"\x10\x00\x20\x00UT\0\0\xff\xff\xff\x7f",
         "noise": head + RNG.bytes(5000),
     }

@@ -343,7 +343,7 @@ def tables(draw: st.DrawFn) -> tuple[TableSection, pd.DataFrame]:
     return table, pd.DataFrame(records)
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(tables(), st.integers(0, 100))
 def test_an_encoded_table_decodes_to_the_same_columns_kinds_and_values(
     drawn: tuple[TableSection, pd.DataFrame], seed: int
