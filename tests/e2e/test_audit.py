@@ -96,8 +96,9 @@ def test_a_generator_that_has_learned_nothing_gives_nobody_away(
     parts: Parts, tmp_path: Path
 ) -> None:
     run, members, others, painted = parts
-    attacks = {one.name: one for one in audit(run, members, others, painted, tmp_path).attacks}
-    painting = attacks["painting"]
+    found = audit(run, members, others, painted, tmp_path)
+    assert found.copies.passes
+    painting = {one.name: one for one in found.attacks}["painting"]
     assert painting.low < 0.5 < painting.high
     assert not painting.tells
     assert "undecided, too few patients" in painting.verdict
@@ -216,7 +217,6 @@ def test_a_set_with_one_copy_of_a_member_is_not_released(
     of_many_patients(tmp_path)
     refused = generate(run, tmp_path / "kept", given, tmp_path)
     assert "may not be released: NEAR COPIES" in str(refused.exception)
-    assert audit(run, members, others, painted, tmp_path).copies.passes
 
 
 def test_others_who_resemble_the_images_more_than_members_do_are_no_measure(
@@ -263,15 +263,20 @@ def freely(run: RunFolder, given: Path) -> list[Case]:
     return list(synthesise(run, masks_in(given, run)))
 
 
-def audited_of_many(parts: Parts, given: Path, out: Path) -> RunFolder:
-    """The run, after an audit that permits its release, which is made once."""
+def audited_once(parts: Parts, given: Path, out: Path) -> None:
+    """Puts down the audit of what the run freely paints, which is made once."""
     run, members, others, _ = parts
     if not (kept := run.path.with_name("audited")).exists():
         painted, digest = freely(run, given), masks_digest(masks_in(given, run))
         audit(run, members, others, painted, kept, Audited(masks=digest, confirmed=SITES))
-        of_many_patients(kept)
     shutil.copytree(kept, out, dirs_exist_ok=True)
-    return run
+
+
+def audited_of_many(parts: Parts, given: Path, out: Path) -> RunFolder:
+    """The run, after an audit that permits its release."""
+    audited_once(parts, given, out)
+    of_many_patients(out)
+    return parts[0]
 
 
 def generate(run: RunFolder, out: Path, masks: Path, audited: Path, *more: object) -> Result:
@@ -303,8 +308,8 @@ def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
     parts: Parts, given: Path, tmp_path: Path
 ) -> None:
     run, members, others, _ = parts
-    painted, digest = freely(run, given), masks_digest(masks_in(given, run))
-    audit(run, members, others, painted, tmp_path / "good", Audited(masks=digest, confirmed=SITES))
+    digest = masks_digest(masks_in(given, run))
+    audited_once(parts, given, tmp_path / "good")
     copies = [replace(case, image=0.98 * case.image) for case in members]
     audit(run, members, others, copies, tmp_path / "bad", Audited(masks=digest, confirmed=SITES))
     refused = generate(run, tmp_path / "kept", given, tmp_path / "good")
@@ -649,9 +654,9 @@ def test_an_audit_says_with_whose_members_its_others_were_not_compared(
         out = tmp_path / site
         found = audit(run, own, strangers, painted, out, Audited(masks=digest, confirmed=[site]))
         assert found.uncompared == [other for other in SITES if other != site]
-        assert not audit(run, own, others, painted, tmp_path, Audited(confirmed=[site])).uncompared
         of_many_patients(out)
         texts.append(f"others not compared with the members of {found.uncompared[0]}")
+    assert not audit(run, own, others, painted, tmp_path, Audited(confirmed=[site])).uncompared
     north, south = (tmp_path / site for site in SITES)
     released = generate(run, tmp_path / "released", given, north, "--release", south)
     assert released.exit_code == 0, released.output
@@ -800,15 +805,14 @@ def test_masks_of_members_are_known_again_in_the_set_that_was_painted_from_them(
 ) -> None:
     run, members, others, painted = parts
     every = len({case.mask.numpy().tobytes() for case in members})
-    copies = [replace(case, image=0.98 * case.image) for case in members]
-    assert audit(run, members, others, copies, tmp_path).own_masks == every
     # The sites released only the masks of two steps.
     assert 0 < audit(run, members, others, painted, tmp_path).own_masks < every
-    axes = ((0,), (1,), (0, 1))
-    mirrored = [
-        replace(case, mask=case.mask.flip(axes[number % 3])) for number, case in enumerate(copies)
+    axes = ((), (0,), (1,), (0, 1))  # in which it is mirrored
+    copies = [
+        replace(case, image=0.98 * case.image, mask=case.mask.flip(axes[number % 4]))
+        for number, case in enumerate(members)
     ]
-    assert audit(run, members, others, mirrored, tmp_path).own_masks == every
+    assert audit(run, members, others, copies, tmp_path).own_masks == every
     of_others = [replace(case, image=0.98 * case.image) for case in others]
     assert audit(run, members, others, of_others, tmp_path).own_masks == 0
 

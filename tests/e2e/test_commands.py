@@ -60,9 +60,14 @@ def test_the_demo_leaves_everything_that_it_promises(
     monkeypatch.setattr("asyndgan.cli.demo.MASK_STEPS", 4)
     out = tmp_path / "demo"
     words = ["demo", "--out", str(out), *SET, "--patients", "0.1", "--segmentation-steps", "2"]
-    done = CliRunner().invoke(app, words, env={"COLUMNS": "100"}, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    assert "report.html" in done.output and "all-real" in done.output
+
+    def again() -> str:
+        done = CliRunner().invoke(app, words, env={"COLUMNS": "100"}, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    said = again()
+    assert "report.html" in said and "all-real" in said
     sets = ("north", "south", "east", "west", "test")
     stores = (f".{name}.store" for name in sets)
     assert {path.name for path in (out / "sites").iterdir()} == {*sets, *stores}
@@ -76,6 +81,7 @@ def test_the_demo_leaves_everything_that_it_promises(
                       ("north", "south", "east", "west"))}  # fmt: skip
     wanted = {"model", "label", "seeds", "patients", "dice_mean", "dice_low", "dice_high"}
     assert all(wanted | {"hd95_mean", "assd_mean"} <= set(row) for row in rows)
+    again()
     other = asyndgan(*words, "--set", "training.steps=5")
     assert other.returncode == 1 and "a demo of other settings" in other.stderr
 

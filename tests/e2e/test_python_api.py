@@ -314,18 +314,15 @@ STORED: dict[str, tuple[str, str, tuple[float, float], Geometry, dict[str, Any]]
         ".nii.gz", "int16", (0, 40), Geometry(1, 2.5, ("R", "A", "S")), {"image.axis": "coronal"},
     ),
     "pictures of 12 bits in 16": (".png", "uint16", (0, 4095), AXIAL, {}),
-    "pictures of 8 bits that use a part": (".png", "uint8", (10, 200), AXIAL, {}),
     "pictures of 16 bits by percentiles": (
         ".png", "uint16", (0, 4095), AXIAL,
         {f"image.intensity.default.{key}": value
          for key, value in {"kind": "percentiles", "low": 0.5, "high": 99.5}.items()},
     ),
-    "MetaImage of CT": (".mha", "int16", (-1000, 1000), Geometry(2, 5.0, ("L", "P", "S")), {}),
     "sagittal NRRD": (
         ".nrrd", "float32", (0, 1000), Geometry(0, 4.0, ("P", "S", "R")),
         {"image.axis": "sagittal", "training.flip": False},
     ),
-    "TIFF of 16 bits": (".tif", "uint16", (0, 4095), AXIAL, {}),
     "TIFF of floating-point numbers": (".tiff", "float32", (-1, 1), AXIAL, {}),
     "BMP": (".bmp", "uint8", (10, 200), AXIAL, {}),
     "JPEG, whose synthetic images are PNG": (".jpg", "uint8", (10, 200), AXIAL, {}),
