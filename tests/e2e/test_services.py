@@ -235,7 +235,7 @@ def test_the_demo_over_flare_loses_a_hospital_on_the_way_and_gets_it_back(
     monkeypatch.setattr(demo, "MASK_STEPS", 4)
     small = [
         "image.size=32", "generator.width=4", "generator.blocks=1", "discriminator.width=4",
-        "discriminator.layers=1", "training.batch=2", "training.steps=150",
+        "discriminator.layers=1", "training.batch=2", "training.steps=100",
     ]  # fmt: skip
     words = [word for override in small for word in ("--set", override)]
     out = tmp_path / "demo"
