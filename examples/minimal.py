@@ -1,4 +1,4 @@
-"""Trains on two phantom hospitals, paints from a mask and saves a picture, in a few seconds.
+"""Trains on two phantom hospitals, paints from a mask and saves a picture, in a minute.
 
 python examples/minimal.py [FOLDER]
 """
@@ -15,10 +15,10 @@ from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "minimal")
 write_phantoms(out / "data", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.2)
 sites = {"north": out / "data/north", "south": out / "data/south"}
-quick = {  # 60 small steps give a rough image; the recipe's own 3,000 give a sharp one
+quick = {  # 100 small steps give a rough image; the recipe's own 3,000 give a sharp one
     "image.size": 32, "generator.width": 16, "generator.blocks": 2, "generator.noise": 1,
     "discriminator.width": 16, "optimiser.generator_rate": 2e-3,
-    "training.steps": 60, "training.ema": 0.9,
+    "training.steps": 100, "training.ema": 0.9,
 }  # fmt: skip
 run = asyndgan.train("default", sites, out / "run", overrides=quick)
 print(run)

@@ -481,7 +481,7 @@ def test_the_example_fits_a_screen_and_saves_a_picture(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLE), str(tmp_path / "minimal")]
     said = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert said.returncode == 0, said.stderr
-    assert "finished at step 60 of 60" in said.stdout
+    assert "finished at step 100 of 100" in said.stdout
     picture = np.asarray(Image.open(tmp_path / "minimal" / "painted.png"))
     assert picture.shape == (512, 1024)
     mask, t1 = picture[:256, :256], picture[:256, 256:512]

@@ -390,7 +390,7 @@ def drawn_from(
     return drawn
 
 
-def shares(images: Images) -> Images:
+def shares(images: Images) -> Tensor:
     """How much of each pixel of half the size a label covers, from -1 to 1: (b, labels, *space).
 
     Each place of the moved label maps (b, labels, *twice the space) has its likeliest label alone,
