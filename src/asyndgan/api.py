@@ -135,7 +135,8 @@ class Run:
         self.state = self.facts.state
         self.modalities = self.facts.scope.modalities
         self.labels = self.facts.scope.labels
-        self.size = self.facts.scope.space
+        masks = self.recipe.image.source == "masks"  # painted at half their size
+        self.size = self.recipe.image.size if masks else self.facts.scope.space
         self.looks = tuple(self.facts.teachers) if self.recipe.generator.style else ()
 
     def __repr__(self) -> str:

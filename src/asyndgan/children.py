@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-KEPT: Final = (
-    "ASYNDGAN_", "COVERAGE_", "CUDA_", "HOME", "KMP_", "LANG", "LC_", "LD_LIBRARY_PATH", "LOGNAME",
-    "MALLOC_", "MKL_", "NVIDIA_", "OMP_", "PATH", "SSL_CERT_", "TMPDIR", "TORCH_", "TZ", "USER",
-    "XDG_", "grpc_proxy", "http_proxy", "https_proxy", "no_proxy",
+GROUPS: Final = (
+    "ASYNDGAN_", "ATEN_", "COVERAGE_", "CUBLAS_", "CUDA_", "DNNL_", "GOMP_", "GRPC_", "HIP_",
+    "HSA_", "KMP_", "LC_", "MALLOC_", "MKL_", "NVFLARE_", "OMP_", "ONEDNN_", "OPENBLAS_",
+    "PYTORCH_", "ROCR_", "SSL_CERT_", "TORCH_", "XDG_",
 )  # fmt: skip
-"""Beginnings of the names of variables that a process inherits: no secrets of other programs."""
+NAMES: Final = frozenset({
+    "FL_LOG_LEVEL", "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME",
+    "NVIDIA_DRIVER_CAPABILITIES", "NVIDIA_VISIBLE_DEVICES", "OPENSSL_CONF", "PATH",
+    "PYTHONUSERBASE", "TEMP", "TMP", "TMPDIR", "TZ", "USER",
+    "all_proxy", "grpc_proxy", "http_proxy", "https_proxy", "no_grpc_proxy", "no_proxy",
+})  # fmt: skip
+"""Variables that a process inherits, beside `GROUPS` of them: no secrets of other programs."""
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -25,10 +31,14 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
         more: variables that are set unless the caller's environment has them.
 
     Returns:
-        These, those of the caller that `KEPT` names, and the absolute parts of `PYTHONPATH`.
+        These, the caller's of `GROUPS` and `NAMES`, and absolute parts of `PYTHONPATH`.
     """
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    own = {name: value for name, value in os.environ.items() if name.startswith(KEPT)}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(GROUPS) or name in NAMES or name.lower() in NAMES
+    }
     known = {**(more or {}), **own, "PYTHONSAFEPATH": "1"}
     known["PYTHONPATH"] = os.pathsep.join(path for path in paths if Path(path).is_absolute())
     return known

@@ -550,3 +550,12 @@ def test_more_labels_than_a_message_may_name_are_refused_before_training(
     cases = DataSet(next(iter(phantoms.values()))).cases(tiny("image.size=32").image)
     with pytest.raises(DataError, match="Merge some"):
         masks_as_images(cases, {f"l{number}": number for number in range(65)})
+
+
+@pytest.mark.parametrize(("size", "layers"), [("16x32", 3), ("32", 4), ("48", 4)])
+def test_discriminators_of_small_masks_halve_them_less_often(size: str, layers: int) -> None:
+    learns = learned.recipe_of_masks(
+        load_recipe("demo", [f"image.size={size}", "discriminator.layers=1"])
+    )
+    assert learns.discriminator.layers == layers
+    assert min(learns.space) >= learns.discriminator.least_side

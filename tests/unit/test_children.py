@@ -55,9 +55,10 @@ def test_a_process_imports_nothing_from_its_folder(
 
 
 def test_a_process_inherits_no_variable_that_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    strange = ("PYTHONHOME", "LD_PRELOAD", "TOKEN_OF_ANOTHER_PROGRAM", "PYTHONBREAKPOINT")
-    for name in (*strange, "ASYNDGAN_SOCKETS", "LC_ALL"):
+    strange = ("PYTHONHOME", "LD_PRELOAD", "HOMEBREW_TOKEN", "NVIDIA_API_KEY", "LANGCHAIN_KEY")
+    needed = ("ASYNDGAN_SOCKETS", "LC_ALL", "HTTPS_PROXY", "no_proxy", "ATEN_CPU_CAPABILITY")
+    for name in (*strange, *needed):
         monkeypatch.setenv(name, "C")
     known = children.environment()
     assert not known.keys() & {*strange}
-    assert {"PATH", "HOME", "ASYNDGAN_SOCKETS", "LC_ALL"} <= known.keys()
+    assert {"PATH", "HOME", *needed} <= known.keys()

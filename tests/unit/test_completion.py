@@ -69,7 +69,7 @@ def untrained() -> Translator:
 
 
 def test_a_translator_paints_what_is_absent_from_what_is_there() -> None:
-    budget = TranslationBudget(steps=120, batch=8, width=8, rate=1e-2)
+    budget = TranslationBudget(steps=400, batch=8, width=8, rate=1e-2)
     translator = train_translator(cases(24), [(True, False)], labels=2, budget=budget)
     judged = cases(6, seed=1)
     hidden = [Incomplete(without(case, "T2"), True) for case in judged]

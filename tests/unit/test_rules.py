@@ -38,7 +38,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "masks.release needs label maps": [*CLASSES, "masks.release=true"],
     "masks.unlabelled needs label maps": [*CLASSES, "masks.unlabelled=true"],
     "has no place for a mask": ["generator.kind=dcgan"],
-    "paints one label a place": [*NOISE, "generator.kind=masks"],
+    "paints shares of labels; for": [*NOISE, "generator.kind=masks"],
     "paints no shares of labels": [*OF_MASKS, "generator.kind=topdown"],
     "training.flip mirrors": ["image.axis=sagittal"],
     "generator.noise is set": ["generator.kind=resnet", "generator.noise=1"],

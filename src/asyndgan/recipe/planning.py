@@ -24,7 +24,7 @@ NAME: Final = "planned"
 OF_MASKS: Final = "masks"
 """Recipe that learns masks, and the name of a plan of it."""
 
-OF_MASKS_STEPS: Final = 1500
+OF_MASKS_STEPS: Final = 2000
 """Its steps, if the images take as many."""
 
 SCALES_APART: Final = 4.0

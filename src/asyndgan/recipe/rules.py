@@ -68,7 +68,7 @@ RULES: Final = (
     Rule(lambda r: min(r.space) < r.discriminator.least_side,
          "{r.image.size[0]}x{r.image.size[1]} pixels are too small for discriminator.layers = "
          "{r.discriminator.layers} of '{r.discriminator.kind}': each side takes "
-         "{r.discriminator.least_side} pixels; lower discriminator.layers",
+         "{r.discriminator.least_side} pixels (masks: twice as many); lower discriminator.layers",
          ("discriminator.layers=1",)),
     Rule(lambda r: r.loss.segmentation and r.discriminator.kind in UNSEGMENTING,
          "loss.segmentation is above 0, but discriminator.kind '{r.discriminator.kind}' has no "
@@ -89,7 +89,7 @@ RULES: Final = (
          ("generator.kind='topdown'",)),
     Rule(lambda r: r.image.source == "images" and r.condition.kind != "mask"
          and r.generator.kind == "masks",
-         "generator.kind 'masks' paints one label a place; for image.source 'images' take 'dcgan' "
+         "generator.kind 'masks' paints shares of labels; for image.source 'images' take 'dcgan' "
          "or, with a mask, 'topdown'", ("generator.kind='dcgan'",)),
     Rule(lambda r: r.image.source == "masks" and r.condition.kind != "mask"
          and r.generator.kind in ("dcgan", "resnet", "topdown"),

@@ -178,7 +178,7 @@ class DiscriminatorSection(Section):
     def least_side(self) -> int:
         """Fewest rows and columns of an image; 0 for discriminators of other packages."""
         patches = self.kind in SEGMENTING | UNSEGMENTING - NORMLESS
-        return (3 if patches else int(self.kind == "dcgan")) * 2**self.layers
+        return (3 if patches else int(self.kind in ("dcgan", "masks"))) * 2**self.layers
 
 
 @final

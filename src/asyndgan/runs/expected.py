@@ -1,5 +1,6 @@
 """What a planned training is expected to take."""
 
+import math
 import resource
 import sys
 from collections.abc import Mapping
@@ -62,5 +63,5 @@ def expected(recipe: Recipe, sites: Mapping[str, Fingerprint]) -> Expected:
         sent=steps * raw_size(shape, recipe.wire.images),
         received=steps * feedback,
         memory=peak * (1 if sys.platform == "darwin" else 1024),
-        images=most * height * width * (4 * len(modalities) + 8),
+        images=most * math.prod(recipe.image.size) * (4 * len(modalities) + 8),
     )

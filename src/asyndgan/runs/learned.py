@@ -60,6 +60,9 @@ def recipe_of_masks(recipe: Recipe, steps: int | None = None) -> Recipe:
     # Differential privacy allows one network alone; and who moves nothing has nobody to hide.
     if recipe.privacy.kind != "none" or not recipe.training.move:
         own["discriminator"]["cross_fitted"] = False
+    least = min(recipe.image.size) // 2  # of what networks see
+    judge = own["discriminator"]
+    judge["layers"] = min(judge["layers"], least.bit_length() - 1)
     for section, keys in ALIKE.items():
         here = whole.get(section, {})
         own.setdefault(section, {}).update({key: here[key] for key in keys if key in here})
