@@ -95,8 +95,9 @@ def demo(
         if learns_masks(recipe, None, run.path, resume=begun_before):
             with display.part("Learn masks, so that none of a patient leaves") as part:
                 masks = learned_masks(
-                    recipe, folders, run.path, engine=engine, steps=MASK_STEPS,
-                    resume=begun_before, watch=part.watch_training,
+                    recipe, folders, run.path, engine=engine, resume=begun_before,
+                    steps=MASK_STEPS // (3 if engine == "flare" else 1),
+                    watch=part.watch_training,
                 )  # fmt: skip
                 part.tell("masks of no patient, painted by a generator of their own")
         with display.part("Train one generator with four discriminators") as part:
