@@ -30,7 +30,7 @@ BATCH: Final = 50  # masks that are painted at a time
 
 ALIKE: Final = {
     "image": ("size", "axis", "spacing", "fit", "slices", "labels"),
-    "training": ("flip", "move", "seed", "hold_out", "hold_out_seed", "precision"),
+    "training": ("flip", "seed", "hold_out", "hold_out_seed", "precision"),
 }
 """Keys in which the recipe of the masks is that of the images, by section."""
 
@@ -57,7 +57,7 @@ def recipe_of_masks(recipe: Recipe, steps: int | None = None) -> Recipe:
     own, whole = load_recipe("masks").to_tables(), recipe.to_tables()
     most = recipe.training.steps if steps is None else min(steps, recipe.training.steps)
     own["training"]["steps"] = min(own["training"]["steps"], most)
-    # Differential privacy allows one network alone; and who moves nothing has nobody to hide.
+    # Differential privacy allows one network alone; and who moves no image hides nobody.
     if recipe.privacy.kind != "none" or not recipe.training.move:
         own["discriminator"]["cross_fitted"] = False
     least = min(recipe.image.size) // 2  # of what networks see
