@@ -15,7 +15,7 @@ from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "minimal")
 write_phantoms(out / "data", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.2)
 sites = {"north": out / "data/north", "south": out / "data/south"}
-quick = {  # 100 small steps give a rough image; the recipe's own 3,000 give a sharp one
+quick = {  # 100 small steps give a rough image; the recipe's own 2,000 give a sharp one
     "image.size": 32, "generator.width": 16, "generator.blocks": 2, "generator.noise": 1,
     "discriminator.width": 16, "optimiser.generator_rate": 2e-3,
     "training.steps": 100, "training.ema": 0.9,

@@ -43,7 +43,7 @@ if not os.environ.get("ASYNDGAN_UNCHECKED"):
     install_import_hook(["asyndgan", "lab"], "asyndgan_type_checks.checked")
 
 # Nothing that is tested promises a time, and other work on the machine makes an example slow.
-settings.register_profile("asyndgan", deadline=None, max_examples=50)
+settings.register_profile("asyndgan", deadline=None)
 settings.load_profile("asyndgan")
 
 import torch  # noqa: E402

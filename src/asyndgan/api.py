@@ -135,8 +135,7 @@ class Run:
         self.state = self.facts.state
         self.modalities = self.facts.scope.modalities
         self.labels = self.facts.scope.labels
-        masks = self.recipe.image.source == "masks"  # painted at half their size
-        self.size = self.recipe.image.size if masks else self.facts.scope.space
+        self.size = self.recipe.size
         self.looks = tuple(self.facts.teachers) if self.recipe.generator.style else ()
 
     def __repr__(self) -> str:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import pytest
 import torch
+import torch.nn.functional as F
 from monai.networks import nets as monai
 from torch import nn
 
@@ -175,11 +176,22 @@ def test_a_generator_of_masks_paints_shares_of_labels_that_add_up_to_a_whole(
     with torch.no_grad():
         for weight in generator.body.paint.parameters():
             weight *= 50  # as sure as after a long training
-    shares = (generator(torch.zeros(2, 0, 8, 8), noise) + 1) / 2
+    nothing, bound = torch.zeros(2, 0, 8, 8), generator.BOUND
+    logits = bound * (generator.body.logits(nothing, noise) / bound).tanh()
+    likely = F.interpolate(logits, scale_factor=2.0, mode="bilinear").softmax(1)
+    assert likely.max() < 0.99  # never so sure that no feedback would change it
+    painted, soft = generator(nothing, noise), 2 * F.avg_pool2d(likely, 2) - 1
+    shares = (painted + 1) / 2
     assert set((4 * shares).unique().tolist()) <= {0, 1, 2, 3, 4}  # a pixel has four places
     torch.testing.assert_close(shares.sum(1), torch.ones(2, 8, 8))
-    shares[:, 0].sum().backward()
-    assert all(weight.grad.abs().sum() > 0 for weight in generator.body.paint.parameters())
+    # It learns as if it had not rounded.
+    feedback, weights = torch.randn_like(painted), list(generator.parameters())
+    through, direct = (
+        torch.autograd.grad((shown * feedback).sum(), weights) for shown in (painted, soft)
+    )
+    for one, other in zip(through, direct, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        assert one.any()
 
 
 def test_the_topdown_generator_sees_a_class(tiny: MakeRecipe) -> None:

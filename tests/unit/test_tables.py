@@ -926,7 +926,7 @@ def test_a_copied_member_is_refused_unless_chance_explains_it(
     )
 
 
-@pytest.mark.parametrize("cardinality", [(4,) * 8, (200, 200, 10)])
+@pytest.mark.parametrize("cardinality", [(4,) * 8, (10,) * 6, (200, 200, 10), (60,) * 4, (3,) * 12])
 def test_chance_copies_of_coarse_records_raise_no_alarm(cardinality: tuple[int, ...]) -> None:
     random, refused = np.random.default_rng(0), 0
 

@@ -133,15 +133,14 @@ class Recipe(Section):
         return self.training.batch * math.prod(self.space)
 
     @property
-    def space(self) -> tuple[int, ...]:
-        """Rows and columns of what is painted; of a record, its numbers.
+    def size(self) -> tuple[int, ...]:
+        """Rows and columns of what sets hold; of a record, its numbers."""
+        return (self.table.width,) if self.table else self.image.size
 
-        Masks are painted at half their size, as the share of each label in each pixel.
-        """
-        if self.table:
-            return (self.table.width,)
-        height, width = self.image.size
-        return (height // 2, width // 2) if self.image.source == "masks" else (height, width)
+    @property
+    def space(self) -> tuple[int, ...]:
+        """What networks see of `size`: half of masks, as the share of each label in each pixel."""
+        return tuple(side // 2 if self.image.source == "masks" else side for side in self.size)
 
     @property
     def keeps_masks(self) -> bool:

@@ -19,8 +19,7 @@ def proposal(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> str:
     Names are quoted, as sites choose them.
     """
     labels = [f"{number} {_quoted([name])}" for number, name in scope.labels.items()]
-    masks = recipe.image.source == "masks"  # painted at half their size
-    size = " x ".join(map(str, recipe.image.size if masks else scope.space))
+    size = " x ".join(map(str, recipe.size))
     unit = "numbers" if recipe.table else "pixels"
     lines = [
         f"paints      {_quoted(scope.modalities)}, {size} {unit} ({_source(recipe.image.painted)})",
