@@ -22,7 +22,7 @@ from asyndgan.export.writing import write_dataset, written_whole
 from asyndgan.intake.dataset import DataSet
 from asyndgan.painting.sets import MOVED, OF_SITES
 from asyndgan.painting.synthesise import PAINTING_VERSION, masks_digest, shown
-from asyndgan.painting.writing import PICTURES
+from asyndgan.painting.writing import Storage
 from asyndgan.recipe import Recipe
 from asyndgan.store import Case, derived_seed
 
@@ -54,7 +54,7 @@ def contrast_set(
     It has the masks that `painted_once` paints from, moved alike.
 
     Args:
-        masks: names and label maps [H, W] on the recipe's grid.
+        masks: names and label maps [*space] on the recipe's grid.
         recipe: says whether masks are mirrored.
         out: folder of sets; this one's is named after the seed and all that it depends on.
         modalities: channels of the images.
@@ -69,9 +69,10 @@ def contrast_set(
     key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
     data = DataSet(out / f"{seed}-{key[:16]}")
     if not (data.folder / "dataset.json").exists():
+        stored, cases = Storage.plain(recipe.image), contrasted(masks, recipe, modalities, seed)
         with written_whole(data.folder) as half:
             write_dataset(
-                half, map(PICTURES.raw, contrasted(masks, recipe, modalities, seed)),
+                half, map(stored.raw, cases), file_ending=stored.ending,
                 modalities=modalities, labels=labels, name="random contrasts of masks",
                 extra={"synthetic": True, "provenance": about},
             )  # fmt: skip
@@ -91,19 +92,21 @@ def contrasted(
 
 
 def random_contrasts(masks: Masks, channels: int, random: Generator) -> Images:
-    """Paints an image of each label map [b, H, W], all channels of the same regions.
+    """Paints an image of each label map [b, *space], all channels of the same regions.
 
     Returns:
-        Images (b, channels, H, W) in [-1, 1].
+        Images (b, channels, *space) in [-1, 1].
     """
     batch, *space = masks.shape
+    alike = [1] * len(space)
+    mode = "bicubic" if len(space) == 2 else "trilinear"
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(batch, *shape, generator=random)
 
     def smooth(fields: int) -> Tensor:
-        drawn = torch.randn(batch, fields, COARSE, COARSE, generator=random)
-        return F.interpolate(drawn, size=space, mode="bicubic", align_corners=True)
+        drawn = torch.randn(batch, fields, *[COARSE] * len(space), generator=random)
+        return F.interpolate(drawn, size=space, mode=mode, align_corners=True)
 
     regions = torch.where(masks == 0, _parts(smooth(PARTS), random), masks + PARTS - 1)
     of_pixels = regions.flatten(1)[:, None].expand(-1, channels, -1)
@@ -114,16 +117,17 @@ def random_contrasts(masks: Masks, channels: int, random: Generator) -> Images:
     )
     images = means + deviations * torch.randn(means.shape, generator=random)
     blurred = [
-        torch.from_numpy(ndimage.gaussian_filter(image.numpy(), (0, width, width)))
+        torch.from_numpy(ndimage.gaussian_filter(image.numpy(), (0, *[width] * len(space))))
         for image, width in zip(images, uniform(*BLUR).tolist(), strict=True)
     ]
-    images = torch.stack(blurred) * torch.exp(uniform(*BIAS, channels, 1, 1) * smooth(channels))
-    images += uniform(*NOISE, channels, 1, 1) * torch.randn(images.shape, generator=random)
+    images = torch.stack(blurred) * torch.exp(uniform(*BIAS, channels, *alike) * smooth(channels))
+    images += uniform(*NOISE, channels, *alike) * torch.randn(images.shape, generator=random)
     return IMAGE_LOW + (IMAGE_HIGH - IMAGE_LOW) * images.clamp(0, 1)
 
 
 def _parts(fields: Tensor, random: Generator) -> Tensor:
     """Number of the highest field at each pixel, among as many as are drawn for each image."""
-    most = torch.randint(1, fields.shape[1] + 1, (len(fields), 1, 1, 1), generator=random)
-    beyond = torch.arange(fields.shape[1]).view(1, -1, 1, 1) >= most
+    alike = [1] * (fields.ndim - 2)
+    most = torch.randint(1, fields.shape[1] + 1, (len(fields), 1, *alike), generator=random)
+    beyond = torch.arange(fields.shape[1]).view(1, -1, *alike) >= most
     return fields.masked_fill(beyond, -torch.inf).argmax(1)

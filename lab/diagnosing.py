@@ -10,7 +10,6 @@ from asyndgan.cli import alone, log_to_terminal, main
 from asyndgan.cli.options import FinishedRun, Sites, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.reports.words import DASH, decimal
 from asyndgan.texts import without_nan
 from lab.kid import KID, thousandths
@@ -19,7 +18,6 @@ from lab.kid import KID, thousandths
 def diagnose(
     run: FinishedRun,
     site: Sites,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     state: list[str] | None = None,
 ) -> None:
     """Says what images painted from the sites' masks lack beside the real images of these masks.
@@ -34,7 +32,6 @@ def diagnose(
 
     opened = RunSites.opened(
         RunFolder(run), parsed_sites(site), states=parsed_sites(state or [], "--state"),
-        patient_pattern=patient_pattern,
     )  # fmt: skip
     facts, console = opened.run.facts(), Terminal()
     partial = [name for name, data in opened.data.items() if data.info.incomplete]

@@ -21,7 +21,6 @@ from torch import Tensor
 from asyndgan import __version__
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.models import build_discriminator, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
@@ -42,14 +41,8 @@ from asyndgan.training.checkpoint import (
     to_resume,
     write,
 )
-from asyndgan.training.objective import (
-    Objective,
-    adam,
-    average_decay,
-    follow,
-    rate_factor,
-    set_rate,
-)
+from asyndgan.training.objective import Objective
+from asyndgan.training.optimiser import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.painting import Diversity, Painting
 from asyndgan.training.quorum import normalised
 from asyndgan.training.steps import step_file
@@ -60,18 +53,16 @@ def check_fedgan(recipe: Recipe) -> None:
     """Checks that a recipe can be trained by averaging weights.
 
     Raises:
-        RecipeError: the recipe has a discriminator for a single site, given masks, differential
-            privacy, or non-default settings that act on feedback or on which sites take part.
+        RecipeError: the recipe has given masks, differential privacy, or non-default settings that
+            act on feedback or on which sites take part.
     """
-    for section in ("timeline", "reminding", "integrity", "shares"):
+    for section in ("timeline", "integrity", "shares"):
         if getattr(recipe, section) != getattr(Recipe(), section):
             raise RecipeError(
                 f"recipe '{recipe.name}': FedGAN has all sites in every round and no feedback, so "
                 f"{section} would not be what it is beside it; leave it as it is by default."
             )
     for violated, fault in (
-        (recipe.site_discriminators, "averages discriminators, so all sites must have the same; "
-         "leave site_discriminators out"),
         (recipe.masks.source == "given", "paints at the sites, from their own masks; set "
          "masks.source to 'own'"),
         (recipe.privacy.kind != "none", f"sends weights, which privacy.kind '{recipe.privacy.kind}'"
@@ -87,7 +78,6 @@ def train_fedgan(
     out: Path,
     *,
     local_steps: int = LOCAL_STEPS,
-    patients: str = DEFAULT_PATIENT_PATTERN,
     device: str = "cpu",
     watch: Callable[[int, int], None] | None = None,
 ) -> RunFolder:
@@ -102,7 +92,6 @@ def train_fedgan(
             since discriminators of different shapes cannot be averaged.
         out: run folder; `generate` and `evaluate` accept it like any other.
         local_steps: updates between two averagings.
-        patients: pattern that finds the patient in a case's name.
         device: device of all networks.
         watch: called after every round with the number of steps done and the total.
 
@@ -120,7 +109,7 @@ def train_fedgan(
     elif folder.facts().state == "finished":
         return folder
     with folder.held():
-        _FedGan(folder, sites, local_steps, usable_device(device), patients).to_the_end(
+        _FedGan(folder, sites, local_steps, usable_device(device)).to_the_end(
             watch or (lambda done, steps: None)
         )
     return folder
@@ -150,7 +139,7 @@ class _Party:
         seed = recipe.training.seed
         with seeded(derived_seed(seed, "generator")):
             self.generator = new_generator(recipe, scope).to(device)
-        self.optimiser = adam(self.generator, recipe.optimiser, recipe.optimiser.generator_rate)
+        self.optimiser = adam(self.generator, recipe.optimiser.generator_rate)
         self.objective = Objective(
             recipe,
             modalities=len(cohort.modalities),
@@ -222,7 +211,6 @@ class _FedGan:
         sites: Mapping[str, Path],
         local_steps: int,
         device: torch.device,
-        patients: str = DEFAULT_PATIENT_PATTERN,
     ) -> None:
         self.folder = folder
         self.local_steps = local_steps
@@ -230,9 +218,7 @@ class _FedGan:
         precision = precision_of(folder, recipe, device)
         self.recipe = recipe = recipe.computed_in(precision)
         cohorts = {
-            name: load_cohort(
-                SiteSetup(name, data, folder.site_state(name), patients=patients), recipe
-            )
+            name: load_cohort(SiteSetup(name, data, folder.site_state(name)), recipe)
             for name, data in sorted(sites.items())
         }
         scope = _common_scope(cohorts)
@@ -250,7 +236,6 @@ class _FedGan:
             with taking_up():
                 self._load(*stored)
         vars(self.facts).update(scope.to_plain())
-        self.facts.patient_pattern = patients
         self.facts.sites = {
             name: {
                 "cases": len(cohort),

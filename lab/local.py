@@ -17,7 +17,7 @@ def check_local(recipe: Recipe) -> None:
     Raises:
         RecipeError: a setting is about other sites.
     """
-    about_others = ["timeline", "reminding", "integrity", "site_discriminators"]
+    about_others = ["timeline", "integrity"]
     faults = [key for key in about_others if getattr(recipe, key) != getattr(Recipe(), key)]
     if faults:
         raise RecipeError(

@@ -11,13 +11,14 @@ import torch
 from asyndgan.arrays import Mask
 from asyndgan.errors import RecipeError
 from asyndgan.intake.dataset import DataSet
-from asyndgan.intake.nnunet import read_case
-from asyndgan.intake.patterns import found_in
+from asyndgan.intake.nnunet import read_arrays, slices_of
+from asyndgan.intake.patients import found_in
 from asyndgan.judging.compare import HELD_OUT
 from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.painting.fading import Fading
 from asyndgan.recipe import ImageSection
 from asyndgan.store import Case
+from asyndgan.store.geometry import AXES
 from asyndgan.store.prepare import prepare
 from asyndgan.store.splits import hold_out
 from lab.suite import SetSection, Suite
@@ -42,7 +43,7 @@ class Real:
         self.fold = fold
         recipe = suite.recipe(part, suite.models[0], 0, fold)
         opened = {
-            name: DataSet(data / part.folder / name, part.patient_pattern)
+            name: DataSet(data / part.folder / name)
             for name in (*part.sites, *([part.test] if suite.judged_on == "test" else []))
         }
         sites = {name: opened[name] for name in part.sites}
@@ -94,7 +95,7 @@ def groups_of(part: SetSection, patients: tuple[str, ...]) -> dict[str, list[int
     return {
         heading: [
             place
-            for place, found in enumerate(found_in(pattern, patients, whole=True))
+            for place, found in enumerate(found_in(rf"(?:{pattern})\Z", patients))
             if found is not None
         ]
         for heading, pattern in patterns.items()
@@ -121,7 +122,7 @@ def _with_truth(
     section = part.completion
     if section is None:
         return []
-    lacking = DataSet(data / part.folder / section.folder, part.patient_pattern)
+    lacking = DataSet(data / part.folder / section.folder)
     info, truth = lacking.info, lacking.folder / section.truth
     if not truth.is_dir():
         raise RecipeError(
@@ -138,7 +139,10 @@ def _with_truth(
             )
         both = replace(info, modalities=(*info.modalities, section.modality))
         whole = replace(files, images={**files.images, len(info.modalities): found[0]})
-        read = read_case(whole, both, axis=image.axis, patient=lacking.patients[files.name])
+        source, channels, mask = read_arrays(whole, both)
+        assert source
+        patient = lacking.patients[files.name]
+        read = slices_of(source, patient, channels, mask, AXES[image.axis])
         cases += [prepare(raw, image, modalities) for raw in read]
     return cases
 
@@ -146,5 +150,5 @@ def _with_truth(
 def _check_apart(part: SetSection, test: DataSet) -> None:
     names = tuple(test.patients.values())
     for pattern in part.apart.values():
-        if set(found_in(pattern, names, whole=True)) == {None}:
+        if set(found_in(rf"(?:{pattern})\Z", names)) == {None}:
             raise RecipeError(f"set {part.name}: no test patient's name matches '{pattern}'.")

@@ -16,7 +16,6 @@ from pydantic import (
 )
 
 from asyndgan.errors import RecipeError
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.intake.variants import is_inside
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.budget import TranslationBudget
@@ -74,9 +73,6 @@ class SetSection(Section):
     further_labels: tuple[str, ...] = Field((), description="labels that are judged beside it")
     faded: tuple[str, ...] = Field(
         (), description="labels that its synthetic images show more or less clearly"
-    )
-    patient_pattern: str = Field(
-        DEFAULT_PATIENT_PATTERN, description="what a patient is in the name of a case"
     )
     by_site: bool = Field(False, description="report validation patients of each site apart")
     apart: dict[str, str] = Field(
@@ -314,7 +310,8 @@ class Suite(Section):
         for part in self.sets:
             if part.planned:
                 sites = {site: data / part.folder / site for site in part.sites}
-                self._plans[part.name] = planned(sites, (), part.patient_pattern).plan
+                if plan := planned(sites).plan:
+                    self._plans[part.name] = plan
                 self._check_set(part)
 
     def _check_set(self, part: SetSection) -> None:
@@ -352,12 +349,6 @@ class Suite(Section):
             raise RecipeError(
                 f"suite '{self.name}', set {part.name}: model {model.name} paints without "
                 "masks, so there is nothing to be segmented in its images. Leave it out."
-            )
-        unknown = [name for name in recipe.site_discriminators if name not in part.sites]
-        if unknown:
-            raise RecipeError(
-                f"suite '{self.name}', model {model.name}: site_discriminators names "
-                f"'{unknown[0]}', which is no site of {part.name}."
             )
         stray = [name for name in model.without if name not in part.sites]
         if stray:

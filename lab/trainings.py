@@ -21,7 +21,6 @@ from typing import Any, Final, final
 import torch
 
 from asyndgan.errors import AsyndganError, RunError
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.judging.bench import OnProgress, write_whole
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
@@ -74,7 +73,6 @@ def trainings_of(suite: Suite, data: Path, out: Path, device: str) -> Iterator["
                     fedgan=kind == FEDGAN_RUN,
                     device=device,
                     without={site: names for site, names in model.without.items() if site in own},
-                    patients=part.patient_pattern,
                 )
 
 
@@ -90,7 +88,6 @@ class Training:
         fedgan: train by averaging weights (FedGAN).
         device: device of the networks.
         without: modalities excluded from the training, by the site's name.
-        patients: pattern that finds the patient in a case's name.
     """
 
     recipe: Recipe
@@ -99,7 +96,6 @@ class Training:
     fedgan: bool
     device: str = "cpu"
     without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    patients: str = DEFAULT_PATIENT_PATTERN
 
     @property
     def folder(self) -> RunFolder:
@@ -121,7 +117,6 @@ class Training:
         return {
             "generator_version": GENERATOR_VERSION,
             "device": self.device,
-            "patients": self.patients,
             "sites": {name: digest_of_files(folder) for name, folder in self.sites.items()},
             **({"local_steps": LOCAL_STEPS} if self.fedgan else {}),
             **(
@@ -158,7 +153,7 @@ class Training:
         if parsed_json(stored) != self._inputs:
             raise RunError(
                 f"{self.out} was trained from other sites or images than the suite names now, on "
-                "another device, with another patient_pattern, or by another version. Remove the "
+                "another device, or by another version. Remove the "
                 "folder to train it anew."
             )
         return self.folder.facts().state == "finished"
@@ -173,13 +168,11 @@ class Training:
         torch.set_num_threads(1)
         write_whole(self._inputs_file, json.dumps(self._inputs).encode())
         if self.fedgan:
-            train_fedgan(
-                self.recipe, self.sites, self.out, patients=self.patients, device=self.device
-            )
+            train_fedgan(self.recipe, self.sites, self.out, device=self.device)
             return
         resume, masks = self.folder.facts_file.exists(), None
         how: dict[str, Any] = {
-            "patients": self.patients, "device": self.device, "without": self.without,
+            "device": self.device, "without": self.without,
         }  # fmt: skip
         if learns_masks(self.recipe, None, self.out, resume=resume):
             masks = learned_masks(self.recipe, self.sites, self.out, resume=resume, **how)
@@ -201,10 +194,11 @@ def train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgre
     ahead = iter(waiting)
     failed: dict[str, str] = {}
     running: dict[Future[str], Training] = {}
-    # Processes are spawned, since a fork of a process in which torch has run may hang. Trainings
-    # are submitted only when a worker is free, so that none is left queued after Ctrl-C.
-    spawned = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawned, initializer=end_with_parent) as pool:
+    # A fork of this process, in which torch has run, may hang; one in which it was imported does
+    # not. Trainings are submitted only when a worker is free: none is left queued after Ctrl-C.
+    forks = get_context("forkserver")
+    forks.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers, mp_context=forks, initializer=end_with_parent) as pool:
         while True:
             for training in islice(ahead, workers - len(running)):
                 running[pool.submit(_attempt, training)] = training

@@ -55,7 +55,7 @@ from asyndgan.models.installed import part  # noqa: E402
 from asyndgan.protocol import Endpoint, Exchange, Transport, message_limit  # noqa: E402
 from asyndgan.recipe import Recipe  # noqa: E402
 from asyndgan.recipe.pooled import LARGEST_SIDE  # noqa: E402
-from asyndgan.runs import expected  # noqa: E402
+from asyndgan.runs import learned, planned  # noqa: E402
 from asyndgan.store import Cohort, derived_seed  # noqa: E402
 from asyndgan.tables.planning import plan_tables  # noqa: E402
 from asyndgan.training import Coordinator, Site  # noqa: E402
@@ -67,13 +67,13 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _slow_for_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan's size follows the time that a step takes here: no test may follow the machine."""
-    timed = expected.seconds
+    timed = planned.seconds
 
     def seconds(recipe: Recipe, sites: int, device: str = "cpu") -> float:
         slow = max(recipe.image.size) > LARGEST_SIDE
         return 1e6 if slow else timed(recipe, sites, device)
 
-    monkeypatch.setattr(expected, "seconds", seconds)
+    monkeypatch.setattr(planned, "seconds", seconds)
 
 
 TINY = """
@@ -251,9 +251,19 @@ def make_sites(make_cohort: Callable[..., Cohort]) -> Callable[..., Federation]:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of two small phantom sites, 32x32 pixels."""
-    folder = tmp_path_factory.mktemp("phantoms")
-    write_phantoms(folder, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.12)
-    return {site.name: folder / site.name for site in DEFAULT_SITES[:2]}
+    return _drawn(tmp_path_factory.mktemp("phantoms"))
+
+
+@pytest.fixture(scope="session")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of the same sites, with a volume of each patient."""
+    return _drawn(tmp_path_factory.mktemp("volumes"), slices=8)
+
+
+def _drawn(folder: Path, slices: int | None = None) -> dict[str, Path]:
+    sites = DEFAULT_SITES[:2]
+    write_phantoms(folder, size=32, sites=sites, patients_scale=0.12, slices=slices)
+    return {site.name: folder / site.name for site in sites}
 
 
 @pytest.fixture(scope="session")
@@ -268,7 +278,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in ("north", "south"):
         found[name] = tmp_path_factory.mktemp(name)
         (found[name] / "schema.json").write_text(json.dumps(schema))
-        rows = (f"{age},{'yes' if age % 3 else 'no'}\n" for age in range(len(found), 90, 2))
+        rows = (
+            f"{age // 4 * 4},{'yes' if age % 3 else 'no'}\n" for age in range(len(found), 90, 2)
+        )
         (found[name] / "records.csv").write_text("age,ill\n" + "".join(rows))
     return found
 
@@ -278,6 +290,7 @@ def running(
     tiny: Callable[..., Recipe],
     phantoms: dict[str, Path],
     tables: dict[str, Path],
+    volumes: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., Running]]:
     """An engine of this name with two sites, started once: importing torch takes seconds."""
@@ -288,8 +301,12 @@ def running(
             state = tmp_path_factory.mktemp(engine)
             small = ["training.batch=2", "generator.width=8", "training.precision=float32"]
             planned = plan_tables(tables, small)
-            recipe = planned if planned and kind == "tables" else tiny("image.size=32")
-            folders = tables if kind == "tables" else phantoms
+            recipe, folders = {
+                "images": (tiny("image.size=32"), phantoms),
+                "volumes": (tiny("image.size=16x16x16", "image.fit=stretch"), volumes),
+                "tables": (planned, tables),
+            }[kind]
+            assert recipe
             setups = [SiteSetup(name, data, state / name) for name, data in folders.items()]
             made = Running(recipe, setups, build_engine(engine, setups, recipe))
             started[engine, kind] = made
@@ -301,17 +318,23 @@ def running(
 
 
 @pytest.fixture
-def left_sites(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+def left_sites(monkeypatch):
     """Every answer of a site in this process, as it leaves."""
-    left: list[bytes] = []
+    left = []
     send = InProcess.send
 
-    def listen(self: InProcess, site: str, payload: bytes, timeout: float) -> bytes:
+    def listen(self, site, payload, timeout):
         left.append(send(self, site, payload, timeout))
         return left[-1]
 
     monkeypatch.setattr(InProcess, "send", listen)
     return left
+
+
+@pytest.fixture
+def few_masks(monkeypatch):
+    """So few are learned to paint from: each costs images that are written, read and compared."""
+    monkeypatch.setattr(learned, "FEWEST", 24)
 
 
 @pytest.fixture

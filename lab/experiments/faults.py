@@ -1,6 +1,6 @@
 """Recovery when a part of a federation dies: seconds until all is well, and steps lost.
 
-    python -m lab.experiments.faults --out OUT [--document docs/results/federation.md]
+    python -m lab.experiments.faults --out OUT [--document FILE]
 
 A coordinator and four phantom sites are started with the commands that an administrator would use,
 from real kits, over mutual TLS on this machine. While a tiny generator trains, one part after the

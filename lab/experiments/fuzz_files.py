@@ -31,7 +31,7 @@ from asyndgan.dicom.choosing import Choice, labels_of, pick
 from asyndgan.dicom.importing import check_alike, read_cases
 from asyndgan.dicom.series import read_archive
 from asyndgan.errors import AsyndganError
-from asyndgan.intake.readers import reader_of
+from asyndgan.intake import reading
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from archives import rtstruct, save, seg, series  # type: ignore[import-not-found]  # of the tests
@@ -138,7 +138,7 @@ def read(folder: Path, path: Path) -> str:
     """What becomes of a file, or of the folder of DICOM files."""
     if path.suffix == ".dcm":
         return imported(folder)
-    reader_of(path).image(path, most=1)
+    reading.image(path, most=1)
     return f"{path.suffix} read"
 
 

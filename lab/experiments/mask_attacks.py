@@ -5,9 +5,9 @@
 The attacks `mask` and `picture` of an audit, on three sets of masks: the members'
 own, moved as a site moves them; masks that a generator learned from the members; and masks of
 strangers, of whom nobody is compared. Phantoms have ten or forty members and as many others at
-each of four sites, at 32 pixels; gliomas are split into thirds, at 64 pixels, and no generator
-learns their
-masks.
+each of four sites, at 32 pixels; of ten members a site other people are drawn, and masks learned
+anew, for each of `SEEDS`. Gliomas are split into thirds, at 64 pixels, and no generator learns
+their masks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
 from asyndgan.arrays import Mask
 from asyndgan.auditing.masks import mask_scores
@@ -36,8 +37,10 @@ SIZES = {"phantoms": 32, "lgg_mri": 64}
 DRAWN = 500
 """Masks that are painted, as by `asyndgan train` of so few cases."""
 
-MEMBERS = (10, 40)
-"""Members of each phantom site, beside as many others."""
+SEEDS = {10: 4, 40: 1}
+"""Trainings, by the members of each phantom site, beside as many others."""
+
+Held = Mapping[str, Sequence[Mask]]
 
 
 def cases_of(sites: dict[str, Path], size: int) -> dict[str, list[Case]]:
@@ -60,31 +63,40 @@ def moved_once(cases: Sequence[Case]) -> list[Mask]:
 
 
 def rows_of(
-    name: str, members: Sequence[Case], others: Sequence[Case], held: Mapping[str, Sequence[Mask]]
+    name: str, splits: Sequence[tuple[Sequence[Case], Sequence[Case], Held]]
 ) -> list[list[object]]:
-    """A row for each set of masks and attack."""
+    """A row for each set of masks and attack, over all splits; scores are ranks within a split."""
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for members, others, held in splits:
+        groups = [dict.fromkeys(case.patient for case in group) for group in (members, others)]
+        for masks, scores in zip(held, mask_scores(members, others, *held.values()), strict=True):
+            for by, own in scores.items():
+                ranks = rankdata([own[one] for group in groups for one in group]).tolist()
+                sides = found.setdefault((masks, by), [[], []])
+                sides[0] += ranks[: len(groups[0])]
+                sides[1] += ranks[len(groups[0]) :]
     rows: list[list[object]] = []
-    patients = [dict.fromkeys(case.patient for case in group) for group in (members, others)]
-    for masks, scores in zip(held, mask_scores(members, others, *held.values()), strict=True):
-        for by, own in scores.items():
-            found = attack(by, *(np.array([own[one] for one in group]) for group in patients))
-            p = f"{found.p_value:.3f}" if found.p_value >= 0.001 else "< 0.001"
-            rows.append(
-                [name, masks, len(held[masks]), by, f"{found.auc:.3f}",
-                 f"{found.low:.3f} to {found.high:.3f}", p, f"{found.members}, {found.others}"]
-            )  # fmt: skip
+    for (masks, by), sides in found.items():
+        told = attack(by, *map(np.array, sides))
+        number = sum(len(held[masks]) for _, _, held in splits)
+        p = f"{told.p_value:.3f}" if told.p_value >= 0.001 else "< 0.001"
+        rows.append(
+            [name, masks, number, by, f"{told.auc:.3f}", f"{told.low:.3f} to {told.high:.3f}", p,
+             f"{told.members}, {told.others}"]
+        )  # fmt: skip
     return rows
 
 
-def phantoms(out: Path, number: int) -> list[list[object]]:
-    """Rows of phantoms, so many members a site, after the training of a generator of masks."""
+def phantoms(out: Path, number: int, seed: int) -> tuple[list[Case], list[Case], Held]:
+    """Members, others and masks of phantoms, after the training of a generator of masks."""
     size = SIZES["phantoms"]
     own = [replace(site, patients=2 * number) for site in DEFAULT_SITES]
-    for place, seed in (("phantoms", 0), ("strangers", 9)):
+    for place, drawn in (("phantoms", seed), ("strangers", 9 + seed)):
         if not (out / place).exists():
-            write_phantoms(out / place, size=size, sites=own, seed=seed)
+            write_phantoms(out / place, size=size, sites=own, seed=drawn)
     sites = sites_of(out, "phantoms")
-    recipe = load_recipe("masks", [f"image.size={size}", "training.hold_out=0.5"])
+    changes = [f"image.size={size}", "training.hold_out=0.5", f"training.seed={seed}"]
+    recipe = load_recipe("masks", changes)
     run = trained(recipe, sites, out / "masks")
     parts = {site: held_out_by(recipe, cases) for site, cases in cases_of(sites, size).items()}
     members, others = (
@@ -99,7 +111,7 @@ def phantoms(out: Path, number: int) -> list[list[object]]:
         "learned": learned,
         "strangers', moved": moved_once(unknown),
     }
-    return rows_of(f"phantoms, {number} a site", members, others, held)
+    return members, others, held
 
 
 def gliomas(data: Path) -> list[list[object]]:
@@ -115,7 +127,7 @@ def gliomas(data: Path) -> list[list[object]]:
         "members' own, moved": moved_once(members),
         "strangers', moved": moved_once(strangers),
     }
-    return rows_of("lgg_mri", members, others, held)
+    return rows_of("lgg_mri", [(members, others, held)])
 
 
 def main() -> None:
@@ -123,7 +135,10 @@ def main() -> None:
     asked = arguments(__doc__).parse_args()
     torch.set_num_threads(1)
     heading = ["set", "masks", "number", "attack", "AUC", "95 % interval", "p", "members, others"]
-    rows = [row for number in MEMBERS for row in phantoms(asked.out / str(number), number)]
+    rows: list[list[object]] = []
+    for number, seeds in SEEDS.items():
+        splits = [phantoms(asked.out / f"{number}-{seed}", number, seed) for seed in range(seeds)]
+        rows += rows_of(f"phantoms, {number} a site", splits)
     rows += gliomas(asked.data)
     publish(markdown(heading, rows), "mask-attacks", asked.document)
 

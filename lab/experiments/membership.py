@@ -290,7 +290,7 @@ def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> dict[str, 
 
     And by how well it finds the case's mask, if it segments.
     """
-    facts, recipe = run.facts(), run.recipe().at_site(site)
+    facts, recipe = run.facts(), run.recipe()
     seeing = recipe.discriminator.model_copy(update={"augment": ()})  # attackers do not augment
     objective = Objective(
         recipe.model_copy(update={"discriminator": seeing}),

@@ -4,8 +4,9 @@
 
 RUN is a finished run of this set. As in an evaluation, the patients that its sites hold out judge,
 and its generator paints three images of the mask of each case that the sites train on. nnU-Net
-(Isensee et al. 2021) plans and trains by its own rules, in its configuration `2d`, with two
-differences, both for want of time: few epochs of 250 updates, and `BATCH` images an update.
+(Isensee et al. 2021) plans and trains by its own rules, in its configuration `2d` or, of volumes,
+`3d_fullres`. For want of time there are few epochs of 250 updates, and `BATCH` images an update
+(volumes as planned).
 
 BIN is the `bin` folder of an environment with `nnunetv2`, since its packages pull far more than
 this project's. It was tried with 2.8.1, on the CPU. A network that has predicted is not
@@ -20,9 +21,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from asyndgan.export.writing import write_dataset
@@ -32,7 +31,7 @@ from asyndgan.judging.metrics import ScoreArray, score_array
 from asyndgan.judging.real import load_real
 from asyndgan.judging.table import REAL_ALL
 from asyndgan.painting.sets import MOVED, masks_of, painting_of
-from asyndgan.painting.writing import PICTURES
+from asyndgan.painting.writing import Storage
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case
 from lab.experiments.common import arguments, markdown, publish
@@ -48,7 +47,9 @@ class Judge:
 
     def __init__(self, programs: Path, folder: Path, run: RunFolder, epochs: int) -> None:
         self.programs, self.folder, self.run = programs, folder, run
-        self.trainer = f"nnUNetTrainer_{epochs}epochs"
+        self.trainer = f"nnUNetTrainer_{epochs}epoch{'s' * (epochs > 1)}"
+        self.stored = Storage.plain(run.recipe().image)
+        self.configuration = "3d_fullres" if run.recipe().image.whole else "2d"
         self.raw = folder / "raw" / "Dataset001_cases"
 
     def predicted(self, cases: Iterable[Case], judged: list[Case]) -> Tensor:
@@ -59,32 +60,38 @@ class Judge:
             self._train(cases)
             self._write(asked, judged)
             self._call(
-                "predict", "-i", asked / "imagesTr", "-o", told, "-d", "1", "-c", "2d", "-f", "0",
-                "-tr", self.trainer, "-npp", "1", "-nps", "1",
+                "predict", "-i", asked / "imagesTr", "-o", told, "-d", "1", "-c",
+                self.configuration, "-f", "0", "-tr", self.trainer, "-npp", "1", "-nps", "1",
             )  # fmt: skip
+            for path in told.glob(f"case-*{self.stored.ending}"):
+                path.replace(asked / "labelsTr" / path.name)
             done.touch()
-        found = [np.array(Image.open(path)) for path in sorted(told.glob("case-*.png"))]
-        return torch.from_numpy(np.stack(found)).long()
+        found = DataSet(asked).cases(self.run.recipe().image, synthetic=True)
+        return torch.stack([case.mask for case in found])
 
     def _train(self, cases: Iterable[Case]) -> None:
         self._write(self.raw, cases)
-        self._call("plan_and_preprocess", "-d", "1", "-c", "2d", "-np", "1", "-npfp", "1")
+        self._call(
+            "plan_and_preprocess", "-d", "1", "--verify_dataset_integrity",
+            "-c", self.configuration, "-np", "1", "-npfp", "1",
+        )  # fmt: skip
         made = self.folder / "preprocessed" / self.raw.name
         plans = json.loads((made / PLANS).read_text())
-        plans["configurations"]["2d"]["batch_size"] = BATCH
+        if self.configuration == "2d":
+            plans["configurations"]["2d"]["batch_size"] = BATCH
         (made / PLANS).write_text(json.dumps(plans))
         # All cases train. nnU-Net validates after each epoch, on one of them, and chooses nothing.
-        names = sorted(path.stem for path in (self.raw / "labelsTr").iterdir())
+        names = sorted(path.name.split(".")[0] for path in (self.raw / "labelsTr").iterdir())
         (made / SPLITS).write_text(json.dumps([{"train": names, "val": names[:1]}]))
-        self._call("train", "1", "2d", "0", "-tr", self.trainer)
+        self._call("train", "1", self.configuration, "0", "-tr", self.trainer)
 
     def _write(self, folder: Path, cases: Iterable[Case]) -> None:
         facts = self.run.facts()
         numbered = (replace(case, name=f"case-{n:05d}") for n, case in enumerate(cases))
         write_dataset(
             folder,
-            map(PICTURES.raw, numbered),
-            file_ending=PICTURES.ending,
+            map(self.stored.raw, numbered),
+            file_ending=self.stored.ending,
             modalities=facts.modalities,
             labels={name: int(number) for number, name in facts.labels.items()},
             name=folder.name,
@@ -110,7 +117,7 @@ def main() -> None:
     parser.add_argument("--set", required=True, help="folder of the set in DATA")
     parser.add_argument("--run", type=Path, required=True, help="folder of a finished run")
     parser.add_argument("--nnunet", type=Path, required=True, help="folder of nnU-Net's programs")
-    parser.add_argument("--epochs", type=int, default=5, choices=(5, 10, 20, 50, 100))
+    parser.add_argument("--epochs", type=int, default=5, choices=(1, 5, 10, 20, 50, 100))
     asked = parser.parse_args()
     run = RunFolder(asked.run)
     recipe, facts = run.recipe(), run.facts()

@@ -1,6 +1,6 @@
 """Overhead of the network per step: milliseconds and bytes, at 128 pixels and four sites.
 
-    python -m lab.experiments.overhead --out OUT [--document docs/results/federation.md]
+    python -m lab.experiments.overhead --out OUT [--document FILE]
 
 The engines take turns, step by step, within one run of this script: `inprocess`, where the sites
 compute in threads, and `processes` and `flare`, where they compute in separate processes on the
@@ -9,6 +9,7 @@ and it moves as many bytes as with large networks.
 """
 
 import json
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -46,11 +47,11 @@ OF_CODING = {
 
 def formula(recipe: Recipe) -> float:
     """Bytes per site and step without headers: images to the site, feedback and masks back."""
-    rows, columns = recipe.image.size
-    values, batch = 3 * rows * columns, recipe.training.batch
+    pixels, batch = math.prod(recipe.image.size), recipe.training.batch
+    values = 3 * pixels
     images, feedback = (OF_CODING[coding] for coding in (recipe.wire.images, recipe.wire.feedback))
     coded = sum(image + value * values for image, value in (images, feedback))
-    return batch * (coded + rows * columns)
+    return batch * (coded + pixels)
 
 
 def before_zstd(payload: bytes) -> int:

@@ -72,7 +72,7 @@ class Lying(Transport):
         codings: dict[str, Coding] = {
             "feedback": self.recipe.wire.feedback, "conditions": "label8",
         }  # fmt: skip
-        return pack(turned, codings, level=1)
+        return pack(turned, codings)
 
     def sites(self) -> tuple[str, ...]:
         """The sites of the wrapped engine."""

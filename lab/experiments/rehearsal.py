@@ -40,7 +40,7 @@ class Rehearsal:
     def __init__(
         self, recipe: Recipe, name: str, card: Card, images: Images, halves: Tensor | None = None
     ) -> None:
-        self.recipe = recipe.at_site(name)
+        self.recipe = recipe
         self.objective = Objective(
             self.recipe,
             modalities=len(card.modalities),

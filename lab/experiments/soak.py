@@ -1,6 +1,6 @@
 """Checks a long run over FLARE for leaks of memory, open files and threads.
 
-    python -m lab.experiments.soak --out OUT [--steps 3000] [--document docs/results/federation.md]
+    python -m lab.experiments.soak --out OUT [--steps 3000] [--document FILE]
 
 Four phantom sites and a tiny generator run in a federation on this machine, with metrics,
 TensorBoard and checkpoints as in any run. For each kind of process, resident memory, open files and

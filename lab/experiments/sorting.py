@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
-from asyndgan.painting.pictures import STYLE, as_png, bare
+from asyndgan.painting.pictures import STYLE, as_png, bare, flat
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case
 from lab.diagnosis import moved_alike
@@ -70,12 +70,15 @@ def chosen(sites: Sites, run: RunFolder) -> tuple[list[Case], list[str]]:
 
 def gallery(sites: Sites, run: RunFolder) -> bytes:
     """Masks of some patients, and a real and a synthetic image of each in every modality."""
-    pairs = list(islice(pairs_of(sites, run, np.random.default_rng(SEED)), PATIENTS))
+    drawn = pairs_of(sites, run, np.random.default_rng(SEED))
+    pairs = [(flat(real), flat(painted)) for real, painted in islice(drawn, PATIENTS)]
+    wide = _proportion(pairs[0][0])
+    pairs = pairs[: round(PATIENTS / wide)]
     modalities = pairs[0][0].modalities
     rows = ["mask", *(f"{kind} {name}" for name in modalities for kind in ("real", "synthetic"))]
     highest = max(1, *(int(case.mask.max()) for case, _ in pairs))
     with rc_context(STYLE):
-        size = (1.2 * len(pairs) + 0.3, 1.2 * len(rows))
+        size = (1.2 * wide * len(pairs) + 0.3, 1.2 * len(rows))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(rows), len(pairs), squeeze=False)
         bare(grid)
@@ -89,11 +92,18 @@ def gallery(sites: Sites, run: RunFolder) -> bytes:
         return as_png(figure)
 
 
+def _proportion(plane: Case) -> float:
+    """Width of a picture as a multiple of its height."""
+    rows, columns = plane.mask.shape
+    return columns / rows
+
+
 def sheet(cases: list[Case]) -> bytes:
     """Numbered pictures of the cases' first modality, in one scale of brightness."""
-    lines = -(-len(cases) // COLUMNS)
+    cases = [flat(case) for case in cases]
+    lines, high = -(-len(cases) // COLUMNS), 1.5 / _proportion(cases[0]) + 0.15
     with rc_context(STYLE):
-        figure = Figure(figsize=(1.5 * COLUMNS, 1.65 * lines), layout="constrained")
+        figure = Figure(figsize=(1.5 * COLUMNS, high * lines), layout="constrained")
         grid = figure.subplots(lines, COLUMNS, squeeze=False)
         for number, (panel, case) in enumerate(zip(grid.flat, cases, strict=False), 1):
             panel.imshow(case.image[0].numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)

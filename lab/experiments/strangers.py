@@ -1,7 +1,7 @@
 """A federation while strangers hold connections to its port: what begins, goes on and is answered.
 
     python -m lab.experiments.strangers --out OUT [--strangers 200]
-        [--document docs/results/federation.md]
+        [--document FILE]
 
 A coordinator and two phantom sites are started with the commands that an administrator would use.
 Each quantity is measured without strangers, and then while `crowd.py` holds connections that never

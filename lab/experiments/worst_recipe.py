@@ -14,11 +14,12 @@ that follows the feedback, as in an honest run (`generator`). Where the recipe h
 the picture, out of many turned and scaled copies, whose mask is most like the one that the site
 offers. Then it asks about every candidate, `ROUNDS` times, while rates fall to nothing.
 
-It reads the loss (`adversarial`), the length of the feedback (`norm`), how well the site's
-segmentation finds the mask (`segmentation`), and what a logistic regression makes of all of them,
-which learns from other candidates of whom the coordinator knows whether they took part
-(`combined`). It also asks once after a quarter and after half of the teaching. The figure of a
-recipe is that of its best reading, chosen after the fact, so it is too high rather than too low.
+It reads the loss (`adversarial`), how well the site's segmentation finds the mask (`segmentation`),
+the feedback's length (`norm`) and how much it points along what was shown (`along`), and what a
+logistic regression makes of all of them, which learns from other candidates of whom the coordinator
+knows whether they took part (`combined`). The policy of `site init` withholds losses: then `norm`
+and `along` remain. It also asks once after a quarter and after half of the teaching. The figure of
+a recipe is that of its best reading, chosen after the fact, so it is too high rather than too low.
 
 Each seed is another choice of patients and another start of the site. Patients are the unit of the
 intervals.
@@ -53,14 +54,14 @@ from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.store import Case, Cohort
-from asyndgan.store.cohort import shares
 from asyndgan.store.moves import LIKE_PATIENTS, moved
 from asyndgan.store.prepare import masks_as_images
+from asyndgan.store.resampling import label_shares
 from asyndgan.training import Scope, Site, generator_inputs, new_generator
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
 from lab.experiments.common import arguments, markdown, publish, remembered
 
-VERSION = 1
+VERSION = 2
 """Goes up when an attack changes, so that no stored score of the earlier one is taken."""
 ROUNDS = 4
 """Questions about each candidate."""
@@ -72,7 +73,10 @@ PARTS = (25, 50)
 """Parts of the teaching, in per cent, after which each candidate is asked about once as well."""
 STRANGERS = 160
 """Other patients of whom the coordinator has pictures."""
-SAID = ("adversarial", "norm", "segmentation")
+SAID = ("adversarial", "segmentation")
+"""Losses that are read."""
+WITHOUT_LOSSES = ("norm", "along")
+"""What is read of the feedback, which leaves under the policy of `site init` too."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Play:
             self.base,
             [
                 "image.size=32", "generator.width=8", *small, "wire.images=float16",
-                "wire.feedback=float16", "wire.zstd=1", *self.changes,
+                "wire.feedback=float16", *self.changes,
                 f"training.steps={steps}",
                 f"optimiser.decay_from={1 - asked / steps:.4f}",
             ],
@@ -139,7 +143,7 @@ class Coordinator:
         return answer
 
     def _asked(self, request: Message) -> Message:
-        payload = pack(request, {"images": self.images}, level=1)
+        payload = pack(request, {"images": self.images})
         return unpack(self.endpoint.answer(payload), ANSWERS, limit=self.limit)
 
 
@@ -163,7 +167,7 @@ class Pool:
             many = torch.stack([case.image] * copies), torch.stack([case.mask] * copies)
             shown, maps = many if still else moved(*many, LIKE_PATIENTS, random)
             shown[0], maps[0] = case.image, case.mask
-            shown = shares(shown) if whole else shown
+            shown = label_shares(shown) if whole else shown
             mirror = torch.rand(copies, generator=random) < 0.5
             mirror[0] = False
             shown = torch.where(mirror[:, None, None, None], shown.flip(-1), shown)
@@ -211,7 +215,7 @@ def attacked(play: Play, cases: Sequence[Case], labels: dict[str, int], seed: in
         maps=recipe.image.source == "masks",
     )  # fmt: skip
     leaves = LeavesSection(masks="transient" if recipe.sends_own_masks else "learned")
-    policy = Policy(name="site", leaves=leaves, allows=first_policy("site").allows)
+    policy = Policy(name="site", leaves=leaves, allows=first_policy("site", "measured").allows)
     if policy.unmeasured(recipe):
         allows = policy.allows.model_copy(update={"approved": (recipe.digest(),)})
         policy = policy.model_copy(update={"allows": allows})
@@ -289,9 +293,12 @@ def asked_once(
     """One question about each candidate, in random order."""
     said: dict[int, dict[str, float]] = {}
     for place in torch.randperm(count, generator=random).tolist():
-        answer = talk.judged(*own.drawn(talk.offered, random, place))
+        shown, masks = own.drawn(talk.offered, random, place)
+        answer = talk.judged(shown, masks)
         said[place] = {key: -answer.losses[key] for key in SAID if key in answer.losses}
-        said[place]["norm"] = -float(answer.feedback.flatten(1).norm(dim=1).log().mean())
+        feedback = answer.feedback.flatten(1)
+        said[place]["norm"] = -float(feedback.norm(dim=1).log().mean())
+        said[place]["along"] = -float(F.cosine_similarity(feedback, shown.flatten(1)).mean())
     return {name: [said[place][name] for place in range(count)] for name in said[0]}
 
 
@@ -394,11 +401,13 @@ PLAYS = {
     "default, 64 pixels": Play((*OWN, "image.size=64"), answers=50),
     "default, given masks": Play((*OWN, GIVEN), answers=50),
     "masks": Play(OWN, answers=50, base="masks"),
+    "masks, 620 answers": Play(OWN, answers=620, base="masks"),
     "masks, one network": Play((*OWN, ONE), answers=50, base="masks"),
 }
 """What can be played; the first is not of the family."""
 SEEDS = {
     "default": 3,
+    "default, given masks": 3,
     "refused now": 2,
     "masks": 3,
     "narrow": 3,
@@ -434,12 +443,17 @@ def rows(data: Path, out: Path, jobs: Sequence[tuple[str, str, int]]) -> Iterato
         found = judged(splits)
         last = {reading: figure for reading, figure in found.items() if "%" not in reading}
         best = max(last, key=lambda reading: last[reading][0])
+        left = max(WITHOUT_LOSSES, key=lambda reading: last[reading][0])
         early = [f"{found[f'adversarial at {at} %'][0]:.3f}" for at in PARTS]
-        area, low, high = last[best]
         yield [
             part, name, PLAYS[name].teaches, len(splits), len(splits) * 2 * PLAYS[name].members,
-            PLAYS[name].answers, *early, best, f"{area:.3f}", f"{low:.3f} to {high:.3f}",
+            PLAYS[name].answers, *early, best, *_told(last[best]), *_told(last[left]),
         ]  # fmt: skip
+
+
+def _told(figure: tuple[float, float, float]) -> tuple[str, str]:
+    area, low, high = figure
+    return f"{area:.3f}", f"{low:.3f} to {high:.3f}"
 
 
 def main() -> None:
@@ -461,6 +475,7 @@ def main() -> None:
     heading = [
         "set", "recipe", "taught by", "seeds", "patients asked about", "answers a patient",
         *(f"AUC at {at} %" for at in PARTS), "best reading", "AUC", "95 % interval",
+        "AUC without losses", "95 % interval without losses",
     ]  # fmt: skip
     found = [[*map(str, row)] for row in rows(asked.data, asked.out, jobs)]
     table = {
@@ -471,7 +486,7 @@ def main() -> None:
         )
     }
     write_whole(RESULTS, (json.dumps([*table.values()], indent=1) + "\n").encode())
-    shown = markdown(heading, [[*row.values()] for row in table.values()])
+    shown = markdown(heading, [[row.get(key, "-") for key in heading] for row in table.values()])
     publish(f"{__doc__.split(chr(10))[0]}\n\n{shown}", "worst_recipe", asked.document)
 
 

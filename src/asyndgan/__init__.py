@@ -20,6 +20,7 @@ __all__ = [
     "Study",
     "audit",
     "evaluate",
+    "from_arrays",
     "generate",
     "plan",
     "register",
@@ -28,7 +29,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from asyndgan.api import Run, audit, evaluate, generate, plan, report, train
+    from asyndgan.api import Run, audit, evaluate, generate, plan, release, report, train
+    from asyndgan.export.arrays import from_arrays
     from asyndgan.models.installed import register
     from asyndgan.recipe import Recipe
     from asyndgan.runs.study import Study
@@ -36,7 +38,8 @@ else:
     __getattr__ = lazily(
         __name__,
         {
-            "api": "Run audit evaluate generate plan report train",
+            "api": "Run audit evaluate generate plan release report train",
+            "export.arrays": "from_arrays",
             "models.installed": "register",
             "recipe": "Recipe",
             "runs.study": "Study",

@@ -1,14 +1,13 @@
 """The public Python API, which `asyndgan` itself exports: commands as functions, for notebooks.
 
-Arguments are named like the options of the commands, so that error messages fit both. Torch's
-number of threads and its global random state stay as they were found, also after errors.
+Torch's number of threads and its global random state stay as they were found.
 """
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, suppress
 from functools import cached_property, wraps
 from inspect import signature
 from pathlib import Path
@@ -21,44 +20,38 @@ from pydantic import ConfigDict, Field, SkipValidation, ValidationError, validat
 from torch import Tensor
 
 from asyndgan.arrays import Masks
-from asyndgan.auditing.record import AuditRecord, check_released
-from asyndgan.auditing.records import RecordsAudit, audit_records, check_released_records
-from asyndgan.auditing.run import audit_run
-from asyndgan.errors import RunError
+from asyndgan.auditing.asking import answered_audits
+from asyndgan.auditing.record import AuditRecord
+from asyndgan.auditing.records import RecordsAudit
+from asyndgan.errors import AsyndganError, RunError, StorageError, not_written
 from asyndgan.export.writing import written_whole
-from asyndgan.intake.dataset import DataSet
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.intake.between import check_apart
 from asyndgan.judging.bench import Bench, OnProgress
-from asyndgan.judging.of_run import evaluate_run
-from asyndgan.judging.records import RecordsEvaluation, evaluate_records
+from asyndgan.judging.records import RecordsEvaluation
 from asyndgan.judging.table import Evaluation
+from asyndgan.kinds import kind_of
 from asyndgan.models import check_parts
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.painting.fading import fading_of
 from asyndgan.painting.looks import check_look
 from asyndgan.painting.painter import PaintedSet, Painter
-from asyndgan.painting.records import generate_records
-from asyndgan.painting.sets import watched, write_standard
+from asyndgan.painting.publishing import Release, describe
 from asyndgan.painting.synthesise import (
     check_labels_of,
     check_paintable,
-    chosen_masks,
-    masks_digest,
     released_masks,
     synthesise,
 )
-from asyndgan.painting.writing import PICTURES, Storage, write_synthetic
 from asyndgan.recipe import Recipe
-from asyndgan.recipe.faults import shown
+from asyndgan.recipe.faults import WORDS, shown
 from asyndgan.recipe.recipe import dotted
 from asyndgan.reports.of_run import report_run
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.learned import learned_masks, learns_masks
 from asyndgan.runs.planned import plan_for, within
-from asyndgan.runs.sites import RunSites
+from asyndgan.runs.shipped import run_of
 from asyndgan.runs.train import Watch
 from asyndgan.runs.train import train as train_run
-from asyndgan.tables.schema import file_of, format_of, refuse_for_images
+from asyndgan.runs.trial import NO_RESULT, trial_of
 from asyndgan.texts import check_site_names
 from asyndgan.training.compute import torch_threads
 
@@ -68,6 +61,18 @@ Folder = str | Path
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 BUDGET: Final = SegmentationBudget()
+
+_WANTED: Final = {
+    **dict.fromkeys(("out", "masks", "test", "synthetic", "holdout", "like"), "give a path"),
+    **dict.fromkeys(("labels", "fade", "release", "audits"), "give a list, such as ['one']"),
+    **dict.fromkeys(("sites", "states", "policies"), "give a dictionary, as {'a': 'data/a'}"),
+    **dict.fromkeys(("run", "start"), "give a Run of asyndgan, or the path of its folder"),
+    "recipe": "give a recipe, the name of one or the path of a TOML file",
+    "overrides": "give a dictionary, such as {'training.steps': 100}",
+    "without": "give a dictionary, such as {'north': ['T1']}",
+    "watch": "give a function, such as print",
+}
+"""What an argument should be, in place of what its validator says."""
 
 Arguments = ParamSpec("Arguments")
 Returned = TypeVar("Returned")
@@ -96,13 +101,30 @@ def _checked(function: Callable[Arguments, Returned]) -> Callable[Arguments, Ret
         except ValidationError as error:
             if error.title != name:
                 raise
-            faults = "; ".join(
-                f"{fault['loc'][0]} = {shown(fault['input'])}: {fault['msg']}"
-                for fault in error.errors()[:3]
-            )
-            raise RunError(f"asyndgan.{name}: {faults}.") from error
+            faults = {}
+            for fault in error.errors()[:3]:
+                key = str(fault["loc"][0])
+                said = fault["msg"].replace("Input should be", "it should be")
+                wanted = _WANTED.get(key) or WORDS.get(fault["type"], said)
+                faults[key] = f"{key} = {shown(given.get(key, fault['input']))}: {wanted}"
+            raise RunError(f"asyndgan.{name}: {'; '.join(faults.values())}.") from error
+        except OSError as error:
+            if isinstance(error, AsyndganError) or not error.filename:
+                raise
+            raise StorageError(not_written(error.filename, error)) from error
+        except AsyndganError as error:
+            error.args = tuple(_in_python(str(text)) for text in error.args[:1])
+            raise
 
     return called
+
+
+def _in_python(text: str) -> str:
+    """What an error says of options of commands, by the names of arguments."""
+    text = text.replace("'asyndgan train ... --resume'", "asyndgan.train(..., resume=True)")
+    for option, argument in (("resume", "resume=True"), ("set", "overrides"), ("from", "start")):
+        text = re.sub(rf"--{option}\b", argument, text)
+    return re.sub(r"--(?=\w)", "", re.sub(r"--(site|state|label)\b", r"\1s", text))
 
 
 @final
@@ -110,7 +132,7 @@ class Run:
     """A run folder as it was when this object was made, and what its generator paints.
 
     Args:
-        path: folder that `train` or `asyndgan train` wrote.
+        path: folder that `train` or `asyndgan train` wrote; or `"nuclei"`, which comes with us.
 
     Attributes:
         path: the folder.
@@ -129,7 +151,7 @@ class Run:
     """
 
     def __init__(self, path: Folder) -> None:
-        self.path = Path(path)
+        self.path = run_of(path)
         self.folder = RunFolder(self.path)
         self.recipe, self.facts = self.folder.recipe(), self.folder.facts()
         self.state = self.facts.state
@@ -198,19 +220,18 @@ class Run:
         """Paints an image from a mask, or one from each mask of a stack.
 
         Args:
-            mask: label map (rows, columns) or (n, rows, columns) of whole numbers, of the run's
-                `size`, with labels out of `labels`. The same mask twice in a stack gives two
-                images, if the generator has noise, a latent or looks.
+            mask: label map (*sides) or stack (n, *sides) of whole numbers, of the run's `size`,
+                with labels out of `labels`. The same mask twice in a stack gives two images, if the
+                generator has noise, a latent or looks.
             look: one of `looks`, to paint all images in it; None: drawn for each image by the
                 sites' shares. A modality that the site does not hold is painted in another look.
             seed: seed of the noise and the looks.
 
         Returns:
-            Intensities from -1 to 1, (modalities, rows, columns), or (n, ...) for a stack.
+            Intensities from -1 to 1, (modalities, *sides), or (n, ...) for a stack.
 
         Raises:
-            RunError: the run has not finished or paints without masks, the mask has another size,
-                is not of whole numbers or holds an unknown label, or there is no such look.
+            RunError: the run cannot paint from this mask, or in this look.
         """
         self._check_masked()
         if look is not None:
@@ -220,7 +241,7 @@ class Run:
         looks = [look] * len(named) if look is not None else []
         cases = synthesise(self.folder, named, looks=looks, seed=seed)
         images = torch.stack([case.image for case in cases]).numpy()
-        return images if np.ndim(mask) == 3 else images[0]
+        return images if np.ndim(mask) > len(self.size) else images[0]
 
     def _check_masked(self) -> None:
         if self.recipe.condition.kind != "mask":
@@ -240,7 +261,6 @@ def train(
     policies: Mapping[str, Folder] | None = None,
     records: Folder | None = None,
     without: Mapping[str, Sequence[str]] | None = None,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     engine: Literal["inprocess", "processes"] = "inprocess",
     resume: bool = False,
     start: Run | Folder | None = None,
@@ -255,17 +275,15 @@ def train(
         sites: folder of each site's data, by the site's name.
         out: run folder to write.
         overrides: values of keys of the recipe, such as `{"training.steps": 100}`.
-        masks: folder of masks to paint from instead of the patients' own, if the recipe has
-            `masks.source` "given". None: the sites teach a generator of masks first, in OUT-masks.
-        policies: policy file of each site, by its name, as `asyndgan policy` checks it. A site
-            without one lets out everything that the recipe asks for.
+        masks: folder of masks to paint from, if the recipe has `masks.source` "given"; None: the
+            sites teach a generator of masks first, in OUT-masks.
+        policies: policy file of each site, by its name; a site without one lets out all that the
+            recipe asks for.
         records: folder that keeps the sites' ledgers and accounts beyond this run.
         without: modalities of a site that are not used, by its name.
-        patient_pattern: regular expression whose first group finds the patient in a case's name.
         engine: `processes` gives each site a process of its own.
         resume: continue from the newest checkpoint in `out`.
-        start: a finished run whose generator this one begins with, as far as it fits (`--from`);
-            `facts.start` of the result says what was taken.
+        start: a finished run whose generator this one begins with, as far as it fits.
         threads: for the generator's arithmetic; None: as many as are fastest.
         device: torch device for all networks: `cpu`, `cuda`, `cuda:1`, `mps`.
         watch: called after every step; `print` will do.
@@ -273,9 +291,8 @@ def train(
     Raises:
         Interrupted: after Ctrl-C, when a checkpoint is written.
         NotFiniteError: a loss became infinite or NaN.
-        RecipeError: the recipe, an override or a site's name is not valid.
         PolicyError: a policy cannot be read, or does not allow the recipe.
-        RunError, DataError, CohortError: the run cannot begin, or not be resumed.
+        RecipeError, RunError, DataError, CohortError: the run cannot begin, or not be resumed.
     """
     changes = _changes(overrides)
     if isinstance(recipe, Recipe):
@@ -286,15 +303,19 @@ def train(
     place = Path(out)
     how: dict[str, Any] = {
         "policies": _sites(policies or {}), "records": _path(records), "without": without or {},
-        "patients": patient_pattern, "engine": engine, "threads": threads, "device": device,
+        "engine": engine, "threads": threads, "device": device,
     }  # fmt: skip
     given = _path(masks)
+    if not (resume or resolved.table):
+        check_apart([*_sites(sites).values()], resolved.image)
     if learns_masks(resolved, given, place, resume=resume):
         given = learned_masks(resolved, _sites(sites), place, resume=resume, watch=watch, **how)
     run = train_run(
         resolved, _sites(sites), place, masks=given, resume=resume, watch=watch,
         start=None if start is None else _folder(start).path, **how,
     )  # fmt: skip
+    if trial := trial_of(run.facts(), run.recipe()):
+        log.warning("%s. %s", trial, NO_RESULT)
     return Run(run.path)
 
 
@@ -303,28 +324,25 @@ def plan(
     sites: Mapping[str, Folder],
     *,
     overrides: Mapping[str, Any] | None = None,
+    volumes: bool = False,
     hours: Annotated[float, Field(ge=0.01)] | None = None,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> Recipe:
     """Plans a recipe from the sites' data, as `asyndgan plan` does; `print` it for its keys.
 
     Args:
         sites: folder of each site's data, or its fingerprint's file, by the site's name.
         overrides: values of keys of the recipe, such as `{"image.size": 96}`.
+        volumes: whether to paint whole volumes, not their slices.
         hours: hours that a training may take on this machine; None: images get 64 pixels along a
-            side at most.
-        patient_pattern: as for `train`.
+            side at most, volumes 48.
 
     Raises:
-        DataError: a folder cannot be read, or the sites' names contradict.
-        RecipeError: an override is not valid.
-        RunError: there is no site, or two have one data set.
+        DataError, RecipeError, RunError: nothing can be planned from these.
     """
     if not sites:
         raise RunError("there is no site to plan for. Name each with its folder.")
     fits = None if hours is None else within(hours)
-    made = plan_for(_sites(sites), _changes(overrides), patient_pattern, fits=fits)
-    return made if isinstance(made, Recipe) else made.recipe
+    return plan_for(_sites(sites), _changes(overrides), volumes=volumes, fits=fits).recipe
 
 
 @_checked
@@ -337,7 +355,6 @@ def generate(
     augment: bool = False,
     seed: Seed = 0,
     fade: Sequence[str] = (),
-    release: Sequence[Folder] = (),
     like: Folder | None = None,
     watch: OnProgress | None = None,
 ) -> int:
@@ -349,62 +366,79 @@ def generate(
     Args:
         run: a finished run.
         out: folder to write; must be new.
-        masks: data set whose masks to paint from; None: the masks that the sites released.
+        masks: data set whose masks to paint from; None: the masks that the sites released. From
+            masks of volumes, volumes are written on their grids.
         draws: images per mask, each with other noise; None: see above.
         augment: mirror, rotate, scale and shift the masks, differently for every draw.
         seed: seed of noise and augmentation.
         fade: names of labels to show more or less clearly from image to image.
-        release: folders of audits, together of all sites. The set that they audited is painted,
-            and only if they found no evidence of members and no near copies.
-        like: data set of a site whose file format and bit depth to take and, of NIfTI, spacing and
-            orientation and, where the recipe normalises by a range, the intensities; None: PNG with
-            8 bits.
+        like: data set of a site whose file format, bit depth, spacing, orientation and range of
+            intensities to take; None: PNG with 8 bits.
         watch: called with a text, the cases painted and all cases; `print` will do.
 
     Returns:
         The number of cases.
 
     Raises:
-        RunError: the run has not finished, there are no masks to paint from or they hold an
-            unknown label, several draws would be equal, the audits do not permit the release, or
-            `release` is combined with `draws`, `augment` or `seed`.
-        DataError: the folder of masks cannot be used, or `out` cannot be written.
+        RunError, DataError: the run has not finished, or cannot paint from these masks.
     """
-    own = (draws, augment, seed) != (None, False, 0)
-    if release and own:
-        raise RunError(
-            "with --release the set that was audited is painted again, so --draws, --augment and "
-            "--seed have no effect; leave them out."
-        )
+    return kind_of(_folder(run)).generate(
+        Path(out), masks=_path(masks), draws=draws, augment=augment, seed=seed, fade=fade,
+        like=_path(like), watch=watch,
+    )  # fmt: skip
+
+
+@_checked
+def release(
+    run: Run | Folder,
+    out: Folder,
+    audits: Sequence[Folder] = (),
+    *,
+    licence: str,
+    creator: str,
+    contact: str,
+    use: str = "",
+    masks: Folder | None = None,
+    fade: Sequence[str] = (),
+    like: Folder | None = None,
+    watch: OnProgress | None = None,
+) -> int:
+    """Paints the set that audits examined, to pass it on, with what catalogues read of it.
+
+    Beside what `generate` writes: croissant.json, ro-crate-metadata.json and a manifest.
+
+    Args:
+        run: a finished run.
+        out: folder to write; must be new.
+        audits: folders of audits, together of all sites; none: those that the sites of a federation
+            answered, kept with the run.
+        licence: SPDX expression, such as `CC-BY-4.0`.
+        creator: person or institution that answers for the set.
+        contact: address of mail or of a page, where recipients ask.
+        use: permitted use, as a code of the Data Use Ontology such as `DUO:0000042`.
+        masks: as in `generate`, and as they were audited.
+        fade: likewise.
+        like: as in `generate`.
+        watch: as in `generate`.
+
+    Returns:
+        The number of cases.
+
+    Raises:
+        RunError: the audits do not permit the release: they do not cover all sites, or found
+            evidence of members or near copies.
+        Others: as `generate`.
+    """
+    said = Release(licence, creator, contact, use)
     folder = _folder(run)
-    if folder.recipe().table:
-        refuse_for_images({"masks": masks, "augment": augment, "fade": fade})
-        permitted = (
-            check_released_records(folder, [Path(one) for one in release]) if release else ""
-        )
-        return generate_records(
-            folder, Path(out), draws=draws, seed=seed, audited=permitted,
-            ending=format_of(file_of(Path(like))) if like else ".csv",
+    painted = ", ".join(folder.facts().modalities) or "records"
+    with written_whole(Path(out)) as half:
+        count, audited = kind_of(folder).release(
+            half, [Path(one) for one in audits] or answered_audits(folder), masks=_path(masks),
+            fade=fade, like=_path(like), watch=watch,
         )  # fmt: skip
-    named, origin = chosen_masks(folder, _path(masks))
-    fading = fading_of(folder, fade)
-    storage = Storage.like(DataSet(Path(like)), folder) if like else PICTURES
-    audits, audited = [Path(one) for one in release], None
-    with written_whole(Path(out)) as half:  # on entry it looks whether it can be written
-        if audits:
-            audited = check_released(folder, masks_digest(named), audits, fading=fading)
-        if not own:
-            return write_standard(
-                half, folder, named, origin, fading=fading, watch=watch, audited=audited,
-                storage=storage,
-            )  # fmt: skip
-        draws = draws or 1
-        cases = synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
-        return write_synthetic(
-            half, folder, watched(cases, draws * len(named), watch), masks=named,
-            origin=replace(origin, text=origin.text + (", moved at random" if augment else "")),
-            painting={"draws": draws, "seed": seed, **fading.told()}, storage=storage,
-        )  # fmt: skip
+        describe(half, said, f"Synthetic {painted} ({Path(out).resolve().name})", audited)
+    return count
 
 
 @_checked
@@ -420,7 +454,6 @@ def evaluate(
     labels: Sequence[str] | None = None,
     workers: Count | None = None,
     device: str = "cpu",
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     watch: OnProgress | None = None,
 ) -> Evaluation | RecordsEvaluation:
     """Compares segmentation networks trained on all real, each site's and synthetic data.
@@ -437,7 +470,6 @@ def evaluate(
         labels: names of the labels to judge by; None: all.
         workers: networks to train at a time, on one core each; None: one for each core.
         device: torch device to train on.
-        patient_pattern: the pattern that the run was trained with.
         watch: called with a text, the steps done and all steps; `print` will do.
 
     Returns:
@@ -445,29 +477,14 @@ def evaluate(
         AUCs, calibration and likeness.
 
     Raises:
-        RunError: the run has not finished, there are no patients to judge on, or a patient of the
-            test set is at a site as well.
-        DataError: a data set cannot be used, or a label is unknown.
+        RunError, DataError: these cannot be compared, as where a test patient is at a site too.
         NotFiniteError: a loss became infinite or NaN.
     """
-    if _folder(run).recipe().table:
-        refuse_for_images(
-            {"steps": steps != BUDGET.steps, "label": labels, "workers": workers,
-             "device": device != "cpu",
-             "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
-        )  # fmt: skip
-        return evaluate_records(
-            _folder(run), _sites(sites), Path(out), test=_path(test), synthetic=_path(synthetic),
-            seeds=seeds, watch=watch,
-        )  # fmt: skip
     budget = SegmentationBudget(steps=steps)
-    return evaluate_run(
-        RunSites.opened(_folder(run), _sites(sites), patient_pattern=patient_pattern),
-        _opened(test, patient_pattern),
-        _opened(synthetic, patient_pattern),
-        Bench(Path(out), budget, range(seeds), workers, device, watch),
-        targets=labels,
-    )
+    return kind_of(_folder(run)).evaluate(
+        _sites(sites), Bench(Path(out), budget, range(seeds), workers, device, watch),
+        test=_path(test), synthetic=_path(synthetic), label=labels,
+    )  # fmt: skip
 
 
 @_checked
@@ -480,7 +497,6 @@ def audit(
     masks: Folder | None = None,
     fade: Sequence[str] = (),
     states: Mapping[str, Folder] | None = None,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     watch: OnProgress | None = None,
 ) -> AuditRecord | RecordsAudit:
     """Attacks a finished run to measure what it reveals about the patients it was trained on.
@@ -496,29 +512,14 @@ def audit(
         fade: labels that the audited set shows more or less clearly.
         states: folder in which a site keeps its states of the run, by the site's name (KIT/runs/RUN
             in a federation); None: in the run's folder.
-        patient_pattern: the pattern that the run was trained with.
         watch: called with a text, the work done and all work, in paintings; `print` will do.
 
     Raises:
-        RunError: the run has not finished, there are no patients to compare with, or sites or cases
-            are not those of the run.
-        DataError: a data set cannot be used.
+        RunError, DataError: there is nobody to compare with, or these are not the run's sites.
     """
-    if _folder(run).recipe().table:
-        refuse_for_images(
-            {"masks": masks, "fade": fade,
-             "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
-        )  # fmt: skip
-        return audit_records(
-            _folder(run), _sites(sites), Path(out), holdout=_path(holdout),
-            states=_sites(states or {}),
-        )  # fmt: skip
-    opened = RunSites.opened(
-        _folder(run), _sites(sites), states=_sites(states or {}), patient_pattern=patient_pattern
-    )
-    return audit_run(
-        opened, Path(out), holdout=_opened(holdout, patient_pattern), masks=_path(masks),
-        faded=fade, watch=watch,
+    return kind_of(_folder(run)).audit(
+        _sites(sites), Path(out), holdout=_path(holdout), states=_sites(states or {}),
+        masks=_path(masks), fade=fade, watch=watch,
     )  # fmt: skip
 
 
@@ -548,8 +549,7 @@ def report(
         The file.
 
     Raises:
-        RunError: a folder is not of this run.
-        DataError: a data set cannot be read.
+        RunError, DataError: a folder is not of this run, or cannot be read.
     """
     return report_run(
         _folder(run), _path(out), sites=_sites(sites or {}), evaluation=_path(evaluation),
@@ -559,7 +559,6 @@ def report(
 
 
 def _changes(overrides: Mapping[str, Any] | None) -> list[str]:
-    """Overrides as the command line writes them."""
     return [f"{key}={json.dumps(value, default=_plain)}" for key, value in dotted(overrides or {})]
 
 
@@ -572,12 +571,8 @@ def _path(folder: Folder | None) -> Path | None:
     return None if folder is None else Path(folder)
 
 
-def _opened(folder: Folder | None, patient_pattern: str) -> DataSet | None:
-    return None if folder is None else DataSet(Path(folder), patient_pattern)
-
-
 def _folder(run: Run | Folder) -> RunFolder:
-    return RunFolder(run.path if isinstance(run, Run) else Path(run))
+    return RunFolder(run.path if isinstance(run, Run) else run_of(run))
 
 
 def _sites(sites: Mapping[str, Folder]) -> dict[str, Path]:
@@ -587,25 +582,22 @@ def _sites(sites: Mapping[str, Folder]) -> dict[str, Path]:
 
 def _label_maps(mask: npt.ArrayLike | Tensor, size: tuple[int, ...]) -> Masks:
     """The masks of a stack, or a single one, as int64; `synthesise` checks their labels."""
-    try:
-        given = mask if isinstance(mask, Tensor) else np.asarray(mask)
-    except ValueError as error:
-        raise RunError("the mask's rows differ in length. Give one label to each pixel.") from error
-    if isinstance(given, Tensor):
-        whole = not (given.is_floating_point() or given.is_complex())
-    else:
-        whole = given.dtype.kind in "biu"
-    if not whole:
+    given: Any = mask
+    if not isinstance(mask, Tensor):
+        with suppress(ValueError):  # rows of several lengths
+            array = np.asarray(mask)
+            given = torch.from_numpy(array.astype(np.int64)) if array.dtype.kind in "biu" else array
+    shape = tuple(getattr(given, "shape", ()))
+    whole = isinstance(given, Tensor) and not (given.is_floating_point() or given.is_complex())
+    if (
+        not whole
+        or 0 in shape
+        or len(shape) - len(size) not in (0, 1)
+        or shape[-len(size) :] != size
+    ):
+        kind = getattr(given, "dtype", type(mask).__name__)
         raise RunError(
-            f"the mask holds {given.dtype}, and a mask is a label map of whole numbers. Convert it "
-            "to an integer type, such as numpy.int64."
+            f"the mask has shape {shape} and holds {kind}. This run paints from whole numbers in "
+            f"arrays of {size}, or (n, {', '.join(map(str, size))}) for n masks."
         )
-    if given.ndim not in (2, 3) or tuple(given.shape[-2:]) != size or not len(given):
-        raise RunError(
-            f"the mask has shape {tuple(given.shape)}; this run paints from {size}, or (n, "
-            f"{size[0]}, {size[1]}) for n masks. Bring it to that size, or have asyndgan.generate "
-            "do it for a data set."
-        )
-    if not isinstance(given, Tensor):
-        given = torch.from_numpy(given.astype(np.int64))
     return given.to(torch.device("cpu"), torch.int64).reshape(-1, *size)

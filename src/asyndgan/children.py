@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +24,10 @@ NAMES: Final = frozenset({
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Variables of a process that is started, in which Python imports nothing from where it is.
 
-    A stranger's kit, run or data may hold a `torch.py`, and whoever starts a service often stands
-    in that folder. What the process itself starts is kept from it, too.
-
-    Args:
-        more: variables that are set unless the caller's environment has them.
+    A stranger's kit, run or data may hold a `torch.py`.
 
     Returns:
-        These, the caller's of `GROUPS` and `NAMES`, and absolute parts of `PYTHONPATH`.
+        `more`, the caller's of `GROUPS` and `NAMES`, and absolute parts of `PYTHONPATH`.
     """
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     own = {
@@ -45,17 +41,28 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def start(module: str, *words: object, **options: Any) -> "subprocess.Popen[bytes]":
-    """Starts a module of this package in a session of its own: Ctrl-C is for its parent.
-
-    Args:
-        module: its full name.
-        words: the words after it.
-        options: of `subprocess.Popen`.
-    """
+    """Starts a module with these words in a session of its own: Ctrl-C is for its parent."""
     return subprocess.Popen(  # noqa: S603  (our own interpreter and module)
         [sys.executable, "-u", "-P", "-m", module, *map(str, words)],
         start_new_session=True,
         **{"env": environment(), **options},
+    )
+
+
+def tell(command: Sequence[str], text: str, timeout_s: float) -> None:
+    """Runs a command of this machine's administrator with a text as its input.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it cannot be started, failed, or took longer.
+    """
+    subprocess.run(  # noqa: S603  (of the administrator's own settings)
+        command,
+        input=text.encode(),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        timeout=timeout_s,
+        check=True,
     )
 
 

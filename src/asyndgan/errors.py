@@ -8,6 +8,7 @@ raised only on the machine that holds them, and never cross the wire (`Endpoint`
 sentence instead).
 """
 
+import errno
 from typing import Self
 
 
@@ -16,13 +17,7 @@ class AsyndganError(Exception):
 
 
 class MissingPackageError(AsyndganError):
-    """A package of an optional extra is not installed.
-
-    Args:
-        what: what takes it, in the plural.
-        packages: its name, or several.
-        extra: of this package, which installs it.
-    """
+    """A package is not installed, which an extra of this package installs."""
 
     def __init__(self, what: str, packages: str, extra: str) -> None:
         self._told = what, packages, extra
@@ -57,8 +52,23 @@ class RefusedError(ProtocolError):
     """The other party refused the request; the message is the reason it gave."""
 
 
+class PolicyRefusedError(RefusedError):
+    """A site's policy refuses the run, and no answer of its steward is waited for."""
+
+
+class UndecidedError(RefusedError):
+    """A site's steward has not approved the run's recipe, and may do so at any time."""
+
+
 class PolicyError(AsyndganError):
-    """A site's policy cannot be read or forbids the request. Addressed to the site's own staff."""
+    """A site's policy cannot be read or forbids the request. Addressed to the site's own staff.
+
+    The coordinator may be told only the `keys` of the policy that refuse.
+    """
+
+    def __init__(self, text: str, keys: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.keys = keys
 
 
 class LedgerError(AsyndganError):
@@ -99,3 +109,21 @@ class Interrupted(RunError):  # noqa: N818  (nothing went wrong: somebody presse
 
 class BusyError(RunError):
     """Another process is using a folder."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or what somebody may store on it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def not_written(path: object, error: OSError) -> str:
+    """What is wrong with a file or folder that cannot be written, and the remedy."""
+    if is_full(error):
+        return f"{path}: no space left on its disk. Free space, then repeat the command."
+    if error.errno == errno.EFBIG:
+        return (
+            f"{path}: larger than its disk, or your account, allows for a file (ulimit -f). Name a "
+            "folder on another disk, or raise the limit."
+        )
+    reason = error.strerror or error
+    return f"{path}: {reason}. Name another folder, or make it writable."

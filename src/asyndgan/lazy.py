@@ -24,11 +24,7 @@ def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
 
 @final
 class Late:
-    """A module that is imported when one of its attributes is first asked for.
-
-    Args:
-        name: of the module.
-    """
+    """A module, by its name, that is imported when one of its attributes is first asked for."""
 
     def __init__(self, name: str) -> None:
         self._name = name

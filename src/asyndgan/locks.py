@@ -2,32 +2,75 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from asyndgan.errors import BusyError
+from asyndgan.texts import storing, without_empty
 
 if sys.platform != "win32":
     import fcntl
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-@contextmanager
-def held(path: Path, busy: str) -> Iterator[None]:
+
+def held(path: Path, busy: str) -> AbstractContextManager[None]:
     """Locks a folder against other processes (not on Windows); the lock ends with its process.
 
     Raises:
         BusyError: another process holds the lock.
     """
-    with open(path / ".held", "w", opener=_no_link) as file:
+    return _locked(path / ".held", busy)
+
+
+@contextmanager
+def written_alone(path: Path) -> Iterator[None]:
+    """Locks what a command writes, by a file beside it that goes with the lock; makes its parents.
+
+    Raises:
+        BusyError, StorageError: another process writes it, or nothing can be written there.
+    """
+    path = path.resolve()
+    lock = path.with_name(f".{path.name}.held")
+    busy = f"another command is writing {path}; wait for it, or name another place with --out."
+    with without_empty(path.parent), ExitStack() as ends:
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            ends.enter_context(_locked(lock, busy))
+        ends.callback(lock.unlink, missing_ok=True)
+        yield
+
+
+def alone(place: Callable[..., Path]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Has a function hold the lock of what it writes, which `place` says by its arguments."""
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            with written_alone(place(*args, **kwargs)):
+                return function(*args, **kwargs)
+
+        return called
+
+    return decorated
+
+
+@contextmanager
+def _locked(lock: Path, busy: str) -> Iterator[None]:
+    with open(lock, "w", opener=_no_link) as file:
         try:
             if sys.platform != "win32":
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+                if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                    raise FileNotFoundError
+        except (BlockingIOError, FileNotFoundError) as error:  # or its owner just removed it
             raise BusyError(busy) from error
         yield
 
 
 def _no_link(path: str, flags: int) -> int:
-    """Opens a file, but follows no link: the folder may come from another party."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)

@@ -4,12 +4,11 @@ Such a file may be a pipe or a device, which would be waited for or read without
 memory. In a folder that was handed over it may also be a link to what only its receiver can read.
 """
 
-import gzip
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedIOBase, BufferedReader
+from io import BufferedReader
 from pathlib import Path
 from typing import Final
 
@@ -22,19 +21,12 @@ _FLAGS: Final = (
 )
 
 
-_MEMBER: Final = b"\x1f\x8b\x08"
-"""How each member of a gzip file begins."""
-
-MOST_MEMBERS: Final = 2**14
-"""Most members of a gzip file: each costs, even an empty one of 20 bytes."""
-
-
 class UnreadableError(ValueError):
     """A file cannot be read, for a reason in this package's own words."""
 
 
 @contextmanager
-def opened(path: Path, most: int, *, links: bool = True) -> Iterator[BufferedReader]:
+def opened(path: Path, most: int = 2**34, *, links: bool = True) -> Iterator[BufferedReader]:
     """Opens a regular file for reading; anything else is neither waited for nor read.
 
     Args:
@@ -71,11 +63,7 @@ def contents(path: Path, most: int, *, links: bool = False) -> bytes:
 
 
 def link_in(folder: Path) -> Path | None:
-    """A link in a folder that was handed over, at any depth; None if it holds none.
-
-    Another party chose where its links lead, and the receiver can read more files than they can.
-    The folder itself may be a link.
-    """
+    """A link within a folder that was handed over; None if it holds none."""
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             if (found := Path(place, name)).is_symlink():
@@ -84,32 +72,14 @@ def link_in(folder: Path) -> Path | None:
 
 
 def lacking(path: Path, command: str) -> str:
-    """What is wrong where a command's result is not there, with the remedy; empty if it is.
+    """What is wrong if a command, such as "asyndgan audit", has not written `path`, its last file.
 
-    Args:
-        path: the last file that the command writes into its folder.
-        command: such as "asyndgan audit".
+    Returns:
+        A sentence and the remedy; empty if the file is there.
     """
-    folder = path.parent
     if path.exists():
         return ""
-    if not folder.is_dir():
-        return f"there is no folder {folder}. Name the one that '{command}' wrote, or run it."
-    if not any(folder.iterdir()):
-        return f"{folder} is empty. Name the folder that '{command}' wrote, or run it."
     return (
-        f"{folder} holds no {path.name}: '{command}' has not finished in it, or never wrote to it. "
-        "Run it again, or name another folder."
+        f"{path.parent} holds no {path.name}: '{command}' has not finished in it, or never wrote "
+        "to it. Run it again, or name another folder."
     )
-
-
-def gunzipped(file: BufferedIOBase) -> gzip.GzipFile:
-    """What the rest of a gzip file holds; raises `UnreadableError` if it has too many members."""
-    start, members, last = file.tell(), 0, b""
-    while block := file.read(2**20):
-        members += (last + block).count(_MEMBER)
-        last = block[1 - len(_MEMBER) :]
-    if members > MOST_MEMBERS:
-        raise UnreadableError("it is packed in too many parts")
-    file.seek(start)
-    return gzip.GzipFile(fileobj=file)

@@ -16,7 +16,7 @@ from unicodedata import category
 
 from pydantic import Field
 
-from asyndgan.errors import RecipeError, StorageError
+from asyndgan.errors import RecipeError, StorageError, not_written
 from asyndgan.received import contents
 
 _SHOWN: Final = r"^[^\p{C}\p{Zl}\p{Zp}]"
@@ -46,6 +46,10 @@ LONGEST_LINE: Final = 8192
 MOST_DOTS: Final = 32
 """Most dots in a TOML line: the time to parse a key is quadratic in their number."""
 
+BACKSLASH: Final = (
+    "in double quotes a backslash is an escape; write / in its place, or single quotes"
+)
+
 LONGEST_TOML: Final = 2**18
 """Longest recipe, policy or suite, in characters."""
 
@@ -57,57 +61,30 @@ MOST_BYTES: Final = 2**20
 
 
 def bounded_text(path: Path, most: int = MOST_BYTES, *, links: bool = False) -> str:
-    """Reads a UTF-8 text file of limited size, without the mark that some editors begin it with.
-
-    Args:
-        path: the file.
-        most: largest size in bytes.
-        links: whether it may be a link, as one that its reader named, or one of a data set, may be.
+    """Reads a UTF-8 text file of at most so many bytes, without a mark of its byte order.
 
     Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no regular file, a link although none is allowed, longer than `most` bytes
-            or not valid UTF-8.
+        OSError, ValueError: as `received.contents`, or it is not valid UTF-8.
     """
     return contents(path, most, links=links).decode("utf-8-sig")
 
 
-def check_site_name(name: str, where: str) -> None:
-    """Refuses a name that a site of a run may not have; folders bear it too.
-
-    Args:
-        name: of a site.
-        where: what somebody wrote, for the message.
-
-    Raises:
-        RecipeError: the name is not valid.
-    """
-    if not _OWN_SITE.fullmatch(name):
-        raise RecipeError(
-            f"{where}: a name has letters, digits, '-' and '_' only, at most {NAME_LENGTH}, and "
-            "begins with a letter or digit."
-        )
-
-
 def check_site_names(names: Iterable[str]) -> None:
-    """Refuses names that the sites of a run may not have together.
-
-    Raises:
-        RecipeError: a name is not valid, or is there twice.
-    """
+    """Raises `RecipeError` for a name that is not valid, or is there twice."""
     seen: set[str] = set()
     for name in names:
-        check_site_name(name, f"site {name}")
+        if not _OWN_SITE.fullmatch(name):
+            raise RecipeError(
+                f"site {name}: a name has letters, digits, '-' and '_' only, at most "
+                f"{NAME_LENGTH}, and begins with a letter or digit."
+            )
         if name.casefold() in seen:
             raise RecipeError(f"site {name}: each name once (capitals do not tell two apart).")
         seen.add(name.casefold())
 
 
 def printable(text: str) -> str:
-    """A text without what no terminal should be sent: escape sequences, controls, lone surrogates.
-
-    Lines stay lines; each other such character becomes the replacement character.
-    """
+    """A text with the replacement character for what no terminal should be sent."""
     return "\n".join(
         line
         if line.isprintable()
@@ -120,16 +97,7 @@ _UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 
 
 def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Writes a file atomically: after a crash or with a full disk, the old file remains.
-
-    Args:
-        path: the file.
-        text: its new content.
-        mode: permission bits of the file, before the process's umask is applied.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Writes a file atomically, or raises `StorageError`: the old file remains."""
     with (
         stored_whole(path) as half,
         os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file,
@@ -138,11 +106,7 @@ def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Adds bytes to the end of a file, all or none.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Adds bytes to the end of a file, all, or none and raises `StorageError`."""
     with storing(path), path.open("ab", buffering=0) as file:
         before = file.tell()
         try:
@@ -159,11 +123,7 @@ def half_of(path: Path) -> Path:
 
 
 def put_in_place(half: Path, path: Path) -> None:
-    """Gives a written file its final name; after a power cut the old or the new one is there.
-
-    File and folder are both synced, so that files that are put in place later do not survive a
-    power cut that an earlier one does not.
-    """
+    """Gives a written file its final name; file and folder are synced."""
     _sync(half)
     half.replace(path)
     if sys.platform != "win32":
@@ -172,11 +132,7 @@ def put_in_place(half: Path, path: Path) -> None:
 
 @contextmanager
 def stored_whole(path: Path) -> Iterator[Path]:
-    """Yields the temporary file that becomes `path`, atomically; a failure leaves neither behind.
-
-    Raises:
-        StorageError: if it cannot be written: an `OSError` came.
-    """
+    """Yields the temporary file that becomes `path`, atomically; raises `StorageError`."""
     half = half_of(path)
     with storing(path):
         half.unlink(missing_ok=True)
@@ -219,24 +175,6 @@ def storing(path: Path) -> Iterator[None]:
         raise named from error
 
 
-def is_full(error: OSError) -> bool:
-    """Whether a disk, or what somebody may store on it, is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def not_written(path: object, error: OSError) -> str:
-    """What is wrong with a file or folder that cannot be written, and the remedy."""
-    if is_full(error):
-        return f"{path}: no space left on its disk. Free space, then repeat the command."
-    if error.errno == errno.EFBIG:
-        return (
-            f"{path}: larger than its disk, or your account, allows for a file (ulimit -f). Name a "
-            "folder on another disk, or raise the limit."
-        )
-    reason = error.strerror or error
-    return f"{path}: {reason}. Name another folder, or make it writable."
-
-
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -258,13 +196,29 @@ def parsed_toml(text: str) -> dict[str, Any]:
         return dict(_flat_enough(tomllib.loads(text)))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(_toml_fault(text, str(error))) from error
+
+
+def _toml_fault(text: str, fault: str) -> str:
+    """What the parser of TOML says, in plain words."""
+    lines = text.rstrip().split("\n")
+    found = re.search(r"at line (\d+)", fault)  # else at the end
+    number = min(int(found[1]) if found else len(lines), len(lines))
+    line = lines[number - 1].strip()
+    if "\\" in line.partition("#")[0] and '"' in line:
+        return f"line {number}: {BACKSLASH}."
+    twice = re.search("inline table key '(.*)'", fault)
+    key = twice[1] if twice else line.partition("=")[0].strip()
+    if fault.startswith(("Cannot", "Duplicate")):
+        return f"line {number}: {ascii(key)[1:-1]} is there already. Keep one of the two."
+    return f"line {number}, {line[:80]!a}: write KEY = VALUE, with text in quotes."
 
 
 def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of different names that only capitals, spaces, dots or dashes tell apart: T1 and t1.
 
-    Names are matched to the letter, so whoever meant one thing by both gets two. Other signs count,
-    and so do these between two digits: T2 and T2* are two sequences, 1.1 and 11 two grades.
+    Other signs count, and so do these between two digits: T2 and T2*, 1.1 and 11.
     """
     first: dict[str, str] = {}
     pairs = []
@@ -277,11 +231,7 @@ def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def parsed_json(text: str) -> Any:
-    """Parses a JSON document.
-
-    Raises:
-        ValueError: it is invalid, nested too deeply, or has a key twice.
-    """
+    """Parses JSON; raises `ValueError` if it is invalid, too deep, or has a key twice."""
     try:
         return _flat_enough(json.loads(text, object_pairs_hook=_each_once))
     except RecursionError as error:
@@ -289,7 +239,6 @@ def parsed_json(text: str) -> Any:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The table of these keys; readers of JSON disagree which of two values counts."""
     table = dict(pairs)
     if len(table) < len(pairs):
         (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)

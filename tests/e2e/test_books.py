@@ -1,21 +1,17 @@
 """Ledgers and accounts outlive a run, where a policy counts over all runs."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from asyndgan.errors import PolicyError
 from asyndgan.privacy.ledger import read
-from asyndgan.recipe import Recipe
 from asyndgan.runs.train import train
-
-MakeRecipe = Callable[..., Recipe]
 
 
 @pytest.fixture
-def private(tiny: MakeRecipe) -> Recipe:
+def private(tiny):
     return tiny(
         "image.size=32", "masks.release=false", "privacy.kind=discriminator", "privacy.noise=3",
         "privacy.conditions=unprotected", "privacy.patients=2", "training.steps=3",
@@ -31,9 +27,7 @@ def policies(phantoms: dict[str, Path], folder: Path, text: str) -> dict[str, Pa
 SENT = '[leaves]\nmasks = "transient"'
 
 
-def test_a_limit_over_all_runs_wants_books_that_stay(
-    private: Recipe, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_limit_over_all_runs_wants_books_that_stay(private, phantoms, tmp_path):
     for text in (
         "[privacy]\nepsilon = 9.0\nunprotected_masks = true\n" + SENT,
         "[allows]\nmost_answers = 9\nunmeasured = true\nfewest_patients = 1\n" + SENT,
@@ -43,9 +37,7 @@ def test_a_limit_over_all_runs_wants_books_that_stay(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_one_run_spent_is_not_there_for_the_next(
-    private: Recipe, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
+def test_what_one_run_spent_is_not_there_for_the_next(private, phantoms, tmp_path):
     seven = "[allows]\nmost_answers = 7\nunmeasured = true\nfewest_patients = 1\n" + SENT
     limit = policies(phantoms, tmp_path, seven)
     books = tmp_path / "books"

@@ -1,25 +1,18 @@
 """Nothing that names a patient leaves a site: not in bytes, not in any file outside it."""
 
-import os
-import signal
-from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
-from typing import Any
-
 import nibabel
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.engines import SiteSetup
-from asyndgan.engines.flare.localhost import Localhost
 from asyndgan.export.writing import write_dataset
-from asyndgan.recipe import Recipe
-from asyndgan.runs import Interrupted, RunFolder
-from asyndgan.runs.train import train, train_over
+from asyndgan.runs.learned import learned_masks
+from asyndgan.runs.train import train
 from asyndgan.store import RawCase
+from asyndgan.wire import ANSWERS, unpack
 
 CANARY = "Kanarienvogel"
 PERCENTILES = (
@@ -29,7 +22,7 @@ PERCENTILES = (
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def sites(tmp_path_factory):
     """Two sites whose paths, patients and headers hold a word that must not be seen elsewhere."""
     folder = tmp_path_factory.mktemp(f"hospital-{CANARY}")
     random = np.random.default_rng(0)
@@ -43,13 +36,10 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             patient = f"{CANARY}_{name}{number // 3}"
             cases.append(RawCase(f"{patient}_s{number % 3}", patient, {"T1": image}, mask))
         write_dataset(
-            folder / name,
-            cases,
-            modalities=["T1"],
-            labels={"background": 0, "head": 1, "lesion": 2},
-            name=f"{CANARY} {name}",
+            folder / name, cases, modalities=["T1"],
+            labels={"background": 0, "head": 1, "lesion": 2}, name=f"{CANARY} {name}",
             file_ending=".nii.gz",
-        )
+        )  # fmt: skip
         for path in (folder / name / "imagesTr").glob("*.nii.gz"):
             volume = nibabel.load(path)
             volume.header["descrip"] = CANARY.encode()
@@ -58,19 +48,15 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in ("north", "south")}
 
 
-def test_the_word_is_where_it_should_be(sites: dict[str, Path]) -> None:
+def test_the_word_is_where_it_should_be(sites):
     (path, *_) = sorted((sites["north"] / "imagesTr").iterdir())
     assert CANARY in path.name
     assert CANARY.encode() in nibabel.load(path).header["descrip"].tobytes()
 
 
 def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
-    sites: dict[str, Path],
-    tiny: Callable[..., Recipe],
-    tmp_path: Path,
-    left_sites: list[bytes],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    sites, tiny, tmp_path, left_sites, caplog
+):
     recipe = tiny(
         "image.size=32", *PERCENTILES, "training.checkpoint_every=2",
         "training.hold_out=0.5",
@@ -102,37 +88,82 @@ def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
     assert CANARY not in caplog.text
 
 
-def test_no_file_of_a_federations_coordinator_names_a_patient(
-    sites: dict[str, Path], tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
-    """Neither FLARE's logs and job folders nor the run, although a site fails on the way."""
-    recipe = tiny("image.size=32", "training.steps=5000", "quorum.least=0.5", *PERCENTILES)
-    states, hidden = tmp_path / "states", sites["south"].with_name("away")
-    own_log = states / "south" / "site.log"
-    setups = [SiteSetup(name, data, states / name) for name, data in sites.items()]
-    folder = RunFolder.create(tmp_path / "run", recipe)
-    with closing(Localhost(setups, recipe, folder=tmp_path / "here")) as local:
+def codes(count: int, start: int) -> np.ndarray:
+    """Codes (count, 8, 8) of 0 and 1, each another, whose squares of two pixels survive halving."""
+    return np.random.default_rng(start).integers(0, 2, (count, 8, 8))
 
-        def lose(*_: Any) -> None:
-            if not hidden.exists():
-                sites["south"].rename(hidden)
-                os.kill(local.pid("south") or 0, signal.SIGKILL)
 
-        try:
-            with pytest.raises(Interrupted):
-                train_over(
-                    folder, local, engine="flare", sites=tuple(sites), watch=lose,
-                    stop=lambda: own_log.exists() and CANARY in own_log.read_text(),
-                )  # fmt: skip
-        finally:
-            hidden.rename(sites["south"])
+def likeness(arrays: list[np.ndarray], codes: np.ndarray) -> float:
+    """The greatest correlation of any part of any array (..., h, w) with any code, or its mirror.
+
+    Arrays as wide as the images are halved first: a square of a code is two pixels wide.
+    """
+    patterns = np.concatenate([codes, codes[..., ::-1]]).reshape(-1, 64) * 2.0 - 1
+    patterns -= patterns.mean(1, keepdims=True)
+    patterns /= np.linalg.norm(patterns, axis=1, keepdims=True)
+    highest = 0.0
+    for array in arrays:
+        planes = array.reshape(-1, *array.shape[-2:]).astype(np.float64)
+        if planes.shape[-1] >= 32:
+            planes = (planes[:, ::2, ::2] + planes[:, 1::2, 1::2]) / 2
+        windows = np.lib.stride_tricks.sliding_window_view(planes, (8, 8), axis=(1, 2))
+        windows = windows.reshape(-1, 64)
+        windows = windows - windows.mean(1, keepdims=True)
+        lengths = np.linalg.norm(windows, axis=1)
+        windows = windows[lengths > 1e-9] / lengths[lengths > 1e-9, None]
+        highest = max(highest, float((windows @ patterns.T).max(initial=0)))
+    return highest
+
+
+def arrays_that_left(payloads: list[bytes]) -> list[np.ndarray]:
+    """Arrays of two axes of space in every answer of a site."""
+    answers = [unpack(payload, ANSWERS, limit=10**8) for payload in payloads]
+    tensors = (value for answer in answers for value in vars(answer).values())
+    return [
+        value.numpy()
+        for value in tensors
+        if isinstance(value, torch.Tensor) and value.ndim >= 3 and value.numel()
+    ]
+
+
+def test_no_array_that_leaves_a_site_is_like_a_patients_mask_or_image(
+    few_masks, tiny, tmp_path, left_sites
+):
+    """Each patient's image and mask hold another code; patients' own masks would bring it out."""
+    data, stored = {}, set()
+    for place, name in enumerate(("north", "south")):
+        cases = []
+        for number, code in enumerate(codes(18, start=place)):
+            drawn = np.kron(code, np.ones((2, 2), np.int64))
+            mask = np.zeros((32, 32), np.int64)
+            mask[8:24, 8:24] = 1 + drawn
+            image = (60.0 * mask + 40).astype(np.float32)
+            cases.append(RawCase(f"p{number}", f"p{number}", {"T1": image}, mask))
+            stored |= {mask.astype(kind).tobytes() for kind in (np.uint8, np.int64)}
+            stored |= {image.astype(kind).tobytes() for kind in (np.float32, np.float16, np.uint8)}
+        labels = {"background": 0, "head": 1, "lesion": 2}
+        write_dataset(tmp_path / name, cases, modalities=["T1"], labels=labels, name=name)
+        data[name] = tmp_path / name
+    every = ("image.size=32", "training.steps=20", "masks.release=false")
+    train(tiny(*every), data, tmp_path / "sends masks")
+    assert likeness(arrays_that_left(left_sites), codes(18, start=0)) > 0.99
+    recipe, out = tiny(*every, "masks.source=given"), tmp_path / "outside" / "run"
+    left_sites.clear()
+    masks = learned_masks(recipe, data, out)
+    run = train(recipe, data, out, masks=masks, resume=True)
+    words = ["generate", str(run.path), "--out", str(tmp_path / "outside" / "painted")]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    arrays = arrays_that_left(left_sites)
+    assert len(left_sites) > 80 and len(arrays) >= 80
     outside = [
         path
-        for part in ("here/federation", "run")
-        for path in (tmp_path / part).rglob("*")
-        if path.is_file()
+        for path in (tmp_path / "outside").rglob("*")
+        if path.is_file() and "sites" not in path.relative_to(tmp_path).parts
     ]
-    assert any("log" in path.name for path in outside) and len(outside) > 30
-    for path in outside:
-        assert CANARY not in str(path.relative_to(tmp_path))
-        assert CANARY.encode() not in path.read_bytes(), path
+    arrays += [np.asarray(Image.open(path)) for path in outside if path.suffix == ".png"]
+    strangers = max(likeness(arrays, codes(36, start=start)) for start in (7, 8, 9))
+    patients = max(likeness(arrays, codes(18, start=place)) for place in (0, 1))
+    assert patients < strangers + 0.1 < 0.8, (patients, strangers)
+    for content in [*left_sites, *(path.read_bytes() for path in outside)]:
+        assert not any(case in content for case in stored)

@@ -3,21 +3,21 @@
 import json
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
-from pathlib import Path
+import time
 
 import pytest
 from typer.testing import CliRunner
 
 from asyndgan.auditing.record import read_audit
-from asyndgan.cli import COMMANDS, app
-from asyndgan.demo.phantoms import write_phantoms
+from asyndgan.cli import app, demo
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.description import describe
 from asyndgan.reports.words import counted
+from asyndgan.runs import RunFolder
 from commands import command
 from small import SMALL
+from waiting import until
 
 TINY = [*SMALL, "image.size=32", "training.steps=4", "training.batch=2"]
 SET = [word for override in TINY for word in ("--set", override)]
@@ -28,19 +28,19 @@ def asyndgan(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_phantoms(folder, size=32, patients_scale=0.1)
     return folder
 
 
 @pytest.fixture(scope="module")
-def sites(data: Path) -> list[str]:
+def sites(data):
     return [word for name in ("north", "west") for word in ("--site", f"{name}={data / name}")]
 
 
 @pytest.fixture(scope="module")
-def run(data: Path, sites: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(data, sites, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
     parts = ("noise", "latent", "diversity", "diversity_bound")
     without_noise = [word for part in parts for word in ("--set", f"generator.{part}=0")]
@@ -54,14 +54,12 @@ def run(data: Path, sites: list[str], tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
-def test_the_demo_leaves_everything_that_it_promises(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demo_leaves_everything_that_it_promises(few_masks, tmp_path, monkeypatch):
     monkeypatch.setattr("asyndgan.cli.demo.MASK_STEPS", 4)
     out = tmp_path / "demo"
     words = ["demo", "--out", str(out), *SET, "--patients", "0.1", "--segmentation-steps", "2"]
 
-    def again() -> str:
+    def again():
         done = CliRunner().invoke(app, words, env={"COLUMNS": "100"}, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return done.output
@@ -86,9 +84,41 @@ def test_the_demo_leaves_everything_that_it_promises(
     assert other.returncode == 1 and "a demo of other settings" in other.stderr
 
 
-def test_a_finished_run_is_painted_from_the_masks_that_the_sites_released(
-    run: Path, tmp_path: Path
-) -> None:
+def test_the_demo_over_flare_loses_a_hospital_on_the_way_and_gets_it_back(tmp_path, monkeypatch):
+    mishap, engines = demo._mishap, []
+
+    def patiently(site, step, watch):
+        def watched(progress):
+            watch(progress)
+            if site not in progress.report.shares:  # it takes seconds, and few steps are left
+                until(lambda: site in engines[0].sites(), 240)
+                time.sleep(0.5)
+
+        started, watched = mishap(site, step, watched)
+        return lambda engine: (engines.append(engine), started(engine)), watched
+
+    monkeypatch.setattr(demo, "_mishap", patiently)
+    monkeypatch.setattr("asyndgan.demo.phantoms.DEFAULT_SITES", DEFAULT_SITES[:2])
+    out = tmp_path / "demo"
+    # Without masks that are learned first, as in the other demo here.
+    more = ("training.steps=12", "masks.source=own", "masks.release=true")
+    words = [*SET, *(word for override in more for word in ("--set", override))]
+    words += ["--engine", "flare", "--out", str(out), "--patients", "0.1"]
+    words += ["--segmentation-steps", "2"]
+    done = CliRunner().invoke(app, ["demo", *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    run = RunFolder(out / "run")
+    news = [line for record in run.metrics() for line in record["news"]]
+    assert any(line.startswith("missed north: ") for line in news), news
+    assert any(line.startswith("north is back, with its discriminator") for line in news), news
+    assert {"north"} == {
+        site for record in run.metrics() for site in {"north", "south"} - set(record["shares"])
+    }
+    assert json.loads((out / "run" / "run.json").read_text())["engine"] == "flare"
+    assert "missed north" in (out / "report.html").read_text("utf-8")
+
+
+def test_a_finished_run_is_painted_from_the_masks_that_the_sites_released(run, tmp_path):
     out = tmp_path / "synthetic"
     done = asyndgan("generate", run, "--out", out)
     assert done.returncode == 0, done.stderr
@@ -101,9 +131,7 @@ def test_a_finished_run_is_painted_from_the_masks_that_the_sites_released(
     assert "synthetic" in (out / "MODEL_CARD.md").read_text("utf-8")
 
 
-def test_moved_masks_make_a_larger_set_and_several_equal_draws_are_refused(
-    run: Path, tmp_path: Path
-) -> None:
+def test_moved_masks_make_a_larger_set_and_several_equal_draws_are_refused(run, tmp_path):
     plain = asyndgan("generate", run, "--out", tmp_path / "plain", "--draws", 2)
     moved = asyndgan("generate", run, "--out", tmp_path / "moved", "--draws", 2, "--augment")
     assert plain.returncode == 1 and "--augment" in plain.stderr
@@ -113,8 +141,8 @@ def test_moved_masks_make_a_larger_set_and_several_equal_draws_are_refused(
 
 
 def test_without_released_masks_the_error_names_the_remedies_and_a_folder_serves(
-    data: Path, sites: list[str], tmp_path: Path
-) -> None:
+    data, sites, tmp_path
+):
     out = tmp_path / "run"
     own = ("--set", "masks.source=own")
     assert asyndgan("train", "default", *sites, "--out", out, *SET, *own).returncode == 0
@@ -131,8 +159,8 @@ def test_without_released_masks_the_error_names_the_remedies_and_a_folder_serves
 
 
 def test_an_evaluation_paints_its_own_set_and_refuses_that_of_another_generator(
-    run: Path, data: Path, sites: list[str], tmp_path: Path
-) -> None:
+    run, data, sites, tmp_path
+):
     words = ["--test", data / "test", "--out", tmp_path / "e", "--steps", 2, "--label", "lesion"]
     done = asyndgan("evaluate", run, *sites, *words)
     assert done.returncode == 0, done.stderr
@@ -143,6 +171,8 @@ def test_an_evaluation_paints_its_own_set_and_refuses_that_of_another_generator(
     assert other.returncode == 1 and "not painted by" in other.stderr
     shown = asyndgan("report", run, "--synthetic", data / "north", "--out", tmp_path / "r.html")
     assert shown.returncode == 1 and "not painted by" in shown.stderr
+    unknown = asyndgan("evaluate", run, "--site", f"North={data / 'north'}", *words)
+    assert "the run has no site North; its sites are north, west" in unknown.stderr
     swapped = ["--site", f"north={data / 'west'}"]
     wrong = asyndgan("evaluate", run, *swapped, "--test", data / "test", "--out", tmp_path / "w")
     assert wrong.returncode == 1 and "site north trained with" in wrong.stderr
@@ -158,40 +188,11 @@ def test_an_evaluation_paints_its_own_set_and_refuses_that_of_another_generator(
     assert stale.returncode == 1 and "painted from other masks" in stale.stderr
 
 
-def test_a_run_without_conditions_paints_from_noise_alone(sites: list[str], tmp_path: Path) -> None:
-    none = [
-        "--set",
-        "condition.kind=none",
-        "--set",
-        "loss.segmentation=0",
-        "--set",
-        "discriminator.kind=patch",
-    ]
-    done = asyndgan("train", "default", *sites, "--out", tmp_path / "run", *SET, *none)
-    assert done.returncode == 0, done.stderr
-    painted = asyndgan("generate", tmp_path / "run", "--out", tmp_path / "s", "--draws", 5)
-    assert painted.returncode == 0, painted.stderr
-    assert describe(tmp_path / "s").training == 5
-
-
-@pytest.mark.parametrize("name", ["site_1", "North"])
-def test_a_site_that_the_run_does_not_know_is_not_judged(
-    name: str, run: Path, data: Path, tmp_path: Path
-) -> None:
-    words = ["--test", data / "test", "--out", tmp_path / "e"]
-    done = asyndgan("evaluate", run, "--site", f"{name}={data / 'north'}", *words)
-    assert done.returncode == 1
-    assert f"the run has no site {name}; its sites are north, west" in done.stderr
-
-
-@pytest.mark.parametrize("renamed", [lambda name: f"other-{name}", str.upper])
-def test_a_test_set_with_a_sites_images_under_other_names_is_refused(
-    renamed: Callable[[str], str], run: Path, data: Path, sites: list[str], tmp_path: Path
-) -> None:
+def test_a_test_set_with_a_sites_images_under_other_names_is_refused(run, data, sites, tmp_path):
     for path in (data / "north").rglob("*.*"):
         part = tmp_path / "t" / path.parent.relative_to(data / "north")
         part.mkdir(parents=True, exist_ok=True)
-        stem = renamed(path.stem) if path.suffix == ".png" else path.stem
+        stem = f"other-{path.stem}" if path.suffix == ".png" else path.stem
         shutil.copy(path, part / f"{stem}{path.suffix}")
     done = asyndgan("evaluate", run, *sites, "--test", tmp_path / "t", "--out", tmp_path / "e")
     assert done.returncode == 1 and "in the test set as well" in done.stderr
@@ -199,81 +200,7 @@ def test_a_test_set_with_a_sites_images_under_other_names_is_refused(
     assert checked.returncode == 1 and "results will look better" in checked.stdout
 
 
-def test_a_test_set_that_shares_patients_with_a_site_is_refused(
-    run: Path, data: Path, sites: list[str], tmp_path: Path
-) -> None:
-    done = asyndgan("evaluate", run, *sites, "--test", data / "north", "--out", tmp_path / "e")
-    assert done.returncode == 1
-    assert "are in the test set as well" in done.stderr
-
-
-def test_help_names_every_command_as_its_own_help_does_and_imports_none_of_them() -> None:
-    code = """
-import sys
-from typer.testing import CliRunner
-from asyndgan.cli import app
-print(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output)
-sys.exit("torch" in sys.modules or "pydantic" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    for name, says in COMMANDS.items():
-        assert f"{name} " in done.stdout and says in done.stdout, done.stdout
-        its_own = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
-        assert its_own.exit_code == 0 and says.removesuffix(".") in its_own.output, its_own.output
-
-
-def test_a_wrong_key_is_answered_with_the_nearest_one_and_no_traceback(tmp_path: Path) -> None:
-    done = asyndgan("recipe", "show", "default", "--set", "image.sise=64")
-    assert done.returncode == 1
-    assert "Did you mean image.size?" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_a_recipe_that_is_shown_can_be_used(tmp_path: Path) -> None:
-    shown = asyndgan("recipe", "show", "paper", "--set", "image.size=128")
-    file = tmp_path / "mine.toml"
-    file.write_text(shown.stdout)
-    assert asyndgan("recipe", "show", file).stdout == shown.stdout
-    assert "size = [128, 128]" in shown.stdout
-
-
-def test_a_folder_that_is_no_data_set_ends_training_with_a_remedy(tmp_path: Path) -> None:
-    done = asyndgan("train", "default", "--site", f"a={tmp_path}", "--out", tmp_path / "run", *SET)
-    assert done.returncode == 1
-    assert "dataset.json" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_a_run_folder_that_cannot_be_made_ends_training_without_a_traceback(
-    sites: list[str], tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-    done = asyndgan("train", "default", *sites, "--out", tmp_path / "file" / "run", *SET)
-    assert done.returncode == 1
-    assert "error:" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_a_policy_says_what_it_would_refuse_and_a_training_under_it_does_not_begin(
-    sites: list[str], tmp_path: Path
-) -> None:
-    policy = tmp_path / "policy.toml"
-    policy.write_text(asyndgan("policy", "show").stdout)
-    refused = asyndgan("policy", "check", policy, "paper")
-    assert refused.returncode == 1
-    assert "gives real pixels away" in refused.stdout
-    allowed = asyndgan("policy", "check", policy, "default")
-    assert allowed.returncode == 0 and "takes part in 'default'" in allowed.stdout
-    under = ["--policy", f"north={policy}", "--out", tmp_path / "run"]
-    done = asyndgan("train", "paper", *sites, *under, *SET)
-    assert done.returncode == 1
-    assert "policy 'default' refuses recipe 'paper'" in done.stderr
-    assert not (tmp_path / "run").exists()
-    unknown = asyndgan("train", "default", *sites, "--policy", f"nroth={policy}", *under[2:])
-    assert unknown.returncode == 1 and "nroth, which is no site" in unknown.stderr
-
-
-def test_a_sites_ledger_shows_what_left_and_finds_what_was_changed(
-    run: Path, tmp_path: Path
-) -> None:
+def test_a_sites_ledger_shows_what_left_and_finds_what_was_changed(run, tmp_path):
     ledger = run / "sites/north/ledger.jsonl"
     shown = asyndgan("ledger", "show", ledger)
     assert shown.returncode == 0
@@ -290,8 +217,6 @@ def test_a_sites_ledger_shows_what_left_and_finds_what_was_changed(
     assert other.returncode == 1 and "written anew" in other.stderr
     changed = tmp_path / "ledger.jsonl"
     changed.write_text(ledger.read_text().replace('"step":2', '"step":1'))
-    found = asyndgan("ledger", "verify", changed)
-    assert found.returncode == 1 and "no ledger.head" in found.stderr
     shutil.copy(ledger.with_suffix(".head"), tmp_path)
     found = asyndgan("ledger", "verify", changed)
     assert found.returncode == 1 and "was changed" in found.stderr

@@ -1,7 +1,10 @@
 """From an archive of DICOM to a trained run, and from a synthetic set to DICOM and back."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from asyndgan.intake.description import describe
 from asyndgan.store.case import RawCase
 from commands import command
 
+COMMAND = Path(sys.executable).with_name("asyndgan")
 RNG = np.random.default_rng(0)
 SHAPE = (3, 32, 32)
 TINY = [
@@ -31,6 +35,16 @@ SET = [word for override in TINY for word in ("--set", override)]
 def asyndgan(*words: object, code: int = 0) -> str:
     """What a command prints, on both streams."""
     done = command(*words, COLUMNS="80")
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def apart(*words: object, code: int = 0) -> str:
+    """The same in a process of its own, whose streams hold what libraries say as well."""
+    done = subprocess.run(
+        [COMMAND, *map(str, words)], capture_output=True, text=True, check=False,
+        env=os.environ | {"COLUMNS": "80"},
+    )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -74,7 +88,7 @@ def with_canaries(dataset: Dataset, *, nested: bool = False) -> Dataset:
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Path:
+def archive(tmp_path):
     """Four patients, two with a SEG and two with an RTSTRUCT; canaries in each field and name."""
     folder = tmp_path / "archive"
     with disable_value_validation():
@@ -112,16 +126,16 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_no_field_of_a_header_reaches_the_set_or_the_terminal_and_the_set_can_be_trained_on(
-    archive: Path, tmp_path: Path
-) -> None:
+    archive, tmp_path
+):
     out = tmp_path / "north"
     before = sorted(tmp_path.rglob("*"))
     said = asyndgan("import", archive, out, "--dry-run")
     assert "4 cases of 4 patients can be imported" in said
     assert sorted(tmp_path.rglob("*")) == before
-    said += asyndgan("import", archive, out)
+    said += apart("import", archive, out)
     # a failure has no canary in it either
-    said += asyndgan("import", archive, tmp_path / "no", "--series", "T9", code=1)
+    said += apart("import", archive, tmp_path / "no", "--series", "T9", code=1)
     hidden = said.replace(str(tmp_path), "").replace(str(archive), "")
     assert not FOUND.search(hidden), hidden
     files = [path for path in out.rglob("*") if path.is_file()]
@@ -168,8 +182,8 @@ def synthetic(folder: Path, ending: str, *, whole: bool = True, declared: bool =
 @pytest.mark.parametrize("ending", [".nii.gz", ".png"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_what_is_exported_is_imported_with_the_same_voxels_and_is_still_synthetic(
-    ending: str, whole: bool, tmp_path: Path
-) -> None:
+    ending, whole, tmp_path
+):
     made = synthetic(tmp_path / "made", ending, whole=whole)
     assert "2 cases as DICOM" in asyndgan("export", made, tmp_path / "dicom")
     channels = ("--series", "CT=* ct", "--series", "Łódź=*łódź")
@@ -197,7 +211,7 @@ def test_what_is_exported_is_imported_with_the_same_voxels_and_is_still_syntheti
 
 
 @pytest.mark.parametrize("shape", [(6, 7, 4), (1, 7, 4)], ids=["volume", "sagittal slice"])
-def test_a_synthetic_volume_comes_back_to_its_place(shape: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_synthetic_volume_comes_back_to_its_place(shape, tmp_path):
     affine = np.array([[0, 0, 2.5, -7], [-0.8, 0.1, 0, 20], [0.1, 0.8, 0, -30], [0, 0, 0, 1]])
     values = RNG.integers(-900, 900, shape[1:] + shape[:1]).astype(np.int16)  # right is stored last
     for part, stored in (("imagesTr/x_0000", values), ("labelsTr/x", (values > 0).astype("u1"))):
@@ -220,7 +234,7 @@ def test_a_synthetic_volume_comes_back_to_its_place(shape: tuple[int, ...], tmp_
         assert (np.asarray(made.dataobj) == np.asarray(back.dataobj)).all()
 
 
-def test_every_file_says_in_each_place_that_it_is_synthetic(tmp_path: Path) -> None:
+def test_every_file_says_in_each_place_that_it_is_synthetic(tmp_path):
     asyndgan("export", synthetic(tmp_path / "made", ".nii.gz"), tmp_path / "dicom")
     files = [dcmread(path) for path in sorted((tmp_path / "dicom").rglob("*.dcm"))]
     assert len(files) == 6 and len({file.SOPInstanceUID for file in files}) == 6
@@ -236,16 +250,14 @@ def test_every_file_says_in_each_place_that_it_is_synthetic(tmp_path: Path) -> N
         assert file.get("ConversionType", "SYN") == "SYN"
 
 
-def test_a_set_that_is_not_declared_synthetic_is_refused(tmp_path: Path) -> None:
+def test_a_set_that_is_not_declared_synthetic_is_refused(tmp_path):
     made = synthetic(tmp_path / "made", ".png", declared=False)
     said = asyndgan("export", made, tmp_path / "dicom", code=1)
     assert "may be of patients" in said and not (tmp_path / "dicom").exists()
 
 
 @pytest.mark.parametrize("units", [None, {"CT": "HU"}, {"CT": "BQML"}])
-def test_an_exported_unit_is_that_of_the_set_and_its_labels_are_no_findings(
-    units: object, tmp_path: Path
-) -> None:
+def test_an_exported_unit_is_that_of_the_set_and_its_labels_are_no_findings(units, tmp_path):
     made = synthetic(tmp_path / "made", ".png")
     about = json.loads((made / "dataset.json").read_text()) | ({"units": units} if units else {})
     (made / "dataset.json").write_text(json.dumps(about))
@@ -259,7 +271,7 @@ def test_an_exported_unit_is_that_of_the_set_and_its_labels_are_no_findings(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_intensities_that_are_no_numbers_are_not_exported(value: float, tmp_path: Path) -> None:
+def test_intensities_that_are_no_numbers_are_not_exported(value, tmp_path):
     made = synthetic(tmp_path / "made", ".nii.gz")
     path = next((made / "imagesTr").iterdir())
     held = nib.load(path)
@@ -270,7 +282,7 @@ def test_intensities_that_are_no_numbers_are_not_exported(value: float, tmp_path
     assert "infinite or not numbers" in said and not (tmp_path / "dicom").exists()
 
 
-def test_synthetic_and_acquired_series_are_not_mixed(tmp_path: Path) -> None:
+def test_synthetic_and_acquired_series_are_not_mixed(tmp_path):
     asyndgan("export", synthetic(tmp_path / "made", ".nii.gz"), tmp_path / "dicom")
     images = series(np.zeros(SHAPE, np.int16))
     save(tmp_path / "dicom" / "real", *images, seg(images, {"liver": np.ones(SHAPE, bool)}))

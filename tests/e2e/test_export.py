@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,6 @@ from nvflare.lighter.provisioner import Provisioner
 from asyndgan.engines.flare.localhost import free_port
 from asyndgan.engines.flare.sockets import SOCKETS
 from asyndgan.privacy import SIMULATION
-from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.learned import learned_masks
 from asyndgan.runs.train import train
@@ -91,8 +89,8 @@ def run_below(folder: Path, name: str) -> RunFolder | None:
 
 
 def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_process(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
-) -> None:
+    tiny, phantoms, tmp_path
+):
     recipe, file, sockets = tiny("image.size=32"), tmp_path / "recipe.toml", tmp_path / "s"
     file.write_text(recipe.to_toml())
     learned, other = tiny("image.size=32", *GIVEN), tmp_path / "learned.toml"
@@ -102,13 +100,13 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
     known = os.environ | {SOCKETS: str(sockets), "OMP_NUM_THREADS": "1", "PATH": path}
     with ExitStack() as ends:
 
-        def started(*words: object) -> None:
+        def started(*words):
             process = subprocess.Popen(
                 [*map(str, words)], env=known, start_new_session=True, cwd=tmp_path,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
 
-            def end() -> None:
+            def end():
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
@@ -129,7 +127,7 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
             started("bash", made / name / "startup" / "sub_start.sh")
         job = exported(tmp_path / "job", other, "one")
 
-        def submitted(place: Path) -> bool:
+        def submitted(place):
             submit = ["job", "submit", "-j", place, "--startup-kit", made / ADMIN]
             words = [str(word) for word in (HERE / "nvflare", *submit)]
             done = subprocess.run(words, env=known, capture_output=True, timeout=120)
@@ -158,7 +156,7 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_job_that_cannot_be_run_is_not_written(tmp_path: Path) -> None:
+def test_a_job_that_cannot_be_run_is_not_written(tmp_path):
     words = ("demo", "--run", "One Run", "--to", tmp_path / "job", "--site", "north")
     done = command("federation", "export", *words)
     assert done.returncode and "is no name of a run or of a site" in " ".join(done.stderr.split())

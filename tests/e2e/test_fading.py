@@ -1,8 +1,6 @@
 """Labels are painted more or less clearly, with everything else the same."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +8,7 @@ from typer.testing import CliRunner
 
 from asyndgan.arrays import Mask
 from asyndgan.auditing.distances import painting_gaps
-from asyndgan.auditing.record import check_released
+from asyndgan.auditing.release import check_released
 from asyndgan.cli import app
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
@@ -20,18 +18,16 @@ from asyndgan.models.discriminators import labels_in
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of, without_labels
 from asyndgan.painting.sets import painted_once
 from asyndgan.painting.synthesise import Origin, masks_in, synthesise
-from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
 from asyndgan.store import derived_seed
 from asyndgan.training import scope_maps
 
 LESION = 3
-Painted = tuple[RunFolder, list[tuple[str, Mask]]]
 
 
 @pytest.fixture(scope="module")
-def painted(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Painted:
+def painted(tiny, tmp_path_factory):
     """A run, and masks to paint from, which include some with and some without a lesion."""
     folder = tmp_path_factory.mktemp("fading")
     write_phantoms(folder, size=32, sites=DEFAULT_SITES[:1], patients_scale=0.2)
@@ -48,9 +44,7 @@ def images(run: RunFolder, masks: list[tuple[str, Mask]], fading: Fading) -> tor
     return torch.stack([case.image for case in cases])
 
 
-def test_at_contrast_one_nothing_changes_and_at_none_the_surroundings_are_painted(
-    painted: Painted,
-) -> None:
+def test_at_contrast_one_nothing_changes_and_at_none_the_surroundings_are_painted(painted):
     run, masks = painted
     plain = images(run, masks, AS_PAINTED)
     assert images(run, masks, Fading((LESION,), (1.0, 1.0))).allclose(plain, atol=1e-6)
@@ -62,9 +56,7 @@ def test_at_contrast_one_nothing_changes_and_at_none_the_surroundings_are_painte
     assert all(case.mask.equal(mask) for case, (_, mask) in zip(gone, masks, strict=True))
 
 
-def test_every_image_has_a_contrast_of_its_own_and_those_without_the_label_stay_the_same(
-    painted: Painted,
-) -> None:
+def test_every_image_has_a_contrast_of_its_own_and_those_without_the_label_stay_the_same(painted):
     run, masks = painted
     low, high = 0.4, 0.8
     plain = list(synthesise(run, masks))
@@ -82,7 +74,7 @@ def test_every_image_has_a_contrast_of_its_own_and_those_without_the_label_stay_
     assert len(contrasts) == len({round(one, 4) for one in contrasts})
 
 
-def test_a_label_gives_way_to_what_is_nearest_to_it() -> None:
+def test_a_label_gives_way_to_what_is_nearest_to_it():
     mask = torch.ones(1, 8, 8, dtype=torch.int64)
     mask[:, :, 5:] = 2
     mask[:, 2:6, 2:4] = 3
@@ -93,14 +85,14 @@ def test_a_label_gives_way_to_what_is_nearest_to_it() -> None:
 
 
 def test_images_are_painted_from_deformed_masks_and_labelled_by_the_masks_as_they_are(
-    painted: Painted, tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
+    painted, tiny, tmp_path
+):
     masks = painted[1]
     recipe = tiny("image.size=32", "training.steps=2", "generator.deform=3")
     run = train(recipe, {"north": painted[0].path.parent / DEFAULT_SITES[0].name}, tmp_path / "run")
     generator, given = run.generator(), []
     generator.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    run.generator = lambda: generator  # type: ignore[method-assign]  # a listener
+    run.generator = lambda: generator
     found = list(synthesise(run, masks, fading=Fading((LESION,), (0.5, 0.5))))
     assert all(case.mask.equal(mask) for case, (_, mask) in zip(found, masks, strict=True))
     whole, without = (labels_in(maps) for maps in given)
@@ -113,8 +105,8 @@ def test_images_are_painted_from_deformed_masks_and_labelled_by_the_masks_as_the
 
 
 def test_an_audit_paints_from_masks_as_they_are_whatever_the_recipe_deforms(
-    painted: Painted, tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
+    painted, tiny, tmp_path
+):
     recipe = tiny("image.size=32", "training.steps=2", "generator.deform=3", "generator.noise=2")
     run = train(recipe, {"north": painted[0].path.parent / DEFAULT_SITES[0].name}, tmp_path / "run")
     (case,) = synthesise(run, painted[1][:1])
@@ -125,31 +117,7 @@ def test_an_audit_paints_from_masks_as_they_are_whatever_the_recipe_deforms(
     assert painting_gaps(run, [replace(case, image=image)]).min() < 1e-6
 
 
-def test_a_label_that_the_run_does_not_know_is_named(painted: Painted) -> None:
-    run, _ = painted
-    with pytest.raises(RunError, match="no label 'tumour' to fade; there are head, ventricle, les"):
-        fading_of(run, ["tumour"])
-    with pytest.raises(RunError, match="no label 'background'"):
-        fading_of(run, ["background"])
-
-
-def test_a_generator_that_paints_without_masks_fades_nothing(
-    painted: Painted, tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
-    run, _ = painted
-    blindly = (
-        "condition.kind=none", "masks.release=false", "loss.segmentation=0",
-        "discriminator.kind=patch",
-    )  # fmt: skip
-    recipe = tiny("image.size=32", "training.steps=1", *blindly)
-    blind = train(recipe, {"north": run.path.parent / DEFAULT_SITES[0].name}, tmp_path / "run")
-    with pytest.raises(RunError, match="paints without masks, so there is no label to fade"):
-        list(synthesise(blind, [], fading=Fading((LESION,))))
-
-
-def test_a_set_says_what_is_faded_and_is_not_taken_for_another(
-    painted: Painted, tmp_path: Path
-) -> None:
+def test_a_set_says_what_is_faded_and_is_not_taken_for_another(painted, tmp_path):
     run, _ = painted
     given = run.path.parent / DEFAULT_SITES[0].name
     words = ["generate", str(run.path), "--masks", str(given), "--out", str(tmp_path / "set")]
@@ -175,9 +143,7 @@ def test_a_set_says_what_is_faded_and_is_not_taken_for_another(
             painted_once(run, masks, Origin("given"), tmp_path / "kept", fading=other)
 
 
-def test_an_audit_of_a_set_permits_no_set_in_which_other_labels_are_faded(
-    painted: Painted, tmp_path: Path
-) -> None:
+def test_an_audit_of_a_set_permits_no_set_in_which_other_labels_are_faded(painted, tmp_path):
     run, _ = painted
     site = run.path.parent / DEFAULT_SITES[0].name
     name = DEFAULT_SITES[0].name
@@ -188,7 +154,7 @@ def test_an_audit_of_a_set_permits_no_set_in_which_other_labels_are_faded(
         app, [*words, "--holdout", str(others), "--masks", str(site), "--fade", "lesion"]
     )
     assert done.exit_code == 0, done.output
-    digest = describe(tmp_path / "a/synthetic").extra["provenance"]["masks_sha256"]  # type: ignore[index, call-overload]
+    digest = describe(tmp_path / "a/synthetic").extra["provenance"]["masks_sha256"]
     with pytest.raises(RunError, match="other labels were faded; audit with the same --fade"):
         check_released(run, digest, [tmp_path / "a"])
     with pytest.raises(RunError, match="may not be released"):  # too few patients

@@ -3,13 +3,13 @@
 import json
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.runs import RunFolder, load_recipe
+from volumes import write_volumes
 
 SHORT = ("--set", "training.steps=2", "--threads", "1")
 
@@ -22,9 +22,8 @@ HOUNSFIELD = (
 
 def scans(folder: Path, chance: np.random.Generator, spacing: float) -> Path:
     """CT-like volumes of five patients in Hounsfield units: air, a body, an organ at one side."""
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True)
     rows, columns = np.mgrid[-1:1:48j, -1:1:48j]
+    cases = {}
     for number in range(5):
         image = np.full((48, 48, 10), -1000.0)
         mask = np.zeros(image.shape, np.uint8)
@@ -34,27 +33,12 @@ def scans(folder: Path, chance: np.random.Generator, spacing: float) -> Path:
         image[organ, 3:7], mask[organ, 3:7] = 110, 1
         image += chance.normal(0, 12, image.shape)
         affine = np.diag([spacing, spacing, 5.0, 1.0])
-        for part, values in (("imagesTr", image.astype(np.int16)), ("labelsTr", mask)):
-            end = "_0000" if part == "imagesTr" else ""
-            nib.save(
-                nib.Nifti1Image(values, affine),
-                folder / part / f"{folder.name}{number}{end}.nii.gz",
-            )
-    (folder / "dataset.json").write_text(
-        json.dumps(
-            {
-                "channel_names": {"0": "CT"},
-                "labels": {"background": 0, "liver": 1},
-                "numTraining": 5,
-                "file_ending": ".nii.gz",
-            }
-        )
-    )
-    return folder
+        cases[f"{folder.name}{number}"] = image.astype(np.int16), mask, affine
+    return write_volumes(folder, cases, channels=["CT"], label="liver")
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def sites(tmp_path_factory):
     made, chance = tmp_path_factory.mktemp("ct"), np.random.default_rng(0)
     return {name: scans(made / name, chance, mm) for name, mm in (("north", 3.0), ("south", 2.5))}
 
@@ -65,9 +49,7 @@ def asyndgan(*words: object) -> str:
     return done.output
 
 
-def test_scans_in_hounsfield_units_train_without_an_option(
-    sites: dict[str, Path], tmp_path: Path
-) -> None:
+def test_scans_in_hounsfield_units_train_without_an_option(few_masks, sites, tmp_path):
     options = [word for name, path in sites.items() for word in ("--site", f"{name}={path}")]
     shown = " ".join(asyndgan("train", *options, "--out", tmp_path / "run", *SHORT).split())
     assert "Planned for north (5 patients), south (5 patients)" in shown
@@ -82,7 +64,7 @@ def test_scans_in_hounsfield_units_train_without_an_option(
     assert found.kind == "range" and -100 < found.low < 110 < found.high < 400
 
 
-def test_a_run_that_is_resumed_keeps_its_recipe(sites: dict[str, Path], tmp_path: Path) -> None:
+def test_a_run_that_is_resumed_keeps_its_recipe(few_masks, sites, tmp_path):
     options = [word for name, path in sites.items() for word in ("--site", f"{name}={path}")]
     begun = load_recipe("default", ["name=kept", "image.slices=labelled", *HOUNSFIELD])
     RunFolder.create(tmp_path / "run", begun)
@@ -91,7 +73,7 @@ def test_a_run_that_is_resumed_keeps_its_recipe(sites: dict[str, Path], tmp_path
     assert RunFolder(tmp_path / "run").recipe() == begun
 
 
-def test_a_check_without_a_recipe_takes_the_planned_one(sites: dict[str, Path]) -> None:
+def test_a_check_without_a_recipe_takes_the_planned_one(sites):
     checked = asyndgan("check", *sites.values(), "--json")
     for folder in json.loads(checked)["folders"]:
         assert not folder["faults"]

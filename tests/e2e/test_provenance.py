@@ -2,8 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -11,13 +9,10 @@ from asyndgan import generate, train
 from asyndgan.errors import AsyndganError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.painting.sets import check_provenance
-from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 
 
-def test_a_provenance_that_no_painting_writes_is_refused(
-    phantoms: dict[str, Path], tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_a_provenance_that_no_painting_writes_is_refused(phantoms, tiny, tmp_path):
     train(tiny("image.size=32", "training.steps=1"), phantoms, tmp_path / "run")
     generate(tmp_path / "run", tmp_path / "painted", draws=1)
     run, file = RunFolder(tmp_path / "run"), tmp_path / "painted" / "dataset.json"

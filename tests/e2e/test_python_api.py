@@ -1,10 +1,10 @@
 """The public Python API as a notebook uses it."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,44 +17,39 @@ from PIL import Image
 
 import asyndgan
 from asyndgan.errors import AsyndganError, DataError, PolicyError, RecipeError, RunError
-from asyndgan.export.folds import SPLITS_FILE
-from asyndgan.export.writing import write_dataset
+from asyndgan.export.writing import SPLITS_FILE, write_dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.nnunet import describe, read_mask
 from asyndgan.intake.readers import AXIAL, Geometry, lossless, reader_of
 from asyndgan.intake.units import units_of
 from asyndgan.models import Sizes
-from asyndgan.recipe import GeneratorSection, Recipe
+from asyndgan.recipe import GeneratorSection
+from asyndgan.runs import learned
 from asyndgan.store import RawCase
 from reading import read_cases
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal.py"
-MakeRecipe = Callable[..., Recipe]
 
 
 @pytest.fixture(scope="module")
-def sites(phantoms: dict[str, Path]) -> dict[str, str | Path]:
+def sites(phantoms):
     return {"north": str(phantoms["north"]), "south": phantoms["south"]}
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny: MakeRecipe) -> Recipe:
+def recipe(tiny):
     return tiny("image.size=32", "training.steps=2", "generator.style=4")
 
 
 @pytest.fixture(scope="module")
-def run(
-    recipe: Recipe, sites: dict[str, str | Path], tmp_path_factory: pytest.TempPathFactory
-) -> asyndgan.Run:
+def run(recipe, sites, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("api") / "run")
     return asyndgan.train(recipe, sites, out, overrides={"generator.noise": 2})
 
 
 @pytest.fixture(scope="module")
-def unfinished(
-    recipe: Recipe, sites: dict[str, str | Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def unfinished(recipe, sites, tmp_path_factory):
     out = tmp_path_factory.mktemp("api") / "unfinished"
     with pytest.raises(StoppedError):
         asyndgan.train(recipe, sites, out, watch=stop)
@@ -62,7 +57,7 @@ def unfinished(
 
 
 @pytest.fixture(scope="module")
-def mask(phantoms: dict[str, Path]) -> np.ndarray:
+def mask(phantoms):
     return read_mask(min((phantoms["north"] / "labelsTr").iterdir())).values
 
 
@@ -81,7 +76,7 @@ def disturb(*told: object) -> None:
     torch.set_num_threads(1)
 
 
-def test_importing_the_package_imports_no_torch_and_names_what_it_exports() -> None:
+def test_importing_the_package_imports_no_torch_and_names_what_it_exports():
     code = (
         "import sys, asyndgan; names = dir(asyndgan); asyndgan.Recipe; "
         "assert {*asyndgan.__all__, '__version__'} == {*names}, names; "
@@ -92,33 +87,6 @@ def test_importing_the_package_imports_no_torch_and_names_what_it_exports() -> N
     assert all(names[name] is getattr(asyndgan, name) for name in asyndgan.__all__)
     with pytest.raises(AttributeError, match="'asyndgan' has no attribute 'trian'"):
         asyndgan.trian  # noqa: B018
-
-
-@pytest.mark.parametrize("name", asyndgan.__all__)
-def test_every_exported_name_is_documented(name: str) -> None:
-    assert getattr(asyndgan, name).__doc__
-
-
-def test_overrides_change_a_recipe_by_name_file_or_object(
-    run: asyndgan.Run, recipe: Recipe, sites: dict[str, str | Path], tmp_path: Path
-) -> None:
-    assert recipe.generator.noise == 1
-    assert (run.recipe.generator.noise, run.recipe.training.steps) == (2, 2)
-    for known in ("default", run.path / "recipe.toml", recipe):
-        wrong = {"training.step": 2}
-        with pytest.raises(RecipeError, match=r"Did you mean training\.steps\?"):
-            asyndgan.train(known, sites, tmp_path / "run", overrides=wrong)
-
-
-def test_representations_say_what_there_is_in_a_line(run: asyndgan.Run, recipe: Recipe) -> None:
-    assert repr(run) == (
-        f"Run('{run.path}', finished at step 2 of 2, sites north, south, paints T1, T2, FLAIR in "
-        "32 x 32 pixels)"
-    )
-    assert repr(recipe) == (
-        "Recipe(name='tiny', image.size=(32, 32), generator.kind='topdown', training.steps=2)"
-    )
-    assert (run.looks, run.size, run.labels[3]) == (("north", "south"), (32, 32), "lesion")
 
 
 @pytest.mark.parametrize(
@@ -133,23 +101,14 @@ def test_representations_say_what_there_is_in_a_line(run: asyndgan.Run, recipe: 
         ),
     ],
 )
-def test_a_mask_is_painted_whatever_whole_numbers_it_is_given_in(
-    as_given: Callable[[np.ndarray], Any], run: asyndgan.Run, mask: np.ndarray
-) -> None:
+def test_a_mask_is_painted_whatever_whole_numbers_it_is_given_in(as_given, run, mask):
     image = run.paint(as_given(mask), look="north")
     assert (image.shape, image.dtype) == ((3, 32, 32), np.float32)
     assert abs(image).max() <= 1
     assert np.array_equal(image, run.paint(mask.astype(np.int64), look="north"))
 
 
-def test_yes_and_no_are_labels_one_and_zero(run: asyndgan.Run, mask: np.ndarray) -> None:
-    binary = mask > 0
-    assert np.array_equal(run.paint(binary), run.paint(binary.astype(int)))
-
-
-def test_a_stack_of_one_mask_gives_images_that_differ_and_are_the_same_again(
-    run: asyndgan.Run, mask: np.ndarray
-) -> None:
+def test_a_stack_of_one_mask_gives_images_that_differ_and_are_the_same_again(run, mask):
     stack = np.stack([mask, mask])
     images = run.paint(stack)
     assert images.shape == (2, 3, 32, 32)
@@ -158,18 +117,14 @@ def test_a_stack_of_one_mask_gives_images_that_differ_and_are_the_same_again(
     assert not np.array_equal(images, run.paint(stack, seed=1))
 
 
-def test_a_look_is_one_of_the_sites_and_changes_the_image(
-    run: asyndgan.Run, mask: np.ndarray
-) -> None:
+def test_a_look_is_one_of_the_sites_and_changes_the_image(run, mask):
     north, south = (run.paint(mask, look=look) for look in run.looks)
     assert not np.allclose(north, south)
     with pytest.raises(RunError, match="east is no site that this run learned from; those are nor"):
         run.paint(mask, look="east")
 
 
-def test_a_look_of_a_generator_without_looks_is_refused(
-    recipe: Recipe, sites: dict[str, str | Path], mask: np.ndarray, tmp_path: Path
-) -> None:
+def test_a_look_of_a_generator_without_looks_is_refused(recipe, sites, mask, tmp_path):
     plain = asyndgan.train(recipe, sites, tmp_path / "run", overrides={"generator.style": 0})
     assert plain.looks == ()
     assert plain.paint(mask).shape == (3, 32, 32)
@@ -177,20 +132,16 @@ def test_a_look_of_a_generator_without_looks_is_refused(
         plain.paint(mask, look="north")
 
 
-SIZE = r"has shape .*; this run paints from \(32, 32\), or \(n, 32, 32\) for n masks"
-WHOLE = "holds {}, and a mask is a label map of whole numbers"
+SIZE = r"has shape .*whole numbers in arrays of \(32, 32\), or \(n, 32, 32\) for n masks"
+WHOLE = r"holds {}\. This run paints from whole numbers"
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (np.zeros((16, 16), int), SIZE),
-        (np.zeros((32, 32, 3), int), SIZE),
-        (np.zeros((2, 1, 32, 32), int), SIZE),
-        (np.zeros((0, 32, 32), int), SIZE),
-        (np.zeros(32, int), SIZE),
-        (7, SIZE),
-        (torch.zeros(32, 16, dtype=torch.int64), SIZE),
+        (np.zeros((16, 16), int), SIZE), (np.zeros((32, 32, 3), int), SIZE),
+        (np.zeros((2, 1, 32, 32), int), SIZE), ("mask.png", SIZE),
+        (np.zeros(32, int), SIZE), (7, SIZE), (torch.zeros(32, 16, dtype=torch.int64), SIZE),
         (np.full((32, 32), 9), "hold label 9; this generator knows 0, 1, 2, 3"),
         (np.full((32, 32), -1), "hold label -1"),
         (np.full((32, 32), 2**64 - 1, np.uint64), "hold label -1"),
@@ -201,17 +152,13 @@ WHOLE = "holds {}, and a mask is a label map of whole numbers"
         (torch.zeros(32, 32, dtype=torch.bfloat16), WHOLE.format("torch.bfloat16")),
         (torch.zeros(32, 32, dtype=torch.complex64), WHOLE.format("torch.complex64")),
     ],
-)
-def test_a_mask_of_another_size_or_type_or_with_unknown_labels_is_refused(
-    wrong: Any, said: str, run: asyndgan.Run
-) -> None:
+)  # fmt: skip
+def test_a_mask_of_another_size_or_type_or_with_unknown_labels_is_refused(wrong, said, run):
     with pytest.raises(RunError, match=said):
         run.paint(wrong)
 
 
-def test_what_paints_without_masks_is_not_given_one(
-    recipe: Recipe, sites: dict[str, str | Path], mask: np.ndarray, tmp_path: Path
-) -> None:
+def test_what_paints_without_masks_is_not_given_one(recipe, sites, mask, tmp_path):
     without = {"condition.kind": "none", "masks.release": False, "generator.noise": 4}
     run = asyndgan.train(recipe, sites, tmp_path / "run", overrides=without)
     with pytest.raises(RunError, match="paints without masks"):
@@ -219,9 +166,7 @@ def test_what_paints_without_masks_is_not_given_one(
     assert asyndgan.generate(run, tmp_path / "set", draws=3) == 3
 
 
-def test_a_run_starts_from_a_finished_one_of_the_same_kind(
-    run: asyndgan.Run, recipe: Recipe, sites: dict[str, str | Path], tmp_path: Path
-) -> None:
+def test_a_run_starts_from_a_finished_one_of_the_same_kind(run, recipe, sites, tmp_path):
     noisier = {"generator.noise": 3, "training.steps": 1}
     longer = asyndgan.train(recipe, sites, tmp_path / "run", overrides=noisier, start=run)
     start = longer.facts.start
@@ -231,14 +176,9 @@ def test_a_run_starts_from_a_finished_one_of_the_same_kind(
         asyndgan.train(recipe, sites, tmp_path / "other", overrides=other, start=run.path)
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is no run folder"):
-        asyndgan.Run(str(tmp_path))
-
-
 def test_an_unfinished_run_can_be_looked_at_and_says_that_it_has_to_be_finished(
-    unfinished: Path, sites: dict[str, str | Path], mask: np.ndarray, tmp_path: Path
-) -> None:
+    unfinished, sites, mask, tmp_path
+):
     run = asyndgan.Run(unfinished)
     assert "failed at step" in repr(run)
     test = sites["north"]
@@ -248,15 +188,15 @@ def test_an_unfinished_run_can_be_looked_at_and_says_that_it_has_to_be_finished(
         lambda: asyndgan.evaluate(run, {"south": sites["south"]}, tmp_path / "table", test=test),
         lambda: asyndgan.audit(run, {"south": sites["south"]}, tmp_path / "audit", holdout=test),
     ):
-        with pytest.raises(RunError, match=r"finish it with 'asyndgan train \.\.\. --resume'"):
+        with pytest.raises(
+            RunError, match=r"finish it with asyndgan\.train\(\.\.\., resume=True\)"
+        ):
             use()
     assert not [*tmp_path.glob("*/*")]
 
 
 @pytest.mark.parametrize("name", ["../north", "a b", "", "x" * 65])
-def test_a_sites_name_that_could_be_no_folder_is_refused(
-    name: str, recipe: Recipe, sites: dict[str, str | Path], tmp_path: Path
-) -> None:
+def test_a_sites_name_that_could_be_no_folder_is_refused(name, recipe, sites, tmp_path):
     with pytest.raises(RecipeError, match="a name has letters, digits, '-' and '_' only"):
         asyndgan.train(recipe, {name: sites["north"]}, tmp_path / "run")
     with pytest.raises(RecipeError, match="capitals do not tell two apart"):
@@ -264,9 +204,7 @@ def test_a_sites_name_that_could_be_no_folder_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_set_is_generated_from_a_folder_of_masks_and_judged(
-    run: asyndgan.Run, sites: dict[str, str | Path], tmp_path: Path
-) -> None:
+def test_a_set_is_generated_from_a_folder_of_masks_and_judged(run, sites, tmp_path):
     out = str(tmp_path / "set")
     with pytest.raises(RunError, match="there is no label 'tumour' to fade"):
         asyndgan.generate(run, out, masks=sites["south"], fade=["tumour"])
@@ -284,8 +222,8 @@ def test_a_set_is_generated_from_a_folder_of_masks_and_judged(
 
 
 def test_the_generated_set_is_the_one_that_is_judged_and_its_folds_share_no_mask(
-    run: asyndgan.Run, sites: dict[str, str | Path], tmp_path: Path
-) -> None:
+    run, sites, tmp_path
+):
     count = asyndgan.generate(run, tmp_path / "set")
     asyndgan.evaluate(
         run, {"south": sites["south"]}, tmp_path / "table", test=sites["north"], steps=1,
@@ -310,37 +248,25 @@ STORED: dict[str, tuple[str, str, tuple[float, float], Geometry, dict[str, Any]]
         ".nii", "float32", (-1000, 1000), Geometry(0, 4.0, ("P", "S", "R")),
         {"image.axis": "sagittal", "image.spacing": [1.5, 2.0], "training.flip": False},
     ),
-    "a range that whole numbers would make coarse": (
-        ".nii.gz", "int16", (0, 40), Geometry(1, 2.5, ("R", "A", "S")), {"image.axis": "coronal"},
-    ),
-    "pictures of 12 bits in 16": (".png", "uint16", (0, 4095), AXIAL, {}),
     "pictures of 16 bits by percentiles": (
         ".png", "uint16", (0, 4095), AXIAL,
         {f"image.intensity.default.{key}": value
          for key, value in {"kind": "percentiles", "low": 0.5, "high": 99.5}.items()},
     ),
-    "sagittal NRRD": (
-        ".nrrd", "float32", (0, 1000), Geometry(0, 4.0, ("P", "S", "R")),
-        {"image.axis": "sagittal", "training.flip": False},
-    ),
-    "TIFF of floating-point numbers": (".tiff", "float32", (-1, 1), AXIAL, {}),
-    "BMP": (".bmp", "uint8", (10, 200), AXIAL, {}),
     "JPEG, whose synthetic images are PNG": (".jpg", "uint8", (10, 200), AXIAL, {}),
 }  # fmt: skip
 """Ending, number type, ends of the intensities and geometry of a site's files, and overrides."""
 
 
 @pytest.mark.parametrize("stored", STORED)
-def test_a_set_is_stored_as_a_site_stores_its_own(
-    stored: str, recipe: Recipe, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_set_is_stored_as_a_site_stores_its_own(stored, recipe, phantoms, tmp_path):
     ending, kind, (low, high), geometry, overrides = STORED[stored]
     for name, folder in phantoms.items():
         write_dataset(
             tmp_path / name,
             (stored_between(case, low, high, kind) for case in read_cases(folder)),
             modalities=describe(folder).modalities, labels=describe(folder).labels,
-            file_ending=lossless(ending), name=name, geometry=geometry,
+            file_ending=lossless(ending), name=name, geometry=lambda _: geometry,
             extra={"units": dict.fromkeys(describe(folder).modalities, "HU")},
         )  # fmt: skip
         if lossless(ending) != ending:
@@ -385,15 +311,13 @@ def test_a_set_is_stored_as_a_site_stores_its_own(
     assert not check_folder(found.folder, image=image).faults
 
 
-def test_a_set_is_not_stored_like_a_set_of_other_modalities(
-    run: asyndgan.Run, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_set_is_not_stored_like_a_set_of_other_modalities(run, phantoms, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(phantoms["south"], other)
     about = json.loads((other / "dataset.json").read_text())
     about["channel_names"] = {number: f"CT{number}" for number in about["channel_names"]}
     (other / "dataset.json").write_text(json.dumps(about))
-    with pytest.raises(DataError, match=r"the run paints .*Name with --like"):
+    with pytest.raises(DataError, match=r"the run paints .*Name with like"):
         asyndgan.generate(run, tmp_path / "set", like=other)
     assert not (tmp_path / "set").exists()
 
@@ -414,9 +338,7 @@ def stored_between(case: RawCase, low: float, high: float, kind: str) -> RawCase
 
 
 @pytest.mark.parametrize("stored", [[1], {"T1": [2, 1]}, {"T1": "ab"}, {"T1": [0, float("inf")]}])
-def test_a_set_whose_provenance_gives_no_range_is_refused(
-    stored: object, run: asyndgan.Run, tmp_path: Path
-) -> None:
+def test_a_set_whose_provenance_gives_no_range_is_refused(stored, run, tmp_path):
     asyndgan.generate(run, tmp_path / "set")
     about = json.loads((tmp_path / "set" / "dataset.json").read_text())
     about["provenance"]["stored"] = stored
@@ -426,7 +348,7 @@ def test_a_set_whose_provenance_gives_no_range_is_refused(
 
 
 @pytest.fixture
-def disturbed() -> Iterator[Callable[[], bool]]:
+def disturbed():
     """Whether threads or random state of torch are other ones than at the beginning."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -437,13 +359,8 @@ def disturbed() -> Iterator[Callable[[], bool]]:
 
 
 def test_torchs_threads_and_random_state_are_left_as_they_were(
-    disturbed: Callable[[], bool],
-    run: asyndgan.Run,
-    recipe: Recipe,
-    sites: dict[str, str | Path],
-    mask: np.ndarray,
-    tmp_path: Path,
-) -> None:
+    disturbed, run, recipe, sites, mask, tmp_path
+):
     asyndgan.train(recipe, sites, tmp_path / "run", watch=disturb)
     assert not disturbed()
     south = {"south": sites["south"]}
@@ -457,12 +374,8 @@ def test_torchs_threads_and_random_state_are_left_as_they_were(
 
 
 def test_torchs_threads_and_random_state_are_left_as_they_were_after_an_error(
-    disturbed: Callable[[], bool],
-    run: asyndgan.Run,
-    recipe: Recipe,
-    sites: dict[str, str | Path],
-    tmp_path: Path,
-) -> None:
+    disturbed, run, recipe, sites, tmp_path
+):
     with pytest.raises(StoppedError):
         asyndgan.train(recipe, sites, tmp_path / "run", watch=stop)
     assert not disturbed()
@@ -476,21 +389,20 @@ def test_torchs_threads_and_random_state_are_left_as_they_were_after_an_error(
     assert not disturbed()
 
 
-def test_the_example_fits_a_screen_and_saves_a_picture(tmp_path: Path) -> None:
+def test_the_example_fits_a_screen_and_saves_a_picture(few_masks, tmp_path, monkeypatch, capsys):
     assert len(EXAMPLE.read_text("utf-8").splitlines()) < 40
-    command = [sys.executable, str(EXAMPLE), str(tmp_path / "minimal")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert said.returncode == 0, said.stderr
-    assert "finished at step 100 of 100" in said.stdout
+    whole = learned.recipe_of_masks
+    monkeypatch.setattr(learned, "recipe_of_masks", lambda recipe, steps: whole(recipe, 4))
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "minimal")])
+    runpy.run_path(str(EXAMPLE))
+    assert "finished at step 100 of 100" in capsys.readouterr().out
     picture = np.asarray(Image.open(tmp_path / "minimal" / "painted.png"))
     assert picture.shape == (512, 1024)
     mask, t1 = picture[:256, :256], picture[:256, 256:512]
     assert t1[mask > 0].mean() > t1[mask == 0].mean() + 50  # the head is brighter than the air
 
 
-def test_the_generator_is_a_torch_module_that_paints_a_batch_of_masks(
-    run: asyndgan.Run, mask: np.ndarray
-) -> None:
+def test_the_generator_is_a_torch_module_that_paints_a_batch_of_masks(run, mask):
     masks = torch.from_numpy(np.stack([mask, mask]).astype(np.int64))
     assert sum(weights.numel() for weights in run.generator.parameters()) > 0
     first, second = (
@@ -506,9 +418,7 @@ def test_the_generator_is_a_torch_module_that_paints_a_batch_of_masks(
         run.generator(masks, "east")
 
 
-def test_a_painted_set_goes_through_a_loader_and_is_the_same_again(
-    run: asyndgan.Run, mask: np.ndarray
-) -> None:
+def test_a_painted_set_goes_through_a_loader_and_is_the_same_again(run, mask):
     data = run.dataset(np.stack([mask, 0 * mask]), draws=2, seed=3)
     assert len(data) == 4
     batch = next(iter(torch.utils.data.DataLoader(data, batch_size=4, num_workers=1)))
@@ -521,22 +431,13 @@ def test_a_painted_set_goes_through_a_loader_and_is_the_same_again(
         data[4]
 
 
-def test_a_painted_set_is_of_the_masks_that_sites_released_and_is_transformed(
-    run: asyndgan.Run,
-) -> None:
+def test_a_painted_set_is_of_the_masks_that_sites_released_and_is_transformed(run):
     shapes = run.dataset(transform=lambda item: item["label"].shape)
     assert len(shapes) == len([*(run.path / "masks" / "labelsTr").iterdir()])
     assert shapes[0] == (1, 32, 32)
 
 
-def test_a_painted_set_of_an_unknown_label_is_refused(run: asyndgan.Run, mask: np.ndarray) -> None:
-    with pytest.raises(RunError, match="hold label 9"):
-        run.dataset(np.full_like(mask, 9))
-
-
-def test_a_policy_has_the_last_word_in_python_too(
-    recipe: Recipe, sites: dict[str, str | Path], tmp_path: Path
-) -> None:
+def test_a_policy_has_the_last_word_in_python_too(recipe, sites, tmp_path):
     policy = tmp_path / "policy.toml"
     policy.write_text("allows.most_answers = 1")
     with pytest.raises(PolicyError, match="north"):
@@ -555,9 +456,7 @@ class Flat(torch.nn.Module):
         return torch.tanh(self.layer(torch.cat([condition, noise], 1)))
 
 
-def test_a_network_of_a_notebook_is_trained_by_its_registered_name(
-    recipe: Recipe, sites: dict[str, str | Path], mask: np.ndarray, tmp_path: Path
-) -> None:
+def test_a_network_of_a_notebook_is_trained_by_its_registered_name(recipe, sites, mask, tmp_path):
     asyndgan.register("generators", "flat", Flat)
     changed = {"generator.kind": "flat"}
     run = asyndgan.train(recipe, sites, tmp_path / "run", overrides=changed)
@@ -577,26 +476,73 @@ def test_a_network_of_a_notebook_is_trained_by_its_registered_name(
 @pytest.mark.parametrize(
     "words", [("generator", "flat", Flat), ("generators", "", Flat), ("generators", "flat", 3)]
 )
-def test_what_no_recipe_could_use_is_not_registered(words: tuple[Any, ...]) -> None:
+def test_what_no_recipe_could_use_is_not_registered(words):
     with pytest.raises(RecipeError, match="give one of generators, discriminators, advers"):
         asyndgan.register(*words)
 
 
-def test_a_plan_is_a_recipe_for_the_sites_data(sites: dict[str, str | Path]) -> None:
+def test_a_plan_is_a_recipe_for_the_sites_data(sites):
     planned = asyndgan.plan(sites, overrides={"training.steps": 7})
     assert (planned.name, planned.training.steps) == ("planned", 7)
 
 
 @pytest.mark.parametrize("wrong", [{"sites": {}}, {"hours": 0}, {"hours": float("nan")}])
-def test_a_plan_without_sites_or_time_is_refused(
-    wrong: dict[str, Any], sites: dict[str, str | Path]
-) -> None:
+def test_a_plan_without_sites_or_time_is_refused(wrong, sites):
     with pytest.raises(RunError, match=r"no site to plan for|hours = "):
         asyndgan.plan(**{"sites": sites} | wrong)
 
 
-def test_a_page_about_a_run_is_written_and_says_what_it_lacks(
-    run: asyndgan.Run, tmp_path: Path
+@pytest.mark.parametrize(
+    ("sides", "spacing", "kind"),
+    [((20, 24), (2.0, 3.0), "float32"), ((10, 12, 8), (1.0, 2.0, 5.0), "int16")],
+)
+def test_arrays_become_a_data_set_of_the_same_values_patients_and_spacing(
+    tmp_path: Path, sides: tuple[int, ...], spacing: tuple[float, ...], kind: str
 ) -> None:
-    page = asyndgan.report(run, tmp_path / "page.html", title="Of a notebook")
-    assert "Of a notebook" in page.read_text()
+    random = torch.Generator().manual_seed(0)
+    images = [(100 * torch.rand(2, *sides, generator=random)).numpy().astype(kind) for _ in "abcd"]
+    masks = [torch.from_numpy(image[:1] > 50).long() for image in images]
+    folder = asyndgan.from_arrays(
+        tmp_path / "north", images, [*masks[:3], None], ["p1", "p1", "p2", "p3"],
+        modalities=["T1", "T2"], labels={"background": 0, "bright": 1}, spacing=spacing,
+    )  # fmt: skip
+    data = DataSet(folder)
+    assert [*data.patients.values()] == ["p1", "p1", "p2", "p3"]
+    for files, image, mask in zip(data.files, images, masks, strict=True):
+        source, channels, drawn = data.arrays(files)
+        assert source and source.spacing == pytest.approx(spacing)
+        assert all(
+            np.array_equal(channels[name], image[at]) for at, name in enumerate(("T1", "T2"))
+        )
+        assert drawn is None if files.name == "p3_s001" else np.array_equal(drawn, mask[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"patients": ["p1"]}, "2 images, 2 masks and 1 patients"),
+        ({"patients": ["p_s1", "p_s2"]}, "read as another"),
+        ({"patients": ["a b", "c"]}, "cannot be a file name"),
+        ({"modalities": ["T1", "T2"]}, r"Give 2 channels \(T1, T2\)"),
+        ({"spacing": (1, 1, 1)}, "for each side the millimetres"),
+        ({"spacing": (1, 0)}, "above 0"),
+        ({"spacing": (float("nan"), 1)}, "for each side the millimetres"),
+        ({"images": [np.zeros((1, 8, 8), complex)] * 2}, "Give real numbers"),
+        ({"images": [np.zeros((1, 8, 0))] * 2}, "2 sides"),
+        ({"images": [np.zeros((3, 8, 8))] * 2, "modalities": ["R", "G", "B"]}, "in 8 bits"),
+        ({"patients": ["", "p"]}, "read as another|file name"),
+        ({"masks": [np.zeros((4, 4), int)] * 2}, r"mask 0 has the shape \(4, 4\)"),
+        ({"masks": [np.zeros((8, 8))] * 2}, "Give whole numbers"),
+        ({"masks": [np.full((8, 8), 7)] * 2}, "has the labels 7"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    given = {
+        "images": [np.zeros((1, 8, 8))] * 2, "masks": [np.zeros((8, 8), int)] * 2,
+        "patients": ["p1", "p2"], "modalities": ["T1"], "labels": {"background": 0, "bright": 1},
+    }  # fmt: skip
+    with pytest.raises(DataError, match=said):
+        asyndgan.from_arrays(tmp_path / "north", **given | change)  # type: ignore[arg-type]  # of tests
+    assert not (tmp_path / "north").exists()

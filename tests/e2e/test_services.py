@@ -1,48 +1,54 @@
-"""The commands that keep a federation running, as processes of their own."""
+"""The commands that keep a federation running, as processes of their own.
+
+The tests share one federation, in which runs are ordered one after the other. On its port are forty
+strangers, from before its sites are there until its server is gone; one site's folder is full of
+code; and every name of the sites' data holds a word that the coordinator must not see.
+"""
 
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+import torch
 
-from asyndgan.cli import app, demo
+from asyndgan.auditing.record import read_audit
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.attendance import connected
 from asyndgan.engines.flare.jobs import Administrator
 from asyndgan.engines.flare.keeper import SERVER_PARENT, end_all
-from asyndgan.engines.flare.localhost import federation_here, free_port
+from asyndgan.engines.flare.kits import Federation, renew
+from asyndgan.engines.flare.localhost import federation_here, free_port, join
 from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE
 from asyndgan.engines.flare.sockets import SOCKETS
+from asyndgan.errors import RunError
 from asyndgan.privacy import SIMULATION
-from asyndgan.privacy.ledger import read
-from asyndgan.protocol import Transport
+from asyndgan.privacy.ledger import Entry, read
 from asyndgan.recipe import Recipe
-from asyndgan.runs import Progress, RunFolder
+from asyndgan.runs import RunFolder
 from asyndgan.runs.order import Order
-from asyndgan.runs.train import Watch
-from commands import command
+from asyndgan.runs.train import train
+from asyndgan.training import checkpoint
+from commands import AS_OPTIONS, asyndgan, command
 from lab.experiments import crowd as strangers
+from poison import names_in, poison
 from waiting import halt, until
 
 COMMAND = str(Path(sys.executable).with_name("asyndgan"))
+SITES = ("north", "south")
+CANARY = "Kanarienvogel"
 ALONE = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
-
-
-def asyndgan(*words: object) -> str:
-    done = command(*words, COLUMNS="120")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def answered_at_a_terminal(question: str, answer: str, *words: object) -> str:
@@ -66,10 +72,10 @@ def answered_at_a_terminal(question: str, answer: str, *words: object) -> str:
     return said
 
 
-def started(*words: object, **changes: str) -> subprocess.Popen[bytes]:
+def started(*words: object, at: Path | None = None, **changes: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [COMMAND, *map(str, words)], env=ALONE | changes, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.PIPE, cwd=at,
     )  # fmt: skip
 
 
@@ -78,190 +84,343 @@ def left_of(folder: Path) -> dict[int, str]:
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            words = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if str(folder) in command:
-            found[int(place.name)] = command
+        if str(folder) in words:
+            found[int(place.name)] = words
     return found
 
 
 def of_module(name: str, folder: Path) -> list[int]:
     """Ids of the processes of a module that work in a folder."""
-    return [pid for pid, command in left_of(folder).items() if f"-m {name} " in command]
+    return [pid for pid, words in left_of(folder).items() if f"-m {name} " in words]
 
 
-def test_a_run_ordered_by_command_is_trained_by_services_that_end_without_a_trace(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
-) -> None:
-    federation = federation_here(tmp_path / "f", *(tmp_path / name for name in phantoms))
-    services = [started("federation", "start", federation.path)]
+@dataclass
+class Place:
+    """A federation of two sites, and what commands keep running for it."""
+
+    folder: Path
+    data: dict[str, Path]
+    federation: Federation
+    policies: dict[str, str]  # as `site init` wrote them, and a bit laxer
+    services: dict[str, subprocess.Popen[bytes]]
+
+    def start_sites(self) -> None:
+        """Starts both, if they are not there yet."""
+        if "north" in self.services:
+            return
+        self.start_north()
+        # South keeps FLARE's client where it sees neither data nor policy nor books.
+        for folder, part in (("south", "data"), ("apart", "flare")):
+            words = ("site", "start", self.folder / folder, "--only", part)
+            self.services[folder] = started(*words, **{SOCKETS: str(self.folder / "s")})
+
+    def start_north(self) -> None:
+        kit = self.folder / "north"
+        self.services["north"] = started("site", "start", kit, at=kit)
+
+    def allow_all(self, *names: str) -> None:
+        for name in names:
+            (self.folder / name / "policy.toml").write_text(SIMULATION.to_toml())
+
+    def ledger(self, name: str) -> list[Entry]:
+        file = self.folder / name / "records" / "ledger.jsonl"
+        return list(read(file)) if file.exists() else []
+
+    def connected(self, *names: str) -> None:
+        """Waits until these sites are said to be connected."""
+        here = f"connected: {', '.join(names)}"
+        until(lambda: here in connected(self.federation), 240)
+        until(lambda: here in self.status(), 90)
+
+    def status(self, *words: str) -> str:
+        return said("federation", "status", self.federation.path, *words)
+
+
+def said(*words: object, answer: str = "") -> str:
+    return " ".join(asyndgan(*words, answer=answer).split())
+
+
+def allow(file: Path, **values: str) -> None:
+    """Gives keys of a policy other values."""
+    text = file.read_text()
+    for key, value in values.items():
+        text, times = re.subn(rf"(?m)^{key} = \S+", f"{key} = {value}", text)
+        assert times == 1, key
+    file.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder, port = tmp_path_factory.mktemp("here"), free_port()
+    hospital = folder / CANARY
+    write_phantoms(hospital, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.2)
+    for path in hospital.rglob("*.png"):
+        path.rename(path.with_name(f"{CANARY}{path.name}"))
+    data = {name: hospital / name for name in SITES}
+    federation = federation_here(folder / "f", *(folder / name for name in SITES), port=port)
+    services = {"server": started("federation", "start", folder / "f")}
+    made = Place(folder, data, federation, {}, services)
+    crowd = subprocess.Popen(
+        [sys.executable, strangers.__file__, str(port), "40"], stdout=subprocess.PIPE
+    )
     try:
-        for name, data in phantoms.items():
-            kit = tmp_path / name
-            asyndgan("site", "init", kit, federation.kit(name), "--data", data)
-            text = (kit / "policy.toml").read_text()
-            allowed = text.replace("fewest_patients = 5", "fewest_patients = 1")
-            allowed = allowed.replace("unmeasured = false", "unmeasured = true")
-            allowed = allowed.replace("fingerprint = false", "fingerprint = true")
-            assert allowed.count("= true") == text.count("= true") + 2
-            (kit / "policy.toml").write_text(allowed)
-            asyndgan("fingerprint", data, "--out", kit / "seen.json")
+        assert crowd.stdout and crowd.stdout.readline() == b"there\n"
+        (folder / "ran").mkdir()
+        poison(folder / "north", folder / "ran")
+        for name in SITES:
+            kit = folder / name
+            asyndgan(
+                "site", "init", kit, federation.kit(name), "--data", data[name],
+                "--policy", "measured",
+            )  # fmt: skip
+            assert "audits = 0" in (kit / "policy.toml").read_text()
+            allow(kit / "policy.toml", fewest_patients="1", unmeasured="true", fingerprint="true")
+            made.policies[name] = (kit / "policy.toml").read_text()
+            asyndgan("fingerprint", data[name], "--out", kit / "seen.json")
             settings = (kit / "site.toml").read_text()
             named = settings.replace("# fingerprint =", "fingerprint = 'seen.json'")
             assert named.count("\n# ") == settings.count("\n# ") - 1
             (kit / "site.toml").write_text(named)
-            if name == "north":
-                services.append(started("site", "start", kit))
-        # South keeps FLARE's client where it sees neither data nor policy nor books.
-        apart, sockets = tmp_path / "apart", tmp_path / "s"
-        sockets.mkdir(mode=0o700)
-        apart.mkdir()
+        for name in ("s", "apart"):
+            (folder / name).mkdir(mode=0o700)
         for name in (KEY_FILE, KIT_FILE):
-            shutil.copy(tmp_path / "south" / name, apart)
-        for folder, part in ((tmp_path / "south", "data"), (apart, "flare")):
-            words = ("site", "start", folder, "--only", part)
-            services.append(started(*words, **{SOCKETS: str(sockets)}))
-        planned = tmp_path / "planned.toml"
-        told = asyndgan("federation", "plan", federation.path, "--out", planned)
-        assert "north" in told and "south" in told
-        assert Recipe.from_toml(planned.read_text()).image.size == (32, 32)
-        asyndgan("federation", "plan", federation.path, "--masks", "--out", tmp_path / "masks.toml")
-        assert Recipe.from_toml((tmp_path / "masks.toml").read_text()).name == "masks"
-        given = ("masks.source=given", "masks.release=false")
-        recipe = tiny("image.size=32", *given, "training.move=true")
-        (tmp_path / "recipe.toml").write_text(recipe.to_toml())
-        submit = ("federation", "submit", federation.path, tmp_path / "recipe.toml")
-        said = answered_at_a_terminal("Shall the run begin so?", "y", *submit, "--run", "one")
-        assert "60%" in said and "Run one-masks begins." in said, said
-        confirm = ("federation", "confirm", federation.path, "--run", "one")
-        said = answered_at_a_terminal("Shall the run begin so?", "y", *confirm)
-        assert "60%" in said and "Run one begins." in said, said
-        order = Order.named(federation, "one")
-        until(lambda: order.state() in ("finished", "failed"), 400)
-        assert order.state() == "finished", order.failure()
-        assert "step 6 of 6" in asyndgan("federation", "status", federation.path)
-        services[0].kill()  # its FLARE server lives on, until the command is started again
-        services[0].communicate()
-        orphan = of_module(SERVER_PARENT, federation.path)
-        assert orphan
-        services[0] = started("federation", "start", federation.path)
-        here = "connected: north, south"
-        until(lambda: of_module(SERVER_PARENT, federation.path) not in ([], orphan), 120)
-        until(lambda: here in connected(federation), 240)
-        until(lambda: here in asyndgan("federation", "status", federation.path), 90)
-        # A site that is removed is sent away by FLARE's server, which goes on without it.
-        asyndgan("federation", "remove", federation.path, "south")
-        with closing(Administrator(federation.admin_kit)) as administrator:
-            until(lambda: administrator.present() == ("north",), 240)
-    finally:
-        for service in reversed(services):
-            service.send_signal(signal.SIGTERM)
-        ends = [(service.wait(60), service.communicate()[1].decode()) for service in services]
-    assert [status for status, _ in ends] == [0, 0, 0, 0], ends
-    until(lambda: not left_of(tmp_path), 30)
-    asyndgan("federation", "fetch", federation.path, "--out", tmp_path / "fetched")
-    fetched = RunFolder(tmp_path / "fetched")
-    assert fetched.generator_file.exists() and len(fetched.metrics()) == recipe.training.steps
-    assert fetched.has_masks
-    assert not (tmp_path / "south" / "flare").exists()
-    assert {path.name for path in apart.iterdir()} == {KEY_FILE, KIT_FILE, "flare", "site.log"}
-    for name in phantoms:
-        ledger = tmp_path / name / "records" / "ledger.jsonl"
-        asyndgan("ledger", "verify", ledger)
-        assert not any(entry.masks for entry in read(ledger))
-
-
-def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
-) -> None:
-    port = free_port()
-    kits = [tmp_path / name for name in phantoms]
-    federation = federation_here(tmp_path / "f", *kits, port=port)
-    services = [started("federation", "start", federation.path)]
-    crowd = None
-    try:
-        for name, data in phantoms.items():
-            asyndgan("site", "init", tmp_path / name, federation.kit(name), "--data", data)
-            (tmp_path / name / "policy.toml").write_text(SIMULATION.to_toml())
-        crowd = subprocess.Popen(
-            [sys.executable, strangers.__file__, str(port), "40"], stdout=subprocess.PIPE
-        )
-        assert crowd.stdout and crowd.stdout.readline() == b"there\n"
-        services += [started("site", "start", tmp_path / name) for name in phantoms]
-        longer = ("training.steps=100000", "quorum.patience_s=600", "quorum.wait_s=600")
-        recipe = tiny("image.size=32", *longer)
-        order = Order.submit(federation, "one", recipe, (), yes=True)
-        until(lambda: len(order.folder.metrics()) > 20, 400)
-        here = "connected: north, south"
-        until(lambda: here in connected(federation), 240)
+            shutil.copy(folder / "south" / name, folder / "apart")
+        yield made
         assert crowd.poll() is None
-        (run,) = of_module("asyndgan.runs.federated", federation.path)
-        for site in services[1:]:
-            halt(site.pid)
-        os.kill(run, signal.SIGTERM)  # in a step for which there will be no answers
-        until(lambda: not Path(f"/proc/{run}").exists())  # long before its patience ends
-        (server,) = of_module(SERVER_PARENT, federation.path)
-        halt(server)
-        gone = "takes connections, but FLARE has not said"
-        until(lambda: gone in asyndgan("federation", "status", federation.path), 90)
-        begun = time.monotonic()
-        services[0].send_signal(signal.SIGTERM)  # its run waits for sites
-        assert services[0].wait(60) == 0
-        assert time.monotonic() - begun < 40
-        assert order.state() == "running"  # it goes on when the service is started again
-        until(lambda: not left_of(federation.path), 30)
     finally:
-        for process in [*reversed(services), *([crowd] if crowd else [])]:
+        for process in [*reversed(made.services.values()), crowd]:
             process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=60)
 
 
-def test_the_demo_over_flare_loses_a_hospital_on_the_way_and_gets_it_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mishap = demo._mishap
-
-    def slowly(site: str, step: int, watch: Watch) -> tuple[Callable[[Transport], None], Watch]:
-        def watched(progress: Progress) -> None:
-            watch(progress)
-            if site not in progress.report.shares:
-                time.sleep(1.0)  # it takes seconds to come back, and few steps are left
-
-        return mishap(site, step, watched)
-
-    monkeypatch.setattr(demo, "_mishap", slowly)
-    monkeypatch.setattr(demo, "MASK_STEPS", 4)
-    small = [
-        "image.size=32", "generator.width=4", "generator.blocks=1", "discriminator.width=4",
-        "discriminator.layers=1", "training.batch=2", "training.steps=100",
-    ]  # fmt: skip
-    words = [word for override in small for word in ("--set", override)]
-    out = tmp_path / "demo"
-    words += ["--engine", "flare", "--out", str(out), "--patients", "0.1"]
-    words += ["--segmentation-steps", "2"]
-    done = CliRunner().invoke(app, ["demo", *words], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    run = RunFolder(out / "run")
-    news = [line for record in run.metrics() for line in record["news"]]
-    assert any(line.startswith("missed north: ") for line in news), news
-    assert any(line.startswith("north is back, with its discriminator") for line in news), news
-    assert {"north"} == {
-        site
-        for record in run.metrics()
-        for site in {"north", "south", "east", "west"} - set(record["shares"])
-    }
-    assert json.loads((out / "run" / "run.json").read_text())["engine"] == "flare"
-    assert "missed north" in (out / "report.html").read_text("utf-8")
+def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generator(
+    tiny, place, tmp_path
+):
+    recipe = tiny("image.size=32", "training.steps=60", "training.checkpoint_every=20")
+    place.allow_all("north", "south")
+    order = Order.submit(place.federation, "first", recipe, (), yes=True)
+    until(lambda: order.said("waiting") == "north, south")
+    assert "waiting for north, south" in place.status()
+    place.start_sites()
+    until(lambda: "connected: " in place.status(), 240)
+    until(lambda: len(order.folder.metrics()) > 25, 240)  # after the first checkpoint
+    (coordinator,) = of_module("asyndgan.runs.federated", place.federation.path)
+    os.kill(coordinator, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{coordinator}").exists())
+    until(lambda: order.state() == "finished", 240)
+    with pytest.raises(RunError, match="is finished; there is nothing to stop"):
+        asyndgan("federation", "stop", place.federation.path)
+    whole = train(recipe, place.data, tmp_path / "whole")
+    ours, undisturbed = (checkpoint.read(r.generator_file)[0] for r in (order.folder, whole))
+    assert list(ours) == list(undisturbed)
+    assert all(torch.equal(ours[name], undisturbed[name]) for name in ours)
+    losses = [[(r["step"], r["losses"]) for r in run.metrics()] for run in (order.folder, whole)]
+    assert losses[0] == losses[1]
+    os.utime(order.folder.metrics_file)
+    assert re.search(r"\bnow\b", place.status())
+    past = time.time() - 3600
+    os.utime(order.folder.metrics_file, (past, past))
+    assert not re.search(r"\bnow\b", place.status())
+    assert "last step 1 h 00 min ago" in place.status()
 
 
-def test_a_process_that_only_has_a_kits_name_in_its_command_is_let_live(tmp_path: Path) -> None:
+def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_confirmed_it(
+    tiny, place, tmp_path
+):
+    place.start_sites()
+    before = {name: len(place.ledger(name)) for name in SITES}
+    for name, text in place.policies.items():
+        (place.folder / name / "policy.toml").write_text(text)
+    # Of masks, on the grid of the images; test_tables.py plans without.
+    shown = said(
+        "federation", "plan", place.federation.path, "--masks", "--out", tmp_path / "p.toml"
+    )
+    planned = Recipe.from_toml((tmp_path / "p.toml").read_text())
+    assert "north" in shown and "south" in shown
+    assert (planned.name, planned.image.size) == ("masks", (32, 32))
+
+    site = DEFAULT_SITES[2]
+    liar, kit = site.name, place.folder / site.name
+    write_phantoms(place.folder / "data", size=32, sites=[site], patients_scale=0.12)
+    about = place.folder / "data" / liar / "dataset.json"
+    lie = json.loads(about.read_text())
+    lie["labels"]["evil"] = 63  # which no case has
+    about.write_text(json.dumps(lie))
+    federation = join(place.federation, kit)
+    asyndgan("site", "init", kit, federation.kit(liar), "--data", place.folder / "data" / liar)
+    place.allow_all(liar)
+    place.services[liar] = started("site", "start", kit)
+    # Of 5 MB: an audit's generator is longer than any message of the training.
+    recipe = tiny(
+        "image.size=32", "masks.source=given", "masks.release=false", "training.move=true",
+        "training.hold_out=0.4", "training.steps=2", "generator.width=32", "quorum.patience_s=60",
+    )  # fmt: skip
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    submit = ("federation", "submit", federation.path, tmp_path / "recipe.toml", "--run", "one")
+    confirm = ("federation", "confirm", federation.path, "--run")
+
+    # Nobody is there to answer, so how to do it later is said, and nothing is trained.
+    assert "It begins when you have confirmed" in said(*submit)
+    first, order = (Order.named(federation, name) for name in ("one-masks", "one"))
+    until(lambda: first.said("proposal"), 240)
+    shown = place.status("--run", "one-masks")
+    assert "waiting for you to confirm what it paints: 'asyndgan federation confirm" in shown
+    assert not first.folder.facts_file.exists()
+
+    # The administrator sees who lies, says no, and names the sites that are to take part.
+    shown = said(*confirm, "one-masks", answer="n\n")
+    assert f"{liar} alone brings 'evil', label 63 'evil'." in shown
+    assert "up to a share of" in shown
+    assert first.state() == "stopped"
+    until(lambda: not first.folder.busy())
+    assert not first.folder.facts_file.exists()
+    with pytest.raises(RunError, match="is stopped, so there is nothing to confirm"):
+        asyndgan(*confirm, "one-masks")
+    named = [word for name in SITES for word in ("--site", name)]
+    shown = answered_at_a_terminal("Shall the run begin so?", "y", *submit, *named)
+    assert re.search(r"\d\d%", shown) and "Run one-masks begins." in shown, shown
+    assert "evil" not in shown
+    until(lambda: order.said("proposal"), 240)
+    shown = said(*confirm, "one", answer="y\n")
+    assert "Run one begins." in shown
+    until(lambda: order.state() in ("finished", "failed"), 400)
+    assert order.state() == "finished", order.said("failed")
+    assert "step 2 of 2" in place.status("--run", "one")
+    news = [line for record in order.folder.metrics() for line in record["news"]]
+    assert not [line for line in news if liar in line], news  # it is asked for nothing
+    assert "evil" not in order.folder.facts().labels.values()
+    assert set(order.folder.facts().sites) == set(SITES)
+    with pytest.raises(RunError, match="run one is finished, so there is nothing to confirm"):
+        asyndgan(*confirm, "one")
+    asyndgan("federation", "fetch", federation.path, "--run", "one", "--out", tmp_path / "fetched")
+    fetched = RunFolder(tmp_path / "fetched")
+    assert not {"proposal", "confirmed"} & {path.name for path in fetched.path.iterdir()}
+    assert fetched.generator_file.exists() and len(fetched.metrics()) == recipe.training.steps
+    assert fetched.has_masks
+    for name in SITES:
+        asyndgan("ledger", "verify", place.folder / name / "records" / "ledger.jsonl")
+        added = place.ledger(name)[before[name] :]
+        assert added and not any(entry.masks for entry in added)
+
+    # A site that is removed is sent away by FLARE's server, which goes on without it.
+    asyndgan("federation", "remove", federation.path, liar)
+    with closing(Administrator(federation.admin_kit)) as administrator:
+        until(lambda: sorted(administrator.present()) == [*SITES], 240)
+
+
+def test_a_site_audits_a_run_for_its_coordinator_where_its_steward_has_agreed(place, tmp_path):
+    """Of the run that the test before has ordered; what answers hold: unit/test_asked_audits.py."""
+    order = Order.named(place.federation, "one")
+    allow(place.folder / "north" / "policy.toml", audits="1")
+    told = command("federation", "audit", place.federation.path, "--run", "one")
+    assert told.returncode == 1
+    refused = re.search(r"south: no audit\. (.*)", told.stdout)
+    assert refused and "leaves.audits" in refused[1], told.stdout
+    assert [path.name for path in (order.folder.path / "audits").iterdir()] == ["north"]
+    run = tmp_path / "fetched"
+    said("federation", "fetch", place.federation.path, "--run", "one", "--out", run)
+    found = read_audit(run / "audits" / "north")
+    assert found.confirmed == {"north": True} and len(found.audit.attacks) == 5
+    own = read_audit(place.folder / "north" / "runs" / "one" / "audit")
+    assert found.masks == own.masks and found.generator == own.generator
+    assert [one.kind for one in place.ledger("north")].count("audited") == 1
+    with pytest.raises(RunError, match="may not be released: "):
+        said("release", run, "--out", tmp_path / "set", *AS_OPTIONS)
+
+
+def test_a_server_that_outlives_its_command_is_replaced_by_the_next_and_kits_are_renewed(place):
+    place.start_sites()
+    kit, renewed = place.folder / "north", place.federation.kit("north")
+    earlier = place.services.pop("north")
+    earlier.terminate()
+    assert earlier.wait(60) == 0  # until then it holds the kit
+    renew(place.federation)
+    before = (kit / "flare" / "startup" / "client.crt").read_bytes()
+    asyndgan("site", "renew", kit, renewed)
+    poison(kit / "flare", place.folder / "ran")  # as if somebody wrote to FLARE's own folder
+    place.start_north()
+    place.services["server"].kill()
+    place.services["server"].communicate()
+    orphan = of_module(SERVER_PARENT, place.federation.path)
+    assert orphan
+    place.services["server"] = started("federation", "start", place.federation.path)
+    until(lambda: of_module(SERVER_PARENT, place.federation.path) not in ([], orphan), 120)
+    place.connected(*SITES)
+    until(lambda: (kit / "flare" / "startup" / "client.crt").read_bytes() != before, 240)
+    subprocess.run([COMMAND, "site", "check", str(kit)], cwd=kit, check=True, env=ALONE)
+
+
+def lose_data(place: Place, site: str) -> None:
+    """Takes a site's data away and ends its compute, until it has named what it misses."""
+
+    def named() -> int:
+        logs = (place.folder / site).glob("runs/*/site.log")
+        return sum(log.read_text().count(CANARY) for log in logs)
+
+    before, away = named(), place.data[site].with_name("away")
+    service = place.services[site].pid
+    parts = [path.read_text() for path in Path(f"/proc/{service}/task").glob("*/children")]
+    place.data[site].rename(away)
+    for child in " ".join(parts).split():
+        if "asyndgan.engines.processes" in Path(f"/proc/{child}/cmdline").read_text():
+            os.kill(int(child), signal.SIGKILL)
+    until(lambda: named() > before, 240)
+    away.rename(place.data[site])
+
+
+def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up_and_no_trace_is_left(
+    tiny, place
+):
+    place.start_sites()
+    place.allow_all(*SITES)
+    place.connected(*SITES)
+    longer = ("training.steps=100000", "quorum.patience_s=600", "quorum.wait_s=600")
+    order = Order.submit(place.federation, "long", tiny("image.size=32", *longer), SITES, yes=True)
+    until(lambda: len(order.folder.metrics()) > 20, 400)
+    lose_data(place, "south")
+    (run,) = of_module("asyndgan.runs.federated", place.federation.path)
+    server = place.services.pop("server")
+    for service in place.services.values():
+        halt(service.pid)
+    os.kill(run, signal.SIGTERM)  # in a step for which there will be no answers
+    until(lambda: not Path(f"/proc/{run}").exists())  # long before its patience ends
+    (parent,) = of_module(SERVER_PARENT, place.federation.path)
+    halt(parent)
+    until(lambda: "takes connections, but FLARE has not said" in place.status(), 90)
+    begun = time.monotonic()
+    server.send_signal(signal.SIGTERM)  # its run waits for sites
+    assert server.wait(60) == 0
+    assert time.monotonic() - begun < 40
+    assert order.state() == "running"  # it goes on when the service is started again
+    until(lambda: not left_of(place.federation.path), 30)
+    for service in place.services.values():
+        service.send_signal(signal.SIGCONT)
+        service.send_signal(signal.SIGTERM)
+    ends = [(each.wait(60), each.communicate()[1].decode()) for each in place.services.values()]
+    assert ends and {status for status, _ in ends} == {0}, ends
+    place.services.clear()
+    until(lambda: not left_of(place.folder), 30)
+    assert not (place.folder / "south" / "flare").exists()
+    left = {path.name for path in (place.folder / "apart").iterdir()}
+    assert left == {KEY_FILE, KIT_FILE, "flare", "site.log"}
+    assert names_in(place.folder / "ran") == []  # no code in a site's folder has run
+    assert (place.folder / "north" / "flare" / "log.txt").exists()
+    files = [path for path in place.federation.path.rglob("*") if path.is_file()]
+    assert any("log" in path.name for path in files) and len(files) > 30
+    for path in files:  # neither FLARE's logs and job folders nor the runs name a patient
+        assert CANARY not in str(path.relative_to(place.folder))
+        assert CANARY.encode() not in path.read_bytes(), path
+
+
+def test_a_process_that_only_has_a_kits_name_in_its_command_is_let_live(tmp_path):
     kit = tmp_path / "north"
     kit.mkdir()
     stranger = subprocess.Popen(
-        ["tail", "-f", "/dev/null", str(kit), "-s", "1"],
-        start_new_session=True,
+        ["tail", "-f", "/dev/null", str(kit), "-s", "1"], start_new_session=True
     )
     try:
         end_all(kit)

@@ -1,11 +1,9 @@
 """A study from its folders to the report, as a person types it: sites are named once."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -13,7 +11,6 @@ from asyndgan import Study, train
 from asyndgan.cli import app
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.intake.description import describe
-from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 
 
@@ -25,12 +22,7 @@ def asyndgan(line: str) -> str:
     return done.output
 
 
-def test_a_study_is_written_once_and_every_command_takes_it(
-    phantoms: dict[str, Path],
-    tiny: Callable[..., Recipe],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_study_is_written_once_and_every_command_takes_it(phantoms, tiny, tmp_path, monkeypatch):
     (tmp_path / "study").mkdir()
     monkeypatch.chdir(tmp_path / "study")
     north, south = phantoms.values()
@@ -67,14 +59,11 @@ def test_a_study_is_written_once_and_every_command_takes_it(
     assert describe(Path("study/south-augmented")).synthetic_cases
 
     study = Study.load("study/study.toml")
-    pattern, changes = study.patient_pattern, study.changes
-    again = train(study.recipe, study.sites, "again", overrides=changes, patient_pattern=pattern)
+    again = train(study.recipe, study.sites, "again", overrides=study.changes)
     assert again.state == "finished" and again.recipe.training.steps == 2
 
 
-def test_a_study_offers_to_change_the_steps_that_were_planned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_offers_to_change_the_steps_that_were_planned(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_phantoms(tmp_path / "data", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.12)
     for image in tmp_path.glob("data/*/imagesTr/*.png"):  # unlike anything that masks tell

@@ -25,20 +25,14 @@ STEPS = 3
 RECIPES = {
     "paper": ["generator.kind=resnet", "loss.paired_l1=100"],
     "topdown": [
-        "generator.noise=4",
-        "discriminator.kind=patch_segmentation",
-        "loss.segmentation=1",
-        "wire.feedback=int8",
-        "wire.images=uint8",
+        "generator.noise=4", "discriminator.kind=patch_segmentation", "loss.segmentation=1",
+        "wire.feedback=int8", "wire.images=uint8",
     ],
     "cross-fitted": [
-        "generator.kind=resnet",
-        "discriminator.kind=patch_segmentation",
-        "loss.segmentation=1",
-        "discriminator.cross_fitted=true",
-        'discriminator.augment=["shift"]',
+        "generator.kind=resnet", "discriminator.kind=patch_segmentation", "loss.segmentation=1",
+        "discriminator.cross_fitted=true", 'discriminator.augment=["shift"]',
     ],
-}
+}  # fmt: skip
 SHORT = [*SMALL, "training.steps=6", "training.seed=11"]
 
 WITHOUT_EFFECT = re.compile(r"body\.\d+\.body\.4\.bias")
@@ -68,12 +62,9 @@ def cohort(cases: int, modalities: list[str], phase: float, *, move: bool) -> Co
         images.append(torch.stack([wave + 0.5 * masks[-1] - 0.6 for wave in waves]))
     labels = {0: "background", 1: "organ", 2: "lesion"}
     return Cohort(
-        torch.stack(images).clamp(-1, 1),
-        torch.stack(masks),
-        modalities=modalities,
-        labels=labels,
+        torch.stack(images).clamp(-1, 1), torch.stack(masks), modalities=modalities, labels=labels,
         move=move,
-    )
+    )  # fmt: skip
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
@@ -101,7 +92,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [*RECIPES, "default"])
-def test_losses_and_weights_of_a_small_run_are_what_they_were(name: str) -> None:
+def test_losses_and_weights_of_a_small_run_are_what_they_were(name):
     stored, now = json.loads(STORED.read_text("utf-8"))[name], run(recipe_of(name))
     for step, (then, losses) in enumerate(zip(stored["losses"], now["losses"], strict=True)):
         for site in then:
@@ -113,7 +104,7 @@ def test_losses_and_weights_of_a_small_run_are_what_they_were(name: str) -> None
         assert now["weights"][tensor] == wanted, tensor
 
 
-def test_a_small_run_is_the_same_twice() -> None:
+def test_a_small_run_is_the_same_twice():
     assert run(recipe_of("topdown")) == run(recipe_of("topdown"))
 
 

@@ -15,9 +15,7 @@ def random(seed: int) -> torch.Generator:
 
 
 @given(st.sampled_from(SPACES), st.integers(0, 99), st.floats(0.1, 10))
-def test_deformed_masks_hold_no_other_labels_and_depend_on_the_seed_alone(
-    space: tuple[int, ...], seed: int, by: float
-) -> None:
+def test_deformed_masks_hold_no_other_labels_and_depend_on_the_seed_alone(space, seed, by):
     masks = torch.randint(0, 1024, (2, *space), generator=random(seed))
     before = masks.clone()
     found = deformed(masks, by, random(seed))
@@ -30,7 +28,7 @@ def test_deformed_masks_hold_no_other_labels_and_depend_on_the_seed_alone(
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_borders_move_by_about_the_wanted_pixels_along_each_axis(space: tuple[int, ...]) -> None:
+def test_borders_move_by_about_the_wanted_pixels_along_each_axis(space):
     """Each pixel holds its own place along an axis, so the mask shows where it came from."""
     for axis, side in enumerate(space):
         shape = [side if each == axis else 1 for each in range(len(space))]
@@ -45,7 +43,7 @@ def test_borders_move_by_about_the_wanted_pixels_along_each_axis(space: tuple[in
 
 
 @pytest.mark.parametrize("space", [(16, 16), (8, 16, 16)])
-def test_a_label_is_deformed_smoothly(space: tuple[int, ...]) -> None:
+def test_a_label_is_deformed_smoothly(space):
     masks = torch.zeros(8, *space, dtype=torch.long)
     masks[..., 4:12, 4:12] = 1
     found = deformed(masks, 1.5, random(0))

@@ -110,9 +110,7 @@ MEANS = ("unlabelled", "slices", "explained")
 
 @settings(max_examples=20, phases=[Phase.generate])
 @given(st.data(), st.sampled_from([*FEATURES]), st.integers(2, 4), st.booleans())
-def test_what_too_few_patients_have_or_lack_is_told_as_if_none_did(
-    data: st.DataObject, feature: str, fewest: int, lack: bool
-) -> None:
+def test_what_too_few_patients_have_or_lack_is_told_as_if_none_did(data, feature, fewest, lack):
     assume(not (lack and feature == "no organ"))  # a set without any label is not measured
     odd = data.draw(st.integers(1, fewest - 1), "odd")
     patients = [Patient() for _ in range(data.draw(st.integers(2 * fewest, 2 * fewest + 6)))]

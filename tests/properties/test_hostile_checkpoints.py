@@ -20,11 +20,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from asyndgan.errors import AsyndganError, RunError
-from asyndgan.recipe import OptimiserSection, Recipe
-from asyndgan.store import Cohort
 from asyndgan.training import Coordinator, Site, checkpoint
 from asyndgan.training.checkpoint import State
-from asyndgan.training.objective import adam
+from asyndgan.training.optimiser import adam
 from asyndgan.wire import Judge, Open
 
 RUN = "abc123"
@@ -33,17 +31,13 @@ fuzz = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 CHANGES: list[Callable[[Tensor], Tensor]] = [
-    lambda value: value.flatten()[:1],
-    lambda value: value.flatten()[:0],
-    lambda value: value[None],
-    lambda value: torch.cat([value.flatten(), value.flatten()]),
-    lambda value: value.to(torch.int8),
-    lambda value: value.to(torch.float64),
-    lambda value: value.to(torch.complex64),
+    lambda value: value.flatten()[:1], lambda value: value.flatten()[:0], lambda value: value[None],
+    lambda value: torch.cat([value.flatten(), value.flatten()]), lambda value: value.to(torch.int8),
+    lambda value: value.to(torch.float64), lambda value: value.to(torch.complex64),
     lambda value: torch.full_like(value, float("nan"), dtype=torch.float32),
     lambda value: torch.full_like(value, -1),
     lambda value: torch.full_like(value, float("inf"), dtype=torch.float32),
-]
+]  # fmt: skip
 FACTS: list[Any] = [
     None, True, -1, 3, 2**70, 0.5, float("nan"), "", "x" * 99, "../../x", [], [7], [None], {},
     {"x": 1},
@@ -92,33 +86,19 @@ def mutations(draw: st.DrawFn) -> Callable[[State], State]:
 
 
 @pytest.fixture(scope="module")
-def remembering(tiny: Callable[..., Recipe]) -> Recipe:
-    """Its checkpoints hold all that a coordinator's can: generators of the absent, too."""
-    return tiny("reminding.weight=1")
+def begin(tiny, make_sites, make_cohort):
+    recipe = tiny()
+    sites = {name: make_cohort(recipe, cases=8, seed=n) for n, name in enumerate("ab")}
 
-
-@pytest.fixture(scope="module")
-def begin(
-    remembering: Recipe, make_sites: Callable[..., Any], make_cohort: Callable[..., Cohort]
-) -> Callable[..., Coordinator]:
-    sites = {name: make_cohort(remembering, cases=8, seed=n) for n, name in enumerate("ab")}
-
-    def begun(state: State | None = None) -> Coordinator:
-        federation = make_sites(remembering, sites)
-        return Coordinator.begin(
-            remembering,
-            federation.exchange,
-            run=RUN,
-            recall=lambda site: torch.ones(2, 16, 16, dtype=torch.int64),
-            checkpoint=state,
-            needed={"a"},
-        )
+    def begun(state=None):
+        exchange = make_sites(recipe, sites).exchange
+        return Coordinator.begin(recipe, exchange, run=RUN, checkpoint=state, needed={"a"})
 
     return begun
 
 
 @pytest.fixture(scope="module")
-def stored(begin: Callable[..., Coordinator]) -> State:
+def stored(begin):
     coordinator = begin()
     coordinator.step()
     coordinator.roster.drop("b")
@@ -129,9 +109,7 @@ def stored(begin: Callable[..., Coordinator]) -> State:
 
 @fuzz
 @given(mutations())
-def test_a_coordinators_checkpoint_is_taken_up_or_refused_by_our_error(
-    begin: Callable[..., Coordinator], stored: State, mutate: Callable[[State], State]
-) -> None:
+def test_a_coordinators_checkpoint_is_taken_up_or_refused_by_our_error(begin, stored, mutate):
     try:
         coordinator = begin(mutate(stored))
         coordinator.step()
@@ -141,11 +119,7 @@ def test_a_coordinators_checkpoint_is_taken_up_or_refused_by_our_error(
 
 
 @pytest.fixture(scope="module")
-def state_of_north(
-    tiny: Callable[..., Recipe],
-    make_sites: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> State:
+def state_of_north(tiny, make_sites, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sites")
     coordinator = make_sites(tiny(), folder=folder).begin()
     coordinator.step()
@@ -156,12 +130,8 @@ def state_of_north(
 @fuzz
 @given(mutations())
 def test_a_sites_checkpoint_is_taken_up_or_refused_by_our_error(
-    tiny: Callable[..., Recipe],
-    make_cohort: Callable[..., Cohort],
-    tmp_path_factory: pytest.TempPathFactory,
-    state_of_north: State,
-    mutate: Callable[[State], State],
-) -> None:
+    tiny, make_cohort, tmp_path_factory, state_of_north, mutate
+):
     folder = tmp_path_factory.mktemp("site") / "north"
     recipe = tiny()
     checkpoint.write(checkpoint.step_file(folder, 1), *mutate(state_of_north))
@@ -176,10 +146,10 @@ def test_a_sites_checkpoint_is_taken_up_or_refused_by_our_error(
         north.release.close()
 
 
-def test_an_optimisers_state_of_other_shapes_is_refused() -> None:
+def test_an_optimisers_state_of_other_shapes_is_refused():
     """Torch's fused Adam would read and write beyond the end of so short a tensor."""
     network = nn.Linear(1000, 1)
-    optimiser = adam(network, OptimiserSection(), 1e-3)
+    optimiser = adam(network, 1e-3)
     network(torch.ones(1, 1000)).sum().backward()
     optimiser.step()
     state = checkpoint.optimiser_state("adam", optimiser)
@@ -192,7 +162,7 @@ def test_an_optimisers_state_of_other_shapes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("run", [None, 3.5, "../../elsewhere", "/elsewhere"])
-def test_a_state_that_names_no_run_is_passed_over(run: object, tmp_path: Path) -> None:
+def test_a_state_that_names_no_run_is_passed_over(run, tmp_path):
     folder = tmp_path / "north"
     (folder / "run-..").mkdir(parents=True)
     path = checkpoint.step_file(folder, 1)
@@ -255,8 +225,8 @@ def first(state: State, start: str) -> str:
 
 @pytest.mark.parametrize("how", [*BY_BYTES, "another run", "weights", "average", "optimiser"])
 def test_a_run_does_not_go_on_from_a_coordinators_checkpoint_that_was_tampered_with(
-    how: str, begin: Callable[..., Coordinator], stored: State, tmp_path: Path
-) -> None:
+    how, begin, stored, tmp_path
+):
     path, state = checkpoint.step_file(tmp_path, 3), copy.deepcopy(stored)
     checkpoint.write(path, *state)
     ours = {
@@ -273,12 +243,8 @@ def test_a_run_does_not_go_on_from_a_coordinators_checkpoint_that_was_tampered_w
 
 @pytest.mark.parametrize("how", [*BY_BYTES, "another run", "no run", "another recipe", "weights"])
 def test_a_site_takes_up_no_state_that_was_tampered_with(
-    how: str,
-    tiny: Callable[..., Recipe],
-    make_cohort: Callable[..., Cohort],
-    state_of_north: State,
-    tmp_path: Path,
-) -> None:
+    how, tiny, make_cohort, state_of_north, tmp_path
+):
     """It begins anew where the file is no state, and refuses where it is another's."""
     path, state = checkpoint.step_file(tmp_path, 1), copy.deepcopy(state_of_north)
     checkpoint.write(path, *state)

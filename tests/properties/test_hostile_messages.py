@@ -10,7 +10,7 @@ import socket
 import struct
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,7 +29,6 @@ from asyndgan.errors import (
     WireError,
 )
 from asyndgan.protocol import Exchange, Transport
-from asyndgan.recipe import Recipe
 from asyndgan.training import Coordinator
 from asyndgan.wire import (
     ANSWERS,
@@ -74,29 +73,18 @@ def judge_of(step: int = 0, batch: int = 0, value: float = 0.1) -> Judge:
 
 def card_of() -> Card:
     return Card(
-        run=RUN,
-        step=0,
-        cases=3,
-        share=3.0,
-        modalities=["T1"],
-        parts=[1.0],
-        labels={"0": "background", "1": "organ", "2": "lesion"},
-        space=[16, 16],
-        batch=0,
-        conditions=torch.ones(2, 16, 16, dtype=torch.int64),
-        keep=True,
-    )
+        run=RUN, step=0, cases=3, share=3.0, modalities=["T1"], parts=[1.0],
+        labels={"0": "background", "1": "organ", "2": "lesion"}, space=[16, 16], batch=0,
+        conditions=torch.ones(2, 16, 16, dtype=torch.int64), keep=True,
+    )  # fmt: skip
 
 
 def judgement_of(**changes: object) -> Judgement:
     fields: dict[str, Any] = {
-        "run": RUN,
-        "step": 0,
-        "losses": {"adversarial": 0.7},
-        "feedback": torch.full((2, 1, 16, 16), 1e-3),
-        "batch": 1,
+        "run": RUN, "step": 0, "losses": {"adversarial": 0.7},
+        "feedback": torch.full((2, 1, 16, 16), 1e-3), "batch": 1,
         "conditions": torch.ones(2, 16, 16, dtype=torch.int64),
-    }
+    }  # fmt: skip
     return Judgement(**{**fields, **changes})
 
 
@@ -200,7 +188,7 @@ def mutated(draw: st.DrawFn, good: list[bytes]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def federation(tiny: Callable[..., Recipe], make_sites: Callable[..., Any]) -> Any:
+def federation(tiny, make_sites):
     return make_sites(tiny())
 
 
@@ -219,7 +207,7 @@ def answered(federation: Any, payload: bytes) -> Message:
 
 @fuzz
 @given(mutated(GOOD_REQUESTS))
-def test_a_site_answers_any_bytes_with_a_valid_message(federation: Any, payload: bytes) -> None:
+def test_a_site_answers_any_bytes_with_a_valid_message(federation, payload):
     answered(federation, opening(federation))
     answer = answered(federation, payload)
     assert answer.run in (RUN, "0") or isinstance(answer, Refusal)
@@ -240,7 +228,7 @@ def test_a_site_answers_any_bytes_with_a_valid_message(federation: Any, payload:
 @example(joined(b'{"kind":"\\ud800","arrays":{},"fields":{}}'))
 @example(joined(b'{"kind":"save","arrays":{},"fields":{"run":"\\ud800","step":1,"\\udfff":2}}'))
 @example(joined('{"kind":"close","arrays":{},"fields":{"run":"def"}}'.encode("utf-16")))
-def test_a_site_refuses_bytes_that_are_no_request(federation: Any, payload: bytes) -> None:
+def test_a_site_refuses_bytes_that_are_no_request(federation, payload):
     assert isinstance(answered(federation, payload), Refusal)
 
 
@@ -251,27 +239,14 @@ def array_header(**changes: object) -> bytes:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"shape": [2**30, 2**30, 2**30, 2**30]},
-        {"shape": [2**31 - 1] * 5},
-        {"shape": [2, 1, 16, 17]},
-        {"shape": [0, 1, 16, 16]},
-        {"shape": [2, -1, 16, -16]},
-        {"shape": [2.0, 1, 16, 16]},
-        {"shape": [2] * 600},
-        {"shape": []},
-        {"coding": "float64"},
-        {"coding": "int8"},
-        {"coding": "label8"},
-        {"coding": "x" * 60000},
-        {"size": 0},
-        {"size": 2**39},
-        {"size": -1},
-        {"size": 2**70},
+        {"shape": [2**30, 2**30, 2**30, 2**30]}, {"shape": [2**31 - 1] * 5},
+        {"shape": [2, 1, 16, 17]}, {"shape": [0, 1, 16, 16]}, {"shape": [2, -1, 16, -16]},
+        {"shape": [2.0, 1, 16, 16]}, {"shape": [2] * 600}, {"shape": []}, {"coding": "float64"},
+        {"coding": "int8"}, {"coding": "label8"}, {"coding": "x" * 60000}, {"size": 0},
+        {"size": 2**39}, {"size": -1}, {"size": 2**70},
     ],
-)
-def test_an_array_that_is_not_as_announced_is_refused_before_it_is_allocated(
-    federation: Any, changes: dict[str, object]
-) -> None:
+)  # fmt: skip
+def test_an_array_that_is_not_as_announced_is_refused_before_it_is_allocated(federation, changes):
     answered(federation, opening(federation))
     tracemalloc.start()
     try:
@@ -284,9 +259,7 @@ def test_an_array_that_is_not_as_announced_is_refused_before_it_is_allocated(
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_a_bomb_in_a_message_is_refused_within_the_announced_size(
-    federation: Any, announced: bool
-) -> None:
+def test_a_bomb_in_a_message_is_refused_within_the_announced_size(federation, announced):
     compressor = zstandard.ZstdCompressor(level=19, write_content_size=announced)
     bomb = compressor.compress(bytes(100_000_000))
     tracemalloc.start()
@@ -299,7 +272,7 @@ def test_a_bomb_in_a_message_is_refused_within_the_announced_size(
     assert peak < 2_000_000
 
 
-def test_a_refusal_repeats_no_control_character_of_what_came(federation: Any) -> None:
+def test_a_refusal_repeats_no_control_character_of_what_came(federation):
     for text in ("\x1b[2J", "\x9b2J", "\r\n", "\x00"):
         answer = answered(federation, array_header(coding=text))
         assert isinstance(answer, Refusal)
@@ -310,9 +283,7 @@ def test_a_refusal_repeats_no_control_character_of_what_came(federation: Any) ->
             unpack(joined(header, body), ANSWERS, limit=LIMIT)
 
 
-def test_a_site_that_was_attacked_goes_on_as_if_nothing_had_been(
-    tiny: Callable[..., Recipe], make_sites: Callable[..., Any]
-) -> None:
+def test_a_site_that_was_attacked_goes_on_as_if_nothing_had_been(tiny, make_sites):
     quiet, attacked = make_sites(tiny()), make_sites(tiny())
     attacks = [GOOD_REQUESTS[1][:-1], b"", array_header(shape=[2, 1, 16, 17]), GOOD_ANSWERS[0]]
     answers = []
@@ -329,9 +300,7 @@ def test_a_site_that_was_attacked_goes_on_as_if_nothing_had_been(
 
 @few
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
-def test_replayed_and_reordered_requests_train_each_step_once_at_most(
-    tiny: Callable[..., Recipe], make_sites: Callable[..., Any], order: list[int]
-) -> None:
+def test_replayed_and_reordered_requests_train_each_step_once_at_most(tiny, make_sites, order):
     federation = make_sites(tiny())
     site, endpoint = federation.sites["north"], federation.endpoint("north")
     requests = [
@@ -372,7 +341,7 @@ def test_replayed_and_reordered_requests_train_each_step_once_at_most(
 @example(joined(b"[" * HEADER_LIMIT))
 @example(b"")
 @example(with_array(GOOD_ANSWERS[1], "feedback", NOTHING, shape=[0, *[2**31 - 1] * 3]))
-def test_a_coordinator_unpacks_an_answer_or_raises_a_wire_error(payload: bytes) -> None:
+def test_a_coordinator_unpacks_an_answer_or_raises_a_wire_error(payload):
     try:
         message = unpack(payload, ANSWERS, limit=LIMIT)
     except WireError as error:
@@ -383,9 +352,7 @@ def test_a_coordinator_unpacks_an_answer_or_raises_a_wire_error(payload: bytes) 
 
 @pytest.mark.parametrize("coding", ["float32", "float16", "int8", "int4"])
 @pytest.mark.parametrize("shape", [[0, 2**31 - 1, 2**31 - 1, 2**31 - 1], [0, 1, 16, 16]])
-def test_an_array_with_an_empty_axis_is_refused_however_long_the_others_are(
-    coding: str, shape: list[int]
-) -> None:
+def test_an_array_with_an_empty_axis_is_refused_however_long_the_others_are(coding, shape):
     hostile = with_array(GOOD_ANSWERS[1], "feedback", NOTHING, shape=shape, coding=coding)
     with pytest.raises(WireError, match="no axis may be empty"):
         unpack(hostile, ANSWERS, limit=LIMIT)
@@ -407,8 +374,8 @@ class Hostile(Transport):
 @fuzz
 @given(mutated(GOOD_ANSWERS) | st.binary(max_size=64))
 def test_an_exchange_with_a_hostile_site_ends_in_an_answer_or_one_of_our_errors(
-    federation: Any, payload: bytes
-) -> None:
+    federation, payload
+):
     exchange = federation.exchange
     exchange.transport = Hostile(payload)
     try:
@@ -427,9 +394,7 @@ def test_an_exchange_with_a_hostile_site_ends_in_an_answer_or_one_of_our_errors(
 @example(packed(card_of().model_copy(update={"conditions": torch.full((2, 16, 16), 3)})))
 @example(packed(card_of().model_copy(update={"conditions": torch.zeros(2, 16, 15).long()})))
 @example(with_array(GOOD_ANSWERS[0], "conditions", NOTHING, shape=[0, 16, 16]))
-def test_a_run_begins_with_a_hostile_card_or_says_why_not(
-    tiny: Callable[..., Recipe], payload: bytes
-) -> None:
+def test_a_run_begins_with_a_hostile_card_or_says_why_not(tiny, payload):
     recipe = tiny()
     exchange = Exchange(Hostile(payload), recipe)
     try:
@@ -456,11 +421,8 @@ def test_a_run_begins_with_a_hostile_card_or_says_why_not(
     ],
 )
 def test_a_judgement_that_does_not_fit_is_missed_and_moves_nothing(
-    tiny: Callable[..., Recipe],
-    make_sites: Callable[..., Any],
-    changes: dict[str, object],
-    reason: str,
-) -> None:
+    tiny, make_sites, changes, reason
+):
     federation = make_sites(tiny())
     coordinator = federation.begin()
     hostile = packed(judgement_of(**changes))
@@ -471,16 +433,14 @@ def test_a_judgement_that_does_not_fit_is_missed_and_moves_nothing(
     assert list(coordinator.members) == ["north"]
 
 
-def test_another_kind_of_answer_than_the_one_asked_for_is_missed(
-    tiny: Callable[..., Recipe], make_sites: Callable[..., Any]
-) -> None:
+def test_another_kind_of_answer_than_the_one_asked_for_is_missed(tiny, make_sites):
     federation = make_sites(tiny())
     coordinator = federation.begin()
     federation.line.tap = lambda site, answer: packed(card_of()) if site == "south" else answer
     assert "did not answer step 0" in coordinator.step().missed["south"]
 
 
-def test_a_narrow_coding_announces_what_it_becomes_in_memory() -> None:
+def test_a_narrow_coding_announces_what_it_becomes_in_memory():
     feedback, narrow = torch.zeros(2, 1, 64, 64), 2**12 * 3  # half a byte a number, then four
     payload = pack(judgement_of(feedback=feedback), {"feedback": "int4", "conditions": "label8"})
     with pytest.raises(WireError, match="the limit is"):
@@ -492,8 +452,8 @@ def test_a_narrow_coding_announces_what_it_becomes_in_memory() -> None:
 @pytest.mark.parametrize("coding", ["float32", "float16", "int8", "int4"])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_feedback_that_is_not_finite_counts_as_missed_and_spoils_nothing(
-    tiny: Callable[..., Recipe], make_sites: Callable[..., Any], coding: Any, value: float
-) -> None:
+    tiny, make_sites, coding, value
+):
     federation = make_sites(tiny())
     coordinator = federation.begin()
     feedback = torch.full((2, 1, 16, 16), 0.1)
@@ -514,10 +474,8 @@ def test_feedback_that_is_not_finite_counts_as_missed_and_spoils_nothing(
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("value", [1.01, -1.01, 1e30])
-def test_a_site_judges_no_images_that_no_generator_paints(
-    tiny: Callable[..., Recipe], make_sites: Callable[..., Any], value: float
-) -> None:
+@pytest.mark.parametrize("value", [1.01, -1.01, 1e30, float("nan"), float("inf"), float("-inf")])
+def test_a_site_judges_no_images_that_no_generator_paints(tiny, make_sites, value):
     """With ever brighter ones a coordinator could find where this site's numbers overflow."""
     federation = make_sites(tiny())
     federation.begin()
@@ -526,16 +484,15 @@ def test_a_site_judges_no_images_that_no_generator_paints(
     images[1, 0, 3, 3] = value
     before = [p.clone() for p in site.objective.discriminator.parameters()]
     asked = Judge(run=site.run, step=0, batch=0, images=images)
-    with pytest.raises(ProtocolError, match="outside -1 to 1"):
+    with pytest.raises((ProtocolError, NotFiniteError), match=r"outside -1 to 1|are not finite"):
         site.handle(asked)
     after = list(site.objective.discriminator.parameters())
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(before, after, strict=True))
-    site.handle(asked.model_copy(update={"images": images.clamp(-1, 1)}))
+    fine = images.nan_to_num().clamp(-1, 1)
+    site.handle(asked.model_copy(update={"images": fine}))
 
 
-def test_one_site_that_is_not_finite_while_others_are_silent_ends_no_run(
-    tiny: Callable[..., Recipe], make_sites: Callable[..., Any]
-) -> None:
+def test_one_site_that_is_not_finite_while_others_are_silent_ends_no_run(tiny, make_sites):
     federation = make_sites(tiny("quorum.least=0.5"))
     coordinator = federation.begin()
     feedback = torch.full((2, 1, 16, 16), float("nan"))
@@ -546,24 +503,11 @@ def test_one_site_that_is_not_finite_while_others_are_silent_ends_no_run(
     assert not report.updated
 
 
-def test_feedback_too_large_to_add_up_counts_as_missed(
-    tiny: Callable[..., Recipe], make_sites: Callable[..., Any]
-) -> None:
-    federation = make_sites(tiny("wire.feedback=float32"))
-    coordinator = federation.begin()
-    feedback = torch.full((2, 1, 16, 16), 3e38)
-    codings: Any = {"feedback": "float32", "conditions": "label8"}
-    hostile = pack(judgement_of(feedback=feedback), codings)
-    federation.line.tap = lambda site, answer: hostile if site == "south" else answer
-    assert "not finite" in coordinator.step().missed["south"]
-    assert all(parameter.isfinite().all() for parameter in coordinator.generator.parameters())
-
-
 # Frames
 
 
 @pytest.fixture
-def line() -> Iterator[tuple[Frames, socket.socket]]:
+def line():
     ours, theirs = socket.socketpair()
     frames = Frames(ours, limit=1000)
     yield frames, theirs
@@ -571,7 +515,7 @@ def line() -> Iterator[tuple[Frames, socket.socket]]:
     theirs.close()
 
 
-def test_a_frame_comes_out_as_it_went_in(line: tuple[Frames, socket.socket]) -> None:
+def test_a_frame_comes_out_as_it_went_in(line):
     frames, socket_ = line
     other = Frames(socket_, limit=1000)
     other.send(3, b"abc")
@@ -581,9 +525,7 @@ def test_a_frame_comes_out_as_it_went_in(line: tuple[Frames, socket.socket]) -> 
 
 
 @pytest.mark.parametrize("size", [1001, 2**40, 2**64 - 1])
-def test_a_frame_that_announces_too_much_is_refused_before_it_is_read(
-    line: tuple[Frames, socket.socket], size: int
-) -> None:
+def test_a_frame_that_announces_too_much_is_refused_before_it_is_read(line, size):
     frames, other = line
     other.sendall(FRAME.pack(1, size))
     tracemalloc.start()
@@ -596,9 +538,7 @@ def test_a_frame_that_announces_too_much_is_refused_before_it_is_read(
     assert peak < 100_000
 
 
-def test_half_a_frame_is_waited_for_and_then_read_on(
-    line: tuple[Frames, socket.socket],
-) -> None:
+def test_half_a_frame_is_waited_for_and_then_read_on(line):
     frames, other = line
     whole = FRAME.pack(7, 4) + b"abcd"
     for part in (whole[:5], whole[5:18]):
@@ -609,9 +549,7 @@ def test_half_a_frame_is_waited_for_and_then_read_on(
     assert frames.receive(1.0) == (7, b"abcd")
 
 
-def test_a_connection_that_ends_in_the_middle_of_a_frame_is_gone(
-    line: tuple[Frames, socket.socket],
-) -> None:
+def test_a_connection_that_ends_in_the_middle_of_a_frame_is_gone(line):
     frames, other = line
     other.sendall(FRAME.pack(7, 4) + b"ab")
     other.close()
@@ -621,7 +559,7 @@ def test_a_connection_that_ends_in_the_middle_of_a_frame_is_gone(
         frames.send(1, b"x" * 10)
 
 
-def test_what_was_begun_is_sent_first_and_nothing_piles_up_behind_it() -> None:
+def test_what_was_begun_is_sent_first_and_nothing_piles_up_behind_it():
     ours, theirs = socket.socketpair()
     sender, receiver = Frames(ours, limit=2**24), Frames(theirs, limit=2**24)
     large = bytes(range(256)) * 2**13  # two megabytes: more than a socket holds
@@ -641,7 +579,7 @@ def test_what_was_begun_is_sent_first_and_nothing_piles_up_behind_it() -> None:
 
 @given(st.binary(min_size=16, max_size=64))
 @settings(max_examples=50)
-def test_any_bytes_on_a_connection_are_a_frame_or_one_of_our_errors(raw: bytes) -> None:
+def test_any_bytes_on_a_connection_are_a_frame_or_one_of_our_errors(raw):
     ours, theirs = socket.socketpair()
     frames = Frames(ours, limit=32)
     theirs.sendall(raw)

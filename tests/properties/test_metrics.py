@@ -2,7 +2,6 @@ import math
 import warnings
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,16 +45,6 @@ def test_an_interval_contains_the_mean_and_stays_in_the_range_of_the_values(valu
     assert np.mean(values) - 1e-9 <= high <= max(values) + 1e-9
 
 
-@given(scores, st.floats(0.1, 1))
-def test_a_wider_level_gives_a_wider_interval(values, level):
-    low, high = bootstrap_interval(values, draws=200, level=level * 0.9)
-    wider_low, wider_high = bootstrap_interval(values, draws=200, level=level * 0.99)
-    rounding = 1e-12  # of the interpolation between two resamples
-    assert wider_low <= low + rounding
-    assert low <= high + rounding
-    assert high <= wider_high + rounding
-
-
 def coverage(interval, expected, samples):
     """Fraction of the samples whose interval holds the expected value."""
     return np.mean([low <= expected <= high for low, high in map(interval, samples)])
@@ -86,11 +75,6 @@ def test_an_interval_is_known_wherever_two_patients_count(values, data):
         ratio_low, ratio_high = paired_ratio_interval(values, below, draws=50)
     assert math.isnan(low + high) == (sum(not math.isnan(value) for value in values) < 2)
     assert math.isnan(ratio_low + ratio_high) == (len(both) < 2 or not any(b for _, b in both))
-
-
-@given(st.floats(0, 1), st.integers(2, 9))
-def test_an_interval_of_equal_values_is_their_value(value, count):
-    assert bootstrap_interval([value] * count, draws=50) == pytest.approx((value, value))
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.05, 1)), min_size=2, max_size=20))

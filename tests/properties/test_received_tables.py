@@ -3,9 +3,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 import asyndgan
 from asyndgan.tables.planning import plan_tables
 from asyndgan.tables.schema import SCHEMA_FILE
+from commands import AS_OPTIONS
 from spoiling import asked, changes, fuzz, spoiled
 
 SCHEMA = {
@@ -27,16 +26,13 @@ SCHEMA = {
 
 
 @pytest.fixture(scope="module")
-def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def audited(tmp_path_factory):
     """A table, a run of it, and an audit of the run."""
     folder, random = tmp_path_factory.mktemp("bank"), np.random.default_rng(0)
     (folder / "bank").mkdir()
     (folder / "bank" / SCHEMA_FILE).write_text(json.dumps(SCHEMA))
     with (folder / "bank" / "records.csv").open("w", newline="") as file:
-        rows = [
-            ["age", "bad"],
-            *zip(random.normal(50, 9, 240), ["no", "yes"] * 120, strict=True),
-        ]
+        rows = [["age", "bad"], *zip(random.normal(50, 9, 240), ["no", "yes"] * 120, strict=True)]
         csv.writer(file).writerows(rows)
     sites = {"bank": folder / "bank"}
     recipe = plan_tables(
@@ -55,28 +51,26 @@ def told(command: int, run: Path, audit: Path, bank: Path, out: Path) -> str:
     words = (
         ("report", run, "--audit", audit, "--out", out / "page.html"),
         ("generate", run, "--out", out / "made"),
-        ("generate", run, "--out", out / "released", "--release", audit),
+        ("release", run, "--out", out / "released", "--audit", audit, *AS_OPTIONS),
         ("train", run / "recipe.toml", "--resume", "--out", run, "--site", f"bank={bank}"),
     )
     return asked(*words[command])
 
 
-def test_a_run_and_its_audit_as_they_were_are_read(
-    audited: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
+def test_a_run_and_its_audit_as_they_were_are_read(audited, tmp_path):
     bank, run, audit = audited
     report, made, released, trained = (
         told(command, run, audit, bank, tmp_path / "out") for command in range(4)
     )
     assert "page.html" in report and "synthetic records" in made
-    assert "synthetic records" in released and "has finished" in trained
+    assert "croissant.json" in released and "has finished" in trained
 
 
 @settings(fuzz, max_examples=60)
 @given(changes(), st.integers(0, 3))
 def test_what_a_stranger_says_of_a_run_of_records_is_read_or_refused_by_our_error(
-    audited: tuple[Path, Path, Path], tmp_path: Path, change: Callable[[Any], Any], command: int
-) -> None:
+    audited, tmp_path, change, command
+):
     bank, run, audit = audited
     mine = spoiled(run, tmp_path / "copy", "run.json", change)
     told(command, mine, audit, bank, tmp_path / "out")
@@ -85,19 +79,19 @@ def test_what_a_stranger_says_of_a_run_of_records_is_read_or_refused_by_our_erro
 @fuzz
 @given(changes(), st.sampled_from(["report", "release"]))
 def test_what_a_stranger_says_in_an_audit_of_records_is_read_or_refused_by_our_error(
-    audited: tuple[Path, Path, Path], tmp_path: Path, change: Callable[[Any], Any], kind: str
-) -> None:
+    audited, tmp_path, change, kind
+):
     _, run, audit = audited
     mine, out = spoiled(audit, tmp_path / "copy", "audit.json", change), tmp_path / "out"
     shutil.rmtree(out, ignore_errors=True)
     if kind == "report":
         asked("report", run, "--audit", mine, "--out", out / "page.html")
     else:
-        asked("generate", run, "--out", out, "--release", mine)
+        asked("release", run, "--out", out, "--audit", mine, *AS_OPTIONS)
 
 
 @pytest.fixture(scope="module")
-def judged(audited: tuple[Path, Path, Path]) -> Path:
+def judged(audited):
     """An evaluation of the run."""
     bank, run, audit = audited
     asyndgan.evaluate(run, {"bank": bank}, audit.with_name("evaluation"))
@@ -107,15 +101,13 @@ def judged(audited: tuple[Path, Path, Path]) -> Path:
 @fuzz
 @given(changes())
 def test_what_a_stranger_says_in_an_evaluation_of_records_is_read_or_refused_by_our_error(
-    audited: tuple[Path, Path, Path], judged: Path, tmp_path: Path, change: Callable[[Any], Any]
-) -> None:
+    audited, judged, tmp_path, change
+):
     mine = spoiled(judged, tmp_path / "copy", "evaluation.json", change)
     asked("report", audited[1], "--evaluation", mine, "--out", tmp_path / "page.html")
 
 
-def test_an_evaluation_that_does_not_say_what_was_judged_is_refused(
-    audited: tuple[Path, Path, Path], judged: Path, tmp_path: Path
-) -> None:
+def test_an_evaluation_that_does_not_say_what_was_judged_is_refused(audited, judged, tmp_path):
     words = ("report", audited[1], "--evaluation", tmp_path, "--out", tmp_path / "page.html")
     whole = json.loads((judged / "evaluation.json").read_text())
     (tmp_path / "evaluation.json").write_text(json.dumps(whole))
@@ -127,9 +119,7 @@ def test_an_evaluation_that_does_not_say_what_was_judged_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["audit", "evaluation"])
-def test_a_link_in_place_of_a_result_of_records_is_refused(
-    audited: tuple[Path, Path, Path], judged: Path, tmp_path: Path, kind: str
-) -> None:
+def test_a_link_in_place_of_a_result_of_records_is_refused(audited, judged, tmp_path, kind):
     (tmp_path / f"{kind}.json").symlink_to(judged.with_name(kind) / f"{kind}.json")
     out = tmp_path / "page.html"
     said = asked("report", audited[1], f"--{kind}", tmp_path, "--out", out)

@@ -42,8 +42,8 @@ def enough(names: list[str], numbers: list[int]) -> bool:
     st.integers(0, 3), st.booleans(), st.sampled_from([SECRET, Chooser()]),
 )  # fmt: skip
 def test_so_many_seeds_as_there_are_parts_hold_each_patient_out_once(
-    sizes: list[int], folds: int, times: int, alone: bool, chooser: Chooser
-) -> None:
+    sizes, folds, times, alone, chooser
+):
     assume(len(sizes) >= folds)
     cases = [One(f"patient{n}", (True,)) for n, size in enumerate(sizes) for _ in range(size)]
     held = [
@@ -59,9 +59,7 @@ def test_so_many_seeds_as_there_are_parts_hold_each_patient_out_once(
 
 
 @given(patients, st.floats(0, math.nextafter(1, 0), exclude_min=True), seeds)
-def test_whoever_is_held_out_is_not_trained_on_and_somebody_is(
-    names: list[str], part: float, seed: int
-) -> None:
+def test_whoever_is_held_out_is_not_trained_on_and_somebody_is(names, part, seed):
     cases = [One(name, (True,)) for name in names]
     training, held = hold_out_of(cases, part=part, seed=seed)
     assert sorted([*training, *held], key=names_of) == sorted(cases, key=names_of)
@@ -75,9 +73,7 @@ def names_of(case: One) -> str:
 
 
 @given(patients, weights, seeds)
-def test_no_two_parts_share_a_patient_and_every_case_is_in_one(
-    names: list[str], numbers: list[int], seed: int
-) -> None:
+def test_no_two_parts_share_a_patient_and_every_case_is_in_one(names, numbers, seed):
     parts = fractions(numbers)
     if not enough(names, numbers):
         with pytest.raises(DataError):
@@ -90,9 +86,7 @@ def test_no_two_parts_share_a_patient_and_every_case_is_in_one(
 
 
 @given(patients, weights, seeds)
-def test_a_part_is_filled_exactly_if_its_fraction_is_above_zero(
-    names: list[str], numbers: list[int], seed: int
-) -> None:
+def test_a_part_is_filled_exactly_if_its_fraction_is_above_zero(names, numbers, seed):
     if enough(names, numbers):
         parts = fractions(numbers)
         split = split_patients(names, parts, seed)
@@ -103,35 +97,21 @@ def test_a_part_is_filled_exactly_if_its_fraction_is_above_zero(
 
 
 @given(patients, seeds)
-def test_a_split_depends_on_nothing_but_its_arguments(names: list[str], seed: int) -> None:
+def test_a_split_depends_on_nothing_but_its_arguments(names, seed):
     parts = {"train": 1.0} if len(set(names)) < 2 else {"train": 0.8, "test": 0.2}
     assert split_patients(names, parts, seed) == split_patients(tuple(names), dict(parts), seed)
 
 
-def test_another_seed_gives_another_split() -> None:
-    names = [f"patient{i}" for i in range(50)]
-    parts = {"train": 0.5, "test": 0.5}
-    assert split_patients(names, parts, 0) != split_patients(names, parts, 1)
-
-
-def test_this_split_is_the_same_on_every_machine() -> None:
+def test_this_split_is_the_same_on_every_machine():
     names = ["ann", "ann", "bob", "cid", "dee", "dee", "eve"]
     split = split_patients(names, {"train": 0.6, "test": 0.4}, 7)
     assert split == {"train": [2, 3, 4, 5], "test": [0, 1, 6]}
 
 
-def test_parts_come_near_to_their_fractions() -> None:
+def test_parts_come_near_to_their_fractions():
     names = [f"patient{i // 4}" for i in range(400)]
     split = split_patients(names, {"train": 0.7, "validation": 0.1, "test": 0.2}, 0)
     assert [len(part) for part in split.values()] == pytest.approx([280, 40, 80], abs=4)
-
-
-@pytest.mark.parametrize(
-    "parts", [{"a": 0.5}, {}, {"a": 1.5, "b": -0.5}, {"a": float("nan")}, {"a": 0.9, "b": 0.9}]
-)
-def test_fractions_that_make_no_whole_are_refused(parts: dict[str, float]) -> None:
-    with pytest.raises(DataError):
-        split_patients(["ann", "bob", "cid"], parts, 0)
 
 
 @given(
@@ -141,8 +121,8 @@ def test_fractions_that_make_no_whole_are_refused(parts: dict[str, float]) -> No
     st.integers(0, 2**256 - 1),
 )
 def test_whatever_a_recipe_holds_out_both_halves_have_each_modality_of_three_patients(
-    holders: list[set[int]], part: float, seed: int, secret: int
-) -> None:
+    holders, part, seed, secret
+):
     chooser = Chooser(f"{secret:064x}", 5)  # as by default policies
     present = [(True, *(place in own for own in holders)) for place in range(12)]
     cases = [One(f"patient{place}", has) for place, has in enumerate(present)]
@@ -157,9 +137,7 @@ def test_whatever_a_recipe_holds_out_both_halves_have_each_modality_of_three_pat
 
 
 @given(st.floats(0.01, 0.99), seeds)
-def test_who_can_be_spared_is_held_out_although_others_are_needed_for_a_rare_modality(
-    part: float, seed: int
-) -> None:
+def test_who_can_be_spared_is_held_out_although_others_are_needed_for_a_rare_modality(part, seed):
     rare = [One(f"patient{place}", (True, place > 0)) for place in range(4)]
     kept, held = hold_out_of(rare, part=part, seed=seed, chooser=SECRET)
     assert [one.patient for one in held] == ["patient0"] and len(kept) == 3
@@ -168,11 +146,11 @@ def test_who_can_be_spared_is_held_out_although_others_are_needed_for_a_rare_mod
         hold_out({"north": needed}, part=part, seed=seed, choosers={"north": SECRET})
 
 
-def test_a_modality_of_one_patient_is_not_sought_in_every_draw() -> None:
+def test_a_modality_of_one_patient_is_not_sought_in_every_draw():
     class Counting(Chooser):
         drawn = 0
 
-        def draw(self, seed: int, patient: str) -> bytes:
+        def draw(self, seed, patient):
             Counting.drawn += 1
             return super().draw(seed, patient)
 

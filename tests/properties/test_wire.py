@@ -22,7 +22,6 @@ from asyndgan.wire import (
     Coding,
     Judge,
     Judgement,
-    Message,
     Open,
     Refusal,
     Save,
@@ -56,7 +55,7 @@ def peaks(array: torch.Tensor) -> torch.Tensor:
 
 
 @given(tensors(finite))
-def test_float32_arrives_bit_for_bit(array: torch.Tensor) -> None:
+def test_float32_arrives_bit_for_bit(array):
     assert torch.equal(decode(encode(array, "float32"), tuple(array.shape), "float32"), array)
 
 
@@ -64,9 +63,7 @@ def test_float32_arrives_bit_for_bit(array: torch.Tensor) -> None:
     ("coding", "error"), [("float16", 2**-11), ("int8", 0.5 / 127), ("int4", 0.5 / 7)]
 )
 @given(array=tensors(finite))
-def test_feedback_arrives_within_the_codings_error(
-    coding: Coding, error: float, array: torch.Tensor
-) -> None:
+def test_feedback_arrives_within_the_codings_error(coding, error, array):
     arrived = decode(encode(array, coding), tuple(array.shape), coding)
     assert arrived.shape == array.shape
     # Below the smallest float32s a scale has no digits left to be exact with.
@@ -74,35 +71,23 @@ def test_feedback_arrives_within_the_codings_error(
 
 
 @given(tensors(pixels))
-def test_grey_values_arrive_within_half_a_step(array: torch.Tensor) -> None:
+def test_grey_values_arrive_within_half_a_step(array):
     arrived = decode(encode(array, "uint8"), tuple(array.shape), "uint8")
     assert ((arrived - array).abs() <= 0.5 / 127.5 + 1e-6).all()
     assert (arrived.abs() <= 1).all()
 
 
 @given(labels(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple), 65535))
-def test_labels_arrive_exactly(mask: torch.Tensor) -> None:
+def test_labels_arrive_exactly(mask):
     coding = label_coding(mask)
     assert torch.equal(decode(encode(mask, coding), tuple(mask.shape), coding), mask)
 
 
-@pytest.mark.parametrize("level", [1, 19])
 @pytest.mark.parametrize("coding", FLOATS)
 @given(array=tensors(pixels))
-def test_every_level_of_zstd_brings_images_back(
-    coding: Coding, level: int, array: torch.Tensor
-) -> None:
-    arrived = decode(encode(array, coding, level), tuple(array.shape), coding)
+def test_images_arrive_as_the_coding_keeps_them(coding, array):
+    arrived = decode(encode(array, coding), tuple(array.shape), coding)
     assert torch.equal(arrived, through(array, coding))
-
-
-@pytest.mark.parametrize("level", [1, 19])
-@pytest.mark.parametrize("coding", LABEL_CODINGS)
-@given(mask=labels(st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple), 255))
-def test_every_level_of_zstd_brings_labels_back(
-    coding: Coding, level: int, mask: torch.Tensor
-) -> None:
-    assert torch.equal(decode(encode(mask, coding, level), tuple(mask.shape), coding), mask)
 
 
 runs = st.text("0123456789abcdef", min_size=1, max_size=64)
@@ -116,40 +101,25 @@ digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 messages = st.one_of(
     st.builds(Open, run=runs, recipe=digests, step=counts),
     st.builds(
-        Card,
-        run=runs,
-        step=counts,
-        cases=st.integers(1, 2**53 - 1),
-        share=st.floats(LEAST_SHARE, 2.0**52),
-        modalities=st.lists(names, min_size=1, max_size=4),
+        Card, run=runs, step=counts, cases=st.integers(1, 2**53 - 1),
+        share=st.floats(LEAST_SHARE, 2.0**52), modalities=st.lists(names, min_size=1, max_size=4),
         parts=st.lists(parts, min_size=1, max_size=4),
         labels=st.dictionaries(st.integers(0, 99999).map(str), names, min_size=1, max_size=4),
-        space=st.lists(st.integers(1, 4096), min_size=1, max_size=3),
-        batch=counts,
-        conditions=masks,
-        keep=st.booleans(),
+        space=st.lists(st.integers(1, 4096), min_size=1, max_size=3), batch=counts,
+        conditions=masks, keep=st.booleans(),
     ),
     st.builds(Judge, run=runs, step=counts, batch=counts, images=tensors(pixels)),
     st.builds(
-        Judgement,
-        run=runs,
-        step=counts,
-        losses=st.dictionaries(names, numbers, max_size=3),
-        feedback=tensors(finite),
-        batch=counts,
-        conditions=masks,
+        Judgement, run=runs, step=counts, losses=st.dictionaries(names, numbers, max_size=3),
+        feedback=tensors(finite), batch=counts, conditions=masks,
     ),
-    st.builds(Save, run=runs, step=counts),
-    st.builds(Saved, run=runs, step=counts),
-    st.builds(Close, run=runs),
-    st.builds(Closed, run=runs),
+    st.builds(Save, run=runs, step=counts), st.builds(Saved, run=runs, step=counts),
+    st.builds(Close, run=runs), st.builds(Closed, run=runs),
     st.builds(
-        Refusal,
-        run=runs,
-        code=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=32),
+        Refusal, run=runs, code=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=32),
         reason=st.text(text, max_size=500),
     ),
-)
+)  # fmt: skip
 CODINGS: Mapping[str, Coding] = {
     "images": "float32",
     "feedback": "float32",
@@ -158,7 +128,7 @@ CODINGS: Mapping[str, Coding] = {
 
 
 @given(messages)
-def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
+def test_a_message_arrives_as_it_was_sent(message):
     arrived = unpack(pack(message, CODINGS), {**REQUESTS, **ANSWERS}, limit=LIMIT)
     assert type(arrived) is type(message)
     for name in type(message).model_fields:
@@ -167,7 +137,7 @@ def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
 
 
 @given(messages)
-def test_a_party_takes_only_the_messages_that_are_for_it(message: Message) -> None:
+def test_a_party_takes_only_the_messages_that_are_for_it(message):
     payload = pack(message, CODINGS)
     wrong = ANSWERS if message.kind in REQUESTS else REQUESTS
     with pytest.raises(WireError):
@@ -175,7 +145,7 @@ def test_a_party_takes_only_the_messages_that_are_for_it(message: Message) -> No
 
 
 @given(messages, st.data())
-def test_a_part_of_a_message_is_no_message(message: Message, data: st.DataObject) -> None:
+def test_a_part_of_a_message_is_no_message(message, data):
     payload = pack(message, CODINGS)
     end = data.draw(st.integers(0, len(payload) - 1))
     with pytest.raises(WireError):
@@ -185,7 +155,7 @@ def test_a_part_of_a_message_is_no_message(message: Message, data: st.DataObject
 
 
 @given(st.dictionaries(st.text(max_size=3), st.floats(1e-3, 1e9), min_size=1, max_size=8))
-def test_shares_sum_to_one_and_keep_their_proportions(declared: dict[str, float]) -> None:
+def test_shares_sum_to_one_and_keep_their_proportions(declared):
     shares = normalised(declared)
     assert list(shares) == list(declared)
     assert math.isclose(sum(shares.values()), 1, rel_tol=1e-9)
@@ -200,9 +170,7 @@ def test_shares_sum_to_one_and_keep_their_proportions(declared: dict[str, float]
     st.dictionaries(st.text(max_size=3), st.floats(LEAST_SHARE, 2.0**53), min_size=1, max_size=8),
     st.floats(0.01, 1),
 )
-def test_no_share_is_above_what_the_recipe_lets_and_the_order_stays(
-    declared: dict[str, float], most: float
-) -> None:
+def test_no_share_is_above_what_the_recipe_lets_and_the_order_stays(declared, most):
     assert normalised({}, most) == {}  # nobody answered
     shares = normalised(declared, most)
     assert list(shares) == list(declared)
@@ -214,24 +182,8 @@ def test_no_share_is_above_what_the_recipe_lets_and_the_order_stays(
                 assert shares[one] <= shares[other] * (1 + 1e-9)
 
 
-@given(
-    st.dictionaries(st.integers(0, 5), st.floats(1, 100), min_size=2, max_size=6),
-    st.data(),
-)
-def test_the_sites_that_stay_keep_their_proportions(
-    declared: dict[int, float], data: st.DataObject
-) -> None:
-    away = data.draw(st.sampled_from(sorted(declared)))
-    before = normalised({str(site): share for site, share in declared.items()})
-    after = normalised({str(s): share for s, share in declared.items() if s != away})
-    left = 1 - before[str(away)]
-    assert all(math.isclose(after[s] * left, before[s], rel_tol=1e-6) for s in after)
-
-
 @given(st.floats(0.001, 1), st.integers(1, 50))
-def test_a_quorum_is_met_by_all_and_by_its_least_but_never_by_nobody(
-    least: float, known: int
-) -> None:
+def test_a_quorum_is_met_by_all_and_by_its_least_but_never_by_nobody(least, known):
     sites = [str(site) for site in range(known)]
     quorum = Quorum(QuorumSection(least=least), sites)
     assert 1 <= quorum.least <= known

@@ -26,7 +26,7 @@ def starts(path: Path) -> list[str]:
     ]
 
 
-def test_one_module_starts_all_processes() -> None:
+def test_one_module_starts_all_processes():
     found = {path.name for path in SOURCE.rglob("*.py") if starts(path)}
     assert found == {"children.py"}
 
@@ -34,9 +34,7 @@ def test_one_module_starts_all_processes() -> None:
 @pytest.mark.parametrize(
     "paths", ["", ".", "strange", ":", "{kept}", "{kept}:.:strange"], ids=range(6)
 )
-def test_a_process_imports_nothing_from_its_folder(
-    paths: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_imports_nothing_from_its_folder(paths, tmp_path, monkeypatch):
     kept, strange = tmp_path / "kept", tmp_path / "strange"
     kept.mkdir()
     strange.mkdir()
@@ -54,7 +52,7 @@ def test_a_process_imports_nothing_from_its_folder(
     assert (known["PYTHONSAFEPATH"], known["MALLOC_ARENA_MAX"]) == ("1", "4")
 
 
-def test_a_process_inherits_no_variable_that_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_inherits_no_variable_that_is_not_named(monkeypatch):
     strange = ("PYTHONHOME", "LD_PRELOAD", "HOMEBREW_TOKEN", "NVIDIA_API_KEY", "LANGCHAIN_KEY")
     needed = ("ASYNDGAN_SOCKETS", "LC_ALL", "HTTPS_PROXY", "no_proxy", "ATEN_CPU_CAPABILITY")
     for name in (*strange, *needed):

@@ -1,13 +1,9 @@
-from collections.abc import Callable
-
 import pytest
 import torch
 
 from asyndgan.errors import CohortError
-from asyndgan.recipe import Recipe
 from asyndgan.store import Case, Cohort, Preparation, derived_seed, drawn_from
 
-MakeCohort = Callable[..., Cohort]
 LABELS = {0: "background", 1: "lesion"}
 
 
@@ -26,14 +22,14 @@ def drawn(cohort: Cohort, numbers: range, size: int) -> list[int]:
     return torch.cat(batches)[:, 1].max(-1).values.tolist()
 
 
-def test_every_pass_draws_every_case_once() -> None:
+def test_every_pass_draws_every_case_once():
     order = drawn(numbered(6), range(9), 2)
     passes = [order[start : start + 6] for start in (0, 6, 12)]
     assert all(sorted(each) == list(range(6)) for each in passes)
     assert len({tuple(each) for each in passes}) > 1
 
 
-def test_a_batch_is_a_function_of_its_number_alone() -> None:
+def test_a_batch_is_a_function_of_its_number_alone():
     cohort = numbered(5, flip=True)
     later = cohort.batch(7, 3)
     cohort.batch(0, 3)
@@ -42,16 +38,12 @@ def test_a_batch_is_a_function_of_its_number_alone() -> None:
     assert torch.equal(later.conditions, again.conditions)
 
 
-def test_another_seed_is_another_order() -> None:
-    assert drawn(numbered(9), range(3), 3) != drawn(numbered(9, seed=1), range(3), 3)
-
-
-def test_a_cohort_smaller_than_a_batch_repeats_its_cases() -> None:
+def test_a_cohort_smaller_than_a_batch_repeats_its_cases():
     assert drawn(numbered(1), range(1), 4) == [0] * 4
     assert sorted(drawn(numbered(2), range(1), 4)) == [0, 0, 1, 1]
 
 
-def test_an_image_and_its_mask_are_mirrored_together() -> None:
+def test_an_image_and_its_mask_are_mirrored_together():
     batch = numbered(8, flip=True).batch(0, 8)
     left_is_dark = batch.images[:, 0, :, 0].eq(-1).all(-1)
     assert left_is_dark.any()
@@ -62,19 +54,11 @@ def test_an_image_and_its_mask_are_mirrored_together() -> None:
     assert torch.equal(mask_is_dark[chosen], left_is_dark[chosen])
 
 
-def test_without_flip_nothing_is_mirrored() -> None:
-    cohort = numbered(8)
-    assert cohort.batch(0, 8).images[:, 0, :, 0].eq(-1).all()
-
-
-def test_classes_are_not_mirrored() -> None:
+def test_classes_are_not_mirrored():
     cohort = Cohort(
-        torch.zeros(3, 1, 4, 4),
-        torch.tensor([0, 1, 1]),
-        modalities=["T1"],
-        labels=LABELS,
+        torch.zeros(3, 1, 4, 4), torch.tensor([0, 1, 1]), modalities=["T1"], labels=LABELS,
         flip=True,
-    )
+    )  # fmt: skip
     assert sorted(cohort.batch(0, 3).conditions.tolist()) == [0, 1, 1]
 
 
@@ -83,16 +67,12 @@ def test_classes_are_not_mirrored() -> None:
     [
         (torch.zeros(0, 1, 4, 4), torch.zeros(0, 4, 4), ["T1"], "at least one"),
         (torch.zeros(2, 1, 4, 4), torch.zeros(3, 4, 4), ["T1"], "2 images and 3 conditions"),
-        (torch.zeros(2, 2, 4, 4), torch.zeros(2, 4, 4), ["T1"], "2 channels, but 1 modalities"),
-        (torch.zeros(2, 2, 4, 4), torch.zeros(2, 4, 4), ["T1", "T1"], "T1, T1"),
         (torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 5), ["T1"], r"\(4, 4\).*\(4, 5\)"),
         (torch.zeros(2, 1, 4, 4), torch.full((2, 4, 4), 3), ["T1"], r"labels \[3\]"),
         (torch.zeros(2, 1, 4, 4), torch.full((2, 4, 4), -1), ["T1"], r"labels \[-1\]"),
     ],
 )
-def test_parts_that_do_not_fit_make_no_cohort(
-    images: torch.Tensor, conditions: torch.Tensor, modalities: list[str], reason: str
-) -> None:
+def test_parts_that_do_not_fit_make_no_cohort(images, conditions, modalities, reason):
     with pytest.raises(CohortError, match=reason):
         Cohort(images, conditions.long(), modalities=modalities, labels=LABELS)
 
@@ -103,7 +83,7 @@ def case(number: int) -> Case:
     return Case(f"c{number}", "p", torch.zeros(1, 4, 4), mask, ("T1",), preparation)
 
 
-def test_a_cohort_of_cases_keeps_their_masks_or_leaves_them_at_the_door() -> None:
+def test_a_cohort_of_cases_keeps_their_masks_or_leaves_them_at_the_door():
     cases = [case(0), case(1)]
     labels = {"background": 0, "lesion": 1}
     masks = Cohort.from_cases(cases, labels=labels)
@@ -115,29 +95,27 @@ def test_a_cohort_of_cases_keeps_their_masks_or_leaves_them_at_the_door() -> Non
     assert Cohort.from_cases(cases, labels=labels, condition="none").conditions.tolist() == [0, 0]
 
 
-def test_classes_cannot_be_read_from_folders() -> None:
+def test_classes_cannot_be_read_from_folders():
     with pytest.raises(CohortError, match="build the cohort in Python"):
         Cohort.from_cases([case(0)], labels={"background": 0}, condition="class")
     with pytest.raises(CohortError, match="no cases"):
         Cohort.from_cases([], labels={"background": 0})
 
 
-def test_derived_seeds_differ_by_purpose_and_fit_torch() -> None:
+def test_derived_seeds_differ_by_purpose_and_fit_torch():
     seeds = {derived_seed(0, "a"), derived_seed(0, "b"), derived_seed(1, "a"), derived_seed(0)}
     assert len(seeds) == 4
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derived_seed(0, "noise", 1) == 3136146697272329583
 
 
-def test_a_site_does_not_take_images_of_another_size(
-    tiny: Callable[..., Recipe], make_cohort: MakeCohort, make_sites: Callable[..., object]
-) -> None:
+def test_a_site_does_not_take_images_of_another_size(tiny, make_cohort, make_sites):
     large = make_cohort(tiny("image.size=32"))
     with pytest.raises(CohortError, match=r"site north: images have size \(32, 32\)"):
         make_sites(tiny(), {"north": large})
 
 
-def test_cases_are_drawn_by_their_weights_and_come_again_by_their_number() -> None:
+def test_cases_are_drawn_by_their_weights_and_come_again_by_their_number():
     masks = torch.zeros(20, 8, 8, dtype=torch.int64)
     masks[0] = 1
     weights = torch.ones(20)
@@ -153,7 +131,7 @@ def test_cases_are_drawn_by_their_weights_and_come_again_by_their_number() -> No
     assert torch.equal(drawn, again)
 
 
-def test_the_same_cases_of_other_patients_are_other_members() -> None:
+def test_the_same_cases_of_other_patients_are_other_members():
     images, masks = torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
     alone, together = (
         Cohort(images, masks, modalities=["T1"], labels={0: "background"}, patients=patients)
@@ -163,7 +141,7 @@ def test_the_same_cases_of_other_patients_are_other_members() -> None:
     assert alone.members != together.members
 
 
-def test_moved_cases_keep_their_masks_and_come_again_by_their_number() -> None:
+def test_moved_cases_keep_their_masks_and_come_again_by_their_number():
     masks = torch.zeros(4, 32, 32, dtype=torch.int64)
     masks[:, 8:24, 10:22] = 1
     images = masks[:, None] * 1.6 - 0.8  # a label's pixels are bright
@@ -195,7 +173,7 @@ def test_moved_cases_keep_their_masks_and_come_again_by_their_number() -> None:
     assert len(moving.patients_by_chance(0.0, lambda count: torch.ones(count)).images) == 0
 
 
-def test_label_maps_are_moved_as_whole_labels_and_shown_by_their_shares() -> None:
+def test_label_maps_are_moved_as_whole_labels_and_shown_by_their_shares():
     random = torch.Generator().manual_seed(0)
     maps = torch.randint(3, (6, 1, 16, 16), generator=random)
     images = torch.full((6, 3, 16, 16), -1.0).scatter_(1, maps, 1.0)

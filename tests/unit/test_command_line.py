@@ -19,7 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 from asyndgan import __version__
-from asyndgan.cli import COMMANDS, EXIT_CODES, app
+from asyndgan.cli import EXIT_CODES, app
 from asyndgan.cli.help import parts_of
 from asyndgan.cli.study import TAKEN
 from asyndgan.demo.phantoms import write_phantoms
@@ -86,11 +86,11 @@ def run(*words: str | bytes, **environment: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
-def test_the_command_reference_is_generated_from_the_commands() -> None:
+def test_the_command_reference_is_generated_from_the_commands():
     assert PAGE.read_text("utf-8") == page()
 
 
-def test_every_help_begins_with_an_example_and_fits_80_columns() -> None:
+def test_every_help_begins_with_an_example_and_fits_80_columns():
     for name, _ in commands():
         shown = help_of(name)
         assert shown.startswith(f"Example:\n  {'asyndgan' if name == 'asyndgan' else name}"), shown
@@ -98,7 +98,7 @@ def test_every_help_begins_with_an_example_and_fits_80_columns() -> None:
         assert shown == help_of(name, "-h")
 
 
-def test_errors_repeat_the_usage_line_of_the_help() -> None:
+def test_errors_repeat_the_usage_line_of_the_help():
     for name, _ in commands():
         words = [*name.split()[1:], "--no-such-option"]
         shown = CliRunner().invoke(app, words, prog_name="asyndgan", env={"COLUMNS": "80"})
@@ -107,7 +107,7 @@ def test_errors_repeat_the_usage_line_of_the_help() -> None:
         assert usage.startswith("Usage: asyndgan") and usage in help_of(name)
 
 
-def test_every_example_gives_what_the_command_requires_and_no_unknown_option() -> None:
+def test_every_example_gives_what_the_command_requires_and_no_unknown_option():
     top = typer.main.get_command(app)
     seen = 0
     for _, command in commands():
@@ -130,7 +130,7 @@ def test_every_example_gives_what_the_command_requires_and_no_unknown_option() -
     assert seen > 30
 
 
-def test_every_option_has_a_topic_and_a_text_that_ends_a_sentence() -> None:
+def test_every_option_has_a_topic_and_a_text_that_ends_a_sentence():
     for name, command in commands():
         for parameter in command.params:
             assert parameter.help and parameter.help.endswith("."), (name, parameter.name)
@@ -138,7 +138,7 @@ def test_every_option_has_a_topic_and_a_text_that_ends_a_sentence() -> None:
                 assert parameter.rich_help_panel and (parameter.metavar or parameter.is_flag)
 
 
-def test_help_of_no_command_imports_torch() -> None:
+def test_help_of_no_command_imports_torch():
     code = f"""{MAIN}, COMMANDS, app
 from typer.testing import CliRunner
 for name in COMMANDS:
@@ -150,7 +150,7 @@ for name in COMMANDS:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("folder")
     write_phantoms(made, size=32, patients_scale=0.1)
     (made / "policy.toml").write_text(run("policy", "show").stdout)
@@ -164,29 +164,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "words",
     [
-        "--version",
-        "recipe list",
-        "recipe show default",
-        "recipe show paper --set image.size=128",
-        "policy show {}/policy.toml",
+        "recipe show paper --set image.size=128", "ledger show {}/ledger.jsonl",
         "policy check {}/policy.toml default --patients 40",
-        "ledger show {}/ledger.jsonl",
-        "ledger verify {}/ledger.jsonl",
-        "check {}/north {}/south --test {}/test",
-        "federation status {}/fed",
-        "federation status {}/fed --json",
+        "check {}/north {}/south --test {}/test", "federation status {}/fed --json",
     ],
-)
-def test_a_command_that_does_not_compute_imports_no_torch(words: str, folder: Path) -> None:
+)  # fmt: skip
+def test_a_command_that_does_not_compute_imports_no_torch(words, folder):
     done = run(*words.replace("{}", str(folder)).split())
     assert (done.returncode, done.stderr) == (0, "False\n")
 
 
-def test_the_version_is_said_alone() -> None:
+def test_the_version_is_said_alone():
     assert CliRunner().invoke(app, ["--version"]).output == f"{__version__}\n"
 
 
-def test_recipe_list_says_a_line_about_each_recipe() -> None:
+def test_recipe_list_says_a_line_about_each_recipe():
     told = json.loads(CliRunner().invoke(app, ["recipe", "list", "--json"]).output)
     assert [each["name"] for each in told] == recipe_names()
     shown = CliRunner().invoke(app, ["recipe", "list"], env={"COLUMNS": "80"}).output.splitlines()
@@ -207,21 +199,12 @@ def test_recipe_list_says_a_line_about_each_recipe() -> None:
         (["recipe", "show", "defualt"], 1, "Did you mean 'default'?"),
     ],
 )
-def test_what_is_mistyped_is_answered_with_the_nearest_name(
-    words: list[str], code: int, says: str
-) -> None:
+def test_what_is_mistyped_is_answered_with_the_nearest_name(words, code, says):
     done = run(*words)
     assert done.returncode == code and code in EXIT_CODES and says in done.stderr
 
 
-def test_faults_are_told_as_json_and_by_the_exit_code(folder: Path) -> None:
-    done = run("check", str(folder / "north"), str(folder / "nowhere"), "--json")
-    good, bad = json.loads(done.stdout)["folders"]
-    assert done.returncode == 1 and not good["faults"] and good["facts"]["modalities"]
-    assert bad["faults"][0].keys() == {"file", "reason", "remedy"}
-
-
-def test_findings_are_told_as_json_by_kind_folder_and_cases(folder: Path, tmp_path: Path) -> None:
+def test_findings_are_told_as_json_by_kind_folder_and_cases(folder, tmp_path):
     shutil.copytree(folder / "north", faulty := tmp_path / "north")
     paths = sorted((faulty / "imagesTr").iterdir())
     first, last = paths[0].name[:-9], paths[-1].name[:-9]
@@ -234,26 +217,11 @@ def test_findings_are_told_as_json_by_kind_folder_and_cases(folder: Path, tmp_pa
     assert found.keys() == {"duplicates", "intensities"}
     assert (found["duplicates"]["cases"], found["duplicates"]["fault"]) == ([first, last], False)
     assert found["intensities"]["fault"] and found["intensities"]["folder"] == str(faulty)
-    assert "--set image.intensity" in found["intensities"]["remedy"]
+    assert "asyndgan plan" in found["intensities"]["remedy"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize(
-    "words", ["check {}/north", "check {}/north --json", "--version", "check -h"]
-)
-def test_a_full_standard_output_is_named(words: str, unbuffered: str, folder: Path) -> None:
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", f"{MAIN}; main()", *words.format(folder).split()],
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120,
-            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-        )  # fmt: skip
-    assert done.stderr.startswith("error: standard output: no space left on its disk.")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-
-
-def test_a_file_that_cannot_be_written_whole_is_named_once(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_whole_is_named_once(folder, tmp_path):
+    run("check", str(folder / "north"))  # keeps its cases, which are larger
     done = subprocess.run(
         [sys.executable, "-c", f"import resource; {MAIN}; "
          "resource.setrlimit(resource.RLIMIT_FSIZE, (100, -1)); main()",
@@ -265,14 +233,14 @@ def test_a_file_that_cannot_be_written_whole_is_named_once(folder: Path, tmp_pat
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_policys_verdict_is_told_as_json_and_by_the_exit_code(folder: Path) -> None:
+def test_a_policys_verdict_is_told_as_json_and_by_the_exit_code(folder):
     words = ("policy", "check", str(folder / "policy.toml"), "default", "--json", "--patients")
     assert json.loads(run(*words, "1000").stdout)["refused"] == []
     done = run(*words, "1")
     assert done.returncode == 1 and json.loads(done.stdout)["refused"]
 
 
-def test_the_shell_completes_commands_options_and_recipes() -> None:
+def test_the_shell_completes_commands_options_and_recipes():
     for line, wanted in (
         ("asyndgan tr", "train"),
         ("asyndgan train --eng", "--engine"),
@@ -289,26 +257,17 @@ def test_the_shell_completes_commands_options_and_recipes() -> None:
         assert wanted in re.split(r"\s+", done.stdout), (line, done.stdout, done.stderr)
 
 
-def test_the_list_of_commands_is_that_of_the_top_commands_help() -> None:
-    for name, says in COMMANDS.items():
-        assert says in " ".join(help_of("asyndgan").split()), name
-
-
 @pytest.mark.parametrize(
     "words",
     [
-        ("check", "~/north", "--test=~/west"),
-        ("check", "~/north", "--test", "~/west"),
         ("fingerprint", "~/north", "--out=~/new/north.json"),
-        ("plan", "a=~/north", "--out=~/new/recipe.toml"),
-        ("init", "~/north", "--out=~/new/study.toml"),
         ("train", "--site=a=~/nobody", "--out=~/new/run"),
         ("policy", "check", "~/policy.toml", "default"),
     ],
 )
 def test_a_path_may_begin_with_the_users_folder_wherever_a_shell_leaves_it(
-    words: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    words, folder, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     for part in ("north", "west", "policy.toml"):
         (tmp_path / "home").mkdir(exist_ok=True)
@@ -326,40 +285,23 @@ if __name__ == "__main__":
     PAGE.write_text(page(), "utf-8")
 
 
-@pytest.mark.parametrize(
-    "streams",
-    [
-        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
-        {"PYTHONIOENCODING": "latin-1"},
-        {"PYTHONIOENCODING": "cp1252:strict"},
-    ],
-)
-def test_letters_that_a_stream_lacks_are_replaced(
-    folder: Path, tmp_path: Path, streams: dict[str, str]
-) -> None:
+def test_letters_that_a_stream_lacks_are_replaced(folder, tmp_path):
     shutil.copytree(folder / "north", faulty := tmp_path / "Łódź")
     next((faulty / "imagesTr").iterdir()).unlink()
-    every = "LC_ALL" in streams
     for words in (
-        ("check", str(faulty)),
-        *([
-            ("check", str(faulty).encode() + b"\xe4"),
-            ("train", "default", "--site", f"x={faulty}-日本", "--out", str(tmp_path / "run")),
-            ("recipe", "show", "日本"),
-            ("recipe", "show", b"\xff"),
-        ] if every else []),
-    ):  # fmt: skip
-        done = run(*words, **streams)
+        ("check", str(faulty).encode() + b"\xe4"),
+        ("train", "default", "--site", f"x={faulty}-日本", "--out", str(tmp_path / "run")),
+    ):
+        done = run(*words, LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
         assert done.returncode == 1
         assert "Traceback" not in done.stderr and "UnicodeEncodeError" not in done.stderr
         assert "?" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("home", ["/proc/nobody", "/dev/null"])
-def test_a_home_that_cannot_be_written_is_no_news(folder: Path, home: str) -> None:
+def test_a_home_that_cannot_be_written_is_no_news():
     draws = "import asyndgan.judging.figures"  # matplotlib looks for its folders when imported
     code = f"{MAIN}, _imported\n_imported('check')\n{draws}"
-    environment = {**os.environ, "HOME": home}
+    environment = {**os.environ, "HOME": "/dev/null"}
     for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         environment.pop(name, None)
     done = subprocess.run(
@@ -368,9 +310,7 @@ def test_a_home_that_cannot_be_written_is_no_news(folder: Path, home: str) -> No
     assert done.stdout + done.stderr == ""
 
 
-def test_a_command_in_a_message_is_on_one_line_however_narrow_the_terminal(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_command_in_a_message_is_on_one_line_however_narrow_the_terminal(folder, tmp_path):
     run_folder = str(tmp_path / ("a long name " * 8).strip())
     said = run("generate", run_folder, "--out", str(tmp_path / "out"), COLUMNS="40").stderr
     assert f"error: {run_folder} is no run folder; train one with" in said

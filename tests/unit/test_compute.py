@@ -1,19 +1,16 @@
 """Tests of how a party chooses its precision and its number of threads."""
 
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
 from asyndgan.engines import SiteSetup
 from asyndgan.engines.setup import PRECISION_FILE, set_up
-from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.train import train
 from asyndgan.training import compute
-from asyndgan.training.compute import fastest, measured_precision, measured_threads, torch_threads
+from asyndgan.training.compute import fastest, measured_precision, measured_threads
 from small import SMALL
 
 CPU = torch.device("cpu")
@@ -24,31 +21,25 @@ DP_SGD = ("privacy.kind=discriminator", "privacy.conditions=unprotected")
     ("seconds", "chosen"),
     [({"a": 0.010, "b": 0.004}, "b"), ({"a": 0.010, "b": 0.0098}, "a"), ({"a": 0.0}, "a")],
 )
-def test_a_choice_is_changed_for_a_clear_gain_alone(
-    seconds: dict[str, float], chosen: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_choice_is_changed_for_a_clear_gain_alone(seconds, chosen, monkeypatch):
     clock = iter(range(10**9))
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
-    def use(name: str) -> None:
+    def use(name):
         now[0] += seconds[name] * (1 + 5 * (next(clock) < 2))  # the first round is slow
 
     assert fastest(seconds, use) == chosen
 
 
 @pytest.mark.parametrize("asked", ["float32", "bfloat16"])
-def test_a_named_precision_is_taken_without_measuring(
-    asked: str, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_named_precision_is_taken_without_measuring(asked, tiny, monkeypatch):
     monkeypatch.setattr(compute, "fastest", pytest.fail)
     assert measured_precision(tiny(f"training.precision={asked}"), CPU) == asked
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_bfloat16_is_tried_where_the_processor_has_it_alone(
-    native: bool, tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bfloat16_is_tried_where_the_processor_has_it_alone(native, tiny, monkeypatch):
     monkeypatch.setattr(compute, "native_bfloat16", lambda: native)
     monkeypatch.setattr(compute, "fastest", lambda choices, use: choices[-1])
     found = measured_precision(tiny("training.precision=auto"), CPU)
@@ -65,9 +56,7 @@ def test_bfloat16_is_tried_where_the_processor_has_it_alone(
         ["discriminator.kind=patch_segmentation", "loss.segmentation=1"],
     ],
 )
-def test_every_kind_of_recipe_is_timed_in_both_precisions(
-    overrides: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_kind_of_recipe_is_timed_in_both_precisions(overrides, monkeypatch):
     monkeypatch.setattr(compute, "native_bfloat16", lambda: True)
     recipe = load_recipe(
         "masks" if "image.source=masks" in overrides else "paper",
@@ -77,41 +66,23 @@ def test_every_kind_of_recipe_is_timed_in_both_precisions(
     assert measured_threads(recipe, 8, "float32", CPU) == 1
 
 
-def test_private_networks_are_not_timed(
-    tiny: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_private_networks_are_not_timed(tiny, monkeypatch):
     monkeypatch.setattr(compute, "fastest", pytest.fail)
     recipe = tiny("training.precision=auto", "masks.release=false", *DP_SGD)
     assert measured_precision(recipe, CPU) == "float32"
 
 
-def test_measuring_leaves_random_numbers_and_threads_as_they_were(
-    tiny: Callable[..., Recipe],
-) -> None:
-    with torch_threads(2):
-        state = torch.random.get_rng_state()
-        measured_precision(tiny("training.precision=auto"), CPU)
-        assert measured_threads(tiny(), 4, "float32", CPU) in (1, 2)
-        assert torch.get_num_threads() == 2
-        assert torch.equal(state, torch.random.get_rng_state())
-
-
-def test_a_party_that_computes_otherwise_agreed_on_the_same_recipe(
-    tiny: Callable[..., Recipe],
-) -> None:
+def test_a_party_that_computes_otherwise_agreed_on_the_same_recipe(tiny):
     agreed = tiny("training.precision=auto")
     own = agreed.computed_in("bfloat16")
     assert own.training.precision == "bfloat16"
-    assert own.digest() == own.at_site("north").digest() == agreed.digest()
+    assert own.digest() == agreed.digest()
     assert tiny("training.precision=bfloat16").digest() != agreed.digest()
 
 
 def test_a_run_keeps_the_precision_and_the_threads_that_it_began_with(
-    tiny: Callable[..., Recipe],
-    phantoms: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    tiny, phantoms, tmp_path, monkeypatch
+):
     recipe = tiny("image.size=32", "training.precision=auto", "training.steps=4")
     monkeypatch.setattr("asyndgan.runs.checks.measured_precision", lambda *_: "bfloat16")
     monkeypatch.setattr("asyndgan.runs.train.measured_threads", lambda *_: 2)
@@ -119,7 +90,7 @@ def test_a_run_keeps_the_precision_and_the_threads_that_it_began_with(
     class EnoughError(Exception):
         pass
 
-    def stop(progress: object) -> None:
+    def stop(progress):
         raise EnoughError
 
     before = torch.get_num_threads()
@@ -135,12 +106,7 @@ def test_a_run_keeps_the_precision_and_the_threads_that_it_began_with(
     assert not list((tmp_path / "run").rglob(PRECISION_FILE))
 
 
-def test_a_site_of_a_federation_keeps_a_choice_of_its_own(
-    tiny: Callable[..., Recipe],
-    phantoms: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_site_of_a_federation_keeps_a_choice_of_its_own(tiny, phantoms, tmp_path, monkeypatch):
     recipe = tiny("image.size=32", "training.precision=auto")
     setup = SiteSetup("north", phantoms["north"], tmp_path)
     monkeypatch.setattr("asyndgan.engines.setup.measured_precision", lambda *_: "bfloat16")
@@ -149,11 +115,23 @@ def test_a_site_of_a_federation_keeps_a_choice_of_its_own(
     assert set_up(setup, recipe).handler.recipe.training.precision == "bfloat16"
 
 
-def test_expected_time_grows_with_the_image(
-    tiny: Callable[..., Recipe],
-) -> None:
+def test_expected_time_grows_with_the_image(tiny):
     small, large = (
         compute.expected_seconds(tiny(f"image.size={size}", "training.precision=float32"), 1, CPU)
         for size in (16, 256)  # far apart: what other programs leave of a processor varies
     )
     assert 0 < small < large
+
+
+def test_of_large_images_one_is_timed_for_all_of_a_batch(tiny, monkeypatch):
+    counts = []
+    monkeypatch.setattr(compute, "_step", lambda _, count, *__, judged: counts.append(count))
+    monkeypatch.setattr(compute, "_seconds", lambda choices, _: dict.fromkeys(choices, 1.0))
+    one, eight = (
+        compute.expected_seconds(
+            tiny("image.size=512", f"training.batch={batch}", "training.precision=float32"), 1, CPU
+        )
+        for batch in (1, 8)
+    )
+    assert counts == [1] * 4
+    assert eight == 8 * one

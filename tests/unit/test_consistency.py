@@ -25,7 +25,7 @@ def cases(count: int, *, sign: float, seed: int = 0, patients: int = 4) -> list[
     return made
 
 
-def test_modalities_that_go_together_as_in_patients_lie_at_the_floor() -> None:
+def test_modalities_that_go_together_as_in_patients_lie_at_the_floor():
     (found,) = consistency(cases(8, sign=1, seed=1), cases(8, sign=1), LABELS)
     assert (found.label, found.pair) == ("organ", "T1 and T2")
     assert found.real == pytest.approx(found.synthetic, abs=0.01)
@@ -33,7 +33,7 @@ def test_modalities_that_go_together_as_in_patients_lie_at_the_floor() -> None:
     assert found.floor / 2 < found.joint < 2 * found.floor
 
 
-def test_a_set_is_compared_in_as_many_images_as_half_of_the_patients_have() -> None:
+def test_a_set_is_compared_in_as_many_images_as_half_of_the_patients_have():
     """A histogram of more images is less ragged, and would make any set look better."""
     real = cases(8, sign=1)
     (few,) = consistency(cases(4, sign=1, seed=1), real, LABELS)
@@ -41,7 +41,7 @@ def test_a_set_is_compared_in_as_many_images_as_half_of_the_patients_have() -> N
     assert many.joint == pytest.approx(few.joint, rel=0.2)
 
 
-def test_the_images_compared_are_drawn_from_the_whole_set() -> None:
+def test_the_images_compared_are_drawn_from_the_whole_set():
     """Sets are ordered by mask and site, so the first images would be those of one site."""
     real, wrong, right = (
         cases(8, sign=sign, seed=seed) for sign, seed in ((1, 0), (-1, 1), (1, 2))
@@ -51,21 +51,12 @@ def test_the_images_compared_are_drawn_from_the_whole_set() -> None:
     assert wrong_first.joint == pytest.approx(right_first.joint, rel=0.3)
 
 
-def test_modalities_that_go_against_each_other_are_seen_although_each_is_right() -> None:
+def test_modalities_that_go_against_each_other_are_seen_although_each_is_right():
     (found,) = consistency(cases(8, sign=-1, seed=1), cases(8, sign=1), LABELS)
     assert found.synthetic < -0.95
     assert found.joint > 3 * found.floor
 
 
-def test_a_single_patient_has_no_floor() -> None:
+def test_a_single_patient_has_no_floor():
     (found,) = consistency(cases(4, sign=1, seed=1), cases(4, sign=1, patients=1), LABELS)
     assert math.isnan(found.floor)
-
-
-def test_a_constant_modality_has_no_correlation() -> None:
-    flat = [
-        Case(c.name, c.patient, torch.zeros(2, 16, 16), c.mask, c.modalities, GRID)
-        for c in cases(4, sign=1)
-    ]
-    (found,) = consistency(flat, cases(4, sign=1), LABELS)
-    assert math.isnan(found.synthetic)

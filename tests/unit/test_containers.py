@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -30,17 +29,3 @@ def test_every_service_runs_a_command_that_exists_and_keeps_its_things_outside()
         if name != "coordinator":
             assert "ports" not in service  # a site opens none
             assert f"./data/{name}:/data:ro" in service["volumes"]
-
-
-def test_whoever_it_runs_as_has_a_name_which_libraries_ask_for() -> None:
-    lines = (FOLDER / "Dockerfile").read_text().splitlines()
-    (set_,) = [line.split()[1:] for line in lines if line.startswith("ENV")]
-    assert any(word.startswith("USER=") for word in set_)
-
-
-@pytest.mark.parametrize("name", ["Dockerfile", "compose.yml"])
-def test_container_files_hold_no_secret_and_run_as_nobody_special(name: str) -> None:
-    text = (FOLDER / name).read_text().lower()
-    assert "password" not in text
-    assert "privileged" not in text
-    assert "user" in text

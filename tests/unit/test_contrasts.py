@@ -1,14 +1,10 @@
 """Training images of random contrasts, which no generator paints."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
 
 from asyndgan.painting.sets import MOVED
 from asyndgan.painting.synthesise import shown
-from asyndgan.recipe import Recipe
 from asyndgan.store import Case
 from lab.contrasts import contrast_set, contrasted, random_contrasts
 
@@ -17,7 +13,7 @@ MODALITIES = ("T1", "T2", "FLAIR")
 
 
 @pytest.fixture
-def mask() -> torch.Tensor:
+def mask():
     mask = torch.zeros(32, 32, dtype=torch.int64)
     mask[6:26, 8:24] = 1
     mask[10:16, 10:16] = 2
@@ -32,14 +28,15 @@ def same(one: list[Case], other: list[Case]) -> bool:
     return all(torch.equal(a.image, b.image) for a, b in zip(one, other, strict=True))
 
 
-def test_images_lie_in_the_range_of_all_images(mask: torch.Tensor) -> None:
-    images = random_contrasts(mask.expand(40, -1, -1), 3, seeded())
-    assert images.shape == (40, 3, 32, 32)
+@pytest.mark.parametrize("slices", [(), (16,)])
+def test_images_lie_in_the_range_of_all_images(mask, slices):
+    images = random_contrasts(mask.expand(40, *slices, -1, -1), 3, seeded())
+    assert images.shape == (40, 3, *slices, 32, 32)
     assert images.dtype == torch.float32
     assert -1 <= images.min() < -0.5 and 0.5 < images.max() <= 1
 
 
-def test_labels_are_seen_as_regions_of_their_own(mask: torch.Tensor) -> None:
+def test_labels_are_seen_as_regions_of_their_own(mask):
     """In most images: now and then two regions draw like means."""
     images = random_contrasts(mask.expand(100, -1, -1), 2, seeded())
     means = torch.stack([images[:, :, mask == label].mean(2) for label in (1, 2)])
@@ -51,16 +48,14 @@ def test_labels_are_seen_as_regions_of_their_own(mask: torch.Tensor) -> None:
     assert torch.corrcoef(torch.stack([gap, other]))[0, 1].abs() < 0.3  # each modality draws anew
 
 
-def test_the_background_is_divided_differently_in_each_image() -> None:
+def test_the_background_is_divided_differently_in_each_image():
     images = random_contrasts(torch.zeros(100, 32, 32, dtype=torch.int64), 1, seeded())
     spread = images.flatten(1).std(1)
     assert spread.min() < 0.15  # of a single part
     assert spread.median() > 2 * spread.min()
 
 
-def test_equal_seeds_paint_equal_images_of_masks_that_are_moved_as_others_are(
-    mask: torch.Tensor, tiny: Callable[..., Recipe]
-) -> None:
+def test_equal_seeds_paint_equal_images_of_masks_that_are_moved_as_others_are(mask, tiny):
     recipe, masks = tiny("image.size=32"), [("a", mask), ("b", mask.flip(0))]
     first, again, other = (list(contrasted(masks, recipe, MODALITIES, n)) for n in (3, 3, 4))
     assert same(first, again) and not same(first, other)
@@ -75,12 +70,10 @@ def test_equal_seeds_paint_equal_images_of_masks_that_are_moved_as_others_are(
         assert all(torch.equal(c.mask, m) for c, m in zip(own, painted, strict=True))
 
 
-def test_a_set_is_painted_once_from_masks_alone_and_anew_from_others(
-    mask: torch.Tensor, tiny: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_a_set_is_painted_once_from_masks_alone_and_anew_from_others(mask, tiny, tmp_path):
     recipe, masks = tiny("image.size=32"), [("a", mask), ("b", mask.flip(0))]
 
-    def paint(seed: int = 0, of: list[tuple[str, torch.Tensor]] = masks) -> Path:
+    def paint(seed=0, of=masks):
         return contrast_set(
             of, recipe, tmp_path, modalities=MODALITIES, labels=LABELS, seed=seed
         ).folder

@@ -1,20 +1,15 @@
 """Cross-fitted discriminators: each network learns from half of the patients, and both judge."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from asyndgan.errors import CohortError, RecipeError
-from asyndgan.models import condition_maps
+from asyndgan.errors import CohortError
+from asyndgan.models import Sizes, build_discriminator, condition_maps
 from asyndgan.recipe import Recipe
 from asyndgan.store import Batch, Cohort
 from asyndgan.training import Site
 from asyndgan.training.objective import Objective
-
-MakeRecipe = Callable[..., Recipe]
-MakeCohort = Callable[..., Cohort]
 
 SEGMENTS = ("discriminator.kind=patch_segmentation", "loss.segmentation=1")
 BOTH = "discriminator.cross_fitted=true"
@@ -35,9 +30,7 @@ def cases(count: int, seed: int, halves: list[int] | None = None) -> Batch:
 
 @pytest.mark.parametrize("judge", [(), SEGMENTS], ids=["patch", "segments"])
 @pytest.mark.parametrize("half", [0, 1])
-def test_a_network_learns_from_its_half_of_the_patients_alone(
-    tiny: MakeRecipe, judge: tuple[str, ...], half: int
-) -> None:
+def test_a_network_learns_from_its_half_of_the_patients_alone(tiny, judge, half):
     objective = objective_of(tiny(BOTH, *judge))
     networks = objective.discriminator.get_submodule("networks")
     before = [[weights.clone() for weights in one.parameters()] for one in networks.children()]
@@ -47,9 +40,7 @@ def test_a_network_learns_from_its_half_of_the_patients_alone(
         assert all(same) is (number != half)
 
 
-def test_images_of_no_patient_go_to_the_network_of_the_real_image_beside_them(
-    tiny: MakeRecipe,
-) -> None:
+def test_images_of_no_patient_go_to_the_network_of_the_real_image_beside_them(tiny):
     objective = objective_of(tiny(BOTH, "training.batch=1"))
     networks = list(objective.discriminator.get_submodule("networks").children())
     before = [next(one.parameters()).clone() for one in networks]
@@ -60,9 +51,7 @@ def test_images_of_no_patient_go_to_the_network_of_the_real_image_beside_them(
     assert same == [True, False]
 
 
-def test_each_image_gets_the_verdict_of_the_network_of_its_half_in_the_batchs_order(
-    tiny: MakeRecipe,
-) -> None:
+def test_each_image_gets_the_verdict_of_the_network_of_its_half_in_the_batchs_order(tiny):
     objective = objective_of(tiny(BOTH, *SEGMENTS))
     batch = cases(4, 0)
     maps = condition_maps(batch.conditions, kind="mask", labels=3, space=(16, 16))
@@ -75,7 +64,7 @@ def test_each_image_gets_the_verdict_of_the_network_of_its_half_in_the_batchs_or
         torch.testing.assert_close(said.segmentation[row : row + 1], own.segmentation)
 
 
-def test_on_what_is_asked_the_less_convinced_network_has_the_say(tiny: MakeRecipe) -> None:
+def test_on_what_is_asked_the_less_convinced_network_has_the_say(tiny):
     objective = objective_of(tiny(BOTH, *SEGMENTS))
     batch = cases(2, 0)
     maps = condition_maps(batch.conditions, kind="mask", labels=3, space=(16, 16))
@@ -94,14 +83,12 @@ def test_on_what_is_asked_the_less_convinced_network_has_the_say(tiny: MakeRecip
     assert (losses[1] > losses[0]).any()
 
 
-def test_a_label_that_one_half_alone_has_is_segmented_by_its_network(
-    tiny: MakeRecipe, make_cohort: MakeCohort
-) -> None:
+def test_a_label_that_one_half_alone_has_is_segmented_by_its_network(tiny, make_cohort):
     recipe = tiny(BOTH, *SEGMENTS)
     cohort = make_cohort(recipe)
     halves = cohort.halves.reshape(-1, 1, 1).expand_as(cohort.conditions)
     cohort = Cohort(cohort.images, halves, modalities=cohort.modalities, labels=cohort.labels)
-    assert cohort.taught[:, :2].tolist() == [[True, False], [False, True]]
+    assert cohort.labels_by_half[:, :2].tolist() == [[True, False], [False, True]]
     objective = Site("north", cohort, recipe).objective
     batch = cases(2, 0)
     maps = objective.maps(batch.conditions)
@@ -113,10 +100,10 @@ def test_a_label_that_one_half_alone_has_is_segmented_by_its_network(
         assert torch.equal(said[own], alone[label][own])
 
 
-def test_who_took_part_shows_less_by_what_is_asked(tiny: MakeRecipe) -> None:
+def test_who_took_part_shows_less_by_what_is_asked(tiny):
     """Two networks that have learned eight images by heart are asked about these and others."""
 
-    def gap(*overrides: str) -> float:
+    def gap(*overrides):
         recipe = tiny(
             "loss.adversarial=least_squares", "discriminator.width=16", "discriminator.layers=2",
             "optimiser.discriminator_rate=1e-3", *overrides,
@@ -133,9 +120,7 @@ def test_who_took_part_shows_less_by_what_is_asked(tiny: MakeRecipe) -> None:
     assert abs(hidden) < known / 2
 
 
-def test_a_site_of_one_patient_has_nobody_for_the_second_network(
-    tiny: MakeRecipe, make_cohort: MakeCohort
-) -> None:
+def test_a_site_of_one_patient_has_nobody_for_the_second_network(tiny, make_cohort):
     recipe = tiny(BOTH)
     whole = make_cohort(recipe)
     alone = Cohort(
@@ -147,16 +132,14 @@ def test_a_site_of_one_patient_has_nobody_for_the_second_network(
     Site("north", whole, recipe)
 
 
-def test_a_private_discriminator_is_one_network(tiny: MakeRecipe) -> None:
-    private = (
-        "privacy.kind=discriminator",
-        "privacy.conditions=unprotected",
-        "masks.release=false",
-    )
-    with pytest.raises(RecipeError, match=r"cross_fitted is true, but privacy\.kind"):
-        tiny(BOTH, *private)
-
-
-def test_a_sites_own_discriminator_is_cross_fitted_where_the_others_are(tiny: MakeRecipe) -> None:
-    recipe = tiny(BOTH, "image.size=64", "site_discriminators.south.width=8")
-    assert recipe.at_site("south").discriminator.cross_fitted
+def test_masks_are_judged_by_the_mean_of_both_networks_and_images_by_the_less_convinced(tiny):
+    images, maps = cases(4, 0).images, torch.zeros(4, 3, 16, 16)
+    masks = tiny(BOTH, "discriminator.kind=masks", "image.source=masks", "condition.kind=none",
+                 "generator.kind=masks", "masks.source=own", "masks.release=false")  # fmt: skip
+    for recipe, joined in (
+        (masks, lambda one, other: (one + other) / 2),
+        (tiny(BOTH), torch.minimum),
+    ):
+        network = build_discriminator(recipe, Sizes(3, 1))
+        one, other = (own(images, maps).score for own in network.get_submodule("networks"))
+        torch.testing.assert_close(network(images, maps).score, joined(one, other))

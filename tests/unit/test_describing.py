@@ -1,23 +1,24 @@
 """The fingerprint as a message: what leaves a site before there is a recipe, and what does not."""
 
 import json
-from collections.abc import Callable
+import re
 from contextlib import closing
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from asyndgan.auditing.answering import audited
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, set_up
 from asyndgan.engines.processes import Processes
-from asyndgan.engines.setup import describe_only
-from asyndgan.errors import AsyndganError, PolicyError, ProtocolError, RunError, WireError
+from asyndgan.engines.setup import answering
+from asyndgan.errors import AsyndganError, PolicyError, ProtocolError, WireError
 from asyndgan.intake.fingerprint import measured
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import FRAME_SLACK
-from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.wire import (
     ANSWERS,
@@ -37,7 +38,7 @@ ALLOWED = "[leaves]\nfingerprint = true\n"
 
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hospital(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_phantoms(folder, size=32, sites=DEFAULT_SITES[:1], patients_scale=0.4)
     return folder / DEFAULT_SITES[0].name
@@ -64,14 +65,12 @@ def said(payload: bytes) -> Message:
 
 
 def asked(setup: SiteSetup, request: Message) -> Message:
-    with closing(describe_only(setup, FRAME_SLACK)) as endpoint:
+    with closing(answering(setup, audited)) as endpoint:
         codings = {"images": "uint8"} if isinstance(request, Judge) else {}
-        return said(endpoint.answer(pack(request, codings)))  # type: ignore[arg-type]  # literals
+        return said(endpoint.answer(pack(request, codings)))
 
 
-def test_a_site_in_a_process_of_its_own_sends_what_its_steward_saw_and_books_it(
-    hospital: Path, tmp_path: Path
-) -> None:
+def test_a_site_in_a_process_of_its_own_sends_what_its_steward_saw_and_books_it(hospital, tmp_path):
     setup = site(hospital, tmp_path)
     sites = Processes([setup], None)
     try:
@@ -85,7 +84,7 @@ def test_a_site_in_a_process_of_its_own_sends_what_its_steward_saw_and_books_it(
     assert (entry.bare, entry.masks) == ("fingerprint", 0)
 
 
-def test_what_tells_of_few_patients_stays(hospital: Path, tmp_path: Path) -> None:
+def test_what_tells_of_few_patients_stays(hospital, tmp_path):
     many = f"{ALLOWED}[allows]\nfewest_patients = 1000\n"
     answer = asked(site(hospital, tmp_path, many), Describe(run=RUN))
     assert isinstance(answer, Described)
@@ -96,48 +95,42 @@ def test_what_tells_of_few_patients_stays(hospital: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("policy", "reason"),
-    [
-        ("", "leaves.fingerprint"),
-        (f"{ALLOWED}[privacy]\nepsilon = 1.0\n", "epsilon"),
-    ],
+    [("", "leaves.fingerprint"), (f"{ALLOWED}[privacy]\nepsilon = 1.0\n", "epsilon")],
 )
-def test_a_policy_that_does_not_let_it_out_has_the_last_word(
-    policy: str, reason: str, hospital: Path, tmp_path: Path
-) -> None:
+def test_a_policy_that_does_not_let_it_out_has_the_last_word(policy, reason, hospital, tmp_path):
     setup = site(hospital, tmp_path, policy)
     with pytest.raises(PolicyError, match=reason):
-        describe_only(setup, FRAME_SLACK)
+        answering(setup, audited)
     assert not (tmp_path / "records").exists()
 
 
-def test_a_site_that_names_no_fingerprint_sends_none(hospital: Path, tmp_path: Path) -> None:
+def test_a_site_that_names_no_fingerprint_sends_none(hospital, tmp_path, caplog):
     setup = site(hospital, tmp_path)
-    plain = SiteSetup.from_plain({**setup.to_plain(), "fingerprint": None})
-    with pytest.raises(RunError, match=r"'asyndgan fingerprint'.*site\.toml"):
-        describe_only(plain, FRAME_SLACK)
+    answer = asked(replace(setup, fingerprint=None), Describe(run=RUN))
+    assert isinstance(answer, Refusal) and answer.code == "data"
+    assert re.search(r"'asyndgan fingerprint'.*site\.toml", caplog.text)
 
 
 @pytest.mark.parametrize(
     "request_", [Open(run=RUN, recipe="0" * 64, step=0),
                  Judge(run=RUN, step=0, batch=0, images=torch.zeros(1, 1, 8, 8))],
 )  # fmt: skip
-def test_before_there_is_a_recipe_nothing_else_is_answered(
-    request_: Message, hospital: Path, tmp_path: Path
-) -> None:
+def test_before_there_is_a_recipe_nothing_else_is_answered(request_, hospital, tmp_path):
     answer = asked(site(hospital, tmp_path), request_)
     assert isinstance(answer, Refusal) and answer.code == "order"
 
 
-def test_the_door_itself_lets_nothing_else_out(hospital: Path, tmp_path: Path) -> None:
-    release = describe_only(site(hospital, tmp_path), FRAME_SLACK).handler.release
-    with closing(release), pytest.raises(ProtocolError, match="only a fingerprint may leave"):
+def test_the_door_itself_lets_nothing_else_out(hospital, tmp_path):
+    release = answering(site(hospital, tmp_path), audited).handler.release
+    with (
+        closing(release),
+        pytest.raises(ProtocolError, match="only a fingerprint or an audit may leave"),
+    ):
         release.let_out(Closed(run=RUN))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"patients": -1}', "no such file"])
-def test_a_file_that_is_no_fingerprint_is_not_told_of(
-    text: str, hospital: Path, tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_fingerprint_is_not_told_of(text, hospital, tmp_path):
     setup = site(hospital, tmp_path)
     assert setup.fingerprint
     setup.fingerprint.write_text(text)
@@ -152,7 +145,7 @@ def test_a_file_that_is_no_fingerprint_is_not_told_of(
     "fingerprint",
     [{"patients": -1}, {"modalities": [{"name": "x" * 10**5}]}, {"labels": [{}]}, [], "x", None],
 )
-def test_a_strangers_fingerprint_is_bounded_like_any_message(fingerprint: object) -> None:
+def test_a_strangers_fingerprint_is_bounded_like_any_message(fingerprint):
     few = Fingerprint.model_validate({"spaced": False, "modalities": [{"name": "T1"}]})
     told = pack(Described(run=RUN, fingerprint=few), {})
     assert said(told) == Described(run=RUN, fingerprint=few)
@@ -164,8 +157,8 @@ def test_a_strangers_fingerprint_is_bounded_like_any_message(fingerprint: object
 
 
 def test_a_run_goes_on_with_the_same_books_and_a_later_epsilon_counts_the_fingerprint(
-    hospital: Path, tmp_path: Path, tiny: Callable[..., Recipe]
-) -> None:
+    hospital, tmp_path, tiny
+):
     sent = "masks = 'transient'\n"
     setup = site(hospital, tmp_path, f"{ALLOWED}{sent}[allows]\nunmeasured = true\n")
     assert isinstance(asked(setup, Describe(run=RUN)), Described)

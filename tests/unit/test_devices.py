@@ -1,8 +1,6 @@
 """Without a GPU too: torch's device `meta` computes nothing, but refuses to mix with the CPU."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,12 +13,11 @@ from asyndgan.runs.train import train
 from asyndgan.store import Batch
 from asyndgan.training import objective, painting
 
-MakeRecipe = Callable[..., Recipe]
 META = torch.device("meta")
 
 
 @pytest.fixture
-def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_autocast(monkeypatch):
     """Which `meta` does not have."""
     for module in (objective, painting):
         monkeypatch.setattr(module, "arithmetic", lambda precision, device: nullcontext())
@@ -46,7 +43,7 @@ def on_meta(recipe: Recipe) -> Batch:
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_a_sites_arithmetic_stays_on_its_device(tiny: MakeRecipe, overrides: list[str]) -> None:
+def test_a_sites_arithmetic_stays_on_its_device(tiny, overrides):
     recipe = tiny(*overrides)
     networks = objective.Objective(
         recipe, modalities=1, labels=3, space=recipe.image.size, seed=1, device=META
@@ -61,7 +58,7 @@ def test_a_sites_arithmetic_stays_on_its_device(tiny: MakeRecipe, overrides: lis
 
 
 @pytest.mark.usefixtures("no_autocast")
-def test_the_generators_arithmetic_stays_on_its_device(tiny: MakeRecipe) -> None:
+def test_the_generators_arithmetic_stays_on_its_device(tiny):
     recipe = tiny("generator.noise=2")
     generator = build_generator(recipe, Sizes(3, 1)).to(META)
     maps = torch.zeros(5, 3, *recipe.image.size, device=META)
@@ -73,14 +70,12 @@ def test_the_generators_arithmetic_stays_on_its_device(tiny: MakeRecipe) -> None
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "abacus"])
-def test_a_device_that_is_not_there_is_named_with_those_that_are(name: str) -> None:
+def test_a_device_that_is_not_there_is_named_with_those_that_are(name):
     with pytest.raises(RunError, match=f"'{name}' cannot be used on this machine; there is cpu"):
         usable_device(name)
 
 
-def test_a_site_says_so_if_its_device_is_not_there(
-    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_site_says_so_if_its_device_is_not_there(tiny, phantoms, tmp_path):
     setup = SiteSetup("north", phantoms["north"], tmp_path, device="cuda:99")
     with pytest.raises(RunError, match="cuda:99"):
         set_up(setup, tiny("image.size=32"))
@@ -89,13 +84,7 @@ def test_a_site_says_so_if_its_device_is_not_there(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 @pytest.mark.parametrize("judges", [(), (*SEGMENTS, 'discriminator.augment=["shift"]')])
 @pytest.mark.parametrize("engine", ["inprocess", "processes"])
-def test_a_run_on_a_gpu_learns_what_one_on_the_cpu_does(
-    tiny: MakeRecipe,
-    phantoms: dict[str, Path],
-    tmp_path: Path,
-    engine: str,
-    judges: tuple[str, ...],
-) -> None:
+def test_a_run_on_a_gpu_learns_what_one_on_the_cpu_does(tiny, phantoms, tmp_path, engine, judges):
     recipe = tiny("image.size=32", *judges)
     weights = []
     for device in ("cpu", "cuda"):

@@ -34,8 +34,7 @@ def test_images_of_the_same_distribution_are_hard_to_tell_and_cover_each_other()
     real = discs(120)
     grain = torch.Generator().manual_seed(9)
     same = repainted(
-        real,
-        lambda case: 0.2 * torch.randn(1, 32, 32, generator=grain) + 0.5 * case.mask - 0.3,
+        real, lambda case: 0.2 * torch.randn(1, 32, 32, generator=grain) + 0.5 * case.mask - 0.3
     )
 
     found = diagnose(same, real, labels=LABELS, again=same)
@@ -96,8 +95,3 @@ def test_real_images_are_moved_as_in_training_together_with_their_masks():
         assert not torch.equal(case.mask, before.mask)
         inside = case.image[0][case.mask == 1]
         assert inside.median() > 0.6
-
-
-def test_as_many_synthetic_images_as_real_ones_are_wanted():
-    with pytest.raises(ValueError, match="as many of each"):
-        diagnose(discs(3), discs(4), labels=LABELS)

@@ -1,5 +1,6 @@
 """Import of DICOM: voxels and masks as in the source, and everything that cannot be imported."""
 
+import copy
 import io
 import json
 import os
@@ -8,10 +9,8 @@ import shutil
 import stat
 import struct
 import sys
-import time
-import tracemalloc
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLosslessSV1,
@@ -38,13 +35,10 @@ from typer.testing import CliRunner
 
 from archives import AXIAL, ORIGIN, SAGITTAL, place_of, rtstruct, save, seg, series
 from asyndgan.cli import app
-from asyndgan.dicom.choosing import Choice, pick
-from asyndgan.dicom.series import read_archive
-from asyndgan.errors import DataError
+from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
-from asyndgan.intake.listing import list_cases
-from asyndgan.intake.nnunet import patient_of
-from asyndgan.received import opened
+from asyndgan.intake.patients import patient_of
+from reading import used_by
 
 OBLIQUE = tuple(np.round([np.cos(0.3), np.sin(0.3), 0, -np.sin(0.3), np.cos(0.3), 0], 6))
 RNG = np.random.default_rng(0)
@@ -79,9 +73,7 @@ def only(folder: Path, part: str) -> nib.Nifti1Image:
 
 
 @pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, OBLIQUE], ids=["axial", "sagittal", "?"])
-def test_voxels_and_their_places_are_those_of_the_source(
-    orientation: Sequence[float], tmp_path: Path
-) -> None:
+def test_voxels_and_their_places_are_those_of_the_source(orientation, tmp_path):
     values, mask = volume(), ball()
     images = series(values, orientation=orientation)
     save(tmp_path / "from", *images, seg(images, {"lesion": mask}))
@@ -103,7 +95,7 @@ def test_voxels_and_their_places_are_those_of_the_source(
     assert image.header.get_xyzt_units()[0] == "mm"
 
 
-def test_a_tilted_gantry_shears_the_affine_and_is_told(tmp_path: Path) -> None:
+def test_a_tilted_gantry_shears_the_affine_and_is_told(tmp_path):
     values, mask, way = volume(), ball(), [0, 0.9, 2.5]
     images = series(values, step=way)
     save(tmp_path / "from", *images, seg(images, {"lesion": mask}))
@@ -116,9 +108,16 @@ def test_a_tilted_gantry_shears_the_affine_and_is_told(tmp_path: Path) -> None:
         assert np.allclose(lies[:3] * [-1, -1, 1], place_of(images, 3, 4, place), atol=1e-3)
 
 
-def several_sizes(images: list[Dataset]) -> list[Dataset]:
-    images[2].Rows, images[2].Columns = 10, 12
-    return images
+def setting(*places: int, **header: Any) -> Callable[[list[Dataset]], list[Dataset]]:
+    """Headers say this at images of these places, or at all."""
+
+    def change(images: list[Dataset]) -> list[Dataset]:
+        for image in [images[place] for place in places] or images:
+            for name, value in header.items():
+                setattr(image, name, value)
+        return images
+
+    return change
 
 
 def twice(images: list[Dataset]) -> list[Dataset]:
@@ -128,11 +127,6 @@ def twice(images: list[Dataset]) -> list[Dataset]:
         image.SeriesInstanceUID = images[0].SeriesInstanceUID
         image.FrameOfReferenceUID = images[0].FrameOfReferenceUID
     return [*images, *others]
-
-
-def turned(images: list[Dataset]) -> list[Dataset]:
-    images[-1].ImageOrientationPatient = list(SAGITTAL)
-    return images
 
 
 def shifted(images: list[Dataset]) -> list[Dataset]:
@@ -145,38 +139,13 @@ def uneven(images: list[Dataset]) -> list[Dataset]:
     return images
 
 
-def coloured(images: list[Dataset]) -> list[Dataset]:
-    images[1].SamplesPerPixel, images[1].PhotometricInterpretation = 3, "RGB"
-    return images
-
-
 def placeless(images: list[Dataset]) -> list[Dataset]:
     for image in images:
         del image.ImagePositionPatient
     return images
 
 
-def inverted(images: list[Dataset]) -> list[Dataset]:
-    images[0].PhotometricInterpretation = "MONOCHROME1"
-    return images
-
-
-def nobody(images: list[Dataset]) -> list[Dataset]:
-    for image in images:
-        image.PatientID = " "
-    return images
-
-
-def endless(images: list[Dataset]) -> list[Dataset]:
-    for image in images:
-        image.ImagePositionPatient = ["1e308", "1e308", "-1e308"]
-    return images
-
-
-def vast(images: list[Dataset]) -> list[Dataset]:
-    for image in images:
-        image.Rows = image.Columns = 65535
-    return images
+VAST = ["1e308", "1e308", "-1e308"]
 
 
 @pytest.mark.parametrize(
@@ -184,40 +153,100 @@ def vast(images: list[Dataset]) -> list[Dataset]:
     [
         (lambda images: images[:2] + images[3:], "Lacks slices: 1 in 1 gaps. Export all"),
         (uneven, "Has slices 1.9 to 3.1 mm apart"),
-        (twice, "Holds 2 images at each of 5 places (time points, echoes"),
-        (lambda images: [*images, twice(images)[6]], "Holds several images at 1 of 5 places"),
-        (turned, "Holds images of several orientations"),
+        (twice, "Holds 10 images at 5 places (time points, echoes"),
+        (
+            setting(-1, ImageOrientationPatient=list(SAGITTAL)),
+            "Holds images of several orientations",
+        ),
         (shifted, "Has slices that are shifted against each other"),
-        (several_sizes, "Holds images of several sizes"),
-        (coloured, "Holds pictures in colour"),
+        (setting(2, Rows=10, Columns=12), "Holds images of several sizes"),
+        (
+            setting(1, SamplesPerPixel=3, PhotometricInterpretation="RGB"),
+            "Holds pictures in colour",
+        ),
         (placeless, "Has images without a place in space"),
-        (inverted, "Is stored inverted"),
-        (nobody, "Has no PatientID"),
-        (endless, "vast numbers"),
-        (vast, "or more than 536870912"),
+        (setting(0, PhotometricInterpretation="MONOCHROME1"), "Is stored inverted"),
+        (setting(PatientID=" "), "Has no PatientID"),
+        (setting(ImagePositionPatient=VAST), "vast numbers"),
+        (setting(Rows=65535, Columns=65535), "or more than 536870912"),
     ],
-    ids=lambda part: getattr(part, "__name__", None),
+    ids=lambda part: part if isinstance(part, str) else "",
 )
-@pytest.mark.parametrize("dry", [True, False])
-def test_a_series_that_is_no_volume_is_left_out_and_named(
-    change: Callable[[list[Dataset]], list[Dataset]], says: str, dry: bool, tmp_path: Path
-) -> None:
+def test_a_series_that_is_no_volume_is_left_out_and_named(change, says, tmp_path):
     save(tmp_path / "from", *(good := series(volume(), patient="ID-2")))
     save(tmp_path / "from", seg(good, {"lesion": ball()}))
     images = series(volume())
     masks = seg(images, {"lesion": ball()})
     save(tmp_path / "from", *change(images), masks)
-    said = run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry)
+    said = run(tmp_path / "from", tmp_path / "to")
     assert says in said and "1 case of 1 patient" in said
-    if dry:
-        assert [*tmp_path.iterdir()] == [tmp_path / "from"]
-    else:
-        assert len(stored(tmp_path / "to")) == 2
+    assert len(stored(tmp_path / "to")) == 2
 
 
-def test_segments_get_numbers_by_the_alphabet_or_by_the_order_of_their_labels(
-    tmp_path: Path,
-) -> None:
+def differing(**header: Any) -> Callable[[list[Dataset]], list[Dataset]]:
+    """A second file of one image, in whose header this is otherwise."""
+    return lambda images: [*images, *setting(**header)([copy.deepcopy(images[2])])]
+
+
+def with_table(images: list[Dataset]) -> list[Dataset]:
+    item = Dataset()
+    item.LUTDescriptor, item.ModalityLUTType, item.LUTData = [2, 0, 16], "HU", bytes(4)
+    return setting(ModalityLUTSequence=[item])(images)
+
+
+def with_two_macros(images: list[Dataset]) -> list[Dataset]:
+    """Of which the first counts, and says nothing."""
+    for image in images:
+        measures, shared = Dataset(), Dataset()
+        measures.PixelSpacing = image.PixelSpacing
+        shared.PixelMeasuresSequence = [Dataset(), measures]
+        image.SharedFunctionalGroupsSequence = [shared]
+        del image.PixelSpacing
+    return images
+
+
+def cut_short(images: list[Dataset]) -> list[Dataset]:
+    images[1].PixelData = images[1].PixelData[:-100]
+    return images
+
+
+def with_coarser_mask(images: list[Dataset]) -> list[Dataset]:
+    mask = seg(images, {"lesion": ball()})
+    mask.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [0.9, 0.7]
+    return [*images, mask]
+
+
+@pytest.mark.parametrize("dry", [True, False])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda images: [*images, seg(series(volume()), {"a": ball()})], "Is of a series that is"),
+        (lambda images: [*images, seg(series(volume()), {"a": ball()})], "Has no segmentation"),
+        (with_coarser_mask, "another grid than its image"),
+        (
+            setting(3, 4, PatientID="ID-01"),
+            "Has images with several PatientIDs. Give all files of a patient one",
+        ),
+        (setting(BitsStored=12, HighBit=3), "header does not describe"),
+        (setting(BitsStored=12, HighBit=16), "header does not describe"),
+        (with_table, "Modality LUT"),
+        (with_two_macros, "without a place in space"),
+        (differing(RescaleIntercept=0), "two files of one image"),
+        (differing(PixelData=bytes(2 * SHAPE[1] * SHAPE[2])), "two files of one image"),
+        (cut_short, "Cannot be read"),
+        (cut_short, "truncated, damaged or too large"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_the_only_series_is_refused_with_the_reason_and_nothing_else_is_said(
+    change, says, dry, tmp_path, caplog, recwarn
+):
+    save(tmp_path / "from", *change(series(volume())))
+    assert says in run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry, code=1)
+    assert not caplog.records and not [w for w in recwarn if "dicom" in str(w.filename)]
+
+
+def test_segments_get_numbers_by_the_alphabet_or_by_the_order_of_their_labels(tmp_path):
     liver, hole = ball(), np.zeros(SHAPE, bool)
     hole[2, 5:7, 4:6] = True
     images = series(volume())
@@ -235,7 +264,7 @@ def test_segments_get_numbers_by_the_alphabet_or_by_the_order_of_their_labels(
     assert (np.asarray(only(tmp_path / "one", "labelsTr").dataobj) == hole.T).all()
 
 
-def test_segments_that_overlap_are_refused_until_their_order_is_told(tmp_path: Path) -> None:
+def test_segments_that_overlap_are_refused_until_their_order_is_told(tmp_path):
     small = np.zeros(SHAPE, bool)
     small[2, 5:7, 4:6] = True
     images = series(volume())
@@ -247,7 +276,7 @@ def test_segments_that_overlap_are_refused_until_their_order_is_told(tmp_path: P
     assert (np.asarray(only(tmp_path / "to", "labelsTr").dataobj) == wanted).all()
 
 
-def test_a_label_map_is_read_like_a_binary_segmentation(tmp_path: Path) -> None:
+def test_a_label_map_is_read_like_a_binary_segmentation(tmp_path):
     images, upper = series(volume()), ball()
     upper[:2] = False
     parts = {"a": ball() & ~upper, "b": upper}
@@ -265,8 +294,8 @@ def square(images: Sequence[Dataset], low: float, high: float, slice_: int) -> n
 @pytest.mark.parametrize("way", [None, [0, 0.9, 2.5]], ids=["upright", "tilted"])
 @pytest.mark.parametrize("orientation", [AXIAL, OBLIQUE], ids=["axial", "oblique"])
 def test_contours_become_the_pixels_whose_centres_they_surround_with_holes(
-    orientation: Sequence[float], way: list[float] | None, tmp_path: Path
-) -> None:
+    orientation, way, tmp_path
+):
     images = series(volume(), orientation=orientation, step=way if orientation == AXIAL else None)
     ring = [square(images, 1.6, 7.4, 1), square(images, 3.5, 5.5, 1), square(images, 2.6, 4.4, 3)]
     triangle = np.array(
@@ -298,9 +327,7 @@ def test_contours_become_the_pixels_whose_centres_they_surround_with_holes(
         (lambda images: square(images, 20, 25, 1), "no voxel with a label"),
     ],
 )
-def test_contours_that_do_not_fit_are_named(
-    contour: Callable[[list[Dataset]], np.ndarray], says: str, tmp_path: Path
-) -> None:
+def test_contours_that_do_not_fit_are_named(contour, says, tmp_path):
     images = series(volume())
     with disable_value_validation():
         save(tmp_path / "from", *images, rtstruct(images, {"a": [contour(images)]}))
@@ -314,7 +341,7 @@ def result_of(said: str, kind: str) -> str:
 
 
 @pytest.mark.parametrize("fault", ["probabilities", "overlap", "places", "names", "no voxel"])
-def test_the_fault_of_a_segmentation_is_told_at_its_row(fault: str, tmp_path: Path) -> None:
+def test_the_fault_of_a_segmentation_is_told_at_its_row(fault, tmp_path):
     images = series(volume())
     if fault == "places":
         ring = square(images, 2, 5, 1) + np.array([0, 0, 1])
@@ -328,29 +355,12 @@ def test_the_fault_of_a_segmentation_is_told_at_its_row(fault: str, tmp_path: Pa
     words = ("--label", "c") if fault == "no voxel" else ()
     said = run(tmp_path / "from", tmp_path / "to", *words, code=1)
     assert result_of(said, mask.Modality) == "see 1" and "1. H" in said
+    assert ("Holds probabilities" in said) is (fault == "probabilities")
     assert result_of(said, "CT") == "not taken"
 
 
-@pytest.mark.parametrize("fault", ["slices", "pixels"])
-def test_the_fault_of_a_channel_is_told_at_its_row(fault: str, tmp_path: Path) -> None:
-    study = generate_uid()
-    first = series(volume(), study=study, modality="MR")
-    second = series(volume(), study=study, modality="PT")
-    if fault == "pixels":
-        second[1].PixelData = second[1].PixelData[:-100]
-    else:
-        del second[1]
-    save(tmp_path / "from", *first, *second)
-    words = ("--series", "MR", "--series", "PT")
-    said = run(tmp_path / "from", tmp_path / "to", *words, code=1)
-    assert (result_of(said, "MR"), result_of(said, "PT")) == ("not taken", "see 1")
-
-
 @pytest.mark.parametrize("kind", ["RTSTRUCT", "SEG"])
-@pytest.mark.parametrize("dry", [True, False])
-def test_a_region_that_holds_nothing_becomes_a_label_only_if_it_is_named(
-    kind: str, dry: bool, tmp_path: Path
-) -> None:
+def test_a_region_that_holds_nothing_becomes_a_label_only_if_it_is_named(kind, tmp_path):
     images = series(volume())
     if kind == "RTSTRUCT":
         rings = [square(images, 2, 5, 1)]
@@ -360,35 +370,22 @@ def test_a_region_that_holds_nothing_becomes_a_label_only_if_it_is_named(
     else:
         mask = seg(images, {"gtv": ball(), "iso": 0 * ball(), "empty": 0 * ball()})
     save(tmp_path / "from", *images, mask)
-    words = ["--dry-run"] * dry
-    said = run(tmp_path / "from", tmp_path / "to", *words)
-    assert "Labels: 1 gtv. Make" in said and f"│ {kind}: gtv │" in said
-    assert "! No case has a frame or a closed contour of empty, iso. These become labels" in said
-    named = ("--label", "iso", "--label", "gtv")
-    said = run(tmp_path / "from", tmp_path / "named", *named, *words)
-    assert "Labels: 1 iso, 2 gtv. Make" in said
-    if not dry:
-        assert describe(tmp_path / "to").labels == {"background": 0, "gtv": 1}
-        assert set(np.unique(only(tmp_path / "named", "labelsTr").dataobj)) == {0, 2}
-
-
-def test_a_region_that_one_patient_lacks_is_a_label_of_the_others(tmp_path: Path) -> None:
-    for number in range(2):
-        images = series(volume(), patient=f"ID-{number}")
-        rings = {"a": [square(images, 2, 5, 1)], "b": [square(images, 6, 8, 1)] * number}
-        save(tmp_path / "from", *images, rtstruct(images, rings))
-    said = run(tmp_path / "from", tmp_path / "to")
-    assert "Labels: 1 a, 2 b. Make" in said and "No case" not in said
+    for words in (["--dry-run"], []):
+        said = run(tmp_path / "from", tmp_path / "to", *words)
+        assert "Labels: 1 gtv. Make" in said and f"│ {kind}: gtv │" in said
+        assert "! No case has a frame or a closed contour of empty, iso. These become" in said
+        named = ("--label", "iso", "--label", "gtv")
+        said = run(tmp_path / "from", tmp_path / "named", *named, *words)
+        assert "Labels: 1 iso, 2 gtv. Make" in said
+    assert describe(tmp_path / "to").labels == {"background": 0, "gtv": 1}
+    assert set(np.unique(only(tmp_path / "named", "labelsTr").dataobj)) == {0, 2}
 
 
 @pytest.mark.parametrize(
     ("places", "gaps"), [((0, 2, 4), True), ((0, 1, 4), True), ((1, 2, 3), False), ((4,), False)]
 )
 @pytest.mark.parametrize("kind", ["RTSTRUCT", "SEG"])
-@pytest.mark.parametrize("dry", [True, False])
-def test_a_label_that_is_absent_between_slices_that_have_it_is_told(
-    places: Sequence[int], gaps: bool, kind: str, dry: bool, tmp_path: Path
-) -> None:
+def test_a_label_that_is_absent_between_slices_that_have_it_is_told(places, gaps, kind, tmp_path):
     images = series(volume())
     parts = np.zeros((2, *SHAPE), bool)
     parts[0, :, :3, :3] = True
@@ -400,25 +397,23 @@ def test_a_label_that_is_absent_between_slices_that_have_it_is_told(
     segments = dict(zip("ab", parts, strict=True))
     mask = rtstruct(images, rings) if kind == "RTSTRUCT" else seg(images, segments)
     save(tmp_path / "from", *images, mask)
-    said = run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry)
-    assert ("! Masks of 1 series have gaps: a slice lacks a label" in said) == gaps
-    if not dry:
-        found = np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T
-        assert (found == parts[0] + 2 * parts[1]).all()
+    for words in (["--dry-run"], []):
+        said = run(tmp_path / "from", tmp_path / "to", *words)
+        assert ("! Masks of 1 series have gaps: a slice lacks a label" in said) == gaps
+    found = np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T
+    assert (found == parts[0] + 2 * parts[1]).all()
 
 
-@pytest.mark.parametrize("dry", [True, False])
-def test_cases_without_a_mask_are_told(dry: bool, tmp_path: Path) -> None:
+def test_cases_without_a_mask_are_told(tmp_path):
     save(tmp_path / "from", *series(volume()), *series(volume(), patient="ID-2"))
-    said = run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry)
-    assert "! 2 cases without a mask. Training needs a mask for every case" in said
     save(tmp_path / "other", *(images := series(volume())), seg(images, {"lesion": ball()}))
-    assert "without a mask" not in run(tmp_path / "other", tmp_path / "b", *["--dry-run"] * dry)
+    for words in (["--dry-run"], []):
+        said = run(tmp_path / "from", tmp_path / "to", *words)
+        assert "! 2 cases without a mask. Training needs a mask for every case" in said
+        assert "without a mask" not in run(tmp_path / "other", tmp_path / "b", *words)
 
 
-def test_contours_that_would_take_long_are_refused_before_they_are_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_contours_that_would_take_long_are_refused_before_they_are_drawn(tmp_path, monkeypatch):
     images = series(volume())
     ring = [np.tile(square(images, 0, 9, place), (100, 1)) for place in range(2)]
     save(tmp_path / "from", *images, rtstruct(images, {"a": ring}))
@@ -428,67 +423,14 @@ def test_contours_that_would_take_long_are_refused_before_they_are_drawn(
     assert "no voxel with a label" in run(tmp_path / "from", tmp_path / "to", code=1)
 
 
-def test_small_contours_on_a_large_slice_take_little_time(tmp_path: Path) -> None:
-    images = series(np.zeros((2, 1024, 1024), np.uint8))
-    rings = [square(images, 4.5, 7.5, 0)] * 501
-    save(tmp_path / "from", *images, rtstruct(images, {f"r{n}": rings for n in range(4)}))
-    began = time.process_time()
-    run(tmp_path / "from", tmp_path / "to", "--label", "a=*")
-    assert time.process_time() - began < 15
-    assert np.asarray(only(tmp_path / "to", "labelsTr").dataobj).sum() == 9
-
-
-def test_contours_that_are_far_apart_count_the_pixels_between_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = series(np.zeros((2, 512, 512), np.uint8))
-    rings = [square(images, at, at + 3, 0) for at in (1, 500)]
-    save(tmp_path / "from", *images, rtstruct(images, {"a": rings, "b": rings}))
-    monkeypatch.setattr("asyndgan.dicom.segments.MAX_CROSSINGS", 2000)
-    assert "contours of too many points" in run(tmp_path / "from", tmp_path / "to", code=1)
-
-
-def test_of_a_macro_the_first_item_counts(tmp_path: Path) -> None:
-    images = series(volume())
-    for image in images:
-        measures, shared = Dataset(), Dataset()
-        measures.PixelSpacing = image.PixelSpacing
-        shared.PixelMeasuresSequence = [Dataset(), measures]
-        image.SharedFunctionalGroupsSequence = [shared]
-        del image.PixelSpacing
-    save(tmp_path / "from", *images)
-    assert "without a place in space" in run(tmp_path / "from", tmp_path / "to", code=1)
-
-
-def test_each_of_many_segmentations_of_one_series_is_read_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images, read = series(volume()), []
-    mask = rtstruct(images, {"a": [square(images, 1, 4, 0)]})
-    save(tmp_path / "from", *images)
-    for number in range(30):
-        mask.StructureSetLabel = f"{number % 20}"
-        save(tmp_path / "from", mask, name="mask")
-    monkeypatch.setattr(
-        "asyndgan.dicom.choosing.opened", lambda path, most: read.append(path) or opened(path, most)
-    )
-    found = pick(read_archive(tmp_path / "from"), Choice())
-    assert len(read) == 30 and len(found.cases[0].masks) == 20
-
-
 @pytest.mark.parametrize(
     ("kind", "slope", "intercept", "wanted"),
     [
-        (np.uint16, 1, 0, np.uint16),
-        (np.uint8, 1, 0, np.uint8),
-        (np.int16, 1, -1024, np.int16),
-        (np.uint16, 20, 0, np.int32),
-        (np.uint16, 0.25, 3, np.float32),
+        (np.uint16, 1, 0, np.uint16), (np.uint8, 1, 0, np.uint8), (np.int16, 1, -1024, np.int16),
+        (np.uint16, 20, 0, np.int32), (np.uint16, 0.25, 3, np.float32),
     ],
-)
-def test_integers_stay_integers_where_scaling_allows(
-    kind: type, slope: float, intercept: float, wanted: type, tmp_path: Path
-) -> None:
+)  # fmt: skip
+def test_integers_stay_integers_where_scaling_allows(kind, slope, intercept, wanted, tmp_path):
     values = RNG.integers(0, 250 if kind is np.uint8 else 3000, SHAPE).astype(kind)
     save(tmp_path / "from", *series(values, slope=slope, intercept=intercept))
     run(tmp_path / "from", tmp_path / "to")
@@ -497,7 +439,7 @@ def test_integers_stay_integers_where_scaling_allows(
     assert (values.astype(np.float64) * slope + intercept == np.asarray(image.dataobj).T).all()
 
 
-def test_each_slice_has_a_scale_of_its_own_and_spare_bits_do_not_count(tmp_path: Path) -> None:
+def test_each_slice_has_a_scale_of_its_own_and_spare_bits_do_not_count(tmp_path):
     values = RNG.integers(0, 4096, SHAPE).astype(np.uint16)
     images = series(values | 0x8000, BitsStored=12, HighBit=11, modality="PT", Units="BQML")
     for place, image in enumerate(images):
@@ -510,9 +452,7 @@ def test_each_slice_has_a_scale_of_its_own_and_spare_bits_do_not_count(tmp_path:
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
-def test_compressed_images_are_read_with_what_the_extra_installs(
-    syntax: str, tmp_path: Path
-) -> None:
+def test_compressed_images_are_read_with_what_the_extra_installs(syntax, tmp_path):
     values = volume()
     images = series(values)
     for image in images:
@@ -537,11 +477,9 @@ def claiming(frame: bytes, marker: bytes, after: int, size: bytes) -> bytes:
 def bomb(kind: str, plane: np.ndarray) -> tuple[str, bytes]:
     """A frame that a decoder would unpack to far more than the image, and its syntax."""
     vast, rows = b"\x7f\xff\x7f\xff", struct.pack(">IIII", 40_000, 40_000, 0, 0)
-    octets, tile = (plane % 256).astype(np.uint8), struct.pack(">II", 1, 1)
+    octets = (plane % 256).astype(np.uint8)
     j2k = partial(as_picture, plane.astype(np.uint16), "JPEG2000", irreversible=False)
-    run = struct.pack("<16I", 2, 64, 64 + 2**20, *[0] * 13) + b"\x81\x00" * 2**20
     again = struct.pack("<16I", 15, *[64, 64 + 2**16] * 7, 64) + b"\x80" * 2**16
-    coding = partial(claiming, j2k(no_jp2=True, precinct_size=(64, 64)), b"\xff\x52")
     jpeg_ls = series(plane[None])[0]
     jpeg_ls.compress(JPEGLSLossless, generate_instance_uid=False)
     (lossless,) = generate_frames(jpeg_ls.PixelData, number_of_frames=1)
@@ -550,56 +488,20 @@ def bomb(kind: str, plane: np.ndarray) -> tuple[str, bytes]:
         "JPEG": lambda: (
             JPEGBaseline8Bit, claiming(as_picture(octets, "JPEG"), b"\xff\xc0", 5, vast)
         ),
-        "JPEG of three components": lambda: (
-            JPEGBaseline8Bit, as_picture(np.stack([octets] * 3, -1), "JPEG")
-        ),
         "JPEG 2000": lambda: (
             JPEG2000Lossless, claiming(j2k(no_jp2=True), b"\xff\x51", 6, rows)
         ),
-        "JPEG 2000 in boxes": lambda: (
-            JPEG2000Lossless, claiming(j2k(no_jp2=False), b"\xff\x51", 6, rows)
-        ),
-        "JPEG 2000 of many tiles": lambda: (
-            JPEG2000Lossless, claiming(j2k(no_jp2=True), b"\xff\x51", 22, tile)
-        ),
-        "JPEG 2000 of small precincts": lambda: (
-            JPEG2000Lossless, coding(6, b"\xff\xff\x00\x05\x04\x04\x00\x01" + b"\x11" * 6)
-        ),
-        "JPEG 2000 whose tile is coded otherwise": lambda: (
-            JPEG2000Lossless,
-            j2k(no_jp2=True).replace(b"\xff\x93", b"\xff\x52\x00\x0c" + bytes(10) + b"\xff\x93"),
-        ),
-        "JPEG of two sizes": lambda: (
-            JPEGBaseline8Bit,
-            as_picture(octets, "JPEG").replace(
-                b"\xff\xda", b"\xff\xc0\x00\x0b\x08" + vast + b"\x01\x01\x11\x00\xff\xda", 1
-            ),
-        ),
-        "JPEG of very many scans": lambda: (
-            JPEGBaseline8Bit, as_picture(octets, "JPEG") + b"\xff\xda" * 128
-        ),
-        "JPEG-LS of another size in an extension": lambda: (
-            JPEGLSLossless,
-            lossless.replace(b"\xff\xda", b"\xff\xf8\x00\x08\x04\x02" + vast + b"\xff\xda", 1),
-        ),
-        "RLE": lambda: (RLELossless, run),
         "RLE whose segments are one": lambda: (RLELossless, again),
     }[kind]()  # fmt: skip
 
 
-BOMBS = (
-    "JPEG-LS", "JPEG", "JPEG of three components", "JPEG 2000", "JPEG 2000 in boxes",
-    "JPEG 2000 of many tiles", "JPEG 2000 of small precincts",
-    "JPEG 2000 whose tile is coded otherwise", "JPEG of two sizes", "JPEG of very many scans",
-    "JPEG-LS of another size in an extension", "RLE", "RLE whose segments are one",
-)  # fmt: skip
+BOMBS = ("JPEG-LS", "JPEG", "JPEG 2000", "RLE whose segments are one")
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_frame_that_claims_to_be_vast_is_refused_before_it_is_decoded(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_frame_that_claims_to_be_vast_is_refused_and_takes_little(
+    kind: str, tmp_path: Path
 ) -> None:
-    decoded: list[object] = []
     images = series(volume())
     for image in images:
         image.file_meta.TransferSyntaxUID, frame = bomb(kind, volume(kind=np.uint16)[0])
@@ -607,16 +509,18 @@ def test_a_frame_that_claims_to_be_vast_is_refused_before_it_is_decoded(
         image["PixelData"].VR = "OB"
         image["PixelData"].is_undefined_length = True
     save(tmp_path / "from", *images)
-    monkeypatch.setattr("pydicom.pixels.iter_pixels", lambda file, **_: decoded.append(file) or [])
-    tracemalloc.start()
-    said = run(tmp_path / "from", tmp_path / "to", code=1)
-    assert "truncated, damaged or too large" in said and not decoded
-    assert tracemalloc.get_traced_memory()[1] < 2**26
-    tracemalloc.stop()
+    imported = (
+        "from typer.testing import CliRunner; from asyndgan.cli import app; "
+        "done = CliRunner().invoke(app, ['import', *sys.argv[2:]]); "
+        "assert done.exit_code == 1; raise type(done.exception)(done.output)"
+    )
+    _, kilobytes, said = used_by(imported, tmp_path / "from", tmp_path / "to")
+    said = " ".join(said.split())
+    assert "truncated, damaged or too large" in said or "takes more than" in said
+    assert kilobytes < 1.2 * 2**20
 
 
-def test_the_frames_that_are_decoded_are_those_that_were_checked(tmp_path: Path) -> None:
-    """A table of offsets leads to other ones."""
+def test_a_table_of_offsets_leads_to_no_other_frames(tmp_path: Path) -> None:
     plane = volume(kind=np.uint16)[0]
     octets, (_, vast) = (plane % 256).astype(np.uint8), bomb("JPEG", plane)
     good = as_picture(octets, "JPEG")
@@ -634,41 +538,7 @@ def test_the_frames_that_are_decoded_are_those_that_were_checked(tmp_path: Path)
     assert (found == np.asarray(Image.open(io.BytesIO(good)))).all()
 
 
-@pytest.mark.parametrize("boxes", [False, True])
-def test_jpeg_2000_of_several_layers_and_precincts_is_read(boxes: bool, tmp_path: Path) -> None:
-    values = RNG.integers(0, 4096, (3, 150, 130)).astype(np.uint16)
-    images = series(values)
-    for image, plane in zip(images, values, strict=True):
-        frame = as_picture(
-            plane, "JPEG2000", no_jp2=not boxes, irreversible=False,
-            precinct_size=(32, 32), codeblock_size=(8, 8), quality_layers=[40, 9, 1],
-        )  # fmt: skip
-        image.PixelData = encapsulate([frame])
-        image["PixelData"].is_undefined_length = True
-        image.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    save(tmp_path / "from", *images)
-    run(tmp_path / "from", tmp_path / "to")
-    found = np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T
-    assert np.abs(values - 1024.0 - found).max() <= 1
-
-
-def test_jpeg_2000_is_read_by_pillow(tmp_path: Path) -> None:
-    values = volume(kind=np.uint16)
-    images = series(values)
-    for image, plane in zip(images, values, strict=True):
-        packed = io.BytesIO()
-        Image.fromarray(plane).save(packed, "JPEG2000", no_jp2=True, irreversible=False)
-        image.PixelData = encapsulate([packed.getvalue()])
-        image["PixelData"].is_undefined_length = True
-        image.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    save(tmp_path / "from", *images)
-    run(tmp_path / "from", tmp_path / "to")
-    assert (
-        values.astype(int) - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T
-    ).all()
-
-
-def test_a_compression_without_a_decoder_is_named_with_what_to_install(tmp_path: Path) -> None:
+def test_a_compression_without_a_decoder_is_named_with_what_to_install(tmp_path):
     images = series(volume())
     for image in images:
         image.PixelData = encapsulate([b"\xff\xd8" + bytes(10)])
@@ -710,7 +580,7 @@ def enhanced(values: np.ndarray) -> Dataset:
     return made
 
 
-def test_an_enhanced_image_of_many_frames_is_read_by_its_functional_groups(tmp_path: Path) -> None:
+def test_an_enhanced_image_of_many_frames_is_read_by_its_functional_groups(tmp_path):
     values = volume()
     save(tmp_path / "from", enhanced(values))
     run(tmp_path / "from", tmp_path / "to")
@@ -719,12 +589,12 @@ def test_an_enhanced_image_of_many_frames_is_read_by_its_functional_groups(tmp_p
     assert np.allclose(image.affine[:3, 3], [90, 110, ORIGIN[2] - 10])
 
 
-def test_all_studies_of_a_patient_are_one_patient_whose_name_is_kept(tmp_path: Path) -> None:
+def test_all_studies_of_a_patient_are_one_patient_whose_name_is_kept(tmp_path):
     for patient in ("ID-1", "id-1", "ID-2"):
         images = series(volume(), patient=patient)
         save(tmp_path / "from", *images, seg(images, {"lesion": ball()}))
     run(tmp_path / "from", tmp_path / "to")
-    names = [case.name for case in list_cases(tmp_path / "to", describe(tmp_path / "to"))]
+    names = [case.name for case in DataSet(tmp_path / "to").files]
     patients = {patient_of(name) for name in names}
     assert len(names) == 3 and len(patients) == 2
     assert sorted(name.partition("_")[2] for name in names) == ["s1", "s1", "s2"]
@@ -739,7 +609,7 @@ def test_all_studies_of_a_patient_are_one_patient_whose_name_is_kept(tmp_path: P
 
 
 @pytest.mark.parametrize("inside", ["to/patients.json", "to/imagesTr/../x.json"])
-def test_the_map_of_patients_never_lies_in_the_data_set(inside: str, tmp_path: Path) -> None:
+def test_the_map_of_patients_never_lies_in_the_data_set(inside, tmp_path):
     save(tmp_path / "from", *series(volume()))
     said = run(tmp_path / "from", tmp_path / "to", "--map", tmp_path / inside, code=1)
     assert "must not be handed on" in said and not (tmp_path / "to").exists()
@@ -749,16 +619,14 @@ def test_the_map_of_patients_never_lies_in_the_data_set(inside: str, tmp_path: P
     "content",
     ["", "[]", '{"patients": {"id-1": "../../x"}, "cases": {}}', '{"patients": [], "cases": 3}'],
 )
-def test_a_map_of_patients_that_no_import_wrote_is_refused(content: str, tmp_path: Path) -> None:
+def test_a_map_of_patients_that_no_import_wrote_is_refused(content, tmp_path):
     save(tmp_path / "from", *series(volume()))
     (tmp_path / "map.json").write_text(content)
     words = ("--map", tmp_path / "map.json")
     assert "is no map of patients" in run(tmp_path / "from", tmp_path / "to", *words, code=1)
 
 
-def test_of_several_series_the_one_with_a_segmentation_is_taken_or_the_one_that_is_named(
-    tmp_path: Path,
-) -> None:
+def test_of_several_series_the_one_with_a_segmentation_is_taken_or_the_one_that_is_named(tmp_path):
     study, values = generate_uid(), volume()
     first = series(values, study=study, description="T1 pre", modality="MR", number=3)
     second = series(volume(), study=study, description="FLAIR", modality="MR", number=4)
@@ -780,7 +648,7 @@ def test_of_several_series_the_one_with_a_segmentation_is_taken_or_the_one_that_
     assert "has no series for the channel 'T2'" in said.lower().replace("t2", "T2")
 
 
-def test_series_on_other_grids_are_no_channels_of_one_case(tmp_path: Path) -> None:
+def test_series_on_other_grids_are_no_channels_of_one_case(tmp_path):
     study = generate_uid()
     one = series(volume(), study=study, description="a")
     other = series(volume((4, 12, 10)), study=study, description="b")
@@ -797,12 +665,7 @@ def test_series_on_other_grids_are_no_channels_of_one_case(tmp_path: Path) -> No
         (({"a": ball()}, {"b": ball()}), ("--segmentation", "nothing"), "Has no segmentation"),
     ],
 )
-def test_conflicts_between_patients_are_named(
-    segments: tuple[Mapping[str, np.ndarray], ...],
-    words: Sequence[str],
-    says: str,
-    tmp_path: Path,
-) -> None:
+def test_conflicts_between_patients_are_named(segments, words, says, tmp_path):
     for number, each in enumerate(segments):
         images = series(volume(), patient=f"ID-{number}")
         save(tmp_path / "from", *images, seg(images, each))
@@ -810,7 +673,7 @@ def test_conflicts_between_patients_are_named(
     assert not (tmp_path / "to").exists()
 
 
-def test_two_segmentations_with_one_label_are_ambiguous_until_one_is_named(tmp_path: Path) -> None:
+def test_two_segmentations_with_one_label_are_ambiguous_until_one_is_named(tmp_path):
     images = series(volume())
     for reader in ("Ann", "Bob"):
         part = ball()
@@ -827,17 +690,8 @@ def test_two_segmentations_with_one_label_are_ambiguous_until_one_is_named(tmp_p
     assert (wanted == np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T).all()
 
 
-def test_a_segmentation_of_a_series_that_is_missing_is_named(tmp_path: Path) -> None:
-    images, others = series(volume()), series(volume())
-    save(tmp_path / "from", *images, seg(others, {"lesion": ball()}))
-    said = run(tmp_path / "from", tmp_path / "to", code=1)
-    assert "Is of a series that is not here" in said and "Has no segmentation" in said
-
-
 @pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
-def test_a_segmentation_with_another_patient_id_than_its_images_is_named(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_segmentation_with_another_patient_id_than_its_images_is_named(kind, tmp_path):
     images = series(volume())
     rings = {"a": [square(images, 2, 5, 1)]}
     mask = seg(images, {"a": ball()}) if kind == "SEG" else rtstruct(images, rings)
@@ -847,30 +701,6 @@ def test_a_segmentation_with_another_patient_id_than_its_images_is_named(
     said = run(tmp_path / "from", tmp_path / "to", code=1)
     assert "Has another PatientID than its images. Give all files of a patient one" in said
     assert "not here" not in said and result_of(said, kind) == "see 1"
-
-
-def test_a_series_whose_images_have_several_patient_ids_is_refused(tmp_path: Path) -> None:
-    images = series(volume())
-    for image in images[3:]:
-        image.PatientID = "ID-01"
-    save(tmp_path / "from", *images)
-    said = run(tmp_path / "from", tmp_path / "to", code=1)
-    assert "Has images with several PatientIDs. Give all files of a patient one" in said
-
-
-def test_a_segmentation_of_probabilities_is_refused(tmp_path: Path) -> None:
-    images = series(volume())
-    save(tmp_path / "from", *images, seg(images, {"lesion": ball()}, "FRACTIONAL"))
-    assert "Holds probabilities" in run(tmp_path / "from", tmp_path / "to", code=1)
-
-
-def test_a_segmentation_on_another_grid_is_not_resampled_in_silence(tmp_path: Path) -> None:
-    images = series(volume())
-    mask = seg(images, {"lesion": ball()})
-    measures = mask.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    measures.PixelSpacing = [0.9, 0.7]
-    save(tmp_path / "from", *images, mask)
-    assert "another grid than its image" in run(tmp_path / "from", tmp_path / "to", code=1)
 
 
 @pytest.mark.parametrize(
@@ -883,49 +713,20 @@ def test_a_segmentation_on_another_grid_is_not_resampled_in_silence(tmp_path: Pa
         ({}, False),
     ],
 )
-def test_text_that_may_be_burned_into_pixels_is_warned_of(
-    header: dict[str, Any], warned: bool, tmp_path: Path
-) -> None:
+def test_text_that_may_be_burned_into_pixels_is_warned_of(header, warned, tmp_path):
     save(tmp_path / "from", *series(volume(), **header))
     said = run(tmp_path / "from", tmp_path / "to", "--dry-run")
     assert ("1 series may have text burned into their pixels" in said) == warned
 
 
-def test_a_localizer_is_no_second_series(tmp_path: Path) -> None:
+def test_a_localizer_is_no_second_series(tmp_path):
     study = generate_uid()
     scout = series(volume((1, 12, 10)), study=study, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     save(tmp_path / "from", *scout, *series(volume(), study=study))
     assert "1 case of 1 patient" in run(tmp_path / "from", tmp_path / "to")
 
 
-def test_a_file_that_is_there_twice_counts_once(tmp_path: Path) -> None:
-    save(tmp_path / "from", *series(volume()))
-    shutil.copytree(tmp_path / "from", tmp_path / "from" / "copy")
-    assert "1 case of 1 patient" in run(tmp_path / "from", tmp_path / "to")
-    assert only(tmp_path / "to", "imagesTr").shape == SHAPE[::-1]
-
-
-@pytest.mark.parametrize("named", ["two values", "no voxels"])
-def test_two_files_of_one_image_that_differ_are_refused(named: str, tmp_path: Path) -> None:
-    images = series(volume())
-    save(tmp_path / "from", *images)
-    if named == "two values":
-        images[2].RescaleIntercept = 0
-    else:
-        images[2].PixelData = bytes(len(images[2].PixelData))
-    save(tmp_path / "from" / "again", images[2])
-    assert "two files of one image" in run(tmp_path / "from", tmp_path / "to", code=1)
-
-
-def test_a_copy_whose_header_alone_differs_counts_once(tmp_path: Path) -> None:
-    images = series(volume())
-    save(tmp_path / "from", *images)
-    images[2].StudyID = "9"
-    save(tmp_path / "from" / "again", images[2])
-    assert "1 case of 1 patient" in run(tmp_path / "from", tmp_path / "to")
-
-
-def test_a_segmentation_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+def test_a_segmentation_that_is_there_twice_counts_once(tmp_path):
     images = series(volume())
     save(tmp_path / "from", *images, seg(images, {"lesion": ball()}))
     shutil.copytree(tmp_path / "from", tmp_path / "from" / "copy")
@@ -934,9 +735,7 @@ def test_a_segmentation_that_is_there_twice_counts_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "high"), [(np.uint16, 15), (np.uint16, 13), (np.int16, 14)])
-def test_the_bits_of_a_value_lie_where_the_header_says(
-    kind: type, high: int, tmp_path: Path
-) -> None:
+def test_the_bits_of_a_value_lie_where_the_header_says(kind, high, tmp_path):
     values = RNG.integers(0, 2048, SHAPE) - (1000 if kind is np.int16 else 0)
     words = ((values & 0xFFF) << (high - 11)) | (0x8000 if high < 15 else 0)
     images = series(words.astype(np.uint16), BitsStored=12, HighBit=high, intercept=0)
@@ -947,23 +746,8 @@ def test_the_bits_of_a_value_lie_where_the_header_says(
     assert (values == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
 
 
-@pytest.mark.parametrize("high", [3, 16])
-def test_bits_outside_of_a_value_are_refused(high: int, tmp_path: Path) -> None:
-    save(tmp_path / "from", *series(volume(), BitsStored=12, HighBit=high))
-    assert "header does not describe" in run(tmp_path / "from", tmp_path / "to", code=1)
-
-
-def test_a_table_of_intensities_is_refused_and_not_left_out(tmp_path: Path) -> None:
-    item = Dataset()
-    item.LUTDescriptor, item.ModalityLUTType, item.LUTData = [2, 0, 16], "HU", bytes(4)
-    save(tmp_path / "from", *series(volume(), ModalityLUTSequence=[item]))
-    assert "Modality LUT" in run(tmp_path / "from", tmp_path / "to", code=1)
-
-
 @pytest.mark.parametrize(("said", "unit"), [("HU", {"CT": "HU"}), ("", {"CT": "HU"}), ("US", None)])
-def test_hounsfield_units_are_those_that_a_rescale_leads_to(
-    said: str, unit: object, tmp_path: Path
-) -> None:
+def test_hounsfield_units_are_those_that_a_rescale_leads_to(said, unit, tmp_path):
     for place, kept in (("a", True), ("b", False)):
         images = series(volume(), RescaleType=said)
         for image in () if kept else images:
@@ -973,7 +757,7 @@ def test_hounsfield_units_are_those_that_a_rescale_leads_to(
         assert describe(tmp_path / "to" / place).extra.get("units") == (unit if kept else None)
 
 
-def test_units_that_differ_between_patients_are_told(tmp_path: Path) -> None:
+def test_units_that_differ_between_patients_are_told(tmp_path):
     for patient, said in (("A", "US"), ("B", "HU")):
         save(tmp_path / "from" / patient, *series(volume(), patient=patient, RescaleType=said))
     assert "! Cases hold CT in units that no header tells and HU" in run(
@@ -982,16 +766,8 @@ def test_units_that_differ_between_patients_are_told(tmp_path: Path) -> None:
     assert "units" not in describe(tmp_path / "to").extra
 
 
-@pytest.mark.parametrize("out", [".", "/"])
-def test_a_folder_without_a_name_is_not_written_to(out: str, tmp_path: Path) -> None:
-    save(tmp_path / "from", *series(volume()))
-    assert "is there already" in run(tmp_path / "from", out, code=1)
-
-
 @pytest.mark.parametrize("dry", [True, False])
-def test_a_folder_that_holds_something_is_refused_before_anything_is_read(
-    dry: bool, tmp_path: Path
-) -> None:
+def test_a_folder_that_holds_something_is_refused_before_anything_is_read(dry, tmp_path):
     save(tmp_path / "from", *series(volume()))
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / "notes.txt").write_text("x")
@@ -1002,14 +778,7 @@ def test_a_folder_that_holds_something_is_refused_before_anything_is_read(
     )
 
 
-def test_a_dry_run_promises_no_image_that_cannot_be_decoded(tmp_path: Path) -> None:
-    images = series(volume())
-    images[1].PixelData = images[1].PixelData[:-100]
-    save(tmp_path / "from", *images)
-    assert "Cannot be read" in run(tmp_path / "from", tmp_path / "to", "--dry-run", code=1)
-
-
-def test_a_file_that_is_cut_off_in_its_header_is_named_as_unreadable(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_off_in_its_header_is_named_as_unreadable(tmp_path):
     folder = save(tmp_path / "from", *series(volume()))
     last = sorted(folder.iterdir())[-1]
     last.write_bytes(last.read_bytes()[:250])
@@ -1017,7 +786,7 @@ def test_a_file_that_is_cut_off_in_its_header_is_named_as_unreadable(tmp_path: P
 
 
 @pytest.mark.parametrize("holds", ["nothing", "text", "localizers"])
-def test_a_folder_without_images_is_said_to_hold_none(holds: str, tmp_path: Path) -> None:
+def test_a_folder_without_images_is_said_to_hold_none(holds, tmp_path):
     (tmp_path / "from").mkdir()
     if holds == "text":
         (tmp_path / "from" / "a.txt").write_text("Smith")
@@ -1035,27 +804,17 @@ def garbage(folder: Path) -> int:
     shutil.rmtree(folder / "one")
     nested = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
     head = whole[: whole.index(b"\x08\x00\x08\x00CS")]
-    bare = whole[whole.index(b"\x08\x00\x08\x00CS") :]
-    bare = bare[: bare.index(b"\x08\x00\x20\x00DA")]
+    bare = whole[132:]
     deflated = head.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99\0\0")
     bomb = zlib.compress(bytes(2**28), wbits=-15)
     files = {
-        "bare noise": b"\x08\0\x05\0CS\x0a\0" + RNG.bytes(5000),
-        "bare nested": bare + nested * 20_000,
-        "bare items": bare + nested[:12] + b"\xfe\xff\x00\xe0\0\0\0\0" * 500_000,
-        "bare deflated": deflated[132:] + bomb,
-        "empty": b"",
-        "text": b"Smith, Ann",
-        "zeros": bytes(2**20),
-        "preamble": bytes(128) + b"DICM",
-        "cut": whole[: len(whole) // 2],
-        "cut meta": whole[:150],
-        "nested": head + nested * 20_000,
+        "bare": bare, "empty": b"", "text": b"Smith, Ann",
+        "zeros": bytes(2**20), "preamble": bytes(128) + b"DICM", "cut": whole[: len(whole) // 2],
+        "cut meta": whole[:150], "nested": head + nested * 20_000,
         "items": head + nested[:12] + b"\xfe\xff\x00\xe0\0\0\0\0" * 500_000,
-        "deflated": deflated + bomb,
-        "long": head + b"\x10\x00\x20\x00UT\0\0\xff\xff\xff\x7f",
+        "deflated": deflated + bomb, "long": head + b"\x10\x00\x20\x00UT\0\0\xff\xff\xff\x7f",
         "noise": head + RNG.bytes(5000),
-    }
+    }  # fmt: skip
     for name, content in files.items():
         (folder / f"{name}.dcm").write_bytes(content)
     os.mkfifo(folder / "pipe.dcm")
@@ -1064,7 +823,7 @@ def garbage(folder: Path) -> int:
     return len(files)
 
 
-def test_garbage_among_the_files_changes_nothing(tmp_path: Path) -> None:
+def test_garbage_among_the_files_changes_nothing(tmp_path):
     values = volume()
     images = series(values)
     save(tmp_path / "from", *images, seg(images, {"lesion": ball()}))
@@ -1075,91 +834,9 @@ def test_garbage_among_the_files_changes_nothing(tmp_path: Path) -> None:
     assert (values - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
 
 
-@pytest.mark.parametrize("known", [False, True])
-@pytest.mark.parametrize("tag", [(0x0008, 0x1140), (0x0009, 0x1001), (0x0062, 0x0002)])
-def test_sequences_nested_very_deeply_are_refused_or_passed_over(
-    tag: tuple[int, int], known: bool, tmp_path: Path
-) -> None:
-    """Of known length and not; read by every importer, private, and read by this one."""
-    begins, item = struct.pack("<HH", *tag) + b"SQ\0\0", b"\xfe\xff\x00\xe0"
-    nested, end = b"", b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
-    for _ in range(10_000 if known else 0):
-        nested = item + struct.pack("<I", len(nested)) + nested
-        nested = begins + struct.pack("<I", len(nested)) + nested
-    if not known:
-        nested = (begins + b"\xff" * 4 + item + b"\xff" * 4) * 10_000 + end * 10_000
-    save(tmp_path / "from", *series(volume()))
-    after = struct.pack("<HH", 0x7FE0 if tag[0] > 0x10 else 0x10, 0x10)
-    for path in (tmp_path / "from").iterdir():
-        before, found, rest = path.read_bytes().partition(after)
-        path.write_bytes(before + nested + found + rest)
-    done = CliRunner().invoke(app, ["import", str(tmp_path / "from"), str(tmp_path / "to")])
-    assert done.exit_code == 0 or isinstance(done.exception, DataError)
-
-
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless])
-@pytest.mark.parametrize("meta", [True, False], ids=["meta", "bare"])
-def test_files_without_a_preamble_are_read_unless_they_hide_their_compression(
-    syntax: str, meta: bool, tmp_path: Path
-) -> None:
-    values = volume()
-    images = series(values)
-    rings = {"a": [square(images, 1.5, 4.5, place) for place in range(SHAPE[0])]}
-    for place, each in enumerate((*images, rtstruct(images, rings))):
-        if syntax == RLELossless and "PixelData" in each:
-            each.compress(syntax, generate_instance_uid=False)
-        stored = io.BytesIO()
-        each.file_meta.TransferSyntaxUID = syntax
-        each.save_as(stored, enforce_file_format=True)
-        whole = stored.getvalue()
-        start = 132 if meta else 144 + int.from_bytes(whole[140:144], "little")
-        (tmp_path / "from").mkdir(exist_ok=True)
-        (tmp_path / "from" / str(place)).write_bytes(whole[start:])
-    if syntax == RLELossless and not meta:
-        said = run(tmp_path / "from", tmp_path / "to", code=1)
-        assert "Is compressed, and its header does not say how" in said
-        return
-    run(tmp_path / "from", tmp_path / "to")
-    assert (values - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
-    assert only(tmp_path / "to", "labelsTr").get_fdata().sum() == 9 * SHAPE[0]
-
-
-@pytest.mark.parametrize(
-    "start",
-    [
-        b"\x08\x00",
-        b"\x08\x00\x05\x00CS\x05\x00",  # of odd length
-        b"\x08\x00\x05\x00\xff\xff\xff\xff",  # vast
-        b"\x08\x00\x20\x00DA\x08\x00",  # no first element
-        b"\x02\x00\x00\x00UL\x02\x00",  # no length of a group
-        b"\x00\x08\x00\x05CS\x00\x0a",  # big endian, which is retired
-        b"\x10\x00\x10\x00PN\x04\x00",
-    ],
-)
-def test_what_only_resembles_dicom_without_a_preamble_is_not_read(
-    start: bytes, tmp_path: Path
-) -> None:
-    save(tmp_path / "from", *series(volume()))
-    (tmp_path / "from" / "x").write_bytes(start + bytes(500))
-    assert "1 file: no DICOM" in run(tmp_path / "from", tmp_path / "to")
-
-
-def test_what_pydicom_says_of_a_damaged_file_is_kept_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
-) -> None:
-    images = series(volume())
-    for image in images:
-        image.PixelData = image.PixelData[:-20]
-    save(tmp_path / "from", *images)
-    assert "truncated, damaged or too large" in run(tmp_path / "from", tmp_path / "to", code=1)
-    assert not caplog.records and not [w for w in recwarn if "dicom" in str(w.filename)]
-
-
 @pytest.mark.parametrize("lacking", ["pydicom", "highdicom"])
 @pytest.mark.parametrize("command", ["import", "export"])
-def test_a_missing_extra_is_named(
-    command: str, lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_extra_is_named(command, lacking, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, lacking, None)
     done = CliRunner().invoke(app, [command, str(tmp_path), str(tmp_path / "to")])
     assert "pip install '.[dicom]'" in str(done.exception)

@@ -44,12 +44,9 @@ def phantoms(count, first=0):
 @pytest.fixture
 def data():
     return {
-        "sites": {"north": phantoms(8), "south": phantoms(6, 20)},
-        "test": phantoms(6, 40),
-        "synthetic": phantoms(8, 60),
-        "labels": LABELS,
-        "budget": BUDGET,
-    }
+        "sites": {"north": phantoms(8), "south": phantoms(6, 20)}, "test": phantoms(6, 40),
+        "synthetic": phantoms(8, 60), "labels": LABELS, "budget": BUDGET,
+    }  # fmt: skip
 
 
 def evaluate(*, sites, synthetic, test, labels, out, targets=None, budget, seeds=(0,), **more):
@@ -132,17 +129,6 @@ def test_a_network_is_judged_without_what_none_of_its_cases_had(
     assert all(torch.equal(images[:, 0], seen[0][:, 0]) for images in seen.values())
 
 
-def test_volumes_train_a_network_of_three_dimensions():
-    volume = replace(
-        phantom("p", 0),
-        image=torch.rand(1, 32, 32, 32) * 2 - 1,
-        mask=torch.zeros(32, 32, 32, dtype=torch.int64),
-    )
-    budget = SegmentationBudget(steps=1, batch=2, width=4)
-    network = train_segmenter([volume], classes=2, budget=budget, seed=0)
-    assert predict(network, volume.image[None]).shape == (1, 32, 32, 32)
-
-
 def test_a_loss_that_is_not_finite_stops_the_training():
     broken = replace(phantom("p", 0), image=torch.full((1, 32, 32), math.nan))
     with pytest.raises(NotFiniteError, match="step 1 of 3"):
@@ -163,6 +149,14 @@ def test_a_loss_that_is_not_finite_stops_the_training():
             ],
             "multiples of 16",
         ),
+        (
+            [
+                replace(
+                    phantom("p", 0), image=torch.zeros(1, 16, 16), mask=torch.zeros(16, 16).long()
+                )
+            ],
+            "multiples of 16 from 32",
+        ),
     ],
 )
 def test_cases_that_do_not_fit_are_refused_by_name(cases, message):
@@ -182,17 +176,6 @@ def test_augmentation_moves_masks_with_images_and_stays_in_range():
     louder = replace(BUDGET, noise=1.0)
     coloured, _ = augment(images, masks, louder, torch.Generator().manual_seed(0))
     assert coloured.min() >= -1 and coloured.max() <= 1
-
-
-def test_augmentation_turned_off_changes_nothing():
-    case = phantom("p", 0)
-    off = SegmentationBudget(
-        flips=(), rotation=0, zoom=0, translation=0, intensity=0, gamma=0, noise=0
-    )
-    images, masks = case.image[None], case.mask[None]
-    moved, labels = augment(images, masks, off, torch.Generator())
-    assert torch.allclose(moved, images, atol=1e-5)
-    assert torch.equal(labels, masks)
 
 
 def test_every_model_has_a_row_a_label_with_the_promised_keys(data, tmp_path):
@@ -283,12 +266,6 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(data, tmp_path, trai
     assert not (tmp_path / "evaluation.json").exists()
     evaluate(**data, out=tmp_path)
     assert trainings == [14, 8, 8, 8, 6]
-
-
-def test_two_evaluations_with_one_seed_agree(data, tmp_path, unplotted):
-    data |= {"synthetic": None, "targets": ["lesion"]}
-    first = evaluate(**data, out=tmp_path / "a").to_tables()
-    assert evaluate(**data, out=tmp_path / "b").to_tables() == first
 
 
 def test_the_budget_is_compared_with_half_as_many_steps_again(data, tmp_path, trainings):
@@ -390,14 +367,6 @@ def test_the_reason_why_a_training_failed_is_told_however_many_run(data, tmp_pat
         evaluate(**data | {"synthetic": broken}, out=tmp_path, workers=2)
 
 
-def test_images_too_small_for_the_network_are_refused():
-    small = replace(
-        phantom("p", 0), image=torch.zeros(1, 16, 16), mask=torch.zeros(16, 16, dtype=torch.int64)
-    )
-    with pytest.raises(DataError, match="multiples of 16 from 32"):
-        train_segmenter([small], classes=3, budget=BUDGET, seed=0)
-
-
 @pytest.mark.parametrize("network", ["unet", "segresnet", "unetr"])
 def test_every_network_learns_and_predicts_masks(network):
     budget = replace(BUDGET, network=network, width=12)
@@ -428,11 +397,9 @@ def test_without_a_terminal_each_training_is_told_once_though_several_take_turns
     display = EvaluationDisplay(Terminal(file=out, width=80), "paint cases")
     for done in range(0, 100, 10):
         display.show(f"synthetic, seed {done // 10 % 2}", done, 100)
-    display.show("synthetic, seed 0", 0, 100)
     assert out.getvalue().split("\n")[:-1] == [
         "  0 %  synthetic, seed 0",
         " 10 %  synthetic, seed 1",
-        "  0 %  synthetic, seed 0",
     ]
 
 

@@ -26,7 +26,7 @@ def framed(cases: list[Case]) -> int:
     return int(near.sum())
 
 
-def test_each_painted_channel_has_a_frame_and_no_acquired_one_has() -> None:
+def test_each_painted_channel_has_a_frame_and_no_acquired_one_has():
     assert framed([case(), case()]) == 0
     one, two = framed([case("T2"), case()]), framed([case("T2"), case("T1")])
     assert one > 100

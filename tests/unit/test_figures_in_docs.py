@@ -6,23 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from asyndgan.cli.following import DECIDES
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- suite: (\S+) -->(.*?)<!-- end of suite: \1 -->", re.DOTALL)
 NUMBER = r"[+-]?\d\.\d{3}"
 WITH_INTERVAL = re.compile(rf"({NUMBER})(?: \(|,\s+)({NUMBER})\s+to\s+({NUMBER})[,;)]")
 ROWS = {
     "phantoms, four scanners": ("demo", "phantoms: lesion", "demo"),
-    "nuclei, four groups of pictures": ("default-64", "dsb2018_fluo: nucleus", "default"),
-    "learned masks: nuclei": ("learned-nuclei", "dsb2018_fluo: nucleus", "learned"),
-    "chest radiographs, four sources": ("default-64", "chest_xray: lung", "default"),
-    "gliomas, four hospitals": ("default-64", "lgg_mri: lesion", "default"),
+    "nuclei, four groups of pictures": ("learned-64", "dsb2018_fluo: nucleus", "learned"),
+    "chest radiographs, four sources": ("learned-64", "chest_xray: lung", "learned"),
+    "gliomas, four hospitals": ("learned-64", "lgg_mri: lesion", "learned"),
     "hippocampi, anterior part": ("search-length", "hippocampus_3d: Anterior", "planned"),
 }
 """Suite, table and recipe of each row of README's table, by its beginning."""
 SITES_OF = {"dsb2018_fluo": "nuclei-64", "chest_xray": "chest-64"}
 """Suite with the single sites of a set, where the suite of README's row has none."""
 RECIPES = {
-    "demo": "demo", "search-length": "planned", "misaligned": "aligned", "learned-nuclei": "learned"
+    "demo": "demo", "search-length": "planned", "misaligned": "aligned", "learned-64": "learned"
 }  # fmt: skip
 """Recipe of a suite's row in the summary, where it is not `default`."""
 NOT_MEASURED = "-"
@@ -81,9 +82,7 @@ def written() -> set[Figure]:
 @pytest.mark.parametrize(
     "documents", ["README.md", "docs/evidence*.md", "docs/experiments*.md", "docs/results/*.md"]
 )
-def test_every_figure_with_an_interval_stands_in_a_table_that_a_command_wrote(
-    documents: str,
-) -> None:
+def test_every_figure_with_an_interval_stands_in_a_table_that_a_command_wrote(documents):
     known = written()
     known |= {(-figure, -high, -low) for figure, low, high in known}  # differences turned round
     prose = "".join(BLOCK.sub("", path.read_text("utf-8")) for path in ROOT.glob(documents))
@@ -93,7 +92,7 @@ def test_every_figure_with_an_interval_stands_in_a_table_that_a_command_wrote(
     assert claimed or "results" in documents
 
 
-def test_each_row_of_the_summary_says_what_its_suite_found() -> None:
+def test_each_row_of_the_summary_says_what_its_suite_found():
     text = (ROOT / "docs/evidence.md").read_text("utf-8")
     lines = re.findall(r"^\| (.*) \| \[(\S+)\]\(results/\2\.md\) \|$", text, re.MULTILINE)
     shown = []
@@ -111,19 +110,24 @@ def test_each_row_of_the_summary_says_what_its_suite_found() -> None:
         assert single == max((row["of all-real"] for row in sites), default=NOT_MEASURED)
         assert gain == gain_of_longer(block, name, label).lstrip("+").replace("-0.000", "0.000")
         shown.append((suite, label))
-    assert len(shown) == len(set(shown)) == 13
+    assert len(shown) == len(set(shown)) == 15
 
 
 @pytest.mark.parametrize("start", ROWS)
-def test_each_row_of_the_readme_says_what_its_suite_found(start: str) -> None:
+def test_each_row_of_the_readme_says_what_its_suite_found(start):
     suite, heading, recipe = ROWS[start]
     block = blocks()[suite]
     found = table(block, heading)
     synthetic, real = found[f"synthetic images alone ({recipe})"], found["all real images"]
     text = (ROOT / "README.md").read_text("utf-8")
     (line,) = (ln for ln in text.splitlines() if ln.startswith(f"| {start}"))
-    _, seeds, *figures = (cell.strip() for cell in line.split("|")[1:-1])
-    assert f"{('one seed', 'two seeds', 'three seeds')[int(seeds) - 1]} of every" in block
+    _, *figures, held_out = (cell.strip() for cell in line.split("|")[1:-1])
+    assert "One training of the generator each, hippocampi three." in text
+    assert f"{'three seeds' if 'hippocampi' in start else 'one seed'} of every" in block
+    patients = int(re.search(rf"\*\*{heading}, (\d+) patients", block)[1])
+    enough = "yes" if patients >= DECIDES else "no"
+    other = ", from other masks" if ", own masks, " in line else ""
+    assert held_out == f"{patients}: {enough}{other}"
     # A table has two columns "interval"; the last one is that of the ratio.
     ratio = f"{synthetic['of all-real']} ({synthetic['interval']})"
     assert figures == [real["Dice"], synthetic["Dice"], ratio]
@@ -140,7 +144,7 @@ def test_each_row_of_the_readme_says_what_its_suite_found(start: str) -> None:
     assert gain == NOT_MEASURED or (float(gain) < LEAST_GAIN) == converged
 
 
-def test_what_a_site_moves_to_equal_fedgan_is_what_the_suite_counted() -> None:
+def test_what_a_site_moves_to_equal_fedgan_is_what_the_suite_counted():
     found = table(blocks()["bytes"], "phantoms: lesion")
     ours = found["synthetic images alone (400-steps)"]
     theirs = found["synthetic images of FedGAN (1600-steps)"]
@@ -152,9 +156,7 @@ def test_what_a_site_moves_to_equal_fedgan_is_what_the_suite_counted() -> None:
 
 
 @pytest.mark.parametrize("place", ["README.md", "docs/evidence.md", "docs/privacy.md"])
-def test_the_worst_recipe_that_the_policy_admits_is_the_one_that_documents_tell_of(
-    place: str,
-) -> None:
+def test_the_worst_recipe_that_the_policy_admits_is_the_one_that_documents_tell_of(place):
     """Of several seeds: one alone says little, and the worst of many single ones is chance."""
     lines = blocks()["worst_recipe"].strip().split("\n\n")[1].splitlines()
     columns, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)

@@ -14,12 +14,14 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
+from asyndgan.cli.fingerprint import rows
 from asyndgan.errors import DataError
 from asyndgan.export.writing import write_dataset
-from asyndgan.intake.check import check_folder
 from asyndgan.intake.fingerprint import MOST_BYTES, loaded, measured
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.store.case import RawCase
+from reading import told_by
+from volumes import write_volumes
 
 LABELS = {"background": 0, "left": 1, "right": 2}
 
@@ -42,31 +44,15 @@ def volume(
     folder: Path, dtype: type, scale: float, turn: tuple[int, int] = (1, 1), name: str = "T1"
 ) -> Path:
     """Two patients' volumes of thick axial slices, of which half hold a label."""
-    (folder / "imagesTr").mkdir(parents=True)
-    (folder / "labelsTr").mkdir()
-    for patient in ("ann", "bob"):
-        mask = np.zeros((24, 20, 8), np.uint8)
-        mask[4:10, 5:15, 2:6] = 1
-        chance = np.random.default_rng(1)
-        image = scale * (chance.uniform(0, 1, mask.shape) + mask)
-        affine = np.diag([turn[0] * 1.0, turn[1] * 1.0, 5.0, 1.0])
-        for part, values in (("imagesTr", image.astype(dtype)), ("labelsTr", mask)):
-            end = "_0000" if part == "imagesTr" else ""
-            nib.save(nib.Nifti1Image(values, affine), folder / part / f"{patient}{end}.nii.gz")
-    (folder / "dataset.json").write_text(
-        json.dumps(
-            {
-                "channel_names": {"0": name},
-                "labels": {"background": 0, "organ": 1},
-                "numTraining": 2,
-                "file_ending": ".nii.gz",
-            }
-        )
-    )
-    return folder
+    mask = np.zeros((24, 20, 8), np.uint8)
+    mask[4:10, 5:15, 2:6] = 1
+    image = scale * (np.random.default_rng(1).uniform(0, 1, mask.shape) + mask)
+    affine = np.diag([turn[0] * 1.0, turn[1] * 1.0, 5.0, 1.0])
+    cases = dict.fromkeys(("ann", "bob"), (image.astype(dtype), mask, affine))
+    return write_volumes(folder, cases, channels=[name])
 
 
-def test_pictures_are_measured(tmp_path: Path) -> None:
+def test_pictures_are_measured(tmp_path):
     found = measured(halves(tmp_path / "a", fourth=True))
     assert (found.patients, found.cases, found.slices, found.spaced) == (4, 4, 4, False)
     assert [side.voxels.middle for side in found.axes] == [20, 30]
@@ -84,7 +70,7 @@ def test_pictures_are_measured(tmp_path: Path) -> None:
     assert (left.exchanged, right.exchanged) == ("right", "left")
 
 
-def test_volumes_are_measured_as_the_patient_lies(tmp_path: Path) -> None:
+def test_volumes_are_measured_as_the_patient_lies(tmp_path):
     found = measured(volume(tmp_path / "a", np.float32, 3.0, turn=(-1, -1)))
     assert (found.orientation, found.thick, found.slices) == ("LPS", "axial", 16)
     assert [side.view.middle for side in found.axes] == [24, 20, 40]
@@ -104,37 +90,26 @@ def test_volumes_are_measured_as_the_patient_lies(tmp_path: Path) -> None:
         (np.float32, 1.0, "T1", "mri", 32),
     ],
 )
-def test_units_and_bits_follow_from_what_is_stored(
-    tmp_path: Path, dtype: type, scale: float, name: str, kind: str, bits: int
-) -> None:
+def test_units_and_bits_follow_from_what_is_stored(tmp_path, dtype, scale, name, kind, bits):
     (one,) = measured(volume(tmp_path / "a", dtype, scale, name=name)).modalities
     assert (one.kind, one.bits) == (kind, bits)
 
 
 def scans(folder: Path, lowest: tuple[float, ...], name: str = "CT", units: object = None) -> Path:
     """Patients with an organ of 80 HU in tissue of 40, around it air or whatever is lowest."""
-    chance = np.random.default_rng(2)
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True)
+    chance, cases = np.random.default_rng(2), {}
     for number, low in enumerate(lowest):
         mask = np.zeros((24, 24, 8), np.uint8)
         mask[8:16, 8:16, 3:5] = 1
         image = np.full(mask.shape, low)
         image[4:20, 4:20] = 40
         image = image + 40 * mask + chance.normal(0, 10, mask.shape)
-        for file, values in (
-            (f"imagesTr/p{number}_0000", image.astype(np.int16)),
-            (f"labelsTr/p{number}", mask),
-        ):
-            nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"{file}.nii.gz")
-    about = {"channel_names": {"0": name}, "labels": {"background": 0, "organ": 1}}
-    about |= {"file_ending": ".nii.gz"} | ({"units": units} if units else {})
-    (folder / "dataset.json").write_text(json.dumps(about))
-    return folder
+        cases[f"p{number}"] = image.astype(np.int16), mask, np.eye(4)
+    return write_volumes(folder, cases, channels=[name], **({"units": units} if units else {}))
 
 
 @pytest.mark.parametrize("air", [-1000.0, -3000.0])
-def test_air_outside_a_window_does_not_hide_what_labels_explain(tmp_path: Path, air: float) -> None:
+def test_air_outside_a_window_does_not_hide_what_labels_explain(tmp_path, air):
     (one,) = measured(scans(tmp_path / "a", (air,) * 3)).modalities
     assert one.kind == "ct" and one.explained and one.explained > 0.2
 
@@ -149,43 +124,34 @@ def test_air_outside_a_window_does_not_hide_what_labels_explain(tmp_path: Path, 
         ((-1000, -1000, -1000), ["HU"], "ct"),
     ],
 )
-def test_a_ct_is_told_by_its_units_or_by_most_of_its_cases(
-    tmp_path: Path, lowest: tuple[float, ...], units: object, kind: str
-) -> None:
+def test_a_ct_is_told_by_its_units_or_by_most_of_its_cases(tmp_path, lowest, units, kind):
     folder = scans(tmp_path / "a", lowest, units=units)
     assert measured(folder).modalities[0].kind == kind
-    differ = [one for one in check_folder(folder).findings if one.kind == "airless"]
-    assert bool(differ) == (kind == "ct" and len(set(lowest)) > 1)
 
 
-def test_patients_count_alike_however_many_cases_they_have(tmp_path: Path) -> None:
+def test_patients_count_alike_however_many_cases_they_have(tmp_path):
     folder = halves(tmp_path / "a", patients=5)
-    found = measured(folder, r"p([01]).*|p[2-9]")
+    told_by(folder, r"p([01]).*|p[2-9]")
+    found = measured(folder)
     assert found.patients == 5
-    alike = measured(folder, "(p).*")
+    told_by(folder, "(p).*")
+    alike = measured(folder)
     assert (alike.patients, alike.cases) == (1, 5)
 
 
 def boxes(folder: Path, **shapes: tuple[tuple[int, int, int], float]) -> Path:
     """A volume for each name, of its own number of voxels and slice distance, with a label."""
-    (folder / "imagesTr").mkdir(parents=True)
-    (folder / "labelsTr").mkdir()
+    cases = {}
     for name, (shape, thick) in shapes.items():
         mask = np.zeros(shape, np.uint8)
         mask[tuple(slice(side // 4, -(side // 4) or None) for side in shape)] = 1
         chance = np.random.default_rng(zlib.crc32(f"{folder.name} {name}".encode()))
         image = 50.0 * mask + chance.uniform(0, 20, shape)
-        for part, values in (("imagesTr", image), ("labelsTr", mask)):
-            end = "_0000" if part == "imagesTr" else ""
-            affine = np.diag([1.0, 1.0, thick, 1.0])
-            nib.save(nib.Nifti1Image(values, affine), folder / part / f"{name}{end}.nii.gz")
-    about = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "organ": 1},
-             "numTraining": len(shapes), "file_ending": ".nii.gz"}  # fmt: skip
-    (folder / "dataset.json").write_text(json.dumps(about))
-    return folder
+        cases[name] = image, mask, np.diag([1.0, 1.0, thick, 1.0])
+    return write_volumes(folder, cases)
 
 
-def test_a_patients_coarse_and_fine_volume_are_measured_together(tmp_path: Path) -> None:
+def test_a_patients_coarse_and_fine_volume_are_measured_together(tmp_path):
     both = {f"p{n}_s0": ((32, 32, 10), 5.0) for n in range(6)}
     both |= {f"p{n}_s1": ((32, 32, 50), 1.0) for n in range(6)}
     found = measured(boxes(tmp_path / "north", **both)).axes[2]
@@ -201,9 +167,7 @@ def test_a_patients_coarse_and_fine_volume_are_measured_together(tmp_path: Path)
         ((200, 200, 12), (16, 16, 12), "each is scaled to the size"),
     ],
 )
-def test_a_plan_is_one_that_check_passes(
-    shape: tuple[int, int, int], others: tuple[int, int, int], sets: str, tmp_path: Path
-) -> None:
+def test_a_plan_is_one_that_check_passes(shape, others, sets, tmp_path):
     sites = [
         boxes(tmp_path / site, **{f"{site}{n}": (own, 1.0) for n in range(6)})
         for site, own in (("north", shape), ("south", others))
@@ -214,7 +178,7 @@ def test_a_plan_is_one_that_check_passes(
     assert checked.exit_code == 0, checked.output
 
 
-def test_what_a_plan_noted_stands_in_its_recipe(tmp_path: Path) -> None:
+def test_what_a_plan_noted_stands_in_its_recipe(tmp_path):
     sites = [
         boxes(tmp_path / site, **{f"{site}{n}": ((side, side, 12), 1.0) for n in range(6)})
         for site, side in (("north", 200), ("south", 16))
@@ -228,9 +192,7 @@ def test_what_a_plan_noted_stands_in_its_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["fingerprint", "plan"])
-def test_a_file_that_exists_is_refused_before_an_image_is_read(
-    command: str, tmp_path: Path
-) -> None:
+def test_a_file_that_exists_is_refused_before_an_image_is_read(command, tmp_path):
     damaged = halves(tmp_path / "north")
     next((damaged / "imagesTr").iterdir()).write_bytes(b"")
     old = tmp_path / "old"
@@ -239,7 +201,7 @@ def test_a_file_that_exists_is_refused_before_an_image_is_read(
     assert "exists already" in str(told.exception) and old.read_text() == "mine"
 
 
-def test_synthetic_images_are_not_measured(tmp_path: Path) -> None:
+def test_synthetic_images_are_not_measured(tmp_path):
     folder = halves(tmp_path / "a")
     path = folder / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "synthetic": True}))
@@ -251,9 +213,7 @@ def test_synthetic_images_are_not_measured(tmp_path: Path) -> None:
     ("masks", "said"),
     [("none", "no mask is there.*only 'complete' needs none"), ("empty", "no mask there holds a")],
 )
-def test_a_folder_whose_masks_say_nothing_is_not_measured(
-    masks: str, said: str, tmp_path: Path
-) -> None:
+def test_a_folder_whose_masks_say_nothing_is_not_measured(masks, said, tmp_path):
     folder = halves(tmp_path / "a")
     for path in (folder / "labelsTr").iterdir():
         if masks == "none":
@@ -266,9 +226,7 @@ def test_a_folder_whose_masks_say_nothing_is_not_measured(
         measured(folder)
 
 
-def test_a_file_with_a_key_twice_is_refused_since_readers_disagree_which_counts(
-    tmp_path: Path,
-) -> None:
+def test_a_file_with_a_key_twice_is_refused_since_readers_disagree_which_counts(tmp_path):
     folder = halves(tmp_path / "a")
     path = folder / "dataset.json"
     path.write_text('{"labels": {}, ' + path.read_text().lstrip("{ \n"))
@@ -276,7 +234,7 @@ def test_a_file_with_a_key_twice_is_refused_since_readers_disagree_which_counts(
         measured(folder)
 
 
-def test_figures_that_no_scanner_stores_are_an_error(tmp_path: Path) -> None:
+def test_figures_that_no_scanner_stores_are_an_error(tmp_path):
     folder = volume(tmp_path / "a", np.float64, 1.0)
     image = next((folder / "imagesTr").iterdir())
     values = nib.load(image).get_fdata()
@@ -292,7 +250,7 @@ def test_figures_that_no_scanner_stores_are_an_error(tmp_path: Path) -> None:
         measured(folder)
 
 
-def test_few_patients_are_told_by_names_alone(tmp_path: Path) -> None:
+def test_few_patients_are_told_by_names_alone(tmp_path):
     found = measured(halves(tmp_path / "a", patients=4))
     kept = found.bounded(5)
     assert kept.patients is None and not kept.axes and not kept.unlabelled
@@ -301,7 +259,7 @@ def test_few_patients_are_told_by_names_alone(tmp_path: Path) -> None:
     assert kept.modalities[0].whole is None and kept.modalities[0].kind == "unknown"
 
 
-def test_tails_of_spreads_need_ten_times_the_patients(tmp_path: Path) -> None:
+def test_tails_of_spreads_need_ten_times_the_patients(tmp_path):
     found = measured(halves(tmp_path / "a", patients=6, fourth=True))
     assert found.bounded(5).labels[0].patients == found.bounded(5).patients == 5
     whole = found.bounded(5).modalities[0].whole
@@ -309,15 +267,14 @@ def test_tails_of_spreads_need_ten_times_the_patients(tmp_path: Path) -> None:
     assert found.bounded(6).labels[0].patients is None
 
 
-def test_a_label_that_few_lack_is_told_as_that_of_all(tmp_path: Path) -> None:
+def test_a_label_that_few_lack_is_told_as_that_of_all(tmp_path):
     (label, _) = measured(halves(tmp_path / "a", patients=10, fourth=True)).bounded(5).labels
     assert label.patients == 10
 
 
 def lesions(folder: Path, *, ill: int, odd: Callable[[np.ndarray], object]) -> Fingerprint:
     """Of 24 volumes, in some of which lies a lesion of 217, as they leave; the last is `odd`."""
-    (folder / "imagesTr").mkdir(parents=True)
-    (folder / "labelsTr").mkdir()
+    cases = {}
     for number in range(24):
         image = np.full((12, 12, 6), 60, np.int16)
         image[6:] = 9
@@ -326,14 +283,11 @@ def lesions(folder: Path, *, ill: int, odd: Callable[[np.ndarray], object]) -> F
         mask = np.zeros(image.shape, np.uint8)
         mask[2:5, 2:5, 1:4] = number < ill
         image[mask > 0] = 217
-        for file, values in ((f"imagesTr/p{number}_0000", image), (f"labelsTr/p{number}", mask)):
-            nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"{file}.nii")
-    about = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "lesion": 1}}
-    (folder / "dataset.json").write_text(json.dumps({**about, "file_ending": ".nii"}))
-    return measured(folder).bounded(5)
+        cases[f"p{number}"] = image, mask, np.eye(4)
+    return measured(write_volumes(folder, cases, label="lesion", ending=".nii")).bounded(5)
 
 
-def test_a_lesion_of_one_patient_alone_leaves_no_figure(tmp_path: Path) -> None:
+def test_a_lesion_of_one_patient_alone_leaves_no_figure(tmp_path):
     found = lesions(tmp_path / "a", ill=1, odd=lambda image: None)
     (one,) = found.modalities
     assert one.whole and (one.inside, one.outside, one.explained) == (None, None, None)
@@ -350,14 +304,12 @@ def test_a_lesion_of_one_patient_alone_leaves_no_figure(tmp_path: Path) -> None:
     ],
     ids=["a bright pixel", "more slices", "air"],
 )
-def test_one_odd_patient_changes_nothing_that_leaves(
-    odd: Callable[[np.ndarray], object], tmp_path: Path
-) -> None:
+def test_one_odd_patient_changes_nothing_that_leaves(odd, tmp_path):
     plain = lesions(tmp_path / "a", ill=16, odd=lambda image: None)
     assert lesions(tmp_path / "b", ill=16, odd=odd) == plain
 
 
-def test_nothing_leaves_of_a_fingerprint_without_numbers_of_patients(tmp_path: Path) -> None:
+def test_nothing_leaves_of_a_fingerprint_without_numbers_of_patients(tmp_path):
     found = measured(halves(tmp_path / "a", patients=30))
     bare = found.bounded(1).bounded(5)
     assert (bare.patients, bare.cases, bare.axes, bare.unlabelled) == (None, None, (), {})
@@ -393,9 +345,6 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     ),
     "times the least": lambda found: found["axes"][0]["mm"].update(low=1e-5),
     "one voxel at least": lambda found: found["axes"][0].update(voxels=flat(1e-3), view=flat(1e-3)),
-    "one that is not there": lambda found: found["labels"][0].update(exchanged="nobody"),
-    "each of three directions": lambda found: found.update(orientation="RRR"),
-    "fewer slices": lambda found: found.update(slices=3),
     "cases": lambda found: found.update(cases="4"),
     "patients": lambda found: found.update(patients=True),
     "1e+06 voxels": lambda found: found["axes"][0].update(voxels=flat(1e9), view=flat(1e9)),
@@ -407,7 +356,6 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "version": lambda found: found.update(version=1),
     "behind": lambda found: found.update(behind={"cases": (4, -1, 0)}),
     "mm are": lambda found: found["axes"][0].update(mm=flat(5000), view=flat(1e5)),
-    "view is not": lambda found: found["axes"][0].update(view=flat(50)),
     "modalities.0.whole.p1.middle": lambda found: found["modalities"][0]["whole"]["p1"].update(
         middle=float("nan")
     ),
@@ -417,7 +365,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("says", HOSTILE)
-def test_a_strangers_fingerprint_is_bounded(tmp_path: Path, says: str) -> None:
+def test_a_strangers_fingerprint_is_bounded(tmp_path, says):
     found = good(tmp_path)
     HOSTILE[says](found)
     file = tmp_path / "north.json"
@@ -431,17 +379,11 @@ def test_a_strangers_fingerprint_is_bounded(tmp_path: Path, says: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "[1, 2]",
-        "{",
-        '{"spaced": true, "spaced": false}',
-        '{"a":' * 90 + "1" + "}" * 90,
-        "[" * 10**5,
-        " " * (MOST_BYTES + 1),
-        "\udcff",
+        "", "[1, 2]", "{", '{"spaced": true, "spaced": false}', '{"a":' * 90 + "1" + "}" * 90,
+        "[" * 10**5, " " * (MOST_BYTES + 1), "\udcff",
     ],
-)
-def test_what_is_no_fingerprint_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+)  # fmt: skip
+def test_what_is_no_fingerprint_is_an_error_that_names_it(tmp_path, text):
     file = tmp_path / "north.json"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=r"north\.json") as error:
@@ -449,7 +391,7 @@ def test_what_is_no_fingerprint_is_an_error_that_names_it(tmp_path: Path, text: 
     assert "instance of" not in str(error.value)
 
 
-def test_the_command_prints_all_that_it_writes_at_80_columns(tmp_path: Path) -> None:
+def test_the_command_prints_all_that_it_writes_at_80_columns(tmp_path):
     folder, out = halves(tmp_path / "north"), tmp_path / "north.json"
     words = ["fingerprint", str(folder), "--out", str(out)]
     shown = CliRunner().invoke(app, words, env={"COLUMNS": "80"})
@@ -458,13 +400,13 @@ def test_the_command_prints_all_that_it_writes_at_80_columns(tmp_path: Path) -> 
     assert max(map(len, lines)) <= 80
     found = loaded(out)
     assert found == measured(folder)
-    assert all(f"label {each.number} {each.name}" in shown.output for each in found.labels)
+    assert all(f"labels {each.name}" in shown.output for each in found.labels)
     assert str(tmp_path) not in out.read_text() and "p0" not in json.loads(out.read_text())
     again = CliRunner().invoke(app, words)
     assert again.exit_code and "exists already" in str(again.exception)
 
 
-def test_a_plan_of_a_folder_and_a_file_is_written(tmp_path: Path) -> None:
+def test_a_plan_of_a_folder_and_a_file_is_written(tmp_path):
     halves(tmp_path / "north")
     file, out = tmp_path / "south.json", tmp_path / "recipe.toml"
     file.write_text(measured(halves(tmp_path / "other")).model_dump_json())
@@ -477,19 +419,10 @@ def test_a_plan_of_a_folder_and_a_file_is_written(tmp_path: Path) -> None:
         shown.output.split()
     )
     assert "Expected: about" in shown.output
-    assert "measured now, on this machine" in " ".join(shown.output.split())
     assert "(rule 'sides')" in out.read_text()
 
 
-@pytest.mark.parametrize("name", ["my data", "Dataset012_dämm", "a=b"])
-def test_a_plan_names_a_site_after_any_folder(name: str, tmp_path: Path) -> None:
-    words = ["plan", str(halves(tmp_path / name)), f"other={halves(tmp_path / 'o')}"]
-    shown = CliRunner().invoke(app, words, env={"COLUMNS": "80"})
-    assert shown.exit_code == 0, shown.output
-    assert "other (4 patients)" in shown.output
-
-
-def test_labels_that_contradict_are_refused_and_no_recipe_is_written(tmp_path: Path) -> None:
+def test_labels_that_contradict_are_refused_and_no_recipe_is_written(tmp_path):
     found, out = good(tmp_path), tmp_path / "recipe.toml"
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     files[0].write_text(json.dumps(found))
@@ -500,24 +433,14 @@ def test_labels_that_contradict_are_refused_and_no_recipe_is_written(tmp_path: P
     assert f"label 1 is 'left' in {files[0]} and 'other' in {files[1]}" in str(shown.exception)
 
 
-def test_every_field_of_a_fingerprint_is_shown(tmp_path: Path) -> None:
-    from asyndgan.cli.fingerprint import rows
-
-    found = measured(halves(tmp_path / "a"))
-    shown = str([*rows(found)])
-    for name in Fingerprint.model_fields.keys() - {"version", "spaced"}:
-        changed = {"orientation": "LPS"}.get(name) or None
-        empty = {
-            "axes": (), "labels": (), "unlabelled": {}, "modalities": (), "behind": {},
-        }.get(name, changed)  # fmt: skip
-        if name == "orientation":  # of volumes
-            found_volume = measured(volume(tmp_path / "v", np.float32, 1.0))
-            assert "RAS" in str([*rows(found_volume)])
-        else:
-            assert str([*rows(found.model_copy(update={name: empty}))]) != shown, name
+def test_every_field_of_a_fingerprint_is_shown(tmp_path):
+    for folder in (halves(tmp_path / "a"), volume(tmp_path / "v", np.float32, 1.0)):
+        shown = dict(rows(measured(folder).model_dump(mode="json")))
+        assert {name.split()[0] for name in shown} >= {*measured(folder).model_dump()} - {"spaced"}
+        assert shown["patients"] == str(measured(folder).patients)
 
 
-def test_a_picture_in_a_format_of_volumes_is_measured_as_a_picture(tmp_path: Path) -> None:
+def test_a_picture_in_a_format_of_volumes_is_measured_as_a_picture(tmp_path):
     png = halves(tmp_path / "png", patients=3)
     tiff = tmp_path / "tiff"
     for file in (*png.glob("imagesTr/*"), *png.glob("labelsTr/*")):

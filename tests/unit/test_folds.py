@@ -1,15 +1,14 @@
 """Tests of the folds that go with a synthetic set."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from asyndgan.export.folds import SPLITS_FILE, folds, write_folds
+from asyndgan.export.writing import SPLITS_FILE, folds, write_folds
 
 
 @pytest.mark.parametrize("groups", [2, 3, 5, 23])
-def test_folds_validate_every_case_once_and_never_share_a_group(groups: int) -> None:
+def test_folds_validate_every_case_once_and_never_share_a_group(groups):
     group_of = {f"m{number}_d{draw}": f"m{number}" for number in range(groups) for draw in range(3)}
     found = folds(group_of)
     assert len(found) == min(5, groups)
@@ -24,7 +23,7 @@ def test_folds_validate_every_case_once_and_never_share_a_group(groups: int) -> 
     assert max(sizes) - min(sizes) <= 3
 
 
-def test_a_single_group_has_no_folds(tmp_path: Path) -> None:
+def test_a_single_group_has_no_folds(tmp_path):
     write_folds(tmp_path, {"a_d0": "a", "a_d1": "a"})
     assert not list(tmp_path.iterdir())
     write_folds(tmp_path, {"a": "a", "b": "b"})

@@ -1,6 +1,5 @@
 """What only some formats have: pyramids, channels, units, Exif, other files."""
 
-import struct
 import zlib
 from pathlib import Path
 
@@ -11,8 +10,11 @@ import pytest
 import tifffile
 from PIL import Image as Picture
 
+from asyndgan.intake import reading
+from asyndgan.intake.nnunet import read_image
 from asyndgan.intake.readers import DataFileError, reader_of
 from asyndgan.intake.readers.reader import plane_of
+from asyndgan.store.info import DatasetInfo
 
 MM = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.7, "PhysicalSizeZ": 2.0}
 
@@ -98,6 +100,18 @@ def test_ome_names_its_unit_in_utf_8_and_a_strange_unit_is_no_spacing(
     assert spacing(path) == (pytest.approx((0.5 * mm, 0.5 * mm, 2 * mm)) if mm else (1.0, 1.0, 1.0))
 
 
+def test_channels_that_ome_names_otherwise_than_the_data_set_are_refused(tmp_path: Path) -> None:
+    info = DatasetInfo("a", ("DAPI", "GFP", "CD8"), {"background": 0}, ".tif", ".tif")
+    named = {"axes": "CYX", "Channel": {"Name": ["GFP", "DAPI", "CD8"]}}
+    path = tiff(tmp_path, pages(3), ome=True, metadata=named)
+    said = r"calls its channels GFP, DAPI, CD8, .* DAPI, GFP, CD8\. Write there \"channel_names\""
+    with pytest.raises(DataFileError, match=said):
+        read_image(path, 0, info)
+    own = tiff(tmp_path, pages(3), ome=True, metadata={**named, "Channel": {"Name": list("XYZ")}})
+    assert list(read_image(own, 0, info)) == ["DAPI", "GFP", "CD8"]
+    assert "holds 3 channels (X, Y, Z), where 2" in refused(own, 2)
+
+
 def test_channels_of_imagej_are_modalities(tmp_path: Path) -> None:
     path = tiff(tmp_path, pages(2, 3), imagej=True, metadata={"axes": "ZCYX"})
     np.testing.assert_array_equal(images(path, 3), pages(2, 3).swapaxes(0, 1))
@@ -156,31 +170,16 @@ def test_a_mask_in_a_tiff_that_is_packed_by_jpeg_is_refused(tmp_path: Path) -> N
         reader_of(path).mask(path)
 
 
-@pytest.mark.parametrize("kind", ["circle", "many", "tags", "values"])
-def test_the_directories_of_a_tiff_are_bounded(kind: str, tmp_path: Path) -> None:
-    entry = struct.pack("<HHII", 256, 4, 1, 8)
-    content = {
-        "circle": b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 8),
-        "many": b"II*\0\x08\0\0\0"
-        + b"".join(struct.pack("<HI", 0, 14 + 6 * n) for n in range(5000)),
-        "tags": b"II*\0" + struct.pack("<IH", 8, 60000) + entry * 60000 + bytes(8),
-        "values": b"II*\0" + struct.pack("<IHHHII", 8, 1, 273, 4, 2**31, 8) + bytes(8),
-    }[kind]
-    path = tmp_path / "ann.tif"
-    path.write_bytes(content)
-    assert "cannot be read as TIFF (" in refused(path) and "more than" in refused(path)
-
-
 def test_a_painted_stack_keeps_the_pages_and_spacing_of_the_acquired_one(tmp_path: Path) -> None:
     about = {"axes": "ZYX", "unit": "mm", "spacing": 2.5}
     path = tiff(tmp_path, pages(4), imagej=True, resolution=(2.0, 1.25), metadata=about)
     painted, reader = tmp_path / "painted.tif", reader_of(path)
     (stored,) = reader.image(path, most=1)
     planes = [plane_of(stored.values, 0, at) for at in range(stored.values.shape[0])]
-    reader.write_painted(painted, planes, like=path, axis=0)
+    reader.write_painted(painted, planes, place=reading.place(path), axis=0)
     np.testing.assert_array_equal(images(painted)[0], pages(4))
     assert spacing(painted) == pytest.approx(spacing(path))
-    assert reader.painted(painted) and not reader.painted(path)
+    assert reading.mask(painted).painted and not stored.painted
     with tifffile.TiffFile(painted) as file:  # another program finds the note and the slices
         assert file.series[0].axes == "ZYX" and file.imagej_metadata["spacing"] == 2.5
         assert "not acquired" in file.pages[0].description
@@ -194,15 +193,6 @@ def test_a_jpeg_that_viewers_turn_is_refused(tmp_path: Path) -> None:
     exif[274] = 1
     Picture.fromarray(pages(kind=np.uint8)).save(path, exif=exif)
     assert images(path)[0].shape == (20, 30)
-
-
-def test_a_jpeg_of_many_scans_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "ann_0000.jpg"
-    Picture.fromarray(pages(kind=np.uint8)).save(path, progressive=True)
-    whole = path.read_bytes()
-    last = whole.rindex(b"\xff\xda")
-    path.write_bytes(whole[:last] + whole[last:-2] * 200 + whole[-2:])
-    assert "more than 128 scans" in refused(path)
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
@@ -249,7 +239,7 @@ def test_voxels_in_another_file_are_not_looked_for(tmp_path: Path) -> None:
         ("space directions", "(1,0,0) (0,1,0)"),
         ("space directions", "(1,0,0) (0,1,0) (0,0,0)"),
         ("space directions", "(1,0,0) (0,1,0) (0,0,Meier)"),
-        ("encoding", "bzip2"),
+        ("encoding", "Meier"),
         ("sizes", "2 -2 2"),
         ("sizes", "Meier 2 2"),
         ("endian", "Meier"),
@@ -290,12 +280,17 @@ def test_voxels_beyond_those_that_a_header_claims_are_a_fault(packing: str, tmp_
     else:
         nrrd.write(str(path), values, {"encoding": packing})
         path.write_bytes(path.read_bytes().replace(b"sizes: 3 4 5", b"sizes: 2 4 5"))
-    assert "more voxels than its header says" in refused(path)
+    assert "cannot be read as" in refused(path)
 
 
-def test_the_note_of_a_painted_bmp_does_not_show_in_its_pixels(tmp_path: Path) -> None:
-    plain, painted = tmp_path / "plain.bmp", tmp_path / "painted.bmp"
-    for path, note in ((plain, ""), (painted, "synthetic: painted by asyndgan, not acquired")):
-        reader_of(path).write(path, pages(kind=np.uint8), spacing=(1, 1), note=note)
-    np.testing.assert_array_equal(np.array(Picture.open(painted)), np.array(Picture.open(plain)))
-    assert reader_of(painted).painted(painted) and not reader_of(plain).painted(plain)
+def test_a_nifti_without_voxels_behind_its_header_is_refused(tmp_path):
+    nib.save(nib.Nifti1Pair(np.zeros((3, 4, 5), np.int16), np.eye(4)), tmp_path / "a.hdr")
+    pair = (tmp_path / "a.hdr").read_bytes() + (tmp_path / "a.img").read_bytes()
+    single = nib.Nifti1Image(np.zeros((3, 4, 5), np.int16), np.eye(4))
+    within = bytearray(single.to_bytes())
+    within[108:112] = bytes(4)  # voxels would begin at 0
+    for content in (pair, bytes(within)):
+        path = tmp_path / "a.nii"
+        path.write_bytes(content)
+        with pytest.raises(DataFileError, match=r"lie in another file, or within its header"):
+            reader_of(path).image(path, most=1)

@@ -50,9 +50,8 @@ def test_a_mask_saved_without_an_affine_is_told_to_have_none_and_the_remedy_work
     folder = data_set(tmp_path, affine, own if own is not None else AFFINE, coded=own is not None)
     (fault,) = check_folder(folder).faults
     assert fault.file == folder / "labelsTr/ann.nii.gz"
-    assert fault.reason.startswith("has no geometry of its own (spacing 1, origin 0): it ")
     assert fault.remedy.startswith("If it was drawn on this image")
-    with pytest.raises(DataError, match=r"ann\.nii\.gz: has no geometry of its own"):
+    with pytest.raises(DataError, match=r"ann\.nii\.gz: .*give it the image's affine"):
         list(read_cases(folder))
     command = fault.remedy[fault.remedy.index("python -c ") :].partition(". Otherwise")[0]
     image, mask = (folder / name for name in ("imagesTr/ann_0000.nii.gz", "labelsTr/ann.nii.gz"))

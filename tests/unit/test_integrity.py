@@ -20,21 +20,25 @@ def of_lengths(*lengths: float) -> dict[str, torch.Tensor]:
     return {f"s{number}": torch.full((1, 1, 2, 2), own / 2) for number, own in enumerate(lengths)}
 
 
-def test_feedback_that_is_too_long_is_shortened_to_the_bound_and_reported() -> None:
-    section = IntegritySection(bound=2.0, alarm=5.0)
-    shortened, loud = bounded(of_lengths(1.0, 1.1, 0.9, 50.0), section)
+def test_feedback_that_is_too_long_is_shortened_to_the_bound_and_reported():
+    shortened, loud = bounded(of_lengths(1.0, 1.1, 0.9, 50.0), IntegritySection(bound=2.0))
     lengths = [round(float(own.norm()), 3) for own in shortened.values()]
     assert lengths == [1.0, 1.1, 0.9, 2.1]  # twice the median of 1.05
     assert set(loud) == {"s3"}
     assert loud["s3"] == pytest.approx(50 / 1.05)
 
 
-def test_without_a_majority_or_a_bound_nothing_is_shortened() -> None:
+def test_without_a_majority_or_a_bound_nothing_is_shortened():
     two, _ = bounded(of_lengths(1.0, 50.0), IntegritySection(bound=2.0))
     assert float(two["s1"].norm()) == pytest.approx(50)
     free, loud = bounded(of_lengths(1.0, 1.0, 50.0), IntegritySection())
     assert float(free["s2"].norm()) == pytest.approx(50)
     assert set(loud) == {"s2"}
+
+
+def test_one_loud_site_among_silent_ones_is_reported_and_silenced() -> None:
+    shortened, loud = bounded(of_lengths(0.0, 0.0, 1e8), IntegritySection(bound=2.0))
+    assert set(loud) == {"s2"} and float(shortened["s2"].norm()) < 1e-6
 
 
 def gradient(
@@ -68,8 +72,8 @@ def gradient(
 
 
 def test_with_a_bound_one_liar_of_four_does_not_turn_the_generators_gradient_round(
-    tiny: MakeRecipe, make_sites: Any, make_cohort: MakeCohort
-) -> None:
+    tiny, make_sites, make_cohort
+):
     parts = tiny, make_sites, make_cohort
     honest, quiet = gradient(*parts, liar=False)
     undefended, notes = gradient(*parts, liar=True)

@@ -21,7 +21,7 @@ Answer = Callable[[socket.socket, Path], None]
 
 
 @pytest.fixture(scope="module")
-def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def kit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fed")
     federation_here(folder / "fed", folder / "north")
     return folder / "north"
@@ -58,6 +58,26 @@ def inspector(issuer: str) -> Answer:
     return answer
 
 
+@pytest.mark.parametrize(
+    ("host", "error", "said"),
+    [
+        ("coordinator.invalid", None, "the name coordinator.invalid cannot be resolved"),
+        ("localhost", None, "refused. Is the coordinator started"),
+        ("10.255.255.1", TimeoutError, "no answer within 5 seconds: a firewall drops it"),
+    ],
+)
+def test_what_keeps_a_connection_from_being_made_is_named(kit, monkeypatch, host, error, said):
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    if error:
+        monkeypatch.setattr(socket, "create_connection", fails)
+    member = replace(read_kit(kit), host=host, port=59)
+    found = _connection(member, kit / KEY_FILE)
+    assert not found.fine
+    assert said in found.text
+
+
 def filter_page(line: socket.socket, folder: Path) -> None:
     """Answers in plain text, as a web filter does."""
     line.recv(1)
@@ -70,14 +90,13 @@ def filter_page(line: socket.socket, folder: Path) -> None:
         (inspector("Zscaler Root CA"), "(CN=Zscaler Root CA issued it). Most often a proxy"),
         (inspector("Hospital Firewall"), "CN=Hospital Firewall"),
         (filter_page, "If a proxy or firewall inspects TLS"),
+        (filter_page, "what answers there speaks no TLS, so it is another program"),
     ],
 )
-def test_inspection_of_tls_is_named_first(
-    kit: Path, tmp_path: Path, answer: Answer, said: str
-) -> None:
+def test_inspection_of_tls_is_named_first(kit, tmp_path, answer, said):
     with socket.create_server(("localhost", 0)) as server:
 
-        def serve() -> None:
+        def serve():
             while True:
                 try:
                     line, _ = server.accept()

@@ -41,21 +41,18 @@ def between(synthetic: list[Case], sites: dict[str, list[Case]]) -> Kids:
 
 def altered(cases: list[Case], change: str) -> list[Case]:
     changes = {
-        "brighter": lambda image, mask: (image + 0.2).clamp(-1, 1),
         "blurred": lambda image, mask: F.avg_pool2d(image[None], 3, 1, 1)[0],
-        "noisy": lambda image, mask: (image + 0.1 * torch.randn_like(image)).clamp(-1, 1),
         "without spots": lambda image, mask: torch.where(mask == 2, -0.1, image),
-        "modalities unrelated": lambda image, mask: torch.stack([image[0], image[1].flip(0)]),
         "all one image": lambda image, mask: cases[0].image,
     }
     return [replace(case, image=changes[change](case.image, case.mask)) for case in cases]
 
 
-def test_the_kid_is_the_mean_over_pairs_that_its_definition_says() -> None:
+def test_the_kid_is_the_mean_over_pairs_that_its_definition_says():
     random = torch.Generator().manual_seed(0)
     one, other = (torch.randn(n, 3, generator=random).double() for n in (4, 5))
 
-    def mean(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
+    def mean(first, second):
         pairs = [(x, y) for x in first for y in second if x is not y]
         return sum(float((x @ y / 3 + 1) ** 3) for x, y in pairs) / len(pairs)
 
@@ -64,7 +61,7 @@ def test_the_kid_is_the_mean_over_pairs_that_its_definition_says() -> None:
     assert kid(one, other) == pytest.approx(wanted)
 
 
-def test_the_kid_of_one_distribution_is_zero_on_average_however_few_images_there_are() -> None:
+def test_the_kid_of_one_distribution_is_zero_on_average_however_few_images_there_are():
     random = torch.Generator().manual_seed(0)
     for count in (3, 30):
         draws = torch.randn(500, 2, count, 8, generator=random).double()
@@ -73,9 +70,7 @@ def test_the_kid_of_one_distribution_is_zero_on_average_however_few_images_there
         assert abs(found.mean()) < 4 * found.std() / len(found) ** 0.5
 
 
-def test_the_kid_does_not_depend_on_the_parts_in_which_it_is_computed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_kid_does_not_depend_on_the_parts_in_which_it_is_computed(monkeypatch):
     one, other = features_of(heads(9)), features_of(heads(8, 40))
     whole = kid(one, other)
     assert whole == kid(features_of(heads(9)), features_of(heads(8, 40)))
@@ -84,18 +79,7 @@ def test_the_kid_does_not_depend_on_the_parts_in_which_it_is_computed(
     assert kid(features_of(heads(9)), other) == pytest.approx(whole, rel=1e-3)
 
 
-@pytest.mark.parametrize("change", ["blurred", "brighter"])
-def test_the_kid_grows_with_the_change(change: str) -> None:
-    real, images = features_of(heads(30)), torch.stack([case.image for case in heads(30, 50)])
-    changed = {
-        "blurred": [F.avg_pool2d(images, side, 1, side // 2) for side in (1, 3, 5)],
-        "brighter": [(images + by).clamp(-1, 1) for by in (0, 0.3, 0.6)],
-    }[change]
-    none, some, much = (kid(features(each), real) for each in changed)
-    assert none < 0.3 * some < some < much
-
-
-def test_images_of_any_number_of_channels_and_any_size_have_features() -> None:
+def test_images_of_any_number_of_channels_and_any_size_have_features():
     random = torch.Generator().manual_seed(0)
     for channels, views in ((1, 1), (2, 1), (3, 1), (4, 2), (6, 2)):
         images = torch.rand(2, channels, 24, 40, generator=random) * 2 - 1
@@ -109,7 +93,7 @@ def test_images_of_any_number_of_channels_and_any_size_have_features() -> None:
     torch.testing.assert_close(features(grey), features(grey.expand(-1, 3, -1, -1)))
 
 
-def test_too_few_images_are_an_error_and_no_result_of_a_site() -> None:
+def test_too_few_images_are_an_error_and_no_result_of_a_site():
     few = features_of(heads(3))
     with pytest.raises(ValueError, match="have 1 and 3"):
         kid(few[:1], few)
@@ -119,13 +103,13 @@ def test_too_few_images_are_an_error_and_no_result_of_a_site() -> None:
     assert mixture > -1 and math.isnan(floor)
 
 
-def test_two_sets_of_one_kind_are_as_far_apart_as_the_floor() -> None:
+def test_two_sets_of_one_kind_are_as_far_apart_as_the_floor():
     found = between(heads(60, 100), {"north": heads(30), "south": heads(30, 50)})
     assert max(abs(found.mixture), abs(found.floor)) < 0.005
     assert set(found.of_sites) == set(found.floors) == {"north", "south"}
 
 
-def test_images_that_are_the_real_ones_come_to_the_floor_and_not_below() -> None:
+def test_images_that_are_the_real_ones_come_to_the_floor_and_not_below():
     """Slices of a patient resemble each other: a reference that holds his others is no floor."""
     cases = [
         replace(
@@ -140,17 +124,7 @@ def test_images_that_are_the_real_ones_come_to_the_floor_and_not_below() -> None
     assert found.floor > 0
 
 
-@pytest.mark.parametrize(
-    "change",
-    ["brighter", "blurred", "noisy", "without spots", "modalities unrelated", "all one image"],
-)
-def test_what_a_person_would_see_is_seen(change: str) -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize("change", ["blurred", "without spots", "all one image"])
+def test_what_a_person_would_see_is_seen(change):
     found = between(altered(heads(40, 100), change), {"north": heads(40)})
     assert found.mixture > 0.1 > 20 * abs(found.floor)
-
-
-def test_a_site_of_one_patient_has_a_kid_but_no_floor() -> None:
-    found = between(heads(42, 100), {"north": heads(20), "one": heads(1, 60) * 2})
-    assert math.isnan(found.floors["one"])
-    assert found.of_sites["north"] > -1

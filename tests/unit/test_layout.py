@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from asyndgan.models import Sizes, build_discriminator, build_generator
-from asyndgan.models.layout import ImageNorm, channels_last
-from asyndgan.recipe import OptimiserSection, Recipe
+from asyndgan.models import Sizes, arithmetic, build_discriminator, build_generator
+from asyndgan.models.layout import ImageNorm
+from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
-from asyndgan.training.objective import adam
+from asyndgan.training.optimiser import adam
 
 
 def plain(network: nn.Module) -> nn.Module:
@@ -28,7 +28,7 @@ def plain(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["resnet", "topdown"])
-def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) -> None:
+def test_a_generator_with_channels_last_paints_and_learns_the_same(kind):
     parts = [f"generator.kind={kind}", "generator.width=8"]
     recipe = Recipe.from_toml("", parts)
     torch.manual_seed(0)
@@ -58,7 +58,7 @@ def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) ->
         ["discriminator.kind=patch_segmentation", "loss.segmentation=1"],
     ],
 )
-def test_a_discriminator_with_channels_last_judges_the_same(overrides: list[str]) -> None:
+def test_a_discriminator_with_channels_last_judges_the_same(overrides):
     recipe = Recipe.from_toml("", overrides)
     network = build_discriminator(recipe, Sizes(3, 2))
     assert any(isinstance(module, ImageNorm) for module in network.modules())
@@ -71,7 +71,20 @@ def test_a_discriminator_with_channels_last_judges_the_same(overrides: list[str]
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_every_norm_has_channels_last_whatever_a_network_does_before_it() -> None:
+def test_volumes_have_the_same_gradients_in_bfloat16_but_for_rounding():
+    recipe = Recipe.from_toml("", ["discriminator.kind=patch_segmentation", "loss.segmentation=1"])
+    for seed in range(6):  # torch is wrong in more than half of all calls
+        torch.manual_seed(seed)
+        network = build_discriminator(recipe, Sizes(3, 1, dims=3))
+        images, maps = torch.randn(2, 1, 32, 48, 32), torch.rand(2, 3, 32, 48, 32)
+        with arithmetic("bfloat16", torch.device("cpu")):
+            verdict = network(images, maps)
+        loss = verdict.score.float().mean() + verdict.segmentation.float().square().mean()
+        gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+        assert max(float(own.abs().max()) for own in gradients if own is not None) < 1e3
+
+
+def test_every_norm_has_channels_last_whatever_a_network_does_before_it():
     recipe = load_recipe("paper", ["generator.blocks=2"])
     generator = build_generator(recipe, Sizes(3, 1))
     seen = []
@@ -83,57 +96,13 @@ def test_every_norm_has_channels_last_whatever_a_network_does_before_it() -> Non
     assert all(maps.is_contiguous(memory_format=torch.channels_last) for maps in seen)
 
 
-def test_a_network_that_norms_slice_by_slice_is_left_to_do_so() -> None:
-    class Slices(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm = nn.InstanceNorm2d(2)
-
-        def forward(self, volume: torch.Tensor) -> torch.Tensor:
-            return torch.stack([self.norm(own) for own in volume.unbind(2)], 2)
-
-    volume = torch.randn(1, 2, 3, 8, 8)
-    torch.testing.assert_close(channels_last(Slices())(volume), Slices()(volume))
-
-
-def test_an_image_norm_is_torchs_instance_norm_at_every_image() -> None:
-    norm = ImageNorm(5, affine=True)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
-    images = torch.randn(4, 5, 6, 7) * torch.arange(1, 5).reshape(4, 1, 1, 1)
-    expected = nn.functional.instance_norm(images, weight=norm.weight, bias=norm.bias)
-    last = norm(images.contiguous(memory_format=torch.channels_last))
-    assert last.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(last, expected)
-    torch.testing.assert_close(norm(images), expected)
-
-
-def test_norms_that_remember_and_networks_without_instance_norms_stay_as_they_are() -> None:
-    remembering = nn.Sequential(nn.InstanceNorm2d(2, track_running_stats=True))
-    assert type(channels_last(remembering)[0]) is nn.InstanceNorm2d
-    grouped = channels_last(nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4)))
-    assert not grouped._forward_pre_hooks
-
-
-def test_a_private_discriminator_keeps_the_norms_that_opacus_knows() -> None:
-    for kind, quick in (("none", True), ("discriminator", False)):
-        sets = [f"privacy.kind={kind}", "discriminator.kind=patch"]
-        if kind == "discriminator":
-            sets += ["discriminator.cross_fitted=false"]
-            sets += ["privacy.patients=4", "privacy.noise=1", "privacy.conditions=unprotected"]
-        network = build_discriminator(Recipe.from_toml("", sets), Sizes(3, 1))
-        assert any(isinstance(module, ImageNorm) for module in network.modules()) is quick
-
-
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_optimiser_pairs_gradients_with_weights_however_they_lie_in_memory(
-    layout: torch.memory_format,
-) -> None:
+def test_the_optimiser_pairs_gradients_with_weights_however_they_lie_in_memory(layout):
     torch.manual_seed(0)
     networks = [nn.Conv2d(3, 4, 3) for _ in range(2)]
     networks[0].to(memory_format=layout)
     networks[1].load_state_dict(networks[0].state_dict())
-    own = adam(networks[0], OptimiserSection(), 0.1)
+    own = adam(networks[0], 0.1)
     torchs = torch.optim.Adam(networks[1].parameters(), lr=0.1, betas=own.param_groups[0]["betas"])
     for _ in range(3):
         gradient = torch.randn(4, 3, 3, 3)
@@ -144,14 +113,15 @@ def test_the_optimiser_pairs_gradients_with_weights_however_they_lie_in_memory(
     torch.testing.assert_close(networks[0].weight, networks[1].weight)
 
 
-def test_a_site_trains_without_importing_what_takes_longer_than_torch_itself() -> None:
+def test_networks_are_built_and_trained_without_importing_what_takes_longer_than_torch_itself():
     code = (
         "import sys, torch, asyndgan.engines.processes; "
-        "from asyndgan.models import Sizes, build_discriminator; "
-        "from asyndgan.recipe import OptimiserSection, Recipe; "
-        "from asyndgan.training.objective import adam, update; "
+        "from asyndgan.models import Sizes, build_discriminator, build_generator; "
+        "from asyndgan.recipe import Recipe; "
+        "from asyndgan.training.optimiser import adam, update; "
+        "build_generator(Recipe(name='x'), Sizes(3, 1)); "
         "network = build_discriminator(Recipe(name='x'), Sizes(3, 1)); "
-        "optimiser = adam(network, OptimiserSection(), 0.1); "
+        "optimiser = adam(network, 0.1); "
         "verdict = network(torch.rand(1, 1, 32, 32), torch.rand(1, 3, 32, 32)); "
         "update(optimiser, verdict.score.sum()); "
         "optimiser.load_state_dict(optimiser.state_dict()); "

@@ -1,12 +1,10 @@
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 
 from asyndgan.models import build_adversarial_loss
 from asyndgan.models.losses import balanced_cross_entropy
-from asyndgan.recipe import Recipe
 
 REAL = torch.tensor([2.0, 0.5])
 SYNTHETIC = torch.tensor([-1.0, 3.0])
@@ -31,9 +29,7 @@ def softplus(value: float) -> float:
         ("least_squares", 0.5 * ((1 + 0.25) / 2 + (1 + 9) / 2), (4 + 4) / 2),
     ],
 )
-def test_an_adversarial_loss_has_the_papers_value(
-    tiny: Callable[..., Recipe], kind: str, discriminator: float, generator: float
-) -> None:
+def test_an_adversarial_loss_has_the_papers_value(tiny, kind, discriminator, generator):
     loss = build_adversarial_loss(tiny(f"loss.adversarial={kind}"))
     both = 0.5 * (loss.real(REAL) + loss.synthetic(SYNTHETIC)).item()
     assert both == pytest.approx(discriminator, rel=1e-5)
@@ -41,9 +37,7 @@ def test_an_adversarial_loss_has_the_papers_value(
 
 
 @pytest.mark.parametrize("kind", ["bce", "least_squares"])
-def test_a_discriminator_that_is_right_has_less_loss(
-    tiny: Callable[..., Recipe], kind: str
-) -> None:
+def test_a_discriminator_that_is_right_has_less_loss(tiny, kind):
     loss = build_adversarial_loss(tiny(f"loss.adversarial={kind}"))
     right, wrong = torch.ones(4), torch.zeros(4)
     assert loss.real(right) < loss.real(wrong)
@@ -51,14 +45,12 @@ def test_a_discriminator_that_is_right_has_less_loss(
     assert loss.generator(right) < loss.generator(wrong)
 
 
-def test_binary_cross_entropy_stays_finite_for_sure_discriminators(
-    tiny: Callable[..., Recipe],
-) -> None:
+def test_binary_cross_entropy_stays_finite_for_sure_discriminators(tiny):
     loss = build_adversarial_loss(tiny())
     assert loss.generator(torch.tensor([-1e4])).item() == pytest.approx(1e4)
 
 
-def test_a_rare_label_counts_as_much_as_a_frequent_one() -> None:
+def test_a_rare_label_counts_as_much_as_a_frequent_one():
     # Three pixels of label 0 with loss a, one pixel of label 1 with loss b: (a + b) / 2.
     target = torch.tensor([[[0, 0], [0, 1]]])
     logits = torch.tensor([[[[2.0, 2.0], [2.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]])
@@ -67,7 +59,7 @@ def test_a_rare_label_counts_as_much_as_a_frequent_one() -> None:
     assert value.item() == pytest.approx((common + rare) / 2, rel=1e-5)
 
 
-def test_labels_that_do_not_occur_take_no_weight() -> None:
+def test_labels_that_do_not_occur_take_no_weight():
     target = torch.zeros(1, 2, 2, dtype=torch.int64)
     logits = torch.zeros(1, 5, 2, 2)
     value = balanced_cross_entropy(logits, target)

@@ -1,6 +1,6 @@
 """A site whose card lies when a run begins: what the others lose by it, and who is told."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,15 +8,10 @@ import pytest
 from asyndgan.errors import CohortError, QuorumError, RecipeError
 from asyndgan.recipe import LARGEST_SHARE, Recipe
 from asyndgan.runs.proposal import proposal
-from asyndgan.store import Cohort
 from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training import Coordinator, Scope
 from asyndgan.training.quorum import normalised
 from asyndgan.wire import ANSWERS, Card, pack, unpack
-
-MakeRecipe = Callable[..., Recipe]
-MakeCohort = Callable[..., Cohort]
-MakeSites = Callable[..., Any]
 
 RUN = "abc123"
 LABELS = {"0": "background", "1": "organ", "2": "lesion"}
@@ -42,10 +37,10 @@ def modalities(count: int) -> dict[str, list[Any]]:
 
 
 @pytest.fixture
-def three(make_cohort: MakeCohort, make_sites: MakeSites) -> Callable[[Recipe], Any]:
+def three(make_cohort, make_sites):
     """A federation of three sites, of 6, 3 and 4 cases, that hold the same."""
 
-    def make(recipe: Recipe) -> Any:
+    def make(recipe):
         counts = zip(SITES, (6, 3, 4), strict=True)
         return make_sites(recipe, {name: make_cohort(recipe, cases=n) for name, n in counts})
 
@@ -62,9 +57,7 @@ def three(make_cohort: MakeCohort, make_sites: MakeSites) -> Callable[[Recipe], 
         (modalities(61), "site north has T1, M0, .*; this run paints T1 at"),
     ],
 )
-def test_what_the_recipe_names_no_card_adds_to(
-    fields: dict[str, Any], reason: str, tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+def test_what_the_recipe_names_no_card_adds_to(fields, reason, tiny, three):
     recipe = tiny(NAMED, "image.modalities=['T1']", "generator.style=2")
     federation = three(recipe)
     lie(federation, north=fields)
@@ -87,17 +80,15 @@ def test_what_the_recipe_names_no_card_adds_to(
     ],
 )
 def test_a_recipe_that_names_nothing_lets_a_card_ask_for_so_much_and_no_more(
-    fields: dict[str, Any], reason: str, tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+    fields, reason, tiny, three
+):
     federation = three(tiny())
     lie(federation, north=fields)
     with pytest.raises(CohortError, match=reason):
         federation.begin()
 
 
-def test_labels_without_end_are_painted_where_the_recipe_names_them(
-    tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+def test_labels_without_end_are_painted_where_the_recipe_names_them(tiny, three):
     recipe = tiny("image.labels={background=0, organ=1, lesion=2, rare=1023}")
     assert Recipe.from_toml(recipe.to_toml()) == recipe
     federation = three(recipe)
@@ -110,8 +101,8 @@ def test_labels_without_end_are_painted_where_the_recipe_names_them(
 
 
 def test_where_masks_are_painted_the_recipes_labels_are_what_is_painted(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
+    tiny, make_cohort, make_sites
+):
     names = ["background", "organ", "lesion"]
     unnamed = (
         "image.source=masks", "condition.kind=none", "generator.kind=masks", "masks.release=false",
@@ -131,9 +122,7 @@ def test_where_masks_are_painted_the_recipes_labels_are_what_is_painted(
 
 
 @pytest.mark.parametrize("liar", SITES)
-def test_of_labels_that_contradict_each_other_the_odd_one_out_is_named_first(
-    liar: str, tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+def test_of_labels_that_contradict_each_other_the_odd_one_out_is_named_first(liar, tiny, three):
     federation = three(tiny())
     lie(federation, **{liar: {"labels": LABELS | {"2": "vessel"}}})
     with pytest.raises(CohortError) as refused:
@@ -144,9 +133,7 @@ def test_of_labels_that_contradict_each_other_the_odd_one_out_is_named_first(
     assert f"{others} call label 2 'lesion'" in said
 
 
-def test_a_card_with_another_size_is_named(
-    tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+def test_a_card_with_another_size_is_named(tiny, three):
     federation = three(tiny())
     lie(federation, south={"space": [16, 32]})
     with pytest.raises(CohortError, match=r"other sizes than .*'south': \[16, 32\]}"):
@@ -170,10 +157,10 @@ def shown(recipe: Recipe, federation: Any) -> tuple[str, Coordinator]:
 
 
 def test_who_alone_brings_something_and_what_the_others_lose_by_it_is_shown_before_the_first_step(
-    tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+    tiny, three
+):
     recipe = tiny("generator.style=2")
-    honest, small = shown(recipe, three(recipe))
+    honest, _ = shown(recipe, three(recipe))
     assert "alone" not in honest and "look" not in honest
     federation = three(recipe)
     lie(
@@ -181,17 +168,10 @@ def test_who_alone_brings_something_and_what_the_others_lose_by_it_is_shown_befo
         north={"modalities": ["T1", "CT"], "parts": [1.0, 1.0], "labels": LABELS | {"63": "evil"}},
     )
     text, coordinator = shown(recipe, federation)
-    before, after = (
-        sum(weights.numel() for weights in each.generator.parameters())
-        for each in (small, coordinator)
-    )
+    after = sum(weights.numel() for weights in coordinator.generator.parameters())
     lines = text.splitlines()
     assert f"generator   {after:,} weights" in lines
-    assert (
-        f"north alone brings 'CT', label 63 'evil'; without it the generator would have {before:,} "
-        "weights." in lines
-    )
-    assert "No look of their own, for lack of a modality: east, south." in lines
+    assert "north alone brings 'CT', label 63 'evil'." in lines
     assert [line.split() for line in lines if line.startswith(SITES)][:3] == [
         ["east", "6", "46%", "6", "'CT',", "labels", "63"],
         ["north", "3", "23%", "3", "nothing"],
@@ -200,13 +180,11 @@ def test_who_alone_brings_something_and_what_the_others_lose_by_it_is_shown_befo
     assert any(line.startswith("paints") and "as the sites say" in line for line in lines)
 
 
-def test_what_a_run_is_resumed_with_is_confirmed_already(
-    tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+def test_what_a_run_is_resumed_with_is_confirmed_already(tiny, three):
     federation = three(tiny())
     state = federation.begin().state()
 
-    def confirm(scope: Scope, cards: Mapping[str, Card]) -> None:
+    def confirm(scope, cards):
         raise AssertionError("nobody is asked again")
 
     Coordinator.begin(
@@ -214,9 +192,7 @@ def test_what_a_run_is_resumed_with_is_confirmed_already(
     )
 
 
-def test_a_name_in_a_card_passes_for_nothing_else(
-    tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+def test_a_name_in_a_card_passes_for_nothing_else(tiny, three):
     recipe, federation = tiny(), three(tiny())
     name = "T2', 'T1'; A site counts by"
     lie(federation, north={"modalities": ["T1", name], "parts": [1.0, 1.0]})
@@ -243,13 +219,8 @@ def test_a_name_in_a_card_passes_for_nothing_else(
     ],
 )
 def test_of_three_sites_none_counts_for_all_whatever_share_it_declares(
-    most: list[str],
-    sites: int,
-    expected: float,
-    tiny: MakeRecipe,
-    make_cohort: MakeCohort,
-    make_sites: MakeSites,
-) -> None:
+    most, sites, expected, tiny, make_cohort, make_sites
+):
     recipe = tiny(*most, "quorum.least=0.1")
     federation = make_sites(recipe, {name: make_cohort(recipe) for name in SITES[:sites]})
     lie(federation, east={"share": 2.0**52})
@@ -263,7 +234,7 @@ def test_of_three_sites_none_counts_for_all_whatever_share_it_declares(
     assert coordinator.step().shares["east"] == pytest.approx(expected)
 
 
-def test_the_bound_leaves_sites_as_unequal_as_the_data_sets_here_as_they_are() -> None:
+def test_the_bound_leaves_sites_as_unequal_as_the_data_sets_here_as_they_are():
     volumes = {"site_1": 44.0, "site_2": 137.0, "site_3": 22.0}  # hippocampus_3d
     assert normalised(volumes, Recipe().shares.most_of(3)) == normalised(volumes)
 
@@ -273,9 +244,7 @@ def until_there(coordinator: Coordinator, site: str) -> None:
         coordinator.invite()
 
 
-def test_a_site_that_comes_or_comes_back_with_a_share_above_all_others_is_told_of(
-    tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+def test_a_site_that_comes_or_comes_back_with_a_share_above_all_others_is_told_of(tiny, three):
     federation = three(tiny("quorum.least=0.1"))
     federation.line.cut = {"south"}
     coordinator = federation.begin()
@@ -294,9 +263,7 @@ def test_a_site_that_comes_or_comes_back_with_a_share_above_all_others_is_told_o
     assert coordinator.events == [note, back]
 
 
-def test_a_site_that_nobody_was_asked_about_is_told_of_if_it_outweighs_the_others(
-    tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+def test_a_site_that_nobody_was_asked_about_is_told_of_if_it_outweighs_the_others(tiny, three):
     federation = three(tiny())
     lie(federation, south={"share": 2.0**52})
     coordinator = Coordinator.begin(
@@ -306,9 +273,7 @@ def test_a_site_that_nobody_was_asked_about_is_told_of_if_it_outweighs_the_other
     assert note.startswith("south declares a share of 4.5036e+15, and counts for 75%")
 
 
-def test_a_line_of_news_is_cut_where_a_cards_names_make_it_too_long(
-    tiny: MakeRecipe, three: Callable[[Recipe], Any]
-) -> None:
+def test_a_line_of_news_is_cut_where_a_cards_names_make_it_too_long(tiny, three):
     coordinator = three(tiny()).begin()
     coordinator.events.append("site south has " + LONGEST_NEWS * "T1, ")
     assert [len(line) for line in coordinator.step().events] == [LONGEST_NEWS]

@@ -16,11 +16,9 @@ from asyndgan.recipe import ImageSection
 from asyndgan.store import Case
 from asyndgan.store.moves import LIKE_PATIENTS, moved
 
-Groups = tuple[list[Case], list[Case], list[Case]]
-
 
 @pytest.fixture(scope="module")
-def groups(tmp_path_factory: pytest.TempPathFactory) -> Groups:
+def groups(tmp_path_factory):
     """Members, others and strangers: twelve phantom patients each, two slices of a patient."""
     folder = tmp_path_factory.mktemp("phantoms")
     site = replace(DEFAULT_SITES[0], patients=36, slices=2)
@@ -54,9 +52,7 @@ def told(
     ]
 
 
-def test_members_are_told_by_their_moved_masks_and_not_by_masks_of_strangers(
-    groups: Groups,
-) -> None:
+def test_members_are_told_by_their_moved_masks_and_not_by_masks_of_strangers(groups):
     members, others, strangers = groups
     by_own, by_strange = told(members, others, moved_once(members), moved_once(strangers))
     assert by_own["mask"].auc > 0.95
@@ -64,7 +60,7 @@ def test_members_are_told_by_their_moved_masks_and_not_by_masks_of_strangers(
     assert not any(one.tells for one in by_strange.values())
 
 
-def test_a_mask_is_found_again_wherever_it_lies_however_it_was_turned() -> None:
+def test_a_mask_is_found_again_wherever_it_lies_however_it_was_turned():
     mask = torch.zeros(48, 64, dtype=torch.int64)
     mask[10:30, 20:28], mask[24:30, 28:40] = 1, 2
     disc = torch.zeros_like(mask)
@@ -79,7 +75,7 @@ def _case(patient: str, mask: Mask, image: torch.Tensor | None = None) -> Case:
     return Case.drawn(patient, shown, mask, ("T1",))
 
 
-def test_no_forest_judges_a_patient_from_whom_it_learned() -> None:
+def test_no_forest_judges_a_patient_from_whom_it_learned():
     """Each patient's mask has another label, so a label says from whom a forest learned."""
     square = torch.zeros(16, 16, dtype=torch.int64)
     square[4:12, 4:12] = 1
@@ -91,7 +87,7 @@ def test_no_forest_judges_a_patient_from_whom_it_learned() -> None:
     assert {int(mask.max()) for mask in found[:2]} == {1, 2}
 
 
-def test_a_patient_without_a_label_gets_the_lowest_score(groups: Groups) -> None:
+def test_a_patient_without_a_label_gets_the_lowest_score(groups):
     members, others, _ = groups
     empty = replace(members[0], patient="empty", mask=torch.zeros(32, 32, dtype=torch.int64))
     (scores,) = mask_scores([*members, empty], others, moved_once(members))
@@ -99,7 +95,7 @@ def test_a_patient_without_a_label_gets_the_lowest_score(groups: Groups) -> None
         assert own["empty"] == min(own.values()) and len(own) == 25
 
 
-def test_without_masks_nobody_is_told(groups: Groups) -> None:
+def test_without_masks_nobody_is_told(groups):
     members, others, _ = groups
     bare = [
         [replace(case, mask=torch.zeros_like(case.mask)) for case in group]

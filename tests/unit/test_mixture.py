@@ -19,7 +19,7 @@ def pull(sites: Tensor, shares: Tensor, q: Tensor) -> float:
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_no_distribution_beside_the_centroid_is_nearer_to_the_sites(apart: bool) -> None:
+def test_no_distribution_beside_the_centroid_is_nearer_to_the_sites(apart):
     sites, random = mixture.sites_on_a_line(2, apart=apart), torch.Generator().manual_seed(0)
     middle = mixture.centroid(sites, SHARES)
     least = pull(sites, SHARES, middle)
@@ -31,7 +31,7 @@ def test_no_distribution_beside_the_centroid_is_nearer_to_the_sites(apart: bool)
             assert least <= pull(sites, SHARES, beside) + 1e-9
 
 
-def test_two_sites_apart_end_where_the_page_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_sites_apart_end_where_the_page_says(monkeypatch):
     monkeypatch.setattr(mixture, "GAME", 400)  # a tenth of what the page's figures take
     sites = mixture.sites_on_a_line(2, apart=True)
     part = float(mixture.centroid(sites, SHARES)[sites[0] > 0].sum())
@@ -40,20 +40,18 @@ def test_two_sites_apart_end_where_the_page_says(monkeypatch: pytest.MonkeyPatch
     assert float(found[sites[0] > 0].sum()) == pytest.approx(part, abs=0.01)
 
 
-def test_what_is_painted_like_the_truth_diverges_from_it_by_nothing_and_grey_does() -> None:
+def test_what_is_painted_like_the_truth_diverges_from_it_by_nothing_and_grey_does():
     random = torch.Generator().manual_seed(0)
     prior = torch.full((mixture.MASKS,), 1 / mixture.MASKS)
 
-    def divergence(painted: object) -> float:
+    def divergence(painted):
         return mixture._divergence(prior, painted, [], 1, random)
 
     assert divergence(lambda masks, _: mixture.real(masks, random)) < 0.002
     assert divergence(lambda masks, _: torch.zeros(masks.shape)) > 0.5
 
 
-def test_the_picture_of_the_second_table_shows_its_ratios_and_their_intervals(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_picture_of_the_second_table_shows_its_ratios_and_their_intervals(monkeypatch):
     shown: dict[str, Any] = {}
     monkeypatch.setattr(
         mixture, "plot_ratios", lambda found, sites, most: shown.update(found, sites=sites) or b""

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,8 @@ from asyndgan.store import Cohort
 from asyndgan.store.splits import OPEN, Chooser
 from asyndgan.training import Site
 from asyndgan.training.aggregation import LEAST_PART, weights_of
-from asyndgan.wire import Card, Judge, through
+from asyndgan.wire import Card, Judge
 
-MakeRecipe = Callable[..., Recipe]
-MakeCohort = Callable[..., Cohort]
-MakeSites = Callable[..., Any]  # of conftest's Federation
 EXACT = ("wire.images=float32", "wire.feedback=float32")
 
 
@@ -41,9 +37,7 @@ def incomplete(cohort: Cohort, present: list[list[bool]]) -> Cohort:
     )  # fmt: skip
 
 
-def test_shares_by_modality_are_those_among_the_sites_that_hold_it(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
+def test_shares_by_modality_are_those_among_the_sites_that_hold_it(tiny, make_cohort, make_sites):
     """The gradient of mean_c sum_j pi_jc loss_jc, where each site holds one modality."""
     recipe = tiny(*EXACT, "shares.by=modality")
     cohorts = {
@@ -80,21 +74,9 @@ def test_shares_by_modality_are_those_among_the_sites_that_hold_it(
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
 
 
-def test_shares_by_modality_change_nothing_where_everybody_holds_the_same(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
-    weights = []
-    for by in ("site", "modality"):
-        coordinator = make_sites(tiny(*EXACT, f"shares.by={by}")).begin()
-        for _ in range(3):
-            coordinator.step()
-        weights.append(torch.cat([p.flatten() for p in coordinator.generator.parameters()]))
-    assert torch.allclose(*weights, atol=1e-6)
-
-
 def test_who_says_that_next_to_no_case_has_a_modality_has_no_weight_without_limit(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
+    tiny, make_cohort, make_sites
+):
     recipe = tiny("shares.by=modality")
     cohorts = {
         "north": make_cohort(recipe, seed=1, modalities=["T1"]),
@@ -104,7 +86,7 @@ def test_who_says_that_next_to_no_case_has_a_modality_has_no_weight_without_limi
     members = coordinator.members
     shares = coordinator.roster.shares_of(members)
 
-    def weight(part: float) -> float:
+    def weight(part):
         members["west"].parts = [part]
         return float(weights_of(members, shares, 2, by="modality")["west"])
 
@@ -112,29 +94,9 @@ def test_who_says_that_next_to_no_case_has_a_modality_has_no_weight_without_limi
     assert weight(1e-6) == weight(LEAST_PART) == pytest.approx(weight(1.0) / LEAST_PART)
 
 
-def test_a_site_that_leaves_takes_its_part_of_a_modality_along(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
-    recipe = tiny("shares.by=modality", "quorum.least=0.1")
-    federation = make_sites(
-        recipe,
-        {
-            "east": make_cohort(recipe, cases=2, modalities=["T2"]),
-            "north": make_cohort(recipe, cases=6, modalities=["T1", "T2"]),
-        },
-    )
-    coordinator = federation.begin()
-    members = dict(coordinator.members)
-    both = weights_of(members, {"east": 0.25, "north": 0.75}, 2, by="modality")
-    assert both["north"].flatten().tolist() == pytest.approx([1.0, 0.75])
-    assert both["east"].flatten().tolist() == pytest.approx([0.25 / 2])
-    alone = weights_of(members, {"north": 1.0}, 2, by="modality")
-    assert alone["north"].flatten().tolist() == pytest.approx([1.0, 1.0])
-
-
 def test_a_site_that_lacks_a_modality_is_shown_the_look_that_such_sites_share(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
+    tiny, make_cohort, make_sites
+):
     recipe = tiny(*EXACT, "generator.style=4", "generator.noise=1")
     cohorts = {
         "east": make_cohort(recipe, seed=1, modalities=["T1"]),
@@ -149,20 +111,9 @@ def test_a_site_that_lacks_a_modality_is_shown_the_look_that_such_sites_share(
     east, north, south = (own[0, -4:, 0, 0] for own in noise.split(recipe.training.batch))
     assert east.equal(south)
     assert not east.equal(north)
-    conditions, random = coordinator.members["east"].conditions, torch.Generator()
-    reminded = {
-        site: coordinator.paint_looks(
-            coordinator.generator, conditions, [site] * len(conditions), random.manual_seed(0)
-        )
-        for site in cohorts
-    }
-    assert reminded["east"].equal(reminded["south"])
-    assert not reminded["east"].allclose(reminded["north"])
 
 
-def test_a_case_that_lacks_a_modality_is_not_counted_as_absent_twice(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
+def test_a_case_that_lacks_a_modality_is_not_counted_as_absent_twice(tiny, make_cohort, make_sites):
     """Three cases each with T2: both sites pull T2 alike, though one has three more without."""
     recipe = tiny(*EXACT, "shares.by=modality", "training.flip=false")
     north = make_cohort(recipe, cases=6, modalities=["T1", "T2"])
@@ -185,9 +136,7 @@ def test_a_case_that_lacks_a_modality_is_not_counted_as_absent_twice(
     assert float(weights["north"][0] + weights["south"][0]) == pytest.approx(1.0)
 
 
-def test_a_policy_that_keeps_cases_back_takes_none_whose_zeros_would_tell(
-    tiny: MakeRecipe, make_cohort: MakeCohort
-) -> None:
+def test_a_policy_that_keeps_cases_back_takes_none_whose_zeros_would_tell(tiny, make_cohort):
     recipe = tiny("masks.release=false", "training.move=true")
     whole = make_cohort(recipe, cases=2, modalities=["T1", "T2"])
     few = AllowsSection(fewest_patients=1, unmeasured=True)
@@ -204,12 +153,7 @@ def test_a_policy_that_keeps_cases_back_takes_none_whose_zeros_would_tell(
 
 
 @pytest.mark.parametrize("terms", [[], ["loss.paired_l1=5"]])
-def test_where_a_case_lacks_a_modality_nobody_judges_it(
-    tiny: MakeRecipe,
-    make_cohort: MakeCohort,
-    make_sites: MakeSites,
-    terms: list[str],
-) -> None:
+def test_where_a_case_lacks_a_modality_nobody_judges_it(tiny, make_cohort, make_sites, terms):
     recipe = tiny(*EXACT, "training.flip=false", *terms)
     whole = make_cohort(recipe, cases=4, modalities=["T1", "T2"])
     cohort = incomplete(whole, [[True, True], [True, False], [False, True], [True, True]])
@@ -240,9 +184,7 @@ def judging(coordinator: Any, batch: int, recipe: Recipe, step: int) -> Judge:
     return Judge(run=coordinator.roster.run, step=step, batch=batch, images=images)
 
 
-def test_a_discriminator_sees_what_is_absent_alike_in_real_and_synthetic_images(
-    tiny: MakeRecipe, make_cohort: MakeCohort
-) -> None:
+def test_a_discriminator_sees_what_is_absent_alike_in_real_and_synthetic_images(tiny, make_cohort):
     recipe = tiny("training.flip=false")
     whole = make_cohort(recipe, cases=2, modalities=["T1", "T2"])
     cohort = incomplete(whole, [[True, False], [True, True]])
@@ -259,34 +201,22 @@ def test_a_discriminator_sees_what_is_absent_alike_in_real_and_synthetic_images(
     assert torch.equal(*states)
 
 
-@pytest.mark.parametrize(
-    ("crossed", "remedy"),
-    [
-        ("discriminator.cross_fitted=true", "discriminator.cross_fitted to false"),
-        (
-            "site_discriminators={north={layers=1, cross_fitted=true}}",
-            "site_discriminators.north.cross_fitted to false",
-        ),
-    ],
-)
 def test_a_network_of_one_half_of_the_patients_judges_no_modality_that_it_never_saw(
-    tiny: MakeRecipe, make_cohort: MakeCohort, crossed: str, remedy: str
-) -> None:
+    tiny, make_cohort
+):
     whole = make_cohort(tiny(), cases=6, modalities=["T1", "T2"])
     first, second = map(whole.halves.tolist().index, (0, 1))
     alone = incomplete(whole, [[True, case == first] for case in range(6)])
     both = incomplete(whole, [[True, case in (first, second)] for case in range(6)])
     assert (alone.untaught, both.untaught) == (["T2"], [])
-    wanted = f"one half alone has cases with T2, .* Leave T2 out at this site, or set {remedy}"
+    wanted = "one half alone has cases with T2, .* Leave T2 out at this site, or set discriminator"
     with pytest.raises(CohortError, match=wanted):
-        Site("north", alone, tiny(crossed))
-    Site("north", both, tiny(crossed))
+        Site("north", alone, tiny("discriminator.cross_fitted=true"))
+    Site("north", both, tiny("discriminator.cross_fitted=true"))
     Site("north", alone, tiny())
 
 
-def test_what_cannot_tell_absent_from_black_is_refused(
-    tiny: MakeRecipe, make_cohort: MakeCohort
-) -> None:
+def test_what_cannot_tell_absent_from_black_is_refused(tiny, make_cohort):
     whole = make_cohort(tiny(), cases=2, modalities=["T1", "T2"])
     cohort = incomplete(whole, [[True, False], [True, True]])
     private = tiny(
@@ -296,9 +226,7 @@ def test_what_cannot_tell_absent_from_black_is_refused(
         Site("north", cohort, private)
 
 
-def test_a_modality_that_no_case_has_is_none_of_the_site(
-    tiny: MakeRecipe, make_cohort: MakeCohort
-) -> None:
+def test_a_modality_that_no_case_has_is_none_of_the_site(tiny, make_cohort):
     whole = make_cohort(tiny(), cases=2, modalities=["T1", "T2"])
     for present in ([[True, False], [True, False]], [[False, False], [True, True]]):
         with pytest.raises(CohortError, match="every case needs a modality"):
@@ -306,8 +234,8 @@ def test_a_modality_that_no_case_has_is_none_of_the_site(
 
 
 def test_a_site_says_how_many_cases_lack_a_modality_unless_its_policy_keeps_that_back(
-    tiny: MakeRecipe, make_cohort: MakeCohort
-) -> None:
+    tiny, make_cohort
+):
     recipe = tiny()
     whole = make_cohort(recipe, cases=4, modalities=["T1", "T2"])
     cohort = incomplete(whole, [[True, True], [True, False], [True, True], [True, True]])
@@ -325,7 +253,7 @@ def test_a_site_says_how_many_cases_lack_a_modality_unless_its_policy_keeps_that
     assert kept.parts == [1.0, 1.0]
 
 
-def test_a_card_with_too_few_parts_is_refused(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+def test_a_card_with_too_few_parts_is_refused(tiny, make_sites):
     federation = make_sites(tiny())
     coordinator = federation.begin()
     card = coordinator.roster.open("north", 0)
@@ -334,7 +262,7 @@ def test_a_card_with_too_few_parts_is_refused(tiny: MakeRecipe, make_sites: Make
 
 
 @pytest.fixture
-def patchy(tmp_path: Path) -> Path:
+def patchy(tmp_path):
     """Three cases of T1 and T2; the second has no T2."""
     folder = tmp_path / "patchy"
     for part in ("imagesTr", "labelsTr"):
@@ -361,9 +289,7 @@ def declare(folder: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "incomplete": True}))
 
 
-def test_a_missing_file_is_a_fault_until_the_data_set_says_that_cases_are_incomplete(
-    patchy: Path, tiny: MakeRecipe
-) -> None:
+def test_a_missing_file_is_a_fault_until_the_data_set_says_that_cases_are_incomplete(patchy, tiny):
     setup, recipe = SiteSetup("north", patchy, patchy), tiny()
     assert [fault.reason for fault in check_folder(patchy).faults] == [
         "modality 'T2' is missing for this case"
@@ -381,25 +307,22 @@ def test_a_missing_file_is_a_fault_until_the_data_set_says_that_cases_are_incomp
         DataSet(patchy).cases(recipe.image)
 
 
-def test_a_case_with_nothing_of_what_is_asked_for_is_left_out(
-    patchy: Path, tiny: MakeRecipe
-) -> None:
+def test_a_case_with_nothing_of_what_is_asked_for_is_left_out(patchy, tiny):
     declare(patchy)
     cohort = load_cohort(SiteSetup("north", patchy, patchy, without=("T1",)), tiny())
     assert cohort.modalities == ("T2",)
     assert len(cohort) == 2
     assert cohort.present is None
-    with pytest.raises(CohortError, match="has nothing else that the recipe paints"):
+    with pytest.raises(CohortError, match="leave one that is painted"):
         load_cohort(SiteSetup("north", patchy, patchy, without=("T1", "T2")), tiny())
 
 
 @pytest.mark.parametrize(
-    ("chooser", "told"),
-    [(OPEN, {("T1",), ("T1", "T2")}), (Chooser("ab" * 32), {("T1", "T2")})],
+    ("chooser", "told"), [(OPEN, {("T1",), ("T1", "T2")}), (Chooser("ab" * 32), {("T1", "T2")})]
 )
 def test_a_modality_that_only_held_out_cases_have_is_told_of_by_no_site_with_a_secret(
-    chooser: Chooser, told: set[tuple[str, ...]], patchy: Path, tiny: MakeRecipe
-) -> None:
+    chooser, told, patchy, tiny
+):
     for case in ("p0", "p2"):
         (patchy / "imagesTr" / f"{case}_0001.png").unlink()
     Image.fromarray(200 * np.eye(16, dtype=np.uint8)).save(patchy / "imagesTr" / "p1_0001.png")
@@ -412,19 +335,11 @@ def test_a_modality_that_only_held_out_cases_have_is_told_of_by_no_site_with_a_s
     assert found == told
 
 
-def test_a_site_can_go_without_a_modality_that_its_folder_has(
-    patchy: Path, tiny: MakeRecipe
-) -> None:
+def test_a_site_can_go_without_a_modality_that_its_folder_has(patchy, tiny):
     cohort = load_cohort(SiteSetup("north", patchy, patchy, without=("T2",)), tiny())
     assert cohort.modalities == ("T1",)
     assert SiteSetup.from_plain(
         json.loads(json.dumps(SiteSetup("north", patchy, patchy, without=("T2",)).to_plain()))
     ).without == ("T2",)
-    with pytest.raises(CohortError, match="without FLAIR, which its folder does not have"):
+    with pytest.raises(CohortError, match=r"without FLAIR.* has T1, T2"):
         load_cohort(SiteSetup("north", patchy, patchy, without=("FLAIR",)), tiny())
-
-
-def test_what_is_absent_survives_the_coding_of_images() -> None:
-    black = torch.full((1, 1, 4, 4), -1.0)
-    for coding in ("float32", "float16", "uint8"):
-        assert torch.equal(through(black, coding), black)

@@ -1,7 +1,5 @@
-import sys
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Literal
 
 import pytest
 import torch
@@ -25,7 +23,6 @@ from asyndgan.models.discriminators import PatchNetwork
 from asyndgan.models.generators import within_range
 from asyndgan.models.topdown import softened
 from asyndgan.recipe import DiscriminatorSection, Recipe
-from asyndgan.store import Cohort
 from asyndgan.training import Site
 
 MakeRecipe = Callable[..., Recipe]
@@ -61,15 +58,12 @@ def discriminator_of(tiny: MakeRecipe, kind: str, space: tuple[int, ...]) -> nn.
     torch.manual_seed(0)
     segments = "0" if kind == "patch" else "1"
     return build_discriminator(
-        tiny(f"discriminator.kind={kind}", f"loss.segmentation={segments}"),
-        Sizes(3, 2, len(space)),
+        tiny(f"discriminator.kind={kind}", f"loss.segmentation={segments}"), Sizes(3, 2, len(space))
     )
 
 
 @pytest.mark.parametrize("levels", [2, 3, 5])
-def test_a_generator_paints_at_as_many_sizes_as_the_recipe_says(
-    tiny: MakeRecipe, levels: int
-) -> None:
+def test_a_generator_paints_at_as_many_sizes_as_the_recipe_says(tiny, levels):
     generator = build_generator(
         tiny(
             "image.size=32", "generator.kind=topdown", f"generator.levels={levels}",
@@ -85,7 +79,7 @@ def test_a_generator_paints_at_as_many_sizes_as_the_recipe_says(
 
 
 @pytest.mark.parametrize("space", [(12, 20), (8, 12, 10)])
-def test_softened_maps_keep_their_mean_and_blur_every_border(space: tuple[int, ...]) -> None:
+def test_softened_maps_keep_their_mean_and_blur_every_border(space):
     maps = torch.zeros(2, 3, *space)
     maps[0, 1] = 1
     middle = (slice(4, 8), *[slice(4, 8)] * (len(space) - 1))
@@ -99,7 +93,7 @@ def test_softened_maps_keep_their_mean_and_blur_every_border(space: tuple[int, .
     assert softened(maps, 0) is maps
 
 
-def test_a_pixel_that_became_white_in_bfloat16_can_become_dark_again() -> None:
+def test_a_pixel_that_became_white_in_bfloat16_can_become_dark_again():
     painted = torch.full((1, 1, 2, 2), 5.0, dtype=torch.bfloat16, requires_grad=True)
     (slope,) = torch.autograd.grad(within_range(painted).sum(), painted)
     assert (slope > 0).all()
@@ -110,9 +104,7 @@ def test_a_pixel_that_became_white_in_bfloat16_can_become_dark_again() -> None:
     ("kind", "condition"),
     [("resnet", "mask"), ("topdown", "mask"), ("topdown", "class"), ("topdown", "none")],
 )
-def test_a_generator_paints_every_modality_within_range(
-    tiny: MakeRecipe, kind: str, condition: str, space: tuple[int, ...]
-) -> None:
+def test_a_generator_paints_every_modality_within_range(tiny, kind, condition, space):
     generator = generator_of(tiny, kind, space, condition)
     images = generator(maps_of(condition, space), 30 * noise_of(space))
     assert images.shape == (2, 2, *space)
@@ -123,9 +115,7 @@ def test_a_generator_paints_every_modality_within_range(
 
 @pytest.mark.parametrize("space", LARGER[1:])
 @pytest.mark.parametrize("kind", GENERATORS)
-def test_an_image_does_not_depend_on_its_batch_mates(
-    tiny: MakeRecipe, kind: str, space: tuple[int, ...]
-) -> None:
+def test_an_image_does_not_depend_on_its_batch_mates(tiny, kind, space):
     generator = generator_of(tiny, kind, space)
     maps, noise = maps_of("mask", space, b=3), noise_of(space, b=3)
     together = generator(maps, noise)
@@ -134,9 +124,7 @@ def test_an_image_does_not_depend_on_its_batch_mates(
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
-def test_condition_and_noise_shape_an_image_if_the_generator_reads_them(
-    tiny: MakeRecipe, kind: str
-) -> None:
+def test_condition_and_noise_shape_an_image_if_the_generator_reads_them(tiny, kind):
     space = (32, 32)
     generator = generator_of(tiny, kind, space)
     maps, noise = maps_of("mask", space), noise_of(space)
@@ -146,7 +134,7 @@ def test_condition_and_noise_shape_an_image_if_the_generator_reads_them(
     assert not torch.allclose(image, generator(maps.flip(-1), noise), atol=1e-2)
 
 
-def test_the_topdown_generator_paints_in_each_sites_style(tiny: MakeRecipe) -> None:
+def test_the_topdown_generator_paints_in_each_sites_style(tiny):
     torch.manual_seed(0)
     recipe = tiny("image.size=32", "generator.style=4", "generator.noise=2")
     generator = build_generator(recipe, Sizes(3, 2, 2))
@@ -155,7 +143,7 @@ def test_the_topdown_generator_paints_in_each_sites_style(tiny: MakeRecipe) -> N
     assert not torch.allclose(generator(maps, looks[0]), generator(maps, looks[1]), atol=1e-2)
 
 
-def test_a_sites_style_is_its_own_wherever_it_is_asked_for(tiny: MakeRecipe) -> None:
+def test_a_sites_style_is_its_own_wherever_it_is_asked_for(tiny):
     recipe = tiny("generator.style=3")
     together = site_noise(recipe, ["a", "b", "a"], (16, 16), torch.Generator())
     alone = site_noise(recipe, ["b"], (16, 16), torch.Generator())
@@ -164,9 +152,7 @@ def test_a_sites_style_is_its_own_wherever_it_is_asked_for(tiny: MakeRecipe) -> 
     assert together[0, -3:].flatten(1).std(1).max() == 0  # the same at every pixel
 
 
-def test_a_generator_of_masks_paints_shares_of_labels_that_add_up_to_a_whole(
-    tiny: MakeRecipe,
-) -> None:
+def test_a_generator_of_masks_paints_shares_of_labels_that_add_up_to_a_whole(tiny):
     recipe = tiny(
         "image.source=masks", "condition.kind=none", "masks.release=false", "generator.kind=masks",
         "generator.noise=0", "generator.latent=4", "discriminator.kind=dcgan",
@@ -194,21 +180,9 @@ def test_a_generator_of_masks_paints_shares_of_labels_that_add_up_to_a_whole(
         assert one.any()
 
 
-def test_the_topdown_generator_sees_a_class(tiny: MakeRecipe) -> None:
-    space = (16, 16)
-    generator, noise = generator_of(tiny, "topdown", space, "class"), noise_of(space)
-    images = [
-        generator(condition_maps(torch.tensor(c), kind="class", labels=3, space=space), noise)
-        for c in ([0, 0], [1, 1])
-    ]
-    assert not torch.allclose(*images, atol=1e-2)
-
-
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
-def test_a_verdicts_gradient_reaches_every_pixel(
-    tiny: MakeRecipe, kind: str, space: tuple[int, ...]
-) -> None:
+def test_a_verdicts_gradient_reaches_every_pixel(tiny, kind, space):
     discriminator = discriminator_of(tiny, kind, space)
     images = torch.randn(2, 2, *space, generator=torch.Generator().manual_seed(1))
     verdict = discriminator(images.requires_grad_(), maps_of("mask", space))
@@ -221,9 +195,7 @@ def test_a_verdicts_gradient_reaches_every_pixel(
         assert (gradient.abs().sum((0, 1)) > 0).all()
 
 
-def test_a_patch_discriminator_that_segments_judges_given_the_mask_and_finds_it_without(
-    tiny: MakeRecipe,
-) -> None:
+def test_a_patch_discriminator_that_segments_judges_given_the_mask_and_finds_it_without(tiny):
     space = (16, 16)
     network = discriminator_of(tiny, "patch_segmentation", space)
     images, maps = torch.rand(2, 2, *space), maps_of("mask", space)
@@ -232,18 +204,8 @@ def test_a_patch_discriminator_that_segments_judges_given_the_mask_and_finds_it_
     torch.testing.assert_close(own.segmentation, other.segmentation)
 
 
-def test_each_kind_of_discriminator_has_its_own_outputs(tiny: MakeRecipe) -> None:
-    space = (16, 16)
-    images, maps = torch.zeros(2, 2, *space), maps_of("mask", space)
-    verdicts = {kind: discriminator_of(tiny, kind, space)(images, maps) for kind in DISCRIMINATORS}
-    assert verdicts["patch"].score.shape[:2] == (2, 1)
-    assert verdicts["patch"].segmentation is None
-    assert verdicts["patch_segmentation"].score is not None
-    assert verdicts["patch_segmentation"].segmentation.shape == (2, 3, *space)
-
-
 @pytest.mark.parametrize("kind", DISCRIMINATORS)
-def test_a_verdict_does_not_depend_on_its_batch_mates(tiny: MakeRecipe, kind: str) -> None:
+def test_a_verdict_does_not_depend_on_its_batch_mates(tiny, kind):
     space = (16, 16)
     discriminator = discriminator_of(tiny, kind, space)
     images = torch.randn(3, 2, *space, generator=torch.Generator().manual_seed(1))
@@ -260,9 +222,7 @@ def test_a_verdict_does_not_depend_on_its_batch_mates(tiny: MakeRecipe, kind: st
 @pytest.mark.parametrize("norm", ["instance", "layer"])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("space", [(32, 32), (32, 32, 32)])
-def test_the_patch_network_is_monais_down_to_the_last_bit(
-    space: tuple[int, ...], layers: int, norm: Literal["instance", "layer"]
-) -> None:
+def test_the_patch_network_is_monais_down_to_the_last_bit(space, layers, norm):
     named = {"instance": ("INSTANCE", {"affine": True}), "layer": ("GROUP", {"num_groups": 1})}
     torch.manual_seed(0)
     theirs = monai.PatchDiscriminator(
@@ -279,36 +239,15 @@ def test_the_patch_network_is_monais_down_to_the_last_bit(
     assert len(ours(images)) == layers + 2
 
 
-def test_a_patch_discriminator_of_three_layers_sees_seventy_pixels() -> None:
-    recipe = Recipe.from_toml("", ["image.size=96", "discriminator.width=4"])
-    discriminator = build_discriminator(recipe, Sizes(0, 1))
-    discriminator.apply(_let_everything_through)
-    images = torch.zeros(1, 1, 96, 96, requires_grad=True)
-    score = discriminator(images, torch.zeros(1, 0, 96, 96)).score
-    assert score is not None
-    (gradient,) = torch.autograd.grad(score[0, 0, 5, 5], images)
-    assert (gradient[0, 0].abs().sum(0) > 0).sum() == 70
-    assert (gradient[0, 0].abs().sum(1) > 0).sum() == 70
-
-
-def _let_everything_through(layer: nn.Module) -> None:
-    if isinstance(layer, nn.Conv2d):
-        nn.init.constant_(layer.weight, 0.1)
-        if layer.bias is not None:
-            nn.init.constant_(layer.bias, 1.0)
-    if isinstance(layer, nn.InstanceNorm2d):  # it would spread the gradient over the whole image
-        layer.forward = lambda features: features  # type: ignore[method-assign]
-
-
 @pytest.mark.parametrize("kind", GENERATORS)
-def test_no_bias_stands_before_an_instance_norm(tiny: MakeRecipe, kind: str) -> None:
+def test_no_bias_stands_before_an_instance_norm(tiny, kind):
     """It would have no effect, and its optimiser would let it drift without end."""
     generator = generator_of(tiny, kind, (32, 32))
     made: dict[int, nn.Module] = {}
     readers: dict[int, list[nn.Module]] = defaultdict(list)
     kept: list[torch.Tensor] = []  # or its id would be given to another tensor
 
-    def note(module: nn.Module, args: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+    def note(module, args, out):
         readers[id(args[0])].append(module)
         made[id(out)] = module
         kept.append(out)
@@ -327,18 +266,15 @@ def test_no_bias_stands_before_an_instance_norm(tiny: MakeRecipe, kind: str) -> 
     assert all(layer.bias is None for layer in convolutions)
 
 
-def test_conditions_become_one_hot_maps() -> None:
+def test_conditions_become_one_hot_maps():
     mask = torch.tensor([[[0, 2], [1, 0]]])
     maps = condition_maps(mask, kind="mask", labels=3, space=(2, 2))
     assert maps.tolist() == [[[[1, 0], [0, 1]], [[0, 0], [1, 0]], [[0, 1], [0, 0]]]]
     classes = condition_maps(torch.tensor([1]), kind="class", labels=2, space=(2, 3))
     assert classes.tolist() == [[[[0, 0, 0]] * 2, [[1, 1, 1]] * 2]]
     assert condition_maps(torch.tensor([0, 0]), kind="none", labels=2, space=(4, 4)).shape == (
-        2,
-        0,
-        4,
-        4,
-    )
+        2, 0, 4, 4,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -346,22 +282,21 @@ def test_conditions_become_one_hot_maps() -> None:
     [
         ("generator.kind=vit", build_generator, "dcgan, masks, resnet, rows, topdown"),
         (
-            "discriminator.kind=vit",
-            build_discriminator,
+            "discriminator.kind=vit", build_discriminator,
             "dcgan, masks, patch, patch_segmentation, projected, projected_segmentation, rows",
         ),
+        (
+            "loss.adversarial=vit", lambda recipe, _: build_adversarial_loss(recipe),
+            "bce, hinge, least_squares",
+        ),
     ],
-)
-def test_an_unknown_network_is_answered_with_those_that_exist(
-    tiny: MakeRecipe, override: str, build: Callable[..., nn.Module], known: str
-) -> None:
+)  # fmt: skip
+def test_an_unknown_part_is_answered_with_those_that_exist(tiny, override, build, known):
     with pytest.raises(RecipeError, match=f"offers '{override.partition('=')[2]}'.*: {known}"):
         build(tiny(override), Sizes(3, 1))
 
 
-def test_networks_that_no_machine_holds_are_refused_before_they_are_built(
-    tiny: MakeRecipe, make_cohort: Callable[..., Cohort]
-) -> None:
+def test_networks_that_no_machine_holds_are_refused_before_they_are_built(tiny, make_cohort):
     recipe = tiny("image.size=256", "discriminator.width=512", "discriminator.layers=6")
     with pytest.raises(RecipeError, match=r"kind 'patch' would have 11,4\d\d,\d{3},\d{3} weights"):
         Site("north", make_cohort(recipe, cases=2), recipe)
@@ -373,15 +308,7 @@ def test_networks_that_no_machine_holds_are_refused_before_they_are_built(
     with torch.device("meta"):
         build_discriminator(tiny(*sizes), Sizes(3, 1))
         with pytest.raises(RecipeError, match="a private discriminator of kind 'patch' would have"):
-            build_discriminator(
-                tiny(*sizes, *private, "masks.release=false"),
-                Sizes(3, 1),
-            )
-
-
-def test_an_unknown_loss_is_answered_with_those_that_exist(tiny: MakeRecipe) -> None:
-    with pytest.raises(RecipeError, match="bce, hinge, least_squares"):
-        build_adversarial_loss(tiny("loss.adversarial=wasserstein"))
+            build_discriminator(tiny(*sizes, *private, "masks.release=false"), Sizes(3, 1))
 
 
 ANOTHER_PACKAGE = """
@@ -423,31 +350,20 @@ wasserstein = another_package:Wasserstein
 """
 
 
-def test_parts_of_another_package_train_by_the_same_door(
-    tiny: MakeRecipe,
-    another_package: Callable[[str, str], None],
-    make_sites: Callable[..., object],
-) -> None:
+def test_parts_of_another_package_train_by_the_same_door(tiny, another_package, make_sites):
     another_package(ANOTHER_PACKAGE, ENTRY_POINTS)
     recipe = tiny(
-        "generator.kind=flat",
-        "generator.options={grey = 0.25}",
-        "discriminator.kind=brightness",
-        "loss.adversarial=wasserstein",
-        "optimiser.generator_rate=0.1",
-    )
-    coordinator = make_sites(recipe).begin()  # type: ignore[attr-defined]
+        "generator.kind=flat", "generator.options={grey = 0.25}", "discriminator.kind=brightness",
+        "loss.adversarial=wasserstein", "optimiser.generator_rate=0.1",
+    )  # fmt: skip
+    coordinator = make_sites(recipe).begin()
     assert type(coordinator.generator).__module__ == "another_package"
     assert coordinator.generator.grey.item() == 0.25
     coordinator.step()
     assert coordinator.generator.grey.item() > 0.25  # brighter scores higher here
 
 
-def test_a_generator_of_another_package_may_have_counters(
-    tiny: MakeRecipe,
-    another_package: Callable[[str, str], None],
-    make_sites: Callable[..., object],
-) -> None:
+def test_a_generator_of_another_package_may_have_counters(tiny, another_package, make_sites):
     counting = ANOTHER_PACKAGE.replace(
         "        self.grey =",
         "        self.register_buffer('painted', torch.zeros((), dtype=torch.int64))\n"
@@ -455,20 +371,14 @@ def test_a_generator_of_another_package_may_have_counters(
     ).replace("        shape = (1,", "        self.painted += len(condition)\n        shape = (1,")
     another_package(counting, ENTRY_POINTS)
     recipe = tiny("generator.kind=flat", "generator.options={grey = 0.25}")
-    coordinator = make_sites(recipe).begin()  # type: ignore[attr-defined]
+    coordinator = make_sites(recipe).begin()
     coordinator.step()
     assert coordinator.generator.painted == 4
     assert coordinator.average.painted == 4
 
 
-def test_the_test_for_entry_points_leaves_nothing_behind(tiny: MakeRecipe) -> None:
-    assert "another_package" not in sys.modules
-    with pytest.raises(RecipeError):
-        build_adversarial_loss(tiny("loss.adversarial=wasserstein"))
-
-
 @pytest.mark.parametrize("space", [(16, 24), (8, 16, 16)])
-def test_shifted_conditions_stay_with_their_images(space: tuple[int, ...]) -> None:
+def test_shifted_conditions_stay_with_their_images(space):
     maps = maps_of("mask", space, b=6)
     images = 2 * maps[:, 1:] - 1  # images that show nothing but their conditions
     moved, with_them = disturbed(images, maps, ["shift"], torch.Generator().manual_seed(1))
@@ -479,7 +389,7 @@ def test_shifted_conditions_stay_with_their_images(space: tuple[int, ...]) -> No
     assert (moved.movedim(1, -1)[nothing] == -1).all()
 
 
-def test_disturbed_images_are_drawn_one_by_one_and_alike_for_equal_seeds() -> None:
+def test_disturbed_images_are_drawn_one_by_one_and_alike_for_equal_seeds():
     images = torch.rand(1, 2, 16, 16).expand(4, -1, -1, -1).requires_grad_()
     maps = maps_of("mask", (16, 16), b=4)
     kinds: list[Disturbance] = ["dropout", "shift"]

@@ -11,14 +11,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image as Picture
 
 from asyndgan.errors import DataError
 from asyndgan.export.writing import write_dataset, written_whole
-from asyndgan.intake import patterns
+from asyndgan.intake import patients
 from asyndgan.intake.description import describe
 from asyndgan.intake.labelling import read_mask
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN, patient_of, patients_of, read_masks
+from asyndgan.intake.patients import patient_of, patients_of
 from asyndgan.intake.readers import LOSSLESS, READERS
 from asyndgan.store.case import RawCase
 from reading import read_cases
@@ -161,23 +160,18 @@ def test_a_patient_pattern_takes_its_first_group_or_all_it_matched() -> None:
     assert patient_of("12", r"[a-z]+") == "12"
 
 
-def test_a_patient_pattern_that_is_no_regular_expression_is_named() -> None:
-    with pytest.raises(DataError, match=r"\(ann' is not a regular expression"):
-        patient_of("ann", "(ann")
-
-
-@pytest.mark.parametrize("pattern", ["(a|a)*$", "(a+)+$", r"(.*a){30}$", "(?:(a|a)|b)*c$"])
+@pytest.mark.parametrize("pattern", ["(a|a)*$", r"(.*a){30}$"])
 def test_a_patient_pattern_that_takes_for_ever_is_refused(
     pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patterns, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(patients, "PATIENCE_S", 0.5)
     with pytest.raises(DataError, match=r"takes more than 0\.5 s for 1 name\. Repeat nothing"):
         patient_of("a" * 40 + "b", pattern)
 
 
 def test_a_patient_pattern_may_be_any_that_takes_no_time() -> None:
     names = ("sub-01_ses-2", "P7_s003_x", "n\u00e4\udc80")
-    for pattern in (r"(.+)_ses-\d+$", r"(.+?)(?:\-\d+|_s\d+)$", "(x)?", DEFAULT_PATIENT_PATTERN):
+    for pattern in (r"(.+)_ses-\d+$", r"(.+?)(?:\-\d+|_s\d+)$", "(x)?"):
         own = {name: (m[1] if (m := re.match(pattern, name)) else "") or name for name in names}
         assert patients_of(names, pattern) == own
 
@@ -251,35 +245,31 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict, text: s
     ("change", "text"),
     [
         (lambda table: table.update(labels={"a": 0, "whole": [1, 2]}), "'whole' is a region"),
-        (
-            lambda table: table.update(labels={"0": "background", "1": "core"}),
-            r'number to name. Write a map: "labels": \{"background": 0, "core": 1\}\.',
-        ),
-        (
-            lambda table: table.update(labels=["background", "core"]),
-            r'labels is a list. Write a map: "labels": \{"background": 0, "core": 1\}\.',
-        ),
+        (lambda table: table.update(labels={"0": "background"}), "'0' has the number 'backgr"),
+        (lambda table: table.update(labels=["background"]), r"labels is \['background'\], and no"),
         (lambda table: table.update(labels={"a": 0, "b": "1"}), "'b' has the number '1'"),
-        (
-            lambda table: table.update(channel_names=["T1", "T2"]),
-            r'is a list. Write a map: "channel_names": \{"0": "T1", "1": "T2"\}\.',
-        ),
-        (
-            lambda table: table.update(channel_names={"T1": 0, "T2": 1}),
-            r'name to number. Write a map: "channel_names": \{"0": "T1", "1": "T2"\}\.',
-        ),
-        (lambda table: table.update(file_ending="PNG"), r"is 'PNG'\. Write \"\.png\", and"),
-        (lambda table: table.update(file_ending=".webp"), r"'\.webp'.* Convert it to grey PNG"),
-        (lambda table: table.update(file_ending=".mhd"), r"'\.mhd'.* 'NEW.mha'"),
+        (lambda table: table.update(channel_names=["T1", "T2"]), "and no map. Number them from 0"),
+        (lambda table: table.update(channel_names={"T1": 0, "T2": 1}), "Number them from 0"),
+        (lambda table: table.update(file_ending=".PNG"), r"is '.PNG'\. Write \"\.png\", and"),
+        (lambda table: table.update(file_ending=".webp"), r"'\.webp'.* Store all images as"),
         (lambda table: table.update(mask_ending=".jpg"), r"mask_ending is '\.jpg'.*without loss"),
         (lambda table: table.update(mask_ending=".nii"), r"'\.nii', and the images are pictures"),
         (lambda table: table.update(labels={"a": 0, "b": 0}), "same number"),
-        (lambda table: table.update(labels={"a": 0, "b": 10**9}), "outside 0 to 255"),
+        (lambda table: table.update(labels={"a": 0, "b": 10**9}), "none from 0 to 255"),
         (lambda table: table.pop("labels"), "labels is missing"),
         (lambda table: table.pop("channel_names"), "channel_names is missing"),
-        (lambda table: table.update(channel_names={"1": "T1"}), "has the keys"),
-        (lambda table: table.update(channel_names={"0": "T1", "1": "T1"}), "one name twice"),
+        (lambda table: table.update(channel_names={"1": "T1"}), "channel_names is"),
+        (lambda table: table.update(channel_names={"0": "T1", "1": "T1"}), "channel_names is"),
+        (
+            lambda table: table.update(labels={"head": 0, "background": 2}),
+            "'background' has the number 2.*0 and 2 in",
+        ),
+        (
+            lambda table: table.update(labels={"Background": 1, "head": 2}),
+            "'Background' has the number 1.*0 and 1 in",
+        ),
         (lambda table: table.update(channel_names={"0": "T" * 65}), "the name of modality 'T"),
+        (lambda table: table.update(labels={"a": 0, "": 1}), "is empty, too long or cannot be"),
         (lambda table: table.update(labels={"a": 0, "b\x9b": 1}), r"label 'b\\x9b' is"),
         (lambda table: table.update(labels={"a": 0, "\ud800": 1}), r"label '\\ud800' is"),
         (
@@ -310,12 +300,11 @@ def test_a_dataset_json_that_is_no_json_object_says_so(tmp_path: Path, text: str
         describe(tmp_path)
 
 
-@pytest.mark.parametrize(("encoding", "name"), [("latin-1", "latin1"), ("utf-16", "utf-16")])
 def test_a_dataset_json_in_another_encoding_is_told_from_one_that_is_no_json(
-    tmp_path: Path, encoding: str, name: str
+    tmp_path: Path,
 ) -> None:
-    (tmp_path / "dataset.json").write_bytes('{"labels": {"L\u00e4sion": 1}}'.encode(encoding))
-    with pytest.raises(DataError, match=rf"is not UTF-8 at byte \d+.* UTF-8.*'{name}'"):
+    (tmp_path / "dataset.json").write_bytes(b'{"labels": {"L\xe4sion": 1}}')
+    with pytest.raises(DataError, match=r"is not UTF-8 at byte \d+.* Save it as UTF-8"):
         describe(tmp_path)
 
 
@@ -344,13 +333,6 @@ def test_a_folder_that_is_none_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file.*is no folder"):
         describe(tmp_path / "file")
-    with pytest.raises(DataError, match=r"Leave out 'north='"):
-        describe(Path(f"north={tmp_path}"))
-
-
-def test_a_missing_dataset_json_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist"):
-        describe(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["ignore", "Ignore"])
@@ -375,14 +357,11 @@ def png_head(columns: int, rows: int) -> bytes:
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"\x89PNG\r\n\x1a\n",
-        b"GIF89a" + bytes(100),
         b"\x89PNG\r\n\x1a\n" + png_head(6, 8),
-        b"\x89PNG\r\n\x1a\n" + png_head(60_000, 60_000),
         b"\x89PNG\r\n\x1a\n" + png_head(6, 8) + png_head(60_000, 60_000) + bytes(50),
     ],
-    ids=["empty", "signature", "gif", "no pixels", "vast", "second header"],
+    ids=["signature", "no pixels", "second header"],
 )
 def test_a_broken_or_hostile_png_is_named_and_never_only_warned_about(
     tmp_path: Path, content: bytes
@@ -392,21 +371,6 @@ def test_a_broken_or_hostile_png_is_named_and_never_only_warned_about(
         warnings.simplefilter("error")
         with pytest.raises(DataError, match=r"ann_s0_0000\.png"):
             list(read_cases(folder))
-
-
-def test_a_truncated_png_is_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "a")
-    path = folder / "imagesTr/ann_s0_0000.png"
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match=r"ann_s0_0000\.png: cannot be read as PNG"):
-        list(read_cases(folder))
-
-
-def test_a_picture_of_another_kind_is_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "a")
-    Picture.new("RGBA", (8, 6)).save(folder / "imagesTr/ann_s0_0000.png")
-    with pytest.raises(DataError, match="of kind RGBA, where a grey one was expected"):
-        list(read_cases(folder))
 
 
 def nifti_bytes(shape: tuple[int, ...], kind: type = np.uint8) -> bytes:
@@ -421,16 +385,10 @@ def nifti_bytes(shape: tuple[int, ...], kind: type = np.uint8) -> bytes:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", "is an empty file"),
-        (b"no gzip at all", "cannot be read as NIfTI"),
-        (gzip.compress(b"no header"), "cannot be read as NIfTI"),
-        (gzip.compress(nifti_bytes((30_000, 30_000, 30_000))), "voxels"),
-        (gzip.compress(nifti_bytes((20, 20, 20))), "cannot be read as NIfTI"),
         (gzip.compress(nifti_bytes((4, 4, 1, 4))), "where a volume was expected"),
         (gzip.compress(nifti_bytes((2, 2, 2), np.complex64)), "holds values of kind complex64"),
-        (gzip.compress(nifti_bytes((4, 4, 4)))[:-20], "cannot be read as NIfTI"),
     ],
-    ids=["empty", "text", "no header", "vast", "short", "4-D", "complex", "truncated"],
+    ids=["4-D", "complex"],
 )
 def test_a_broken_or_hostile_nifti_is_named(tmp_path: Path, content: bytes, text: str) -> None:
     folder = one_bad_image(tmp_path / "a", content, ".nii.gz")
@@ -447,54 +405,6 @@ def test_an_affine_that_is_not_finite_is_named(tmp_path: Path) -> None:
     path = folder / "imagesTr/bob_0000.nii.gz"
     path.write_bytes(gzip.compress(image.header.binaryblock + bytes(4) + bytes(32)))
     with pytest.raises(DataError, match="bob_0000"):
-        list(read_cases(folder))
-
-
-def test_an_image_and_a_mask_of_different_size_are_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "a")
-    Picture.new("L", (4, 4)).save(folder / "labelsTr/ann_s0.png")
-    with pytest.raises(DataError, match=r"labelsTr/ann_s0\.png: is 4 x 4, but modality 'T1'"):
-        list(read_cases(folder))
-
-
-@pytest.mark.parametrize("file", ["imagesTr/ann_s0_0001.nii.gz", "labelsTr/ann_s0.nii.gz"])
-@pytest.mark.parametrize(
-    ("affine", "reason"),
-    [(np.diag([0.5, 3, 1, 1]), "has voxels"), (np.diag([-0.5, 1.5, 1, 1]), "lies 7 voxels off")],
-    ids=["spacing", "orientation"],
-)
-def test_files_of_a_case_that_lie_elsewhere_in_space_are_not_read(
-    tmp_path: Path, file: str, affine: np.ndarray, reason: str
-) -> None:
-    folder = write(tmp_path / "a", file_ending=".nii.gz")
-    nib.save(nib.Nifti1Image(np.ones((8, 6, 1), np.uint8), affine), folder / file)
-    with pytest.raises(DataError, match=f"{Path(file).name}: {reason}"):
-        list(read_cases(folder))
-
-
-def test_hidden_files_are_no_cases_and_no_masks(tmp_path: Path) -> None:
-    folder = write(tmp_path / "a")
-    for name in ("imagesTr/._ann_s0_0000.png", "labelsTr/._ann_s0.png"):
-        (folder / name).write_bytes(b"\x00\x05\x16\x07")  # as macOS begins them
-    assert [case.name for case in read_cases(folder)] == ["ann_s0", "ann_s1"]
-    assert [case.name for case in read_masks(folder)] == ["ann_s0", "ann_s1"]
-
-
-def test_labels_outside_dataset_json_are_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "a")
-    Picture.new("L", (8, 6), 7).save(folder / "labelsTr/ann_s0.png")
-    with pytest.raises(DataError, match=r"ann_s0\.png: has the labels 7"):
-        list(read_cases(folder))
-
-
-def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
-    folder = write(tmp_path / "a")
-    for path in (folder / "imagesTr").iterdir():
-        path.unlink()
-    with pytest.raises(DataError, match=r"no file here is named like CASE_0000\.png"):
-        list(read_cases(folder))
-    (folder / "imagesTr").rmdir()
-    with pytest.raises(DataError, match="this folder does not exist"):
         list(read_cases(folder))
 
 

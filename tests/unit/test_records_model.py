@@ -8,7 +8,7 @@ from asyndgan.judging.records import predicted
 from asyndgan.tables.schema import Schema
 
 
-def test_a_model_gains_nothing_from_records_that_are_given_twice() -> None:
+def test_a_model_gains_nothing_from_records_that_are_given_twice():
     """Synthetic records are more than real ones, which alone must be no advantage."""
     random = np.random.default_rng(0)
     names = [f"c{number}" for number in range(12)]
@@ -18,7 +18,7 @@ def test_a_model_gains_nothing_from_records_that_are_given_twice() -> None:
         {"target": "late", "positive": "yes", "columns": {**columns, "late": target}}
     )
 
-    def drawn(count: int) -> pd.DataFrame:
+    def drawn(count):
         values = random.normal(size=(count, len(names)))
         late = random.random(count) < 1 / (1 + np.exp(3.5 - values[:, 0]))
         records = pd.DataFrame(values, columns=names).astype("Float64")

@@ -26,14 +26,12 @@ def refusal(audit: AuditOf, name: str) -> str:
         ("", ["", "copies"], "the audit of east, west says copies"),
     ],
 )
-def test_a_refusal_is_that_of_the_first_audit_that_objects_by_name(
-    own: str, others: list[str], told: str
-) -> None:
+def test_a_refusal_is_that_of_the_first_audit_that_objects_by_name(own, others, told):
     assert first_refusal(refusal, AuditOf(own), [AuditOf(one) for one in others]) == told
 
 
-def test_a_run_without_its_generator_is_a_reason_too() -> None:
-    def lost(audit: AuditOf, name: str) -> str:
+def test_a_run_without_its_generator_is_a_reason_too():
+    def lost(audit, name):
         raise RunError("there is no generator.")
 
     assert first_refusal(lost, AuditOf(""), []) == "there is no generator"

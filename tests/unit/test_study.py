@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,14 @@ from asyndgan.export.writing import write_dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.runs import load_recipe
-from asyndgan.runs.study import Study, begun, site_names
+from asyndgan.runs.study import Study, site_names
 from asyndgan.store.case import RawCase
+from commands import asyndgan
 
 STUDY = """
 recipe = "own.toml"
 out = "first/run"
 test = "~/test"
-patient_pattern = '(.+)_ses-\\d+$'
 [sites]
 north = "data/north"
 south = "/data/south"
@@ -65,7 +64,7 @@ def parsed(name: str, line: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """The current folder, with three data sets and a study of them."""
     for name in ("north", "south", "test"):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -77,16 +76,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def asyndgan(*given: object) -> str:
-    done = CliRunner().invoke(app, [str(word) for word in given])
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.output
-
-
-def test_paths_are_relative_to_the_file_and_overrides_are_those_of_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_relative_to_the_file_and_overrides_are_those_of_set(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     (tmp_path / "s.toml").write_text(STUDY)
     study = Study.load(tmp_path / "s.toml")
@@ -107,31 +97,26 @@ def test_paths_are_relative_to_the_file_and_overrides_are_those_of_set(
         ("sites = {a = 'x', b = './x'}", "site a and site b have one data set"),
         ("test = 'x'\nsites = {test = 'x'}", "site test and the test set have one data set"),
         ("sites = {'../a' = 'x'}", "site ../a: a name has letters"),
-        ("sites = {a = 'x', A = 'y'}", "each name once"),
-        ("sites = ['a']", "sites = ['a']"),
-        ("set.image.size = nan", "image.size = nan: write a finite number"),
+        ("sites = {a = 'x', A = 'y'}", "each name once"), ("sites = ['a']", "sites = ['a']"),
         ("sites = {a = 3}", "sites.a = 3: write the path of a folder in quotes."),
         ("site_2 = 5", "site_2 is no key here. Did you mean sites?"),
         ("training = 0", "training is no key here. Did you mean set.training?"),
-        ("set.training.steps = '300'", "training.steps = '300': write a whole number without"),
-        ("[set]\nmasks.release = 'yes'", "masks.release = 'yes': write true or false without"),
-        ("set.shares.most = 'half'", "shares.most = 'half': write a number without quotes"),
         ("out = 'a'\ntest = 'c'\nout = 'b'", "line 3: out is there already."),
         ("[sites]\na = 'x'\n[sites]\nb = 'y'", "line 3: [sites] is there already."),
         ("sites = {a = 'x', a = 'y'}", "line 1: a is there already."),
         ("\nout = a\u0246\n", "line 2, 'out = a\\u0246': write KEY = VALUE, with text in quotes."),
         ('sites = {a = "x\\u0000"}', "all of them printable"),
         ('test = "x\\u001b[2J"', "all of them printable"),
-        (f"out = '{'x' * 5000}'", "at most 4096 characters"),
-        ("set = 3", "set = 3"),
-        ("set.a = 1979-05-27", "set.a"),
-        ("recipe = {name = 'a'}", "recipe = {'name': 'a'}"),
-        ("recipe = ", "cannot be used"),
-        ("a" + ".a" * 100 + " = 1", "dots"),
+        (f"out = '{'x' * 5000}'", "at most 4096 characters"), ("set = 3", "set = 3"),
+        ("set.a = 1979-05-27", "set.a"), ("recipe = {name = 'a'}", "recipe = {'name': 'a'}"),
+        ("recipe = ", "cannot be used"), ("a" + ".a" * 100 + " = 1", "dots"),
+        ('[sites]\na = "C:\\Users\\a"', "line 2: in double quotes a backslash is an escape"),
+        ('[sites]\na = "data\\north"', "in double quotes a backslash is an escape"),
+        ('[sites]\na = ["C:\\data"]', "write / in its place, or single quotes"),
         ("set = " + "[" * 100 + "]" * 100, "nested too deeply"),
     ],
-)
-def test_a_study_that_cannot_be_used_is_answered_with_what_is_wrong(text: str, says: str) -> None:
+)  # fmt: skip
+def test_a_study_that_cannot_be_used_is_answered_with_what_is_wrong(text, says):
     with pytest.raises(RunError) as caught:
         Study.parsed(text, Path("here/study.toml"))
     assert says in str(caught.value) and "here/study.toml" in str(caught.value)
@@ -139,31 +124,20 @@ def test_a_study_that_cannot_be_used_is_answered_with_what_is_wrong(text: str, s
     assert not re.search("Input|valid |pathlib|at line|at end", str(caught.value))
 
 
-def test_a_table_of_the_recipe_that_is_none_is_answered_in_plain_words() -> None:
+def test_a_table_of_the_recipe_that_is_none_is_answered_in_plain_words():
     study = Study.parsed("set.training = 0", Path("study.toml"))
     with pytest.raises(AsyndganError, match="training = 0: write a table"):
         load_recipe("default", study.overrides)
-    own = "[set]\nmasks.source = 'own'\nmasks.release = 'where_allowed'"
+    own = "[set]\nmasks.source = 'own'\nmasks.release = true"
     kept = Study.parsed(own, Path("study.toml"))
-    assert load_recipe("default", kept.overrides).masks.release == "where_allowed"
+    assert load_recipe("default", kept.overrides).masks.release
     assert load_recipe("default", ["training.steps='300'"]).training.steps == 300
-
-
-def test_a_study_in_the_users_folder_is_found(
-    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "home").mkdir()
-    (here / "study.toml").rename(tmp_path / "home" / "s.toml")
-    (here / "data").rename(tmp_path / "home" / "data")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for line in ("--study ~/s.toml", "--study=~/s.toml"):
-        assert parsed("plan", line)["sites"][0] == f"north={tmp_path}/home/data/north"
 
 
 @pytest.mark.parametrize("name", ["check", "train", "generate", "evaluate", "audit", "augment"])
 def test_what_a_study_would_give_is_asked_for_with_the_way_to_write_one(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    name, tmp_path, monkeypatch
+):
     hint = r"Missing .*or write a study with 'asyndgan init FOLDER \.\.\.'"
     monkeypatch.chdir(tmp_path)
     with pytest.raises(typer.BadParameter) as missing:
@@ -176,25 +150,16 @@ def test_what_a_study_would_give_is_asked_for_with_the_way_to_write_one(
         assert re.search(hint, missing.value.format_message())
 
 
-@pytest.mark.parametrize("name", ["fingerprint", "augment"])
-def test_which_of_several_sites_is_meant_is_asked_for_by_their_names(name: str, here: Path) -> None:
-    with pytest.raises(typer.BadParameter) as missing:
-        parsed(name, "")
-    assert "Name a site of the study: north or south." in missing.value.format_message()
-
-
-def test_what_is_no_file_of_text_is_not_read(tmp_path: Path) -> None:
+def test_what_is_no_file_of_text_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "vast").write_bytes(b"#" * 2**21)
     for name in ("pipe", "binary", "vast", "", "nowhere"):
         with pytest.raises(RunError, match=f"{tmp_path}.*cannot be read"):
             Study.load(tmp_path / name)
-    with pytest.raises(RunError, match=r"it is no UTF-8. Save it as UTF-8\.$"):
-        Study.load(tmp_path / "binary")
 
 
-def test_every_command_with_the_option_takes_parameters_of_its_own() -> None:
+def test_every_command_with_the_option_takes_parameters_of_its_own():
     top = typer.main.get_command(app)
     for name, command in COMMANDS.items():
         own = {each.name for each in command.params}
@@ -224,15 +189,13 @@ def test_every_command_with_the_option_takes_parameters_of_its_own() -> None:
         ("audit", "--site=south", {"site": ["south=data/south"], "out": "audit"}),
         ("report", "", {"run": "run", "site": None}),
         ("augment", "--site north", {"site": "data/north", "out": "north-augmented"}),
-        ("complete", "--site south --out o", {"site": "data/south", "out": "o"}),
+        ("augment", "--site south --out o", {"site": "data/south", "out": "o"}),
         ("submit", "fed", {"folder": "fed", "recipe": "default", "site": None, "run": None}),
         ("submit", "fed --set a=b", {"overrides": ["training.steps=2", "a=b"]}),
         ("evaluate", "r --study study.toml", {"run": "r", "out": "evaluation"}),
     ],
 )
-def test_a_study_gives_what_a_command_line_leaves_out(
-    name: str, line: str, wanted: dict[str, Any]
-) -> None:
+def test_a_study_gives_what_a_command_line_leaves_out(name, line, wanted):
     found = parsed(name, line)
     for key, value in wanted.items():
         as_text = [*map(str, found[key])] if isinstance(value, list) else str(found[key] or None)
@@ -252,13 +215,11 @@ def test_a_study_gives_what_a_command_line_leaves_out(
         ("train", "--help"),
     ],
 )
-def test_who_names_a_run_or_folders_gets_no_study_unasked(name: str, line: str) -> None:
+def test_who_names_a_run_or_folders_gets_no_study_unasked(name, line):
     assert words(name, line) == shlex.split(line)
 
 
-def test_a_study_elsewhere_is_used_if_it_is_named_and_missing_things_are_said(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_elsewhere_is_used_if_it_is_named_and_missing_things_are_said(here, monkeypatch):
     (here / "else").mkdir()
     monkeypatch.chdir(here / "else")
     assert words("train", "") == []
@@ -273,32 +234,21 @@ def test_a_study_elsewhere_is_used_if_it_is_named_and_missing_things_are_said(
     with pytest.raises(typer.BadParameter) as missing:
         parsed("augment", "--study ../study.toml")  # of which site?
     assert "'--site'" in missing.value.format_message()
-    assert "init" not in missing.value.format_message()  # the study is there
 
 
-def test_paths_that_look_like_options_stay_paths(here: Path) -> None:
-    (here / "-x").mkdir()
-    (here / "study.toml").write_text('sites = {a = "-x"}\nout = "-r"')
-    found = parsed("evaluate", "")
-    assert str(found["run"]) == "-r" and found["site"] == ["a=-x"]
-    assert [str(each) for each in parsed("check", "")["folders"]] == ["-x"]
-    assert str(parsed("augment", "")["site"]) == "-x"  # the only site needs no name
-
-
-def test_the_next_commands_of_a_study_leave_out_what_it_says(here: Path) -> None:
+def test_the_next_commands_of_a_study_leave_out_what_it_says(here):
     study, recipe = Study.load("study.toml"), load_recipe("default")
     short = Path("study.toml")
     for file, more in ((short, ""), (here / short, f" --study {here / short}")):
         own = Study.load(file)
-        lines = next_commands(own.out, recipe, own.sites, r"(.+)", masks=True, study=file)
-        told = [" ".join(part for part in line if "pattern" not in part) for line in lines]
+        lines = next_commands(own.out, recipe, own.sites, masks=True, study=file)
         names = ("generate", "evaluate", "audit", "report")
-        assert told == [f"asyndgan {name}{more}" for name in names]
+        assert lines == [f"asyndgan {name}{more}" for name in names]
     other = {"a": Path("elsewhere")}
-    for line in next_commands(study.out, recipe, other, r"(.+)", masks=True, study=short):
-        assert "--site a=elsewhere" in line or line[0].split()[1] in ("generate", "report")
-    for line in next_commands(Path("b"), recipe, study.sites, r"(.+)", masks=True, study=short):
-        assert line[0].endswith(" b")
+    for line in next_commands(study.out, recipe, other, masks=True, study=short):
+        assert "--site a=elsewhere" in line or line.split()[1] in ("generate", "report")
+    for line in next_commands(Path("b"), recipe, study.sites, masks=True, study=short):
+        assert line.split()[2] == "b"
 
 
 @pytest.mark.parametrize(
@@ -311,15 +261,13 @@ def test_the_next_commands_of_a_study_leave_out_what_it_says(here: Path) -> None
         (["a" * 99 + "/x", "b" * 99 + "/x"], ["a" * 64, "b" * 64]),
     ],
 )
-def test_sites_are_named_as_their_folders_and_differently(
-    folders: list[str], names: list[str], tmp_path: Path
-) -> None:
+def test_sites_are_named_as_their_folders_and_differently(folders, names, tmp_path):
     found = site_names([tmp_path / folder for folder in folders])
     assert found == names
     Study.parsed(f"sites = {{{', '.join(f'{json.dumps(n)} = {n!r}' for n in found)}}}", Path("s"))
 
 
-def test_init_writes_a_study_of_what_it_finds_and_overwrites_nothing(here: Path) -> None:
+def test_init_writes_a_study_of_what_it_finds_and_overwrites_nothing(here):
     (here / "study.toml").unlink()
     (here / "data" / "painted").mkdir()
     (here / "data" / "painted" / "dataset.json").write_text('{"synthetic": true}')
@@ -346,27 +294,14 @@ def test_init_writes_a_study_of_what_it_finds_and_overwrites_nothing(here: Path)
     load_recipe("default", Study.load("b.toml").overrides)
 
 
-def test_init_plans_with_the_pattern_that_it_writes(here: Path) -> None:
-    pattern = r"(.+)_v\d'?"
-    mask = np.zeros((64, 64), np.int64)
-    mask[20:40, 20:40] = 1
-    for folder, names in (("visits", ("a_v1", "a_v2", "b_v1")), ("others", ("c_v1", "d_v1"))):
-        cases = [RawCase(name, name, {"T1": 9.0 + mask.astype("f4")}, mask) for name in names]
-        labels = {"background": 0, "x": 1}
-        write_dataset(here / folder, cases, modalities=("T1",), labels=labels, name=folder)
-    said = asyndgan("init", "visits", "others", "--patient-pattern", pattern, "--out", "v/")
-    assert "visits (2 patients)" in said
-    assert Study.load("v/study.toml").patient_pattern == pattern
-
-
 @pytest.mark.parametrize(("out", "file"), [("data", "data"), ("new/one/", "new/one")])
-def test_init_writes_into_a_folder(out: str, file: str, here: Path) -> None:
+def test_init_writes_into_a_folder(out, file, here):
     asyndgan("init", "data/north", "--out", out)
     study = Study.load(f"{file}/study.toml")
     assert study.sites["north"].resolve() == here / "data" / "north"
 
 
-def test_a_folder_of_imagests_is_the_test_set_and_every_command_reads_it(here: Path) -> None:
+def test_a_folder_of_imagests_is_the_test_set_and_every_command_reads_it(here):
     (here / "study.toml").unlink()
     for name in ("east", "held"):
         mask = np.pad(np.ones((8, 8), np.int64), 8)
@@ -389,13 +324,7 @@ def test_a_folder_of_imagests_is_the_test_set_and_every_command_reads_it(here: P
     assert check_folder(here / "held").faults == ()
 
 
-def test_a_fingerprint_is_no_folder_of_a_study(here: Path) -> None:
-    (here / "north.json").write_text("{}")
-    with pytest.raises(RunError, match="'asyndgan plan' takes fingerprints"):
-        begun([here / "north.json"], None)
-
-
-def test_a_folder_named_test_is_never_a_site(here: Path) -> None:
+def test_a_folder_named_test_is_never_a_site(here):
     (here / "study.toml").unlink()
     (here / "other").mkdir()
     (here / "other" / "dataset.json").write_text("{}")
@@ -406,11 +335,9 @@ def test_a_folder_named_test_is_never_a_site(here: Path) -> None:
     assert "left out" not in asyndgan("init", "data", "--test", "data/test", "--out", "b.toml")
 
 
-def test_a_study_without_a_plan_says_how_to_plan_later(
-    here: Path, phantoms: dict[str, Path]
-) -> None:
+def test_a_study_without_a_plan_says_how_to_plan_later(here, phantoms):
     (here / "study.toml").unlink()
-    north, south = phantoms.values()
+    north = phantoms["north"]
     done = CliRunner().invoke(app, ["init", str(north), "data/north", "--test", "data/test"])
     assert done.exit_code == 1 and "Next" not in done.output
     assert "No recipe was planned: " in done.output and not (here / "recipe.toml").exists()
@@ -418,39 +345,19 @@ def test_a_study_without_a_plan_says_how_to_plan_later(
         '\nand write above [sites] in study.toml:\nrecipe = "recipe.toml"\n'
     )
 
-    shutil.copytree(south, here / "south")
-    table = json.loads((here / "south" / "dataset.json").read_text())
-    first, second, *_ = [name for name, number in table["labels"].items() if number]
-    labels = table["labels"]
-    labels[first], labels[second] = labels[second], labels[first]
-    (here / "south" / "dataset.json").write_text(json.dumps(table))
-    done = CliRunner().invoke(app, ["init", str(north), "south", "--out", "new/s.toml"])
-    assert done.exit_code == 1 and not (here / "new" / "recipe.toml").exists()
-    assert "nothing can be planned" in done.output and "Planned for" not in done.output
-    assert Study.load("new/s.toml").recipe is None
-    shutil.copytree(south, here / "south", dirs_exist_ok=True)
-    line = next(line for line in done.output.splitlines() if line.startswith("asyndgan plan "))
-    asyndgan(*shlex.split(line)[1:])
-    assert load_recipe("new/recipe.toml").image.size == (32, 32)
-
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
         ("data/nowhere", "does not exist"),
         ("data/test", "data/test: a study has sites"),
-        ("data/north data/north", "data/north is named twice"),
+        ("data/north data/north", "have one data set"),
         ("data/north data/test data/Test", "one test set at most. Name one with --test"),
         ("data/north --test data/nowhere", "does not exist"),
-        (
-            "data/north data/south --test data/south/../south",
-            "south is named as a site and as the test set",
-        ),
         ("data/north/empty", "dataset.json"),
-        ("data/north --out a\x07.toml", "printable characters"),
     ],
 )
-def test_init_says_what_keeps_it_from_writing(line: str, says: str, here: Path) -> None:
+def test_init_says_what_keeps_it_from_writing(line, says, here):
     (here / "study.toml").unlink()
     (here / "data" / "north" / "empty").mkdir()
     (here / "data" / "Test").mkdir()

@@ -64,8 +64,8 @@ def suite(*models: str, more: str = "") -> Suite:
     ],
 )
 def test_a_set_takes_what_is_planned_for_its_sites_except_what_overrides_say(
-    planned: str, overrides: str, size: tuple[int, int], kind: str, latent: int, tmp_path: Path
-) -> None:
+    planned, overrides, size, kind, latent, tmp_path
+):
     write_phantoms(tmp_path / "heads", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.12)
     for image in (tmp_path / "heads").glob("*/imagesTr/*.png"):  # unlike anything that masks tell
         noise = np.random.default_rng(len(image.name)).integers(0, 255, (32, 32)).astype(np.uint8)
@@ -85,14 +85,14 @@ def test_a_set_takes_what_is_planned_for_its_sites_except_what_overrides_say(
     "line",
     ["folder = 'heads'", "test = 'test'", "completion.folder = 'x'", "completion.truth = 'x'"],
 )
-def test_a_suite_names_no_folder_outside_the_data(line: str, path: str) -> None:
+def test_a_suite_names_no_folder_outside_the_data(line, path):
     text = SUITE.replace('folder = "heads"', "") + "folder = 'heads'\ncompletion.modality = 'T2'\n"
     text = text.replace(line, "") + line.partition("'")[0] + f"'{path}'\n"
     with pytest.raises(RecipeError, match="leads out of the data folder"):
         Suite.from_toml(text + "[[models]]\nname = 'a'\nrecipe = 'default'\n")
 
 
-def test_a_set_of_faded_labels_lies_in_the_folder_of_its_run_whatever_they_are_called() -> None:
+def test_a_set_of_faded_labels_lies_in_the_folder_of_its_run_whatever_they_are_called():
     part = suite("r").sets[0]
     folders = {"core": "core", "white matter": "white matter", "/../x": "%2F..%2Fx"}
     for name, folder in folders.items():
@@ -135,7 +135,7 @@ def main(recipe: str) -> Key:
     return Key("heads", recipe, "unet", "")
 
 
-def test_patients_apart_are_those_of_the_group_and_no_others() -> None:
+def test_patients_apart_are_those_of_the_group_and_no_others():
     found = shown(suite("a"), {main("a"): evaluation(synthetic=[0.1, 0.5, 0.2, 0.7, 0.9])}, (1, 3))
     real, row = found["apart"]
     assert (real["model"], real["recipe"], real["dice"]) == ("real-all", "", 1)
@@ -145,7 +145,7 @@ def test_patients_apart_are_those_of_the_group_and_no_others() -> None:
     assert 0.5 <= row["dice_low"] < row["dice_high"] <= 0.7
 
 
-def test_differences_are_paired_patient_by_patient() -> None:
+def test_differences_are_paired_patient_by_patient():
     found = evaluation(
         real_all=[1, 0.9, NAN], synthetic=[0.5, 0.8, NAN], north=[0.4, 0.6, NAN],
         south=[0.2, 0.2, NAN], north_added=[0.6, 0.6, NAN], south_added=[0.4, 0.6, NAN],
@@ -163,7 +163,7 @@ def test_differences_are_paired_patient_by_patient() -> None:
     assert ("real:north+synthetic", "synthetic") not in rows
 
 
-def test_recipes_are_compared_with_the_suites_first() -> None:
+def test_recipes_are_compared_with_the_suites_first():
     both = {
         main("first"): evaluation(synthetic=[0.5, 0.7]),
         main("second"): evaluation(synthetic=[0.6, 0.9]),
@@ -178,7 +178,7 @@ def test_recipes_are_compared_with_the_suites_first() -> None:
     assert row["ratio_high"] == pytest.approx(0.9 / 0.7)
 
 
-def test_a_recipe_is_also_compared_with_the_one_that_it_is_against() -> None:
+def test_a_recipe_is_also_compared_with_the_one_that_it_is_against():
     three = {main(name): evaluation(synthetic=[0.5 + n / 10, NAN]) for n, name in enumerate("abc")}
     found = shown(suite(*"abc", more='against = "b"'), three, (1,))["differences"]
     rows = [row for row in found if " of " in row["over"]]
@@ -189,7 +189,7 @@ def test_a_recipe_is_also_compared_with_the_one_that_it_is_against() -> None:
     assert rows[2]["difference"] == pytest.approx(0.1)
 
 
-def test_a_row_is_of_means_over_seeds_and_real_models_stand_once() -> None:
+def test_a_row_is_of_means_over_seeds_and_real_models_stand_once():
     both = {
         main("a"): evaluation("lesion", "ventricle", synthetic=[[0.2, 0.4, NAN], [0.4, 0.6, NAN]]),
         main("b"): evaluation("lesion", "ventricle", synthetic=[[0.8, 0.8, NAN], [0.8, 0.8, NAN]]),
@@ -216,7 +216,7 @@ def test_a_row_is_of_means_over_seeds_and_real_models_stand_once() -> None:
     assert [row["ratio"] for row in found["paintings"]] == pytest.approx([0.8, 0.2])
 
 
-def test_folds_are_one_table_of_all_their_patients() -> None:
+def test_folds_are_one_table_of_all_their_patients():
     whole = [[0.1, 0.2, 0.3, 0.4, 0.5], [0.6, 0.7, 0.8, 0.9, 1.0]]
     folds = [
         tidy(evaluation(synthetic=np.array(whole)[:, first:last]), main("a"), first)
@@ -230,9 +230,7 @@ def test_folds_are_one_table_of_all_their_patients() -> None:
         assert cases == 7
 
 
-def test_scores_are_read_as_they_were_written_and_equal_ones_give_equal_files(
-    tmp_path: Path,
-) -> None:
+def test_scores_are_read_as_they_were_written_and_equal_ones_give_equal_files(tmp_path):
     found = joined([tidy(evaluation(synthetic=[[1 / 3, NAN], [0.1, NAN]]), main("007"))])
     for folder in (tmp_path / "one", tmp_path / "two"):
         write_scores(found, folder)
@@ -243,9 +241,7 @@ def test_scores_are_read_as_they_were_written_and_equal_ones_give_equal_files(
 
 
 @pytest.mark.parametrize("label", ["=1+1", "+1", "-1", "@x", "\uff1d1", "'=1", "a'"])
-def test_no_name_in_the_scores_begins_as_a_formula_and_all_are_read_as_they_were(
-    label: str, tmp_path: Path
-) -> None:
+def test_no_name_in_the_scores_begins_as_a_formula_and_all_are_read_as_they_were(label, tmp_path):
     row = dict.fromkeys(Key._fields, "x") | {"label": label, "cases": 3, "seed": 0, "patient": 0}
     scores = pd.DataFrame([row | dict.fromkeys(SCORES, -0.5)])
     write_scores(scores, tmp_path)
@@ -257,7 +253,7 @@ def test_no_name_in_the_scores_begins_as_a_formula_and_all_are_read_as_they_were
 
 
 @pytest.mark.parametrize("name", [file.name.split(".")[0] for file in RESULTS.glob(f"*.{FILE}")])
-def test_the_results_of_a_suite_are_views_of_the_scores_beside_them(name: str) -> None:
+def test_the_results_of_a_suite_are_views_of_the_scores_beside_them(name):
     stored = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
     of = Suite.from_toml((ROOT / f"lab/suites/{name}.toml").read_text("utf-8"))
     found = by_key(read_scores(RESULTS / f"{name}.{FILE}"))
@@ -267,14 +263,14 @@ def test_the_results_of_a_suite_are_views_of_the_scores_beside_them(name: str) -
 
 
 @pytest.mark.parametrize("name", [file.name.split(".")[0] for file in RESULTS.glob(f"*.{FILE}")])
-def test_the_page_of_a_suite_shows_its_stored_result(name: str) -> None:
+def test_the_page_of_a_suite_shows_its_stored_result(name):
     page = (ROOT / f"docs/results/{name}.md").read_text("utf-8")
     start, stop = find_block(page, name)
     stored = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
     assert page[start:stop].split() == to_markdown(stored).split()
 
 
-def test_stored_results_from_before_the_kid_still_become_tables() -> None:
+def test_stored_results_from_before_the_kid_still_become_tables():
     stored = json.loads((RESULTS / "chest-64.json").read_text("utf-8"))
     old, new = (
         {**stored, "distances": [], key: stored["distances"]} for key in ("distances", "kids")
@@ -286,9 +282,7 @@ def test_stored_results_from_before_the_kid_still_become_tables() -> None:
     assert "| 247.4 (79.0) |" in to_markdown(new)
 
 
-def test_a_suite_without_pandas_says_how_to_install_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_suite_without_pandas_says_how_to_install_it(monkeypatch, tmp_path):
     for name in ("scores", "views", "judging", "benchmark"):
         monkeypatch.delitem(sys.modules, f"lab.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "pandas", None)
@@ -299,13 +293,13 @@ def test_a_suite_without_pandas_says_how_to_install_it(
     assert "pip install '.[lab]'" in str(result.exception)
 
 
-def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part() -> None:
+def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part():
     taken = {"north": 4, "south": 2}
     moved = {"north": {"card": 20, "judgement": 380}, "south": {"judgement": 300}, "never": {}}
     assert a_step(moved, taken) == pytest.approx(np.mean([400 / 4, 300 / 2]))
 
 
-def test_every_suite_that_comes_with_the_project_can_be_read_and_has_its_place() -> None:
+def test_every_suite_that_comes_with_the_project_can_be_read_and_has_its_place():
     suites = {path.stem: path for path in (ROOT / "lab/suites").glob("*.toml")}
     script = (ROOT / "lab/evidence.sh").read_text().replace("\\\n", "")
     (line,) = re.findall(r"^\[ \$# -gt 0 \].* -- (.*)$", script, re.MULTILINE)

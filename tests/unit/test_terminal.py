@@ -11,14 +11,13 @@ from rich.text import Text
 import asyndgan.cli
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.terminal import LogToTerminal, Terminal
-from asyndgan.cli.train import TrainingDisplay
 from asyndgan.recipe import Recipe
 from asyndgan.texts import printable
 
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07b\u202ec\x9b1md\u2028e[bold]f[/bold]:smile:g"
 
 
-def test_what_others_wrote_is_printed_in_printable_letters_wherever_it_stands() -> None:
+def test_what_others_wrote_is_printed_in_printable_letters_wherever_it_stands():
     out = io.StringIO()
     console = Terminal(file=out, force_terminal=True, color_system=None, width=200)
     table = Table(HOSTILE, title=HOSTILE, caption=HOSTILE)
@@ -35,20 +34,18 @@ def test_what_others_wrote_is_printed_in_printable_letters_wherever_it_stands() 
     assert printable(own) == own
 
 
-def test_a_warning_of_a_log_is_printed_in_printable_letters(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_warning_of_a_log_is_printed_in_printable_letters(capsys):
     record = logging.makeLogRecord({"msg": "%s is passed over", "args": (HOSTILE,)})
     LogToTerminal().emit(record)
     assert "\x1b" not in (said := capsys.readouterr().err) and "is passed over" in said
 
 
-def test_lines_and_letters_of_any_script_stay_as_they_are() -> None:
+def test_lines_and_letters_of_any_script_stay_as_they_are():
     for text in ("north\nsouth", "Köln", "e\u0301", "日本", "12\u202f000", "→ ✗"):
         assert printable(text) == text
 
 
-def test_every_command_prints_by_the_one_console() -> None:
+def test_every_command_prints_by_the_one_console():
     for file in Path(asyndgan.cli.__file__).parent.glob("*.py"):
         if file.name != "terminal.py":
             code = file.read_text("utf-8")
@@ -56,14 +53,14 @@ def test_every_command_prints_by_the_one_console() -> None:
             assert not re.search(r"TextColumn\(\"[^\"]*\"(?!, markup=False)", code)
 
 
-def test_a_recipes_texts_are_escaped_where_it_is_shown() -> None:
+def test_a_recipes_texts_are_escaped_where_it_is_shown():
     recipe = Recipe.from_tables({"generator": {"kind": HOSTILE}, "name": "Köln"})
     assert printable(recipe.to_toml()) == recipe.to_toml() and "Köln" in recipe.to_toml()
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 
 
 @pytest.mark.parametrize("width", [20, 80])
-def test_a_text_is_not_wrapped_and_a_table_is(width: int) -> None:
+def test_a_text_is_not_wrapped_and_a_table_is(width):
     out = io.StringIO()
     console = Terminal(file=out, width=width)
     command = "asyndgan train default --site north=" + "/a/long/path" * 20
@@ -76,43 +73,8 @@ def test_a_text_is_not_wrapped_and_a_table_is(width: int) -> None:
     assert max(map(len, out.getvalue().splitlines()[2:])) <= width
 
 
-def told_by(parts: list[tuple[str, int, int]], name: str, *, counted: bool = False) -> list[str]:
-    """Lines without a terminal, of which the ones on the time."""
-    out = io.StringIO()
-    with EvaluationDisplay(
-        Terminal(file=out, width=80), name, counted=counted, whole="The work"
-    ) as display:
-        for part in parts:
-            display.show(*part)
-    return [line for line in out.getvalue().splitlines() if "more on this machine" in line]
-
-
-def test_the_time_of_the_rest_is_told_once_and_not_by_what_is_done_first_or_found_finished(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("asyndgan.cli.evaluate.MEASURED_S", -1.0)
-    painted = [("paint cases", done, 9) for done in range(1, 10)]
-    kept = [(f"network {number}", 100 * number, 900) for number in range(1, 5)]
-    trained = [(f"network {5 + step % 2}", 400 + step, 900) for step in range(1, 100)]
-    assert told_by([*painted, *kept], "paint cases") == []
-    (said,) = told_by([*painted, *kept, *trained], "paint cases")
-    assert re.fullmatch(r"The work takes about [\w ]+ more on this machine\.", said)
-    assert len(told_by(painted, "paint cases", counted=True)) == 1
-
-
-def test_no_bar_begins_with_another_commands_name_or_with_no_number_of_steps() -> None:
-    out = io.StringIO()
-    console = Terminal(file=out, force_terminal=True, width=80)
-    with TrainingDisplay(console):
-        pass
-    assert "None" not in out.getvalue() and "set up the sites" in out.getvalue()
-    for file in Path(asyndgan.cli.__file__).parent.glob("*.py"):
-        for name in re.findall(r"EvaluationDisplay\(\s*console,\s*([^,)]+)", file.read_text()):
-            assert name != '"evaluate"', file
-
-
 @pytest.mark.parametrize(("count", "lines"), [(3, 4), (1860, 11)])
-def test_without_a_terminal_what_is_counted_is_told_at_each_tenth(count: int, lines: int) -> None:
+def test_without_a_terminal_what_is_counted_is_told_at_each_tenth(count, lines):
     out = io.StringIO()
     console = Terminal(file=out, width=80)
     with EvaluationDisplay(console, "paint cases", counted=True) as display:

@@ -46,8 +46,9 @@ _RUN = Exposure(
 _JUDGED_STEP = Exposure(
     "number of the step",
     "one number",
-    "steps that are over, beyond the recipe, or from which its timeline excludes the site",
-    "refused",
+    "steps that are over, beyond the recipe, or from which its timeline excludes the site; a step "
+    "far ahead, which sets the learning rate",
+    "refused; a later step is taken, since a site may have missed some",
 )
 _ANSWERED = Exposure("the step that is answered", "one number", "nothing", "schema")
 _CONDITIONS = Exposure(
@@ -65,7 +66,8 @@ _LOSSES = Exposure(
     "the terms of the site's loss, as numbers", "at most 32 numbers with names of 64 characters",
     "how real the site's networks find the images that were sent. With images of the coordinator's "
     "choice they [told members](evidence.md#membership-inference) after full trainings, "
-    "where `feedback` gave no sign: `site init` lets none leave. With "
+    "where `feedback` gave no sign: `site init` lets none leave. Under the worst recipe the length "
+    "of `feedback` [told](results/worst_recipe.md) as well. With "
     "`leaves.discriminator_losses` also how well each "
     "discriminator tells real from synthetic images and finds masks. Asking twice then "
     "reveals what each network says of a single image, of a member or of another patient",
@@ -102,7 +104,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "labels"): Exposure(
         "names of the labels", "at most 1,024 names of 64 characters",
         "which findings are labelled; a secret that is in a name",
-        "schema, as for modalities. Names are sent as written",
+        "schema, as for modalities, and 1 MiB in all. Names are sent as written",
     ),
     ("card", "space"): Exposure("height and width", "1 to 3 numbers", "nothing", "schema"),
     ("card", "batch"): _BATCH,
@@ -111,6 +113,12 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "whether the coordinator may keep the site's masks", "one bit",
         "a coordinator can keep them even if this is no",
         "`leaves.masks`: it is no unless `released`",
+    ),
+    ("card", "few"): Exposure(
+        "whether the site has too few patients to teach masks", "one bit",
+        "of a run of masks: that the site has fewer than eight patients, or than four if it has "
+        "one network",
+        "`leaves.cases = false` always says no, and the site teaches masks",
     ),
     ("judgement", "run"): _RUN,
     ("judgement", "step"): _ANSWERED,
@@ -130,7 +138,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "and places of labels, part of the variance that labels explain. Of a table: records by "
         "class, kinds and categories of columns, and means of neighbouring numbers",
         "some 50 numbers for each of at most 64 modalities, and 10 for each of at most 1,024 "
-        "labels and 3 axes. Of a table 256 columns of up to 255 categories or 100 numbers",
+        "labels and 3 axes. Of a table 256 columns of up to 255 categories or 100 numbers; 1 MiB "
+        "in all",
         "what kind of patients and scanners a site has; two fingerprints, "
         "with and without a patient, show roughly that patient's intensities and labels. Of a "
         "table: size and rate of a bank, the distribution of every single column, and exactly a "
@@ -140,6 +149,26 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "patients are behind it. Of a table each mean is of ten records or more, leaving out "
         "15 % of them at each end, and counts are rounded to ten. Refused where "
         "`privacy.epsilon` is set",
+    ),
+    ("audited", "run"): _RUN,
+    ("audited", "asked"): Exposure(
+        "digest of the request, so that each other request counts",
+        "64 hexadecimal digits", "nothing", "schema",
+    ),
+    ("audited", "found"): Exposure(
+        "figures of attacks on a generator and masks that the coordinator sent, over all patients "
+        "of the run: numbers of members and others, how far plain measures tell these apart, AUC "
+        "with interval, p-values and epsilon of five attacks, near copies, members' masks in the "
+        "set",
+        "9 numbers, and 6 for each of at most 8 attacks; names of at most 128 and 64 characters",
+        "who took part. Of a generator, or masks, that were made to show one person, near copies "
+        "and members' masks tell whether that person is a member here. One audit can test several "
+        "persons. A site cannot know whether its training made a generator",
+        "`leaves.audits` (0 by default) bounds how many leave in all; each asks for work of "
+        "minutes. Only of a run of which the site keeps a state, and only over all of its members "
+        "and others, of each at least `allows.fewest_patients`: no figure of a patient, no chosen "
+        "patients. Rounded to hundredths, which hides little. Refused where `privacy.epsilon` is "
+        "set, or `leaves.cases` is false",
     ),
     ("saved", "run"): _RUN,
     ("saved", "step"): _ANSWERED,
@@ -163,7 +192,8 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("open", "step"): Exposure(
         "the run's step", "one number", "rolls the site back, so that it answers a step twice",
-        "schema. The ledger and `allows.most_answers` also count rolled-back steps",
+        "schema. The ledger and `allows.most_answers` also count rolled-back steps, "
+        "unless the same bytes leave",
     ),
     ("open", "attempt"): Exposure(
         "identity of the coordinator's attempt at the run", "at most 64 hexadecimal digits",
@@ -177,7 +207,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "a batch of the coordinator's choice", "refused unless the site offered this batch",
     ),
     ("judge", "images"): Exposure(
-        "synthetic images", "b images of c x h x w in any coding of the wire",
+        "synthetic images", "b images of c x h x w in float32, float16 or uint8",
         "images made to ask the discriminator; not-a-number to spoil it; a decompression bomb",
         "shape, coding, limit and finiteness are checked before use. What an answer reveals is in "
         "the row of `feedback`. The ledger counts images that come again, equal to the bit, in "
@@ -187,10 +217,49 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "the masks from which the images were painted", "b masks of h x w with "
         "`masks.source = given`; else a zero",
         "a mask that the coordinator has of a person, to ask about it together with an image",
-        "shape and labels are checked; masks are not compared with patients', as a refusal would "
-        "tell who is one. One training was [measured](results/worst_recipe.md)",
+        "shape and highest label are checked; masks are not compared with patients', as a refusal "
+        "would tell who is one. One training was [measured](results/worst_recipe.md)",
     ),
     ("describe", "run"): _RUN,
+    ("audit", "run"): Exposure(
+        "identity of the audited run", "1 to 64 hexadecimal digits", "nothing",
+        "schema; a run of which the site keeps no state is refused",
+    ),
+    ("audit", "recipe"): Exposure(
+        "the run's recipe", "at most 262,144 characters", "another recipe, which leaves out what "
+        "tells", "refused unless it is that of the site's state of the run",
+    ),
+    ("audit", "facts"): Exposure(
+        "the run's facts (`run.json`), with other sites' names, shares and modalities, but not "
+        "their numbers of cases", "at most 262,144 characters",
+        "other facts, so that other images are painted, or a curious site learns of others",
+        "schema, as for a run's folder from a stranger ([names and "
+        "numbers](hostile-input.md#names-and-numbers))",
+    ),
+    ("audit", "painting"): Exposure(
+        "version of the painting", "one number", "nothing", "refused unless equal",
+    ),
+    ("audit", "faded"): Exposure(
+        "labels that the set shows more or less clearly", "at most 64 names of 64 characters",
+        "nothing", "refused unless the run has them",
+    ),
+    ("audit", "names"): Exposure(
+        "names of the masks", "at most 32,768 names of 80 letters, digits and signs", "names of "
+        "files that the site writes, in a folder that it removes", "schema",
+    ),
+    ("audit", "generator"): Exposure(
+        "the file of the generator's weights (safetensors)",
+        "its bytes, at most 128 MiB with the masks",
+        "another generator, made to ask about a person (see `audited`); a hostile file. A curious "
+        "site may keep the generator: it is personal data",
+        "its digest, and the bounds on every checkpoint; no pickle. What its answer reveals is in "
+        "the row of `found`",
+    ),
+    ("audit", "masks"): Exposure(
+        "masks from which the audited set is painted", "n masks of h x w, 1 GiB once decoded",
+        "a mask that the coordinator has of a person, to ask whether a member has it",
+        "shape and labels are checked; see the row of `found`",
+    ),
     ("save", "run"): _RUN,
     ("save", "step"): Exposure(
         "a state to keep", "one number", "fills the disk",
@@ -203,7 +272,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
 
 def fields(kinds: dict[str, type]) -> list[tuple[str, str]]:
     """Pairs of message kind and field name, for every field of these messages."""
-    return [(kind, name) for kind, message in kinds.items() for name in message.model_fields]  # type: ignore[attr-defined]  # all are messages
+    return [(kind, name) for kind, message in kinds.items() for name in message.model_fields]
 
 
 def table() -> Iterator[str]:
@@ -235,7 +304,7 @@ def with_tables(text: str) -> str:
     return f"{before}{BEGIN}\n\n" + "\n".join(table()) + f"\n{END}{after}"
 
 
-def test_every_field_that_crosses_the_wire_is_in_the_threat_model() -> None:
+def test_every_field_that_crosses_the_wire_is_in_the_threat_model():
     assert list(LEAVING) == fields(dict(ANSWERS))
     assert list(COMING) == fields(dict(REQUESTS))
 
@@ -255,7 +324,7 @@ def most(schema: Any) -> Iterator[int]:
             yield from most(value)
 
 
-def test_the_sizes_in_the_threat_model_are_those_that_the_messages_allow() -> None:
+def test_the_sizes_in_the_threat_model_are_those_that_the_messages_allow():
     checked = 0
     for schemas, told in ((ANSWERS, LEAVING), (REQUESTS, COMING)):
         for (kind, name), exposure in told.items():
@@ -271,7 +340,7 @@ def test_the_sizes_in_the_threat_model_are_those_that_the_messages_allow() -> No
     assert checked > 20
 
 
-def test_every_figure_of_a_fingerprint_is_in_the_threat_model() -> None:
+def test_every_figure_of_a_fingerprint_is_in_the_threat_model():
     parts = (Fingerprint, Side, ModalityFigures, LabelFigures, Levels, Spread)
     fields = {field for part in parts for field in part.model_fields}
     text = DOCUMENT.read_text("utf-8")
@@ -279,7 +348,7 @@ def test_every_figure_of_a_fingerprint_is_in_the_threat_model() -> None:
     assert set(re.findall(r"`(\w+)`", section)) == fields | {"described"}
 
 
-def test_the_document_is_what_the_messages_are() -> None:
+def test_the_document_is_what_the_messages_are():
     text = DOCUMENT.read_text("utf-8")
     assert text == with_tables(text)
 

@@ -3,9 +3,8 @@ import gc
 import json
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +19,8 @@ from asyndgan.errors import (
     NotFiniteError,
     QuorumError,
     RunError,
-    SiteUnreachableError,
     StorageError,
+    UndecidedError,
 )
 from asyndgan.models import Verdict, draw_noise, site_noise
 from asyndgan.privacy import Policy
@@ -32,9 +31,11 @@ from asyndgan.runs import load_recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.store import Batch, Cohort, derived_seed
 from asyndgan.training import SHARED_LOOK, Coordinator, Site, StepReport, checkpoint, scope_maps
-from asyndgan.training.objective import Objective, rate_factor
+from asyndgan.training.admission import Arrivals
+from asyndgan.training.objective import Objective
+from asyndgan.training.optimiser import rate_factor
 from asyndgan.training.painting import Diversity, Painting, sameness
-from asyndgan.training.roster import _TurnedAway
+from asyndgan.training.roster import _TurnedAway, open_all
 from asyndgan.wire import (
     ANSWERS,
     Card,
@@ -52,16 +53,13 @@ from asyndgan.wire import (
     unpack,
 )
 
-MakeRecipe = Callable[..., Recipe]
-MakeCohort = Callable[..., Cohort]
-MakeSites = Callable[..., Any]  # of conftest's Federation
 RUN = "abc123"
 
 
 def ask(federation: Any, site: str, request: Message) -> Message:
     """Past the coordinator: what a site itself answers to a request."""
     wire = federation.recipe.wire
-    payload = pack(request, {"images": wire.images}, level=wire.zstd)
+    payload = pack(request, {"images": wire.images})
     answer = federation.endpoint(site).answer(payload)
     return unpack(answer, ANSWERS, limit=federation.exchange.limit)
 
@@ -84,6 +82,10 @@ def judge(recipe: Recipe, *, step: int = 0, batch: int = 0, run: str = RUN) -> J
     random = torch.Generator().manual_seed(step)
     images = torch.rand(shape, generator=random) * 2 - 1
     return Judge(run=run, step=step, batch=batch, images=images)
+
+
+def other_images(request: Judge) -> Judge:
+    return request.model_copy(update={"images": -request.images})
 
 
 def weights(network: torch.nn.Module) -> Tensor:
@@ -149,8 +151,8 @@ OBJECTIVES = [
 
 @pytest.mark.parametrize("overrides", OBJECTIVES, ids=lambda overrides: " ".join(overrides)[:40])
 def test_the_generators_gradient_is_that_of_the_share_weighted_sum_of_the_sites_losses(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites, overrides: list[str]
-) -> None:
+    tiny, make_cohort, make_sites, overrides
+):
     recipe = tiny("wire.images=float32", "wire.feedback=float32", *overrides)
     cohorts = {
         "east": make_cohort(recipe, cases=2, seed=5, modalities=["T2"]),
@@ -214,10 +216,8 @@ def site_loss(site: Site, images: Tensor, step: int, modalities: tuple[str, ...]
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 6])
-def test_painting_in_chunks_gives_the_same_images_and_gradients(
-    tiny: MakeRecipe, make_sites: MakeSites, chunk: int, weight: float
-) -> None:
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_painting_in_chunks_gives_the_same_images_and_gradients(tiny, make_sites, chunk, weight):
     coordinator = make_sites(tiny("generator.noise=2")).begin()
     generator, recipe = coordinator.generator, coordinator.recipe
     random = torch.Generator().manual_seed(1)
@@ -227,7 +227,7 @@ def test_painting_in_chunks_gives_the_same_images_and_gradients(
     feedback = torch.randn(6, 1, 16, 16, generator=random)
     diversity = Diversity(draw_noise(6, 2, (16, 16), random), weight) if weight else None
 
-    def painted(size: int) -> tuple[Tensor, list[Tensor]]:
+    def painted(size):
         generator.zero_grad()
         painting = Painting(
             generator, maps, noise, chunk=size, precision="float32", diversity=diversity
@@ -241,9 +241,7 @@ def test_painting_in_chunks_gives_the_same_images_and_gradients(
     assert not parts[0].requires_grad
 
 
-def test_diversity_asks_two_images_of_one_mask_to_differ_beyond_their_grain(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_diversity_asks_two_images_of_one_mask_to_differ_beyond_their_grain(tiny, make_sites):
     flat, grain = torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 16, 16)
     grain[..., ::2, :], grain[..., 1::2, :] = 1.0, -1.0
     assert torch.equal(sameness(flat, flat + 0.5), -torch.tensor([0.5, 0.5]).log())
@@ -254,7 +252,7 @@ def test_diversity_asks_two_images_of_one_mask_to_differ_beyond_their_grain(
 
     keys = ("generator.kind=topdown", "generator.latent=8", "optimiser.generator_rate=0.01")
 
-    def apart(weight: float, bound: float = 0.0) -> float:
+    def apart(weight, bound=0.0):
         """Distance of two images of a mask after some steps that ask for nothing else."""
         bounded = [f"generator.diversity_bound={bound}"] * (bound > 0)
         recipe = tiny(*keys, f"generator.diversity={weight}", *bounded)
@@ -277,21 +275,7 @@ def test_diversity_asks_two_images_of_one_mask_to_differ_beyond_their_grain(
     assert apart(1.0, bound=0.2) > apart(0.0) + 0.5
 
 
-def test_a_chunked_run_learns_what_an_unchunked_one_does(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
-    runs = []
-    for chunk in (64, 3):
-        coordinator = make_sites(tiny(f"training.chunk={chunk}")).begin()
-        gradients = watch_gradients(coordinator)
-        coordinator.step()
-        runs.append(gradients[0])
-    torch.testing.assert_close(*runs, rtol=1e-3, atol=1e-5)
-
-
-def test_bfloat16_arithmetic_leaves_weights_and_losses_in_float32(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_bfloat16_arithmetic_leaves_weights_and_losses_in_float32(tiny, make_sites):
     federation = make_sites(tiny("training.precision=bfloat16"))
     coordinator = federation.begin()
     report = coordinator.step()
@@ -303,19 +287,12 @@ def test_bfloat16_arithmetic_leaves_weights_and_losses_in_float32(
 # Shares
 
 
-def test_a_share_is_a_sites_part_of_all_cases(tiny: MakeRecipe, make_sites: MakeSites) -> None:
-    report = make_sites(tiny()).begin().step()
-    assert report.shares == {"north": pytest.approx(6 / 9), "south": pytest.approx(3 / 9)}
-
-
-def test_a_steward_may_declare_a_share(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+def test_a_steward_may_declare_a_share(tiny, make_sites):
     report = make_sites(tiny(), shares={"south": 18.0}).begin().step()
     assert report.shares == {"north": pytest.approx(0.25), "south": pytest.approx(0.75)}
 
 
-def test_a_site_that_misses_a_step_takes_its_share_away_and_brings_it_back(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_site_that_misses_a_step_takes_its_share_away_and_brings_it_back(tiny, make_sites):
     federation = make_sites(tiny())
     coordinator = federation.begin()
     federation.line.deaf = {"south"}
@@ -335,9 +312,7 @@ def invite_until_back(coordinator: Coordinator, site: str) -> None:
         time.sleep(0.01)  # it is opened in the background
 
 
-def test_a_site_whose_answer_was_lost_goes_on_with_its_next_batch(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_site_whose_answer_was_lost_goes_on_with_its_next_batch(tiny, make_sites):
     federation = make_sites(tiny())
     coordinator = federation.begin()
     federation.line.deaf = {"south"}
@@ -350,9 +325,7 @@ def test_a_site_whose_answer_was_lost_goes_on_with_its_next_batch(
     assert torch.equal(weights(federation.sites["south"].objective.discriminator), trained)
 
 
-def test_a_site_that_is_not_needed_keeps_nobody_from_beginning(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_site_that_is_not_needed_keeps_nobody_from_beginning(tiny, make_sites):
     federation = make_sites(tiny())
     federation.line.deaf = {"south"}
     coordinator = Coordinator.begin(
@@ -367,17 +340,63 @@ def test_a_site_that_is_not_needed_keeps_nobody_from_beginning(
     assert set(coordinator.members) == {"north", "south"}
 
 
-def test_a_site_that_is_turned_away_is_asked_ever_more_rarely_and_for_ever() -> None:
+@pytest.mark.parametrize(
+    ("few", "many", "teach"),
+    [
+        ({"head"}, {"head", "lesion"}, ["south"]),
+        ({"head", "rare"}, {"head", "lesion"}, ["north", "south"]),  # it alone has a label
+        ({"head"}, None, ["north", "south"]),  # all have few
+    ],
+)
+def test_a_site_of_few_patients_teaches_masks_only_if_others_cannot(
+    tiny, make_cohort, make_sites, few, many, teach
+):
+    recipe = tiny(
+        "image.source=masks", "condition.kind=none", "masks.release=false", "generator.kind=masks",
+        "generator.noise=0", "generator.latent=4", "discriminator.kind=dcgan",
+    )  # fmt: skip
+    north = make_cohort(recipe, cases=3, modalities=sorted(few))
+    south = make_cohort(recipe, cases=4 if many else 3, modalities=sorted(many or few))
+    federation = make_sites(recipe, {"north": north, "south": south})
+    coordinator = federation.begin()
+    assert ("too few patients to teach masks" in str(coordinator.events)) == (teach == ["south"])
+    assert list(coordinator.members) == teach
+    assert all(coordinator.step().updated for _ in range(2))
+    assert coordinator.invite() == {}  # nobody is asked again
+
+
+def test_a_site_that_taught_masks_goes_on_when_larger_ones_have_come(tiny, make_cohort, make_sites):
+    recipe = tiny(
+        "image.source=masks", "condition.kind=none", "masks.release=false", "generator.kind=masks",
+        "generator.noise=0", "generator.latent=4", "discriminator.kind=dcgan",
+    )  # fmt: skip
+    cohorts = {
+        name: make_cohort(recipe, cases=cases, modalities=["head"])
+        for name, cases in (("north", 3), ("south", 4))
+    }
+    federation = make_sites(recipe, cohorts)
+    federation.line.cut = {"south"}
+    coordinator = Coordinator.begin(recipe, federation.exchange, run=RUN, needed={"north"})
+    coordinator.step()
+    federation.line.cut = set()
+    invite_until_back(coordinator, "south")
+    federation.line.cut = {"north"}
+    coordinator.step()
+    assert list(coordinator.members) == ["south"]
+    federation.line.cut = set()
+    invite_until_back(coordinator, "north")
+    assert list(coordinator.members) == ["north", "south"]
+
+
+def test_a_site_that_is_turned_away_is_asked_ever_more_rarely_and_for_ever():
     away = _TurnedAway()
     for _ in range(2000):
-        away = away.again("another modality")
+        away = away.again(CohortError("another modality"))
     assert away.times == 2000
     assert 50 < away.until - time.monotonic() <= 60
 
 
-def test_who_belongs_to_a_run_is_remembered_through_its_checkpoint(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_who_belongs_to_a_run_is_remembered_through_its_checkpoint(tiny, make_sites):
     federation = make_sites(tiny("quorum.least=1"))
     state = federation.begin().state()
     federation.line.deaf = {"south"}
@@ -388,9 +407,7 @@ def test_who_belongs_to_a_run_is_remembered_through_its_checkpoint(
     assert not again.has_quorum()
 
 
-def test_a_late_request_to_begin_does_not_have_a_site_go_back(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_late_request_to_begin_does_not_have_a_site_go_back(tiny, make_sites):
     federation = make_sites(tiny())
     coordinator = federation.begin()
     first = coordinator.roster.opening.attempt
@@ -408,9 +425,7 @@ def test_a_late_request_to_begin_does_not_have_a_site_go_back(
     assert over.reason == "this attempt at the run is over; another one has begun."
 
 
-def test_the_timeline_says_who_takes_part_in_which_step(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_the_timeline_says_who_takes_part_in_which_step(tiny, make_sites):
     recipe = tiny(
         "timeline=[{site='south', first=1, last=2}, {site='south', first=4}]", "quorum.least=1"
     )
@@ -428,8 +443,8 @@ def test_the_timeline_says_who_takes_part_in_which_step(
 
 
 def test_a_site_that_does_not_come_when_it_is_due_keeps_no_step_waiting_after_that(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+    tiny, make_sites
+):
     federation = make_sites(tiny("timeline=[{site='south', first=1}]"))
     coordinator = federation.begin()
     federation.line.deaf = {"south"}
@@ -439,22 +454,7 @@ def test_a_site_that_does_not_come_when_it_is_due_keeps_no_step_waiting_after_th
     assert [site for site, _ in federation.line.sent].count("south") == 1
 
 
-def test_who_is_due_and_not_connected_is_named_once(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
-    federation = make_sites(tiny("timeline=[{site='south', first=1}]"))
-    coordinator = federation.begin()
-    federation.line.cut = {"south"}
-    steps = [coordinator.step() for _ in range(3)]
-    due = "south is due, as the timeline says, and is not connected"
-    assert told(coordinator, steps) == [due]
-    assert coordinator.roster.awaited(0) == []
-    assert coordinator.roster.awaited(2) == ["south"]
-
-
-def test_without_a_quorum_nothing_is_learned_but_the_step_is_over(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_without_a_quorum_nothing_is_learned_but_the_step_is_over(tiny, make_sites):
     federation = make_sites(tiny("quorum.least=1.0"))
     coordinator = federation.begin()
     before = weights(coordinator.generator)
@@ -466,9 +466,7 @@ def test_without_a_quorum_nothing_is_learned_but_the_step_is_over(
     assert not coordinator.has_quorum()
 
 
-def test_nobody_waits_for_a_site_that_has_left_for_good(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_nobody_waits_for_a_site_that_has_left_for_good(tiny, make_sites):
     federation = make_sites(tiny("quorum.least=1.0"))
     coordinator = federation.begin()
     coordinator.step()
@@ -481,31 +479,17 @@ def test_nobody_waits_for_a_site_that_has_left_for_good(
     assert "south" in coordinator.roster.shares  # what it taught is not forgotten
 
 
-@pytest.mark.parametrize(("least", "sites", "enough"), [(0.5, 1, True), (0.51, 1, False)])
-def test_a_quorum_is_a_part_of_all_sites_that_ever_took_part(
-    tiny: MakeRecipe, make_sites: MakeSites, least: float, sites: int, enough: bool
-) -> None:
-    federation = make_sites(tiny(f"quorum.least={least}"))
-    coordinator = federation.begin()
-    federation.line.deaf = {"south"}
-    coordinator.step()
-    assert len(coordinator.members) == sites
-    assert coordinator.has_quorum() == enough
-
-
-def test_a_site_that_is_there_and_refuses_is_asked_ever_more_rarely(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_site_that_is_there_and_refuses_is_asked_ever_more_rarely(tiny, make_sites):
     """Steps in which nobody teaches count as well; one that answers is welcome at once again."""
     federation = make_sites(tiny("training.steps=200"))
     coordinator = federation.begin()
     refusal = pack(Refusal(run=RUN, code="policy", reason="there is no budget left."), {})
 
-    def spent(site: str, answer: bytes) -> bytes:
+    def spent(site, answer):
         said = unpack(answer, ANSWERS, limit=federation.exchange.limit)
         return refusal if site == "south" and isinstance(said, Judgement) else answer
 
-    def pause() -> float:
+    def pause():
         return coordinator.roster.turned_away["south"].until - time.monotonic()
 
     federation.line.tap = spent
@@ -523,14 +507,12 @@ def test_a_site_that_is_there_and_refuses_is_asked_ever_more_rarely(
     assert not coordinator.roster.turned_away
 
 
-def test_what_cannot_be_kept_of_a_site_that_comes_back_ends_the_run(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_what_cannot_be_kept_of_a_site_that_comes_back_ends_the_run(tiny, make_sites):
     """It is the coordinator's disk, not the site, that failed."""
     federation = make_sites(tiny("masks.release=true"))
     full: list[str] = []
 
-    def keep(site: str, conditions: Tensor, most: int | None) -> None:
+    def keep(site, conditions, most):
         if site in full:
             raise StorageError("the disk is full")
 
@@ -542,7 +524,7 @@ def test_what_cannot_be_kept_of_a_site_that_comes_back_ends_the_run(
         invite_until_back(coordinator, "south")
 
 
-def test_a_run_does_not_begin_without_every_site(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+def test_a_run_does_not_begin_without_every_site(tiny, make_sites):
     federation = make_sites(tiny())
     federation.line.deaf = {"south"}
     with pytest.raises(QuorumError, match="the run cannot begin: site south"):
@@ -551,56 +533,41 @@ def test_a_run_does_not_begin_without_every_site(tiny: MakeRecipe, make_sites: M
         make_sites(tiny(), {}).begin()
 
 
+def test_a_run_that_every_site_refuses_ends_at_once_and_says_why(tiny, make_sites):
+    federation = make_sites(tiny())
+    refusal = pack(Refusal(run=RUN, code="policy", reason="allows.refused names it."), {})
+    refusing = {"north", "south"}
+    federation.line.tap = lambda site, answer: refusal if site in refusing else answer
+    with pytest.raises(RunError, match=r"every site refuses the run\. site north.* site south"):
+        federation.begin()
+    refusing.remove("north")
+    with pytest.raises(RunError, match=r"south refuses the run\. site south.*name other sites"):
+        federation.begin()
+
+
+def test_a_run_waits_in_place_for_stewards_and_asks_nobody_twice_who_has_answered(tiny, make_sites):
+    federation, asked, told = make_sites(tiny()), [], []
+
+    def undecided(site, answer):
+        asked.append(site)
+        if site == "south" and len(told) < 3:
+            raise UndecidedError("site south: its steward has not approved the recipe.")
+        return answer
+
+    federation.line.tap = undecided
+    with pytest.raises(QuorumError, match="the run cannot begin: site south: its steward"):
+        federation.begin()
+    asked.clear()
+    request = Open(run=RUN, recipe=federation.recipe.digest(), step=0, attempt="ab")
+    cards, _ = open_all(federation.recipe, federation.exchange, request, None, told.append)
+    assert [*cards] == ["north", "south"] and sorted(asked) == ["north"] + 4 * ["south"]
+    assert told == 3 * ["site south: its steward has not approved the recipe."]
+
+
 # Modalities and labels
 
 
-def test_feedback_of_modalities_that_a_site_lacks_is_zero(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
-    recipe = tiny("image.modalities=['T1', 'T2']")
-    cohorts = {
-        "north": make_cohort(recipe, modalities=["T1"], seed=1),
-        "south": make_cohort(recipe, modalities=["T2"], seed=2),
-    }
-    federation = make_sites(recipe, cohorts)
-    coordinator = federation.begin()
-    gradients = watch_gradients(coordinator)
-    federation.line.deaf = {"south"}
-    coordinator.step()
-    last_layer = gradients[0][-1]  # a bias for each modality
-    assert last_layer[0] != 0
-    assert last_layer[1] == 0
-
-
-def test_modalities_are_matched_by_name_whatever_their_order(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
-    recipe = tiny("wire.images=float32")
-    cohorts = {
-        "east": make_cohort(recipe, modalities=["FLAIR", "T1"]),
-        "north": make_cohort(recipe, modalities=["T1", "T2"]),
-        "south": make_cohort(recipe, modalities=["T2"]),
-    }
-    federation = make_sites(recipe, cohorts)
-    coordinator = federation.begin()
-    assert coordinator.scope.modalities == ("FLAIR", "T1", "T2")
-    channels = {site: member.channels for site, member in coordinator.members.items()}
-    assert channels == {"east": [0, 1], "north": [1, 2], "south": [2]}
-    masks = {site: member.conditions for site, member in coordinator.members.items()}
-    painted = centrally_painted(coordinator, coordinator.generator, federation.sites, 0)
-    federation.line.sent.clear()
-    coordinator.step()
-    assert all(len(mask) == 2 for mask in masks.values())
-    for site, payload in federation.line.sent:
-        request = unpack(payload, {"judge": Judge}, limit=federation.exchange.limit)
-        assert isinstance(request, Judge)
-        first = 2 * list(cohorts).index(site)
-        torch.testing.assert_close(request.images, painted[first : first + 2, channels[site]])
-
-
-def test_the_recipe_orders_the_modalities_and_wants_them_all(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
+def test_the_recipe_orders_the_modalities_and_wants_them_all(tiny, make_cohort, make_sites):
     recipe = tiny("image.modalities=['T2', 'T1']")
     cohorts = {"north": make_cohort(recipe, modalities=["T1", "T2"])}
     assert make_sites(recipe, cohorts).begin().scope.modalities == ("T2", "T1")
@@ -609,9 +576,7 @@ def test_the_recipe_orders_the_modalities_and_wants_them_all(
         make_sites(more, cohorts).begin()
 
 
-def test_a_normalisation_for_a_modality_that_no_site_holds_is_refused(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_normalisation_for_a_modality_that_no_site_holds_is_refused(tiny, make_sites):
     recipe = tiny("image.intensity.FLIAR.high=100")
     with pytest.raises(CohortError, match="normalises FLIAR, which no site holds"):
         make_sites(recipe).begin()
@@ -626,9 +591,7 @@ def test_a_normalisation_for_a_modality_that_no_site_holds_is_refused(
         {0: "background", 3: "lesion"},
     ],
 )
-def test_contradictory_labels_are_refused(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites, labels: dict[int, str]
-) -> None:
+def test_contradictory_labels_are_refused(tiny, make_cohort, make_sites, labels):
     recipe = tiny()
     south = make_cohort(recipe)
     south.conditions.zero_()
@@ -639,8 +602,8 @@ def test_contradictory_labels_are_refused(
 
 @pytest.mark.parametrize("name", ["Lesion", "le-sion"])
 def test_labels_that_only_capitals_or_dashes_tell_apart_are_refused(
-    name: str, tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
+    name, tiny, make_cohort, make_sites
+):
     recipe = tiny()
     labels = {0: "background", 1: "organ", 2: "lesion", 3: name}
     south = make_cohort(recipe, labels=labels)
@@ -648,9 +611,7 @@ def test_labels_that_only_capitals_or_dashes_tell_apart_are_refused(
         make_sites(recipe, {"north": make_cohort(recipe), "south": south}).begin()
 
 
-def test_a_site_may_lack_labels_that_others_have(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
+def test_a_site_may_lack_labels_that_others_have(tiny, make_cohort, make_sites):
     recipe = tiny()
     fewer = make_cohort(recipe, labels={0: "background", 1: "organ"})
     coordinator = make_sites(recipe, {"north": fewer, "south": make_cohort(recipe)}).begin()
@@ -658,9 +619,7 @@ def test_a_site_may_lack_labels_that_others_have(
     assert coordinator.step().updated
 
 
-def test_a_site_that_comes_late_must_fit_what_the_run_paints(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
+def test_a_site_that_comes_late_must_fit_what_the_run_paints(tiny, make_cohort, make_sites):
     recipe = tiny()
     federation = make_sites(
         recipe, {"north": make_cohort(recipe), "west": make_cohort(recipe, modalities=["CT"])}
@@ -676,45 +635,10 @@ def test_a_site_that_comes_late_must_fit_what_the_run_paints(
     assert list(coordinator.members) == ["north"]
 
 
-def test_a_site_that_comes_late_joins_at_the_runs_step(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
-    recipe = tiny()
-    federation = make_sites(recipe, {"north": make_cohort(recipe), "west": make_cohort(recipe)})
-    federation.line.cut = {"west"}
-    coordinator = federation.begin()
-    coordinator.step()
-    federation.line.cut = set()
-    invite_until_back(coordinator, "west")
-    report = coordinator.step()
-    assert report.shares == {"north": 0.5, "west": 0.5}
-    assert federation.sites["west"].step == 2
-
-
-def test_a_site_that_comes_late_and_lets_no_masks_be_kept_is_told_of_as_one_of_the_first(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
-) -> None:
-    recipe = tiny("masks.release=where_allowed")
-    federation = make_sites(recipe, {"north": make_cohort(recipe), "west": make_cohort(recipe)})
-    release = federation.sites["west"].release
-    leaves = release.policy.leaves.model_copy(update={"masks": "transient"})
-    release.policy = release.policy.model_copy(update={"leaves": leaves})
-    federation.line.cut = {"west"}
-    coordinator = federation.begin(keep=lambda site, conditions, most: None)
-    assert not told(coordinator, [coordinator.step()])
-    federation.line.cut = set()
-    invite_until_back(coordinator, "west")
-    note, there = told(coordinator)
-    assert note.startswith("west lets no masks be kept")
-    assert there == "west is there, with a new discriminator"
-
-
 # The average, rates, masks
 
 
-def test_the_average_follows_the_generator_with_a_decay_that_grows_into_its_value(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_the_average_follows_the_generator_with_a_decay_that_grows_into_its_value(tiny, make_sites):
     coordinator = make_sites(tiny("training.ema=0.15", "optimiser.generator_rate=0.05")).begin()
     expected = weights(coordinator.generator)
     for decay in (1 / 10, 0.15, 0.15):
@@ -725,7 +649,7 @@ def test_the_average_follows_the_generator_with_a_decay_that_grows_into_its_valu
     assert not any(p.requires_grad for p in coordinator.average.parameters())
 
 
-def test_rates_stay_and_then_fall_linearly_towards_zero(tiny: MakeRecipe) -> None:
+def test_rates_stay_and_then_fall_linearly_towards_zero(tiny):
     recipe = tiny("training.steps=10", "optimiser.decay_from=0.5")
     factors = [rate_factor(recipe, step) for step in (0, 4, 5, 6, 9, 10)]
     assert factors == pytest.approx([1, 1, 1, 0.8, 0.2, 0])
@@ -733,26 +657,9 @@ def test_rates_stay_and_then_fall_linearly_towards_zero(tiny: MakeRecipe) -> Non
     assert all(rate_factor(constant, step) == 1 for step in range(6))
 
 
-@pytest.mark.parametrize("released", [True, False])
-def test_masks_are_kept_only_if_the_recipe_says_so(
-    tiny: MakeRecipe, make_sites: MakeSites, released: bool
-) -> None:
-    kept: list[tuple[str, Tensor]] = []
-    federation = make_sites(tiny(f"masks.release={str(released).lower()}"))
-    coordinator = federation.begin(keep=lambda site, masks, most: kept.append((site, masks)))
-    coordinator.step()
-    if not released:
-        assert kept == []
-        return
-    assert [site for site, _ in kept] == ["north", "south", "north", "south"]
-    cohort = federation.sites["south"].cohort
-    assert torch.equal(kept[1][1], cohort.batch(0, 2).conditions)
-    assert torch.equal(kept[3][1], cohort.batch(1, 2).conditions)
-
-
 def test_of_moved_masks_as_many_are_kept_as_the_site_has_cases(
-    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any, tmp_path: Path
-) -> None:
+    tiny, make_sites, make_cohort, tmp_path
+):
     recipe = tiny("training.move=true")
     cohort = make_cohort(recipe, cases=4)
     cohort.move = True
@@ -761,16 +668,12 @@ def test_of_moved_masks_as_many_are_kept_as_the_site_has_cases(
     for _ in range(6):
         coordinator.step()
     first = torch.cat([cohort.batch(number, 2).conditions for number in (0, 1)])
-    assert torch.equal(bank.of("north"), first)
+    assert torch.equal(torch.stack(bank.first(9)["north"]), first)
 
 
 def test_of_moved_masks_a_limit_is_kept_of_a_site_that_does_not_say_how_many_cases_it_has(
-    tiny: MakeRecipe,
-    make_sites: MakeSites,
-    make_cohort: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    tiny, make_sites, make_cohort, tmp_path, monkeypatch
+):
     monkeypatch.setattr("asyndgan.training.roster.MOVED_MASKS", 3)
     recipe = tiny("training.move=true")
     cohort = make_cohort(recipe, cases=1)  # as a policy with leaves.cases = false has it said
@@ -782,9 +685,7 @@ def test_of_moved_masks_a_limit_is_kept_of_a_site_that_does_not_say_how_many_cas
     assert bank.counts() == {"north": 3}
 
 
-def test_a_checkpoint_of_the_coordinator_holds_no_condition(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_checkpoint_of_the_coordinator_holds_no_condition(tiny, make_sites):
     coordinator = make_sites(tiny()).begin()
     coordinator.step()
     tensors, about = coordinator.state()
@@ -800,6 +701,7 @@ def test_a_checkpoint_of_the_coordinator_holds_no_condition(
     ("request_of", "reason"),
     [
         (lambda r: judge(r, step=0, batch=1), "step 0 is over; this site is at step 1"),
+        (lambda r: other_images(judge(r)), "step 0 is over; this site is at step 1"),
         (lambda r: judge(r, step=1, batch=0), "batch 0 was not offered; the next is 1"),
         (lambda r: judge(r, step=1, batch=2), "batch 2 was not offered; the next is 1"),
         (lambda r: judge(r, step=1, batch=1, run="def"), "takes part in another run"),
@@ -818,9 +720,7 @@ def test_a_checkpoint_of_the_coordinator_holds_no_condition(
         ),
     ],
 )
-def test_a_site_refuses_what_does_not_belong_here_or_now(
-    tiny: MakeRecipe, make_sites: MakeSites, request_of: Callable[[Recipe], Message], reason: str
-) -> None:
+def test_a_site_refuses_what_does_not_belong_here_or_now(tiny, make_sites, request_of, reason):
     federation = make_sites(tiny())
     opened(federation)
     ask(federation, "north", judge(federation.recipe))
@@ -835,9 +735,7 @@ def test_a_site_refuses_what_does_not_belong_here_or_now(
     assert (site.step, site.next_batch) == (1, 1)
 
 
-def test_a_site_judges_nothing_before_it_was_opened(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_site_judges_nothing_before_it_was_opened(tiny, make_sites):
     federation = make_sites(tiny())
     for request in (judge(federation.recipe), Save(run=RUN, step=0), Close(run=RUN)):
         answer = ask(federation, "north", request)
@@ -845,9 +743,7 @@ def test_a_site_judges_nothing_before_it_was_opened(
         assert "open it first" in answer.reason
 
 
-def test_a_site_says_who_it_is_and_sends_its_first_masks(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_site_says_who_it_is_and_sends_its_first_masks(tiny, make_sites):
     federation = make_sites(tiny())
     card = opened(federation)
     assert (card.step, card.batch, card.cases, card.share) == (0, 0, 6, 6.0)
@@ -858,9 +754,7 @@ def test_a_site_says_who_it_is_and_sends_its_first_masks(
     assert isinstance(ask(federation, "north", Close(run=RUN)), Closed)
 
 
-def test_the_same_request_again_gets_the_same_bytes_and_trains_nothing(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
+def test_the_same_request_again_gets_the_same_bytes_and_trains_nothing(tiny, make_sites, tmp_path):
     federation = make_sites(tiny("masks.release=false", "condition.kind=none"), folder=tmp_path)
     opened(federation)
     endpoint, site = federation.endpoint("north"), federation.sites["north"]
@@ -871,36 +765,10 @@ def test_the_same_request_again_gets_the_same_bytes_and_trains_nothing(
     assert again == first
     assert torch.equal(weights(site.objective.discriminator), trained)
     assert (site.step, site.next_batch) == (1, 1)
-    # It left the site twice, and is counted twice.
-    assert site.release.ledger.tally.answers == 2
+    assert site.release.ledger.tally.answers == 1  # the same bytes tell nothing new
 
 
-def test_the_same_step_with_other_images_is_refused(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
-    federation = make_sites(tiny())
-    opened(federation)
-    ask(federation, "north", judge(federation.recipe))
-    other = judge(federation.recipe)
-    other.images[0, 0, 0, 0] = 0.5
-    answer = ask(federation, "north", other)
-    assert isinstance(answer, Refusal)
-    assert "step 0 is over" in answer.reason
-
-
-def test_feedback_comes_in_the_recipes_coding(tiny: MakeRecipe, make_sites: MakeSites) -> None:
-    sizes = {}
-    for coding in ("float32", "float16", "int8", "int4"):
-        federation = make_sites(tiny(f"wire.feedback={coding}"))
-        coordinator = federation.begin()
-        assert coordinator.step().updated
-        sizes[coding] = federation.exchange.from_sites["north", "judgement"]
-    assert sizes["float32"] > sizes["float16"] > sizes["int8"] > sizes["int4"]
-
-
-def test_a_site_judges_nothing_beyond_the_last_step(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_site_judges_nothing_beyond_the_last_step(tiny, make_sites):
     """A discriminator that learns no more could be asked without end."""
     federation = make_sites(tiny("training.steps=2"))
     coordinator = federation.begin()
@@ -910,8 +778,8 @@ def test_a_site_judges_nothing_beyond_the_last_step(
 
 
 def test_a_site_judges_nothing_in_steps_in_which_the_timeline_has_it_away(
-    tiny: MakeRecipe, make_sites: MakeSites, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tiny, make_sites, monkeypatch
+):
     """Whatever the coordinator asks: how long a hospital takes part is its own to hold."""
     federation = make_sites(tiny("timeline=[{site='south', last=1}]"))
     coordinator = federation.begin()
@@ -925,15 +793,10 @@ def test_a_site_judges_nothing_in_steps_in_which_the_timeline_has_it_away(
 
 @pytest.mark.parametrize(
     "overrides",
-    [
-        (),
-        ("privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false"),
-    ],
+    [(), ("privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false")],
     ids=["plain", "private"],
 )
-def test_networks_of_a_run_are_freed_when_it_is_begun_anew(
-    make_sites: MakeSites, tiny: MakeRecipe, overrides: tuple[str, ...]
-) -> None:
+def test_networks_of_a_run_are_freed_when_it_is_begun_anew(make_sites, tiny, overrides):
     """A coordinator may open a run again and again, and memory must not wait for Python's gc."""
     federation = make_sites(tiny(*overrides))
     site = federation.sites["north"]
@@ -951,14 +814,12 @@ def test_networks_of_a_run_are_freed_when_it_is_begun_anew(
 # Numbers that are not finite
 
 
-def test_losses_that_are_not_finite_stop_the_run_where_no_quorum_is_left(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_losses_that_are_not_finite_stop_the_run_where_no_quorum_is_left(tiny, make_sites):
     federation = make_sites(tiny())
     coordinator = federation.begin()
     coordinator.step()
 
-    def spoil(site: str) -> None:
+    def spoil(site):
         with torch.no_grad():
             next(federation.sites[site].objective.discriminator.parameters()).fill_(float("nan"))
 
@@ -974,14 +835,12 @@ def test_losses_that_are_not_finite_stop_the_run_where_no_quorum_is_left(
     assert torch.equal(weights(coordinator.generator), before)
 
 
-def test_feedback_so_long_that_the_generator_would_break_counts_as_missed(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_feedback_so_long_that_the_generator_would_break_counts_as_missed(tiny, make_sites):
     """Finite numbers can do it as well: networks multiply them."""
     federation = make_sites(tiny("wire.feedback=float32"))
     coordinator = federation.begin()
 
-    def louder(site: str, answer: bytes) -> bytes:
+    def louder(site, answer):
         said = unpack(answer, ANSWERS, limit=federation.exchange.limit)
         if site == "north" or not isinstance(said, Judgement):
             return answer
@@ -994,33 +853,14 @@ def test_feedback_so_long_that_the_generator_would_break_counts_as_missed(
     federation.line.tap = louder
     report = coordinator.step()
     assert report.updated
-    assert "beyond all sense" in report.missed["south"]
+    assert "above 1e+09" in report.missed["south"]
     assert torch.isfinite(weights(coordinator.generator)).all()
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_synthetic_images_that_are_not_finite_spoil_no_discriminator(
-    tiny: MakeRecipe, make_sites: MakeSites, value: float
-) -> None:
-    federation = make_sites(tiny("wire.images=float32"))
-    opened(federation)
-    site = federation.sites["north"]
-    before = weights(site.objective.discriminator)
-    request = judge(federation.recipe)
-    request.images[0, 0, 3, 3] = value
-    answer = ask(federation, "north", request)
-    assert isinstance(answer, Refusal)
-    assert answer.code == "not_finite"
-    assert torch.equal(weights(site.objective.discriminator), before)
-    assert isinstance(ask(federation, "north", judge(federation.recipe)), Judgement)
 
 
 # Checkpoints and rolling back
 
 
-def test_a_site_goes_back_to_the_step_from_which_a_run_is_resumed(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
+def test_a_site_goes_back_to_the_step_from_which_a_run_is_resumed(tiny, make_sites, tmp_path):
     federation = make_sites(tiny(), folder=tmp_path)
     opened(federation)
     site = federation.sites["north"]
@@ -1038,9 +878,7 @@ def test_a_site_goes_back_to_the_step_from_which_a_run_is_resumed(
     assert (card.step, card.batch) == (0, 0)
 
 
-def test_states_of_steps_that_are_done_anew_are_forgotten(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
+def test_states_of_steps_that_are_done_anew_are_forgotten(tiny, make_sites, tmp_path):
     """They have the highest numbers, so they would be kept in place of newer ones."""
     federation = make_sites(tiny("training.steps=40"), folder=tmp_path)
     north = tmp_path / "north"
@@ -1061,9 +899,7 @@ def test_states_of_steps_that_are_done_anew_are_forgotten(
     assert not list(north.glob(".step-*"))
 
 
-def test_a_site_that_has_closed_its_books_learns_nothing_more(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_site_that_has_closed_its_books_learns_nothing_more(tiny, make_sites):
     """Another process may have them by then."""
     federation = make_sites(tiny())
     opened(federation)
@@ -1073,9 +909,7 @@ def test_a_site_that_has_closed_its_books_learns_nothing_more(
     assert federation.sites["north"].step == 0
 
 
-def test_states_that_do_not_say_of_which_cases_are_refused(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
+def test_states_that_do_not_say_of_which_cases_are_refused(tiny, make_sites, tmp_path):
     recipe = tiny()
     federation = make_sites(recipe, folder=tmp_path)
     opened(federation)
@@ -1092,8 +926,8 @@ def test_states_that_do_not_say_of_which_cases_are_refused(
 
 @pytest.mark.parametrize("pattern", ["of each case", "other names for the same patients"])
 def test_a_run_does_not_go_on_with_patients_told_by_another_pattern(
-    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: MakeCohort, tmp_path: Path, pattern: str
-) -> None:
+    tiny, make_sites, make_cohort, tmp_path, pattern
+):
     """They would change halves: what was not to see a patient would learn from him."""
     recipe = tiny("discriminator.cross_fitted=true")
     names = {
@@ -1102,7 +936,7 @@ def test_a_run_does_not_go_on_with_patients_told_by_another_pattern(
         "other names for the same patients": [f"{case // 2}" for case in range(8)],
     }
 
-    def sites(which: str) -> Any:
+    def sites(which):
         one = make_cohort(recipe, cases=8)
         cohort = Cohort(
             one.images, one.conditions, modalities=one.modalities, patients=names[which],
@@ -1124,28 +958,7 @@ def test_a_run_does_not_go_on_with_patients_told_by_another_pattern(
     assert "give it back its data and its settings" in answer.reason
 
 
-def test_a_site_that_went_back_repeats_its_answers_bit_for_bit(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
-    federation = make_sites(tiny(), folder=tmp_path)
-    opened(federation)
-    endpoint = federation.endpoint("north")
-    payloads = [
-        pack(judge(federation.recipe, step=step, batch=step), {"images": "float16"})
-        for step in range(4)
-    ]
-    first = [endpoint.answer(payload) for payload in payloads[:2]]
-    ask(federation, "north", Save(run=RUN, step=2))
-    first += [endpoint.answer(payload) for payload in payloads[2:]]
-    fresh = make_sites(tiny(), folder=tmp_path)
-    opened(fresh, step=2)
-    again = [fresh.endpoint("north").answer(payload) for payload in payloads[2:]]
-    assert again == first[2:]
-
-
-def test_a_site_keeps_its_last_two_checkpoints(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
+def test_a_site_keeps_its_last_two_checkpoints(tiny, make_sites, tmp_path):
     federation = make_sites(tiny(), folder=tmp_path)
     coordinator = federation.begin()
     for _ in range(3):
@@ -1154,9 +967,7 @@ def test_a_site_keeps_its_last_two_checkpoints(
     assert checkpoint.stored_steps(tmp_path / "north") == [2, 3]
 
 
-def test_a_site_keeps_the_states_of_two_runs_apart(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
+def test_a_site_keeps_the_states_of_two_runs_apart(tiny, make_sites, tmp_path):
     first = make_sites(tiny(), folder=tmp_path)
     opened(first)
     for step in range(3):
@@ -1178,8 +989,8 @@ def test_a_site_keeps_the_states_of_two_runs_apart(
 
 
 def test_a_run_that_was_ordered_anew_takes_a_sites_place_in_the_one_that_was_given_up(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
+    tiny, make_sites, tmp_path
+):
     federation = make_sites(tiny(), folder=tmp_path)
     begun = Open(run=RUN, recipe=federation.recipe.digest(), step=0, attempt="a1")
     ask(federation, "north", begun)
@@ -1201,8 +1012,8 @@ def test_a_run_that_was_ordered_anew_takes_a_sites_place_in_the_one_that_was_giv
 
 
 def test_a_run_that_cannot_go_on_at_a_site_leaves_the_one_at_work_there_as_it_is(
-    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any, tmp_path: Path
-) -> None:
+    tiny, make_sites, make_cohort, tmp_path
+):
     recipe = tiny()
     other = make_sites(recipe, {"north": make_cohort(recipe, seed=7)}, folder=tmp_path)
     opening = Open(run="def", recipe=recipe.digest(), step=0, attempt="a1")
@@ -1219,9 +1030,7 @@ def test_a_run_that_cannot_go_on_at_a_site_leaves_the_one_at_work_there_as_it_is
     assert isinstance(ask(federation, "north", judge(recipe, step=1, batch=1)), Judgement)
 
 
-def test_a_state_is_found_although_a_crash_came_between_two_moves(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
+def test_a_state_is_found_although_a_crash_came_between_two_moves(tiny, make_sites, tmp_path):
     federation = make_sites(tiny(), folder=tmp_path)
     opened(federation)
     for step in range(2):
@@ -1234,9 +1043,7 @@ def test_a_state_is_found_although_a_crash_came_between_two_moves(
     assert checkpoint.stored_steps(place) == [1, 2]
 
 
-def test_a_site_keeps_the_states_of_so_many_runs_and_no_more(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
+def test_a_site_keeps_the_states_of_so_many_runs_and_no_more(tiny, make_sites, tmp_path):
     federation = make_sites(tiny(), folder=tmp_path)
     for number in range(checkpoint.KEPT_RUNS + 4):
         run = f"{number:x}"
@@ -1248,22 +1055,9 @@ def test_a_site_keeps_the_states_of_so_many_runs_and_no_more(
     assert len(list((tmp_path / "north").glob("run-*"))) <= checkpoint.KEPT_RUNS
 
 
-def test_a_site_does_not_resume_with_other_cases(
-    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any, tmp_path: Path
-) -> None:
-    first = make_sites(tiny(), folder=tmp_path)
-    opened(first)
-    ask(first, "north", judge(first.recipe))
-    ask(first, "north", Save(run=RUN, step=1))
-    other = make_sites(tiny(), {"north": make_cohort(tiny(), cases=6, seed=9)}, folder=tmp_path)
-    answer = ask(other, "north", Open(run=RUN, recipe=other.recipe.digest(), step=1))
-    assert isinstance(answer, Refusal)
-    assert "cases are not those" in answer.reason
-
-
 def test_a_site_does_not_resume_with_the_same_images_under_other_names(
-    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any, tmp_path: Path
-) -> None:
+    tiny, make_sites, make_cohort, tmp_path
+):
     recipe, answers = tiny("image.modalities=['T1', 'T2']"), []
     for names in (["T1", "T2"], ["T1", "T2"], ["T2", "T1"]):
         cohort = make_cohort(recipe, modalities=names)
@@ -1281,67 +1075,16 @@ def test_a_site_does_not_resume_with_the_same_images_under_other_names(
     assert "give it back its data and its settings" in swapped.reason
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_of_our_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(RunError, match="Free space"):
-        checkpoint.write(tmp_path / "a.safetensors", {}, {})
-
-
-def test_a_checkpoint_that_was_cut_off_is_passed_over_for_the_one_before(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
-    federation = make_sites(tiny(), folder=tmp_path)
-    coordinator = federation.begin()
-    for _ in range(2):
-        coordinator.step()
-        coordinator.roster.save(coordinator.step_number)
-    checkpoint.step_file(tmp_path / "north", 2).write_bytes(b"half a file")
-    with pytest.raises(RunError, match="not a whole checkpoint"):
-        checkpoint.read(checkpoint.step_file(tmp_path / "north", 2))
-    again = make_sites(tiny(), folder=tmp_path)
-    request = Open(run=coordinator.roster.run, recipe=again.recipe.digest(), step=2)
-    answer = ask(again, "north", request)
-    assert isinstance(answer, Card)
-    assert answer.step == 1
-
-
-def test_a_coordinators_state_is_taken_up_as_it_was_left(
-    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
-) -> None:
-    first = make_sites(tiny(), folder=tmp_path / "sites")
-    coordinator = first.begin()
-    for _ in range(2):
-        coordinator.step()
-    coordinator.roster.save(coordinator.step_number)
-    path = checkpoint.step_file(tmp_path, 2)
-    checkpoint.write(path, *coordinator.state())
-    for _ in range(2):
-        coordinator.step()
-    second = make_sites(tiny(), folder=tmp_path / "sites")
-    resumed = Coordinator.begin(
-        second.recipe, second.exchange, run=RUN, checkpoint=checkpoint.read(path)
-    )
-    for _ in range(2):
-        resumed.step()
-    assert torch.equal(weights(resumed.generator), weights(coordinator.generator))
-    assert torch.equal(weights(resumed.average), weights(coordinator.average))
-
-
 def test_under_a_policy_too_a_run_that_was_stopped_ends_as_if_it_had_not_been(
-    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Path
-) -> None:
+    tiny, make_cohort, tmp_path
+):
     """Order, moves and shifts follow from what a site drew, which its checkpoints hold."""
     recipe = tiny("masks.release=false", "training.move=true", 'discriminator.augment=["shift"]')
     cohorts = {"north": make_cohort(recipe, seed=1), "south": make_cohort(recipe, seed=2)}
     leaves, allows = LeavesSection(masks="transient"), AllowsSection(unmeasured=True)
     policy, limit = Policy(leaves=leaves, allows=allows), message_limit(recipe)
 
-    def exchange() -> Exchange:
+    def exchange():
         sites = {
             name: Site(name, cohort, recipe, folder=tmp_path / name, policy=policy)
             for name, cohort in cohorts.items()
@@ -1366,24 +1109,13 @@ def test_under_a_policy_too_a_run_that_was_stopped_ends_as_if_it_had_not_been(
     assert torch.equal(weights(resumed.generator), weights(coordinator.generator))
 
 
-def test_a_cohort_that_is_not_moved_as_the_recipe_says_is_refused(
-    tiny: MakeRecipe, make_cohort: MakeCohort
-) -> None:
+def test_a_cohort_that_is_not_moved_as_the_recipe_says_is_refused(tiny, make_cohort):
     still = make_cohort(tiny())
     with pytest.raises(CohortError, match=r"has move=False, and training\.move is True"):
         Site("north", still, tiny("training.move=true"))
 
 
-def test_a_checkpoint_of_other_networks_is_refused(tiny: MakeRecipe, make_sites: MakeSites) -> None:
-    state = make_sites(tiny()).begin().state()
-    wider = make_sites(tiny("generator.width=8")).begin()
-    with pytest.raises(RunError, match="'generator' does not fit the recipe's network"):
-        wider.load(*state)
-
-
-def test_initial_weights_come_from_the_seed_and_leave_torchs_random_state_alone(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_initial_weights_come_from_the_seed_and_leave_torchs_random_state_alone(tiny, make_sites):
     torch.manual_seed(1)
     drawn = torch.rand(1)
     torch.manual_seed(1)
@@ -1399,40 +1131,6 @@ def test_initial_weights_come_from_the_seed_and_leave_torchs_random_state_alone(
     third = make_sites(tiny("training.seed=8")).begin()
     third.step()
     assert not torch.equal(weights(third.generator), weights(coordinator.generator))
-
-
-def test_a_transport_that_is_closed_reaches_nobody(tiny: MakeRecipe, make_sites: MakeSites) -> None:
-    federation = make_sites(tiny())
-    coordinator = federation.begin()
-    coordinator.roster.close()
-    federation.line.close()
-    with pytest.raises(SiteUnreachableError):
-        federation.line.send("north", b"", 1.0)
-
-
-def test_a_site_may_have_a_discriminator_of_another_architecture(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
-    recipe = tiny("site_discriminators.south.kind=patch_segmentation",
-                  "site_discriminators.south.width=6", "site_discriminators.south.layers=1",
-                  "loss.segmentation=1", "discriminator.kind=patch_segmentation")  # fmt: skip
-    federation = make_sites(recipe)
-    coordinator = federation.begin()
-    report = coordinator.step()
-    assert not report.missed
-    sizes = {
-        name: sum(p.numel() for p in site.objective.discriminator.parameters())
-        for name, site in federation.sites.items()
-    }
-    assert sizes["north"] != sizes["south"]
-    assert federation.sites["south"].recipe.digest() == recipe.digest()
-
-
-def test_a_discriminator_for_a_site_that_is_not_there_is_refused(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
-    with pytest.raises(CohortError, match="nroth"):
-        make_sites(tiny("site_discriminators.nroth.layers=1")).begin()
 
 
 class _Reads(torch.nn.Module):
@@ -1456,9 +1154,7 @@ def judging_by(network: torch.nn.Module, recipe: Recipe) -> Objective:
     return judge
 
 
-def test_a_segmentation_is_judged_by_the_mask_as_it_lies_on_the_shifted_image(
-    tiny: Callable[..., Recipe],
-) -> None:
+def test_a_segmentation_is_judged_by_the_mask_as_it_lies_on_the_shifted_image(tiny):
     recipe = tiny("image.size=16", "discriminator.kind=patch_segmentation",
                   "discriminator.layers=1", 'discriminator.augment=["shift"]',
                   "loss.adversarial_weight=0", "loss.segmentation=1")  # fmt: skip
@@ -1472,9 +1168,7 @@ def test_a_segmentation_is_judged_by_the_mask_as_it_lies_on_the_shifted_image(
     assert judge.learn(Batch(fitting.images, masks.roll(1, 2)), fitting)["discriminator"] > 1
 
 
-def test_a_segmentation_asks_for_no_label_to_be_found_more_easily_than_in_real_images(
-    tiny: Callable[..., Recipe],
-) -> None:
+def test_a_segmentation_asks_for_no_label_to_be_found_more_easily_than_in_real_images(tiny):
     recipe = tiny("image.size=16", "discriminator.kind=patch_segmentation",
                   "discriminator.layers=1", "loss.adversarial_weight=0",
                   "loss.segmentation=1", "loss.as_real=true")  # fmt: skip
@@ -1482,7 +1176,7 @@ def test_a_segmentation_asks_for_no_label_to_be_found_more_easily_than_in_real_i
     fitting = Batch(masks[:, None] / 2 - 1, masks)
     misread = Batch(masks[:, None].clamp(max=1) / 2 - 1, masks)  # label 2 looks like label 1
 
-    def taught(real: Batch) -> Objective:
+    def taught(real):
         judge = judging_by(_Reads(), recipe)
         judge.learn(real, real)
         return judge
@@ -1512,8 +1206,8 @@ class _Blind(torch.nn.Module):
     ("weight", "alike", "loss"), [(0, False, 0.0), (1, False, 1.0), (2, False, 2.0), (1, True, 0.0)]
 )
 def test_a_real_image_that_is_told_the_mask_of_another_counts_as_synthetic(
-    weight: float, alike: bool, loss: float, tiny: Callable[..., Recipe]
-) -> None:
+    weight, alike, loss, tiny
+):
     recipe = tiny("image.size=16", "loss.adversarial=hinge", f"loss.mismatch={weight}")
     judge = judging_by(_Blind(), recipe)
     masks = torch.randint(3, (2, 16, 16), generator=torch.Generator().manual_seed(0))
@@ -1522,9 +1216,7 @@ def test_a_real_image_that_is_told_the_mask_of_another_counts_as_synthetic(
     assert float(judge.learn(real, synthetic)["discriminator"]) == pytest.approx(loss)
 
 
-def test_a_segmentation_asks_nothing_about_labels_that_no_case_of_the_site_has(
-    tiny: Callable[..., Recipe],
-) -> None:
+def test_a_segmentation_asks_nothing_about_labels_that_no_case_of_the_site_has(tiny):
     recipe = tiny("image.size=16", "discriminator.kind=patch_segmentation",
                   "discriminator.layers=1", "loss.adversarial_weight=0",
                   "loss.segmentation=1")  # fmt: skip
@@ -1539,14 +1231,12 @@ def test_a_segmentation_asks_nothing_about_labels_that_no_case_of_the_site_has(
     assert lacking.ask(Batch(images, torch.full_like(masks, 2)))[0] == 0
 
 
-def test_a_segmentation_learns_and_asks_nothing_of_unlabelled_pixels(
-    tiny: Callable[..., Recipe],
-) -> None:
+def test_a_segmentation_learns_and_asks_nothing_of_unlabelled_pixels(tiny):
     masks = torch.randint(3, (4, 16, 16), generator=torch.Generator().manual_seed(0))
     fitting = Batch(masks[:, None] / 2 - 1, masks)
     misread = Batch(masks[:, None].clamp(min=1) / 2 - 1, masks)  # label 0 looks like label 1
 
-    def losses(unlabelled: str) -> list[float]:
+    def losses(unlabelled):
         recipe = tiny("image.size=16", "discriminator.kind=patch_segmentation",
                       "discriminator.layers=1", "loss.adversarial_weight=0",
                       "loss.segmentation=1", f"masks.unlabelled={unlabelled}")  # fmt: skip
@@ -1555,3 +1245,74 @@ def test_a_segmentation_learns_and_asks_nothing_of_unlabelled_pixels(
 
     assert min(losses("false")) > 1
     assert max(losses("true")) < 1e-6
+
+
+@pytest.mark.parametrize(("least", "sites", "enough"), [(0.5, 1, True), (0.51, 1, False)])
+def test_a_quorum_is_a_part_of_all_sites_that_ever_took_part(
+    tiny, make_sites, least, sites, enough
+):
+    federation = make_sites(tiny(f"quorum.least={least}"))
+    coordinator = federation.begin()
+    federation.line.deaf = {"south"}
+    coordinator.step()
+    assert len(coordinator.members) == sites
+    assert coordinator.has_quorum() == enough
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_masks_are_kept_only_if_the_recipe_says_so(tiny, make_sites, released):
+    kept: list[tuple[str, Tensor]] = []
+    federation = make_sites(tiny(f"masks.release={str(released).lower()}"))
+    coordinator = federation.begin(keep=lambda site, masks, most: kept.append((site, masks)))
+    coordinator.step()
+    if not released:
+        assert kept == []
+        return
+    assert [site for site, _ in kept] == ["north", "south", "north", "south"]
+    cohort = federation.sites["south"].cohort
+    assert torch.equal(kept[1][1], cohort.batch(0, 2).conditions)
+    assert torch.equal(kept[3][1], cohort.batch(1, 2).conditions)
+
+
+def test_a_site_does_not_resume_with_other_cases(tiny, make_sites, make_cohort, tmp_path):
+    first = make_sites(tiny(), folder=tmp_path)
+    opened(first)
+    ask(first, "north", judge(first.recipe))
+    ask(first, "north", Save(run=RUN, step=1))
+    other = make_sites(tiny(), {"north": make_cohort(tiny(), cases=6, seed=9)}, folder=tmp_path)
+    answer = ask(other, "north", Open(run=RUN, recipe=other.recipe.digest(), step=1))
+    assert isinstance(answer, Refusal)
+    assert "cases are not those" in answer.reason
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_of_our_errors(tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RunError, match="Free space"):
+        checkpoint.write(tmp_path / "a.safetensors", {}, {})
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over_for_the_one_before(
+    tiny, make_sites, tmp_path
+):
+    federation = make_sites(tiny(), folder=tmp_path)
+    coordinator = federation.begin()
+    for _ in range(2):
+        coordinator.step()
+        coordinator.roster.save(coordinator.step_number)
+    checkpoint.step_file(tmp_path / "north", 2).write_bytes(b"half a file")
+    with pytest.raises(RunError, match="not a whole checkpoint"):
+        checkpoint.read(checkpoint.step_file(tmp_path / "north", 2))
+    again = make_sites(tiny(), folder=tmp_path)
+    request = Open(run=coordinator.roster.run, recipe=again.recipe.digest(), step=2)
+    answer = ask(again, "north", request)
+    assert isinstance(answer, Card)
+    assert answer.step == 1
+
+
+def test_images_of_one_value_do_not_count_as_come_again():
+    """What an untrained generator paints of masks is often one label alone."""
+    arrivals, images = Arrivals(), torch.stack([torch.full((1, 4, 4), -1.0), torch.rand(1, 4, 4)])
+    assert [arrivals.count(images, step) for step in (1, 2)] == [0, 1]

@@ -31,19 +31,14 @@ def bisected(
     """Recovers, pixel by pixel, the target images of an L1 term in a site's loss.
 
     The gradient of |synthetic - target| is a sign: it jumps where the synthetic pixel becomes
-    brighter than the target. Each round divides the range of every pixel into parts and keeps the
-    part across which the feedback increases most. Using the increase rather than the sign excludes
-    the adversarial term, which changes little from one intensity to the next.
-
-    Args:
-        ask: returns feedback on images.
-        shape: shape of the images.
-        parts: number of parts that a range is divided into; a round asks `parts + 1` questions.
-        rounds: number of rounds; each later one extends the part found by half its width each way.
+    brighter than the target. Each round divides every pixel's range into parts, asks `parts + 1`
+    questions, and keeps the part across which the feedback increases most, extended by half its
+    width each way. Unlike the sign, the increase excludes the adversarial term, which changes
+    little.
 
     Returns:
-        The middle of the remaining range of each pixel. If the loss has no L1 term, this reflects
-        what the discriminator prefers.
+        The middle of each pixel's range. Without an L1 term it reflects what the discriminator
+        prefers.
     """
     low, high = torch.full(shape, IMAGE_LOW), torch.full(shape, IMAGE_HIGH)
     for _ in range(rounds):
@@ -57,15 +52,10 @@ def bisected(
 
 
 def followed(ask: Ask, start: Images, *, questions: int = STEPS) -> Images:
-    """Images that follow a site's feedback, as an unconstrained generator would.
+    """Images that follow a site's feedback by Adam, as an unconstrained generator would.
 
-    Each question is the result of the answers before it. With a paired loss the images come nearer
-    to the real image, otherwise to what the discriminator prefers.
-
-    Args:
-        ask: returns feedback on images.
-        start: images to begin with, such as the coordinator's own painting of the masks.
-        questions: number of steps of Adam; its rate is 0.03.
+    With a paired loss they come nearer to the real images, otherwise to what the discriminator
+    prefers.
     """
     hidden = torch.atanh(start.clamp(0.98 * IMAGE_LOW, 0.98 * IMAGE_HIGH)).requires_grad_()
     optimiser = torch.optim.Adam([hidden], lr=0.03, eps=TINY**2)  # feedback may be tiny all over
@@ -80,17 +70,8 @@ def followed(ask: Ask, start: Images, *, questions: int = STEPS) -> Images:
 class RolledBack:
     """Makes a site judge the same batch repeatedly by rolling it back to an earlier step.
 
-    A site that is told that the run is at an earlier step restores its state of that step and
-    offers the same batch. Runs resume in this way; a malicious coordinator can use it to have one
-    batch judged any number of times.
-
-    Args:
-        endpoint: endpoint of the site.
-        run: identity of the run that the site takes part in, or of a new one.
-        recipe: digest of the recipe.
-        step: step to go back to: 0, or one that the site has a checkpoint of.
-        images: coding of images on the wire.
-        limit: largest size of an answer, in bytes.
+    A site that is told that the run is at an earlier step, of which it has a checkpoint, or at 0,
+    restores its state of that step and offers the same batch. Runs resume in this way.
     """
 
     def __init__(
@@ -124,7 +105,7 @@ class RolledBack:
         return card
 
     def _asked(self, request: Message) -> Message:
-        payload = pack(request, {"images": self.images}, level=1)
+        payload = pack(request, {"images": self.images})
         return unpack(self.endpoint.answer(payload), ANSWERS, limit=self.limit)
 
 

@@ -33,16 +33,14 @@ TAIL: Final = 10
 class NearCopies:
     """Whether a synthetic image lies nearer to a member than patients resemble each other.
 
-    Means over patients do not show that one or two were copied. Distances are relative to that of
-    the next other patient's image: 0 is a copy, 1 an image as near as patients come.
+    Distances are relative to that of the next other patient's image: 0 is a copy, 1 an image as
+    near as patients come.
 
     Attributes:
         found: number of members to whom a synthetic image comes too near.
         nearest: smallest distance of a member to a synthetic image.
         nearest_other: smallest distance of another patient.
         p_value: p-value of the one-sided test that `nearest` is too small.
-        members: number of members.
-        others: number of other patients.
     """
 
     found: Whole
@@ -96,17 +94,11 @@ class NearCopies:
 def near_copies(members: NDArray[np.float64], others: NDArray[np.float64]) -> NearCopies:
     """Searches for near copies of members, with a rate of false alarms of at most `LEVEL`.
 
-    An image nearer than `COPY` always counts as a copy.
-
-    Without copies members and others are exchangeable, so a member is nearer than the k-th nearest
-    of n others with probability k / (n + 1). Beyond that, small distances follow a power law
-    (Levina and Bickel 2005), so their logarithms are exponential (Hill 1975), and the k - 1 nearer
-    others say how fast they fall off. The bound over all members is Bonferroni's. (Ranks alone
-    would not do: among equally many, two copies are the two nearest patients in every fourth case.)
-
-    Args:
-        members: smallest relative distance of each member to a synthetic image, 0 or more.
-        others: the same of each other patient; two at least.
+    An image nearer than `COPY` always counts as a copy. Without copies a member is nearer than the
+    k-th nearest of n others with probability k / (n + 1). Beyond that, small distances follow a
+    power law (Levina and Bickel 2005), so their logarithms are exponential (Hill 1975), and the k -
+    1 nearer others say how fast they fall off. The bound over all members is Bonferroni's.
+    Distances are the smallest ones of each patient, 0 or more; those of two others at least.
     """
     near, far = (-np.log(np.clip(group, 1e-6, None)) for group in (members, others))
     far = np.sort(far)[::-1]
@@ -125,8 +117,7 @@ def near_copies(members: NDArray[np.float64], others: NDArray[np.float64]) -> Ne
 def check_once(real: Sequence[Case]) -> None:
     """Refuses cases of two patients with one image, mirrored or not.
 
-    A member who is among the others as well, under another name, would make the groups alike, and
-    a member who is there twice would make a copy look as near as the next patient.
+    They would make the groups alike, or a copy look as near as the next patient.
     """
     # Empty slices are the same in everybody, whatever a modality's background is.
     varied = thumbnails(real).flatten(2).std(dim=2).amax(dim=1) > FLAT

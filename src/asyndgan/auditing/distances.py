@@ -29,8 +29,7 @@ TINY: Final = 1e-12
 def relative_distances(real: Sequence[Case], synthetic: Sequence[Case]) -> Tensor:
     """Distances (real, synthetic), relative to that of the real case to the next other patient's.
 
-    An empty slice, which all patients have alike, is thus as far from a synthetic one as any. Of an
-    image and its mirror image the nearer one counts, since generators may learn from both.
+    Of an image and its mirror image the nearer one counts, since generators may learn from both.
     """
     usual = to_next_patient(real)[:, None]
     return ((mirrored_too(thumbnails(real), thumbnails(synthetic)) + TINY) / (usual + TINY)).sqrt()
@@ -63,21 +62,15 @@ def least(cases: Sequence[Case], distances: Tensor) -> NDArray[np.float64]:
 def painting_gaps(run: RunFolder, cases: Sequence[Case], work: Work | None = None) -> Tensor:
     """Mean absolute differences between images and what the generator paints from their masks.
 
-    Args:
-        run: a finished run.
-        cases: real cases.
-        work: is told of each painting.
-
     Returns:
-        Tensor (case, repeat, look). The attacker does not know the site, so every look is tried
-        equally often.
+        Tensor (case, painting). The attacker does not know the site, so every look is tried equally
+        often.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     random = torch.Generator().manual_seed(derived_seed(0, "audit"))
     channels = [facts.scope.modalities.index(name) for name in cases[0].modalities]
     different = list(facts.looks())
-    repeats = paintings_of_case(run) // len(different)
-    looks = different * repeats
+    looks = different * (paintings_of_case(run) // len(different))
     gaps: list[Tensor] = []
     for case in cases:
         masks = torch.stack([case.mask] * len(looks))
@@ -88,7 +81,7 @@ def painting_gaps(run: RunFolder, cases: Sequence[Case], work: Work | None = Non
         gaps.append((painted[:, channels] - case.image).abs().flatten(1).mean(1))
         if work:
             work.did(len(looks))
-    return torch.stack(gaps).unflatten(1, (repeats, len(different)))
+    return torch.stack(gaps)
 
 
 def paintings_of_case(run: RunFolder) -> int:
@@ -98,13 +91,13 @@ def paintings_of_case(run: RunFolder) -> int:
 
 
 def thumbnails(cases: Sequence[Case]) -> Images:
-    """Images (case, c, SIDE, SIDE), at the size at which they are compared."""
+    """Images (case, c, *sides) of `SIDE` pixels a side, at which they are compared."""
     return smaller(torch.stack([case.image for case in cases]))
 
 
-def smaller(images: Images) -> Images:
-    """Images (n, c, SIDE, SIDE)."""
-    return torch.nn.functional.interpolate(images, size=(SIDE, SIDE), mode="area")
+def smaller(images: Images) -> Tensor:
+    """Images (n, c, *sides), each side of `SIDE` pixels."""
+    return torch.nn.functional.interpolate(images, size=(SIDE,) * (images.ndim - 2), mode="area")
 
 
 def pairwise(ones: Tensor, others: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""Whether members and other patients are alike apart from membership.
+"""Whether members and other patients are alike apart from membership, without the generator.
 
-An attack compares images of the two groups. If the others come from other hospitals, in another mix
-of hospitals, or with other intensities, then an attack tells the groups apart without any trace of
-membership, or a trace stays hidden. So the groups are compared first, without the generator.
+Others of other hospitals, in another mix of hospitals or with other intensities are told from
+members without any trace of membership, or hide one.
 """
 
 import re
@@ -30,7 +29,7 @@ OTHER_MIX: Final = 0.05
 rounding to whole patients explains, from which on the mixes differ."""
 
 ENOUGH: Final = 10
-"""Fewest members, and fewest others, of a matching subset that is compared by itself."""
+"""Fewest members, and fewest others, whose likeness says anything."""
 
 PERMUTATIONS: Final = 499
 """Number of random groupings that the actual one is compared with."""
@@ -95,8 +94,7 @@ class Groups:
     def may_explain(self, low: float) -> bool:
         """Whether the groups' differences may explain an AUC whose interval begins at `low`.
 
-        Where names tell no hospital, the others may be of another one though a test on few patients
-        does not show it: then an alarm must lie above what plain measures tell.
+        Where names tell no hospital, an alarm must lie above what plain measures tell.
         """
         doubtful = self.other_images or (not self.others and low > 0.5)
         return self.other_mix or (doubtful and not low > self.auc)
@@ -128,13 +126,7 @@ class Groups:
 def compare_groups(
     members: Sequence[Case], others: Sequence[Case], known: tuple[Sites, Sites]
 ) -> Groups:
-    """Compares two groups of patients without the generator.
-
-    Args:
-        members: cases of members.
-        others: cases of other patients.
-        known: sites of these patients, and maybe of further ones (`sites_of`).
-    """
+    """Compares two groups of patients, of whom `known` has the sites (`sites_of`)."""
     found: dict[str, tuple[float, float]] = {}
     measures = plain_measures(members), plain_measures(others)
     columns = []
@@ -162,12 +154,8 @@ def compare_groups(
 def _by_nearest(measures: NDArray[np.float64], inside: NDArray[np.bool_]) -> tuple[float, float]:
     """How well the nearest other patient's group tells a patient's group: AUC and p-value.
 
-    It finds hospitals that differ from each other while the groups' means are alike. The p-value is
-    that of a permutation test, with a fixed seed.
-
-    Args:
-        measures: measures of each patient (patient, measure), standardised.
-        inside: whether each patient is a member.
+    It finds hospitals that differ while the groups' means are alike. The p-value is that of a
+    permutation test. `measures` (patient, measure) are standardised.
     """
     apart = cdist(measures, measures)
     np.fill_diagonal(apart, np.inf)
@@ -203,20 +191,12 @@ def sites_of(
     sites: Collection[str],
     folders: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Sites, Sites]:
-    """The site of each patient, as far as names tell: of members, and of others.
+    """The site of each patient, as far as names tell: of members (`site/patient`), and of others.
 
     Another patient's name tells it by `site/`, by the name of a site or of its folder in it
-    (`test-north-p3`), or if it begins as names of one site's members alone do (`TCGA_CS`).
-
-    Args:
-        members: cases of members, whose patients are named `site/patient`.
-        others: cases of other patients.
-        sites: names of the run's sites.
-        folders: the site whose data a folder holds, by the folder's name.
-
-    Returns:
-        Sites by patient. Those of the others are empty unless a quarter of their names tell a site,
-        and half of them tell a site or begin as no member's name does.
+    (`test-north-p3`), or if it begins as names of one site's members alone do (`TCGA_CS`). Sites of
+    others are empty unless a quarter of their names tell a site, and half of them tell a site or
+    begin as no member's name does.
     """
     inside = {case.patient: case.patient.partition("/")[0] for case in members}
     own: dict[str, Counter[str]] = {}
@@ -253,30 +233,6 @@ def _starts(name: str) -> set[str]:
     ends = [match.start() for match in re.finditer(r"[\W_]+", name)]
     starts = {re.split(r"[\W_]*\d", name, maxsplit=1)[0], *(name[:end] for end in ends)} - {name}
     return {start for start in starts if len(start) > 1 and re.search(r"[^\W\d_]", start)}
-
-
-def in_same_mix(inside: Sites, outside: Sites) -> tuple[set[str], set[str]] | None:
-    """Patients of both groups in the same mix of hospitals, chosen at random with a fixed seed.
-
-    Args:
-        inside: site of each member.
-        outside: site of each other patient; empty if not known.
-
-    Returns:
-        Names of members and of others; None if fewer than `ENOUGH` of one group remain.
-    """
-    random = np.random.default_rng(0)
-    chosen: list[set[str]] = []
-    ours, theirs = Counter(inside.values()), Counter(outside.values())
-    least = {site: min(ours[site], theirs[site]) for site in ours if theirs[site]}
-    for group, counts in zip((inside, outside), (ours, theirs), strict=True):
-        times = min((counts[site] / part for site, part in least.items()), default=0.0)
-        names: set[str] = set()
-        for site, part in sorted(least.items()):
-            own: NDArray[np.str_] = np.array(sorted(n for n, of in group.items() if of == site))
-            names |= {str(n) for n in random.choice(own, int(times * part), replace=False)}
-        chosen.append(names)
-    return (chosen[0], chosen[1]) if min(map(len, chosen)) >= ENOUGH else None
 
 
 def _told(counts: Mapping[str, int]) -> str:

@@ -49,17 +49,12 @@ PIXELS: Final = 10_000
 def mask_scores(
     members: Sequence[Case], others: Sequence[Case], *held: Iterable[Mask]
 ) -> list[dict[str, dict[str, float]]]:
-    """Membership scores of each patient for an attacker who holds masks; higher: member.
+    """Membership scores of each patient for attackers who hold sets of masks; higher: member.
 
     `mask` is by the patient's mask, `picture` by the one that a forest finds in the image. The
     score is the overlap with the nearest mask that is held, less that with the nearest mask of
-    another patient. It is the mean over a patient's cases with a label; patients without one get
-    the lowest score.
-
-    Args:
-        members: cases of members.
-        others: cases of other patients.
-        held: masks that the attacker holds, [H, W]; scores are computed for each of these sets.
+    another patient; the mean over a patient's cases with a label. Patients without one get the
+    lowest score.
     """
     ours, theirs = labelled(members), labelled(others)
     real = [*ours, *theirs]
@@ -129,20 +124,24 @@ def _chunks(masks: Sequence[Mask]) -> Iterator[Tensor]:
 def _placed(
     masks: Tensor, labels: Sequence[int], ways: Iterable[tuple[float, float, float]]
 ) -> Iterator[Tensor]:
-    """Labels of masks (n, H, W), moved to the middle: (label, n, pixel) for each way."""
-    count, rows, columns = masks.shape
-    parts = (masks[:, None] == torch.tensor(labels)[:, None, None]).float()
-    parts = F.interpolate(parts, size=(2 * SIDE, 2 * SIDE), mode="area")
+    """Labels of masks (n, *sides), moved to the middle: (label, n, pixel) for each way."""
+    count, *sides = masks.shape
+    dims = len(sides)
+    parts = torch.stack([masks == label for label in labels], 1).float()
+    parts = F.interpolate(parts, size=(2 * SIDE,) * dims, mode="area")
     place = (torch.arange(2 * SIDE) + 0.5) / SIDE - 1
     whole = parts.sum(1)
-    middle = torch.stack([(whole.sum(axis) * place).sum(1) for axis in (1, 2)], 1)
-    middle = middle / whole.sum((1, 2)).clamp(min=1e-6)[:, None]
-    ratio = rows / columns
+    # Coordinates are those of the last axis first.
+    profiles = [whole.movedim(-1 - n, -1).reshape(count, -1, 2 * SIDE).sum(1) for n in range(dims)]
+    middle = torch.stack([(profile * place).sum(1) for profile in profiles], 1)
+    middle = middle / whole.flatten(1).sum(1).clamp(min=1e-6)[:, None]
+    ratio = sides[-2] / sides[-1]
     for angle, zoom, flip in ways:
         cos, sin = zoom * math.cos(math.radians(angle)), zoom * math.sin(math.radians(angle))
-        matrix = torch.tensor([[cos * flip, -sin * ratio], [sin / ratio * flip, cos]])
-        where = torch.cat([matrix.expand(count, 2, 2), middle[:, :, None]], 2)
-        grid = F.affine_grid(where, [count, len(labels), SIDE, SIDE], align_corners=False)
+        matrix = torch.eye(dims) * zoom
+        matrix[:2, :2] = torch.tensor([[cos * flip, -sin * ratio], [sin / ratio * flip, cos]])
+        where = torch.cat([matrix.expand(count, dims, dims), middle[:, :, None]], 2)
+        grid = F.affine_grid(where, [count, len(labels), *[SIDE] * dims], align_corners=False)
         yield (
             F.grid_sample(parts, grid, align_corners=False).flatten(2).transpose(0, 1).contiguous()
         )
@@ -151,8 +150,7 @@ def _placed(
 def segmented(members: Sequence[Case], others: Sequence[Case]) -> list[Mask]:
     """Masks that forests find in images of members, then of others.
 
-    Each of two forests learns from one half of the other patients. It judges the other half of
-    them, and half of the members, so none has seen a patient that it judges.
+    Each of two forests learns from one half of the other patients, and judges the rest.
     """
     cases = [*members, *others]
     half = {
@@ -170,11 +168,7 @@ def segmented(members: Sequence[Case], others: Sequence[Case]) -> list[Mask]:
 
 @final
 class _Forest:
-    """A random forest (Breiman 2001) that finds the label of each pixel.
-
-    Args:
-        cases: cases from which it learns; of none it finds no label.
-    """
+    """A random forest (Breiman 2001) that finds each pixel's label; of no cases it finds none."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
         self.forest: Any = None
@@ -210,14 +204,15 @@ def _step(space: Sequence[int]) -> int:
 
 
 def _smaller(image: Image) -> Tensor:
-    return F.avg_pool2d(image, _step(image.shape[1:]))
+    pool = F.avg_pool2d if image.ndim == 3 else F.avg_pool3d
+    return pool(image, _step(image.shape[1:]))
 
 
 def _coarse(case: Case) -> Tensor:
     """The label in the middle of each pixel of `_smaller`."""
-    rows, columns = _smaller(case.image).shape[1:]
     step = _step(case.mask.shape)
-    return case.mask[step // 2 :: step, step // 2 :: step][:rows, :columns]
+    coarse = case.mask[(slice(step // 2, None, step),) * case.mask.ndim]
+    return coarse[tuple(map(slice, _smaller(case.image).shape[1:]))]
 
 
 def _features(image: Image) -> NDArray[np.float32]:

@@ -16,7 +16,6 @@ from pydantic import StrictBool
 from torch import Tensor
 
 from asyndgan.auditing.distances import by_patient, painting_gaps, pairwise, thumbnails
-from asyndgan.auditing.lower_bounds import epsilon_of_guesses
 from asyndgan.auditing.schema import Number, Whole
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.lazy import Late
@@ -28,6 +27,9 @@ stats: Any = Late("scipy.stats")  # a second that most commands need not wait fo
 
 DELTA: Final = 1e-5
 """Delta of the bounds of epsilon."""
+
+ERROR: Final = 0.05
+"""Probability that a lower bound of epsilon is too high."""
 
 LEVEL: Final = 0.05
 """Significance level of the tests, and of the intervals (both ends together)."""
@@ -49,9 +51,6 @@ ATTACKS: Final = ("painting", "nearest", "density", *BY_MASK)
 class Attack:
     """Result of one way of telling members from other patients.
 
-    The bound of epsilon requires as many members as others, chosen by chance. If one group is
-    larger, a random subset of it is used.
-
     Attributes:
         name: `painting` (similarity of a patient's image to what the generator paints from the
             patient's own mask), `nearest` (similarity to the nearest synthetic image), `density`
@@ -63,7 +62,8 @@ class Attack:
         p_value: p-value of the one-sided test (Mann and Whitney) that members score higher.
         members: number of members.
         others: number of other patients.
-        epsilon: lower bound of the generator's epsilon, valid if members were chosen by chance.
+        epsilon: lower bound of the generator's epsilon, valid if members were chosen by chance; of
+            equally many of both groups.
         corrected: `p_value`, corrected for the number of attacks (Holm).
         explained: whether another difference between the groups may explain the result.
     """
@@ -81,11 +81,7 @@ class Attack:
 
     @property
     def tells(self) -> bool:
-        """Whether this attack by itself found a sign of membership; a p-value of nan counts as yes.
-
-        A release depends on it. An alarm takes more, since one of several attacks may find a sign
-        by chance.
-        """
+        """Whether this attack by itself found a sign of membership; nan counts as yes."""
         return not self.p_value >= LEVEL
 
     @property
@@ -95,18 +91,14 @@ class Attack:
 
     @property
     def comparable(self) -> bool:
-        """Whether the members do not score reliably below the others.
-
-        Membership cannot bring that about; another difference between the two groups can, and
-        would hide members.
-        """
+        """Whether the members do not score reliably below others, as membership cannot cause."""
         return not self.high < 0.5
 
     @property
     def sure(self) -> bool:
         """Whether there are enough patients to rule out an AUC of `SURE` or more.
 
-        An AUC below 0.5, where the groups are comparable, is due to chance and is treated as 0.5.
+        An AUC below 0.5 counts as 0.5.
         """
         return max(self.auc, 0.5) + self.high - self.auc < SURE
 
@@ -116,11 +108,7 @@ class Attack:
         return self.comparable and self.sure and not self.tells and not self.explained
 
     def objection(self, decided: Callable[[str], str] = str) -> str:
-        """Why a set may not be released as far as this attack is concerned; empty if it may.
-
-        Args:
-            decided: words the verdict, such as of a trial run.
-        """
+        """Why a set may not be released as far as this attack is concerned; empty if it may."""
         if self.passes:
             return ""
         if not (self.tells or self.explained or not self.comparable):
@@ -162,19 +150,12 @@ class Attack:
 def patient_scores(
     run: RunFolder, real: Sequence[Case], synthetic: Sequence[Case], gaps: Tensor | None = None
 ) -> dict[str, dict[str, float]]:
-    """Membership score of each patient by attack, mean over the patient's cases; higher: member.
-
-    Args:
-        run: a finished run.
-        real: cases of members and of others.
-        synthetic: what the run painted.
-        gaps: `painting_gaps` of `real`, if they are known.
-    """
+    """Membership score of each patient by attack, mean over the patient's cases; higher: member."""
     gaps = painting_gaps(run, real) if gaps is None else gaps
     apart = pairwise(thumbnails(real), thumbnails(synthetic))
     scale = float(apart.min(dim=1).values.median())
     by_case = {
-        "painting": -gaps.flatten(1).min(dim=1).values,
+        "painting": -gaps.min(dim=1).values,
         "nearest": -apart.min(dim=1).values,
         "density": torch.exp(-apart / max(scale, 1e-12)).mean(dim=1).log(),
     }
@@ -222,3 +203,30 @@ def _epsilon(
     guessed = np.lexsort((random.random(2 * size), scores))[size:]
     correct = 2 * int((guessed < size).sum())
     return epsilon_of_guesses(correct, 2 * size, 2 * size, delta=DELTA)
+
+
+def epsilon_of_guesses(correct: int, guesses: int, candidates: int, *, delta: float) -> float:
+    """Lower bound of epsilon, with 95 % confidence, from one training with half of many candidates.
+
+    The method is that of Steinke et al. 2023. Each candidate took part with probability 1/2. Under
+    (epsilon, delta)-differential privacy the number of correct guesses hardly exceeds a binomial
+    one with probability 1 / (1 + exp(-epsilon)) (theorem 5.2).
+    """
+    low, high = 0.0, 20.0
+    if _chance(low, correct, guesses, candidates, delta) > ERROR:
+        return 0.0
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        beyond = _chance(middle, correct, guesses, candidates, delta) <= ERROR
+        low, high = (middle, high) if beyond else (low, middle)
+    return low
+
+
+def _chance(epsilon: float, correct: int, guesses: int, candidates: int, delta: float) -> float:
+    """Upper bound of the probability of at least `correct` correct guesses."""
+    right = 1 / (1 + math.exp(-epsilon))
+    slack = total = 0.0
+    for fewer in range(1, correct + 1):
+        total += float(stats.binom.pmf(correct - fewer, guesses, right))
+        slack = max(slack, total / fewer)
+    return float(stats.binom.sf(correct - 1, guesses, right)) + 2 * candidates * delta * slack

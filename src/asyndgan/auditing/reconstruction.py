@@ -40,15 +40,13 @@ CLEARLY: Final = 3.0
 class PixelsRead:
     """How near a coordinator comes to the real images of one batch by repeated questions.
 
-    All ratios are peak signal-to-noise ratios in decibels, one for each image; higher is nearer to
-    the patient's real image.
+    Ratios are peak signal-to-noise ratios in decibels to the real image, one for each image.
 
     Attributes:
         site: name of the site.
         step: number of steps that its discriminator had learned when it was asked.
         read: of what bisection found (`attacks.bisected`).
-        followed: of what it draws by the feedback, from its own painting of the batch's masks
-            (`attacks.followed`).
+        followed: of what it draws by the feedback, from its own painting (`attacks.followed`).
         painted: of what the coordinator paints from the batch's masks without asking.
         flat: of an image that is evenly grey, as bright as the real one is on average.
     """
@@ -118,16 +116,9 @@ def read_pixels(
 ) -> PixelsRead:
     """Attacks one site as a coordinator could that has one of its batches judged again and again.
 
-    Nothing is written to the site's folders, and its policy is not asked: this is what follows from
-    the recipe.
-
-    Args:
-        run: run that the site took part in.
-        setup: the site; `state` is where its states of the run are.
-        late: ask about the batch after its oldest state in which the run was not over yet, if there
-            is one; otherwise about its first.
-        data: the site's data set, if it was opened before.
-        work: is told of each question.
+    Nothing is written to the site's folders, and its policy is not asked. If `late`, the batch is
+    that after its oldest state in which the run was not over yet, if there is one; otherwise its
+    first.
 
     Raises:
         RunError: the site does not answer, such as with states that do not fit its data.
@@ -170,10 +161,7 @@ def questions_of(recipe: Recipe) -> int:
 
 
 def not_asked(run: RunFolder) -> str:
-    """Why sites of this run cannot be asked in this way; empty if they can be.
-
-    Both attacks read what is compared pixel by pixel with the images of the masks that were sent.
-    """
+    """Why sites of this run cannot be asked in this way; empty if they can be."""
     recipe = run.recipe()
     if recipe.given_masks:
         return "the masks were given, so no image is compared with a patient's own pixel by pixel"
@@ -206,13 +194,7 @@ def asked_again(
 ) -> Iterator[tuple[Site, RolledBack]]:
     """A copy of a site that a coordinator can ask any number of times about one batch.
 
-    Args:
-        run: run that the site takes part in or took part in.
-        recipe: recipe that the site trains.
-        setup: the site; `state` is where its states of the run are, which are copied.
-        late: as for `read_pixels`.
-        policy: policy of the site.
-        data: as for `read_pixels`.
+    Args are those of `read_pixels`, the recipe that the site trains, and its policy.
 
     Yields:
         The site, and the function that asks it.

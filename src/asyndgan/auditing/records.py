@@ -1,7 +1,7 @@
 """What synthetic records reveal of the records that a run was trained on."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,22 +12,30 @@ from pydantic import Field, StrictBool, TypeAdapter
 
 from asyndgan.auditing.audit import AUDIT_FILE, decided
 from asyndgan.auditing.membership import LEVEL, Attack, attack, holm
-from asyndgan.auditing.release import began_elsewhere, first_refusal, said_by, unconfirmed
-from asyndgan.auditing.run import about_state
+from asyndgan.auditing.release import (
+    began_elsewhere,
+    first_refusal,
+    permitting,
+    said_by,
+    unconfirmed,
+)
+from asyndgan.auditing.run import confirmed_by
 from asyndgan.auditing.schema import Whole
 from asyndgan.errors import RunError
 from asyndgan.judging.metrics import fraction_interval
 from asyndgan.judging.records import distances, split_sites
+from asyndgan.judging.table import read_result
 from asyndgan.lazy import Late
+from asyndgan.locks import alone
 from asyndgan.painting.records import make_records
-from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
 from asyndgan.runs.schema import Hex
 from asyndgan.runs.trial import trial_of
 from asyndgan.tables.cohort import read_for, table_of
 from asyndgan.tables.encoding import Encoder
+from asyndgan.tables.schema import refuse_for_images
 from asyndgan.tables.table import check_apart, equal_records, nearly_equal
-from asyndgan.texts import SiteName, bounded_text, parsed_json, replace_text
+from asyndgan.texts import SiteName, replace_text
 
 stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
@@ -117,6 +125,7 @@ class RecordsAudit:
                 )
 
 
+@alone(lambda run, sites, out, **_: out)
 def audit_records(
     run: RunFolder,
     sites: Mapping[str, Path],
@@ -124,25 +133,19 @@ def audit_records(
     *,
     holdout: Path | None = None,
     states: Mapping[str, Path] | None = None,
+    **of_images: object,
 ) -> RecordsAudit:
     """Infers members of a run by the distance to the closest synthetic record.
 
     The attacker has the synthetic table and candidate records (Yeom et al. 2018 in the form of Chen
-    et al. 2020, GAN-Leaks, full black box).
-
-    Args:
-        run: a finished run of a table.
-        sites: table of some of its sites, by name.
-        out: folder for the result.
-        holdout: records of the same customers' kind that the run has not seen; None: those that the
-            sites held out.
-        states: as in `evaluate_records`.
+    et al. 2020, GAN-Leaks, full black box). Arguments are those of `asyndgan.audit`.
 
     Raises:
-        RunError: fewer than `FEWEST` records on one side or synthetic ones, a site is none of the
-            run's, or the holdout are its records.
+        RunError: an option of images is given, fewer than `FEWEST` records on one side or synthetic
+            ones, a site is none of the run's, or the holdout are its records.
         DataError, CohortError: a table cannot be read, or has other columns.
     """
+    refuse_for_images(of_images)
     split_up = split_sites(run, sites, states or {})
     kept = split_up.kept
     others = read_for(run.recipe(), holdout, "the holdout").records if holdout else split_up.held
@@ -167,7 +170,14 @@ def audit_records(
         matches=matches,
         near=nearly_equal(strangers, written),
         confirmed={
-            site: _confirms(run, site, data, states or {}, split_up.members)
+            site: confirmed_by(
+                run,
+                site,
+                states or {},
+                partial(split_up.members, site, site),
+                f"{data} does not hold the records that {site} was trained on. Name the table that "
+                "the site had.",
+            )
             for site, data in sites.items()
         },
         uncompared=sorted(set(run.facts().sites) - set(sites)) if holdout else [],
@@ -199,78 +209,25 @@ def _check_enough(
         )
 
 
-def _confirms(
-    run: RunFolder,
-    site: str,
-    data: Path,
-    states: Mapping[str, Path],
-    members: Callable[[str, str], str],
-) -> bool:
-    """Whether a site's state confirms training on these records; False if there is no state.
-
-    Raises:
-        RunError: it says that they are others, or that the recipe was another one.
-    """
-    about = about_state(run, site, states.get(site, run.site_state(site)))
-    if about is None:
-        return False
-    if members(site, site) != about.get("members"):
-        raise RunError(
-            f"{data} does not hold the records that {site} was trained on. Name the table that "
-            "the site had."
-        )
-    return True
-
-
 _AUDIT: Final = TypeAdapter(RecordsAudit)
 
 
+def _read(folder: Path) -> RecordsAudit:
+    return read_result(folder / AUDIT_FILE, _AUDIT, "audit of a table", "asyndgan audit")
+
+
 def check_released_records(run: RunFolder, audits: Sequence[Path]) -> str:
-    """Checks that audits of this generator found no member and no more copies than chance makes.
-
-    Args:
-        run: run of a table, whose synthetic records are to be passed on.
-        audits: folders of audits; together they cover every site of the run.
-
-    Returns:
-        The findings of the audits, for the model card.
-
-    Raises:
-        RunError: a site was not audited; or an audit cannot be read, is of another generator, or
-            objects.
-    """
-    missing, findings = set(run.facts().sites), []
-    for folder in audits:
-        path = folder / AUDIT_FILE
-        if fault := lacking(path, "asyndgan audit"):
-            raise RunError(fault)
-        try:
-            audit = _AUDIT.validate_python(parsed_json(bounded_text(path)))
-        except (OSError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{path} is no audit of a table; make it anew with 'asyndgan audit'."
-            ) from error
-        if reason := _refusal(run, audit, f"{path}"):
-            raise RunError(f"{run.path} may not be released: {reason}.")
-        missing -= {one.name for one in audit.attacks}
-        findings += [f"{one.name}: {one.verdict}" for one in audit.attacks]
-    if reason := _uncovered(run, missing):
-        raise RunError(f"{run.path} may not be released: {reason}.")
-    return "; ".join(findings)
+    """Findings of audits, for the model card; raises `RunError` unless they permit a release."""
+    found = permitting(run, audits, _read, partial(_refusal, run), _uncovered)
+    return "; ".join(f"{one.name}: {one.verdict}" for audit in found for one in audit.attacks)
 
 
 def release_by_records(
     run: RunFolder, audit: RecordsAudit, beside: Sequence[RecordsAudit] = ()
 ) -> str:
-    """Whether `check_released_records` permits a release by this audit and others, and why not.
-
-    Returns:
-        "permitted", or "not permitted, because ...".
-    """
-    every = [audit, *beside]
-    missing = set(run.facts().sites) - {one.name for each in every for one in each.attacks}
+    """Whether these audits permit a release: "permitted", or "not permitted, because ..."."""
     reason = first_refusal(partial(_refusal, run), audit, beside)
-    reason = reason or _uncovered(run, missing)
+    reason = reason or _uncovered(run, [audit, *beside])
     return f"not permitted, because {reason}" if reason else "permitted"
 
 
@@ -291,10 +248,11 @@ def _refusal(run: RunFolder, audit: RecordsAudit, name: str) -> str:
     return said_by(name, next(audit.objections(lambda verdict: decided(verdict, trial)), ""))
 
 
-def _uncovered(run: RunFolder, missing: Collection[str]) -> str:
-    names = ", ".join(sorted(missing))
+def _uncovered(run: RunFolder, audits: Sequence[RecordsAudit]) -> str:
+    covered = {one.name for each in audits for one in each.attacks}
+    names = ", ".join(sorted(set(run.facts().sites) - covered))
     return began_elsewhere(run.facts()) or (
         names
         and f"no audit covers {names}. Audit with --site there, and name that audit with one "
-        "more --release"
+        "more --audit"
     )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from asyndgan.auditing.audit import Audit
-from asyndgan.auditing.groups import Groups
 from asyndgan.auditing.membership import BY_MASK
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import steps_short_of
@@ -11,19 +10,13 @@ from asyndgan.texts import counted
 
 
 def remedies(run: RunFolder, found: Audit) -> list[str]:
-    """Sentences on what to do about a result, the first thing first.
-
-    Empty if it permits a release, unless the run is a trial.
-    """
+    """What to do about a result, the first thing first; nothing if it permits a release."""
     attacks, advice = found.attacks, []
-    unlike = found.whole.groups if found.whole else found.groups
     trial = steps_short_of(run.facts(), run.recipe())
     if trial:
         advice.append(f"Audit a finished training of {trial:,} steps: a trial run decides nothing.")
-    if not unlike.alike:
-        advice.append(
-            f"Audit with others who are like the members: {_lacking(run, found, unlike)}."
-        )
+    if not found.groups.alike:
+        advice.append(f"Audit with others who are like the members: {_lacking(run, found)}.")
     decided = [one for one in attacks if not one.explained]
     if any(not one.comparable for one in decided):
         advice.append("Audit with other patients of the members' own hospitals.")
@@ -63,9 +56,9 @@ def _trainings(run: RunFolder) -> Iterator[str]:
         yield "under differential privacy (privacy.kind)"
 
 
-def _lacking(run: RunFolder, found: Audit, groups: Groups) -> str:
+def _lacking(run: RunFolder, found: Audit) -> str:
     """Whom to add to, or leave out of, the others; or whom else to take."""
-    held_out = run.recipe().training.hold_out
+    held_out, groups = run.recipe().training.hold_out, found.groups
     if held_out and found.given:
         return "leave out --holdout, and the patients whom the run held out are compared"
     further = "" if held_out else (

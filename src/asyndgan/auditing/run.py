@@ -1,6 +1,6 @@
 """Audit of a run with the data of its sites."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from asyndgan.auditing.audit import Audited, audit, check_canaries, of_canaries
+from asyndgan.auditing.audit import Audited, audit, check_canaries, check_two, of_canaries
 from asyndgan.auditing.distances import paintings_of_case
 from asyndgan.auditing.reconstruction import PixelsRead, not_asked, questions_of, read_pixels
 from asyndgan.auditing.record import AuditRecord, read_audit
@@ -18,6 +18,7 @@ from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.real import load_real, shared_by_all
+from asyndgan.locks import alone
 from asyndgan.painting.sets import check_provenance, check_set, synthetic_of_run
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites, choosers_of
@@ -27,13 +28,14 @@ from asyndgan.training.checkpoint import place_holding
 from asyndgan.training.compute import torch_threads
 
 
+@alone(lambda sites, out, **_: out)
 def audit_run(
     sites: RunSites,
     out: Path,
     *,
     holdout: DataSet | None = None,
     masks: Path | None = None,
-    faded: Sequence[str] = (),
+    fade: Sequence[str] = (),
     canaries: str = "",
     asked: Collection[str] | None = None,
     synthetic: DataSet | None = None,
@@ -41,31 +43,20 @@ def audit_run(
 ) -> AuditRecord:
     """Attacks a finished run in every way that its recipe allows, and writes down the results.
 
-    Args:
-        sites: a finished run and some of its sites; members are theirs.
-        out: folder for the audit, and for the synthetic set that is audited, in `synthetic`. It
-            holds real images: keep it at the site.
-        holdout: as for `load_for_audit`.
-        masks: folder of the masks that the set to be released is painted from; None: those that
-            sites released, or their own.
-        faded: names of labels that the set is to show more or less clearly.
-        canaries: start of patients' names; compare only them.
-        asked: sites whose pixels are to be read, which takes a while at each; None: all those that
-            confirm their members.
-        synthetic: the set to be audited, if this process has painted it; it is not painted again
-            to see whether somebody changed it.
-        watch: called with what is being done, the work done and all that is known, in paintings.
+    Members are patients of `sites`. `out` gets the audit, which holds real images, and the set in
+    `synthetic`, unless this process has painted one. Pixels are read at the sites in `asked`, by
+    default at all that confirm their members. Other arguments are those of `asyndgan.audit`.
 
     Raises:
-        DataError: as `load_for_audit` and `audit`.
-        RunError: as `check_set`, `synthetic_of_run`, `load_for_audit` and `read_pixels`.
+        DataError, RunError: as `check_set`, `synthetic_of_run`, `load_for_audit`, `audit` and
+            `read_pixels`.
     """
     run = sites.run
     place = synthetic.folder if synthetic else out / "synthetic"
-    _check_given(sites, holdout)  # before anything is read or painted, for that may take long
-    fading = check_set(run, place, masks, faded)
-    if canaries:
-        _check_names(sites, holdout, canaries)
+    # Before anything is read or painted, for that may take long.
+    fading = check_set(run, place, masks, fade)
+    _check_given(sites, holdout)
+    _check_names(sites, holdout, canaries)
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
     work = Work(watch)
@@ -73,20 +64,25 @@ def audit_run(
     members, others, confirmed = load_for_audit(sites, holdout)
     if canaries:
         members, others = of_canaries(members, canaries), of_canaries(others, canaries)
-    named = confirmed if asked is None else asked
-    asked = [] if not_asked(run) else [site for site in confirmed if site in named]
+    check_two(members, others)
+    attacked = {
+        site: setup
+        for site, setup in confirmed.items()
+        if not not_asked(run) and (asked is None or site in asked)
+    }
     gaps = paintings_of_case(run) * len([*members, *others])
-    work.plan(gaps + questions_of(run.recipe()) * len(asked))
+    work.plan(gaps + questions_of(run.recipe()) * len(attacked))
     work.begin("paint the synthetic set")
-    synthetic = synthetic_of_run(
-        sites, place, masks=masks, faded=faded, compared=synthetic is None, watch=work.painted
-    )
+    if synthetic is None:
+        synthetic = synthetic_of_run(
+            sites, place, masks=masks, faded=fade, compared=True, watch=work.painted
+        )
     painted = synthetic.cases(
         run.recipe().image, members[0].modalities, unmasked=False, synthetic=True
     )
     told = check_provenance(run, synthetic)
     digest, source = told["masks_sha256"], told["masks"]
-    pixels = _read_pixels(sites, {site: confirmed[site] for site in asked}, work)
+    pixels = _read_pixels(sites, attacked, work)
     audited = Audited(digest, source, fading, confirmed, pixels, canaries, _folders(sites))
     audit(run, members, others, painted, out, audited, work)
     return read_audit(out)
@@ -98,19 +94,21 @@ def _folders(sites: RunSites) -> dict[str, str]:
     return {name: site for site, name in names.items() if [*names.values()].count(name) == 1}
 
 
-def _read_pixels(sites: RunSites, asked: Mapping[str, SiteSetup], work: Work) -> list[PixelsRead]:
+def _read_pixels(
+    sites: RunSites, attacked: Mapping[str, SiteSetup], work: Work
+) -> list[PixelsRead]:
     """Attacks sites as a coordinator could, one on each core."""
-    if not asked:
+    if not attacked:
         return []
-    work.begin(f"attack: can a coordinator read images of {', '.join(asked)}?")
+    work.begin(f"attack: can a coordinator read images of {', '.join(attacked)}?")
     cores = torch.get_num_threads()
 
     def read(site: str) -> PixelsRead:
-        return read_pixels(sites.run, asked[site], data=sites.data[site], work=work)
+        return read_pixels(sites.run, attacked[site], data=sites.data[site], work=work)
 
     with torch_threads(cores), ThreadPoolExecutor(cores) as pool:
         try:
-            return list(pool.map(read, asked))
+            return list(pool.map(read, attacked))
         except BaseException:  # Ctrl-C is raised here, not in the threads
             work.stopped = True
             raise
@@ -121,14 +119,8 @@ def load_for_audit(
 ) -> tuple[list[Case], list[Case], dict[str, SiteSetup]]:
     """Cases of members and cases of other patients, on the run's grid.
 
-    Args:
-        sites: a finished run and some of its sites; members are theirs.
-        holdout: patients that the run has not seen; None: those that it held out.
-
-    Returns:
-        The two groups of cases, and by name the sites, as they were in the run, whose state
-        confirms that they were trained on these members. Of a site without a state only the number
-        of cases was compared.
+    Without `holdout` the others are the patients whom the run held out. Also the sites by name, as
+    they were in the run, whose state confirms that they were trained on these members.
 
     Raises:
         DataError: as `load_real`.
@@ -170,7 +162,7 @@ def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
             "hospitals that the run has not seen with --holdout FOLDER, or train "
             "with --set training.hold_out=0.2."
         )
-    sites.check_pattern()
+    sites.check_patterns()
     if set(sites.data) - set(facts.sites):
         raise RunError(
             "the members are those whom the run was trained on, at "
@@ -184,11 +176,12 @@ def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
 
 
 def _check_names(sites: RunSites, holdout: DataSet | None, canaries: str) -> None:
-    """Refuses canaries whom the names of files show to be too few."""
+    """Refuses patients, or canaries, whom the names of files show to be too few."""
     groups = [[holdout], [*sites.data.values()]] if holdout else [[*sites.data.values()]]
+    least = 2 if holdout else 4  # of each group two; without a hold-out set one folder holds both
     for group in groups:
         names = (f"{data.folder}/{patient}" for data in group for patient in data.patients.values())
-        check_canaries(names, canaries, least=4 // len(groups))
+        check_canaries(names, canaries, least=least)
 
 
 def about_state(run: RunFolder, site: str, state: Path) -> dict[str, Any] | None:
@@ -208,18 +201,24 @@ def about_state(run: RunFolder, site: str, state: Path) -> dict[str, Any] | None
     return held[1] if held else None
 
 
-def _confirms(sites: RunSites, setup: SiteSetup, data: DataSet) -> bool:
-    """Whether a site's state confirms training on these cases; False if there is no state.
+def confirmed_by(
+    run: RunFolder, site: str, states: Mapping[str, Path], members: Callable[[], str], other: str
+) -> bool:
+    """Whether a site's state confirms training on these members; False if there is no state.
 
     Raises:
-        RunError: it says that they are others, or that the recipe was another one.
+        RunError: the members are others, which `other` says, or the recipe was another one.
     """
-    about = about_state(sites.run, setup.name, setup.state)
-    if about is None:
-        return False
-    if load_cohort(setup, sites.run.recipe(), data=data).members != about.get("members"):
-        raise RunError(
-            f"{setup.data} does not hold the cases that {setup.name} was trained on, or "
-            "--patient-pattern tells its patients otherwise. Name the folder that the site had."
-        )
-    return True
+    about = about_state(run, site, states.get(site, run.site_state(site)))
+    if about and members() != about.get("members"):
+        raise RunError(other)
+    return about is not None
+
+
+def _confirms(sites: RunSites, setup: SiteSetup, data: DataSet) -> bool:
+    return confirmed_by(
+        sites.run, setup.name, sites.states,
+        lambda: load_cohort(setup, sites.run.recipe(), data=data).members,
+        f"{setup.data} does not hold the cases that {setup.name} was trained on, or its "
+        "patient_pattern was another. Name the folder that the site had.",
+    )  # fmt: skip

@@ -12,9 +12,7 @@ JUDGED: Final = 6
 
 @final
 class Work:
-    """Tells how much of an audit is done, counted in paintings of the generator.
-
-    Parts of an audit may work in several threads.
+    """Tells how much of an audit is done, in paintings of the generator; by several threads.
 
     Args:
         watch: called with what is being done, the paintings done, and all that are planned so far.
@@ -46,13 +44,7 @@ class Work:
                 self.watch(self.text, self.done, max(self.total, 1))
 
     def painted(self, text: str, done: int, total: int) -> None:
-        """Takes the progress of a set that is painted, which is then planned from its first case.
-
-        Args:
-            text: ignored; see `begin`.
-            done: cases painted.
-            total: cases of the set.
-        """
+        """Takes the progress of a set that is painted, which is planned from its first case."""
         if done == 1:
             self.plan(total)
         self.did(1)

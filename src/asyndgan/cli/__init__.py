@@ -2,19 +2,17 @@
 
 import io
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from keyword import iskeyword
-from typing import Annotated, Any, Final, NoReturn, final
+from typing import Annotated, Any, Final, final
 
 import typer
 
 from asyndgan import __version__
 from asyndgan.cli.help import Commands, Group
-from asyndgan.errors import AsyndganError, Interrupted
+from asyndgan.errors import AsyndganError, Interrupted, not_written
 
 COMMANDS: Final = {
     "demo": "Runs every stage on four phantom hospitals.",
@@ -27,12 +25,14 @@ COMMANDS: Final = {
     "plan": "Plans a recipe from sites' data, each value with a reason.",
     "train": "Trains one generator with several sites.",
     "generate": "Paints a synthetic data set with a trained generator.",
-    "export": "Writes a synthetic data set as DICOM, marked as synthetic.",
+    "release": "Paints the set that audits permit to pass on, ready to publish.",
+    "export": "Writes a set as DICOM, or a generator as ONNX or MONAI bundle.",
     "augment": "Copies a data set and adds synthetic cases.",
     "complete": "Copies a data set and adds the modalities that its cases lack.",
     "evaluate": "Compares models trained on synthetic and on real data.",
     "audit": "Attacks a run to measure what it reveals about patients.",
     "report": "Writes one HTML page about a run.",
+    "play": "Opens a page on which you draw a mask and see it painted.",
     "recipe": "Lists and shows recipes: what is trained and how.",
     "policy": "Shows and checks policies: what may leave a site.",
     "ledger": "Shows and verifies ledgers: what left a site.",
@@ -128,97 +128,23 @@ def _root(
     pass
 
 
-@final
-class _Stream(io.TextIOWrapper):
-    """A standard stream that replaces the letters it lacks; an `OSError` of it says its name."""
-
-    def __init__(self, stream: io.TextIOWrapper, name: str) -> None:
-        stream.flush()
-        super().__init__(
-            stream.buffer, stream.encoding, "replace",
-            line_buffering=stream.line_buffering, write_through=stream.write_through,
-        )  # fmt: skip
-        self.called = name
-
-    def write(self, text: str) -> int:
-        """Writes as the stream does."""
-        with self._naming():
-            return super().write(text)
-
-    def flush(self) -> None:
-        """Flushes as the stream does."""
-        with self._naming():
-            super().flush()
-
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            error.filename = self.called
-            raise
-
-
-@contextmanager
-def _own_streams() -> Iterator[None]:
-    """Replaces the standard streams, and restores them: who calls `main` may have his own."""
-    replaced = {}
-    for name, called in (("stdout", "standard output"), ("stderr", "standard error")):
-        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
-            replaced[name] = stream
-            setattr(sys, name, _Stream(stream, called))
-    failures = []
-    try:
-        yield
-    finally:
-        for name, stream in replaced.items():
-            own = getattr(sys, name)
-            setattr(sys, name, stream)
-            failures += _drained(own)
-            own.detach()
-        if failures:
-            raise failures[0]
-
-
-def _drained(stream: Any) -> list[OSError]:
-    """Flushes a stream; returns the error, after which nothing is written to it any more."""
-    try:
-        stream.flush()
-    except OSError as error:  # what it could not write it would try again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        return [error]
-    return []
-
-
 def main(commands: Commands = app, name: str = "asyndgan") -> None:
     """Runs a command; an expected error prints its text and exits with 1, an interruption 130."""
-    try:
-        with _own_streams():
-            _run(commands, name)
-    except OSError as error:  # of a stream that could not be written to its end
-        _end_with(error)
-
-
-def _run(commands: Commands, name: str) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         commands(prog_name=name)
     except Interrupted as stop:
         _say(str(stop), "yellow")
         sys.exit(130)
     except (AsyndganError, OSError) as error:
-        _end_with(error)
-
-
-def _end_with(error: Exception) -> NoReturn:
-    from asyndgan.texts import not_written  # here, so that `--help` need not wait for it
-
-    text = str(error)
-    if isinstance(error, OSError) and not isinstance(error, AsyndganError):
-        text = not_written(error.filename2 or error.filename or "a file", error)
-    _say("error:", "bold red", end=" ")
-    _say(text)
-    _drained(sys.stdout)
-    sys.exit(1)
+        text = str(error)
+        if isinstance(error, OSError) and not isinstance(error, AsyndganError):
+            text = not_written(error.filename2 or error.filename or "the output", error)
+        _say("error:", "bold red", end=" ")
+        _say(text)
+        sys.exit(1)
 
 
 def _say(text: str, style: str = "", end: str = "\n") -> None:

@@ -3,19 +3,20 @@
 from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
+from asyndgan.cli.following import too_few
 from asyndgan.cli.options import FinishedRun, NewFolder, Sites, StudyOption, parsed_sites
-from asyndgan.cli.tables import tell_records_audit
 from asyndgan.cli.terminal import Terminal
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 
 if TYPE_CHECKING:
     from asyndgan.auditing.membership import Attack
     from asyndgan.auditing.record import AuditRecord
+    from asyndgan.auditing.records import RecordsAudit
+    from asyndgan.kinds import Sets
     from asyndgan.runs import RunFolder
 
 
@@ -28,13 +29,12 @@ def audit(
     fade: list[str] | None = None,
     state: list[str] | None = None,
     canaries: str = "",
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     study: StudyOption = None,
 ) -> None:
     """Attacks a run to measure what it reveals about patients.
 
-    Infers which patients the run trained on and at which site, searches for near copies of real
-    images, and reconstructs pixels as a coordinator could. A hospital names only itself with
+    Infers which patients the run trained on, searches for near copies of real images, and
+    reconstructs pixels as a coordinator could. A hospital names only itself with
     --site. Prints a table and writes it to OUT/audit.json.
 
     Example:
@@ -55,40 +55,46 @@ def audit(
             the masks that the sites released, else the sites' own masks.
     """
     from asyndgan.auditing.audit import AUDIT_FILE, NEAREST_FILE
-    from asyndgan.auditing.records import audit_records
-    from asyndgan.auditing.run import audit_run
-    from asyndgan.intake.dataset import DataSet, told
+    from asyndgan.intake.dataset import told
+    from asyndgan.kinds import Records, kind_of
     from asyndgan.runs import RunFolder
-    from asyndgan.runs.sites import RunSites
-    from asyndgan.tables.schema import refuse_for_images
 
-    console, folder = Terminal(), RunFolder(run)
-    given, states = parsed_sites(site), parsed_sites(state or [], "--state")
-    if folder.recipe().table:
-        refuse_for_images(
-            {"masks": masks, "fade": fade, "canaries": canaries,
-             "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
-        )  # fmt: skip
+    console, folder, given = Terminal(), RunFolder(run), parsed_sites(site)
+    kind = kind_of(folder)
+    how: dict[str, Any] = {
+        "holdout": holdout, "states": parsed_sites(state or [], "--state"), "masks": masks,
+        "fade": fade or (), "canaries": canaries,
+    }  # fmt: skip
+    if isinstance(kind, Records):
         with EvaluationDisplay(console, "compare records with the nearest synthetic ones"):
-            found = audit_records(folder, given, out, holdout=holdout, states=states)
+            found = kind.audit(given, out, **how)
         tell_records_audit(console, folder, found)
         return console.say(f"{out / AUDIT_FILE}")
-    sites = RunSites.opened(folder, given, states=states, patient_pattern=patient_pattern)
-    others = DataSet(holdout, patient_pattern) if holdout else None
-    console.say(told({**sites.data, **({"hold-out set": others} if others else {})}))
+
+    def tell(sites: "Sets", others: "Sets") -> None:
+        console.say(told({**sites, **others}))
+        tell_few(console, folder, sites, others)
+
     stopped = (
         f"the audit was stopped before {out / AUDIT_FILE} was written; the same command begins "
         "anew."
     )
-    with EvaluationDisplay(
-        console, "read the patients", whole="The audit", stopped=stopped
-    ) as display:
-        record = audit_run(
-            sites, out, holdout=others, masks=masks, faded=fade or (), canaries=canaries,
-            watch=display.show,
-        )  # fmt: skip
+    with EvaluationDisplay(console, "read the patients", stopped=stopped) as display:
+        record = kind.audit(given, out, tell=tell, watch=display.show, **how)
     tell_audit(console, folder, record)
     console.say(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE} (real patients: keep it at the site)")
+
+
+def tell_few(console: Terminal, run: "RunFolder", sites: "Sets", holdout: "Sets") -> None:
+    """Says before hours of work that an audit of so few patients will hardly permit a release."""
+    members, others = (
+        sum(len({*data.patients.values()}) for data in group.values()) for group in (sites, holdout)
+    )
+    if not holdout:
+        others = round(members * run.recipe().training.hold_out)
+        members -= others
+    for line in too_few(members, others):
+        console.say(line, style="yellow")
 
 
 def tell_attacks(console: Terminal, attacks: Iterable["Attack"]) -> None:
@@ -109,7 +115,7 @@ def tell_attacks(console: Terminal, attacks: Iterable["Attack"]) -> None:
 def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> None:
     """Prints an audit's table, its result line by line, what to do, and if it permits a release."""
     from asyndgan.auditing.reconstruction import not_asked
-    from asyndgan.auditing.record import release_by
+    from asyndgan.auditing.release import release_by
     from asyndgan.auditing.remedies import remedies
 
     tell_trial(console, run)
@@ -117,16 +123,9 @@ def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> No
     tell_attacks(console, found.attacks)
     if record.painted_from:
         console.say(f"masks: {record.painted_from}")
-    if found.whole:
-        console.say(
-            f"all patients: {found.whole.groups.verdict}; so the table compares only patients in "
-            "the same mix of hospitals, drawn at random"
-        )
     console.say(f"groups: {found.groups.verdict}")
     for attack in found.attacks:
         console.say(f"{attack.name}: {record.decided(attack.verdict)}")
-    for attack in found.kept:
-        console.say(f"kept masks, {attack.name}: {record.decided(attack.verdict)}")
     for name in sorted(name for name, known in record.confirmed.items() if not known):
         console.say(
             f"members: NOT CONFIRMED that the run was trained on these patients of {name}, so no "
@@ -143,8 +142,24 @@ def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> No
         console.say(f"pixels: {one.verdict}")
     if beyond := not_asked(run):
         console.say(f"pixels: no site was asked, for {beyond}")
-    if found.sites:
-        console.say(f"site: {found.sites.verdict}")
     for remedy in remedies(run, found):
         console.say(f"to do: {remedy}")
     console.say(f"release: {release_by(run, record)}")
+
+
+def tell_records_audit(console: Terminal, run: "RunFolder", found: "RecordsAudit") -> None:
+    """Prints an audit of records, and whether it permits a release."""
+    from asyndgan.auditing.audit import decided
+    from asyndgan.auditing.records import release_by_records
+    from asyndgan.runs.trial import trial_of
+
+    tell_trial(console, run)
+    tell_attacks(console, found.attacks)
+    verdict = decided(found.attacks[-1].verdict, trial_of(run.facts(), run.recipe()))
+    console.say(f"{found.attacks[-1].name}: {verdict}")
+    console.say(f"copies: {found.told}")
+    if found.uncompared:
+        console.say(
+            f"others: they were not compared with the members of {', '.join(found.uncompared)}"
+        )
+    console.say(f"release: {release_by_records(run, found)}")

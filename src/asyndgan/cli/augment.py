@@ -7,7 +7,6 @@ import typer
 
 from asyndgan.cli.options import FinishedRun, NewFolder, Seed, StudyOption
 from asyndgan.cli.terminal import Terminal
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 
 
 def augment(
@@ -19,10 +18,8 @@ def augment(
     released: Annotated[bool, typer.Option("--released")] = False,
     own: Annotated[bool, typer.Option("--own/--no-own")] = True,
     label: str | None = None,
-    rare_first: Annotated[bool, typer.Option("--rare-first")] = False,
     fade: list[str] | None = None,
     seed: Seed = 0,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     state: Path | None = None,
     study: StudyOption = None,
 ) -> None:
@@ -46,7 +43,6 @@ def augment(
         --released: Also paint from the masks that sites released to the run.
         --own: Paint from the masks of the data set itself.
         --label LABEL: Paint only from masks that contain this label.
-        --rare-first: Sample masks with rare labels or sizes more often.
     """
     from asyndgan.export.writing import written_whole
     from asyndgan.intake.dataset import DataSet
@@ -60,10 +56,8 @@ def augment(
     if released:
         others += [mask for _, mask in released_masks(folder)]
         sources += [source_of_masks(folder)]
-    what = Augmentation(
-        ratio, others, " or ".join(sources), own, label, rare_first, fade or (), seed
-    )
-    data = DataSet(site, patient_pattern)
+    what = Augmentation(ratio, others, " or ".join(sources), own, label, fade or (), seed)
+    data = DataSet(site)
     with written_whole(out) as half:
         real, painted, left_out = augment_folder(folder, data, half, what, state=state)
     without = f" Further masks {words_of(left_out)}." if left_out else ""

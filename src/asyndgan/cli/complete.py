@@ -9,7 +9,6 @@ from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.options import Count, FinishedRun, NewFolder, Seed, StudyOption
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.painting.budget import TranslationBudget
 
 
@@ -23,7 +22,6 @@ def complete(
     look: str | None = None,
     hide_masks: Annotated[bool, typer.Option("--hide-masks")] = False,
     seed: Seed = 0,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     device: str = "cpu",
     study: StudyOption = None,
 ) -> None:
@@ -73,11 +71,11 @@ def complete(
         way, kept, source, TranslationBudget(steps=steps), seed, look, hide_masks,
         str(usable_device(device)),
     )  # fmt: skip
-    display = EvaluationDisplay(console, "train the translator", counted=True, whole="The training")
+    display = EvaluationDisplay(console, "train the translator", counted=True)
     with display, written_whole(out) as half:
         count, modalities = complete_folder(
             folder,
-            DataSet(site, patient_pattern),
+            DataSet(site),
             half,
             how,
             on_progress=lambda done: display.show("train the translator", done, steps),

@@ -1,15 +1,16 @@
 """`asyndgan evaluate`: compares the usefulness of the synthetic set with that of real ones."""
 
-import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -25,26 +26,22 @@ from asyndgan.cli.options import (
     StudyOption,
     parsed_sites,
 )
-from asyndgan.cli.tables import tell_records
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import Interrupted
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.reports.words import between, counted, decimal, duration
+from asyndgan.reports.words import between, counted, decimal
 from asyndgan.runs.trial import NO_RESULT, trial_of
 
 if TYPE_CHECKING:
+    from asyndgan.judging.records import RecordsEvaluation
     from asyndgan.judging.table import Evaluation
     from asyndgan.runs import RunFolder
 
 NOTHING_KEPT: Final = "stopped, and nothing was written; the same command begins anew."
 """What to say after Ctrl-C of a command that writes its result only when it is whole."""
 
-MEASURED_S: Final = 5.0
-"""Seconds of work after which the time of the rest is estimated."""
-
-MEASURED_PART: Final = 0.02
-"""Fraction of the work that must have been done by then: the first part is no measure."""
+PACE_S: Final = 300.0
+"""Seconds from whose progress the bar tells the time left; a part may report every minute only."""
 
 
 def evaluate(
@@ -61,9 +58,7 @@ def evaluate(
     workers: ChosenCount = None,
     device: str = "cpu",
     baselines: Annotated[bool, typer.Option("--baselines")] = False,
-    augmented: list[str] | None = None,
     check_budget: Annotated[bool, typer.Option("--check-budget")] = False,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     state: list[str] | None = None,
     study: StudyOption = None,
 ) -> None:
@@ -86,7 +81,6 @@ def evaluate(
             that the run held out (training.hold_out).
         --synthetic FOLDER: Synthetic data set of this run. By default one is painted in
             OUT/synthetic.
-        --augmented NAME=FOLDER: Data set that 'asyndgan augment' made of a site's data set.
 
     Training:
         --seeds N: Trainings per model, one per seed.
@@ -99,59 +93,35 @@ def evaluate(
     Computation:
         --workers N: Models to train in parallel, each on one core. By default one per core.
     """
-    from asyndgan.intake.dataset import DataSet, told
     from asyndgan.judging.bench import Bench
-    from asyndgan.judging.of_run import evaluate_run
-    from asyndgan.judging.records import EVALUATION_FILE, evaluate_records
+    from asyndgan.judging.records import EVALUATION_FILE
+    from asyndgan.kinds import Records, kind_of
     from asyndgan.runs import RunFolder
-    from asyndgan.runs.sites import RunSites
-    from asyndgan.tables.schema import refuse_for_images
 
-    console, folder = Terminal(), RunFolder(run)
-    given, states = parsed_sites(site), parsed_sites(state or [], "--state")
-    if folder.recipe().table:
-        usual = SegmentationBudget()
-        refuse_for_images(
-            {"fade": fade, "steps": steps != usual.steps, "label": label,
-             "network": network != usual.network, "workers": workers, "device": device != "cpu",
-             "baselines": baselines, "augmented": augmented, "check_budget": check_budget,
-             "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
-        )  # fmt: skip
+    console, kind, given = Terminal(), kind_of(RunFolder(run)), parsed_sites(site)
+    budget = SegmentationBudget(network=network, steps=steps)
+    bench = Bench(out, budget, range(seeds), workers, device)
+    how: dict[str, Any] = {
+        "test": test, "synthetic": synthetic, "states": parsed_sites(state or [], "--state"),
+        "fade": fade or (), "label": label, "baselines": baselines,
+        "check_budget": check_budget,
+    }  # fmt: skip
+    if isinstance(kind, Records):
         with EvaluationDisplay(console, "make records, train models of them"):
-            found = evaluate_records(
-                folder, given, out, test=test, synthetic=synthetic, seeds=seeds, states=states
-            )
+            found = kind.evaluate(given, bench, **how)
         tell_records(console, found)
         return console.say(f"{out / EVALUATION_FILE}")
-    sites = RunSites.opened(folder, given, states=states, patient_pattern=patient_pattern)
-    judged = {"test set": DataSet(test, patient_pattern)} if test else {}
-    console.say(told({**sites.data, **judged}))
-    budget = SegmentationBudget(network=network, steps=steps)
     stopped = (
         f"the evaluation was stopped; the same command goes on with what {out} holds already, "
         "and begins anew what was unfinished."
     )
-    with EvaluationDisplay(
-        console, "paint cases", whole="The training", stopped=stopped
-    ) as display:
-        evaluation = evaluate_run(
-            sites,
-            judged.get("test set"),
-            DataSet(synthetic) if synthetic else None,
-            Bench(out, budget, range(seeds), workers, device, display.show),
-            faded=fade or (),
-            targets=label,
-            augmented={
-                name: DataSet(folder, patient_pattern)
-                for name, folder in parsed_sites(augmented or [], "--augmented").items()
-            },
-            baselines=baselines,
-            check_budget=check_budget,
-        )
+    with EvaluationDisplay(console, "paint cases", stopped=stopped) as display:
+        bench = replace(bench, on_progress=display.show)
+        evaluation = kind.evaluate(given, bench, tell=console.say, **how)
     tell_evaluation(console, evaluation)
     if not synthetic:
         painted = out / "synthetic"
-        same = "; 'asyndgan generate' paints the same images" if sites.run.has_masks else ""
+        same = "; 'asyndgan generate' paints the same images" if kind.run.has_masks else ""
         console.say(f"The synthetic set is {painted}{same}. An audit says whether to pass them on.")
 
 
@@ -200,6 +170,28 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
         )
 
 
+def tell_records(console: Terminal, found: "RecordsEvaluation") -> None:
+    """Prints an evaluation of records."""
+    if note := found.about.get("note"):
+        console.say(note, style="yellow")
+    table = Table(caption=f"On {found.about['judged_on']}; 95 % intervals over records")
+    for heading in ("model", "records"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("trained on", "AUC", "interval", "of all-real", "interval", "Brier"):
+        table.add_column(heading, justify="right")
+    for one in found.scores:
+        table.add_row(
+            one.model, one.records, f"{one.count}", f"{one.auc:.3f}",
+            f"{one.low:.3f} to {one.high:.3f}", f"{one.ratio:.3f}",
+            f"{one.ratio_low:.3f} to {one.ratio_high:.3f}", f"{one.brier:.3f}",
+        )  # fmt: skip
+    console.print(table)
+    worst = sorted(found.columns, key=lambda name: found.columns[name])[:3]
+    mean = sum(found.columns.values()) / len(found.columns)
+    least = ", ".join(f"{name} {found.columns[name]:.2f}" for name in worst)
+    console.say(f"Likeness of columns {mean:.3f} (least: {least}), of pairs {found.pairs:.3f}.")
+
+
 def tell_trial(console: Terminal, run: "RunFolder") -> None:
     """Says that a run is a trial, if it is one."""
     if trial := trial_of(run.facts(), run.recipe()):
@@ -207,14 +199,13 @@ def tell_trial(console: Terminal, run: "RunFolder") -> None:
 
 
 class EvaluationDisplay(Progress):
-    """Shows one progress bar over all that is done, and says once how long it will take.
+    """Shows one progress bar over all that is done.
 
     Args:
         console: console to write to.
         name: what is done first.
         counted: whether what is done is many of one kind, and not some of several; without a
             terminal a line is then printed for each tenth.
-        whole: what takes so long; empty: nothing is said of the time.
         stopped: what Ctrl-C leaves, and what the same command does then.
 
     Raises:
@@ -222,11 +213,11 @@ class EvaluationDisplay(Progress):
     """
 
     def __init__(
-        self, console: Terminal, name: str, *, counted: bool = False, whole: str = "",
-        stopped: str = NOTHING_KEPT,
-    ) -> None:  # fmt: skip
+        self, console: Terminal, name: str, *, counted: bool = False, stopped: str = NOTHING_KEPT
+    ) -> None:
         self.terminal = console
         super().__init__(
+            SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             *([MofNCompleteColumn()] if counted else []),
@@ -234,51 +225,32 @@ class EvaluationDisplay(Progress):
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
+            speed_estimate_period=PACE_S,
         )
         self.task = self.add_task(name, total=None)
         self.counted = counted
         self.said: set[tuple[str, int]] = set()
-        self.first, self.whole, self.stopped = name, whole, stopped
-        self.under_way: set[str] = set()
-        self.since = (0, 0.0)  # what was done when the newest part began, and when that was
+        self.stopped = stopped
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         """Closes the bar, and says after Ctrl-C what that leaves."""
+        if kind is None:
+            self.update(self.task, completed=1, total=1)
         super().__exit__(kind, value, trace)
         if isinstance(value, KeyboardInterrupt):
             raise Interrupted(self.stopped) from value
 
     def show(self, text: str, done: int, total: int) -> None:
         """Updates the bar; without a terminal, prints a line for each model or tenth."""
-        if done < self.tasks[self.task].completed:  # another comparison has started
-            self.said.clear()
-            self.under_way.clear()
-        self.update(self.task, description=text, completed=done, total=total)
+        known = self.counted or 0 < done < total
+        self.update(self.task, description=text, completed=done, total=total if known else done + 1)
+        if not known:  # before the first part and after the last one: work that nobody counts
+            self.tasks[self.task].total = None
         line = (text, 10 * done // max(total, 1) if self.counted else 0)
         if self.disable and line not in self.said:  # models trained in parallel alternate
             self.said.add(line)
             count = f" ({done} of {total})" if self.counted else ""
             self.terminal.say(f"{100 * done // max(total, 1):3d} %  {text}{count}")
-        self._tell_time(text, done, total)
-
-    def _tell_time(self, text: str, done: int, total: int) -> None:
-        """Says once, after some seconds of the same parts, how long the rest will take."""
-        now = time.monotonic()
-        first, began = self.since
-        if text not in self.under_way:  # what was found finished must not count as fast work
-            self.under_way.add(text)
-            self.since = (done, now)
-        elif (
-            now - began > MEASURED_S
-            and (self.counted or text != self.first)
-            and (done - first) >= MEASURED_PART * (total - first)
-        ):
-            left = (now - began) / (done - first) * (total - done)
-            if self.whole and left > MEASURED_S:
-                self.terminal.say(
-                    f"{self.whole} takes about {duration(left)} more on this machine."
-                )
-            self.whole = ""

@@ -1,36 +1,37 @@
 """`asyndgan federation`: commands for the coordinator's administrator."""
 
-import logging
 import shutil
 import sys
 import time
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.live import Live
 from rich.table import Table
 
-from asyndgan.cli.following import tell_lacking, tell_undecided
+from asyndgan.cli.following import tell_lacking
 from asyndgan.cli.help import Commands
 from asyndgan.cli.options import (
     AsJson,
     NewFolder,
+    NoBrowser,
     Overrides,
+    Port,
     RecipeName,
     SafetyNumber,
     StartOption,
     StudyOption,
     print_json,
 )
-from asyndgan.cli.plan import refuse_old, tell_plan, tell_planned, write_new
-from asyndgan.cli.standing import Standing
+from asyndgan.cli.plan import refuse_old, tell_plan, write_new
+from asyndgan.cli.serving import log_to, serve_page
 from asyndgan.cli.terminal import Terminal, have_compared
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
+from asyndgan.reports.standing import Standing
 from asyndgan.runs import load_recipe
 from asyndgan.runs.signals import told_to_end
 
@@ -167,22 +168,11 @@ def start(folder: Folder, device: str = "cpu") -> None:
     from asyndgan.runs.federated import serve
 
     made = kits.Federation.of(folder)
-    startup, dates_of = made.server_kit / "startup", flare_part("checks").certificate
-    if not (authority := dates_of(startup / "rootCA.pem")).fine:
-        Terminal().say(
-            f"The authority that signs all certificates: {authority.text}. Make a new federation "
-            "with 'asyndgan federation init', and add everybody again."
-        )
-    elif not (dates := dates_of(startup / "server.crt")).fine:
-        Terminal().say(
-            f"The coordinator's certificate: {dates.text}. 'asyndgan federation renew "
-            f"{quote(str(folder))}' makes new ones for everybody."
-        )
-    logging.basicConfig(
-        handlers=[RotatingFileHandler(folder / "federation.log", maxBytes=2**22, backupCount=1)],
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    for file, remedy in (("rootCA.pem", "init (and add everybody again)"), ("server.crt", "renew")):
+        found = flare_part("checks").certificate(made.server_kit / "startup" / file)
+        if not found.fine:
+            Terminal().say(f"{file}: {found.text}. Use 'asyndgan federation {remedy}'.")
+    log_to(folder / "federation.log", shown=True)
     Terminal().say(
         f"Serving {', '.join(made.sites) or 'no site yet'} at {made.host}:{made.port}; what "
         f"happens is in {folder / 'federation.log'}, of each run in its coordinator.log."
@@ -214,25 +204,14 @@ def plan(
         --site NAME: Plan for this site. By default for all sites with a kit.
     """
     kits = flare_part("kits")
-    from asyndgan.recipe.fingerprint import Fingerprint
     from asyndgan.runs.described import described
     from asyndgan.runs.planned import planned_from
-    from asyndgan.tables.planning import plan_from
-    from asyndgan.tables.schema import refuse_for_images
 
     refuse_old(out)
     found = described(kits.Federation.of(folder), site or ())
     console = Terminal()
-    images = {site: one for site, one in found.items() if isinstance(one, Fingerprint)}
-    tables = {site: one for site, one in found.items() if not isinstance(one, Fingerprint)}
-    if images and tables:
-        raise RunError(f"{', '.join(tables)} has a table, and others have images. Name --site.")
-    given = overrides or []
-    if tables:
-        refuse_for_images({"masks": masks})
-    made = plan_from(tables, given) if tables else planned_from(images, given, masks=masks)
+    made = planned_from(found, overrides or [], masks=masks)
     tell_plan(console, made)
-    tell_planned(console, made)
     write_new(out, made.to_toml())
     console.say(f"Written to {out}: asyndgan federation submit {quote(str(folder))} {out}")
 
@@ -256,7 +235,8 @@ def submit(
 
     Run:
         --run NAME: Name of the run. By default the name of the recipe.
-        --site NAME: The run begins only when this site is there. By default all sites with a kit.
+        --site NAME: Only the sites named take part, and the run begins when they are there. By
+            default all sites with a kit, and those that are added later.
         --yes: Confirm in advance, whatever the sites declare in their cards.
         --masks FOLDER: Data set of public or generated masks, on this machine, to paint from
             instead of the patients' masks. Needs masks.source=given. By default the sites teach a
@@ -273,12 +253,61 @@ def submit(
     tell_lacking(
         Terminal(), resolved, masks=resolved.keeps_masks or resolved.given_masks, study=study
     )
-    tell_undecided(Terminal(), resolved, None, study=study)
     if order.first and not order.begun():
         Terminal().say(f"Before it, run {order.first.name}: the sites teach a generator of masks.")
     for one in (order.first, order):
         if one and not yes and not one.begun():
             _have_confirmed(one, ask=sys.stdin.isatty() and (one is not order or not order.first))
+
+
+@federation.command()
+def audit(
+    folder: Folder,
+    run: str | None = None,
+    site: list[str] | None = None,
+    masks: Path | None = None,
+    fade: list[str] | None = None,
+) -> None:
+    """Has sites attack what a finished run paints, each with its own patients.
+
+    A site answers with rounded figures, as often as its policy allows (leaves.audits). They are
+    kept with the run, where 'release' and 'report' find them. 'federation start' has to be running,
+    and no run. It takes minutes, or hours with many patients.
+
+    Example:
+        asyndgan federation audit fed --run first
+
+    Masks:
+        --masks FOLDER: Data set of the masks from which the set for release is painted. By default
+            those from which the run learned to paint.
+
+    Sites:
+        --site NAME: Ask this site. By default all sites that took part.
+    """
+    order, console = _order(folder, run), Terminal()
+    from asyndgan.auditing.asking import answered_audits, ask_audits
+    from asyndgan.auditing.record import AuditRecord, read_audit
+    from asyndgan.auditing.release import release_by
+    from asyndgan.cli.audit import tell_attacks
+
+    def tell(name: str, found: Any) -> None:
+        if not isinstance(found, AuditRecord):
+            return console.say(f"{name}: no audit. {found}")
+        console.say(f"{name}: groups {found.audit.groups.verdict}")
+        tell_attacks(console, found.audit.attacks)
+        console.say(f"{name}: copies: {found.decided(found.audit.copies.verdict)}")
+
+    missed = ask_audits(
+        order.federation, order.folder, sites=site or (), masks=masks, fade=fade or (), tell=tell
+    )
+    records = [read_audit(each) for each in answered_audits(order.folder)]
+    if records:
+        console.say(f"release: {release_by(order.folder, records[0], records[1:])}")
+    if missed:
+        raise RunError(
+            f"no audit of {', '.join(missed)}. A site's steward allows audits with leaves.audits "
+            "of its policy, and reads in site.log why one failed. Then ask again, with --site."
+        )
 
 
 @federation.command()
@@ -315,25 +344,12 @@ def export(
     submit = ", and when it has finished ".join(
         f"nvflare job submit -j {quote(str(place))}" for place in jobs
     )
-    for line in (
-        *(
-            f"Job of run {called} in {place}. It holds keys, so keep it secret."
-            for place, (_, called) in jobs.items()
-        ),
-        "1. At each site: a folder of the site's name with site.toml ('asyndgan site init NAME "
-        "--data DATA'), and 'asyndgan site start NAME'.",
-        "2. Before FLARE and before 'asyndgan site start': set ASYNDGAN_SOCKETS to the same folder "
-        "of mode 700 or 770.",
-        "3. In local/resources.json of each FLARE kit: "
-        '"class_allow_list": ["asyndgan.engines.flare.app.", "asyndgan.runs.coordination."], '
-        '"allow_log_streaming": false',
-        f"4. {submit}",
-    ):
-        Terminal().say(line)
+    for place, (_, called) in jobs.items():
+        Terminal().say(f"Job of run {called} in {place}. It holds keys, so keep it secret.")
+    Terminal().say(f"Prepare sites and FLARE as in docs/flare.md. Then {submit}")
 
 
 def _run_name(run: str | None, recipe: Recipe) -> str:
-    """The name of a run: as it was given, or else its recipe's."""
     return run or recipe.name.lower().replace(" ", "-")
 
 
@@ -350,11 +366,9 @@ def confirm(folder: Folder, run: str | None = None) -> None:
 
 
 def _have_confirmed(order: Any, *, ask: bool) -> None:
-    """Waits for the sites' cards, shows what follows from them, and asks.
+    """Waits for the cards of a run's sites, shows what follows from them, and asks.
 
-    Args:
-        order: order of a run that has not begun.
-        ask: whether to ask; otherwise the command to confirm later is printed.
+    Without `ask` the command to confirm later is printed.
     """
     console, later = Terminal(), f"asyndgan federation confirm {quote(str(order.federation.path))}"
     console.say(
@@ -365,16 +379,16 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
     if not ask:
         return
     told = ""
-    while not (text := order.proposal()):
-        state, reason = order.state(), order.failure()
+    while not (text := order.said("proposal")):
+        state, reason = order.state(), order.said("failed")
         if state not in ("ordered", "running"):
             raise RunError(f"run {order.name} is {state}, so there is nothing to confirm. {reason}")
         if order.begun() or state == "running":
             console.say(f"Run {order.name} has begun; there is nothing to confirm.")
             return
         ahead = order.ahead()
-        waiting = order.waiting() or (f"run {ahead} to end" if ahead else "")
-        news = f"waiting for {waiting}" if waiting else order.troubled()
+        waiting = order.said("waiting") or (f"run {ahead} to end" if ahead else "")
+        news = f"waiting for {waiting}" if waiting else order.said("trouble")
         if news not in ("", told):
             console.say(news)
             told = news
@@ -439,6 +453,28 @@ def status(
 
 
 @federation.command()
+def console(
+    folder: Folder,
+    port: Port = 0,
+    no_browser: NoBrowser = False,
+) -> None:
+    """Opens a page on which runs, their sites and what they wait for are seen.
+
+    It decides nothing. Serves this machine alone, until Ctrl-C. The address holds a key: whoever
+    has it can read the page.
+
+    Example:
+        asyndgan federation console fed
+    """
+    made = flare_part("kits").Federation.of(folder)
+    from asyndgan.reports.coordinator import CoordinatorPage
+
+    with CoordinatorPage(made, port) as server:
+        log_to(folder / "console.log")
+        serve_page(server, browser=not no_browser)
+
+
+@federation.command()
 def stop(folder: Folder, run: str | None = None) -> None:
     """Stops a run after a checkpoint. 'submit' resumes it.
 
@@ -464,13 +500,13 @@ def fetch(folder: Folder, out: NewFolder, run: str | None = None) -> None:
         asyndgan federation fetch fed --out run
     """
     from asyndgan.export.writing import copy_folder, written_whole
+    from asyndgan.runs.order import Said
 
     order = _order(folder, run)
     order.folder.check_links()
     kept = shutil.ignore_patterns(
-        "checkpoints", ".held", ".*.half", "order.json", "stop", "waiting", "trouble", "proposal",
-        "confirmed",
-    )  # fmt: skip
+        "checkpoints", ".held", ".*.half", "order.json", "stop", *get_args(Said)
+    )
     with written_whole(out) as half:
         copy_folder(order.folder.path, half, kept)
     Terminal().say(f"Run {order.name} ({order.state()}) in {out}")

@@ -1,5 +1,6 @@
 """`asyndgan generate`: paints a synthetic data set with a finished run's generator."""
 
+from inspect import unwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,6 @@ def generate(
     augment: Annotated[bool, typer.Option("--augment")] = False,
     seed: Seed = 0,
     fade: list[str] | None = None,
-    release: list[Path] | None = None,
     like: Path | None = None,
     study: StudyOption = None,
 ) -> None:
@@ -35,7 +35,7 @@ def generate(
 
     Masks:
         --masks FOLDER: Data set of masks to paint from. By default the masks that the sites
-            released.
+            released. From volumes, volumes are written that overlay them.
         --augment: Mirror, rotate, scale and shift the masks at random.
 
     Painting:
@@ -45,36 +45,22 @@ def generate(
         --like FOLDER: Store files as this data set of a site does: in its format and bit depth
             and, where its files hold them, with its spacing and orientation. Intensities are those
             of the recipe's range; percentiles differ by patient, so the whole bit depth is used.
-
-    Privacy:
-        --release AUDIT: Paint the set that these audits examined, to pass it on. Refused if the
-            audits do not cover all sites, or found members or copies. The model card reports the
-            audits.
     """
+    from asyndgan.intake.dataset import SLICED
     from asyndgan.runs import RunFolder
 
-    console = Terminal()
-    if RunFolder(run).recipe().table:
-        count = asyndgan.generate(
+    console, generate_set = Terminal(), unwrap(asyndgan.generate)  # whose errors name arguments
+    with EvaluationDisplay(console, "paint cases", counted=True) as display:
+        count = generate_set(
             run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
-            release=release or (), like=like,
+            like=like, watch=display.show,
         )  # fmt: skip
+    folder = RunFolder(run)
+    if folder.recipe().table:
         return console.say(
             f"{count} synthetic records in {out}, with schema.json and MODEL_CARD.md."
         )
-    with EvaluationDisplay(console, "paint cases", counted=True, whole="The painting") as display:
-        count = asyndgan.generate(
-            run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
-            release=release or (), like=like, watch=display.show,
-        )  # fmt: skip
-    folder = RunFolder(run)
     tell_trial(console, folder)
     console.say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.")
-    if not masks and folder.has_masks and folder.recipe().keeps_masks:
-        kept = sum(1 for _ in (folder.masks / "labelsTr").iterdir())
-        cases = sum(int(about["cases"]) for about in folder.facts().teachers.values())
-        if kept < cases:
-            console.say(
-                f"Painted from {kept} masks, of {cases} cases at the sites: a run keeps equal "
-                "masks once, and only masks that it drew in its steps."
-            )
+    if folder.facts().sliced:
+        console.say(SLICED)

@@ -14,7 +14,7 @@ from typing import Any, Final, final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from asyndgan.cli.study import completed, missing_hint
+from asyndgan.cli.study import HINT, TAKEN, completed
 
 OTHER: Final = "Other"
 """Heading of the options without a topic (`rich_help_panel`)."""
@@ -30,14 +30,14 @@ Data:
     --site NAME=FOLDER: A site and the folder of its data set.
     --state NAME=FOLDER: The folder in which a site kept its state of the run, which records the
         patients that it trained on. In a federation: KIT/runs/RUN. By default the run folder.
-    --patient-pattern REGEX: Regular expression for case names. Its first group is the patient.
 
 Training:
     --set KEY=VALUE: Override a key of the recipe, such as image.size=128. A list is written as
         image.size=48x64 or image.modalities=T1,T2.
     --hours N: Hours that a planned training may take if this machine computes all sites. Images get
-        as many pixels as fit, from 64 along a side to 256, and at most as many as they have: 64
-        if a site's data is elsewhere.
+        as many pixels as fit, from 64 along a side to 256 (volumes from 48 to 128), and at most as
+        many as they have: the least if a site's data is elsewhere.
+    --volumes: Plan for whole volumes, not for their slices.
     --from RUN: Folder of a finished run. Begin with its generator, as far as it fits: labels and
         modalities are matched by name. So you also train a finished run for longer.
 
@@ -48,6 +48,10 @@ Painting:
 
 Computation:
     --device DEVICE: Device of the networks: cpu, cuda, cuda:1 or mps.
+
+Page:
+    --port N: Port to listen on. By default any that is free.
+    --no-browser: Print the address alone.
 
 Run:
     --run NAME: Name of the run. By default the newest run.
@@ -105,8 +109,10 @@ class Command(_Page, TyperCommand):
         try:
             return super().parse_args(ctx, completed(self, ctx, args))
         except typer.BadParameter as error:
-            if not error.message and error.param:  # it is missing
-                error.message = missing_hint(self, ctx, str(error.param.name))
+            studied = any(each.name == "study" for each in self.params)
+            taken = TAKEN[str(self.name)].split() if studied else []
+            if not error.message and error.param and error.param.name in taken:  # it is missing
+                error.message = HINT
             raise
 
 

@@ -161,42 +161,40 @@ def _show(
 def _show_notes(console: Terminal, archive: "Archive", picked: "Picked") -> None:
     from asyndgan.dicom.importing import units_by_channel
 
+    notes = []
     taken = [(case, each) for case in picked.cases for each in case.channels.values()]
     masks = {id(mask): mask for case in picked.cases for mask in case.masks}.values()
     drawn = {name for mask in masks for name in mask.segments.values()}
     if empty := {name for mask in masks for name in mask.empty if name} - drawn:
-        console.say(
-            f"! No case has a frame or a closed contour of {_listed(sorted(empty))}. These become "
-            "labels only if --label names them.",
-            style="yellow",
+        notes.append(
+            f"No case has a frame or a closed contour of {_listed(sorted(empty))}. These become "
+            "labels only if --label names them."
         )
     if gaps := sum(mask.gaps for mask in masks):
-        console.say(
-            f"! Masks of {gaps} series have gaps: a slice lacks a label that slices on both sides "
+        notes.append(
+            f"Masks of {gaps} series have gaps: a slice lacks a label that slices on both sides "
             "of it have. If only some slices were contoured, interpolate the contours in the "
-            "software that drew them.",
-            style="yellow",
+            "software that drew them."
         )
     if burned := sum(each.burned for _, each in taken):
-        console.say(
-            f"! {burned} series may have text burned into their pixels, such as a name (secondary "
-            "captures, ultrasound, or as their headers say). Look at each before you train.",
-            style="bold yellow",
+        notes.append(
+            f"{burned} series may have text burned into their pixels, such as a name (secondary "
+            "captures, ultrasound, or as their headers say). Look at each before you train."
         )
     if tilts := [case.grid.tilt for case, _ in taken if case.grid.tilt]:
-        console.say(
-            f"! {len(tilts)} series were acquired with a tilted gantry (up to {max(tilts):.1f} "
-            "degrees). Their affine is sheared, which software built on ITK refuses.",
-            style="yellow",
+        notes.append(
+            f"{len(tilts)} series were acquired with a tilted gantry (up to {max(tilts):.1f} "
+            "degrees). Their affine is sheared, which software built on ITK refuses."
         )
     for name, units in units_by_channel(picked.cases).items():
         if len(units) > 1:
             told = " and ".join(unit or "units that no header tells" for unit in sorted(units))
-            console.say(
-                f"! Cases hold {name} in {told}: dataset.json names no unit. Bring them to one, or "
-                "import them one by one.",
-                style="yellow",
+            notes.append(
+                f"Cases hold {name} in {told}: dataset.json names no unit. Bring them to one, or "
+                "import them one by one."
             )
+    for note in notes:
+        console.say(f"! {note}", style="yellow")
     for count, what in (
         (len(archive.broken), "cannot be read, so slices may be missing"),
         (len(archive.foreign), "no DICOM"),

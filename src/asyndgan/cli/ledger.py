@@ -1,6 +1,5 @@
 """`asyndgan ledger`: what left a site."""
 
-from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from asyndgan.cli.options import AsJson, Count, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import Policy
-from asyndgan.privacy.ledger import FIRST, Entry, Tally, read
+from asyndgan.privacy.ledger import FIRST, Entry, read, summary
 from asyndgan.reports.words import counted, size
 
 ledger = Commands(
@@ -49,28 +48,9 @@ def show(file: File, last: Count = 20, as_json: AsJson = False) -> None:
     Output:
         --last N: How many of the last lines to show.
     """
-    entries: deque[Entry] = deque(maxlen=last)
-    kinds: dict[str, Counter[str]] = {}
-    policies: dict[str, dict[str, Any]] = {}
-    tally, masks = Tally(file.name), 0
-    for entry in read(file):
-        masks += entry.masks
-        entries.append(entry)
-        tally.add(entry)
-        first = {"digest": entry.policy, "lines": 0, "first": entry.number}
-        row = policies.setdefault(entry.policy, first)
-        row |= {"lines": row["lines"] + 1, "last": entry.number}
-        kinds.setdefault(entry.kind, Counter()).update(messages=1, bytes=entry.size)
-    found = {
-        "lines": [asdict(entry) for entry in entries],
-        "kinds": dict(sorted(kinds.items())),
-        "masks": masks,
-        "bare": dict(tally.bare),
-        "repeated": tally.repeated,
-        "policies": list(policies.values()),
-    }
+    entries, found = summary(file, last)
     if as_json:
-        print_json(found)
+        print_json({"lines": [asdict(entry) for entry in entries], **found})
     else:
         _print(entries, found)
 
@@ -98,7 +78,7 @@ def _print(entries: Iterable[Entry], found: dict[str, Any]) -> None:
 
 
 def _table(entries: Iterable[Entry]) -> Table:
-    """Lines as a table; what no line has gets no column."""
+    """Lines as a table, without columns that all would leave empty."""
     rows = [
         {
             "line": str(entry.number),

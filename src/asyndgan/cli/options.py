@@ -9,7 +9,8 @@ import typer
 from asyndgan.engines import ENGINES
 from asyndgan.errors import RecipeError
 from asyndgan.runs import recipe_names
-from asyndgan.texts import check_site_name
+from asyndgan.runs.shipped import run_of, shipped_names
+from asyndgan.texts import check_site_names
 
 RecipeName = Annotated[
     str,
@@ -28,12 +29,19 @@ PlannedRecipe = Annotated[
         autocompletion=recipe_names,
     ),
 ]
-FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+FinishedRun = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help=f"Folder of a finished run, or a generator of ours: {', '.join(shipped_names())}.",
+        parser=run_of,
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Option("--set")]
 Sites = Annotated[list[str], typer.Option()]
 StudyOption = Annotated[Path | None, typer.Option("--study")]
 """Of a command that takes what it was not given from a study (`cli/study.py`)."""
-StartOption = Annotated[Path | None, typer.Option("--from")]
+StartOption = Annotated[Path | None, typer.Option("--from", parser=run_of)]
 SafetyNumber = Annotated[str | None, typer.Option()]
 NewFolder = Annotated[Path, typer.Option()]
 Seed = Annotated[int, typer.Option(min=0)]
@@ -41,6 +49,9 @@ Count = Annotated[int, typer.Option(min=1)]
 ChosenCount = Annotated[int | None, typer.Option(min=1)]
 """None: chosen by measurement, or as a docstring says."""
 Hours = Annotated[float, typer.Option(min=0.01)]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535)]
+NoBrowser = Annotated[bool, typer.Option("--no-browser")]
+Volumes = Annotated[bool, typer.Option("--volumes")]
 AsJson = Annotated[bool, typer.Option("--json")]
 Engine = Annotated[
     str,
@@ -64,15 +75,11 @@ def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
     Raises:
         RecipeError: if a pair is not of that form, or a name is not valid or comes twice.
     """
-    sites: dict[str, Path] = {}
-    for pair in pairs:
-        name, equals, folder = pair.partition("=")
-        same = [known for known in sites if known.casefold() == name.casefold()]
-        if not equals or not name or not folder or same:
+    parts = [pair.partition("=") for pair in pairs]
+    for name, _, folder in parts:
+        if not name or not folder:
             raise RecipeError(
-                f"{option} {pair}: write NAME=PATH, e.g. {option} north=data/north, each name once "
-                "(capitals do not tell two apart)."
+                f"{option} {name}{folder}: write NAME=PATH, e.g. {option} north=data/north."
             )
-        check_site_name(name, f"{option} {pair}")
-        sites[name] = Path(folder)
-    return sites
+    check_site_names(name for name, _, _ in parts)
+    return {name: Path(folder) for name, _, folder in parts}

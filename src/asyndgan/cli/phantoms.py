@@ -17,6 +17,7 @@ def phantoms(
     size: Annotated[int, typer.Option(min=32)] = 64,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     patients: float = 1.0,
+    slices: Annotated[int | None, typer.Option(min=2, max=256)] = None,
 ) -> None:
     """Draws phantom data sets: four sites and a test set.
 
@@ -31,12 +32,13 @@ def phantoms(
         --size N: Rows and columns of an image.
         --seed N: Random seed. Another seed draws other patients.
         --patients X: Factor for the number of patients. Use 0.2 for a quick try.
+        --slices N: Draw a volume of N slices of each patient, as NIfTI, and no pictures.
     """
     from asyndgan.demo.phantoms import write_phantoms
     from asyndgan.export.writing import written_whole
 
     with written_whole(out) as half:
-        written = write_phantoms(half, size=size, seed=seed, patients_scale=patients)
+        written = write_phantoms(half, size=size, seed=seed, patients_scale=patients, slices=slices)
     table = Table("data set", "folder")
     table.add_column("cases", justify="right")
     for name, cases in written.items():

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from asyndgan.cli.following import tell_undecided
-from asyndgan.cli.options import Hours, Overrides, StudyOption, parsed_sites
-from asyndgan.cli.terminal import Terminal, marked
+from asyndgan.cli.following import too_few_for
+from asyndgan.cli.options import Hours, Overrides, StudyOption, Volumes, parsed_sites
+from asyndgan.cli.terminal import Terminal, plain
 from asyndgan.errors import RecipeError
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.recipe import Recipe
 from asyndgan.runs.study import site_names
 from asyndgan.texts import counted, replace_text
 
@@ -30,9 +28,9 @@ def plan(
     ],
     out: Path | None = None,
     masks: Annotated[bool, typer.Option("--masks")] = False,
+    volumes: Volumes = False,
     hours: Hours = 1.0,
     overrides: Overrides = None,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     study: StudyOption = None,
 ) -> None:
     """Plans a recipe from sites' data, each value with a reason.
@@ -47,45 +45,35 @@ def plan(
         --masks: Plan a recipe that learns masks, on the grid of the planned images.
     """
     from asyndgan.reports.words import duration, size
-    from asyndgan.runs.planned import plan_for, within
-    from asyndgan.tables.schema import refuse_for_images
+    from asyndgan.runs.planned import plan_for, seconds, traffic, within
 
     if out:
         refuse_old(out)
     made = plan_for(
-        _named(sites), overrides or [], patient_pattern, masks=masks, fits=within(hours)
+        _named(sites), overrides or [], masks=masks, volumes=volumes, fits=within(hours)
     )
-    if isinstance(made, Recipe):
-        refuse_for_images(
-            {"masks": masks, "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
-        )
     console = Terminal()
     tell_plan(console, made)
-    tell_planned(console, made)
     if out:
         write_new(out, made.to_toml())
         console.say(f"Written to {out}.")
-    if isinstance(made, Recipe):
+    if not made.plan:
         return
-    from asyndgan.runs.expected import expected  # needs torch, which takes a while
-
-    found = expected(made.recipe, made.sites)
+    console.say("Now a step is timed on this machine.")
+    sent, received = traffic(made.recipe, made.sites)
     console.say(
-        f"Expected: about {duration(found.seconds)} if this machine computes all sites "
-        "(measured now, on this machine); "
-        f"{size(found.sent)} to and {size(found.received)} from each site before compression; "
-        f"{size(found.memory)} of memory, and {size(found.images)} for images at the largest site."
+        f"Expected: about {duration(seconds(made.recipe, len(made.sites)))} if this machine "
+        f"computes all sites; {size(sent)} to and {size(received)} from each site before "
+        "compression."
     )
 
 
-def tell_plan(console: Terminal, made: "Planned | Recipe") -> None:
+def tell_plan(console: Terminal, made: "Planned") -> None:
     """Prints a line for each rule that set something, and what contradicts between sites.
 
     Of a recipe of tables it prints what is generated.
     """
-    if isinstance(made, Recipe):
-        table = made.table
-        assert table  # images are planned, and tables alone give a recipe
+    if table := made.recipe.table:
         kinds = ", ".join(
             f"{sum(column.kind == kind for column in table.columns)} {kind}"
             for kind in ("numeric", "integer", "categorical")
@@ -93,6 +81,7 @@ def tell_plan(console: Terminal, made: "Planned | Recipe") -> None:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in table.classes.items())
         console.say(f"Planned for a table of {len(table.columns)} columns ({kinds}).")
         console.say(f"Records are made for each class of {table.target}: {shares}.")
+    if not made.plan:
         return
     told = (
         f"{name} ({counted(one.patients, 'patient') if one.patients else 'few patients'})"
@@ -108,31 +97,20 @@ def tell_plan(console: Terminal, made: "Planned | Recipe") -> None:
     for reason, chosen in values.items():
         grid.add_row("\n".join(chosen), reason)
     console.print(grid)
-    for note in made.notes:
-        console.print(marked("!", note, "yellow"))
-
-
-def tell_planned(console: Terminal, made: "Planned | Recipe") -> None:
-    """Prints whether an audit of the planned run could permit a release."""
-    if not isinstance(made, Recipe):
-        # A site of very few patients does not tell how many.
-        patients = sum(one.patients or 0 for one in made.sites.values())
-        tell_undecided(console, made.recipe, patients)
+    # A site of very few patients does not tell how many.
+    patients = sum(one.patients or 0 for one in made.sites.values())
+    for note in [*made.notes, *too_few_for(made.recipe, patients)]:
+        console.print(plain(f"! {note}", "yellow"))
 
 
 def write_new(path: Path, text: str) -> None:
-    """Writes a file that does not exist yet.
-
-    Raises:
-        RecipeError: it does.
-        StorageError: it cannot be written.
-    """
+    """Writes a file that does not exist yet; raises `RecipeError` if it does."""
     refuse_old(path)
     replace_text(path, text)
 
 
 def refuse_old(path: Path) -> None:
-    """Refuses a file that exists; raises `RecipeError`."""
+    """Raises `RecipeError` for a file that exists."""
     if path.exists():
         raise RecipeError(f"--out {path}: exists already; name a new file.")
 

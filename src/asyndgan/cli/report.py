@@ -36,7 +36,7 @@ def report(
         --evaluation FOLDER: Result of 'asyndgan evaluate'. By default RUN/evaluation, or the folder
             'evaluation' beside RUN.
         --audit FOLDER: Result of 'asyndgan audit'. By default RUN/audit, or the folder 'audit'
-            beside RUN.
+            beside RUN, or what the sites of a federation answered.
         --synthetic FOLDER: Synthetic data set to show. By default images are painted from the
             released masks.
     """

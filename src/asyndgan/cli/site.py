@@ -1,17 +1,17 @@
 """`asyndgan site`: commands for a site's administrator."""
 
-import logging
+import sys
 import time
 from contextlib import ExitStack, suppress
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, cast, get_args
 
 import typer
 
 from asyndgan.cli.help import Commands
-from asyndgan.cli.options import AsJson, SafetyNumber, print_json
+from asyndgan.cli.options import AsJson, NoBrowser, Port, SafetyNumber, print_json
+from asyndgan.cli.serving import log_to, serve_page
 from asyndgan.cli.terminal import Terminal, have_compared
 from asyndgan.engines import flare_part
 from asyndgan.errors import DataError, RunError, StorageError
@@ -31,6 +31,7 @@ site = Commands(
         asyndgan site init north north.json --data data/north
         asyndgan site check north
         asyndgan site start north
+        asyndgan site approve north first
     """
 )
 MOST_ANSWERS = 20_000
@@ -39,24 +40,40 @@ MOST_RECIPES = 50
 """Default limit on different recipes: each reveals whether a site begins, and its case count."""
 
 Kit = Annotated[
-    Path,
-    typer.Argument(metavar="KIT", help="The site's folder, with its key and its kit."),
+    Path, typer.Argument(metavar="KIT", help="The site's folder, with its key and its kit.")
 ]
 Part = Literal["data", "flare"]
+Choice = Literal["ask", "measured", "masks"]
+CHOICES: Final = """What may runs learn here, and which begin unasked?
+  ask       every run waits until you approve it: asyndgan site console
+  measured  recipes for which attacks were measured run unasked, any other waits
+  masks     as measured, and recipes may take label maps of patients to paint from"""
 Received = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="The kit, a file NAME.json that the coordinator sent."),
 ]
 
 
-def first_policy(name: str) -> Policy:
-    """What `site init` writes for a site: the defaults, with limits on answers, without losses."""
+def first_policy(name: str, choice: Choice) -> Policy:
+    """What `site init` writes: the default policy, with limits on answers, without losses."""
     limited = AllowsSection(
+        unasked=choice != "ask",
         most_recipes=MOST_RECIPES,
         most_answers=MOST_ANSWERS,
         most_answers_per_patient=MOST_ANSWERS_PER_PATIENT,
     )
-    return Policy(name=name, leaves=LeavesSection(losses=False), allows=limited)
+    leaves = LeavesSection(losses=False, masks="transient" if choice == "masks" else "learned")
+    return Policy(name=name, leaves=leaves, allows=limited)
+
+
+def _choice(given: Choice | None) -> Choice:
+    """The policy that somebody at a terminal chooses; where nobody can be asked, 'ask'."""
+    if given or not sys.stdin.isatty():
+        return given or "ask"
+    Terminal().say(CHOICES)
+    while (said := typer.prompt("Policy", default="ask")) not in get_args(Choice):
+        Terminal().say(f"Answer with one of {', '.join(get_args(Choice))}.")
+    return cast(Choice, said)
 
 
 @site.command()
@@ -100,11 +117,12 @@ def init(
         ),
     ] = None,
     safety_number: SafetyNumber = None,
+    policy: Choice | None = None,
 ) -> None:
     """Takes the kit, and writes site.toml and a policy to review.
 
-    The policy is the default one with limits on the numbers of answers and recipes. It lets no
-    losses leave, by which a coordinator could tell who takes part.
+    The policy limits the numbers of answers and recipes. It lets no losses leave, by which a
+    coordinator could tell who takes part.
 
     Example:
         asyndgan site init north north.json --data data/north
@@ -116,12 +134,16 @@ def init(
     Safety:
         --safety-number DIGITS: What the coordinator's administrator reads out. You are asked to
             compare it if you leave it out.
+        --policy CHOICE: 'ask': every run waits until you approve it. 'measured': recipes for which
+            attacks were measured run unasked, any other waits. 'masks': as measured, and recipes
+            may take label maps of patients to paint from. You are asked at a terminal if you leave
+            it out; by default 'ask'.
     """
     if data.is_file() and not is_table(data):
-        raise DataError(f"{data} is no folder of images and masks, and no table (CSV, Parquet).")
+        raise DataError(f"{data} is no folder of images and masks, and no table (CSV).")
     service = flare_part("service")
-    settings, policy = kit / service.SITE_FILE, kit / "policy.toml"
-    if found := [str(own) for own in (settings, policy) if own.exists()]:
+    settings, rules = kit / service.SITE_FILE, kit / "policy.toml"
+    if found := [str(own) for own in (settings, rules) if own.exists()]:
         raise RunError(
             f"{found[0]} is there already. Edit it, or remove it to have it written anew. To take "
             f"a new kit, call 'asyndgan site renew {quote(str(kit))} {quote(str(file))}'."
@@ -134,16 +156,17 @@ def init(
         kit.mkdir(mode=0o700, exist_ok=True)
         kit.chmod(0o700)
         name = kit.resolve().name
+    chosen = _choice(policy)
     try:
         replace_text(settings, service.example(data.absolute()))
-        replace_text(policy, first_policy(name).to_toml())
+        replace_text(rules, first_policy(name, chosen).to_toml())
     except StorageError:
         settings.unlink(missing_ok=True)  # so that the same command can be repeated
         raise
     console = Terminal()
     for line in (
         f"{settings}: where the data is.",
-        f"{policy}: what may leave {name}. Go through it with whoever answers for it.",
+        f"{rules}: what may leave {name} ('{chosen}'). Go through it with whoever answers for it.",
         f"Then: asyndgan site check {quote(str(kit))}",
     ):
         console.say(line)
@@ -192,19 +215,97 @@ def check(kit: Kit, as_json: AsJson = False) -> None:
     Example:
         asyndgan site check kit
     """
-    checks = flare_part("checks").checks
+    console, checks = Terminal(), []
+    for found in flare_part("checks").checks(kit):
+        checks.append(found)
+        if not as_json:
+            mark, style = ("ok", "") if found.fine else ("fault", "bold red")
+            console.say(f"{mark:7}{found.subject:13}{found.text}", style)
     if as_json:
-        found = [vars(each) for each in checks(kit)]
-        print_json(found)
-        raise typer.Exit(not all(each["fine"] for each in found))
-    console, faults = Terminal(), 0
-    for found in checks(kit):
-        faults += not found.fine
-        mark, style = ("ok", "green") if found.fine else ("fault", "bold red")
-        console.say(f"{mark:7}", style, end="")
-        console.say(f"{found.subject:13}{found.text}")
-    if faults:
-        raise typer.Exit(1)
+        print_json([vars(each) for each in checks])
+    raise typer.Exit(not all(each.fine for each in checks))
+
+
+@site.command()
+def console(
+    kit: Kit,
+    port: Port = 0,
+    no_browser: NoBrowser = False,
+) -> None:
+    """Opens the steward's page: what is asked of the site, what is allowed, what has left.
+
+    Its buttons approve, refuse and revoke recipes in the policy. Serves this machine alone, until
+    Ctrl-C. The address holds a key: whoever has it can decide for the site.
+
+    Example:
+        asyndgan site console north
+    """
+    from asyndgan.reports.steward import StewardPage
+
+    with StewardPage(kit, port) as server:
+        log_to(kit / "console.log")
+        serve_page(server, browser=not no_browser)
+
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The run that asks for the recipe.")]
+
+
+@site.command()
+def approve(
+    kit: Kit,
+    run: Run,
+    such: Annotated[bool, typer.Option("--such")] = False,
+) -> None:
+    """Shows what a run asks for, and approves its recipe if you agree.
+
+    'asyndgan site console' shows more, and asks for the same decision on a page.
+
+    Example:
+        asyndgan site approve north first
+
+    Decision:
+        --such: Approve further runs of the coordinator as well, of at most as many steps, whose
+            recipe differs in keys alone that change nothing which a site could reveal.
+    """
+    _decide(kit, run, "such" if such else "approve")
+
+
+@site.command()
+def refuse(kit: Kit, run: Run) -> None:
+    """Shows what a run asks for, and refuses its recipe, or revokes an approval, if you agree.
+
+    Nothing leaves for it any more, and further runs like it are not approved.
+
+    Example:
+        asyndgan site refuse north first
+    """
+    _decide(kit, run, "refuse")
+
+
+def _decide(kit: Path, run: str, action: str) -> None:
+    from asyndgan.privacy.measured_recipes import outside
+    from asyndgan.reports.asked import DIFFER, leaving, purpose
+    from asyndgan.reports.steward import asked_recipe, decide
+
+    policy = Policy.from_file(flare_part("service").SiteFile.of(kit).policy)
+    console, recipe = Terminal(), asked_recipe(kit, run)
+    if recipe is None:
+        asked = ", ".join(each.run for each in flare_part("requests").kept(kit) if each.recipe)
+        raise RunError(f"no run {run} has asked for a recipe here. Asked for: {asked or 'none'}.")
+    name = flare_part("service").name_of(kit)
+    for line in (
+        purpose(recipe),
+        *(f"refused so far: {reason}" for reason in policy.refusals(recipe, name)),
+        *(f"leaves: {line}" for line in leaving(recipe, policy)),
+        *(f"{each.key} is {each.value}: {each.otherwise}" for each in outside(recipe)),
+        f"digest: {recipe.digest()}",
+    ):
+        console.say(line)
+    if action == "such":
+        console.say(f"Such runs may differ in: {DIFFER}.")
+    typer.confirm("Refuse it?" if action == "refuse" else "Approve it?", abort=True)
+    shown = {"action": action, "policy": policy.digest(), "run": run, "digest": recipe.digest()}
+    console.say(decide(kit, shown))
 
 
 @site.command()
@@ -229,19 +330,17 @@ def start(kit: Kit, only: Part | None = None) -> None:
         member.guard(kit)
     elif only == "flare":
         raise RunError(f"{kit} holds no kit. Start FLARE's client as its administrator does.")
-    logging.basicConfig(
-        handlers=[RotatingFileHandler(kit / "site.log", maxBytes=2**22, backupCount=1)],
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    log_to(kit / "site.log", shown=True)
     with ExitStack() as ends:
         if only != "flare":
             ends.enter_context(held(kit, f"site {name} is started already on this machine."))
             file = service.SiteFile.of(kit)
-            running = service.SiteService(kit, lambda run: file.setup(kit, run), wait_s=file.wait_s)
+            running = service.SiteService(
+                kit, lambda run: file.setup(kit, run), wait_s=file.wait_s, notify=file.notify
+            )
             ends.callback(running.close)
         if only != "data" and ours:
             ends.callback(flare_part("keeper").keep_client(kit).close)
-        Terminal().say(f"Site {name} takes part; what happens is in {kit / 'site.log'}.")
+        Terminal().say(f"Site {name} takes part; what happens is also in {kit / 'site.log'}.")
         while not told():  # a signal may come to another thread, and wake nobody
             time.sleep(0.2)

@@ -10,22 +10,25 @@ if TYPE_CHECKING:
     from asyndgan.runs.study import Study
 
 TAKEN: Final = {
-    "fingerprint": "folder patient_pattern",
-    "plan": "sites patient_pattern overrides",
-    "check": "folders test patient_pattern recipe overrides",
-    "train": "recipe site patient_pattern overrides out",
+    "fingerprint": "folder",
+    "plan": "sites overrides",
+    "check": "folders test recipe overrides",
+    "train": "recipe site overrides out",
     "generate": "run out",
-    "evaluate": "run site test synthetic patient_pattern out",
-    "audit": "run site holdout patient_pattern out",
+    "release": "run out",
+    "evaluate": "run site test synthetic out",
+    "audit": "run site holdout out",
+    "play": "run",
     "report": "run",  # not the sites: their images would become part of the page
-    "complete": "run site patient_pattern out",
-    "augment": "run site patient_pattern out",
+    "complete": "run site out",
+    "augment": "run site out",
     "submit": "recipe overrides",
 }
 """Parameters that each command with `--study` takes from a study."""
 
 WRITTEN: Final = {
     "generate": "synthetic",
+    "release": "released",
     "evaluate": "evaluation",
     "audit": "audit",
     "complete": "{site}-complete",
@@ -34,28 +37,16 @@ WRITTEN: Final = {
 """What each command writes beside the run folder of a study."""
 
 
-HINT: Final = "Name it, or write a study with 'asyndgan init FOLDER ...'."
-
-SITES: Final = "asyndgan.sites"
-"""Where the context of a command keeps the sites of its study."""
-
-
-def missing_hint(command: Any, ctx: Any, name: str) -> str:
-    """What to do about a missing parameter that a study would give; empty: it would not."""
-    takes = any(each.name == "study" for each in command.params)
-    taken = takes and name in TAKEN[command.name].split()
-    sites = ctx.meta.get(SITES)
-    if taken and sites and name in ("site", "folder"):
-        return f"Name a site of the study: {' or '.join(sites)}."
-    return "" if not taken or sites else HINT
+HINT: Final = (
+    "Name it (of a study one of its sites), or write a study with 'asyndgan init FOLDER ...'."
+)
 
 
 def completed(command: Any, ctx: Any, words: list[str]) -> list[str]:
-    """The words of a command line, with those that a study adds.
+    """The words of a command line, with those that a study adds; these are printed.
 
     The study is that of `--study`. Without this option it is that of the current folder, if the
-    command lacks something and was given neither a run nor the folder of a site. What is added is
-    printed.
+    command lacks something and was given neither a run nor the folder of a site.
 
     Args:
         command: a command of typer.
@@ -81,7 +72,6 @@ def completed(command: Any, ctx: Any, words: list[str]) -> list[str]:
         return words
     file = str(given.get("study", STUDY_FILE))
     study = Study.load(file)
-    ctx.meta[SITES] = study.sites
     options, arguments = _added(command, study, given)
     if options or arguments:
         Terminal(stderr=True).say(f"{file} adds: {shlex.join([*arguments, *options])}")
@@ -92,7 +82,6 @@ def completed(command: Any, ctx: Any, words: list[str]) -> list[str]:
 
 
 def _added(command: Any, study: "Study", given: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Options with their values, and arguments."""
     options: list[str] = []
     arguments: list[str] = []
     for each in command.params:
@@ -109,8 +98,7 @@ def _added(command: Any, study: "Study", given: Mapping[str, Any]) -> tuple[list
 
 
 def _values(parameter: Any, command: str, study: "Study", site: str) -> list[str]:
-    """What a study says of a parameter; `site` is the name or folder that was given."""
-    from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
+    """What a study says of a parameter, if `site` was given."""
     from asyndgan.runs.study import existing
 
     sites = study.sites
@@ -121,9 +109,6 @@ def _values(parameter: Any, command: str, study: "Study", site: str) -> list[str
             return [study.recipe] if study.recipe else []
         case "overrides":
             return study.overrides
-        case "patient_pattern":
-            own = study.patient_pattern
-            return [own] if own != DEFAULT_PATIENT_PATTERN else []
         case "run":
             return [str(study.out)]
         case "folders":

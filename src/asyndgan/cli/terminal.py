@@ -9,7 +9,6 @@ from typing import Any, final
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
-from rich.table import Table
 from rich.text import Text
 
 from asyndgan.errors import RunError
@@ -18,14 +17,7 @@ from asyndgan.texts import printable
 
 @final
 class Terminal(Console):
-    """A console on which every character is printable, since names and errors come from others.
-
-    Markup and highlighting are off. Styles and the movements of progress bars are rich's own, so
-    they still reach the terminal.
-
-    Args:
-        options: those of rich's console.
-    """
+    """A console on which every character is printable, since names and errors come from others."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "highlight": False, "emoji": False, **options})
@@ -57,28 +49,13 @@ class LogToTerminal(logging.Handler):
         Terminal(file=sys.stderr).say(self.format(record))
 
 
-def marked(mark: str, text: str, style: str = "") -> Table:
-    """Lays out a mark and a text; wrapped lines of the text are indented past the mark."""
-    line = Table.grid()
-    line.add_column(width=2)
-    line.add_column(overflow="fold")
-    line.add_row(plain(mark, style), plain(text, style))
-    return line
-
-
 def plain(text: str, style: str = "") -> Text:
     """Text of one paragraph: file names and labels are not trusted to hold no new line."""
     return Text(text.replace("\n", "\N{REPLACEMENT CHARACTER}"), style=style, overflow="fold")
 
 
 def have_compared(what: str, ours: str, theirs: str | None, who: str) -> None:
-    """Has a safety number compared with the one that another person reads out.
-
-    Args:
-        what: what the number is of, which `who` has too.
-        ours: the number.
-        theirs: what was read out; None: the person at the terminal is asked.
-        who: the other person.
+    """Has our safety number compared with `theirs`; None: the person at the terminal is asked.
 
     Raises:
         RunError: they differ.

@@ -3,16 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, final
 
 import typer
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Table
 
-from asyndgan.cli.evaluate import tell_trial
-from asyndgan.cli.following import in_lines, next_commands, tell_lacking
+from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
+from asyndgan.cli.following import next_commands, tell_lacking, too_few_for
 from asyndgan.cli.options import (
     ChosenCount,
     Engine,
@@ -28,21 +24,12 @@ from asyndgan.cli.options import (
 from asyndgan.cli.plan import tell_plan
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RecipeError
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
 
 if TYPE_CHECKING:
     from asyndgan.runs import Progress as RunProgress
     from asyndgan.runs import RunFolder
-
-
-MEASURED: Final = 10
-"""Steps after which the time of the training is estimated."""
-
-LONG: Final = 100
-"""Steps from which on a run is worth the seconds that it takes to time what comes after it."""
 
 
 def train(
@@ -54,7 +41,6 @@ def train(
     policy: list[str] | None = None,
     masks: Path | None = None,
     records: Path | None = None,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     without: list[str] | None = None,
     engine: Engine = "inprocess",
     resume: Annotated[bool, typer.Option("--resume")] = False,
@@ -90,7 +76,8 @@ def train(
     Computation:
         --threads N: CPU threads of the coordinator. By default as many as are fastest.
     """
-    from asyndgan.intake.dataset import DataSet, told
+    from asyndgan.intake.between import check_apart
+    from asyndgan.intake.dataset import SLICED, DataSet, sliced, told
     from asyndgan.runs.learned import learned_masks, learns_masks
     from asyndgan.runs.planned import plan_for, within
     from asyndgan.runs.train import train as train_run
@@ -101,56 +88,56 @@ def train(
     if recipe is None and resume and (out / "recipe.toml").exists():
         recipe = str(out / "recipe.toml")  # as it was planned
     if recipe is None:
-        made = plan_for(folders, overrides or [], patient_pattern, fits=within(hours, device))
+        made = plan_for(folders, overrides or [], fits=within(hours, device))
         tell_plan(console, made)
-        resolved = made if isinstance(made, Recipe) else made.recipe
+        resolved = made.recipe
     else:
         resolved = load_recipe(recipe, overrides or [])
+    images = folders
     if resolved.table:
-        refuse_for_images(
-            {"masks": masks, "without": without,
-             "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
-        )  # fmt: skip
+        refuse_for_images({"masks": masks, "without": without})
+        images = {}
 
     def tell(proposal: str) -> None:
-        patients = None
-        if resolved.table:
-            display.tell(proposal)
-        else:
-            data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}
-            display.tell(f"{proposal}\n{told(data)}")
-            patients = sum(len({*one.patients.values()}) for one in data.values())
+        data = {name: DataSet(folder) for name, folder in images.items()}
+        display.tell(f"{proposal}\n{told(data)}".rstrip())
+        patients = sum(len({*one.patients.values()}) for one in data.values())
+        if sliced(data.values(), resolved.image):
+            display.tell(SLICED)
         if part := resolved.training.hold_out:
-            who = "records" if resolved.table else "patients"
+            who = resolved.kind.patients
             display.tell(f"About {part:.0%} of each site's {who} are held out, to judge on later.")
         kept = resolved.keeps_masks or resolved.given_masks
-        tell_lacking(console, resolved, masks=kept, study=study, patients=patients)
+        tell_lacking(console, resolved, masks=kept, study=study)
+        for line in too_few_for(resolved, patients) if recipe else ():
+            console.say(line, style="yellow")
 
     how: dict[str, Any] = {
         "policies": parsed_sites(policy or [], "--policy"),
         "records": records,
-        "patients": patient_pattern,
         "without": _withheld(without or []),
         "engine": engine,
         "threads": threads,
         "device": device,
     }
+    if not resume:
+        check_apart([*images.values()], resolved.image)
     if learns_masks(resolved, masks, out, resume=resume):
         console.say(
             "First the sites teach a generator of masks; the images are painted from these."
         )
         with TrainingDisplay(console) as display:
             masks = learned_masks(
-                resolved, folders, out, resume=resume, confirm=display.tell, watch=display.show,
+                resolved, folders, out, resume=resume, confirm=display.tell, watch=display.watch,
                 **how,
             )  # fmt: skip
         console.say(f"Look at the masks in {masks}. Now the images.")
-    with TrainingDisplay(console, out) as display:
+    with TrainingDisplay(console) as display:
         run = train_run(
             resolved, folders, out, masks=masks, resume=resume, start=start, confirm=tell,
-            watch=display.show, **how,
+            watch=display.watch, **how,
         )  # fmt: skip
-    tell_finished(console, run, folders, patient_pattern, study)
+    tell_finished(console, run, folders, study)
 
 
 def _withheld(pairs: list[str]) -> dict[str, list[str]]:
@@ -164,121 +151,46 @@ def _withheld(pairs: list[str]) -> dict[str, list[str]]:
 
 
 def tell_finished(
-    console: Terminal, run: "RunFolder", sites: Mapping[str, Path], pattern: str, study: Path | None
+    console: Terminal, run: "RunFolder", sites: Mapping[str, Path], study: Path | None
 ) -> None:
     """Prints a summary after training, what the run lacks, and the commands that use it."""
     facts, recipe, masks = run.facts(), run.recipe(), run.has_masks
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
     console.say(
         f"{facts.steps} steps in {duration(facts.seconds)}; {size(left)} left the sites, "
-        f"no {'record' if recipe.table else 'image'} among them. Generator: {run.generator_file}"
+        f"no {recipe.kind.case} among them. Generator: {run.generator_file}"
     )
     tell_trial(console, run)
     tell_lacking(console, recipe, masks=masks, study=study)
     console.say("Next:")
-    for command in next_commands(run.path, recipe, sites, pattern, masks=masks, study=study):
-        console.say(in_lines(command))
+    for command in next_commands(run.path, recipe, sites, masks=masks, study=study):
+        console.say(command)
 
 
 @final
-class TrainingDisplay:
-    """Shows a bar with the time left and a table of the sites' losses, updated in place.
+class TrainingDisplay(EvaluationDisplay):
+    """Shows a bar with the time left and the mean losses; without a terminal, now and then."""
 
-    Args:
-        console: console to write to; without a terminal, a line is printed now and then.
-        run: the run's folder, whose evaluation and audit are timed; None: they are not.
-    """
-
-    def __init__(self, console: Terminal, run: Path | None = None) -> None:
-        self.console = console
-        self.run = run
-        self.shown = 0
-        self.bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[left]} left", markup=False),
-            console=console,
-        )
-        self.task = self.bar.add_task("set up the sites", total=None, left="?")
-        self.live = Live(self.bar, console=console, refresh_per_second=4)
-
-    def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
+    def __init__(self, console: Terminal) -> None:
+        super().__init__(console, "set up the sites", stopped="stopped before the first step.")
 
     def tell(self, proposal: str) -> None:
         """Prints what the run paints. All sites are folders here, so none has to confirm."""
-        self.console.say(proposal)
+        self.terminal.say(proposal)
 
-    def show(self, progress: "RunProgress") -> None:
+    def watch(self, progress: "RunProgress") -> None:
         """Shows the state after a step."""
+        step, steps = progress.step, progress.steps
         for line in progress.news:
-            self.console.say(f"step {progress.step}: {line}", style="yellow")
-        self.shown += 1
-        if self.shown == MEASURED and progress.step < progress.steps:
-            left, steps = duration(progress.seconds_left), progress.steps - progress.step
-            self.console.say(f"The other {steps} steps will take about {left} on this machine.")
-            self._tell_later(progress.steps)
-        if self.console.is_terminal:
-            left = duration(progress.seconds_left)
-            text = f"step {progress.step}/{progress.steps}"
-            self.bar.update(
-                self.task, description=text, completed=progress.step, total=progress.steps,
-                left=left,
-            )  # fmt: skip
-            grid = Table.grid(expand=True)
-            grid.add_row(self.bar)
-            grid.add_row(_losses(progress))
-            self.live.update(grid)
-        elif progress.step % max(1, progress.steps // 20) == 0:
+            self.terminal.say(f"step {step}: {line}", style="yellow")
+        if not self.disable or step % max(1, steps // 20) == 0:
             parts = (
-                f"step {progress.step}/{progress.steps}",
+                f"step {step}/{steps}",
                 f"{duration(progress.seconds_left)} left",
                 f"to sites {size(progress.sent)}, from sites {size(progress.received)}",
                 _mean_losses(progress),
             )
-            self.console.say("  ".join(filter(None, parts)))
-
-    def _tell_later(self, steps: int) -> None:
-        """Says how long the finished run's evaluation and audit will take; not of a short trial."""
-        from asyndgan.auditing.expected import expected_seconds
-        from asyndgan.runs import RunFolder
-
-        if self.run is None or steps < LONG:
-            return
-        run = RunFolder(self.run)
-        if run.recipe().condition.kind == "mask":
-            judged, tried = map(duration, expected_seconds(run))
-            self.console.say(f"Then 'evaluate' takes about {judged} here, 'audit' about {tried}.")
-
-
-def _losses(progress: "RunProgress") -> Table:
-    names = sorted({name for losses in progress.report.losses.values() for name in losses})
-    table = Table(
-        caption=f"to sites {size(progress.sent)}, from sites {size(progress.received)}",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    table.add_column("site")
-    table.add_column("share", justify="right")
-    for name in names:
-        table.add_column(name, justify="right")  # the name comes from a site
-    for site, losses in progress.report.losses.items():
-        values = [f"{losses[name]:.3f}" if name in losses else "" for name in names]
-        table.add_row(site, f"{progress.report.shares[site]:.2f}", *values)
-    return table
+            self.show("  ".join(filter(None, parts)), step, steps)
 
 
 def _mean_losses(progress: "RunProgress") -> str:

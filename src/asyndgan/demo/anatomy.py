@@ -1,7 +1,7 @@
 """The anatomy of head phantoms: where each tissue and lesion of a person lies.
 
-A person is drawn once in normalised coordinates (the field of view is [-1, 1] in both axes, x from
-the image's left to right, y from front to back) and can be placed on a grid of any size.
+Coordinates: the field of view is [-1, 1] in both axes, x from the image's left to right, y from
+front to back.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,6 @@ Plane = Float[np.ndarray, "h w"]
 Stack = Float[np.ndarray, "c h w"]
 
 _MOST_LESIONS = 3
-"""Most lesions shown in one slice."""
 
 _SMALLEST_SECTION = 0.05
 """In-plane radius at or below which a slice counts as missing a lesion: 1.6 pixels of 64."""
@@ -33,10 +32,10 @@ class LesionHabit:
     """The distribution of lesions among a site's patients.
 
     Attributes:
-        number: mean number per patient; the number is Poisson-distributed.
-        radius: smallest and largest radius, where a head extends 0.87 from its middle to the back.
+        number: mean number per patient (Poisson).
+        radius: smallest and largest, where a head extends 0.87 from its middle to the back.
         place: smallest and largest distance of the centre, as a fraction of the way from the middle
-            of the brain to its surface; ventricles end near 0.3.
+            of the brain to its surface.
         frontal: probability of lying in the front half.
         edge: half-width of the soft edge, as a fraction of the radius.
     """
@@ -58,16 +57,13 @@ class Waves:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, scales: Sequence[float], count: int) -> "Waves":
-        """Draw `count` waves.
-
-        `scales` are the standard deviations of each coordinate's frequency, in radians per unit.
-        """
+        """Draws waves; `scales`: deviations of each coordinate's frequency, in radians a unit."""
         return cls(
             rng.normal(0.0, scales, size=(count, len(scales))), rng.uniform(0, 2 * np.pi, count)
         )
 
     def at(self, *coordinates: Plane | float) -> Plane:
-        """Evaluate at points given by one plane per coordinate, or one number for all points."""
+        """Values at points, by one plane per coordinate or one number for all points."""
         total = np.zeros(np.broadcast_shapes(*map(np.shape, coordinates)), np.float32)
         for frequency, phase in zip(self.frequencies, self.phases, strict=True):
             angle = np.full_like(total, phase)
@@ -130,11 +126,7 @@ class Head:
 
 
 def _draw_folds(rng: np.random.Generator) -> Waves:
-    """Waves of (angle, depth, x, y, level, side) whose zero crossings are the sulci.
-
-    Waves along the angle make sulci that point inwards; waves in x and y bend and branch them.
-    Both hemispheres share the waves, phase-shifted by side, so they look alike but not mirrored.
-    """
+    """Waves of (angle, depth, x, y, level, side) whose zero crossings are the sulci."""
     inwards = Waves.draw(rng, (0.0, 4.0, 0.0, 0.0, 2.5, 0.7), 12)
     inwards.frequencies[:, 0] = rng.uniform(9.0, 18.0, 12) * rng.choice((-1, 1), 12)
     branches = Waves.draw(rng, (0.0, 0.0, 0.0, 0.0, 2.5, 0.7), 8)
@@ -217,12 +209,7 @@ def _fissures(head: Head, grid: Grid) -> tuple[Plane, Plane]:
 
 
 def ventricle_distance(head: Head, grid: Grid) -> Plane:
-    """Distance inwards from the wall of the ventricles; negative outside.
-
-    The ventricles are two arcs back to back, `)(`. At the lowest level the horns are separate with
-    the slit of the third ventricle between them; further up their bodies join them; at the top
-    they vanish.
-    """
+    """Distance inwards from the wall of the ventricles, two arcs, `)(`; negative outside."""
     wide = np.where(grid.x < 0, *head.ventricles).astype(np.float32)
     knots = _ventricle_knots(head, grid.level)
     distance = np.full_like(grid.x, -1.0)

@@ -1,8 +1,4 @@
-"""Head phantoms of several sites: axial T1, T2 and FLAIR slices with exact label maps.
-
-They serve the demo and the tests, where no patient's image may be used. A patient's anatomy is
-drawn once (`asyndgan.demo.anatomy`). Any scanner (`asyndgan.demo.scanner`) can image it, at any
-size.
+"""Head phantoms of several sites: axial slices or volumes, T1, T2 and FLAIR, with exact label maps.
 
 Every random number comes from a stream named by (seed, cohort, patient, purpose), so patient 7 is
 the same person regardless of the number of patients at the site, the image size and the scanner.
@@ -12,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import numpy as np
 
@@ -33,40 +29,25 @@ from asyndgan.store.case import RawCase
 _LEVELS = range(8, 20)
 """Slice numbers that can be drawn: from the basal ganglia up to above the ventricles."""
 
+_HEIGHT = 55.0
+"""Millimetres from the middle of the lowest slice of `_LEVELS` to that of the highest."""
+
 _TEST_PATIENTS = 6
-"""Patients per site in the test set."""
+
+
+MOST_SLICES: Final = 256  # of a volume
 
 
 @final
 @dataclass(frozen=True)
 class PhantomSite:
-    """One site: its number of patients, its scanner and its patients' lesions.
-
-    Attributes:
-        name: site name, also the first part of its patients' names.
-        patients: number of patients.
-        slices: slices per patient, 1 to 12.
-        scanner: scanner of the site.
-        lesions: distribution of its patients' lesions.
-
-    Raises:
-        DataError: no patients, or slices outside 1 to 12.
-    """
+    """One site: its patients' number and lesions, slices a patient (1 to 12), and its scanner."""
 
     name: str
     patients: int
     slices: int
     scanner: Scanner
     lesions: LesionHabit
-
-    def __post_init__(self) -> None:
-        if self.patients < 1:
-            raise DataError(f"phantom site {self.name}: {self.patients} patients; give 1 or more.")
-        if not 1 <= self.slices <= len(_LEVELS):
-            raise DataError(
-                f"phantom site {self.name}: {self.slices} slices a patient; "
-                f"give 1 to {len(_LEVELS)}."
-            )
 
 
 DEFAULT_SITES: tuple[PhantomSite, ...] = (
@@ -144,48 +125,43 @@ DEFAULT_SITES: tuple[PhantomSite, ...] = (
 )
 
 
-def phantom_cases(site: PhantomSite, *, size: int, seed: int) -> Iterator[RawCase]:
-    """Draw every case of a site, patient by patient and from the lowest slice up.
+def phantom_cases(
+    site: PhantomSite, *, size: int, seed: int, slices: int | None = None
+) -> Iterator[RawCase]:
+    """Draws every case of a site, patient by patient and from the lowest slice up.
 
-    Args:
-        site: the site to draw.
-        size: rows and columns of an image, 32 or more.
-        seed: different seeds give different patients.
+    Images have `size` rows and columns, 32 or more. With `slices`, 2 or more, each patient has one
+    volume of so many.
 
     Yields:
-        Cases named `<site>-p<patient>_s<slice>`: channels T1, T2 and FLAIR as float32 of whole
-        numbers in 0 to 255; mask int64 of 0 background, 1 head (from the skin inwards), 2 ventricle
-        and 3 lesion.
+        Cases named `<site>-p<patient>_s<slice>`, or `<site>-p<patient>` of volumes: channels T1, T2
+        and FLAIR as float32 of whole numbers in 0 to 255; mask int64 of 0 background, 1 head (from
+        the skin inwards), 2 ventricle and 3 lesion.
 
     Raises:
-        DataError: a size below 32 or a negative seed.
+        DataError: a size below 32, a negative seed or fewer than 2 slices.
     """
-    _check(size, seed)
+    _check(size, seed, slices)
     for patient in range(site.patients):
-        yield from _patient_cases(site, site.name, patient, size=size, seed=seed)
+        yield from _patient_cases(site, site.name, patient, size, seed, slices)
 
 
 def test_cases(
-    sites: Sequence[PhantomSite], *, size: int, seed: int, patients_per_site: int
+    sites: Sequence[PhantomSite],
+    *,
+    size: int,
+    seed: int,
+    patients_per_site: int,
+    slices: int | None = None,
 ) -> Iterator[RawCase]:
-    """Draw the test set: patients of no site, with every site's scanner and lesions in turn.
+    """Draws the test set, `test-*`: patients of no site, with every site's scanner and lesions.
 
-    Args:
-        sites: sites whose scanners and lesions to use.
-        size: rows and columns of an image, 32 or more.
-        seed: as in `phantom_cases`.
-        patients_per_site: number of test patients for each site's scanner and lesions.
-
-    Yields:
-        Cases as from `phantom_cases`, named `test-<site>-p<patient>_s<slice>`.
-
-    Raises:
-        DataError: a size below 32 or a negative seed.
+    Arguments, cases and errors are those of `phantom_cases`.
     """
-    _check(size, seed)
+    _check(size, seed, slices)
     for site in sites:
         for patient in range(patients_per_site):
-            yield from _patient_cases(site, f"test-{site.name}", patient, size=size, seed=seed)
+            yield from _patient_cases(site, f"test-{site.name}", patient, size, seed, slices)
 
 
 def write_phantoms(
@@ -195,55 +171,56 @@ def write_phantoms(
     seed: int = 0,
     sites: Sequence[PhantomSite] = DEFAULT_SITES,
     patients_scale: float = 1.0,
+    slices: int | None = None,
 ) -> dict[str, int]:
-    """Write each site to `folder/<site>` and the test set to `folder/test`, in nnU-Net's format.
+    """Writes each site to `folder/<site>` and the test set to `folder/test`, in nnU-Net's format.
 
-    Args:
-        folder: created if it does not exist.
-        size: rows and columns of an image, 32 or more.
-        seed: as in `phantom_cases`.
-        sites: the sites to write.
-        patients_scale: factor for every number of patients, including the test set's; each data
-            set keeps at least one patient per site.
+    `patients_scale` is a factor for every number of patients; each set keeps at least one a site.
+    Volumes are written as NIfTI, and single slices as PNG.
 
     Returns:
         Number of cases by name of the data set, the test set last.
 
     Raises:
-        DataError: a size below 32, a negative seed, a scale that is not positive, or a folder that
-            cannot be written.
+        DataError: as `phantom_cases`, a scale that is not positive, or a folder that cannot be
+            written.
     """
-    _check(size, seed)
+    _check(size, seed, slices)
     if not patients_scale > 0:
         raise DataError(f"phantoms: patients scale {patients_scale}; give a number above 0.")
     sites = [replace(site, patients=_scaled(site.patients, patients_scale)) for site in sites]
-    written = {
-        site.name: _write(folder / site.name, phantom_cases(site, size=size, seed=seed), site.name)
-        for site in sites
-    }
-    held_out = test_cases(
-        sites, size=size, seed=seed, patients_per_site=_scaled(_TEST_PATIENTS, patients_scale)
-    )
-    return written | {"test": _write(folder / "test", held_out, "test")}
-
-
-def _write(folder: Path, cases: Iterator[RawCase], name: str) -> int:
-    return write_dataset(folder, cases, modalities=MODALITIES, labels=LABELS, name=name)
+    drawn = {
+        site.name: phantom_cases(site, size=size, seed=seed, slices=slices) for site in sites
+    } | {
+        "test": test_cases(
+            sites, size=size, seed=seed, slices=slices,
+            patients_per_site=_scaled(_TEST_PATIENTS, patients_scale),
+        )
+    }  # fmt: skip
+    return {
+        name: write_dataset(
+            folder / name, cases, modalities=MODALITIES, labels=LABELS, name=name,
+            file_ending=".nii.gz" if slices else ".png",
+        )
+        for name, cases in drawn.items()
+    }  # fmt: skip
 
 
 def _scaled(patients: int, scale: float) -> int:
     return max(1, round(patients * scale))
 
 
-def _check(size: int, seed: int) -> None:
+def _check(size: int, seed: int, slices: int | None) -> None:
     if size < 32:
         raise DataError(f"phantoms: size {size}; lesions need 32 pixels or more.")
     if seed < 0:
         raise DataError(f"phantoms: seed {seed}; give 0 or more.")
+    if slices is not None and not 2 <= slices <= MOST_SLICES:
+        raise DataError(f"phantoms: slices {slices}; a volume has 2 to {MOST_SLICES}.")
 
 
 def _patient_cases(
-    site: PhantomSite, cohort: str, patient: int, *, size: int, seed: int
+    site: PhantomSite, cohort: str, patient: int, size: int, seed: int, slices: int | None
 ) -> Iterator[RawCase]:
     def stream(purpose: str) -> np.random.Generator:
         # crc32, since Python's own hash of a string differs between processes
@@ -252,18 +229,22 @@ def _patient_cases(
     head = Head.draw(stream("head"))
     lesions = draw_lesions(stream("lesions"), site.lesions)
     exposure = Exposure.draw(stream("exposure"), site.scanner)
-    name = f"{cohort}-p{patient:03d}"
-    for number in _slice_numbers(stream("slices"), site.slices):
-        level = (number - _LEVELS.start) / (len(_LEVELS) - 1)
+    name, side = f"{cohort}-p{patient:03d}", FIELD_OF_VIEW / size
+
+    def drawn(number: int, level: float) -> tuple[np.ndarray, np.ndarray]:
         signal, mask = draw_slice(head, lesions, site.scanner, level, size)
-        image = scan(signal, exposure, stream(f"noise {number}"))
-        yield RawCase(
-            name=f"{name}_s{number}",
-            patient=name,
-            channels=dict(zip(MODALITIES, image, strict=True)),
-            mask=mask,
-            spacing=(FIELD_OF_VIEW / size, FIELD_OF_VIEW / size),
-        )
+        return scan(signal, exposure, stream(f"noise {number}")), mask
+
+    if slices:
+        each = [drawn(number, number / (slices - 1)) for number in range(slices)]
+        images, masks = map(np.stack, zip(*each, strict=True))
+        volume = dict(zip(MODALITIES, images.swapaxes(0, 1), strict=True))
+        yield RawCase(name, name, volume, masks, (_HEIGHT / (slices - 1), side, side))
+        return
+    for number in _slice_numbers(stream("slices"), site.slices):
+        image, mask = drawn(number, (number - _LEVELS.start) / (len(_LEVELS) - 1))
+        channels = dict(zip(MODALITIES, image, strict=True))
+        yield RawCase(f"{name}_s{number}", name, channels, mask, (side, side))
 
 
 def _number(text: str) -> int:
@@ -271,5 +252,4 @@ def _number(text: str) -> int:
 
 
 def _slice_numbers(rng: np.random.Generator, count: int) -> list[int]:
-    """Draws one slice number from each of `count` nearly equal parts of `_LEVELS`."""
     return [int(rng.choice(part)) for part in np.array_split(np.array(_LEVELS), count)]

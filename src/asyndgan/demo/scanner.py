@@ -1,8 +1,4 @@
-"""The scanners of head phantoms: what a machine and its protocol make of a person's anatomy.
-
-Effects are applied in physical order: contrast, receive field, point spread, Rician noise, display
-window.
-"""
+"""The scanners of head phantoms: what a machine and its protocol make of a person's anatomy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,8 +26,7 @@ from asyndgan.demo.anatomy import (
 
 MODALITIES = ("T1", "T2", "FLAIR")
 
-FIELD_OF_VIEW = 220.0
-"""Millimetres from edge to edge of an image."""
+FIELD_OF_VIEW = 220.0  # millimetres from edge to edge of an image
 
 # Signal of each tissue, in the order of MODALITIES; 1 is the brightest. T1 and T2 are spin-echo,
 # and FLAIR's inversion nulls cerebrospinal fluid. The ranking of tissues matters, not the values.
@@ -51,14 +46,7 @@ _SIGNAL = {
 @final
 @dataclass(frozen=True)
 class Look:
-    """How a scanner renders one modality: `gain * (contrast around mid-grey) ** gamma + offset`.
-
-    Attributes:
-        gain: factor of the signal.
-        gamma: above 1 darkens the mid-tones, below 1 lifts them.
-        contrast: factor of the distance from mid-grey, within the head.
-        offset: added to everything in the head (a display window that starts below zero).
-    """
+    """How a scanner renders one modality: `gain * (contrast around mid-grey) ** gamma + offset`."""
 
     gain: float = 1.0
     gamma: float = 1.0
@@ -72,15 +60,11 @@ class Scanner:
     """The effect of one site's machine and protocol on every image.
 
     Attributes:
-        t1: look of T1.
-        t2: look of T2.
-        flair: look of FLAIR.
+        t1, t2, flair: look of each modality.
         fat: factor of the fat's signal in the scalp; near 0 with fat saturation.
         bias: amplitude of the receive field, in natural log units at the edge of the head.
-        bias_from: direction in which the field is brightest, in degrees: 0 is the front, 90 the
-            image's right.
-        noise: standard deviation of the real and of the imaginary part of the noise, relative to
-            the brightest tissue.
+        bias_from: where it is brightest, in degrees: 0 the front, 90 the image's right.
+        noise: standard deviation of each part of the complex noise; 1 is the brightest tissue.
         blur: standard deviation of the point spread, in millimetres.
     """
 
@@ -174,7 +158,7 @@ class Exposure:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, scanner: Scanner) -> "Exposure":
-        """Draw the deviations."""
+        """Draws the deviations."""
         return cls(
             scanner=scanner,
             gains=tuple(float(gain) for gain in np.exp(rng.normal(0.0, 0.04, len(MODALITIES)))),

@@ -1,6 +1,5 @@
-"""DICOM: a site's archive becomes a data set in nnU-Net's form, and a synthetic set becomes DICOM.
+"""DICOM: a site's archive becomes a data set, and a synthetic set becomes DICOM.
 
 Of a header only geometry, modality, units and the names of segments are taken over. No message
-holds other content of a header or a file's name, since both may name a patient; the names of
-segments are printed, with a request to look at them.
+holds other content of a header or a file's name, since both may name a patient.
 """

@@ -23,13 +23,12 @@ from asyndgan.texts import Name, named_alike
 BACKGROUND = "background"
 _ONE_ID = "Give all files of a patient one PatientID, and each series a UID of its own."
 Wanted = Sequence[tuple[str, str]]
-"""Names that somebody gave, each with a pattern such as `*t1*`."""
 
 
 @final
 @dataclass(frozen=True)
 class Choice:
-    """What to take from an archive; nothing that is empty narrows it.
+    """What to take from an archive; what is empty narrows nothing.
 
     Attributes:
         series: name of a channel and a pattern of the description, number or modality of its
@@ -54,13 +53,7 @@ class Choice:
 @final
 @dataclass(frozen=True)
 class Pick:
-    """A case to be.
-
-    Attributes:
-        channels: name to series.
-        grids: the grid of each, all with the same voxels.
-        masks: segmentations of any of the series.
-    """
+    """A case to be: channels, their grids of the same voxels, and segmentations of any of them."""
 
     channels: Mapping[str, Series]
     grids: Sequence[Grid]
@@ -80,13 +73,7 @@ class Pick:
 @final
 @dataclass
 class Picked:
-    """What becomes of an archive.
-
-    Attributes:
-        cases: the cases to be.
-        faults: the fault of each series that is left out, and of each study without a case by its
-            first series.
-    """
+    """The cases to be, and the faults of series and studies (by their first series) left out."""
 
     cases: list[Pick] = field(default_factory=list)
     faults: list[tuple[Series, DicomError]] = field(default_factory=list)
@@ -175,11 +162,7 @@ def _is_of(mask: Series, image: Series) -> bool:
 def _channels(
     images: Sequence[Series], masks: Mapping[int, Sequence[Series]], choice: Choice
 ) -> list[dict[str, Series]]:
-    """The channels of each case of a study.
-
-    Raises:
-        DicomError: a channel has no series or several.
-    """
+    """The channels of each case of a study; `DicomError`: one has no series or several."""
     referenced = [each for each in images if masks[id(each)]]
     if not choice.series:
         found = referenced or images

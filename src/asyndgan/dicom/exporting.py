@@ -11,10 +11,11 @@ from asyndgan.dicom.files import silent
 from asyndgan.dicom.series import MODALITIES
 from asyndgan.errors import DataError
 from asyndgan.export.writing import written_whole
+from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
 from asyndgan.intake.labelling import read_mask
-from asyndgan.intake.listing import list_cases
-from asyndgan.intake.nnunet import patient_of, read_image
+from asyndgan.intake.nnunet import read_image
+from asyndgan.intake.patients import patient_of
 from asyndgan.intake.readers import NOT_ACQUIRED, DataFileError, Stored
 from asyndgan.intake.readers.reader import plane_of
 from asyndgan.intake.readers.volumes import TO_RAS
@@ -37,10 +38,6 @@ def export(folder: Path, out: Path) -> Iterator[str]:
     Images are secondary captures of 16 bits, one slice a file: whole numbers as they are, others
     rounded to a step of a 65536th of their range or less. Masks become a SEG.
 
-    Args:
-        folder: the data set.
-        out: folder to create; it must not exist.
-
     Yields:
         The name of each case when it is written.
 
@@ -56,11 +53,11 @@ def export(folder: Path, out: Path) -> Iterator[str]:
         )
     units = {name: "HU" for name, unit in units_of(info.extra).items() if unit == "HU"}
     with written_whole(out) as half, silent():
-        for files in list_cases(folder, info):
+        for files in DataSet(folder).files:
             channels: dict[str, Stored] = {}
             for number, path in sorted(files.images.items()):
                 channels |= read_image(path, number, info)
-            common = _of_patient(patient_of(files.name))
+            common = _of_patient(patient_of(files.name, info.patient_pattern))
             (half / files.name).mkdir(parents=True)
             first: list[Any] = []
             for number, (name, stored) in enumerate(channels.items(), 1):

@@ -1,7 +1,10 @@
-"""Opens DICOM files, each of which may be hostile: bounded before it is parsed or decoded."""
+"""Opens DICOM files, each of which may be hostile.
+
+Headers are bounded before they are parsed; pixels are decoded in the process that reads images.
+"""
 
 import logging
-import struct
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 import numpy as np
 
-from asyndgan.dicom.frames import check_frame, check_runs
 from asyndgan.errors import DataError, MissingPackageError
+from asyndgan.intake import limits, reading
+from asyndgan.intake.readers import DataFileError
+from asyndgan.intake.readers.volumes import A_VOXEL
 from asyndgan.received import opened
 
 if TYPE_CHECKING:
     from asyndgan.dicom.series import Series
 
 MAX_FILE: Final = 2**33
-"""Most bytes of a file."""
 
 MAX_HEADER: Final = 2**25
 """Most bytes of a header that are read, with the extra cost of its elements and items."""
@@ -31,23 +35,17 @@ MAX_CONTOURS: Final = 2**27
 RTSTRUCT: Final = "1.2.840.10008.5.1.4.1.1.481.3"
 _DEFLATED: Final = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
 _ITEMS: Final = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how an item begins, either byte order
-_FIRST: Final = {0: b"UL", 5: b"CS", 8: b"CS", 0x12: b"DA", 0x16: b"UI", 0x18: b"UI"}
-"""First elements of a file without preamble, in group 2 or 8, with their VRs."""
-
 _PIXELS: Final = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
 )
-"""What decodes the pixels. A table of offsets could lead to other frames than those checked."""
+"""What decodes the pixels. No table of offsets is read: it may lead to other frames."""
 
 
 class DicomError(DataError):
     """Why a series or segmentation cannot be imported, without anything that a header says.
 
-    Attributes:
-        reason: what is wrong, without a full stop.
-        remedy: what to do, as a full sentence.
-        series: whose fault it is; None if that of the whole case.
+    `series`: whose fault it is; None if that of the whole case.
     """
 
     def __init__(self, reason: str, remedy: str) -> None:
@@ -62,11 +60,7 @@ class NotDicomError(Exception):
 
 
 def require_packages() -> None:
-    """Checks that the packages of the optional extra `dicom` are installed.
-
-    Raises:
-        MissingPackageError: one of them is not.
-    """
+    """Raises `MissingPackageError` unless the packages of the extra `dicom` are installed."""
     if any(find_spec(name) is None for name in ("pydicom", "highdicom")):
         raise MissingPackageError("DICOM files", "pydicom or highdicom", "dicom")
 
@@ -108,23 +102,14 @@ class _Bounded:
 
 
 @contextmanager
-def _header(path: Path, tags: Sequence[str], most: int, header: int) -> Iterator[Any]:
-    """Yields the elements `tags` of a file; `header` bytes are read, 0 for those of its kind.
-
-    Raises:
-        NotDicomError: it is no DICOM file.
-        Exception: pydicom and the system raise what they like.
-    """
+def _header(path: Path, tags: Sequence[str]) -> Iterator[Any]:
+    """Yields the elements `tags` of a file; bounds all but pixels; pydicom raises anything."""
     from pydicom import dcmread
     from pydicom.filereader import read_dataset
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    with silent(), opened(path, most) as stored:
-        start = stored.read(132)
-        if bare := start[128:] != b"DICM":
-            if not _begins_bare(start):
-                raise NotDicomError
-            stored.seek(0)
+    with silent(), opened(path, MAX_FILE) as stored:
+        if stored.read(132)[128:] != b"DICM":
+            raise NotDicomError
         file = _Bounded(stored, MAX_HEADER)
         kind: Callable[..., bool] = lambda tag, vr, length: tag.group != 2  # noqa: E731
         meta = read_dataset(file, False, True, stop_when=kind)  # type: ignore[arg-type]
@@ -132,24 +117,11 @@ def _header(path: Path, tags: Sequence[str], most: int, header: int) -> Iterator
             raise DicomError("is deflated, so its size is unknown", "Store it uncompressed.")
         stored.seek(0)
         structures = str(meta.get("MediaStorageSOPClassUID", RTSTRUCT)) == RTSTRUCT
-        file = _Bounded(stored, header or (MAX_CONTOURS if structures else MAX_HEADER))
-        dataset = dcmread(
-            file, force=bare, specific_tags=list(tags), stop_before_pixels="PixelData" not in tags
+        pixels = "PixelData" in tags
+        file = _Bounded(stored, MAX_CONTOURS if structures else MAX_HEADER)
+        yield dcmread(
+            stored if pixels else file, specific_tags=list(tags), stop_before_pixels=not pixels
         )
-        implicit = dataset.original_encoding[0]
-        plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        dataset.file_meta.setdefault("TransferSyntaxUID", plain)
-        yield dataset
-
-
-def _begins_bare(start: bytes) -> bool:
-    """Whether a file may be DICOM without its preamble, judged by its first element."""
-    group, element, kind, length = struct.unpack("<HH2sH", start[:8].ljust(8))
-    usual = _FIRST.get(element)
-    if group == 8 and kind != usual:  # an implicit VR, which group 2 never has
-        kind, length = usual, int.from_bytes(start[4:8], "little")
-    lengths = (4,) if usual == b"UL" else range(0, 1024, 2)
-    return group in (2, 8) and usual is not None and kind == usual and length in lengths
 
 
 @contextmanager
@@ -161,7 +133,7 @@ def header_of(path: Path, tags: Sequence[str]) -> Iterator[Any]:
         DicomError: it cannot be read; whatever pydicom says of it is kept back.
     """
     try:
-        with _header(path, tags, MAX_FILE, 0) as dataset:
+        with _header(path, tags) as dataset:
             yield dataset
     except (NotDicomError, DicomError):
         raise
@@ -176,33 +148,36 @@ def _damaged() -> NoReturn:
 
 
 def planes_of(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
-    """Decodes the planes of one file, one at a time and as stored.
+    """The planes (rows, columns) of one file, integers as stored, one for each frame.
 
-    Args:
-        path: the file.
-        shape: frames, rows and columns as its header said before; the caller has bounded them.
-
-    Yields:
-        Integers (rows, columns) of the stored type, for each frame.
+    `shape`: frames, rows and columns as its header said before; the caller has bounded them.
 
     Raises:
-        DicomError: it cannot be decoded, is compressed by a method without a decoder here, or has
-            changed.
+        DicomError: it cannot be decoded, has no decoder here, or has changed.
     """
-    most = 4 * int(np.prod(shape, dtype=object)) + MAX_HEADER
     try:
-        with _header(path, _PIXELS, most, most + MAX_HEADER) as dataset:
-            yield from _decoded(dataset, shape)
-    except DicomError:
+        for _, plane in reading.read(path, "asyndgan.dicom.files:decoded", shape=shape):
+            assert plane is not None
+            yield plane
+    except DataFileError as fault:
+        raise DicomError(fault.reason, fault.remedy) from None
+
+
+def decoded(path: Path, shape: Sequence[int]) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Decodes planes of one file for `planes_of`, in the process of `asyndgan.intake.worker`."""
+    try:
+        limits.allow(path, A_VOXEL * math.prod(shape))
+        with _header(path, _PIXELS) as dataset:
+            for plane in _decoded(dataset, tuple(shape)):
+                yield {}, plane
+    except (DicomError, MemoryError):
         raise
     except Exception:
         _damaged()
 
 
-def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
-    from pydicom.encaps import generate_frames
+def _decoded(dataset: Any, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     from pydicom.pixels import get_decoder, iter_pixels
-    from pydicom.uid import RLELossless
 
     syntax = dataset.file_meta.TransferSyntaxUID
     found = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
@@ -213,14 +188,6 @@ def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
             f"is compressed as {syntax.name}, for which no decoder is installed",
             "Run pip install python-gdcm, or decompress it first (dcmtk: dcmdjpeg FILE NEW).",
         )
-    if not syntax.is_compressed and dataset["PixelData"].is_undefined_length:
-        raise DicomError("is compressed, and its header does not say how", "Export it again.")
-    if syntax.is_compressed:  # decoders allocate what a frame claims
-        for frame in generate_frames(dataset.PixelData, number_of_frames=shape[0]):
-            if syntax == RLELossless:
-                check_runs(frame, shape[1] * shape[2])
-            else:
-                check_frame(frame, *shape[1:])
     bits, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
     top = int(dataset.get("HighBit", stored - 1))
     if not stored - 1 <= top < bits or (syntax.is_compressed and top != stored - 1):

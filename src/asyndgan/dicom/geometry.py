@@ -2,7 +2,7 @@
 
 import filecmp
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
@@ -43,7 +43,7 @@ class Grid:
 
 
 def grid_of(series: Series) -> Grid:
-    """Finds the grid of a series of images.
+    """The grid of a series of images.
 
     Raises:
         DicomError: it has none: slices are missing or there twice, or its planes differ.
@@ -82,7 +82,7 @@ def _once(series: Series) -> list[Frame]:
     found: dict[tuple[object, ...], Frame] = {}
     for frame in series.frames:
         known = found.setdefault((frame.uid, frame.number, frame.position), frame)
-        if known.file != frame.file and not _alike(known, frame, series):
+        if known.file != frame.file and not filecmp.cmp(known.file, frame.file, shallow=False):
             raise DicomError(
                 "holds two files of one image, and their contents differ",
                 "Keep the right one of each pair with one SOP Instance UID.",
@@ -90,30 +90,19 @@ def _once(series: Series) -> list[Frame]:
     return list(found.values())
 
 
-def _alike(one: Frame, other: Frame, series: Series) -> bool:
-    """Whether two files of one image hold the same pixels."""
-    files = (one.file, other.file)
-    if filecmp.cmp(*files, shallow=False):
-        return True
-    if replace(one, file=other.file) != other or series.shapes[files[0]] != series.shapes[files[1]]:
-        return False
-    planes = (planes_of(file, series.shapes[file]) for file in files)
-    return all(np.array_equal(*pair) for pair in zip(*planes, strict=True))
-
-
 def _step(places: np.ndarray, normal: np.ndarray, pixel: float) -> np.ndarray | None:
-    """The way from slice to slice in millimetres; None of one slice.
-
-    Raises:
-        DicomError: the slices are not evenly spaced along one line.
-    """
+    """The way from slice to slice in millimetres; None of one slice; else `DicomError`."""
     if len(places) < 2:
         return None
     depths = places @ normal
     gaps = np.diff(depths)
     apart = gaps > 1e-3 * gaps.max()
     if not apart.all():
-        raise _repeated(apart)
+        raise DicomError(
+            f"holds {len(depths)} images at {int(apart.sum()) + 1} places (time points, echoes, "
+            "b-values or phases)",
+            _SPLIT,
+        )
     step = (places[-1] - places[0]) / (len(places) - 1)
     off = places - places[0] - np.outer(np.arange(len(places)), step)
     usual = float(np.median(gaps))
@@ -136,29 +125,11 @@ def _step(places: np.ndarray, normal: np.ndarray, pixel: float) -> np.ndarray | 
     return straight if slight else step
 
 
-def _repeated(apart: np.ndarray) -> DicomError:
-    """The fault of planes in order of which some are not apart from the one before."""
-    counts = np.bincount(np.cumsum(np.concatenate([[0], apart])))
-    if counts.min() == counts.max():
-        reason = (
-            f"holds {counts[0]} images at each of {len(counts)} places (time points, echoes, "
-            "b-values or phases)"
-        )
-    else:
-        reason = f"holds several images at {(counts > 1).sum()} of {len(counts)} places"
-    return DicomError(reason, _SPLIT)
-
-
 def voxels_of(series: Series, grid: Grid) -> np.ndarray:
-    """Decodes a series.
+    """Values of a series in its units, shaped as `grid.shape`.
 
-    Returns:
-        Values in the series's units, shaped as `grid.shape`: of the stored integer type if they
-        need no scaling, int16 or int32 if scaled by whole numbers, else float32 (float64 of 32-bit
-        integers).
-
-    Raises:
-        DicomError: a file cannot be decoded.
+    Of the stored integer type if they need no scaling, int16 or int32 if scaled by whole numbers,
+    else float32 (float64 of 32-bit integers). Raises `DicomError` if one cannot be decoded.
     """
     places = {(f.file, f.number): place for place, f in enumerate(grid.frames)}
     scales = np.array([(f.slope, f.intercept) for f in grid.frames])
@@ -186,12 +157,7 @@ def voxels_of(series: Series, grid: Grid) -> np.ndarray:
 
 
 def frames_on(grid: Grid, frames: Sequence[Frame], shape: tuple[int, int]) -> list[int]:
-    """The slice of a grid on which each frame of a segmentation lies.
-
-    Args:
-        grid: of the image.
-        frames: of the segmentation.
-        shape: its rows and columns.
+    """The slice of a grid on which each frame (rows, columns) of a segmentation lies.
 
     Raises:
         DicomError: a frame lies elsewhere, or its pixels do.

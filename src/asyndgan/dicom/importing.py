@@ -22,7 +22,6 @@ from asyndgan.intake.readers import NOT_ACQUIRED
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 MAX_MAP: Final = 2**26
-"""Most bytes of a map of patients."""
 
 _NAMED: Final = re.compile(r"p\d{8}")
 
@@ -33,12 +32,8 @@ class PatientMap:
 
     A patient who is known keeps their name, so that they are found in a training and a test set.
 
-    Args:
-        path: the file; it need not exist yet.
-        out: folder of the data set.
-
     Raises:
-        DataError: the file is none, or lies in `out`.
+        DataError: the file, which need not exist yet, is no map, or lies in the data set `out`.
     """
 
     def __init__(self, path: Path, out: Path) -> None:
@@ -93,13 +88,7 @@ def read_cases(
     labels: Mapping[str, int],
     faults: list[tuple[Series, DicomError]],
 ) -> Iterator[tuple[Pick, list[np.ndarray]]]:
-    """Decodes cases, one at a time.
-
-    Args:
-        cases: to be decoded.
-        choice: by which they were picked.
-        labels: name to number.
-        faults: is filled with those that cannot be decoded.
+    """Decodes cases, one at a time; `faults` is filled with those that cannot be decoded.
 
     Yields:
         A case and its arrays on its grid: the channels, and a mask (uint8) if it has one.
@@ -148,15 +137,7 @@ def _mask(case: Pick, choice: Choice, labels: Mapping[str, int]) -> np.ndarray |
 
 
 def check_alike(cases: Sequence[Pick], faults: Sequence[tuple[Series, DicomError]] = ()) -> None:
-    """Checks that cases can form one data set.
-
-    Args:
-        cases: those that were picked.
-        faults: why others were not.
-
-    Raises:
-        DataError: there is none, their modalities differ, or only some are synthetic.
-    """
+    """Raises `DataError` without cases, or if modalities differ or only some are synthetic."""
     if not cases:
         none = (
             "The folder holds no DICOM images, but for overviews (localizers) if those are listed"
@@ -190,13 +171,7 @@ def write(
 ) -> Iterator[tuple[Pick, str]]:
     """Writes a data set, one case at a time, and at its end the map of patients.
 
-    Args:
-        out: must not exist.
-        cases: to be written.
-        choice: by which they were picked.
-        labels: name to number.
-        patients: the map.
-        faults: is filled with cases that are left out after all.
+    `faults` is filled with cases that are left out after all.
 
     Yields:
         Each case with its name, when it is written.

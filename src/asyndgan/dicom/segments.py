@@ -29,14 +29,10 @@ WHOLE: Final = (slice(None), slice(None))
 def draw(
     mask: np.ndarray, segmentation: Series, grid: Grid, labels: Mapping[int, int], *, ordered: bool
 ) -> None:
-    """Draws the segments of one segmentation into a mask, and notes its gaps.
+    """Draws segments into a mask, uint8 of the grid's shape, and notes gaps of the segmentation.
 
-    Args:
-        mask: uint8 of the grid's shape; 0 where nothing was drawn yet.
-        segmentation: a SEG or an RTSTRUCT.
-        grid: of the image.
-        labels: number of a segment to the number of its label; others are left out.
-        ordered: whether a higher label is drawn over a lower one; otherwise none may overlap.
+    `labels`: number of a segment to that of its label; others are left out. If `ordered`, a higher
+    label is drawn over a lower one; otherwise none may overlap.
 
     Raises:
         DicomError: it cannot be read, does not lie on the grid, or labels overlap.
@@ -136,14 +132,8 @@ def _contours(region: Any) -> Iterator[np.ndarray]:
 def _toggle(plane: np.ndarray, points: np.ndarray, most: int) -> int:
     """Inverts the pixels [columns, rows] whose centres a contour surrounds.
 
-    Along each row a pixel changes as often as an edge crosses the row before it. PIL would add the
-    outline, and matplotlib tests each pixel against each edge: 16 s for the body in a CT.
-
-    Returns:
-        How many rows its edges cross, and what the pixels around it count beside them.
-
-    Raises:
-        DicomError: it is more than `most`.
+    Along each row a pixel changes as often as an edge crosses the row before it. Returns how many
+    rows its edges cross, with what the pixels around it count; raises `DicomError` above `most`.
     """
     box = _box(points, plane.shape)
     inside, (left, top) = plane[box], (side.start for side in box)

@@ -43,15 +43,13 @@ class Frame:
     """One plane: where it is stored and where it lies.
 
     Attributes:
-        file: its file.
         number: of the frame in the file, from 0.
         uid: SOP Instance UID of the file.
         position: of the centre of the first pixel in millimetres (left, posterior, superior).
         orientation: directions of a row and of a column, as unit vectors.
         spacing: millimetres between rows and between columns.
         thickness: millimetres from slice to slice, as the header claims; 0 if it does not.
-        slope: factor from stored values to units.
-        intercept: added to them.
+        slope, intercept: from stored values to units.
         segment: number of the segment that a frame of a SEG shows; 0 elsewhere.
     """
 
@@ -75,13 +73,10 @@ class Series:
     Attributes:
         key: PatientID in small letters, Study and Series Instance UID; private.
         kind: the modality, `SEG` or `RTSTRUCT`.
-        number: Series Number; private.
-        description: Series Description; private.
+        number, description: of the series; private.
         frames: the planes; none of an RTSTRUCT.
-        files: where it lies.
         shapes: frames, rows and columns of each file of `frames`.
         faults: why files of the series cannot be used.
-        frame_of_reference: UID of the coordinate system.
         references: Series Instance UIDs that a segmentation names.
         segments: number to name of each segment or region with a frame or closed contour.
         empty: names of the others.
@@ -129,13 +124,10 @@ def faults_of(series: Series) -> Iterator[None]:
 @final
 @dataclass
 class Archive:
-    """A folder of DICOM files.
+    """A folder of DICOM files: all series, sorted by patient and study, and other files.
 
-    Attributes:
-        series: all series, those of a patient and of a study one after the other.
-        foreign: files that are no DICOM.
-        others: number of DICOM files that hold neither images nor segmentations.
-        broken: files and folders that cannot be read.
+    `others` counts DICOM files without images or segmentations; `foreign` are no DICOM, and
+    `broken` cannot be read.
     """
 
     series: list[Series] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Sites at machines of their own: what a run needs of the federation that connects them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # it imports torch, which `asyndgan federation --help` needs 
     from asyndgan.protocol import Transport
 
 RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")  # name of a run, also of its folder at sites
+AUDITS: Final = "audit"  # the same of what asks sites for audits
 
 
 class Federation(Protocol):
@@ -34,9 +35,14 @@ def federation_in(path: Path) -> Federation:
     return federation
 
 
-def transport_to(federation: Federation, recipe: Recipe | None, run: str) -> "Transport":
-    """Connects to the sites for one run; without a recipe, they send fingerprints alone."""
-    office = flare_part("jobs").Office(federation, recipe, run)
+def transport_to(
+    federation: Federation, recipe: Recipe | None, run: str, only: Collection[str] = ()
+) -> "Transport":
+    """Connects to the sites for one run, or to those named alone.
+
+    Without a recipe, they send fingerprints and audits alone.
+    """
+    office = flare_part("jobs").Office(federation, recipe, run, only)
     transport: Transport = flare_part("transport").Flare(office)
     return transport
 

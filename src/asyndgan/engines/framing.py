@@ -32,12 +32,7 @@ class Frames:
         self._received = bytearray()
 
     def send(self, number: int, payload: bytes, timeout: float | None = None) -> None:
-        """Sends a frame, unless an earlier one is still not accepted.
-
-        Raises:
-            SiteUnreachableError: the other end is gone.
-            SiteSilentError: it does not accept the frame, or an earlier one, in time.
-        """
+        """Sends a frame, unless an earlier one is still not accepted; raises as `Requests.ask`."""
         deadline = _deadline(timeout)
         self._flush(deadline)  # nothing piles up behind a frame that is not accepted
         self._unsent += FRAME.pack(number, len(payload)) + payload

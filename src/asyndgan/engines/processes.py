@@ -11,21 +11,24 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 
 from asyndgan import children
 from asyndgan.engines.framing import Frames, Requests
-from asyndgan.engines.setup import SiteSetup, describe_only, set_up
+from asyndgan.engines.setup import SiteSetup, set_up
 from asyndgan.errors import AsyndganError, SiteSilentError, SiteUnreachableError, WireError
-from asyndgan.protocol import FRAME_SLACK, Transport, frame_limit
+from asyndgan.protocol import Endpoint, Transport, frame_limit
 from asyndgan.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+TRAINS: Final = "asyndgan.engines.processes"
+ANSWERS: Final = "asyndgan.auditing.answering"  # where there is no recipe
 
 HEALTHY_S: Final = 3600.0  # seconds after which a crash is a new problem, so the delay restarts
 
@@ -54,7 +57,7 @@ class _Process:
 class Processes(Transport):
     """Starts a process for each site and restarts it when it dies.
 
-    Without a recipe sites describe their data. `restart_after_s` from its latest start a dead site
+    Without a recipe sites answer questions. `restart_after_s` from its latest start a dead site
     may be restarted, doubled with every restart, at most eight times; None: by `start` alone.
     """
 
@@ -85,7 +88,8 @@ class Processes(Transport):
             # Ctrl-C in the terminal reaches only the coordinator, which still needs the sites to
             # write a checkpoint.
             line = theirs.fileno()
-            entry.process = children.start("asyndgan.engines.processes", line, pass_fds=[line])
+            module = TRAINS if self.recipe else ANSWERS
+            entry.process = children.start(module, line, pass_fds=[line])
         frames = Frames(ours, limit=self.limit)
         entry.started = time.monotonic()
         entry.starts += 1
@@ -169,8 +173,13 @@ class Processes(Transport):
                     entry.process.wait(timeout=5)
 
 
-def serve(connection: socket.socket) -> None:
-    """Runs a site's process: reads its setup, then answers requests until the connection closes."""
+def serve(endpoint_of: Callable[[SiteSetup, Any], Endpoint]) -> None:
+    """Runs a site's process: reads its setup, then answers requests until the connection closes.
+
+    The command line names the connection; the endpoint is of a setup and a recipe, or None.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides when a run ends
+    connection = socket.socket(fileno=int(sys.argv[1]))
     frames = Frames(connection, limit=2**24)
     _, payload = frames.receive()
     plain = json.loads(payload)
@@ -183,7 +192,7 @@ def serve(connection: socket.socket) -> None:
     )
     frames = Frames(connection, limit=frame_limit(recipe))
     try:
-        endpoint = set_up(setup, recipe) if recipe else describe_only(setup, FRAME_SLACK)
+        endpoint = endpoint_of(setup, recipe)
         while True:
             number, request = frames.receive()
             frames.send(number, endpoint.answer(request))
@@ -198,5 +207,4 @@ def serve(connection: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides when a run ends
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(set_up)

@@ -1,5 +1,6 @@
 """Sets up a site on this machine, in the same way for every engine."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -10,14 +11,13 @@ from typing import Any, Final, final
 import torch
 from pydantic import TypeAdapter
 
-from asyndgan.errors import CohortError, ProtocolError, RunError
+from asyndgan.errors import CohortError, DataError, ProtocolError, RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.findings import findings, refuse
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Openings, Policy, Release, Released
 from asyndgan.privacy.books import open_release
-from asyndgan.protocol import Endpoint, Handler, message_limit
+from asyndgan.protocol import ASKED_LIMIT, Endpoint, Handler, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.store import Cohort, derived_seed
 from asyndgan.store.info import DatasetInfo
@@ -31,7 +31,7 @@ from asyndgan.tables.schema import is_table
 from asyndgan.texts import bounded_text, replace_text, storing
 from asyndgan.training import Site
 from asyndgan.training.compute import measured_precision
-from asyndgan.wire import Describe, Described, Message
+from asyndgan.wire import Audit, Audited, AuditFigures, Describe, Described, Message, pack
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,6 @@ class SiteSetup:
     data: Path  # folder of its images and masks
     state: Path  # folder of its own checkpoints
     share: float | None = None  # its weight among the sites; None means its number of cases
-    patients: str = DEFAULT_PATIENT_PATTERN  # pattern that finds the patient in a case's name
     # policy file written by its steward. None: everything a recipe asks for may leave the site,
     # since nothing leaves the machine.
     policy: Path | None = None
@@ -92,16 +91,13 @@ def load_cohort(
     """Loads a site's cases, images or records, by the recipe, without its held-out patients.
 
     The `chooser` is None for what the states of the run say; `tell` is given each note on the data.
-
-    Raises:
-        DataError: the folder cannot be read, or has a fault that `findings` finds.
-        CohortError: its cases do not fit the recipe.
+    Raises `DataError` for faults of the data, `CohortError` if they do not fit the recipe.
     """
     if chooser is None:
         chooser = chooser_at(setup.state) or OPEN
     if recipe.table or is_table(setup.data):
         return load_records(recipe, setup.data, setup.name, chooser)
-    data = data or DataSet(setup.data, setup.patients)
+    data = data or DataSet(setup.data)
     cases = data.cases(
         recipe.image,
         _modalities(setup, recipe, data.info),
@@ -137,17 +133,12 @@ def _modalities(setup: SiteSetup, recipe: Recipe, info: DatasetInfo) -> tuple[st
     """Modalities of the site that are used; None if the recipe alone decides."""
     if not setup.without:
         return None
-    if unknown := set(setup.without) - set(info.modalities):
-        raise CohortError(
-            f"site {setup.name} is to go without {', '.join(sorted(unknown))}, which its folder "
-            f"does not have; it has {', '.join(info.modalities)}."
-        )
     shared = shared_modalities(info, recipe.image)
     held = tuple(name for name in shared if name not in setup.without)
-    if not held:
+    if not held or set(setup.without) - set(info.modalities):
         raise CohortError(
-            f"site {setup.name} is to go without {', '.join(setup.without)}, and has nothing else "
-            "that the recipe paints."
+            f"site {setup.name} is to go without {', '.join(setup.without)}. Its folder has "
+            f"{', '.join(info.modalities)}: name some of these, and leave one that is painted."
         )
     return held
 
@@ -207,7 +198,7 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     openings = Openings(setup.records or setup.state)
     openings.admit(recipe.digest(), policy.allows.most_recipes)
     chooser = _keep_chooser(setup, recipe, policy, openings.secret)
-    data = DataSet(setup.data, setup.patients)  # which opens nothing yet
+    data = DataSet(setup.data)  # which opens nothing yet
     cohort = load_cohort(setup, recipe, chooser, data=data, tell=log.warning)
     device = usable_device(setup.device)
     site = Site(
@@ -224,36 +215,56 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     return Endpoint(site, limit=message_limit(recipe))
 
 
-@final
-class Describing(Handler):
-    """Answers `Describe` with the fingerprint (a file) that the site's steward has seen alone."""
+Auditor = Callable[[SiteSetup, Audit], AuditFigures]
+"""What attacks a generator with the patients of a site (`auditing.answering`)."""
 
-    def __init__(self, file: Path, release: Release) -> None:
-        self.file = file
+
+@final
+class Answering(Handler):
+    """Answers questions that need no recipe.
+
+    To `Describe` with the fingerprint (a file) that the site's steward has seen alone, and to
+    `Audit` with what an auditor finds.
+    """
+
+    def __init__(self, setup: SiteSetup, release: Release, audit: Auditor) -> None:
+        self.setup = setup
         self.release = release
+        self.audit = audit
 
     def handle(self, request: Message) -> Released:
-        """Answers one request; raises `ProtocolError`, or `DataError` without a fingerprint."""
+        """Answers one request; raises `ProtocolError`, `PolicyError` or `DataError`."""
+        if isinstance(request, Audit):
+            self._check_audit()  # before hours of work
+            log.warning("the coordinator asks for an audit of run %s", request.run)
+            # By it equal answers to other requests count, which would tell something for nothing.
+            asked = hashlib.sha256(pack(request, {})).hexdigest()
+            found = self.audit(self.setup, request)
+            self._check_audit()
+            return self.release.let_out(Audited(run=request.run, asked=asked, found=found))
         if not isinstance(request, Describe):
             raise ProtocolError(f"there is no recipe yet, so '{request.kind}' is not answered.")
+        self.release.policy.check_fingerprint()
+        if self.setup.fingerprint is None:
+            raise DataError("there is none: run 'asyndgan fingerprint', name it in site.toml.")
         return self.release.let_out(
-            Described(run=request.run, fingerprint=fingerprint_in(self.file))
+            Described(run=request.run, fingerprint=fingerprint_in(self.setup.fingerprint))
         )
 
+    def _check_audit(self) -> None:
+        """Checks that an audit may leave; a steward may have lowered `leaves.audits` meanwhile."""
+        self.release.check_audit()
+        self.release.check_audit(policy_of(self.setup))
 
-def describe_only(setup: SiteSetup, limit: int) -> Endpoint:
-    """The endpoint of a site before there is a recipe: it sends a fingerprint and nothing else.
 
-    Raises `PolicyError`, `RunError` (the setup names none), `LedgerError` or `StorageError`.
+def answering(setup: SiteSetup, audit: Auditor) -> Endpoint:
+    """The endpoint of a site without a recipe: it sends a fingerprint or audits and nothing else.
+
+    Raises `PolicyError`, `LedgerError` or `StorageError`.
     """
     policy = policy_of(setup)
-    policy.check_fingerprint()
-    if setup.fingerprint is None:
-        raise RunError(
-            f"site {setup.name} names no fingerprint: measure one with 'asyndgan fingerprint' and "
-            "name its file in site.toml."
-        )
+    policy.check_asked()
     records = setup.records or setup.state
     Openings(records).keep()
     release = open_release(None, policy, records, setup.name, 0)
-    return Endpoint(Describing(setup.fingerprint, release), limit=limit)
+    return Endpoint(Answering(setup, release, audit), limit=ASKED_LIMIT)

@@ -1,19 +1,22 @@
 """Copies of a site's data set with painted files beside the acquired ones."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from asyndgan.export.writing import check_case, copy_file, writing_to
+from asyndgan.export.writing import check_case, check_new, copy_file, writing_to
+from asyndgan.intake import reading
 from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.grids import on_grid_of
 from asyndgan.intake.listing import CaseFiles
-from asyndgan.intake.readers import DataFileError, lossless, reader_of
+from asyndgan.intake.readers import Geometry, Stored, lossless, reader_of
+from asyndgan.intake.readers.reader import plane_of
 from asyndgan.intake.variants import FILES, in_version_2
 from asyndgan.store.case import RawCase
-from asyndgan.store.geometry import AXES, Axis
+from asyndgan.store.geometry import AXES, Axis, plane
 from asyndgan.store.info import DatasetInfo
 
 PAINTED: Final = "synthetic "
@@ -40,7 +43,7 @@ def write_completed(
         source: the data set.
         folder: must not exist.
         planes: case name to modality to its slices (rows, columns) on the stored grid, in the
-            order in which `read_case` yields them.
+            order in which `slices_of` yields them.
         axis: axis along which volumes were cut.
         made_from: case name to a description of what its channels were painted from.
         provenance: provenance of the painted channels, serialisable as JSON.
@@ -57,13 +60,14 @@ def write_completed(
     files = source.files
     written: dict[str, dict[str, object]] = {}
     with writing_to(folder):
-        _copy_acquired(files, folder, info)
+        check_new(folder)
         for case in files:
+            _copied(case, folder, info)
             for modality, slices in planes.get(case.name, {}).items():
-                like = next(iter(case.images.values()))
+                place = reading.place(next(iter(case.images.values())))
                 name = f"imagesTr/{case.name}_{added[modality]:04d}{lossless(info.file_ending)}"
                 path = folder / name
-                reader_of(path).write_painted(path, slices, like=like, axis=AXES[axis])
+                reader_of(path).write_painted(path, slices, place=place, axis=AXES[axis])
                 written[name] = {
                     "modality": modality,
                     "acquired": False,
@@ -89,17 +93,12 @@ def write_extended(
     *,
     axis: Axis,
     provenance: Mapping[str, object],
+    cut: Collection[str] = (),
 ) -> int:
     """Copies a data set and adds synthetic cases, whose files are marked so in their headers.
 
-    Args:
-        source: the data set; its images and masks are copied byte for byte.
-        folder: must not exist.
-        cases: the cases to add, with all modalities of the set and a mask, each with the name of
-            the acquired case, a single slice with all modalities, that it is stored like: in
-            NIfTI its files take over the grids of that case's files.
-        axis: axis along which the set is cut.
-        provenance: provenance of the added cases, serialisable as JSON.
+    Images and masks are copied byte for byte, but cases named in `cut` slice by slice. Each case is
+    added with the name of the acquired case, a single slice, whose grids its files take over.
 
     Returns:
         The number of cases added; `dataset.json` names them under `synthetic_cases`.
@@ -108,11 +107,14 @@ def write_extended(
         DataError: `folder` exists or cannot be written, or a case does not fit the set.
     """
     info = source.info
-    files = {case.name: case for case in source.files}
-    names = set(files)
     added: list[str] = []
     with writing_to(folder):
-        _copy_acquired(list(files.values()), folder, info)
+        check_new(folder)
+        files: dict[str, CaseFiles] = {}
+        for each in source.files:
+            whole = each.name not in cut
+            files |= _copied(each, folder, info) if whole else _cut(each, folder, info, AXES[axis])
+        names = set(files)
         for case, like in cases:
             check_case(folder, case, info.modalities, info.labels, names)
             names.add(case.name)
@@ -120,31 +122,64 @@ def write_extended(
             for name, plane, acquired in _files_like(files[like], case, info):
                 (folder / name).parent.mkdir(exist_ok=True)
                 path = folder / name
-                reader_of(path).write_painted(path, [plane], like=acquired, axis=AXES[axis])
+                place = reading.place(acquired)
+                reader_of(path).write_painted(path, [plane], place=place, axis=AXES[axis])
         about = {**_described(source), "numTraining": len(names), "synthetic_cases": added}
         _describe_copy(folder, about, provenance)
     return len(added)
 
 
-def _copy_acquired(files: Sequence[CaseFiles], folder: Path, info: DatasetInfo) -> None:
-    """Copies images and masks into a new folder, under the names by which they are found there."""
-    if folder.exists():
-        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
-    copies = {
-        f"imagesTr/{case.name}_{number:04d}{lossless(info.file_ending)}": path
-        for case in files
-        for number, path in case.images.items()
-    }
-    copies |= {f"labelsTr/{case.name}{info.mask_ending}": case.mask for case in files if case.mask}
-    for name, path in copies.items():
-        copy = folder / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
+def _named(
+    folder: Path, name: str, numbers: Iterable[int], info: DatasetInfo, *, masked: bool
+) -> CaseFiles:
+    """The files of a case in a copy, by the numbers of its images."""
+    ending = lossless(info.file_ending)
+    images = {number: folder / f"imagesTr/{name}_{number:04d}{ending}" for number in numbers}
+    mask = folder / f"labelsTr/{name}{info.mask_ending}" if masked else None
+    for path in (*images.values(), *filter(None, [mask])):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return CaseFiles(name, images, mask)
+
+
+def _copied(case: CaseFiles, folder: Path, info: DatasetInfo) -> dict[str, CaseFiles]:
+    """Copies images and mask under the names by which they are found there; returns these."""
+    copied = _named(folder, case.name, case.images, info, masked=case.mask is not None)
+    for number, path in case.images.items():
+        copy = copied.images[number]
         if reader_of(path).lossy:
-            planes = [stored.values for stored in reader_of(path).image(path, most=3)]
+            planes = [stored.values for stored in reading.image(path, most=3)]
             pixels = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
             reader_of(copy).write(copy, pixels, spacing=(1.0, 1.0), note="")
         else:
             copy_file(path, copy)
+    if case.mask and copied.mask:
+        copy_file(case.mask, copied.mask)
+    return {case.name: copied}
+
+
+def _cut(case: CaseFiles, folder: Path, info: DatasetInfo, axis: int) -> dict[str, CaseFiles]:
+    """Writes each slice of a volume as a case that lies where it lay; returns their files."""
+    volumes: dict[str, Stored] = {}
+    for number, path in sorted(case.images.items()):
+        most = len(info.modalities) if number == 0 else 1
+        for place, stored in enumerate(reading.image(path, most=most), number):
+            volumes[str(place)] = on_grid_of(path, stored, volumes)
+    numbers = [*map(int, volumes)]
+    if case.mask:
+        volumes["mask"] = on_grid_of(case.mask, reading.mask(case.mask), volumes)
+    slices = {}
+    for index in range(next(iter(volumes.values())).values.shape[axis]):
+        name = f"{case.name}_z{index:04d}"
+        copied = _named(folder, name, numbers, info, masked=case.mask is not None)
+        paths = [*copied.images.values(), *filter(None, [copied.mask])]
+        for path, stored in zip(paths, volumes.values(), strict=True):
+            reader_of(path).write(
+                path, plane_of(stored.values, axis, index), note="",
+                spacing=tuple(plane(stored.spacing, axis)[::-1]),
+                geometry=Geometry.of(stored, axis, index),
+            )  # fmt: skip
+        slices[name] = copied
+    return slices
 
 
 def _described(source: DataSet) -> dict[str, object]:

@@ -1,25 +1,35 @@
 """Writes data sets in nnU-Net's raw convention; every synthetic image is marked as such."""
 
 import json
+import random
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
+from asyndgan.errors import is_full
 from asyndgan.intake.description import OWN_KEYS, checked_labels, checked_modalities
 from asyndgan.intake.grids import shown_shape
 from asyndgan.intake.labelling import check_mask
 from asyndgan.intake.readers import AXIAL, LOSSLESS, NOT_ACQUIRED, READERS, DataFileError, Geometry
+from asyndgan.locks import written_alone
 from asyndgan.received import UnreadableError, opened
 from asyndgan.store.case import RawCase
-from asyndgan.texts import is_full, without_empty
 
 MOST_COPIED: Final = 2**36
 """Largest file that is copied, in bytes."""
+
+SPLITS_FILE: Final = "splits_final.json"
+"""nnU-Net's planner takes it from the folder of the data set."""
+
+FOLDS: Final = 5
+
+Fold = dict[Literal["train", "val"], list[str]]
+"""The cases of one fold."""
 
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
 
@@ -33,24 +43,16 @@ def write_dataset(
     file_ending: str = ".png",
     name: str,
     extra: Mapping[str, object] | None = None,
-    geometry: Geometry = AXIAL,
+    geometry: Callable[[RawCase], Geometry] = lambda _: AXIAL,
 ) -> int:
-    """Writes a data set; equal cases give equal bytes.
+    """Writes a data set, case by case, where there is none; equal cases give equal bytes.
 
-    PNG and BMP store intensities rounded and clipped to 0..255 (PNG uint16, and a synthetic set's
+    PNG stores intensities rounded and clipped to 0..255 (PNG uint16, and a synthetic set's
     grey pictures where they exceed 255, to 0..65535) and no spacing; modalities named R, G, B go
     into one RGB picture, also of TIFF. The other formats store whole numbers in their type, other
-    images in float32, masks in uint8, and the spacing, one slice per file.
-
-    Args:
-        folder: created if necessary; must not hold a data set yet.
-        cases: consumed one at a time. Each has every modality; its mask may be None.
-        modalities: names in the order of the numbers in the file names.
-        labels: name to number.
-        file_ending: one of `LOSSLESS`.
-        name: name of the data set.
-        extra: further keys of dataset.json, such as "synthetic".
-        geometry: how slices lie in files of volumes.
+    images in float32, masks in uint8, and the spacing, a slice or (NIfTI, NRRD, MHA) volume a file.
+    `extra` are further keys of dataset.json, and `geometry` says how a case lies in files of
+    volumes.
 
     Returns:
         The number of cases.
@@ -66,7 +68,7 @@ def write_dataset(
         check_case(folder, case, modalities, labels, names)
         names.add(case.name)
         with writing_to(folder):
-            _write_case(folder, case, modalities, file_ending, note, geometry)
+            _write_case(folder, case, modalities, file_ending, note, geometry(case))
     if not names:
         raise DataFileError(folder, "there is no case to write", "Ask for at least one.")
     text = json.dumps({**head, "numTraining": len(names)}, indent=2, ensure_ascii=False)
@@ -75,12 +77,13 @@ def write_dataset(
     return len(names)
 
 
-def check_new(folder: Path) -> None:
-    """Checks that a folder does not exist, or is empty.
+def in_colour(modalities: Sequence[str]) -> bool:
+    """Whether these modalities are the colours of a picture, which is stored in 8 bits each."""
+    return tuple(map(str.lower, modalities)) in _RGB
 
-    Raises:
-        DataError: it holds something, or is a file.
-    """
+
+def check_new(folder: Path) -> None:
+    """Raises `DataError` if a folder is a file, or holds something."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
 
@@ -90,17 +93,17 @@ def written_whole(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder that is renamed to `folder` on success and removed on failure.
 
     Raises:
-        DataError: `folder` exists and is not an empty folder, or cannot be written (as far as can
-            be known, raised on entry: what is to be written may take hours).
+        DataError: `folder` exists and is not an empty folder, or cannot be written (raised on entry
+            as far as can be known).
+        BusyError: another process writes it.
     """
     folder = folder.resolve()
     check_new(folder)
     half = folder.with_name(f".{folder.name}.half")
-    shutil.rmtree(half, ignore_errors=True)
-    with without_empty(folder.parent):
+    with ExitStack() as ends:
         with writing_to(folder):
-            half.mkdir(parents=True)
-            half.rmdir()
+            ends.enter_context(written_alone(folder))
+        shutil.rmtree(half, ignore_errors=True)
         try:
             yield half
             with writing_to(folder):
@@ -156,11 +159,7 @@ def check_case(
     labels: Mapping[str, int],
     written: set[str],
 ) -> None:
-    """Checks a case to be written into a folder that holds the cases named in `written`.
-
-    Raises:
-        DataError: it does not fit the modalities or labels, or its name is no file's or taken.
-    """
+    """Checks a case to be written into a folder that holds the cases named in `written`."""
     if not re.fullmatch(r"\w[\w.+-]*", case.name):
         raise DataFileError(
             folder,
@@ -178,12 +177,12 @@ def check_case(
         )
     arrays = [case.channels[modality] for modality in modalities]
     arrays += [] if case.mask is None else [case.mask]
-    if any(array.ndim != 2 or array.shape != arrays[0].shape for array in arrays):
+    if arrays[0].ndim not in (2, 3) or len({array.shape for array in arrays}) > 1:
         shapes = ", ".join(shown_shape(array.shape) for array in arrays)
         raise DataFileError(
             folder,
             f"case '{case.name}' has arrays of the shapes {shapes}",
-            "Each must have the same rows and columns.",
+            "Each must have the same two sides, or three of a volume.",
         )
     if case.mask is not None:
         check_mask(folder / "labelsTr" / case.name, case.mask, labels)
@@ -211,7 +210,9 @@ def _write_case(
     (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
     reader = READERS[file_ending]
     planes = [case.channels[modality] for modality in modalities]
-    if reader.colour and tuple(map(str.lower, modalities)) in _RGB:
+    if planes[0].ndim == 3 and not reader.volumes:
+        raise DataFileError(folder, f"would hold volumes as {file_ending}", "Write .nii.gz.")
+    if reader.colour and in_colour(modalities):
         planes = [np.stack(planes, axis=-1)]
     for number, plane in enumerate(planes):
         path = folder / "imagesTr" / f"{case.name}_{number:04d}{file_ending}"
@@ -224,25 +225,44 @@ def _write_case(
 
 
 def copy_folder(source: Path, folder: Path, ignore: Callable[..., set[str]] | None = None) -> None:
-    """Copies a folder to a new one, without what `ignore` names, as `shutil.copytree` does.
-
-    Raises:
-        DataError: as `copy_file`; `copytree` itself would only list what failed.
-    """
+    """Copies a folder to a new one by `copy_file`, without what `ignore` names."""
     shutil.copytree(
         source, folder, ignore=ignore, copy_function=lambda *each: copy_file(*map(Path, each))
     )
 
 
 def copy_file(path: Path, copy: Path) -> None:
-    """Copies a regular file to a path that does not exist.
-
-    Raises:
-        DataError: `path` is no regular file or larger than `MOST_COPIED`, or `copy` cannot be
-            written.
-    """
+    """Copies a regular file of at most `MOST_COPIED` to a path that does not exist."""
     try:
         with writing_to(copy), opened(path, MOST_COPIED) as file, copy.open("xb") as into:
             shutil.copyfileobj(file, into)
     except UnreadableError as error:
         raise DataFileError(path, f"{error}", "Put a file of the data there.") from error
+
+
+def folds(groups: Mapping[str, str]) -> list[Fold]:
+    """Cases for training and for validation in each of five folds, as nnU-Net wants them.
+
+    Cases of a group share a fold; nnU-Net itself would part images of one mask. There are as many
+    folds as groups, but at most five; none of one group.
+    """
+    names = sorted(set(groups.values()))
+    random.Random(0).shuffle(names)  # noqa: S311  (no secret; neighbours often share a patient)
+    if len(names) < 2:
+        return []
+    found: list[Fold] = []
+    for fold in range(min(FOLDS, len(names))):
+        own = set(names[fold::FOLDS])
+        found.append(
+            {
+                "train": sorted(case for case, group in groups.items() if group not in own),
+                "val": sorted(case for case, group in groups.items() if group in own),
+            }
+        )
+    return found
+
+
+def write_folds(folder: Path, groups: Mapping[str, str]) -> None:
+    """Writes `splits_final.json` into a data set, unless all of its cases are one group."""
+    if found := folds(groups):
+        (folder / SPLITS_FILE).write_text(json.dumps(found, indent=1) + "\n", "utf-8")

@@ -3,6 +3,7 @@
 All files are read; none is changed.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,29 +13,27 @@ from typing import final
 import numpy as np
 
 from asyndgan.errors import DataError
-from asyndgan.intake.dataset import DataSet
-from asyndgan.intake.description import BACKGROUND, describe, json_table
+from asyndgan.intake.dataset import DataSet, painted
+from asyndgan.intake.description import BACKGROUND, describe
 from asyndgan.intake.findings import NAMED, OF_DATA, Finding, findings
-from asyndgan.intake.listing import CaseFiles, Part, image_name_pattern, listed, part_of
-from asyndgan.intake.near import is_litter
-from asyndgan.intake.nnunet import (
-    AXES,
-    DEFAULT_PATIENT_PATTERN,
+from asyndgan.intake.grids import shown_shape
+from asyndgan.intake.listing import CaseFiles, Listing, Part, listed, part_of
+from asyndgan.intake.nnunet import AXES, read_arrays, slices_of
+from asyndgan.intake.patients import (
+    joined,
     patients_of,
-    read_arrays,
     same_person,
-    slices_of,
-)
-from asyndgan.intake.patients import joined, joined_in, shared_patients, unfitting
-from asyndgan.intake.readers import READERS, DataFileError, lossless
-from asyndgan.intake.tally import Fault, Tally, rows
-from asyndgan.intake.units import units_of
+    shared_patients,
+    unfitting,
+)  # fmt: skip
+from asyndgan.intake.readers import READERS, DataFileError
 from asyndgan.recipe import ImageSection, Recipe
-from asyndgan.store.case import MODALITIES_LIMIT, Source
+from asyndgan.store.case import Source
 from asyndgan.store.enrolment import (
     UNNAMED_LABELS,
     UNNAMED_MODALITIES,
     Cases,
+    none_left,
     none_shared,
     refusals,
     untaught,
@@ -44,6 +43,26 @@ from asyndgan.store.info import DatasetInfo
 from asyndgan.store.plan import grid_for, planned, shared_modalities
 from asyndgan.store.splits import halves_of, held_out_by
 from asyndgan.store.survey import Survey
+from asyndgan.texts import counted
+
+SHOWN_NAMELESS = 8
+"""Most unnamed labels a report lists; a picture mistaken for a mask may hold hundreds."""
+
+
+@final
+@dataclass(frozen=True)
+class Fault:
+    """One problem in a data set that has to be corrected.
+
+    Attributes:
+        file: the file or folder at fault.
+        reason: what is wrong, without a full stop.
+        remedy: what to do, as a full sentence.
+    """
+
+    file: Path
+    reason: str
+    remedy: str
 
 
 @final
@@ -53,16 +72,15 @@ class CheckReport:
 
     Attributes:
         folder: the folder, as passed by the caller.
-        rows: heading and text of each table row: cases, patients, modalities, sizes, spacing,
-            labels, intensities.
+        rows: heading and text of each row of a table.
         faults: in the order of the files.
         patients: patient to one of the patient's image files.
         files: case to its first image file.
-        labels: name to number; empty if dataset.json is unusable.
-        modalities: names; empty if dataset.json is unusable.
+        labels: name to number; empty if the folder cannot be read.
+        modalities: likewise.
         notes: what is no fault, and which a recipe has to deal with.
         survey: what the recipe makes of the cases in which no fault was found.
-        findings: what the survey shows, of which faults and notes are told as well.
+        findings: what the survey shows; `faults` and `notes` hold it as well.
     """
 
     folder: Path
@@ -81,134 +99,155 @@ def check_folder(
     folder: Path,
     *,
     test: Path | None = None,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     image: ImageSection | None = None,
     recipe: Recipe | None = None,
-    planned: bool = False,
-    slices: str | None = None,
 ) -> CheckReport:
-    """Reads a whole data set and collects its faults.
+    """As `check_folders` of one folder; of `test` only dataset.json and file names are read."""
+    return _Tally(folder, image).report(test, recipe)
+
+
+def check_folders(
+    folders: Sequence[Path],
+    test: Path | None = None,
+    *,
+    image: ImageSection | None = None,
+    recipe: Recipe | None = None,
+    acquired: bool = False,
+) -> list[CheckReport]:
+    """Reads whole data sets, and the test set last, and collects their faults.
 
     Args:
-        folder: holds dataset.json, imagesTr and labelsTr.
-        test: another data set that must share no patient with this one. Only its dataset.json
-            and file names are read, so it needs a check of its own. imagesTs in `folder`, where
+        folders: each holds dataset.json, imagesTr and labelsTr.
+        test: another data set that must share no patient with these. imagesTs in a folder, where
             present, is always compared with imagesTr.
-        patient_pattern: see `asyndgan.intake.nnunet.patient_of`.
-        image: how a recipe prepares images; None: which recipe will come is not known, so nothing
-            is said of what fits.
-        recipe: the whole recipe, with this `image`, of which the folder is to be a site.
-        planned: whether a plan chose the intensities of `image`.
-        slices: its text in `slices_in` of all folders that are checked by one patient pattern;
-            None: there is no other.
+        image: how a recipe prepares images, which has to suit all; None: which recipe will come
+            is not known, so nothing is said of what fits.
+        recipe: the whole recipe, with this `image`, of which the folders are to be sites.
+        acquired: whether patients' images are wanted, so that painted ones are a fault.
 
     Raises:
-        DataError: `patient_pattern` is not a regular expression. Faults of the data are returned,
-            not raised.
+        DataError: a data set's `patient_pattern` is not a regular expression. Other faults of
+            the data are returned, not raised.
     """
-    tally = Tally(Survey(image or ImageSection()), patient_pattern, fits=image is not None)
-    tally.survey.planned = planned
-    info, described, cases = _check_files(folder, tally)
-    files = {case.name: next(iter(case.images.values())) for case in cases}
-    own = {tally.patients[name]: file for name, file in reversed(files.items())}
-    for other, part in _test_images(folder, test):
-        _compare_with_test(folder, own, other, part, patient_pattern, tally)
-    tally.survey.masked = bool(tally.masks)
-    tally.survey.labels |= set(tally.pixels) - {0}  # also of cases in which a fault was found
-    found = findings(tally.survey, None if image else OF_DATA)
-    for finding in (one for one in found if one.fault):
-        for file in [files[name] for name in finding.volumes] or [folder]:
-            tally.fault(file, finding.reason, finding.remedy)
-    report = CheckReport(
-        folder=folder,
-        rows=tuple(rows(info, described, cases, len(own), tally)),
-        faults=tuple(tally.faults),
-        patients=own,
-        files=files,
-        labels=info.labels if described else {},
-        modalities=info.modalities if described else (),
-        notes=(*tally.notes, *_notes(info, cases, found, patient_pattern, slices)),
-        survey=tally.survey,
-        findings=tuple(found),
-    )
-    unfit = [Fault(folder, *why) for why in _unready(report, recipe)] if recipe else []
-    return replace(report, faults=(*report.faults, *unfit))
+    read = [_Tally(folder, image) for folder in (*folders, *([test] if test else []))]
+    taught = len(folders)
+    return [
+        *(one.report(test, recipe, acquired=acquired) for one in read[:taught]),
+        *(one.report(None, None, acquired=acquired) for one in read[taught:]),
+    ]
 
 
-def _check_files(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool, list[CaseFiles]]:
-    """Reads dataset.json, imagesTr and labelsTr; the bool tells whether dataset.json is usable."""
-    info, described = _described(folder, tally)
-    tally.survey.units = units_of(info.extra)
-    part = part_of(folder)
-    if not described and not (folder / f"images{part}").is_dir():
-        return info, described, []  # it is no data set, and that is all there is to say
-    try:
-        found = listed(folder, info)
-    except DataFileError as error:
-        # All else would follow from this, and its remedies would do harm.
-        if described or any(_files(folder / f"images{part}", info.file_ending)):
-            tally.error(error)
-        return info, described, []
-    tally.patients = patients_of((files.name for files in found.cases), tally.pattern)
-    data = DataSet(folder)
-    stored = False
-    with suppress(DataError):  # a file is at fault: then each is read, and its faults told
-        stored = described and bool(data.stored)
-    for files in found.cases:
-        _check_case(folder, files, info, described, tally, data if stored else None)
-    for fault in found.faults:
-        tally.error(fault)
-    if (folder / f"labels{part}").is_dir():
-        for fault in found.unmasked:
-            tally.error(fault)
-    elif not found.faults:
-        tally.notes.append(
-            "holds no masks: 'train', 'evaluate' and 'audit' need them in "
-            f"labels{part}; 'complete' does not"
+@final
+class _Tally:
+    """Counts and faults collected while a folder's files are read.
+
+    Args:
+        folder: the folder.
+        image: how a recipe prepares images; None: it is not known.
+    """
+
+    def __init__(self, folder: Path, image: ImageSection | None) -> None:
+        self.folder = folder
+        self.fits = image is not None
+        self.survey = Survey(image or ImageSection())
+        self.info: DatasetInfo | None = None
+        self.cases: list[CaseFiles] = []
+        self.patients: dict[str, str] = {}
+        self.faults: list[Fault] = []
+        self.notes: list[str] = []
+        self.sizes: Counter[tuple[int, ...]] = Counter()
+        self.spacings: Counter[tuple[float, ...]] = Counter()
+        self.pixels: Counter[int] = Counter()
+        self.cases_with: Counter[int] = Counter()
+        self.lacking: Counter[str] = Counter()
+        self.masks = 0
+        self.extremes: dict[str, tuple[float, float]] = {}
+        try:
+            self.info = describe(folder)
+            found = listed(folder, self.info)
+        except DataFileError as error:
+            self.error(error)  # all else would follow from this
+        else:
+            self.read(self.info, found)
+
+    def fault(self, file: Path, reason: str, remedy: str) -> None:
+        """Records a fault; checking continues."""
+        self.faults.append(Fault(file, reason, remedy))
+
+    def error(self, error: DataFileError) -> None:
+        """Records an error raised by a reader; checking continues."""
+        self.fault(error.file, error.reason, error.remedy)
+
+    def read(self, info: DatasetInfo, found: Listing) -> None:
+        """Reads imagesTr and labelsTr."""
+        self.cases = found.cases
+        names = (files.name for files in found.cases)
+        self.patients = patients_of(names, info.patient_pattern)
+        data, kept = DataSet(self.folder), False
+        with suppress(DataError):  # a file is at fault: then each is read, and its faults told
+            kept = bool(data.stored)
+        for files in found.cases:
+            _check_case(files, info, self, data if kept else None)
+        for fault in found.faults:
+            self.error(fault)
+        masks = self.folder / f"labels{part_of(self.folder)}"
+        if masks.is_dir():
+            for fault in found.unmasked:
+                self.error(fault)
+        elif not found.faults:
+            self.notes.append(
+                "holds no masks: 'train', 'evaluate' and 'audit' need them in "
+                f"{masks.name}; 'complete' does not"
+            )
+
+    def report(
+        self, test: Path | None, recipe: Recipe | None, *, acquired: bool = False
+    ) -> CheckReport:
+        """What follows from what was read."""
+        if self.info is None:
+            return CheckReport(self.folder, (), tuple(self.faults))
+        folder, info = self.folder, self.info
+        unreal = painted(info)
+        if unreal and acquired:
+            self.fault(folder, *unreal)
+        files = {case.name: next(iter(case.images.values())) for case in self.cases}
+        own = {self.patients[name]: file for name, file in reversed(files.items())}
+        self.faults += tested_as_well(folder, own, test)
+        self.survey.masked = bool(self.masks)
+        self.survey.labels |= set(self.pixels) - {0}  # also of cases in which a fault was found
+        found = findings(self.survey, None if self.fits else OF_DATA)
+        for finding in (one for one in found if one.fault):
+            for file in [files[name] for name in finding.volumes] or [folder]:
+                self.fault(file, finding.reason, finding.remedy)
+        noted = bool(unreal) and not acquired
+        report = CheckReport(
+            folder=folder,
+            rows=tuple(_rows(info, len(own), self)),
+            faults=tuple(self.faults),
+            patients=own,
+            files=files,
+            labels=info.labels,
+            modalities=info.modalities,
+            notes=(*self.notes, *_notes(info, self.cases, found, noted=noted)),
+            survey=self.survey,
+            findings=tuple(found),
         )
-    return info, described, found.cases
+        unfit = _unready(report, recipe) if recipe and not unreal else ()
+        return replace(report, faults=(*report.faults, *(Fault(folder, *why) for why in unfit)))
 
 
-def _described(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool]:
-    """Reads dataset.json, or guesses its content from the file names so that checking can go on.
-
-    The bool tells whether dataset.json is usable.
-    """
-    try:
-        return describe(folder), True
-    except DataFileError as error:
-        tally.error(error)
-    with suppress(DataFileError):  # where the labels alone are at fault, all else is known
-        table = json_table(folder / "dataset.json")
-        return replace(describe(folder, {**table, "labels": {"background": 0}}), labels={}), False
-    names = [path.name for path in _files(folder / f"images{part_of(folder)}", "")]
-    found = [ending for ending in READERS if any(name.endswith(ending) for name in names)]
-    ending = found[0] if found else next(iter(READERS))
-    matches = [image_name_pattern(ending).fullmatch(name) for name in names]
-    count = 1 + max((int(match[2]) for match in matches if match), default=0)
-    modalities = tuple(f"number {number}" for number in range(min(count, MODALITIES_LIMIT)))
-    return DatasetInfo(folder.name, modalities, {}, ending, lossless(ending)), False
-
-
-def _check_case(
-    folder: Path,
-    files: CaseFiles,
-    info: DatasetInfo,
-    described: bool,
-    tally: Tally,
-    data: DataSet | None,
-) -> None:
+def _check_case(files: CaseFiles, info: DatasetInfo, tally: _Tally, data: DataSet | None) -> None:
     before = len(tally.faults)
     if data:
         source, images, mask = data.arrays(files)
     else:
-        source, images, mask = read_arrays(files, info, tally.error, described=described)
+        source, images, mask = read_arrays(files, info, tally.error)
     whole = next(iter(files.images.values()))
     for number, modality in enumerate(info.modalities):
         if modality in images:
             _check_image(files.images.get(number, whole), modality, images[modality], tally)
     # A single unreadable file where three modalities are wanted may be an RGB picture that holds
-    # them all, as a grey one may have to be, so none is reported missing.
+    # them all, so none is reported missing.
     unknown = not images and len(info.modalities) >= 3 and set(files.images) == {0}
     for number, modality in enumerate(() if unknown else info.modalities):
         if number not in files.images and modality not in images:
@@ -216,12 +255,11 @@ def _check_case(
             if info.incomplete:
                 continue
             tally.fault(
-                folder
-                / f"images{part_of(folder)}"
-                / f"{files.name}_{number:04d}{info.file_ending}",
+                whole.with_name(f"{files.name}_{number:04d}{info.file_ending}"),
                 f"modality '{modality}' is missing for this case",
-                "Add the file, remove the case, or take the modality out of dataset.json; if "
-                'cases may lack it, write "incomplete": true there.',
+                "Add the file; or remove the case and lower numTraining; or take the modality out "
+                "of dataset.json and its files away; or, if cases may lack it, write "
+                '"incomplete": true there.',
             )
     if source:
         tally.sizes[source.shape] += 1
@@ -232,7 +270,7 @@ def _check_case(
         tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         tally.cases_with.update(found.tolist())
     # A synthetic set is on its recipe's grid already, and no site's data.
-    if source and described and not info.synthetic and len(tally.faults) == before:
+    if source and not info.synthetic and len(tally.faults) == before:
         _survey(source, files, images, mask, info, tally)
 
 
@@ -242,7 +280,7 @@ def _survey(
     images: dict[str, np.ndarray],
     mask: np.ndarray | None,
     info: DatasetInfo,
-    tally: Tally,
+    tally: _Tally,
 ) -> None:
     """Prepares a case as training does; what cannot be prepared is a fault."""
     survey = tally.survey
@@ -252,11 +290,11 @@ def _survey(
         return
     patient = tally.patients[files.name]
     shape, spacing = slice_of(source, image)
-    if is_shrunk(shape, resampled(shape, spacing, image)):
+    if len(shape) == len(image.size) and is_shrunk(shape, resampled(shape, spacing, image)):
         survey.shrunk[files.name] = source
         return
     try:
-        for raw in slices_of(source, patient, images, mask, AXES[image.axis]):
+        for raw in slices_of(source, patient, images, mask, AXES[image.axis], whole=image.whole):
             survey.add(raw.patient, wanted, planned(raw, image, wanted, incomplete=True))
     except DataError as error:
         reason, _, remedy = str(error).partition(". ")
@@ -264,7 +302,7 @@ def _survey(
             tally.fault(next(iter(files.images.values())), reason, remedy)
 
 
-def _check_image(path: Path, modality: str, values: np.ndarray, tally: Tally) -> None:
+def _check_image(path: Path, modality: str, values: np.ndarray, tally: _Tally) -> None:
     low, high = float(values.min()), float(values.max())
     if not np.isfinite((low, high)).all():
         finite = values[np.isfinite(values)]
@@ -281,60 +319,41 @@ def _check_image(path: Path, modality: str, values: np.ndarray, tally: Tally) ->
     tally.extremes[modality] = min(low, lowest), max(high, highest)
 
 
-def _test_images(folder: Path, test: Path | None) -> Iterator[tuple[Path, Part]]:
-    if (folder / "imagesTs").is_dir() and part_of(folder) == "Tr":
-        yield folder, "Ts"
-    if test:
-        yield test, part_of(test)
-        if (test / "imagesTs").is_dir() and part_of(test) == "Tr":
-            yield test, "Ts"
+def tested_as_well(folder: Path, own: dict[str, Path], test: Path | None = None) -> Iterator[Fault]:
+    """Images of a set's patients, `own`, in its own imagesTs or in a test set."""
+    for other in (folder, test) if test else (folder,):
+        if other == test:
+            yield from _shared_with(folder, own, other, part_of(other))
+        if (other / "imagesTs").is_dir() and part_of(other) == "Tr":
+            yield from _shared_with(folder, own, other, "Ts")
 
 
-def _compare_with_test(
-    folder: Path, own: dict[str, Path], test: Path, part: Part, pattern: str, tally: Tally
-) -> None:
+def _shared_with(folder: Path, own: dict[str, Path], test: Path, part: Part) -> Iterator[Fault]:
     try:
         info = describe(test)
         others = listed(test, info, part).cases
     except DataFileError as error:
         # Any other error is a fault of the test set, which has its own report.
         if error.file == test / "imagesTs" and test != folder:
-            tally.error(error)
+            yield Fault(error.file, error.reason, error.remedy)
         return
-    patients = patients_of((files.name for files in others), pattern)
+    patients = patients_of((files.name for files in others), info.patient_pattern)
     images = {patients[files.name]: files.images for files in reversed(others)}
     known = {same_person(patient): file for patient, file in own.items()}
     for patient in shared_patients(images, own):
         here = known[same_person(patient)].parent
-        tally.fault(
+        yield Fault(
             next(iter(images[patient].values())),
             f"is of the test set, but its patient is in {here} as well",
-            "Keep each patient in one of them, or results will look better than they are.",
+            "Keep each patient in one of them, or results will look better than they are; lower "
+            "numTraining if these are fewer now.",
         )
 
 
-def slices_in(folders: Sequence[Path], pattern: str) -> list[str]:
-    """What is to be said of each folder whose cases may be slices of fewer patients; see `joined`.
-
-    Nothing is said of a folder that cannot be listed: it has faults.
-    """
-    found: list[tuple[list[str], bool]] = [([], False)] * len(folders)
-    for place, folder in enumerate(folders):
-        with suppress(DataFileError):
-            info = describe(folder)
-            names = [] if info.synthetic else [one.name for one in listed(folder, info).cases]
-            found[place] = names, READERS[info.file_ending].volumes
-    return [str(one or "") for one in joined_in(found, pattern)]
-
-
 def _notes(
-    info: DatasetInfo,
-    cases: Sequence[CaseFiles],
-    found: Iterable[Finding],
-    pattern: str,
-    slices: str | None,
+    info: DatasetInfo, cases: Sequence[CaseFiles], found: Iterable[Finding], *, noted: bool
 ) -> Iterator[str]:
-    if info.synthetic or info.synthetic_cases:
+    if noted:
         yield "holds synthetic cases, so it is refused as a site's data and as test data"
     names = [files.name for files in cases]
     empty = [name for name, number in info.labels.items() if number == 0]
@@ -343,33 +362,80 @@ def _notes(
             f"label 0 is '{empty[0]}': 0 counts as background, whatever its name. If it is tissue, "
             "give it another number"
         )
-    if unfit := unfitting(names, pattern):
+    if unfit := unfitting(names, info.patient_pattern):
         yield unfit
-    if slices is None and not info.synthetic:
-        found_here = joined(names, pattern, volumes=READERS[info.file_ending].volumes)
-        slices = str(found_here or "")
-    if slices:
-        yield slices
+    volumes = READERS[info.file_ending].volumes
+    if not info.synthetic and (slices := joined(names, info.patient_pattern, volumes=volumes)):
+        yield str(slices)
     for finding in (one for one in found if not one.fault):
         few = finding.volumes if len(finding.volumes) <= NAMED else ()
         named = f" ({', '.join(few)})" if few else ""
         yield f"{finding.reason}{named}. {finding.remedy}".rstrip(".")
 
 
-def _files(folder: Path, ending: str) -> list[Path]:
-    """Lists a folder's entries of this ending, without litter; none if the folder is missing."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [path for path in paths if path.name.endswith(ending) and not is_litter(path.name)]
+def _rows(info: DatasetInfo, patients: int, tally: _Tally) -> Iterator[tuple[str, str]]:
+    """Heading and text of each row of a report."""
+    volumes = READERS[info.file_ending].volumes
+    noun = "volumes" if volumes else "cases"
+    yield noun, f"{len(tally.cases)} ({tally.masks} with a mask)"
+    if info.synthetic_cases:
+        yield f"synthetic {noun}", f"{len(info.synthetic_cases)} of them; counted among all others"
+    yield "patients", str(patients)
+    yield "modalities", ", ".join(info.modalities)
+    for modality, count in tally.lacking.items() if info.incomplete else ():
+        yield f"lack {modality}", f"{count} {noun}; they are judged by what they have"
+    yield "size", _range(tally.sizes)
+    if READERS[info.file_ending].spaced:
+        yield "spacing (mm)", _range(tally.spacings)
+    names = {number: name for name, number in info.labels.items()}
+    total = tally.pixels.total()
+    nameless = sorted(tally.pixels.keys() - names.keys())[:SHOWN_NAMELESS]
+    for number in sorted([*names, *nameless]):
+        share = 100 * tally.pixels[number] / total if total else 0
+        heading = f"label {number} {names.get(number, '(no name)')}"
+        yield heading, f"{share:.2f} % of the pixels, in {tally.cases_with[number]} {noun}"
+    for modality in info.modalities:
+        if modality in tally.extremes:
+            low, high = tally.extremes[modality]
+            yield f"intensity {modality}", f"{low:g} to {high:g}"
+    if tally.fits and tally.survey.volumes:
+        yield "in training", _trained(tally.survey, volumes=volumes)
+
+
+def _trained(survey: Survey, *, volumes: bool) -> str:
+    """What the recipe makes of the cases."""
+    counts = [volume.slices for volume in survey.volumes.values()]
+    sliced = volumes and not survey.image.whole
+    of = f", {_range([(count,) for count in counts])} a volume" if sliced else ""
+    kind = "slice" if sliced else "volume" if volumes else "picture"
+    what = counted(survey.slices, kind)
+    left = ""
+    if survey.left_out:
+        left = f"; {survey.left_out} without a label are left out"
+        left += ", and any whose labels are lost by scaling"
+    left += f"; {survey.without} hold no label" if survey.without else ""
+    made = f"{what} of {shown_shape(survey.image.size)} pixels{of}"
+    cut = f", {100 * survey.cut:.0f} % of what is stored is cut off" if survey.cut > 0.005 else ""
+    return f"{made}, {100 * survey.empty:.0f} % of each is padding{cut}{left}"
+
+
+def _range(found: Iterable[Sequence[int | float]]) -> str:
+    """Formats the smallest and largest value along each axis, as in '128 x 96 to 160'."""
+    axes = [(f"{min(axis):.4g}", f"{max(axis):.4g}") for axis in zip(*found, strict=False)]
+    return " x ".join(low if low == high else f"{low} to {high}" for low, high in axes) or "none"
 
 
 def _unready(report: CheckReport, recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Why a folder without a fault of its own cannot be a site of a recipe, by its data alone."""
     image, roll = recipe.image, report.survey.roll
+    wanted = image.modalities or report.modalities
     if report.faults or not report.modalities:
         return
     if image.source == "images" and (reason := none_shared(report.modalities, image)):
         yield reason
+        return
     if not roll:
+        yield none_left(image, [name for name in report.modalities if name in wanted])
         return
     yield from _unnamed(report, image)
     if image.source == "masks":
@@ -388,19 +454,13 @@ def _unready(report: CheckReport, recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _unnamed(report: CheckReport, image: ImageSection) -> Iterator[tuple[str, str]]:
     """More modalities or labels than a run paints, or others than the recipe names."""
-    if image.source == "masks" and len(report.labels) > MODALITIES_LIMIT:
+    count = len(report.survey.modalities)
+    if image.source == "images" and not image.modalities and count > UNNAMED_MODALITIES:
         yield (
-            f"has {len(report.labels)} labels; a generator of masks paints {MODALITIES_LIMIT}",
-            "Merge some of them.",
+            f"has {count} modalities, and a recipe that names none paints {UNNAMED_MODALITIES} at "
+            "most",
+            "Name what the run is to paint in image.modalities.",
         )
-    elif image.source == "images" and not image.modalities:
-        count = len(report.survey.modalities)
-        if count > UNNAMED_MODALITIES:
-            yield (
-                f"has {count} modalities, and a recipe that names none paints "
-                f"{UNNAMED_MODALITIES} at most",
-                "Name what the run is to paint in image.modalities.",
-            )
     highest = max(report.labels.values())
     if not image.labels and highest >= UNNAMED_LABELS:
         yield (

@@ -1,28 +1,24 @@
 """A data set's folder, opened once however often a command asks for what is in it."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 import numpy as np
 
 from asyndgan.intake.description import describe, json_table
+from asyndgan.intake.grids import shown_shape
 from asyndgan.intake.listing import CaseFiles, Listing, listed, raise_first
-from asyndgan.intake.nnunet import (
-    DEFAULT_PATIENT_PATTERN,
-    patients_of,
-    read_arrays,
-    read_masks,
-    slices_of,
-)
-from asyndgan.intake.patients import Joined, joined_in, unfitting
+from asyndgan.intake.nnunet import read_arrays, read_masks, slices_of
+from asyndgan.intake.patients import joined, patients_of, unfitting
 from asyndgan.intake.readers import READERS, DataFileError
 from asyndgan.recipe import ImageSection
 from asyndgan.recipe.image import Intensity
 from asyndgan.store.case import RawCase, Source
-from asyndgan.store.enrolment import none_shared
+from asyndgan.store.enrolment import Reason, none_left, none_shared
 from asyndgan.store.geometry import AXES
 from asyndgan.store.info import DatasetInfo
 from asyndgan.store.plan import SYNTHETIC_INTENSITY, grid_for, shared_modalities
@@ -42,15 +38,10 @@ class DataSet:
 
     `dataset.json` is read once, when it is first asked for. Cases come from the folder's store (see
     `asyndgan.store.store`); without one they are kept in memory.
-
-    Args:
-        folder: holds dataset.json.
-        patient_pattern: see `asyndgan.intake.nnunet.patient_of`.
     """
 
-    def __init__(self, folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.patient_pattern = patient_pattern
         self._made: dict[str, list[Case]] = {}
 
     @cached_property
@@ -61,6 +52,11 @@ class DataSet:
             DataError: it is missing or is no JSON object.
         """
         return json_table(self.folder / "dataset.json")
+
+    @property
+    def of_volumes(self) -> bool:
+        """Whether its format holds volumes."""
+        return bool(READERS[self.info.file_ending].volumes)
 
     @cached_property
     def info(self) -> DatasetInfo:
@@ -75,7 +71,7 @@ class DataSet:
 
     @property
     def files(self) -> list[CaseFiles]:
-        """The files of each case, sorted by name; raises `DataError` as `list_cases`."""
+        """The files of each case, sorted by name; raises `DataError` if a file would drop out."""
         return self._listing.cases
 
     @cached_property
@@ -83,9 +79,9 @@ class DataSet:
         """The patient of each case, by the case's name.
 
         Raises:
-            DataError: as `list_cases`, or the patient pattern is no regular expression.
+            DataError: as `files`, or the patient pattern is no regular expression.
         """
-        return patients_of((files.name for files in self.files), self.patient_pattern)
+        return patients_of((files.name for files in self.files), self.info.patient_pattern)
 
     def check_labels(self, labels: Mapping[str, str]) -> None:
         """Checks that the labels agree with those of a run.
@@ -113,14 +109,12 @@ class DataSet:
         *,
         unmasked: bool = True,
         incomplete: bool = False,
-        augmented: bool = False,
         synthetic: bool = False,
     ) -> "list[Case]":
-        """Reads and prepares all cases.
+        """Reads and prepares all cases, sorted by name.
 
-        A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised and on its
-        recipe's grid, so it is read as its provenance says and not resampled to
-        `image.spacing`.
+        A synthetic data set is stored normalised and on its recipe's grid, so it is read as its
+        provenance says and not resampled to `image.spacing`.
 
         Args:
             image: the recipe's grid and normalisation.
@@ -129,20 +123,15 @@ class DataSet:
             unmasked: accept cases without a mask as all background; otherwise they are refused.
             incomplete: accept cases that lack a modality, if dataset.json says
                 `"incomplete": true`; cases that lack all are left out.
-            augmented: accept a set with synthetic cases beside real ones; otherwise it is refused.
             synthetic: accept a synthetic data set; otherwise it is refused, lest what a generator
                 painted counts as patients.
 
-        Returns:
-            The cases, sorted by name.
-
         Raises:
-            DataError: the data set cannot be read or prepared; the error names the file or the
-                case.
+            DataError: the data set cannot be read or prepared; the error names the file or case.
         """
         info = self.info
         wanted = tuple(modalities) if modalities is not None else shared_modalities(info, image)
-        self._check(image, wanted, augmented=augmented, synthetic=synthetic)
+        self._check(image, wanted, synthetic=synthetic)
         if info.synthetic:
             image = image.model_copy(update={"intensity": self._painted_intensity()})
         image = grid_for(info, image)
@@ -155,27 +144,17 @@ class DataSet:
             self._made[key] = self._prepared(made_from, read)
         cases = self._made[key]
         if not cases:
-            raise DataFileError(
-                self.folder,
-                f"holds no case with a label ('image.slices' is '{image.slices}') and with any of "
-                f"{', '.join(wanted)}",
-                "Set image.slices to 'all', give the labels numbers above 0, or name what cases "
-                "have.",
-            )
+            raise DataFileError(self.folder, *none_left(image, wanted))
         return [*cases]
 
     def masks(self, image: ImageSection) -> "list[tuple[str, Mask]]":
-        """Name and mask [H, W] of each of `mask_cases`."""
+        """Name and mask [*size] of each of `mask_cases`."""
         return [(case.name, case.mask) for case in self.mask_cases(image)]
 
     def mask_cases(self, image: ImageSection) -> "list[Case]":
         """Reads the masks, whether or not there are images, on the recipe's grid.
 
-        Masks released by sites (dataset.json says `"masks_only": true`) and masks of a synthetic
-        data set are already on that grid and are not resampled to `image.spacing`.
-
-        Args:
-            image: the recipe's grid.
+        Masks released by sites and those of a synthetic data set are on that grid already.
 
         Returns:
             Cases or slices without an image, whose patient is the name of the mask's file;
@@ -187,7 +166,7 @@ class DataSet:
         from asyndgan.store.prepare import prepare
 
         grid = grid_for(self.info, image)
-        raw = [*read_masks(self.folder, axis=image.axis, info=self.info)]
+        raw = [*read_masks(self.folder, axis=grid.axis, info=self.info, whole=grid.whole)]
         sizes = (one.mask.shape for one in raw if one.mask is not None)
         strange = [size for size in sizes if size != image.size]
         if grid is not image and strange:
@@ -197,11 +176,11 @@ class DataSet:
         return [one for one in prepared if image.slices == "all" or one.preparation.labelled]
 
     def raw(self, files: CaseFiles, image: ImageSection) -> Iterator[RawCase]:
-        """One of `files` as stored, slice by slice if it is a volume; see `read_case`."""
+        """One of `files` as stored, slice by slice if it is a volume; see `slices_of`."""
         patient = self.patients[files.name]
         source, channels, mask = self.arrays(files)
         assert source
-        return slices_of(source, patient, channels, mask, AXES[image.axis])
+        return slices_of(source, patient, channels, mask, AXES[image.axis], whole=image.whole)
 
     def arrays(
         self, files: CaseFiles
@@ -247,25 +226,12 @@ class DataSet:
             found[files.name] = Source(files.name, shape, spacing, str(item.about["turn"])), item
         return found
 
-    def _check(
-        self, image: ImageSection, wanted: Sequence[str], *, augmented: bool, synthetic: bool
-    ) -> None:
-        info = self.info
+    def _check(self, image: ImageSection, wanted: Sequence[str], *, synthetic: bool) -> None:
         if not wanted:
-            reason = none_shared(info.modalities, image) or ("has no acquired modality", "Add one.")
+            reason = none_shared(self.info.modalities, image) or NOT_ACQUIRED
             raise DataFileError(self.folder / "dataset.json", *reason)
-        if info.synthetic_cases and not augmented:
-            raise DataFileError(
-                self.folder,
-                f"holds {len(info.synthetic_cases)} synthetic cases beside real ones",
-                "Name the data set that it was made from.",
-            )
-        if info.synthetic and not synthetic:
-            raise DataFileError(
-                self.folder,
-                "is a synthetic data set, and patients are wanted",
-                "Name a folder of theirs.",
-            )
+        if unreal := painted(self.info, synthetic=synthetic):
+            raise DataFileError(self.folder, *unreal)
 
     def _painted_intensity(self) -> dict[str, Intensity]:
         """What a synthetic set stores for -1 and 1, by modality: by its provenance, or 0 and 255.
@@ -325,33 +291,63 @@ def _item(
 
 
 @cache  # a folder is read for each site
-def _tell_scaled(folder: Path, had: tuple[int, int], wanted: tuple[int, int]) -> None:
+def _tell_scaled(folder: Path, had: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     log.warning(
-        "%s: its masks have %d x %d pixels and are scaled to %d x %d. Unless they show as much of "
+        "%s: its masks have %s pixels and are scaled to %s. Unless they show as much of "
         "a patient as the sites' images, anatomy gets another size. 'asyndgan plan SITES --masks "
-        "--set image.size=%dx%d' plans a recipe that learns masks of this size.",
-        folder, *had, *wanted, *wanted,
+        "--set image.size=%s' plans a recipe that learns masks of this size.",
+        folder, shown_shape(had), shown_shape(wanted), "x".join(map(str, wanted)),
     )  # fmt: skip
+
+
+NOT_ACQUIRED: Final = ("has no acquired modality", "Add one.")
+
+
+def painted(info: DatasetInfo, *, synthetic: bool = False) -> Reason | None:
+    """Why a set is none of patients, and what to do, unless such a set is accepted; None: it is."""
+    if info.synthetic_cases:
+        return (
+            f"holds {len(info.synthetic_cases)} synthetic cases beside real ones",
+            "Name the data set that it was made from.",
+        )
+    if info.synthetic and not synthetic:
+        return "is a synthetic data set, and patients are wanted", "Name a folder of theirs."
+    return None
+
+
+SLICED: Final = (
+    "Sites hold volumes and single slices are painted, so neighbouring slices may not fit. "
+    "Plan with --volumes to paint whole volumes (docs/volumes.md)."
+)
+"""What is said of a run of slices of volumes."""
+
+
+def sliced(sets: Iterable[DataSet], image: ImageSection) -> bool:
+    """Whether a recipe cuts volumes of these sets, as far as they can be read, into slices."""
+    for data in sets if not image.whole else ():
+        with suppress(DataFileError):  # which the site itself tells
+            shapes = (source.shape for source, _ in (data.stored or {}).values())
+            if any(len(shape) == 3 and shape[AXES[image.axis]] > 1 for shape in shapes):
+                return True
+    return False
 
 
 def told(sets: Mapping[str, DataSet]) -> str:
     """How many patients data sets have by their case names, and whether they may be fewer.
 
-    Opens no image. The patients of all sets are found by one pattern.
+    Opens no image.
 
     Raises:
         DataError: the data set cannot be listed.
     """
-    volumes = [READERS[data.info.file_ending].volumes for data in sets.values()]
-    names = [[*data.patients] for data in sets.values()]
-    pattern = next((data.patient_pattern for data in sets.values()), "")
-    found = joined_in(list(zip(names, volumes, strict=True)), pattern)
-    return "\n".join(map(_told, sets, sets.values(), found))
+    return "\n".join(_told(name, data) for name, data in sets.items())
 
 
-def _told(name: str, data: DataSet, found: Joined | None) -> str:
-    names = [*data.patients]
-    what = counted(len(names), "volume" if READERS[data.info.file_ending].volumes else "picture")
+def _told(name: str, data: DataSet) -> str:
+    names, pattern = [*data.patients], data.info.patient_pattern
+    volumes = data.of_volumes
+    found = joined(names, pattern, volumes=volumes)
+    what = counted(len(names), "volume" if volumes else "picture")
     said = [f"{name}: {counted(len(set(data.patients.values())), 'patient')}, {what}"]
-    said += [unfit] if (unfit := unfitting(names, data.patient_pattern)) else []
+    said += [unfit] if (unfit := unfitting(names, pattern)) else []
     return ". ".join([*said, *([str(found)] if found else [])])

@@ -3,35 +3,24 @@
 `asyndgan check` prints both. Training, and a site's service, refuse faults and log notes.
 """
 
-import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from asyndgan.errors import DataError
 from asyndgan.intake.grids import shown_shape
-from asyndgan.intake.remedies import LABELS_AGAIN
-from asyndgan.intake.units import WARMEST_AIR, in_hounsfield
 from asyndgan.intensities import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.recipe import ImageSection, Intensity
-from asyndgan.recipe.toml import key_of
 from asyndgan.store.case import Source
-from asyndgan.store.geometry import (
-    LEAST_SIDE,
-    SKEWED,
-    alike,
-    is_shrunk,
-    one_spacing,
-    options,
-    resampled,
-    skew_of,
-    slice_of,
-    suited,
-)
-from asyndgan.store.survey import Kept, Survey, Volume
+from asyndgan.store.geometry import LEAST_SIDE, is_shrunk, resampled, slice_of
+from asyndgan.store.survey import Kept, Survey
 from asyndgan.texts import counted
+
+if TYPE_CHECKING:  # torch, which 'check' need not wait for
+    from asyndgan.store.prepared import Case
 
 MOST_LOST: Final = 0.5
 """Largest fraction of a label, or of a patient's picture, that may lie outside the range."""
@@ -42,8 +31,8 @@ MOST_WINDOWED: Final = 0.9
 LEAST_USED: Final = 0.02
 """Smallest fraction of the intensity range that a patient's images must span."""
 
-LITTLE_USED: Final = 0.15
-"""Smallest fraction of it that is not noted."""
+MOST_CUT: Final = 0.05
+"""Largest fraction of a patient's images, by brightness, that a generator may not paint."""
 
 FEW: Final = 0.1
 """Fraction of the patients from which on lost intensities are a fault; below it they are noted."""
@@ -58,17 +47,9 @@ NAMED: Final = 3
 SPACING_APART: Final = 0.05
 """Relative difference of spacings above which they are reported."""
 
-CT: Final = Intensity(low=-1000, high=1000)
-UNIT: Final = Intensity(low=0, high=1)
-PERCENTILES: Final = Intensity(kind="percentiles", low=0.5, high=99.5)
-_WHY: Final = {
-    ("range", CT.high): "Hounsfield units are stored",
-    ("range", UNIT.high): "0 to 1 is stored",
-    ("percentiles", PERCENTILES.high): "Percentiles suit any intensities",
-}
-
-_ACROSS: Final = "its slices lie along another axis than the others'"
-_LITTLE: Final = "its pixels span {share:.0%} of that range, so they look alike"
+LABELS_AGAIN: Final = (
+    "Export the masks again with their labels; check their values and their file names."
+)
 
 
 @final
@@ -119,53 +100,28 @@ class _Loss:
 
 def intensities(survey: Survey) -> Iterator[Finding]:
     """Intensities that the recipe throws away, judged by patient."""
-    image = survey.image
-    losses = {
-        modality: {
-            patient: what
-            for patient, kept in patients.items()
-            if (what := _loss(kept, image.intensity_of(modality)))
-        }
-        for modality, patients in survey.kept.items()
-    }
-    suited = {modality: _suited(survey, modality) for modality, lost in losses.items() if lost}
-    alike = set(image.intensity) == {"default"} and all(losses.values())
-    alike = alike and all(one == next(iter(suited.values())) for one in suited.values())
-    for modality, wanted in suited.items():
-        of = len(survey.kept[modality])
-        little = {p: loss for p, loss in losses[modality].items() if loss.kind == _LITTLE}
-        others = {p: loss for p, loss in losses[modality].items() if loss.kind != _LITTLE}
-        setting = "default" if alike else modality
-        for lost in (others, little if _are_many(len(little), of) else {}):
-            if lost:
-                remedy = _WHY[wanted.kind, wanted.high], _intensity_options(setting, wanted)
-                yield _unfit(survey, modality, lost, remedy)
-
-
-def _unfit(
-    survey: Survey, modality: str, lost: Mapping[str, _Loss], remedy: tuple[str, str]
-) -> Finding:
-    """What the intensities lose of a modality of these patients."""
-    how, of = survey.image.intensity_of(modality), len(survey.kept[modality])
-    grave = {patient: loss for patient, loss in lost.items() if loss.grave}
-    fault = _are_many(len(grave), of)
-    lost = grave if fault else lost
-    kinds = [loss.kind for loss in lost.values()]
-    kind = max(kinds, key=kinds.count)
-    share = fmean(loss.part for loss in lost.values() if loss.kind == kind)
-    where = f" in {len(lost)} of {counted(of, 'patient')}" if len(lost) < of else ""
-    if where and not fault and len(lost) <= NAMED:
-        where += f" ({', '.join(lost)})"
-    meant = ". If this is not meant"
-    if survey.planned:
-        meant = f". The plan chose {how.low:g} to {how.high:g} all the same; to train otherwise"
-    return Finding(
-        fault,
-        f"modality {modality} does not fit image.intensity ({how.kind}, {how.low:g} to "
-        f"{how.high:g}){where}: {kind.format(share=share)}",
-        f"{remedy[0]}{'' if fault else meant}: {remedy[1]}.",
-        tuple(name for name, one in survey.volumes.items() if fault and one.patient in lost),
-    )
+    for modality, patients in survey.kept.items():
+        how, of = survey.image.intensity_of(modality), len(patients)
+        lost = {patient: what for patient, kept in patients.items() if (what := _loss(kept, how))}
+        if not lost:
+            continue
+        grave = {patient: loss for patient, loss in lost.items() if loss.grave}
+        fault = _are_many(len(grave), of)
+        lost = grave if fault else lost
+        kinds = [loss.kind for loss in lost.values()]
+        kind = max(kinds, key=kinds.count)
+        share = fmean(loss.part for loss in lost.values() if loss.kind == kind)
+        where = f" in {len(lost)} of {counted(of, 'patient')}" if len(lost) < of else ""
+        if where and not fault and len(lost) <= NAMED:
+            where += f" ({', '.join(lost)})"
+        yield Finding(
+            fault,
+            f"modality {modality} does not fit image.intensity ({how.kind}, {how.low:g} to "
+            f"{how.high:g}){where}: {kind.format(share=share)}",
+            "Take the intensities that 'asyndgan plan' chooses, or set image.intensity to what is "
+            f"stored{'' if fault else ', unless this is meant'}.",
+            tuple(name for name, one in survey.volumes.items() if fault and one.patient in lost),
+        )
 
 
 def _are_many(lost: int, of: int) -> bool:
@@ -200,8 +156,6 @@ def _loss(kept: Kept, how: Intensity) -> _Loss | None:
         return _Loss(text, beyond, not chosen)
     if not chosen and outside > MOST_LOST:
         return beside
-    if used < LITTLE_USED:
-        return _Loss(_LITTLE, used, grave=False)
     return None
 
 
@@ -214,105 +168,44 @@ def silent(survey: Survey) -> Iterator[Finding]:
             yield Finding(
                 True,
                 f"modality {modality} is empty: every image is one grey value",
-                "Export the images again, or take it out of channel_names.",
+                "Export the images again, or take it out of channel_names and its files away.",
             )
         elif grey:
             yield Finding(
                 False,
                 f"modality {modality} is empty, one grey value, in {len(grey)} of "
                 f"{counted(len(held), 'case')}",
-                "Export these images again, or leave the cases out. If these patients lack it, "
-                'remove the files and write "incomplete": true in dataset.json.',
+                "Export these images again, or leave the cases out and lower numTraining. If these "
+                'patients lack it, remove the files and write "incomplete": true in dataset.json.',
                 grey,
             )
 
 
-def _suited(survey: Survey, modality: str) -> Intensity:
-    """The normalisation that suits what is stored."""
-    how, stored = survey.image.intensity_of(modality), survey.kept[modality].values()
-    lowest, highest = [kept.low for kept in stored], [kept.high for kept in stored]
-    suited = PERCENTILES
-    if _is_ct(survey, modality):
-        suited = CT
-    elif min(lowest) >= 0 and max(highest) <= 1 and min(highest) >= LEAST_USED:
-        suited = UNIT
-    return PERCENTILES if suited == how else suited
-
-
-def _is_ct(survey: Survey, modality: str) -> bool:
-    stored = survey.kept[modality].values()
-    volumes = all(len(source.shape) == 3 for source in survey.sources.values())
-    ends = [kept.low for kept in stored], [kept.high for kept in stored]
-    return in_hounsfield(modality, *ends, volumes=volumes, unit=survey.units.get(modality))
-
-
-def airless(survey: Survey) -> Iterator[Finding]:
-    """Patients of a CT whose stored values reach down to no air, where others' do."""
-    for modality, patients in survey.kept.items():
-        without = [name for name, kept in patients.items() if kept.low > WARMEST_AIR]
-        if 0 < len(without) < len(patients) and _is_ct(survey, modality):
-            yield Finding(
-                False,
-                f"{modality} is in Hounsfield units, and {len(without)} of "
-                f"{counted(len(patients), 'patient')} hold nothing below {WARMEST_AIR}, as air is",
-                "Crops may be so. If their values have an offset, such as 1024, take it away.",
-            )
-
-
-def _intensity_options(modality: str, wanted: Intensity) -> str:
-    key = f"image.intensity.{key_of(modality)}"
-    ends = f"{key}.low={wanted.low:g}", f"{key}.high={wanted.high:g}"
-    return set_options(f"{key}.kind={wanted.kind}", *ends)
-
-
-def set_options(*values: str) -> str:
-    """What to type for these settings."""
-    return " ".join(f"--set {shlex.quote(value)}" for value in values)
-
-
 def grid(survey: Survey) -> Iterator[Finding]:
-    """Slices of a few pixels, as stored or after shrinking, and slices across thick ones."""
-    image, sources = survey.image, survey.sources
-    fitting = alike(sources.values(), image)
-    wanted = suited(fitting, image)
-    found: dict[tuple[str, bool], list[str]] = {}
-    odd = sources.keys() - {one.name for one in fitting}
-    for name, source in sources.items():
-        what = (_ACROSS, True) if name in odd else _misfit(source, image, wanted)
-        if what:
+    """Slices of a few pixels, as stored or after shrinking."""
+    found: dict[str, list[str]] = {}
+    for name, source in survey.sources.items():
+        if what := _misfit(source, survey.image):
             found.setdefault(what, []).append(name)
-    settings = options(image, wanted) if wanted else ()
-    other = (
-        "Cut along another axis" if wanted and wanted.axis != image.axis else "Take another grid"
-    )
-    for (text, fault), names in found.items():
-        strips = all(sorted(sources[name].shape)[-2] < LEAST_SIDE for name in names)
-        remedy = "Export it again in full size."
-        if text == _ACROSS:
-            remedy = "Leave it out, resample it to slices like the others', or correct its header."
-        elif settings and not strips:
-            remedy = f"{other}: {set_options(*settings)}."
-        yield Finding(fault, text, remedy, tuple(names))
+    for text, names in found.items():
+        remedy = "Take the axis and size that 'asyndgan plan' chooses, or export it in full size."
+        yield Finding(True, text, remedy, tuple(names))
 
 
-def _misfit(
-    source: Source, image: ImageSection, wanted: ImageSection | None
-) -> tuple[str, bool] | None:
-    """What is wrong with the slices of a file, and whether it is a fault."""
-    (rows, columns), spacing = slice_of(source, image)
-    volume = len(source.shape) == 3
-    size = shown_shape((rows, columns))
-    if min(rows, columns) < LEAST_SIDE:
-        return (f"{image.axis} slices are {size} pixels" if volume else f"is {size} pixels"), True
-    resized = resampled((rows, columns), spacing, image)
-    if is_shrunk((rows, columns), resized):
-        what = f"{image.axis} slices" if volume else "a picture"
-        return f"{what} of {size} pixels would become {shown_shape(resized)}", True
-    skew = skew_of(source, image)
-    if wanted and wanted.axis != image.axis and skew > SKEWED * skew_of(source, wanted):
-        mm = shown_shape(f"{side:g}" for side in spacing)
-        return f"{image.axis} slices have pixels of {mm} mm: they cross thick slices", False
-    return None
+def _misfit(source: Source, image: ImageSection) -> str:
+    """What is wrong with the slices of a file; empty: nothing."""
+    shape, spacing = slice_of(source, image)
+    size = shown_shape(shape)
+    sliced = len(source.shape) == 3 and not image.whole
+    if len(shape) < len(image.size):
+        return "is a picture, and image.size has three sides"
+    if min(shape) < LEAST_SIDE:
+        return f"{image.axis} slices are {size} pixels" if sliced else f"is {size} pixels"
+    resized = resampled(shape, spacing, image)
+    if is_shrunk(shape, resized):
+        what = f"{image.axis} slices" if sliced else "a volume" if image.whole else "a picture"
+        return f"{what} of {size} pixels would become {shown_shape(resized)}"
+    return ""
 
 
 def unlabelled(survey: Survey) -> Iterator[Finding]:
@@ -336,68 +229,38 @@ def masks_for_images(survey: Survey) -> Iterator[Finding]:
 
 def duplicates(survey: Survey) -> Iterator[Finding]:
     """Pictures under the names of several patients each."""
+    pictures: dict[str, list[str]] = defaultdict(list)
+    for name, volume in survey.volumes.items():
+        pictures[volume.digest or name].append(name)
     found = [
         names
-        for names in _by_digest(survey.volumes).values()
+        for names in pictures.values()
         if len({survey.volumes[name].patient for name in names}) > 1
     ]
     every = tuple(name for names in found for name in names)
-    pictures = "one picture" if len(found) == 1 else f"{len(found)} pictures"
+    what = "one picture" if len(found) == 1 else f"{len(found)} pictures"
     such = f", such as {' = '.join(found[0][:NAMED])}" if len(every) > NAMED else ""
     if found:
         yield Finding(
             False,
-            f"{len(every)} cases are {pictures} under the names of several patients{such}",
-            "Keep one case of each, or held-out patients are trained on.",
+            f"{len(every)} cases are {what} under the names of several patients{such}",
+            "Keep one case of each and lower numTraining, or held-out patients are trained on.",
             every,
         )
 
 
-def _by_digest(volumes: dict[str, Volume]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, volume in volumes.items():
-        if volume.digest:
-            found.setdefault(volume.digest, []).append(name)
-    return {digest: names for digest, names in found.items() if len(names) > 1}
-
-
 def spacings(survey: Survey) -> Iterator[Finding]:
     """Spacings that differ from case to case, where the recipe does not bring them to one."""
-    found = plane_spacings(survey)
+    volumes = [one for one in survey.sources.values() if len(one.shape) == 3]
+    found = [slice_of(one, survey.image)[1] for one in volumes]
     if survey.image.spacing or not found:
         return
     if any(max(mm) > (1 + SPACING_APART) * min(mm) for mm in zip(*found, strict=True)):
         yield Finding(
             False,
             "cases differ in spacing, so anatomy comes in different scales",
-            f"Train with one for all: {spacing_option([survey])}.",
+            "Train with one for all: set image.spacing, as 'asyndgan plan' does.",
         )
-
-
-def plane_spacings(survey: Survey) -> list[list[float]]:
-    """Millimetres per pixel of each volume's slices, rows and columns; pictures have none."""
-    return [slice_of(one, survey.image)[1] for one in _of_volumes(survey)]
-
-
-def views(survey: Survey) -> list[list[float]]:
-    """Field of view of each volume's slices in millimetres, rows and columns."""
-    both = [slice_of(one, survey.image) for one in _of_volumes(survey)]
-    return [[side * mm for side, mm in zip(*one, strict=True)] for one in both]
-
-
-def _of_volumes(survey: Survey) -> list[Source]:
-    return [
-        source for source in alike(survey.sources.values(), survey.image) if len(source.shape) == 3
-    ]
-
-
-def spacing_option(surveys: Sequence[Survey]) -> str:
-    """The option that brings all volumes to one spacing, on the grid that suits them."""
-    sources = [
-        source for survey in surveys for source in alike(survey.sources.values(), survey.image)
-    ]
-    image = suited(sources, surveys[0].image) or surveys[0].image
-    return set_options(one_spacing(sources, image))
 
 
 def empty_masks(survey: Survey) -> Iterator[Finding]:
@@ -407,13 +270,13 @@ def empty_masks(survey: Survey) -> Iterator[Finding]:
             False,
             f"{survey.without} of {survey.slices} slices hold no label, so their masks say nothing "
             "of what to paint",
-            f"Leave them out: {set_options('image.slices=labelled')}.",
+            "Leave them out: --set image.slices=labelled.",
         )
 
 
 Rule = Callable[[Survey], Iterator[Finding]]
 
-OF_DATA: Final[tuple[Rule, ...]] = (unlabelled, silent, airless, masks_for_images, duplicates)
+OF_DATA: Final[tuple[Rule, ...]] = (unlabelled, silent, masks_for_images, duplicates)
 """Rules about the data alone."""
 
 OF_FIT: Final[tuple[Rule, ...]] = (intensities, grid, spacings, empty_masks)
@@ -425,3 +288,28 @@ def findings(survey: Survey, rules: Iterable[Rule] | None = None) -> list[Findin
     if rules is None:  # a generator of masks sees no image
         rules = (*OF_DATA, *OF_FIT) if survey.image.source == "images" else (unlabelled, grid)
     return [replace(found, kind=rule.__name__) for rule in rules for found in rule(survey)]
+
+
+def check_contrast(cases: "Iterable[Case]", image: ImageSection, where: str | Path) -> None:
+    """Refuses prepared images, of the data at `where`, as `silent` and `intensities` find."""
+    refuse(findings(Survey.of(cases, image), (silent, intensities)), where)
+
+
+def check_uncut(cases: "Iterable[Case]", image: ImageSection, where: Path) -> None:
+    """Refuses images of which cropping cut off more than `MOST_CUT` of a patient's.
+
+    A generator does not paint what is cut off; stored, it would be black.
+    """
+    of_patients: dict[str, tuple[float, float]] = {}
+    for case in cases:  # an end slice of a volume, all air, says nothing
+        lost, whole = of_patients.get(case.patient, (0.0, 0.0))
+        more, bright = case.preparation.cut
+        of_patients[case.patient] = lost + more, whole + bright
+    cut = sum(lost > MOST_CUT * whole for lost, whole in of_patients.values())
+    if cut:
+        raise DataError(
+            f"{where}: of {cut} of {len(of_patients)} patients more than {MOST_CUT:.0%} of what is "
+            f"not dark lies beyond the {shown_shape(image.size)} pixels that this run paints; "
+            "painted images would be black there. Take a run with image.fit 'pad' or, if it has "
+            "image.spacing, a larger image.size."
+        )

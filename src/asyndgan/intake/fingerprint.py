@@ -15,11 +15,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from asyndgan.errors import DataError
-from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.dataset import NOT_ACQUIRED, DataSet, painted
+from asyndgan.intake.findings import LABELS_AGAIN
 from asyndgan.intake.listing import CaseFiles
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.intake.readers import DataFileError
-from asyndgan.intake.remedies import LABELS_AGAIN
 from asyndgan.intake.units import in_hounsfield, units_of
 from asyndgan.recipe import ImageSection, explained
 from asyndgan.recipe.fingerprint import (
@@ -47,23 +46,20 @@ MOST_BYTES: Final = 2**21
 _WHERE: Final = ("whole", "inside", "outside")
 
 
-def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fingerprint:
+def measured(folder: Path) -> Fingerprint:
     """Measures a folder.
 
     Args:
         folder: a data set of acquired images.
-        patient_pattern: see `asyndgan.intake.nnunet.patient_of`.
 
     Raises:
         DataError: it cannot be read, is synthetic, holds intensities that are not finite, or no
             mask with a label.
     """
-    data = DataSet(folder, patient_pattern)
+    data = DataSet(folder)
     info = data.info
-    if info.synthetic or info.synthetic_cases:
-        raise DataFileError(
-            folder, "holds synthetic images, and patients are wanted", "Name a folder of theirs."
-        )
+    if reason := painted(info) or (None if {*info.modalities} - info.painted else NOT_ACQUIRED):
+        raise DataFileError(folder, *reason)
     tally = _Tally(info)
     if not any(files.mask for files in data.files):
         raise DataFileError(
@@ -335,7 +331,9 @@ class _Tally:
             spaced=self.spaced,
             axes=tuple(self._side(f"{axis} of {sides}") for axis in range(sides)),
             orientation=turn,
-            modalities=tuple(self._modality(name) for name in self.modalities),
+            modalities=tuple(
+                self._modality(name) for name in self.modalities if self.found[f"ends {name}"]
+            ),
             labels=tuple(self._label(number, names) for number in sorted(names) if number),
             unlabelled={axis: share for axis, (share, _) in cut.items()},
             behind={
@@ -402,8 +400,8 @@ class _Tally:
         if not self.spaced:
             return "rgb" if self._most("coloured") else "grey"
         unit = units_of(self.info.extra).get(name)
-        ends = self._of_patients(f"ends {name}").T.tolist()
-        return "ct" if in_hounsfield(name, *ends, volumes=True, unit=unit) else "mri"
+        lowest, highest = self._of_patients(f"ends {name}").T.tolist()
+        return "ct" if in_hounsfield(name, lowest, highest, unit) else "mri"
 
     def _label(self, number: int, names: Mapping[int, str]) -> LabelFigures:
         name, patients = names[number], len(self.found[f"area {number}"])

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from asyndgan.intake.readers import DataFileError, Stored
-from asyndgan.intake.remedies import WITH_AFFINE
 from asyndgan.lazy import Late
 
 nib: Any = Late("nibabel")  # half a second that pictures need not
@@ -15,6 +14,10 @@ nib: Any = Late("nibabel")  # half a second that pictures need not
 AFFINE_TOLERANCE = 1e-3  # for spacings (relative) and directions: tools round header values
 ORIGIN_TOLERANCE = 0.1  # voxels
 
+WITH_AFFINE = (
+    "python -c \"import nibabel as n; m = n.load('FILE'); "
+    "n.save(n.Nifti1Image(m.dataobj, n.load('IMAGE').affine, m.header), 'NEW.nii.gz')\""
+)
 _RESAMPLE = "resample it to one grid with the others (a mask with nearest neighbour)."
 
 
@@ -49,11 +52,9 @@ def on_grid_of(path: Path, stored: Stored, others: Mapping[str, Stored]) -> Stor
         raise DataFileError(path, difference, remedy)
     if not _difference(turned, first, named):
         return turned
-    unplaced = _bare(stored) and not _bare(first)
-    bare = "has no geometry of its own (spacing 1, origin 0): it " if unplaced else ""
     raise DataFileError(
         path,
-        bare + difference,
+        difference,
         "If it was drawn on this image, or holds the same voxels, give it the image's affine: "
         f"{WITH_AFFINE}. Otherwise {_RESAMPLE}",
     )
@@ -71,17 +72,6 @@ def _turned_like(stored: Stored, first: Stored) -> Stored | None:
         return None
     affine = stored.affine @ nib.orientations.inv_ornt_aff(turn, stored.values.shape)
     return Stored(np.ascontiguousarray(values), affine, first.turn)
-
-
-def _bare(stored: Stored) -> bool:
-    """Whether no scanner placed the voxels: a unit affine, its origin at a corner or the centre."""
-    if stored.affine is None or stored.turn is None:
-        return False
-    shape = np.array([stored.values.shape[int(axis)] for axis, _ in stored.turn])
-    own = stored.affine @ np.linalg.inv(nib.orientations.inv_ornt_aff(stored.turn, shape))
-    origins = (np.zeros(3), -own[:3, :3] @ (shape - 1) / 2)
-    unit = np.allclose(np.abs(own[:3, :3]), np.eye(3))
-    return unit and any(np.allclose(own[:3, 3], origin) for origin in origins)
 
 
 def _difference(stored: Stored, first: Stored, named: str) -> str:

@@ -1,17 +1,114 @@
-"""Whether case names hide that several cases are of one patient."""
+"""The patient of each case, by its name, and whether names hide that several are of one patient."""
 
+import json
 import re
-import shlex
+import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache
 from string import ascii_lowercase
 from typing import Final, final
 
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN, patients_by, patients_of, same_person
-from asyndgan.intake.patterns import found_in
+from asyndgan import children
+from asyndgan.errors import DataError
+from asyndgan.intake.near import composed
 from asyndgan.texts import counted
+
+PATIENCE_S: Final = 5.0
+"""How long a pattern may take for all names of a data set, in seconds."""
+MOST_SHOWN: Final = 200  # letters
+
+_MATCHER: Final = """
+import json, re, sys
+pattern, names = json.load(sys.stdin)
+try:
+    match = re.compile(pattern).match
+except Exception as error:
+    json.dump(f"{error}", sys.stdout)
+else:
+    found = [match(name) for name in names]
+    json.dump([m and ((m[1] if m.re.groups else m[0]) or "") for m in found], sys.stdout)
+"""
+
+
+@lru_cache(8)
+def found_in(pattern: str, names: tuple[str, ...]) -> list[str | None]:
+    """What a pattern finds at the start of names: its first group, or all if it has no group.
+
+    Python's matcher takes exponential time for some patterns, and cannot be stopped. So it runs in
+    a process of its own.
+
+    Raises:
+        DataError: `pattern` is not a regular expression, or takes longer than `PATIENCE_S`.
+    """
+    if not names:
+        return []
+    asked = json.dumps([pattern, names]).encode()
+    example = r"Write for example '(.+)_s\d+$'."
+    try:
+        found = json.loads(children.evaluate(_MATCHER, asked, PATIENCE_S))
+    except subprocess.SubprocessError as error:
+        raise DataError(
+            f"the pattern '{pattern[:MOST_SHOWN]}' takes more than {PATIENCE_S:g} s for "
+            f"{counted(len(names), 'name')}. Repeat nothing that itself repeats. {example}"
+        ) from error
+    if isinstance(found, str):
+        raise DataError(
+            f"the pattern '{pattern[:MOST_SHOWN]}' is not a regular expression "
+            f"({found[:MOST_SHOWN]}). {example}"
+        )
+    return found
+
+
+_DEFAULT: Final = r"(.+?)(?:_[sz]\d+(?:_.*)?)?$"
+"""The name up to `_s<number>` or `_z<number>` (how slices are named here), else the whole name."""
+
+
+def patient_of(case_name: str, pattern: str = "") -> str:
+    """The patient of one case; see `patients_of`."""
+    return patients_of([case_name], pattern)[case_name]
+
+
+def same_person(patient: str) -> str:
+    """What all spellings of a patient's name have in common: capitals tell nobody apart."""
+    return composed(patient).casefold()
+
+
+def patients_of(case_names: Iterable[str], pattern: str = "") -> dict[str, str]:
+    """The patient of each case of a data set, by the case's name.
+
+    Args:
+        case_names: as in the file names.
+        pattern: regular expression, matched from the start of the name. The patient is its first
+            group, the whole match if it has no group, or the whole name if it does not match.
+            Empty: the name up to `_s<number>` or `_z<number>`.
+
+    Raises:
+        DataError: `pattern` is not a regular expression, or takes too long.
+    """
+    names = tuple(case_names)
+    if not pattern:
+        return patients_by(_DEFAULT, names)
+    return _spelled(dict(zip(names, found_in(pattern, names), strict=True)))
+
+
+def patients_by(pattern: str, case_names: Iterable[str]) -> dict[str, str]:
+    """As `patients_of`, in this process: for patterns of our own, which take no time."""
+    found = {name: re.match(pattern, name) for name in case_names}
+    return _spelled({name: match and match[1] for name, match in found.items()})
+
+
+def _spelled(groups: Mapping[str, str | None]) -> dict[str, str]:
+    """Case to patient, each of whom is spelled in one way; what no pattern found is the case."""
+    found = {name: group or name for name, group in groups.items()}
+    # One of the set's own spellings, and not a folded one: a hash of the name chooses who is held
+    # out, so that folding would choose others in every run recorded from a set with one spelling.
+    spelled: dict[str, str] = {}
+    for patient in sorted(set(found.values())):
+        spelled.setdefault(same_person(patient), patient)
+    return {name: spelled[same_person(patient)] for name, patient in found.items()}
+
 
 MOST_VISITS: Final = 10
 """Most volumes of one patient, on average, that a counter in their names is taken to count."""
@@ -29,9 +126,6 @@ _NAMED = re.compile(  # smith_003, smith_img3
 )
 _SHAPES: Final = (_SLICED, _NUMBERED, _LETTERED, _NAMED)
 _TAIL = re.compile(r"(?<=\d)(?:[\W_]*of[\W_]*\d+|[)\]])$", re.IGNORECASE)  # sub01_3of12, sub01 (3)
-_PICTURE = re.compile(r"[\W_]*(?:(?:img|image|im)[\W_]*)?", re.IGNORECASE)
-_COHORT = re.compile(r"(?:^|\D)(?:19|20)\d\d|[^\W\d_]{3,}[12]\d")  # BraTS2021, KiTS19
-
 LEAST_NAMED: Final = 3
 """Fewest patients without a number in their names; two names may be those of two data sets."""
 
@@ -46,9 +140,6 @@ _PLACE = re.compile(  # site1, centre_03: the number of a hospital or a device
 )
 _PERSON: Final = frozenset({"p", "pt", "pat", "patient", "sub", "subj", "subject", "case", "id"})
 """What people write before the number of a patient."""
-
-SEVERAL: Final = 3
-"""Fewest cases of which it is noted that they may be one patient's."""
 
 LEAST_PART: Final = 0.1
 """Smallest fraction of a set's cases whose counters are noted."""
@@ -65,50 +156,42 @@ class Joined:
     Attributes:
         cases: number of cases.
         patients: number of patients by this pattern.
-        pattern: the pattern, which serves all folders of a command; empty: none does.
-        sure: whether the names fit nothing else; otherwise each case may well be a patient.
-        example: name of one of the cases that it joins.
+        pattern: the pattern; empty: there is none.
     """
 
     cases: int
     patients: int
     pattern: str
-    sure: bool
-    example: str
 
     def __str__(self) -> str:
-        people = counted(self.patients, "patient")
-        if self.sure:
-            said = (
-                f"{self.cases} cases look like {people}: their names differ in a counter at the "
-                "end. If they do, results and audits are wrong"
-            )
-        else:
-            said = (
-                f"{self.cases} cases have names such as {self.example}. Either each is a patient, "
-                f"or they are of {people} and the end of the name counts slices or visits. In the "
-                "second case results and audits are wrong"
-            )
+        said = (
+            f"{self.cases} cases look like {counted(self.patients, 'patient')}: their names differ "
+            "in a counter at the end. If they do, results and audits are wrong"
+        )
         if self.pattern:
-            return f"{said} without --patient-pattern {shlex.quote(self.pattern)}"
-        return f"{said} until the cases of all folders are named alike, so that one pattern fits"
+            return f"{said} without this in dataset.json: {_key(self.pattern)}"
+        return f"{said} until the cases are named alike, so that one pattern fits"
+
+
+def _key(pattern: str) -> str:
+    """The line of dataset.json that has a data set's patients found by a pattern."""
+    return f'"patient_pattern": {json.dumps(pattern)}'
 
 
 def people_of(names: Sequence[str]) -> dict[str, str]:
     """The patient of each case, also where names have counters that only look like patients."""
-    found = joined(names, DEFAULT_PATIENT_PATTERN)
-    known = found.pattern if found and found.sure else ""
-    return patients_by(known or DEFAULT_PATIENT_PATTERN, names)
+    found = joined(names, "")
+    return patients_by((found and found.pattern) or _DEFAULT, names)
 
 
 def unfitting(names: Sequence[str], pattern: str) -> str:
     """What to say of a pattern that fits no name, so that each case is a patient; else nothing."""
-    if not names or pattern == DEFAULT_PATIENT_PATTERN:
+    if not names or not pattern:
         return ""
     if any(part is not None for part in found_in(pattern, tuple(names))):
         return ""
     return (
-        f"--patient-pattern {shlex.quote(pattern)} fits none of the {len(names)} names, such as "
+        f"{_key(pattern)} in dataset.json fits none of the {len(names)} names, such as "
         f"{names[0]}: each case counts as a patient"
     )
 
@@ -118,70 +201,31 @@ def joined(names: Sequence[str], pattern: str, *, volumes: bool = False) -> Join
 
     Args:
         names: of the cases.
-        pattern: by which patients are found so far; see `patient_of`.
+        pattern: by which patients are found so far; see `patients_of`.
         volumes: whether each case is a volume, of which a patient has few.
 
     Returns:
         A pattern by which the names were grouped: most patients in question have several cases.
         None if `pattern` joins them already.
     """
-    return joined_in([(names, volumes)], pattern)[0]
-
-
-def joined_in(folders: Sequence[tuple[Sequence[str], bool]], pattern: str) -> list[Joined | None]:
-    """What `joined` finds in each folder, with one pattern that serves all of them.
-
-    Args:
-        folders: of each, the names and whether its cases are volumes.
-        pattern: as in `joined`.
-    """
-    found = [_counters(names, pattern, volumes=volumes) for names, volumes in folders]
-    if not any(found):
-        return [None] * len(folders)
-    now = [patients_of(names, pattern) for names, _ in folders]
-    both = list(zip(now, found, strict=True))
-    wanted = [own | (one.heads if one else {}) for own, one in both]
-    every = _fitting(wanted)
-    # Cases that may well be patients stay apart, where that can be had.
-    certain = _fitting([own | (one.heads if one and one.sure else {}) for own, one in both])
-    return [
-        Joined(
+    known = patients_of(names, pattern)
+    cases = Counter(known.values())
+    alone = [name for name in names if cases[known[name]] == 1]
+    for shape in _SHAPES:
+        heads = _repeated(shape, alone)
+        if len(heads) < max(2, LEAST_PART * len(names)) or not _counts(shape, heads, volumes):
+            continue
+        patients = known | heads
+        return Joined(
             cases=len(patients),
             patients=len({same_person(patient) for patient in patients.values()}),
-            pattern=(certain or every) if one.sure else every,
-            sure=one.sure,
-            example=min(one.heads),
+            pattern=_fitting(patients),
         )
-        if one
-        else None
-        for patients, one in zip(wanted, found, strict=True)
-    ]
-
-
-@dataclass(frozen=True)
-class _Counters:
-    """The patient in each name that ends in a counter, and whether it can be nothing else."""
-
-    heads: dict[str, str]
-    sure: bool
-
-
-def _counters(names: Sequence[str], pattern: str, *, volumes: bool) -> _Counters | None:
-    """Finds counters in the names of patients with one case."""
-    patients = patients_of(names, pattern)
-    cases = Counter(patients.values())
-    alone = [name for name in names if cases[patients[name]] == 1]
-    least = max(2, LEAST_PART * len(names))
-    found = [(shape, own) for shape in _SHAPES if len(own := _repeated(shape, alone)) >= least]
-    for sure, fits in ((True, partial(_is_sure, volumes=volumes)), (False, _is_doubtful)):
-        for shape, own in found:
-            if fits(shape, own):
-                return _Counters({name: head for name, (head, _) in own.items()}, sure)
     return None
 
 
-def _repeated(shape: re.Pattern[str], names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Patient and glue in the names whose kind of end mostly counts cases of one patient."""
+def _repeated(shape: re.Pattern[str], names: Iterable[str]) -> dict[str, str]:
+    """The patient in the names whose kind of end mostly counts cases of one patient."""
     found = {name: parts for name in names if (parts := _counted(shape, name))}
     letters: dict[str, set[str]] = {}
     for name, (head, _) in found.items():
@@ -196,42 +240,17 @@ def _repeated(shape: re.Pattern[str], names: Iterable[str]) -> dict[str, tuple[s
     cases = Counter(same_person(head) for head, _ in found.values())
     ends = Counter(glue for _, glue in found.values())
     several = Counter(glue for head, glue in found.values() if cases[same_person(head)] > 1)
-    return {
-        name: (head, glue)
-        for name, (head, glue) in found.items()
-        if several[glue] >= 0.5 * ends[glue]
-    }
+    return {name: head for name, (head, glue) in found.items() if several[glue] >= 0.5 * ends[glue]}
 
 
-def _is_sure(
-    shape: re.Pattern[str], found: Mapping[str, tuple[str, str]], *, volumes: bool
-) -> bool:
+def _counts(shape: re.Pattern[str], heads: Mapping[str, str], volumes: bool) -> bool:
     """Whether there are so many patients, with so few cases each, that the ends are counters."""
-    people = {same_person(_DATE.sub("", head)) for head, _ in found.values()}  # a day has many
+    people = {same_person(_DATE.sub("", head)) for head in heads.values()}  # a day has many
     if len(people) < (LEAST_NAMED if shape is _NAMED else 2):
         return False
     most = MOST_VISITS if volumes else MOST_SLICES
     few = volumes or len(people) < LEAST_NAMED
-    return shape is _SLICED or not few or len(found) <= most * len(people)
-
-
-def _is_doubtful(shape: re.Pattern[str], found: Mapping[str, tuple[str, str]]) -> bool:
-    """Whether the names can be those of one or two patients' slices as well as of patients."""
-    if shape is _NAMED or len(found) < SEVERAL:
-        return False  # case_001 is how patients are named
-    return shape is _SLICED or all(
-        _PICTURE.fullmatch(glue) and _is_person(head) for head, glue in found.values()
-    )
-
-
-def _is_person(head: str) -> bool:
-    """Whether a name's start, such as P7 or HN00, is one patient's, and no data set's (KiTS19)."""
-    match = re.fullmatch(r"(?:.*[\W_])?([^\W\d_]*)[\W_]?(\d+)", _DATE.sub("", head).rstrip("_-. "))
-    if match is None:
-        return False
-    if match[1].lower() in _PERSON:
-        return True
-    return len(match[2]) > 1 and not _COHORT.search(match[1] + match[2])
+    return shape is _SLICED or not few or len(heads) <= most * len(people)
 
 
 def _counted(shape: re.Pattern[str], name: str) -> tuple[str, str] | None:
@@ -245,26 +264,23 @@ def _counted(shape: re.Pattern[str], name: str) -> tuple[str, str] | None:
     return None if person or place else (match[1], match[2])
 
 
-def _fitting(folders: Iterable[Mapping[str, str]]) -> str:
-    """A pattern that finds these patients, by case name, in each of the folders; empty: none."""
-    wanted = list(folders)
-    rests = {
-        (patient, name[len(patient) :])
-        for group in wanted
-        for name, patient in group.items()
-        if name.startswith(patient) and name != patient
-    }
-    ends = sorted({_as_pattern(rest) for _, rest in rests})
-    forms = sorted({_as_pattern(patient) for patient, _ in rests})
+def _fitting(patients: Mapping[str, str]) -> str:
+    """A pattern that finds these patients, by case name; empty: none."""
+    ends = sorted(
+        {
+            _as_pattern(name.removeprefix(patient))
+            for name, patient in patients.items()
+            if name.startswith(patient) and name != patient
+        }
+    )
     if not ends:
         return ""
     listed = ends[0] if len(ends) == 1 else f"(?:{'|'.join(ends)})"
     few = [listed] if len(ends) <= MOST_ENDS else []
-    starts = [".+", r".*\d", ".+?", *(["|".join(forms)] if len(forms) <= MOST_ENDS else [])]
     for end in (*few, r"\D+\d+"):
-        for start in starts:
+        for start in (".+", r".*\d", ".+?"):
             proposed = f"({start}){end}$"
-            if all(_same_groups(group, patients_by(proposed, group)) for group in wanted):
+            if _same_groups(patients, patients_by(proposed, patients)):
                 return proposed
     return ""
 

@@ -33,23 +33,20 @@ def in_hounsfield(
     name: str,
     lowest: Collection[float],
     highest: Collection[float],
-    *,
-    volumes: bool,
     unit: str | None = None,
 ) -> bool:
-    """Whether a modality is a CT: by its unit, or else by its range, unless its name objects.
+    """Whether a modality of volumes is a CT: by its unit, or by its range, unless its name objects.
 
-    Most cases decide: one may be a crop without air, or hold metal.
+    Most patients decide: one may be a crop without air, or hold metal.
 
     Args:
         name: of the modality.
-        lowest: stored intensity of each case or patient, one at least.
+        lowest: stored intensity of each patient, one at least.
         highest: likewise.
-        volumes: whether all cases are volumes.
         unit: of the stored values; None: nobody says.
     """
     if unit is not None:
-        return volumes and unit.upper() == "HU"
-    cold = volumes and median(lowest) <= WARMEST_AIR and median(lowest) >= COLDEST
+        return unit.upper() == "HU"
+    cold = COLDEST <= median(lowest) <= WARMEST_AIR
     named = _CT.search(name)
     return cold and bool(named or (not _OTHER.search(name) and median(highest) <= HOTTEST))

@@ -6,7 +6,6 @@ case under `dataset`, and may name regions, lists of labels that overlap.
 """
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -126,31 +125,21 @@ def disjoint(labels: Mapping[str, object]) -> dict[str, object]:
 
     A number is named by the smallest region that holds it: alone, by the region's name, with
     others, as the rest of it. With whole = [1, 2, 3], core = [2, 3] and enhancing = 3 these are
-    1, "rest of whole", 2, "rest of core" and 3, "enhancing". Where regions overlap and none is a
-    part of the other, what they share is "one and other". A name that is taken gets its number.
+    1, "rest of whole", 2, "rest of core" and 3, "enhancing". A name that is taken gets its number.
 
     Args:
         labels: name to number or list of numbers.
     """
     regions = {
-        name: frozenset(number if isinstance(number, list) else [number])
-        for name, number in labels.items()
+        name: {*number} if isinstance(number, list) else {number} for name, number in labels.items()
+    }
+    smallest = {
+        number: min((r for r in regions if number in regions[r]), key=lambda r: len(regions[r]))
+        for number in sorted(set().union(*regions.values()))
     }
     named: dict[str, object] = {}
-    for number in sorted(frozenset().union(*regions.values())):
-        holding = sorted(
-            (r for r in regions if number in regions[r]), key=lambda r: len(regions[r])
-        )
-        smallest = holding[0]
-        alike = [
-            n
-            for n in regions[smallest]
-            if all((n in regions[r]) == (r in holding) for r in regions)
-        ]
-        name = smallest if len(regions[smallest]) == 1 else f"rest of {smallest}"
-        if len(regions[smallest]) > 1 and not all(
-            regions[one] <= regions[other] for one, other in pairwise(holding)
-        ):
-            name = " and ".join(sorted(holding))
-        named[f"{name} ({number})" if len(alike) > 1 or name in named else name] = number
+    for number, region in smallest.items():
+        name = region if len(regions[region]) == 1 else f"rest of {region}"
+        taken = name in named or [*smallest.values()].count(region) > 1
+        named[f"{name} ({number})" if taken else name] = number
     return named

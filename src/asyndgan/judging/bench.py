@@ -69,11 +69,7 @@ class Judged:
     kind: str = "test"
 
     def names(self) -> list[str]:
-        """Names of the labels that are judged.
-
-        Raises:
-            DataError: one is no label of the data set, or there is none.
-        """
+        """Names of the labels that are judged; raises `DataError` if one or all are none."""
         known = [name for name, value in self.labels.items() if value]
         names = known if self.targets is None else list(self.targets)
         unknown = [name for name in names if name not in self.labels]
@@ -122,14 +118,8 @@ class Bench:
 class Trainings:
     """Trainings in progress on one bench, whose steps are counted together.
 
-    Attributes:
-        bench: how to train.
-        judged: whom to judge on.
-        total: steps of all trainings.
-        done: steps of trainings that have finished or were found in the cache.
-        running: steps done by each running training, by its progress text.
-        lock: guards `done` and `running`.
-        stop: set when a training fails, so that the others stop too.
+    `running` are the steps done by each running training, by its progress text; `lock` guards them.
+    `stop` is set when a training fails, so that the others stop too.
     """
 
     bench: Bench
@@ -241,11 +231,7 @@ class Trainings:
         return network
 
     def _as_trained(self, cases: TrainingSet) -> list[Case]:
-        """The test cases, blank in modalities that no training case has.
-
-        A network that never saw a modality has untrained weights for it, which would distort its
-        predictions.
-        """
+        """The test cases, blank in modalities that no training case has."""
         lacking, judged = lacked_by_all(pooled(cases)), list(self.judged.cases)
         return [blanked(case, lacking) for case in judged] if lacking else judged
 
@@ -315,11 +301,7 @@ def _unpacked(entry: Mapping[str, Any]) -> Masks:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file atomically, which threads and processes may do at once.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Writes a file atomically, also from several threads; raises `StorageError` if it cannot."""
     with storing(path), without_empty(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")

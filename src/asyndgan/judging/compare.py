@@ -11,14 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from asyndgan.judging.bench import (
-    Bench,
-    Contenders,
-    Judged,
-    Trainings,
-    TrainingSet,
-    pooled,
-)
+from asyndgan.judging.bench import Bench, Contenders, Judged, Trainings, TrainingSet, pooled
 from asyndgan.judging.figures import plot_examples
 from asyndgan.judging.metrics import (
     ScoreArray,
@@ -31,7 +24,6 @@ from asyndgan.judging.metrics import (
 )
 from asyndgan.judging.table import (
     ADDED,
-    AUGMENTED,
     REAL_ALL,
     SITE_PREFIX,
     SYNTHETIC,
@@ -61,7 +53,6 @@ def evaluate(
     judged: Judged,
     bench: Bench,
     *,
-    augmented: Mapping[str, Sequence[Case]] | None = None,
     baselines: bool = False,
     check_budget: bool = False,
     about: Mapping[str, str] | None = None,
@@ -69,17 +60,9 @@ def evaluate(
     """Compares training on all real cases, on each site's and on the synthetic ones.
 
     Predictions are cached, so an evaluation that was interrupted, or is repeated with other labels,
-    trains only the missing networks.
-
-    Args:
-        sites: real training cases of each site, by the site's name.
-        synthetic: synthetic training cases; None compares the real ones only.
-        judged: real cases to judge on, of patients that train no model.
-        bench: how to train; its folder gets `evaluation.json` and `examples.png`.
-        augmented: sets of a site's real and synthetic cases together, by the site's name.
-        baselines: also compare each site's real cases with the synthetic ones added.
-        check_budget: also run `levelled_off`.
-        about: metadata to store in the table, such as the run that painted the synthetic cases.
+    trains only the missing networks. The bench's folder gets `evaluation.json`, with what `about`
+    says, and `examples.png`. `baselines`: also each site's real cases with the synthetic ones
+    added.
 
     Raises:
         DataError: there are no cases, or cases, labels or targets do not fit together.
@@ -88,8 +71,6 @@ def evaluate(
     seeds = len(bench.seeds)
     painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * seeds}
     models = contenders(sites, painted, seeds=seeds, augmented=baselines)
-    for name, cases in (augmented or {}).items():
-        models[SITE_PREFIX + name + AUGMENTED] = [cases] * seeds
     evaluation = compare(models, judged, bench, about=about or {})
     if check_budget:
         evaluation = replace(evaluation, levelling=levelled_off(sites, judged, bench))
@@ -98,21 +79,12 @@ def evaluate(
 
 
 def contenders(
-    sites: Mapping[str, Sequence[Case]],
-    others: Contenders,
-    *,
-    seeds: int,
-    augmented: bool,
+    sites: Mapping[str, Sequence[Case]], others: Contenders, *, seeds: int, augmented: bool
 ) -> dict[str, Sequence[TrainingSet]]:
     """Training sets of the models of a comparison, in the order of its table.
 
-    Args:
-        sites: real training cases of each site, by the site's name.
-        others: further training sets, one per seed, by the model's name. The one named
-            `synthetic` is added in `real:NAME+synthetic`.
-        seeds: number of seeds.
-        augmented: also include each site's real cases with the synthetic ones added. The real ones,
-            of which there are far fewer, are repeated until they make up about half of the set.
+    If `augmented`, also each site's real cases with those of `synthetic` added. The real ones are
+    repeated until they make up about half of the set.
     """
     models: dict[str, Sequence[TrainingSet]] = {REAL_ALL: [pooled(sites)] * seeds, **others}
     for name, cases in sites.items():
@@ -134,14 +106,9 @@ def compare(
     about: Mapping[str, str],
     figures: bool = True,
 ) -> Evaluation:
-    """Trains and judges any models.
+    """Trains and judges any models, by training sets one per seed, or of the first seeds only.
 
-    Args:
-        models: training sets of each model, one per seed, or of the first seeds only.
-        judged: as in `evaluate`, like `bench`, `about` and what is raised.
-        bench: as in `evaluate`.
-        about: as in `evaluate`.
-        figures: whether to write examples beside `evaluation.json`.
+    Other arguments are those of `evaluate`; `figures`: whether to write examples.
     """
     names = judged.names()
     found = bench.scores(models, judged)
@@ -179,18 +146,10 @@ def compare(
 def levelled_off(
     sites: Mapping[str, Sequence[Case]], judged: Judged, bench: Bench
 ) -> tuple[Levelling, ...]:
-    """Trains on all real cases for the budget and for 50 % more steps.
+    """Trains on all real cases for the budget and for 50 % more steps; one result per target.
 
-    The budget is long enough for comparing training sets if the longer training gains next to
-    nothing. Judged on a fifth of the sites' patients, never on test patients.
-
-    Args:
-        sites: as in `evaluate`.
-        judged: the labels; its cases take no part.
-        bench: as in `evaluate`.
-
-    Returns:
-        One result per target.
+    Judged on a fifth of the sites' patients, never on test patients: the cases of `judged` take no
+    part. Other arguments are those of `evaluate`.
 
     Raises:
         DataError, NotFiniteError: as in `evaluate`, or no site has a patient to spare.

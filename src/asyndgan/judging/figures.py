@@ -36,13 +36,6 @@ def plot_examples(
 
     Patients are ranked by the synthetic model's Dice of the last label (`real-all`'s if there is no
     synthetic model). For each, the slice with most of that label is shown.
-
-    Args:
-        evaluation: whose models are shown.
-        test: the cases that were judged.
-        masks: each model's predictions for them.
-        labels: value of each label to outline, by name.
-        out: folder to write to.
     """
     judge = SYNTHETIC if SYNTHETIC in masks else REAL_ALL
     name = list(labels)[-1]
@@ -126,7 +119,7 @@ def _example(
     panel: Axes, case: Case, found: Mask | None, place: int, channel: int, labels: Mapping[str, int]
 ) -> None:
     """Draws a slice with the truth outlined or, if given, `found` outlined over a dashed truth."""
-    rows, columns = prepared_spacing(case.preparation)
+    rows, columns = prepared_spacing(case.preparation)[-2:]
     picture = slices(case.image[channel])[place].numpy()
     panel.imshow(
         picture,

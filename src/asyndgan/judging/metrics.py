@@ -61,15 +61,9 @@ ScoreArray = NDArray[np.float64]
 
 
 def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[str, PatientScore]:
-    """Scores predictions by patient, over all slices of the patient.
+    """Scores predictions of these cases by patient, over all slices of the patient.
 
-    Args:
-        truth: the cases that were predicted.
-        predicted: their predicted masks, in the same order. A volume counts as its slices.
-        label: value of the label; all others count as background.
-
-    Returns:
-        Scores by patient, in the order in which patients first appear.
+    All labels but one count as background. Patients are in the order in which they first appear.
 
     Raises:
         DataError: the number or the size of the masks does not match the cases.
@@ -103,24 +97,17 @@ def dice(first: Bool[Tensor, "*space"], second: Bool[Tensor, "*space"]) -> float
 
 
 def surface_distances(
-    first: Bool[Tensor, "rows columns"],
-    second: Bool[Tensor, "rows columns"],
-    spacing: tuple[float, float],
+    first: Bool[Tensor, "*space"], second: Bool[Tensor, "*space"], spacing: tuple[float, ...]
 ) -> tuple[float, float]:
-    """HD95 and ASSD of two contours: 95th percentile and average of their distance.
+    """HD95 and ASSD of two contours, or of two surfaces: 95th percentile and average distance.
 
-    Args:
-        first: true where the label is, in one slice.
-        second: the other mask.
-        spacing: millimetres per row and per column.
-
-    Returns:
-        Millimetres: nan if both masks are empty, the slice's diagonal if only one is.
+    In the units of `spacing`, which is of each side: nan if both masks are empty, the image's
+    diagonal if only one is.
     """
     held = [bool(mask.any()) for mask in (first, second)]
     if not all(held):
-        rows, columns = first.shape
-        diagonal = math.hypot(rows * spacing[0], columns * spacing[1]) if any(held) else math.nan
+        sides = (side * mm for side, mm in zip(first.shape, spacing, strict=True))
+        diagonal = math.hypot(*sides) if any(held) else math.nan
         return diagonal, diagonal
     from monai.metrics import get_mask_edges, get_surface_distance  # slow to import
 
@@ -146,10 +133,12 @@ def mean(values: Iterable[float]) -> float:
 
 
 def area_under_curve(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
-    """Probability that a positive scores above a negative one; ties count half."""
-    n, m = len(positive), len(negative)
-    ranks = stats.rankdata(np.concatenate([positive, negative]))[:n].sum()
-    return float((ranks - n * (n + 1) / 2) / (n * m))
+    """Probability that a positive scores above a negative one; ties count half, nan gives nan."""
+    if np.isnan(positive).any() or np.isnan(negative).any():
+        return math.nan
+    above, below = np.sort(positive), np.sort(negative)  # both: in order they are found sooner
+    twice = [np.searchsorted(below, above, side).sum() for side in ("left", "right")]
+    return float(sum(twice) / 2 / (len(positive) * len(negative)))
 
 
 def known(values: Iterable[float]) -> int:
@@ -158,10 +147,7 @@ def known(values: Iterable[float]) -> int:
 
 
 def paired(scores: ArrayLike, others: ArrayLike) -> tuple[int, float, float, float]:
-    """Paired differences `scores - others`: patients counted, mean, low and high of its interval.
-
-    Patients whose score is nan because they lack the label do not count.
-    """
+    """Paired differences `scores - others`: patients counted, mean, ends of its interval."""
     found = np.subtract(scores, others)
     return known(found), mean(found), *bootstrap_interval(found)
 
@@ -178,16 +164,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """A bias-corrected and accelerated (BCa) bootstrap interval of the mean over patients.
 
-    Where the correction is undefined, as for equal values, it is the percentile interval.
-
-    Args:
-        values: one value per patient; nan means not counted.
-        draws: number of bootstrap resamples.
-        seed: seed of the resamples.
-        level: the interval's nominal coverage, above 0 and below 1.
-
-    Returns:
-        Low and high; both nan with fewer than two counted patients.
+    Where the correction is undefined, as for equal values, it is the percentile interval. Values
+    that are nan do not count; both ends are nan with fewer than two others.
     """
     return _interval([values], np.mean, draws, seed, level)
 
@@ -208,8 +186,7 @@ def paired_ratio_interval(
 ) -> tuple[float, float]:
     """As `bootstrap_interval`, of mean(numerator) / mean(denominator) over the same patients.
 
-    Both ends are nan if no resample has a denominator that is not 0; if only some have, it is the
-    percentile interval of these.
+    Resamples whose denominator is 0 do not count.
     """
     return _interval([numerator, denominator], _ratio_of_means, draws, seed, level)
 
@@ -246,15 +223,10 @@ def _score(cases: Sequence[Case], predicted: Masks, label: int) -> PatientScore:
         return PatientScore(math.nan, math.nan, math.nan, float(found.any()))
     distances = np.array(
         [
-            surface_distances(found_slice, true_slice, prepared_spacing(case.preparation))
+            surface_distances(found_case, true_case, prepared_spacing(case.preparation))
             for case, found_case, true_case in zip(cases, found, truth, strict=True)
-            for found_slice, true_slice in zip(_slices(found_case), _slices(true_case), strict=True)
         ]
     )
     distances = distances[~np.isnan(distances[:, 0])]
     hd95, assd = distances.mean(0) if len(distances) else (math.nan, math.nan)
     return PatientScore(dice(found, truth), float(hd95), float(assd))
-
-
-def _slices(mask: Bool[Tensor, "*space"]) -> Bool[Tensor, "n rows columns"]:
-    return mask.reshape(-1, *mask.shape[-2:])

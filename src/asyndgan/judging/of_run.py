@@ -5,47 +5,37 @@ from dataclasses import replace
 
 from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
-from asyndgan.judging.augmented import augmented_cases
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.compare import evaluate
 from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.judging.table import Evaluation
+from asyndgan.locks import alone
 from asyndgan.models import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
-from asyndgan.runs.sites import RunSites, told_of_sites
+from asyndgan.runs.sites import RunSites, choosers_of, told_of_sites
 from asyndgan.runs.trial import trial_of
 from asyndgan.store import Case
 from asyndgan.store.prepare import lacked_by_all
 from asyndgan.training.segmentation import budget_for
 
 
+@alone(lambda sites, test, synthetic, bench, **_: bench.out)
 def evaluate_run(
     sites: RunSites,
     test: DataSet | None,
     synthetic: DataSet | None,
     bench: Bench,
     *,
-    faded: Sequence[str] = (),
-    targets: Sequence[str] | None = None,
-    augmented: Mapping[str, DataSet] | None = None,
+    fade: Sequence[str] = (),
+    label: Sequence[str] | None = None,
     baselines: bool = False,
     check_budget: bool = False,
 ) -> Evaluation:
     """Loads all data on the run's grid, paints what is to be judged, and compares the models.
 
-    Held-out patients never train a model, even if `test` is given.
-
-    Args:
-        sites: the run and some of its sites.
-        test: cases of patients that no site holds; None: judge on those that the run held out.
-        synthetic: what the run painted; None: a set is painted into `synthetic` in the bench's
-            folder.
-        bench: how to train; no network sees mirrored images if the run's sites saw none.
-        faded: names of labels that the set to be painted shows more or less clearly.
-        targets: names of the labels to judge by; None: all.
-        augmented: what `augment_folder` made of a site's set, by the site's name.
-        baselines: as in `evaluate`.
-        check_budget: as in `evaluate`.
+    Held-out patients never train a model, even if `test` is given. No network sees mirrored images
+    if the run's sites saw none. A set is painted into `synthetic` in the bench's folder if none is
+    given. Other arguments are those of `asyndgan.evaluate`.
 
     Raises:
         RunError: a site is none of the run's, there is neither a test set nor a held-out patient, a
@@ -57,32 +47,29 @@ def evaluate_run(
     # Before anything is read or painted, for that may take long.
     _check_judged(sites, test)
     labels = {name: int(number) for number, name in run.facts().labels.items()}
-    Judged((), labels, targets).names()
+    Judged((), labels, label).names()
     device = str(usable_device(bench.device))
     others = [test] if test else []
-    for data in (*sites.data.values(), *others, *(augmented or {}).values()):
+    for data in (*sites.data.values(), *others):
         data.check_labels(run.facts().labels)
     changed = sites.changed()
-    synthetic = _painted(sites, synthetic, bench, faded)
     facts, recipe = run.facts(), run.recipe()
     # Held-out patients are of the sites, any of which may lack a modality.
     modalities = shared_by_all(facts.modalities, [test] if test else list(sites.data.values()))
     # Which cases of an incomplete set are loaded depends on the modalities that are judged, but who
     # is held out depends on all that trained.
     partial = [site for site, data in sites.data.items() if data.info.incomplete]
+    participation = sites.participation(trained=partial)
+    synthetic = _painted(sites, synthetic, bench, fade)
     real, unseen = load_real(
         sites.data, test, recipe, modalities=modalities, labels=facts.labels, incomplete=True,
-        participation=sites.participation(trained=partial),
+        participation=participation,
     )  # fmt: skip
     return evaluate(
         real,
         synthetic.cases(recipe.image, modalities, unmasked=False, synthetic=True),
-        Judged(unseen, labels, targets, "test" if test else "validation"),
+        Judged(unseen, labels, label, "test" if test else "validation"),
         replace(bench, budget=budget_for(recipe, bench.budget), device=device),
-        augmented={
-            name: augmented_cases(name, data, real, unseen, run, modalities)
-            for name, data in (augmented or {}).items()
-        },
         baselines=baselines,
         check_budget=check_budget,
         about={
@@ -130,7 +117,8 @@ def _check_judged(sites: RunSites, test: DataSet | None) -> None:
             "segmented in its images."
         )
     if recipe.training.hold_out:
-        sites.check_pattern()
+        sites.check_patterns()
+        choosers_of(sites.run, sites.data, sites.states)
 
 
 def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:

@@ -27,17 +27,9 @@ def load_real(
 ) -> tuple[dict[str, list[Case]], list[Case]]:
     """Loads the sites' training cases and the cases to judge on.
 
-    Args:
-        sites: data set of each site, by the site's name.
-        test: data set of the cases to judge on; None: the patients that the sites hold out. All
-            slices of volumes are judged, whichever slices the recipe trains on.
-        recipe: defines the grid and the held-out patients, who are excluded from the training cases
-            even if `test` is given.
-        modalities: modalities to load; those that a site lacks are blank in its cases.
-        labels: the run's labels: number, as text, to name.
-        incomplete: also accept single cases that lack modalities, if their dataset.json permits it.
-        participation: how the sites took part in a run; None: in none, and everybody can compute
-            whom they hold out.
+    Those are of `test`, or the patients whom the sites hold out, who are excluded from the training
+    cases in any case. All slices of volumes are judged. Modalities that a site lacks are blank in
+    its cases. Without `participation` everybody can compute whom the sites hold out.
 
     Returns:
         The training cases, by the site's name, and the cases to judge on.
@@ -50,7 +42,14 @@ def load_real(
 
     def cases(data: DataSet, image: ImageSection) -> list[Case]:
         data.check_labels(labels)
-        return loaded(data, image, modalities, incomplete=incomplete)
+        held = [name for name in modalities if name in data.info.modalities]
+        if not held:
+            raise RunError(
+                f"{data.folder} has {', '.join(data.info.modalities)}, and nothing of what is "
+                f"judged on: {', '.join(modalities)}. Leave it out."
+            )
+        found = data.cases(image, held, unmasked=False, incomplete=incomplete)
+        return [widened(case, modalities) for case in found]
 
     took_part = participation or Participation()
     # All slices are judged: selecting those with a label would use the truth to be predicted.
@@ -97,31 +96,8 @@ def _unseen(
     return {case.patient for case in held_out}
 
 
-def loaded(
-    data: DataSet,
-    image: ImageSection,
-    modalities: Sequence[str],
-    *,
-    incomplete: bool = False,
-    augmented: bool = False,
-) -> list[Case]:
-    """Cases of a set, which must have masks; modalities that the set lacks are blank."""
-    held = [name for name in modalities if name in data.info.modalities]
-    if not held:
-        raise RunError(
-            f"{data.folder} has {', '.join(data.info.modalities)}, and nothing of what is "
-            f"judged on: {', '.join(modalities)}. Leave it out."
-        )
-    cases = data.cases(image, held, unmasked=False, augmented=augmented, incomplete=incomplete)
-    return [widened(case, modalities) for case in cases]
-
-
 def shared_by_all(modalities: Sequence[str], sets: Sequence[DataSet]) -> list[str]:
-    """The modalities that all of these sets have, in the order of `modalities`.
-
-    Raises:
-        RunError: there is none.
-    """
+    """The modalities that all of these sets have, in this order; raises `RunError` if none."""
     held = [data.info.modalities for data in sets]
     shared = [name for name in modalities if all(name in own for own in held)]
     if not shared:
@@ -142,7 +118,7 @@ def _check_patients(sites: Mapping[str, Sequence[Case]], test: Sequence[Case]) -
             raise RunError(
                 f"of site {site}'s patients {len(shared)} are in the test set as well. Take them "
                 "out of one of the two ('asyndgan check SITE --test TEST' names them); if the "
-                "names only look alike, say with --patient-pattern what a patient is."
+                "names only look alike, say with patient_pattern in dataset.json what a patient is."
             )
         if copies := sum(picture_of(case.preparation) in pictures for case in cases):
             raise RunError(

@@ -4,23 +4,24 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 import numpy as np
 from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 
 from asyndgan.errors import RunError
-from asyndgan.judging.bench import OnProgress
+from asyndgan.judging.bench import Bench, OnProgress
 from asyndgan.judging.metrics import area_under_curve
+from asyndgan.locks import alone
 from asyndgan.painting.records import generate_records, read_synthetic
 from asyndgan.runs import RunFolder
 from asyndgan.runs.schema import Count, Hex
-from asyndgan.runs.sites import changed_sites, choosers_of, told_of_sites, trained_members
+from asyndgan.runs.sites import changed_sites, choosers_of, told_of_sites
 from asyndgan.runs.trial import trial_of
 from asyndgan.store.splits import OPEN
 from asyndgan.tables.cohort import cohort_of, read_for, split
 from asyndgan.tables.encoding import Encoder
-from asyndgan.tables.schema import Schema, check_positive
+from asyndgan.tables.schema import Schema, check_positive, refuse_for_images
 from asyndgan.tables.table import Table, check_apart
 from asyndgan.texts import Line, SiteName, replace_text
 
@@ -44,10 +45,9 @@ class Score:
         records: what it was trained on.
         model: `boosting` or `regression`.
         count: number of training records.
-        auc: area under the ROC curve on the test records, mean over seeds; `low` and `high` are its
-            95 % interval over test records.
-        ratio: AUC relative to that of all sites' real records, with its interval over the same
-            bootstrap samples.
+        auc: area under the ROC curve on the test records, mean over seeds, with its 95 % interval
+            over test records.
+        ratio: AUC relative to that of all sites' real records, over the same bootstrap samples.
         brier: mean squared error of the predicted probability.
         gap: mean difference, over tenths, of predicted probability and fraction (calibration).
     """
@@ -98,38 +98,37 @@ class RecordsEvaluation:
     kind: str = field(default="table")
 
 
+@alone(lambda run, sites, bench, **_: bench.out)
 def evaluate_records(
     run: RunFolder,
     sites: Mapping[str, Path],
-    out: Path,
+    bench: Bench,
     *,
     test: Path | None = None,
     synthetic: Path | None = None,
     states: Mapping[str, Path] | None = None,
-    seeds: int = 1,
-    watch: OnProgress | None = None,
+    **of_images: object,
 ) -> RecordsEvaluation:
     """Compares models trained on synthetic records, on all sites' and on each site's.
 
-    Args:
-        run: a finished run of a table.
-        sites: table of each site, by name.
-        out: folder for the result and, without `synthetic`, for the synthetic table.
-        test: records of no site to judge on; None: those that the run held out.
-        synthetic: a table of this run; None: one is made in `out/synthetic`.
-        states: folder in which a site keeps its states of the run; see `RunSites`.
-        seeds: trainings of each boosting model.
-        watch: called with a text, the models trained and all models.
+    Arguments are those of `asyndgan.evaluate`; seeds are trainings of each boosting model.
 
     Raises:
-        RunError: nothing to judge on, a site is none of the run's, nobody can tell what it held
-            out, the test records are theirs, or another generator made the synthetic ones.
+        RunError: an option of images is given, there is nothing to judge on, a site is none of the
+            run's, nobody can tell what it held out, the test records are theirs, or another
+            generator made the synthetic ones.
         DataError, CohortError: a table cannot be read, or has other columns.
     """
+    usual, out = Bench(bench.out), bench.out
+    chosen = {
+        "fade": (), "steps": bench.budget.steps != usual.budget.steps, "label": (),
+        "network": bench.budget.network != usual.budget.network, "workers": bench.workers,
+        "device": bench.device != usual.device,
+    }  # fmt: skip
+    refuse_for_images(chosen | of_images)
     split_up = split_sites(run, sites, states or {})
     kept, held = split_up.kept, split_up.held
-    trained = trained_members(run, sites, states or {})
-    changed = changed_sites(sites, trained, split_up.members)
+    changed = changed_sites(run, sites, states or {}, split_up.members)
     if changed and not test:  # records are held out by their places in the table
         raise RunError(
             f"{sites[changed[0]]} does not hold the records that {changed[0]} was trained on, in "
@@ -148,10 +147,8 @@ def evaluate_records(
         if not synthetic.exists():
             generate_records(run, synthetic)
     made = read_synthetic(run, synthetic)
-    pooled = joined(kept.values())
-    sets = {REAL_ALL: pooled, **{f"real, {s}": own for s, own in kept.items()}, SYNTHETIC: made}
-    if len(kept) == 1:
-        del sets[next(name for name in sets if name not in (REAL_ALL, SYNTHETIC))]
+    single = {f"real, {site}": [own] for site, own in kept.items()} if len(kept) > 1 else {}
+    sets = {REAL_ALL: [joined(kept.values())], **single, SYNTHETIC: [made]}
     facts, recipe = run.facts(), run.recipe()
     result = RecordsEvaluation(
         about={
@@ -159,14 +156,12 @@ def evaluate_records(
             "judged_on": f"{len(judged)} {'test' if test else 'held-out'} records",
             "target": schema.target,
             "positive": schema.positive_class,
-            "seeds": seeds,
+            "seeds": len(bench.seeds),
             "sites": list(sites),
             "trial": trial_of(facts, recipe),
             "note": told_of_sites(facts, sites, changed),
         },
-        scores=scored(
-            {name: [own] for name, own in sets.items()}, judged, schema, seeds=seeds, watch=watch
-        ),
+        scores=scored(sets, judged, schema, bench.on_progress, seeds=len(bench.seeds)),
         columns=column_likeness(judged, made, schema),
         pairs=pair_likeness(judged, made, schema),
     )
@@ -175,9 +170,7 @@ def evaluate_records(
     return result
 
 
-@final
-@dataclass(frozen=True)
-class SplitSites:
+class SplitSites(NamedTuple):
     """Sites' tables; the records of each that it trained on, and all that they held out."""
 
     tables: Mapping[str, Table]
@@ -190,12 +183,7 @@ class SplitSites:
 def split_sites(
     run: RunFolder, sites: Mapping[str, Path], states: Mapping[str, Path]
 ) -> SplitSites:
-    """Reads the tables of a run's sites, and splits each as the site did.
-
-    Raises:
-        RunError: a site is none of the run's, or as `choosers_of`.
-        DataError, CohortError: as `read_for`.
-    """
+    """Reads the tables of a run's sites, and splits each as the site did; raises as `read_for`."""
     recipe, known = run.recipe(), run.facts().sites
     choosers, tables, kept, held = choosers_of(run, sites, states), {}, {}, []
     for site, data in sites.items():
@@ -232,19 +220,14 @@ def scored(
     sets: Mapping[str, Sequence["pd.DataFrame"]],
     judged: "pd.DataFrame",
     schema: Schema,
+    watch: OnProgress | None = None,
     *,
     seeds: int = 1,
-    watch: OnProgress | None = None,
 ) -> list[Score]:
-    """Scores of models trained on each set.
+    """Scores of models trained on each set; ratios are of the first set.
 
-    Args:
-        sets: tables by name; of several, such as those of several trainings, AUCs are averaged. The
-            first set is what ratios are of.
-        judged: records to judge on.
-        schema: of all tables.
-        seeds: trainings of each boosting model.
-        watch: as in `evaluate_records`.
+    AUCs of several tables, such as those of several trainings, are averaged. `watch` is called with
+    a text, the models trained and all models.
     """
     truth = (judged[schema.target] == schema.positive_class).to_numpy()
     samples = _samples(truth)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeVar, final
 
 import numpy as np
 from pydantic import BeforeValidator, PlainValidator, TypeAdapter
@@ -23,13 +23,14 @@ REAL_ALL = "real-all"
 SYNTHETIC = "synthetic"
 SITE_PREFIX = "real:"
 ADDED = "+synthetic"
-AUGMENTED = "+augmented"
-"""Suffix of a site's model that is trained on a set of its real cases and synthetic ones."""
+"""Suffix of a site's model that is trained on synthetic cases beside its real ones."""
 
 EVALUATION_FILE: Final = "evaluation.json"
 
 MOST_BYTES: Final = 2**26
-"""Largest `evaluation.json`: it holds the scores of each patient by each model."""
+"""Largest result: `evaluation.json` holds the scores of each patient by each model."""
+
+T = TypeVar("T")
 
 Scores = dict[str, dict[str, ScoreArray]]
 """Model to label to the scores of each seed and patient."""
@@ -46,8 +47,8 @@ class Row:
     Keys that end in `low` and `high` are 95 % bootstrap intervals over patients.
 
     Attributes:
-        model: `real-all`, `synthetic`, `real:SITE`, `real:SITE+synthetic` or
-            `real:SITE+augmented`; in a suite also those of `lab.result`.
+        model: `real-all`, `synthetic`, `real:SITE` or `real:SITE+synthetic`; in a suite also those
+            of `lab.result`.
         label: name of the label.
         seeds: number of trainings that each patient's values are averaged over.
         patients: number of patients that count, which are those with the label.
@@ -56,8 +57,7 @@ class Row:
         hd95_mean: mean HD95 over patients, in millimetres (stored pixels without a spacing).
         assd_mean: mean ASSD over patients, in the same unit.
         ratio: mean Dice relative to that of `real-all`.
-        dice_least: lowest of the seeds' means over patients; the interval does not cover how much
-            trainings differ.
+        dice_least: lowest of the seeds' means over patients.
         dice_most: highest of the seeds' means.
         healthy: number of patients without the label.
         false_alarms: fraction of these in whom the label was predicted; nan if there are none.
@@ -87,11 +87,8 @@ class Row:
 class Overall:
     """One model judged by all labels together: means over a patient's labels, then over patients.
 
-    Attributes:
-        model: as in `Row`.
-        dice: mean Dice, 0 to 1.
-        iou: mean intersection over union, 0 to 1, as is usual for street scenes.
-        ratio: mean IoU relative to that of `real-all`, with its interval.
+    Dice and intersection over union lie from 0 to 1; the ratio is of mean IoU, to that of
+    `real-all`.
     """
 
     model: str
@@ -107,13 +104,7 @@ class Overall:
 class Levelling:
     """Whether training on the real cases would gain from 50 % more steps, for one label.
 
-    Attributes:
-        label: name of the label.
-        dice: mean Dice over held-out patients after `steps`, those of the budget.
-        longer_dice: mean Dice after `longer_steps`.
-        difference: `longer_dice - dice`.
-        patients: number of held-out patients that count.
-        seeds: number of trainings that each patient's Dice is averaged over.
+    Dice is the mean over held-out patients after `steps`, those of the budget, and `longer_steps`.
     """
 
     label: str
@@ -129,15 +120,7 @@ class Levelling:
 @final
 @dataclass(frozen=True)
 class Gain:
-    """Gain in Dice of a site's model from further training cases, paired by patient.
-
-    Attributes:
-        model: model trained with the further cases.
-        over: model trained on the site's real cases alone.
-        label: name of the label.
-        patients: number of patients that count.
-        difference: mean difference of Dice over patients, with its interval.
-    """
+    """Gain in Dice of a site's model over another one, without the further cases, by patient."""
 
     model: str
     over: str
@@ -173,7 +156,7 @@ class Evaluation:
         judged_on: "test", or "validation" for patients held out of the sites.
         budget: budget of every training.
         seeds: seeds of the trainings.
-        about: the caller's metadata about what was evaluated, stored unchanged.
+        about: the caller's metadata about what was evaluated.
         gains: gains of sites' models trained with synthetic cases as well.
         overall: one per model, if there are several labels.
     """
@@ -194,27 +177,15 @@ class Evaluation:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Reads `evaluation.json` of a folder.
-
-        Raises:
-            RunError: there is none, or none that has finished or can be read.
-        """
-        path = folder / EVALUATION_FILE
-        if fault := lacking(path, "asyndgan evaluate"):
-            raise RunError(fault)
-        try:
-            return TypeAdapter(cls).validate_python(parsed_json(bounded_text(path, MOST_BYTES)))
-        except (AttributeError, DataError, LookupError, OSError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{path} is no evaluation of images that can be read; make it anew with 'asyndgan "
-                "evaluate'."
-            ) from error
+        """Reads `evaluation.json` of a folder; raises `RunError` if none can be read."""
+        what = "evaluation of images that can be read"
+        return read_result(folder / EVALUATION_FILE, TypeAdapter(cls), what, "asyndgan evaluate")
 
     @property
     def frame(self) -> "pd.DataFrame":
         """The scores, one row for each model, label, seed and patient.
 
-        Its columns are `model`, `label`, `cases` (distinct training cases), `seed` and `patient`
+        Columns are `model`, `label`, `cases` (distinct training cases), `seed`, `patient`
         (positions, not names), and the fields of `PatientScore`.
 
         Raises:
@@ -274,13 +245,26 @@ class Evaluation:
         return plain
 
 
+def read_result(path: Path, kind: TypeAdapter[T], what: str, command: str) -> T:
+    """Reads a file that a command wrote; raises `RunError` if there is none that can be read."""
+    if fault := lacking(path, command):
+        raise RunError(fault)
+    try:
+        return kind.validate_python(parsed_json(bounded_text(path, MOST_BYTES)))
+    except (AttributeError, DataError, LookupError, OSError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{path} is no {what}; make it anew with '{command}', or take the whole file if it was "
+            "cut off."
+        ) from error
+
+
 def site_of(model: str) -> str:
     """The site whose real cases a model was trained on, with or without others; "" if none."""
     if not model.startswith(SITE_PREFIX):
         return ""
-    return model.removeprefix(SITE_PREFIX).removesuffix(ADDED).removesuffix(AUGMENTED)
+    return model.removeprefix(SITE_PREFIX).removesuffix(ADDED)
 
 
 def of_single_sites(model: str) -> bool:
     """Whether a model was trained on one site's real cases alone."""
-    return model.startswith(SITE_PREFIX) and not model.endswith((ADDED, AUGMENTED))
+    return model.startswith(SITE_PREFIX) and not model.endswith(ADDED)

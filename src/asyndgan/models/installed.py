@@ -58,8 +58,6 @@ def check_parts(recipe: Recipe) -> None:
         "discriminator.kind": ("discriminators", recipe.discriminator.kind),
         "loss.adversarial": ("adversarial_losses", recipe.loss.adversarial),
     }
-    for site, section in recipe.site_discriminators.items():
-        named[f"site_discriminators.{site}.kind"] = ("discriminators", section.kind)
     for key, (group, kind) in named.items():
         if (group, kind) in _HERE:
             continue

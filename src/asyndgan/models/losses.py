@@ -86,8 +86,8 @@ def balanced_cross_entropy(
 ) -> Scalar:
     """Cross-entropy in which every label of `masks` counts the same, however few its pixels.
 
-    Logits (b, labels, *space), masks (b, *space). `counted`: labels of `masks` that count; None:
-    all. Source: Schoenfeld et al. 2021, equation 2 (weights are inverse per-pixel frequencies).
+    Logits (b, labels, *space), masks (b, *space). `counted`: labels that count; None: all.
+    Source: Schoenfeld et al. 2021, equation 2.
     """
     pixels = _pixels(logits, masks, counted)
     present = (pixels > 0).sum()

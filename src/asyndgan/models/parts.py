@@ -1,6 +1,6 @@
 """Builds networks and losses by their name in a recipe; other packages add entry points."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,29 +21,28 @@ from asyndgan.store import derived_seed
 MOST_WEIGHTS: Final = 500_000_000  # 2 GB, with gradients and Adam's moments four times as much
 
 MOST_PRIVATE_WEIGHTS: Final = MOST_WEIGHTS // 32
-"""Most weights of a discriminator trained privately: the gradients of 32 images are held at once,
-or of 64 with a `privacy.multiplicity` of as many."""
+"""Most weights of a discriminator trained privately: gradients of 32 images are held at once."""
 
 
 def build_generator(recipe: Recipe, sizes: Sizes) -> nn.Module:
     """The generator of a recipe."""
     kind, section = recipe.generator.kind, recipe.generator
     build = partial(part("generators", kind), sizes, section, **_of_table(recipe))
-    return channels_last(_bearable(build, f"a generator of kind '{kind}'", MOST_WEIGHTS))
+    _check_bearable(build, f"a generator of kind '{kind}'", MOST_WEIGHTS)
+    return channels_last(build())
 
 
 def build_discriminator(recipe: Recipe, sizes: Sizes) -> nn.Module:
     """A site's discriminator, for the modalities that the site holds."""
     private = recipe.privacy.kind == "discriminator"
     kind, section = recipe.discriminator.kind, recipe.discriminator
-    single = partial(part("discriminators", kind), sizes, section, **_of_table(recipe))
-
-    def build() -> nn.Module:
-        network: nn.Module = CrossFitted([single(), single()]) if section.cross_fitted else single()
-        return network
-
+    build = partial(part("discriminators", kind), sizes, section, **_of_table(recipe))
+    copies = 2 if section.cross_fitted else 1
     what = f"a {'private ' if private else ''}discriminator of kind '{kind}'"
-    network = _bearable(build, what, MOST_PRIVATE_WEIGHTS if private else MOST_WEIGHTS)
+    _check_bearable(build, what, MOST_PRIVATE_WEIGHTS if private else MOST_WEIGHTS, copies)
+    network: nn.Module = build()
+    if section.cross_fitted:
+        network = CrossFitted([network, build()], mean=kind == "masks")
     # Opacus supports only torch's own layers, not those of `channels_last`.
     return network if private else channels_last(network)
 
@@ -53,16 +52,20 @@ def _of_table(recipe: Recipe) -> dict[str, Any]:
     return {"table": recipe.table} if recipe.table else {}
 
 
-def _bearable(build: Callable[[], nn.Module], what: str, most: int) -> nn.Module:
-    """Builds a network; raises `RecipeError` if it would have more than `most` weights."""
-    with torch.device("meta"):
-        count = sum(weights.numel() for weights in build().parameters())
-    if count > most:
+_COUNTED: Final = dict[tuple[Any, str], int]()
+
+
+def _check_bearable(build: "partial[nn.Module]", what: str, most: int, copies: int = 1) -> None:
+    """Raises `RecipeError` if so many copies of a network would have more than `most` weights."""
+    key = build.func, repr((build.args, build.keywords))
+    if key not in _COUNTED:
+        with torch.device("meta"):
+            _COUNTED[key] = sum(weights.numel() for weights in build().parameters())
+    if (count := copies * _COUNTED[key]) > most:
         raise RecipeError(
             f"{what} would have {count:,} weights; it may have {most:,}. Lower its width, layers "
             "or blocks in the recipe."
         )
-    return build()
 
 
 def build_adversarial_loss(recipe: Recipe) -> AdversarialLoss:
@@ -79,10 +82,9 @@ def condition_channels(kind: str, labels: int) -> int:
 def condition_maps(
     condition: Tensor, *, kind: str, labels: int, space: tuple[int, ...]
 ) -> Condition:
-    """Turns conditions as they travel into the maps that networks read.
+    """Conditions as the maps that networks read, one-hot (b, labels, *space).
 
-    Of integers, (b, *space) for `mask` and (b,) for `class`, one-hot maps (b, labels, *space); for
-    `none` (b, 0, *space).
+    Of integers, (b, *space) for `mask` and (b,) for `class`; for `none` (b, 0, *space).
     """
     b = condition.shape[0]
     if kind == "none":
@@ -140,10 +142,7 @@ def style_code(seed: int, look: str, size: int) -> Tensor:
 def site_noise(
     recipe: Recipe, looks: Sequence[str], space: tuple[int, ...], random: torch.Generator
 ) -> Noise:
-    """Noise for one image in each of these looks, followed by `generator.code` constant maps.
-
-    A look has the name of a site, or is one that sites share; its code follows from the seed.
-    """
+    """Noise for one image in each of these looks, followed by `generator.code` constant maps."""
     section = recipe.generator
     noise = draw_noise(len(looks), section.noise, space, random)
     if not section.code:

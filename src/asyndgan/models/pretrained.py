@@ -123,10 +123,8 @@ def pretrained(name: str, device: torch.device) -> Pretrained:
 def features_of(name: str, images: Images) -> list[Tensor]:
     """Features of images (b, channels, rows, columns) in [-1, 1], from fine to coarse.
 
-    Channels are shown three at a time; the last three begin anew with the first ones. One channel
-    is shown as grey. Images are enlarged by a whole number, up to a side of `LEAST_SIDE`.
-
-    Returns, at five scales, (b, features of every three channels, *space).
+    At five scales (b, features of every three channels, *space): the last three channels begin anew
+    with the first. Images are enlarged by a whole number, up to a side of `LEAST_SIDE`.
     """
     b, channels, *space = images.shape
     shown = images[:, [number % channels for number in range(3 * -(-channels // 3))]]

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images
-from asyndgan.errors import RecipeError
 from asyndgan.models.discriminators import PatchNetwork, Verdict, given, merged
 from asyndgan.models.pretrained import features_of
 from asyndgan.models.sizes import Sizes
@@ -54,8 +53,8 @@ def _mixtures(channels: int, device: torch.device) -> tuple[list[Tensor], list[T
 def features(images: Images) -> Seen:
     """What the frozen network sees in images (b, c, rows, columns).
 
-    Features are mixed across channels and then scales by fixed random convolutions, so that no head
-    can rely on a few of them (Sauer et al. 2021, "Projected GANs", section 3.2).
+    Features are mixed across channels and then scales by fixed random convolutions (Sauer et al.
+    2021, "Projected GANs", section 3.2).
     """
     scales = [
         maps / spread for maps, spread in zip(features_of("lite1", images), SPREAD, strict=True)
@@ -130,7 +129,6 @@ class Judges(nn.Module):
         return torch.cat([F.interpolate(score, size=size) for score in scores], dim=1)
 
 
-@final
 class ProjectedDiscriminator(nn.Module):
     """Judges by features of a frozen network, and by patches (Sauer et al. 2021, section 3)."""
 
@@ -138,7 +136,6 @@ class ProjectedDiscriminator(nn.Module):
 
     def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
         super().__init__()
-        _check(sizes.dims)
         self.judges = Judges(sizes.labels, sizes.modalities, section)
 
     def forward(self, images: Images, condition: Condition, seen: Seen | None = None) -> Verdict:
@@ -148,15 +145,11 @@ class ProjectedDiscriminator(nn.Module):
 
 
 @final
-class ProjectedSegmentationDiscriminator(nn.Module):
+class ProjectedSegmentationDiscriminator(ProjectedDiscriminator):
     """A `ProjectedDiscriminator` that also segments the image, from the same features."""
 
-    see = staticmethod(features)
-
     def __init__(self, sizes: Sizes, section: DiscriminatorSection) -> None:
-        super().__init__()
-        _check(sizes.dims)
-        self.judges = Judges(sizes.labels, sizes.modalities, section)
+        super().__init__(sizes, section)
         width = section.width // 2
         views = -(-sizes.modalities // 3)
         sources = [width, *(views * channels for channels in CHANNELS)]
@@ -172,11 +165,3 @@ class ProjectedSegmentationDiscriminator(nn.Module):
         found = merged([fine, *seen.found], self.lateral, self.merge)
         score = self.judges(images, condition, seen.mixed)
         return Verdict(score=score, segmentation=self.classify(found))
-
-
-def _check(dims: int) -> None:
-    if dims != 2:
-        raise RecipeError(
-            "the pretrained network of 'projected' and 'projected_segmentation' sees images of two "
-            "dimensions; take 'patch' or 'patch_segmentation'."
-        )

@@ -13,11 +13,7 @@ HALVINGS = 4  # how often the U-Net does; sides of images are multiples of 2**HA
 def build_segmenter(
     channels: int, classes: int, *, network: str = "unet", width: int, space: tuple[int, ...]
 ) -> nn.Module:
-    """Builds one of MONAI's networks, with weights drawn from torch's global generator.
-
-    `width` is the number of filters of its first level, `space` an image's rows and columns, after
-    the depth of a volume.
-    """
+    """Builds one of MONAI's networks for images of this space; `width`: of its first level."""
     return channels_last(NETWORKS[network](channels, classes, width, space))
 
 
@@ -67,7 +63,6 @@ def _unetr(channels: int, classes: int, width: int, space: tuple[int, ...]) -> n
 Build = Callable[[int, int, int, tuple[int, ...]], nn.Module]
 
 NETWORKS: dict[str, Build] = {"unet": _unet, "segresnet": _segresnet, "unetr": _unetr}
-"""Segmentation networks by name: two convolutional ones and one with a transformer."""
 
 
 def check_size(

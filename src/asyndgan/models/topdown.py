@@ -28,9 +28,10 @@ HIDDEN: Final = 64  # Length of the code after its mapping
 
 def positions(like: Tensor) -> Tensor:
     """Coordinates of each pixel, -1 to 1 along each axis: (b, axes, *space) for (b, c, *space)."""
-    axes = [torch.linspace(-1, 1, side, device=like.device) for side in like.shape[2:]]
+    axes = [torch.linspace(-1, 1, side) for side in like.shape[2:]]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    return grid.expand(len(like), *grid.shape).to(like.dtype)
+    # So neither a device nor a number of images becomes a constant when this is traced.
+    return grid.type_as(like).expand(like.shape[0], *grid.shape)
 
 
 def softened(maps: Condition, deviation: float) -> Condition:
@@ -38,7 +39,7 @@ def softened(maps: Condition, deviation: float) -> Condition:
     if not deviation:
         return maps
     radius = math.ceil(3 * deviation)
-    places = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
+    places = torch.arange(-radius, radius + 1).type_as(maps)
     weights = torch.softmax(-0.5 * (places / deviation).square(), 0)
     flat = maps.flatten(0, 1)[:, None]
     blur, side = (F.conv2d, 2) if maps.ndim == 4 else (F.conv3d, 3)
@@ -66,9 +67,9 @@ class ModulatedLayer(nn.Module):
         self.told = conv(TOLD, 2 * target, 1)
         self.code = nn.Linear(HIDDEN, 2 * target)
         self.grain = conv(noise, target, 1, bias=False) if noise else None
-        nn.init.normal_(self.told.weight, std=0.05)
-        if self.grain is not None:
-            nn.init.normal_(self.grain.weight, std=0.05)
+        for layer in filter(None, (self.told, self.grain)):
+            if not layer.weight.is_meta:  # without memory, torch imports its compiler to draw
+                nn.init.normal_(layer.weight, std=0.05)
 
     def forward(self, features: Tensor, told: Tensor, code: Tensor, grain: Tensor) -> Tensor:
         """(b, source, *space) to (b, target, *space)."""
@@ -98,10 +99,8 @@ class Level(nn.Module):
         if by > 1:
             pool = F.avg_pool2d if maps.ndim == 4 else F.avg_pool3d
             maps = pool(maps, by)
-            for axis in range(2, grain.ndim):
-                grain = grain.index_select(
-                    axis, torch.arange(0, grain.shape[axis], by, device=grain.device)
-                )
+            grain = grain[..., ::by, ::by]
+            grain = (grain if maps.ndim == 4 else grain[:, :, ::by]).contiguous()
         told = F.leaky_relu(self.tell(maps), SLOPE)
         features = self.first(features, told, code, grain)
         painted: Tensor = self.second(features, told, code, grain)
@@ -113,8 +112,7 @@ class TopDownGenerator(nn.Module):
     """Paints from the lowest size upward, from a code, positions and the mask.
 
     The code is the site's style, the image's latent numbers and what an encoder finds in the whole
-    mask (Zhao et al. 2021, "co-modulation", section 3.3). It becomes a map of 4 x 4, which is
-    enlarged to the lowest size and joined by positions. Each level has twice the size of the one
+    mask (Zhao et al. 2021, "co-modulation", section 3.3). Each level has twice the size of the one
     before.
 
     Of the section it takes `levels`, `soften`, `noise`, `style`, `latent` and `width` k: levels
@@ -164,7 +162,7 @@ class TopDownGenerator(nn.Module):
         for layer in self.encoder:
             found.append(F.leaky_relu(layer(found[-1]), SLOPE))
         code = self.mapping(torch.cat([codes, found[-1].flatten(2).mean(2)], dim=1))
-        start = self.start(code).reshape(len(code), -1, *[GRID] * (condition.ndim - 2))
+        start = self.start(code).reshape(code.shape[0], -1, *[GRID] * (condition.ndim - 2))
         features = self._resized(start, found[-1].shape[2:])
         features = torch.cat([features, found[-1], positions(features)], dim=1)
         mask = softened(found[0], self.soften)

@@ -4,19 +4,19 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.errors import DataError, RunError
 from asyndgan.export.copying import write_extended
-from asyndgan.export.folds import write_folds
+from asyndgan.export.writing import write_folds
 from asyndgan.intake.dataset import DataSet
-from asyndgan.intake.fit import check_contrast, check_uncut
+from asyndgan.intake.findings import check_contrast, check_uncut
+from asyndgan.intake.patients import patients_of
 from asyndgan.painting.completion import check_own_set
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.synthesise import digests_of, mask_digest, synthesise
@@ -31,19 +31,13 @@ NAME = "synthetic-{:05d}"
 HELD_OUT = "of held-out patients"
 NO_ROOM = "for which no real case has room"
 
-RAREST: Final = 4.0
-"""Largest weight of a mask, as a multiple of the median."""
-
 
 @final
 @dataclass(frozen=True)
 class Source:
-    """A mask to paint from, and the real case whose grid and intensities the result is stored in.
+    """A mask [H, W] to paint from, and the real case whose grid and intensities the result has.
 
-    Attributes:
-        mask: label map [H, W] on the recipe's grid.
-        like: a real case of the site that determines the stored grid and intensities.
-        of: name of the site's case that the mask belongs to; empty for other masks.
+    `of` names the site's case that the mask belongs to; it is empty for other masks.
     """
 
     mask: Mask
@@ -74,7 +68,6 @@ class Augmentation:
         source: description of where they come from, for the provenance.
         own_masks: also paint from the site's own masks, except those of held-out patients.
         label: use only masks that hold this label.
-        rare_first: use masks with rare labels, or rare sizes of a label, more often.
         faded: names of labels to paint more or less clearly; see `Fading`.
         seed: seed of everything random.
     """
@@ -84,7 +77,6 @@ class Augmentation:
     source: str = ""
     own_masks: bool = True
     label: str | None = None
-    rare_first: bool = False
     faded: Sequence[str] = ()
     seed: int = 0
 
@@ -94,38 +86,38 @@ def augment_folder(
 ) -> tuple[int, int, dict[str, int]]:
     """Copies a site's data set and adds synthetic cases, on this machine only.
 
-    Every mask is moved at random before it is painted from. A further mask that is one of the
-    site's own, mirrored or not, counts as its own. Masks of this set's held-out patients are left
-    out, and masks that fit into no real case. Held-out patients of other sites are not known here.
-
-    Args:
-        run: a finished run, whose generator is used.
-        data: data set of the site.
-        out: folder to create.
-        what: the cases to add.
-        state: folder in which the site keeps its states of the run; None: in the run's folder.
+    Volumes are cut into slices if the run paints slices. Every mask is moved at random before it is
+    painted from. A further mask that is one of the site's own, mirrored or not, counts as its own.
+    Masks of this set's held-out patients are left out, and masks that fit into no real case.
 
     Returns:
         The number of real cases, of synthetic cases, and of further masks that were left out, by
-        the reason.
+        the reason. Slices of cut volumes are cases.
 
     Raises:
-        DataError: the folder cannot be read, holds volumes, synthetic cases or modalities that the
-            run does not paint, or differs from the run in the meaning of its labels; the run paints
-            only a part of its images; a real case has the name of a synthetic one; or there is no
-            mask to paint from.
-        RunError: the run holds out patients and was trained with another `patient_pattern`, or its
-            held-out patients are unknown, or there is no such label to fade.
+        DataError: the folder cannot be read, holds synthetic cases or modalities that the run does
+            not paint, or differs from the run in the meaning of its labels; the run paints only a
+            part of its images; a real case has the name of a synthetic one; or there is no mask to
+            paint from.
+        RunError: the run's held-out patients are unknown, or there is no such label to fade.
     """
     fading = fading_of(run, what.faded)
     facts, info = run.facts(), data.info
     free, judged = _own_cases(run, data, state)
+    image = run.recipe().image
+    patients = {raw.name: raw.patient for each in data.files for raw in data.raw(each, image)}
+    if patients_of(patients, info.patient_pattern) != patients:
+        raise DataError(
+            f"'patient_pattern' of {data.folder} takes slices of a volume for patients. Have it "
+            "end before '_z' and a number, by which slices are named."
+        )
     sources, left_out = _sources(free, judged, what)
-    count = round(what.ratio * len(data.files))
-    drawn = _drawn(_chosen(data, sources, left_out, count, what.label), count, what)
+    count = round(what.ratio * len(patients))
+    chosen = _chosen(data, sources, left_out, count, len(patients), what.label)
+    drawn = _drawn(chosen, count, what.seed)
     used = {id(one): one for one in drawn}.values()  # each once, however often it is painted
     named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
-    if taken := {files.name for files in data.files} & {name for name, _ in named}:
+    if taken := patients.keys() & {name for name, _ in named}:
         raise DataError(
             f"{data.folder} has a real case '{min(taken)}', which is the name of a synthetic one. "
             "Rename it."
@@ -145,44 +137,36 @@ def augment_folder(
         "recipe_sha256": facts.recipe_digest,
         "asyndgan": __version__,
         "label": what.label,
-        "rare_first": what.rare_first,
         "seed": what.seed,
         **fading.told(),
         # Lets splits of the set keep a synthetic case together with the patient of its mask.
         "mask_of": {name: source.of for (name, _), source in zip(named, drawn, strict=True)},
     }
-    axis = run.recipe().image.axis
-    added = write_extended(data, out, cases, axis=axis, provenance=provenance)
+    cut = {files.name for files in data.files} - patients.keys()
+    added = write_extended(data, out, cases, axis=image.axis, provenance=provenance, cut=cut)
     # A synthetic case belongs to the patient of its mask.
-    names = {files.name: files.name for files in data.files} | {
+    names = {name: name for name in patients} | {
         name: source.of or name for (name, _), source in zip(named, drawn, strict=True)
     }
-    write_folds(out, {name: data.patients.get(of, of) for name, of in names.items()})
-    return len(data.files), added, left_out
+    write_folds(out, {name: patients.get(of, of) for name, of in names.items()})
+    return len(patients), added, left_out
 
 
 def _own_cases(run: RunFolder, data: DataSet, state: Path | None) -> tuple[list[Case], list[Case]]:
-    """A site's cases whose masks may be painted, and those of held-out patients.
-
-    Raises:
-        DataError, RunError: as `augment_folder`.
-    """
-    facts, image = run.facts(), run.recipe().image
+    """A site's cases whose masks may be painted, and those of held-out patients."""
+    image = run.recipe().image
     info, folder = data.info, data.folder
     check_own_set(run, data)
     real = data.cases(image, info.modalities)
-    files = {case.name: case for case in data.files}
-    if any(case.name not in files for case in real):
-        raise DataError(
-            f"{folder} holds volumes, and a run paints slices: one beside the other they would "
-            "train no network well. Cut the volumes into slices first."
-        )
+    masked = {case.name for case in data.files if case.mask}
     check_contrast(real, image, folder)
-    if run.recipe().training.hold_out:
-        facts.check_pattern(data.patient_pattern)
+    known = run.facts().patient_patterns
+    if run.recipe().training.hold_out and data.info.patient_pattern not in known.values():
+        run.facts().check_patterns(dict.fromkeys(known, data.info.patient_pattern))
     # Masks of held-out patients must not be used, since evaluations judge on these patients.
     free, judged = held_out_by(run.recipe(), real, _chooser(run, state))
-    free = [case for case in free if files[case.name].mask]
+    sources = ((case, case.preparation.source) for case in free)
+    free = [case for case, source in sources if source and source.name in masked]
     if not free:
         raise DataError(
             f"no case of {folder} has a mask, held-out patients aside, so there is none to store "
@@ -197,6 +181,7 @@ def _chosen(
     sources: Sequence[Source],
     left_out: Mapping[str, int],
     count: int,
+    real: int,
     label: str | None,
 ) -> list[Source]:
     """The sources with a label in their mask; for `count` > 0 at least one is required."""
@@ -214,7 +199,7 @@ def _chosen(
         without = f" ({words_of(left_out)})" if left_out else ""
         raise DataError(
             f"there is nothing to paint: {len(chosen)} masks{having} can be used{without}, and "
-            f"{count} cases are wanted of {len(data.files)} real ones. Take another label, other "
+            f"{count} cases are wanted of {real} real ones. Take another label, other "
             "masks or a larger ratio."
         )
     return chosen
@@ -236,15 +221,9 @@ def _words(sources: Collection[Source], whence: str) -> str:
 def _sources(
     free: Sequence[Case], judged: Sequence[Case], what: Augmentation
 ) -> tuple[list[Source], dict[str, int]]:
-    """The sources to draw from; a mask that is no case's is stored like a random one that fits.
+    """The sources to draw from, of free and not of judged cases, and how many masks are left out.
 
-    Also counts the masks that are left out, by the reason.
-
-    Args:
-        free: cases whose masks may be painted.
-        judged: cases of held-out patients, whose masks must not be.
-        what: the cases to add. Of its masks those of `judged`, and those that fit no case, are left
-            out.
+    A mask that is no case's is stored like a random case that has room for it.
     """
     random = torch.Generator().manual_seed(derived_seed(what.seed, "augment", "like"))
     sources = [Source(case.mask, case, case.name) for case in free] if what.own_masks else []
@@ -272,40 +251,17 @@ def _sources(
 
 def _has_room(case: Case, mask: Mask) -> bool:
     """Whether all labels of a mask lie where the case's stored image does, not in its padding."""
-    (top, left), (rows, columns) = case.preparation.offset, case.preparation.resized
-    inside = mask[max(top, 0) : max(top + rows, 0), max(left, 0) : max(left + columns, 0)]
+    sides = zip(case.preparation.offset, case.preparation.resized, strict=True)
+    inside = mask[*(slice(max(start, 0), max(start + side, 0)) for start, side in sides)]
     return bool((inside != 0).sum() == (mask != 0).sum())
 
 
-def _drawn(sources: Sequence[Source], count: int, what: Augmentation) -> list[Source]:
-    """Draws `count` sources: each once before any repeats, or by rarity if `rare_first`."""
-    random = torch.Generator().manual_seed(derived_seed(what.seed, "augment", "masks"))
-    if what.rare_first:
-        weights = rarity(torch.stack([source.mask for source in sources]))
-        places = torch.multinomial(weights, count, replacement=True, generator=random).tolist()
-    else:
-        passes = -(-count // len(sources))
-        orders = [torch.randperm(len(sources), generator=random) for _ in range(passes)]
-        places = torch.cat(orders)[:count].tolist()
-    return [sources[place] for place in places]
-
-
-def rarity(masks: Tensor) -> Tensor:
-    """Relative draw weight of each label map [n, H, W], (n,), set by its rarest trait.
-
-    A trait is a label other than 0 (background) together with its size rounded down to a power of
-    two pixels; its weight is 1 over the number of label maps that have it. No weight exceeds
-    `RAREST` times the median, so that a single patient or annotation error does not dominate.
-    """
-    weights = torch.full((len(masks),), 1 / len(masks))
-    for label in masks.unique().tolist():
-        pixels = (masks == label).flatten(1).sum(1)
-        if not label:
-            continue
-        sizes = torch.where(pixels > 0, pixels.float().log2().floor(), -1.0)
-        _, trait, counts = sizes.unique(return_inverse=True, return_counts=True)
-        weights = torch.maximum(weights, torch.where(pixels > 0, 1 / counts[trait], 0.0))
-    return weights.clamp(max=RAREST * float(weights.median()))
+def _drawn(sources: Sequence[Source], count: int, seed: int) -> list[Source]:
+    """Draws `count` sources, each once before any repeats."""
+    random = torch.Generator().manual_seed(derived_seed(seed, "augment", "masks"))
+    passes = -(-count // len(sources))
+    orders = [torch.randperm(len(sources), generator=random) for _ in range(passes)]
+    return [sources[place] for place in torch.cat(orders)[:count].tolist()]
 
 
 def _stored(painted: Case, like: Case, modalities: Sequence[str], name: str) -> RawCase:

@@ -1,4 +1,4 @@
-"""Model cards of synthetic sets, in Markdown."""
+"""Model cards of synthetic sets and of generators, in Markdown."""
 
 import json
 import re
@@ -8,25 +8,33 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from asyndgan.intake.dataset import SLICED
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFacts
-from asyndgan.runs.trial import NO_RESULT
+from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs.trial import NO_RESULT, trial_of
 from asyndgan.texts import printable
 
 
 def model_card(
     facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe, **more: object
 ) -> str:
-    """A synthetic set's model card, in Markdown.
+    """A synthetic set's model card, in Markdown; `more` of records: findings of audits."""
+    return _rendered(
+        f"{recipe.kind.case}s", facts=facts, count=count, recipe=recipe, sliced=SLICED,
+        provenance={"audited": "", "faded": [], "folds": "", "grid": ""} | provenance,
+        provenance_text=json.dumps(provenance, indent=2), **more,
+    )  # fmt: skip
 
-    Args:
-        facts: facts of the run that painted the set.
-        provenance: what the set says of itself.
-        count: number of its cases or records.
-        recipe: recipe of the run.
-        more: of records: `audited`, findings of audits that permit a release, and `ends`, what is
-            known of extreme values.
-    """
+
+def generator_card(run: RunFolder, form: str) -> str:
+    """Card of a generator that is exported as `onnx` or as a `bundle`, in Markdown."""
+    facts, recipe = run.facts(), run.recipe()
+    return _rendered(
+        "generator", facts=facts, recipe=recipe, form=form, trial=trial_of(facts, recipe)
+    )
+
+
+def _rendered(template: str, **content: object) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(),  # not of Markdown, in which `plain` makes texts inert
@@ -36,12 +44,7 @@ def model_card(
         keep_trailing_newline=True,
     )
     environment.filters |= {"plain": plain, "plainly": plainly}
-    kind = "records" if recipe.table else "images"
-    return environment.get_template(f"{kind}.md.jinja").render(
-        facts=facts, provenance={"audited": "", "faded": [], "folds": ""} | provenance,
-        count=count, recipe=recipe, no_result=NO_RESULT,
-        provenance_text=json.dumps(provenance, indent=2), **more,
-    )  # fmt: skip
+    return environment.get_template(f"{template}.md.jinja").render(no_result=NO_RESULT, **content)
 
 
 def plain(text: object) -> str:

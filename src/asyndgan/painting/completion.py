@@ -20,7 +20,7 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
 from asyndgan.errors import DataError
 from asyndgan.export.copying import write_completed
 from asyndgan.intake.dataset import DataSet
-from asyndgan.intake.fit import check_contrast, check_uncut
+from asyndgan.intake.findings import check_contrast, check_uncut
 from asyndgan.intake.listing import CaseFiles
 from asyndgan.models.segmenters import check_size
 from asyndgan.painting.budget import TranslationBudget
@@ -335,8 +335,9 @@ def _planes(
             if each.case.absent:
                 painted = next(found)
             for modality in each.case.absent:
-                plane = _stored(painted, each.case, modality, image)
-                planes.setdefault(files.name, {}).setdefault(modality, []).append(plane)
+                stored = _stored(painted, each.case, modality, image)
+                of_case = planes.setdefault(files.name, {}).setdefault(modality, [])
+                of_case.extend([stored] if stored.ndim == 2 else stored)
     return planes
 
 

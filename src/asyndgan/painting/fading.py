@@ -20,12 +20,11 @@ docs/experiments.md."""
 @final
 @dataclass(frozen=True)
 class Fading:
-    """Labels whose contrast varies from image to image.
+    """Labels whose contrast varies from image to image, as that of patients' lesions does.
 
-    A generator paints all lesions about equally clearly, and patients' are not. With contrast a an
-    image is `without + a * (with - without)`: `without` is painted with the same noise and look,
-    from the mask in which the labels are replaced by what surrounds them. Where masks hold nothing
-    but these labels, and the generator was shown no empty one, it paints anything for `without`.
+    With contrast a an image is `without + a * (with - without)`: `without` is painted with the same
+    noise and look, from the mask in which the labels are replaced by what surrounds them. Where
+    masks hold nothing but these labels, and the generator was shown no empty one, it is anything.
 
     Attributes:
         labels: values of the labels; empty: none is faded.
@@ -37,11 +36,7 @@ class Fading:
 
     @classmethod
     def of(cls, names: Sequence[str], labels: Mapping[str, int]) -> "Fading":
-        """Fading of labels by their names.
-
-        Raises:
-            RunError: a name is not among the labels, or is that of 0.
-        """
+        """Fading of labels by their names; raises `RunError` if one is unknown, or of 0."""
         known = [name for name, value in labels.items() if value]
         for name in names:
             if name not in known:
@@ -61,11 +56,7 @@ AS_PAINTED: Final = Fading()
 
 
 def fading_of(run: RunFolder, faded: Sequence[str]) -> Fading:
-    """Fading of the labels with these names of a run.
-
-    Raises:
-        RunError: the run has no such label.
-    """
+    """Fading of a run's labels by their names; raises `RunError` if one is not known."""
     return Fading.of(faded, {name: number for number, name in run.facts().scope.labels.items()})
 
 

@@ -32,17 +32,13 @@ def looks_of(
     """
     random = torch.Generator().manual_seed(derived_seed(seed, "looks"))
     different = list(dict.fromkeys(patients))
-    drawn = _sites(run.facts(), len(different), random, among)
+    drawn = run.facts().drawn_sites(len(different), random, among)
     of = dict(zip(different, drawn, strict=True))
     return [look or of[patient] for patient in patients]
 
 
 def check_look(recipe: Recipe, facts: RunFacts, look: str) -> None:
-    """Refuses a look that a generator was not taught, which it would paint all the same.
-
-    Raises:
-        RunError: the run did not learn from a site of this name, or its generator has no looks.
-    """
+    """Refuses a look that a generator was not taught, which it would paint all the same."""
     if look not in facts.teachers:
         raise RunError(
             f"{look} is no site that this run learned from; those are {', '.join(facts.teachers)}."
@@ -56,16 +52,7 @@ def check_look(recipe: Recipe, facts: RunFacts, look: str) -> None:
 
 def drawn_looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
     """Draws the look that each image gets, by the sites' shares."""
-    return [facts.look_of(site) for site in _sites(facts, count, random)]
-
-
-def _sites(
-    facts: RunFacts, count: int, random: torch.Generator, among: Collection[str] | None = None
-) -> list[str]:
-    teachers = {s: own for s, own in facts.teachers.items() if among is None or s in among}
-    shares = torch.tensor([float(about["share"]) for about in teachers.values()])
-    drawn = torch.multinomial(shares, count, replacement=True, generator=random)
-    return [list(teachers)[index] for index in drawn.tolist()]
+    return [facts.look_of(site) for site in facts.drawn_sites(count, random)]
 
 
 def looks_of_holders(
@@ -73,12 +60,8 @@ def looks_of_holders(
 ) -> Looks:
     """Looks to paint channels in that no site of an image's own look holds, by channel.
 
-    All that one look lacks comes from another one, if any has it all.
-
-    Args:
-        facts: of the run.
-        looks: look of each image.
-        draws: for each image, what draws the order in which other looks are taken.
+    All that one look lacks comes from another one, if any has it all; `draws` draw it for each
+    image.
     """
     held = facts.judged_in()
     others: Looks = {}

@@ -21,9 +21,6 @@ Transform = Callable[[dict[str, Tensor]], Any]
 class Painter(nn.Module):
     """Paints images from label maps by the averaged generator of a finished run.
 
-    Args:
-        run: the run.
-
     Attributes:
         recipe: what was trained and how.
         facts: the content of `run.json`.

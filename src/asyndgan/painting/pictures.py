@@ -1,10 +1,13 @@
 """Pictures of painted and of completed cases."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -85,6 +88,30 @@ def bare(grid: np.ndarray) -> None:
 def region(mask: Tensor, label: int | None) -> Tensor:
     """Where a mask has a label, or any label if None."""
     return mask > 0 if label is None else mask == label
+
+
+def flat(case: Case) -> Case:
+    """A picture as it is; of a whole volume three planes side by side, where most labels are."""
+    if case.mask.ndim == 2:
+        return case
+    labelled, tallest = case.mask > 0, max(case.mask.shape)
+    masks, images = [], []
+    for axis in range(3):
+        place = int(labelled.movedim(axis, 0).flatten(1).sum(1).argmax())
+        mask, image = case.mask.select(axis, place), case.image.select(axis + 1, place)
+        below = (0, 0, 0, tallest - len(mask))
+        masks.append(F.pad(mask, below))
+        images.append(F.pad(image, below, value=IMAGE_LOW))
+    return replace(case, image=torch.cat(images, -1), mask=torch.cat(masks, -1))
+
+
+def film(case: Case) -> Case:
+    """A picture as it is; of a whole volume all slices side by side."""
+    image, mask = (
+        part.movedim(-3, -2).flatten(-2) if case.mask.ndim == 3 else part
+        for part in (case.image, case.mask)
+    )
+    return replace(case, image=image, mask=mask)
 
 
 def slices(array: Tensor) -> Tensor:

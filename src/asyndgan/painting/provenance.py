@@ -40,6 +40,7 @@ class Provenance(TypedDict, total=False):
     intensity: dict[Name, Intensity]
     stored: dict[Name, _Range]
     folds: Literal["patient", "mask"]
+    grid: Literal["masks"]
 
 
 _PROVENANCE: Final = TypeAdapter(Provenance)

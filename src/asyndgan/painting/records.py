@@ -10,7 +10,6 @@ from asyndgan.errors import RunError
 from asyndgan.export.writing import written_whole
 from asyndgan.painting.card import model_card
 from asyndgan.painting.provenance import provenance_of
-from asyndgan.recipe.table import TableSection
 from asyndgan.runs import RunFolder
 from asyndgan.store import derived_seed
 from asyndgan.tables.cohort import table_of
@@ -19,6 +18,7 @@ from asyndgan.tables.schema import SCHEMA_FILE
 from asyndgan.tables.summary import check_schema
 from asyndgan.tables.table import MOST_RECORDS, Table
 from asyndgan.training import SHARED_LOOK, generator_inputs
+from asyndgan.wire import CASES_WITHHELD
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,18 +28,14 @@ DRAWS: Final = 2
 """Synthetic records for each record of the sites, by default."""
 WITHHELD: Final = 2000
 """Synthetic records by default, at least, if a site declared no number of its records."""
-RECORDS_FILE: Final = "records"
 
 
 @torch.no_grad()
 def make_records(run: RunFolder, draws: int | None = None, seed: int = 0) -> "pd.DataFrame":
     """Records of a run's generator, in random order, with classes in the shares of the recipe.
 
-    Args:
-        run: a finished run of a table.
-        draws: records for each one that the sites declared; None: `DRAWS`, and `WITHHELD` in all
-            at least if a site declared no number.
-        seed: of latent codes, drawn categories and the order.
+    For each record that the sites declared there are `draws`; by default `DRAWS`, and `WITHHELD` in
+    all at least if a site declared no number.
 
     Raises:
         RunError: the run has not finished, or no records or more than `MOST_RECORDS` are asked for.
@@ -48,7 +44,7 @@ def make_records(run: RunFolder, draws: int | None = None, seed: int = 0) -> "pd
     table = table_of(recipe)
     cases = [int(about["cases"]) for about in facts.teachers.values()]
     count = (draws or DRAWS) * sum(cases)
-    if draws is None and 1 in cases:  # as a card says if its policy has leaves.cases = false
+    if draws is None and CASES_WITHHELD in cases:
         count = max(count, WITHHELD)
     if not 1 <= count <= MOST_RECORDS:
         raise RunError(f"{count:,} records are asked for; 1 to {MOST_RECORDS:,} can be made.")
@@ -63,12 +59,7 @@ def make_records(run: RunFolder, draws: int | None = None, seed: int = 0) -> "pd
 
 
 def read_synthetic(run: RunFolder, data: Path) -> "pd.DataFrame":
-    """Reads a synthetic table that a run's generator made.
-
-    Raises:
-        DataError, CohortError: it cannot be read, or has other columns.
-        RunError: its records are real, or another generator made them.
-    """
+    """Reads a synthetic table; raises `RunError` unless this run's generator made it."""
     table = Table.read(data)
     maker = table.schema.provenance.get("generator_sha256")
     if not table.schema.synthetic or maker != run.facts().generator_sha256:
@@ -86,46 +77,24 @@ def generate_records(
     *,
     draws: int | None = None,
     seed: int = 0,
-    ending: str = ".csv",
     audited: str = "",
 ) -> int:
-    """Writes a synthetic table into a new folder; arguments are those of `make_records`.
+    """Writes a new folder: records, `schema.json` with the provenance, and MODEL_CARD.md.
 
-    Args:
-        run: a finished run of a table.
-        out: folder to write: records, `schema.json` with the provenance, and MODEL_CARD.md.
-        draws: as in `make_records`.
-        seed: as in `make_records`.
-        ending: `.csv` or `.parquet`.
-        audited: findings of audits that permit a release, for the card.
-
-    Returns:
-        The number of records.
-
-    Raises:
-        RunError, DataError: as `make_records`, or `out` cannot be written.
+    Args are those of `make_records`, and findings of audits, for the card. Returns the number of
+    records.
     """
     with written_whole(out) as half:
         records = make_records(run, draws, seed)
         half.mkdir(parents=True)
-        write_records(half / f"{RECORDS_FILE}{ending}", records)
+        # CSV is written as RFC 4180 says, in UTF-8, with an empty field where a value is missing.
+        records.to_csv(half / "records.csv", index=False)
         about = {"draws": draws or DRAWS, "seed": seed, **provenance_of(run)}
         schema = _schema(run) | {"synthetic": True, "provenance": about}
         (half / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n", "utf-8")
-        ends = _ends(table_of(run.recipe()))
-        card = model_card(
-            run.facts(), about, len(records), run.recipe(), audited=audited, ends=ends
-        )
+        card = model_card(run.facts(), about, len(records), run.recipe(), audited=audited)
         (half / "MODEL_CARD.md").write_text(card, "utf-8")
     return len(records)
-
-
-def write_records(path: Path, records: "pd.DataFrame") -> None:
-    """Writes records as CSV (RFC 4180, UTF-8, empty field for missing) or Parquet."""
-    if path.suffix == ".parquet":
-        records.to_parquet(path, index=False)
-    else:
-        records.to_csv(path, index=False)
 
 
 def _schema(run: RunFolder) -> dict[str, Any]:
@@ -140,9 +109,3 @@ def _schema(run: RunFolder) -> dict[str, Any]:
     }
     columns[table.target] = {"kind": "categorical", "categories": list(table.classes)}
     return {"name": f"synthetic ({run.recipe().name})", "target": table.target, "columns": columns}
-
-
-def _ends(table: TableSection) -> str:
-    if table.source == "declared":
-        return "values end where the sites' schema.json declares it"
-    return "the ends of each column are means over several records"

@@ -42,7 +42,7 @@ class Regression:
         return cls(moments)
 
     def predicted(self, case: Case, *, masked: bool) -> Image:
-        """Predicts all modalities [c, H, W] of a case from those that it has.
+        """Predicts all modalities [c, *sides] of a case from those that it has.
 
         If the mask is not known, and where its label was hardly ever seen, one regression serves
         all pixels.
@@ -51,7 +51,7 @@ class Regression:
         place = case.mask if masked else torch.full_like(case.mask, len(self.moments))
         place = place.clamp(max=len(self.moments))
         pixels = F.pad(case.image.movedim(0, -1).double(), (0, 1), value=1.0)
-        found = torch.einsum("hwk,hwkc->chw", pixels, weights[place])
+        found = torch.einsum("...k,...kc->c...", pixels, weights[place])
         return found.clamp(IMAGE_LOW, IMAGE_HIGH).to(case.image)
 
     def _weights(self, present: tuple[bool, ...]) -> Tensor:

@@ -1,9 +1,11 @@
 """Painting a synthetic data set with a finished run's generator."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, combinations
+from itertools import chain, combinations, groupby
 from pathlib import Path
+from types import EllipsisType
 from typing import Final, final
 
 import torch
@@ -11,20 +13,23 @@ import torch
 from asyndgan.arrays import Mask
 from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.listing import list_masks
 from asyndgan.intake.patients import people_of
+from asyndgan.models.sizes import at_once
 from asyndgan.painting.fading import AS_PAINTED, Fading, faded, without_labels
 from asyndgan.painting.looks import Looks, drawn_looks, looks_of_holders
 from asyndgan.painting.painter import Painter
-from asyndgan.recipe import Recipe
+from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.store import Case, derived_seed
+from asyndgan.store.case import Preparation
 from asyndgan.store.cohort import digest_of
 from asyndgan.store.moves import Moves, mirrored, moved
+from asyndgan.store.plan import grid_for
 from asyndgan.training import SHARED_LOOK
 from asyndgan.training.scope import enlarged
 
-BATCH: Final = 32
-PAINTING_VERSION: Final = 5
+PAINTING_VERSION: Final = 7
 """To be raised when a change alters what is painted from the same masks and seeds."""
 
 LEAST_SHAPE: Final = 100
@@ -37,11 +42,10 @@ RELEASED: Final = "kept during training as the sites allowed"
 def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
     """Name and label map of every mask that the run kept from training.
 
-    For a run whose condition is `none`, which paints without masks, this is one empty mask, to be
-    drawn once per image wanted.
+    A run that paints without masks gives one empty mask, to be drawn once per image.
 
     Raises:
-        RunError: the run kept no masks; the message names the remedies.
+        RunError: the run kept no masks.
         DataError: one of those that it kept cannot be read.
     """
     if run.recipe().condition.kind == "none":
@@ -68,21 +72,25 @@ def synthesise(
 ) -> Iterator[Case]:
     """Paints images from masks with a run's averaged generator, some at a time.
 
+    Slices of a volume, which are named `NAME_z<index>`, are moved alike, and have one look and one
+    noise.
+
     Args:
         run: a finished run.
         masks: names and label maps [H, W]; `released_masks` gives the run's own.
         draws: number of images per mask, each with different noise.
         seed: seed of noise and augmentation.
         move: first mirror, rotate, scale and shift the masks, differently for every draw.
-        looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares,
-            independently of the mask's origin. A modality that no site of this look holds is
-            painted in another one, since no site has judged it in this one.
+        looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares. A
+            modality that no site of this look holds is painted in another one.
+        patients: patient of each mask. Sites for modalities that the look's site lacks are drawn
+            once per patient; empty: once per image.
         patients: patient of each mask. Sites for modalities that the look's site lacks are drawn
             once per patient; empty: once per image.
         fading: labels to paint more or less clearly.
 
     Yields:
-        One case per mask and draw; none if there are no masks.
+        One case per mask and draw.
 
     Raises:
         RunError: once a case is asked for: the run has no such generator, no site judged a modality
@@ -95,11 +103,17 @@ def synthesise(
     check_paintable(recipe, facts, draws=1 if move else draws, fading=fading)
     scope = facts.scope
     check_labels_of((mask for _, mask in masks), scope.labels)
-    random, contrasts, holders = (
-        torch.Generator().manual_seed(derived_seed(seed, "synthesise", *purpose))
-        for purpose in ((), ("contrasts",), ("holders",))
-    )
+
+    def begin(*volume: str) -> list[torch.Generator]:
+        return [
+            torch.Generator().manual_seed(derived_seed(seed, "synthesise", *purpose, *volume))
+            for purpose in ((), ("contrasts",), ("holders",))
+        ]
+
+    random, contrasts, holders = begin()
     for place, names, conditions in shown(masks, recipe, draws=draws, seed=seed, move=move):
+        if volume := volume_of(names[0]):
+            random, contrasts, holders = begin(volume)
         own, others = [SHARED_LOOK] * len(names), Looks()
         if looks:
             own = [facts.look_of(site) for site in looks[place]]
@@ -144,13 +158,34 @@ def shown(
     how = Moves(flips=mirrored(recipe))
     for draw in range(draws):
         suffix = f"_d{draw}" if draws > 1 or move else ""
-        for start in range(0, len(masks), BATCH):
-            place = slice(start, start + BATCH)
+        for place in _places(masks):
             conditions = torch.stack([mask for _, mask in masks[place]])
+            names = [name + suffix for name, _ in masks[place]]
             if move:
+                if volume := volume_of(names[0]):
+                    random.manual_seed(derived_seed(seed, "synthesise", "masks", volume))
                 nothing = torch.zeros(len(conditions), 1, *conditions.shape[1:])
                 conditions = moved(nothing, conditions, how, random)[1]
-            yield place, [name + suffix for name, _ in masks[place]], conditions
+            yield place, names, conditions
+
+
+def _places(masks: Sequence[tuple[str, Mask]]) -> Iterator[slice]:
+    """What is painted at once: slices of volumes one by one."""
+    end = 0
+    for sliced, alike in groupby(masks, lambda named: bool(volume_of(named[0]))):
+        start, end, most = end, end + len([*alike]), 1 if sliced else at_once(masks[end][1].shape)
+        yield from (slice(first, min(end, first + most)) for first in range(start, end, most))
+
+
+def mask_of(name: str) -> str:
+    """The name of the mask that an image with this name was painted from."""
+    return re.sub(r"_d\d+$", "", name)
+
+
+def volume_of(name: str) -> str:
+    """The name of the volume, and its draw, that a mask or image is a slice of; empty: of none."""
+    found = re.fullmatch(r"(.+)_z\d+((?:_d\d+)?)", name)
+    return found[1] + found[2] if found else ""
 
 
 def check_paintable(
@@ -183,10 +218,8 @@ def check_paintable(
 def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
     """The masks of a data set, on a run's grid, for its generator.
 
-    They are numbered, because case names may be patients' names and synthetic sets are shared.
-
-    Raises:
-        DataError: there is no mask, one cannot be read, or its labels differ in meaning.
+    They are numbered, as case names may be patients' names: `mask-00003_z0012` is a slice of the
+    third file by name.
     """
     return [(name, case.mask) for name, case in _numbered(DataSet(folder), run).items()]
 
@@ -194,30 +227,53 @@ def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
 def _numbered(data: DataSet, run: RunFolder) -> dict[str, Case]:
     data.check_labels(run.facts().labels)
     cases = data.mask_cases(run.recipe().image)
-    return {f"mask-{number:05d}": case for number, case in enumerate(cases, 1)}
+    numbers = {file: number for number, file in enumerate(list_masks(data.folder, data.info), 1)}
+    return {
+        f"mask-{numbers[case.patient]:05d}{case.name.removeprefix(case.patient)}": case
+        for case in cases
+    }
+
+
+@final
+@dataclass(frozen=True)
+class Grid:
+    """Where a mask of a volume lies: its file, its slice or `...`, and how it was read."""
+
+    file: Path
+    index: int | EllipsisType
+    preparation: Preparation
+
+
+def _grids(data: DataSet, cases: Mapping[str, Case], image: ImageSection) -> dict[str, Grid]:
+    """Where the masks of patients' volumes lie, by the masks' names; else nothing."""
+    files = list_masks(data.folder, data.info)
+    if grid_for(data.info, image) is not image or not data.of_volumes:
+        return {}
+    return {
+        name: Grid(
+            files[case.patient],
+            ... if image.whole else int(case.name.removeprefix(case.patient)[2:] or 0),
+            case.preparation,
+        )
+        for name, case in cases.items()
+    }
 
 
 @final
 @dataclass(frozen=True)
 class Origin:
-    """Where masks come from.
+    """Where masks come from: a description, and by the mask's name patients and grids.
 
-    Attributes:
-        text: description, for the provenance.
-        patients: patient of each mask, by the mask's name; empty if unknown. It decides which
-            images share a fold, and is written nowhere.
+    Patients, empty if unknown, decide which images share a fold, and are written nowhere.
     """
 
     text: str
     patients: Mapping[str, str] = field(default_factory=dict)
+    grids: Mapping[str, Grid] = field(default_factory=dict)
 
 
 def chosen_masks(run: RunFolder, folder: Path | None) -> tuple[list[tuple[str, Mask]], Origin]:
-    """The masks of a data set, or else those that the run kept, and where they come from.
-
-    Raises:
-        RunError, DataError: as `masks_in` and `released_masks`.
-    """
+    """The masks of a data set, or else those that the run kept, and where they come from."""
     if not folder:
         return released_masks(run), Origin(source_of_masks(run))
     data = DataSet(folder)
@@ -227,7 +283,7 @@ def chosen_masks(run: RunFolder, folder: Path | None) -> tuple[list[tuple[str, M
     known = data.info.extra.get("masks_only") is not True
     patients = {name: people[case.patient] for name, case in cases.items()} if known else {}
     masks = [(name, case.mask) for name, case in cases.items()]
-    return masks, Origin("a folder of masks", patients)
+    return masks, Origin("a folder of masks", patients, _grids(data, cases, run.recipe().image))
 
 
 def source_of_masks(run: RunFolder) -> str:
@@ -253,8 +309,7 @@ def digests_of(masks: Iterable[Mask]) -> list[str]:
 def shapes_of(masks: Iterable[Mask]) -> set[str]:
     """Digests of masks that hold a label, which stay the same if a mask is mirrored or shifted.
 
-    Masks whose labels lie within fewer than `LEAST_SHAPE` pixels count as they are, as those of
-    two patients may be alike.
+    Masks whose labels lie within fewer than `LEAST_SHAPE` pixels count as they are.
     """
     return {mask_digest(_shape(mask)) for mask in masks if bool(mask.any())}
 
@@ -277,11 +332,7 @@ def mask_digest(mask: Mask) -> str:
 
 
 def check_labels_of(masks: Iterable[Mask], labels: Collection[int]) -> None:
-    """Refuses masks with a label that a generator was never shown.
-
-    Raises:
-        RunError: a value is neither 0 nor among `labels`.
-    """
+    """Raises `RunError` if masks hold a label that is neither 0 nor among `labels`."""
     known = torch.tensor(sorted({0, *labels}))  # 0 need not be named
     for mask in masks:
         strange = ~torch.isin(mask, known)

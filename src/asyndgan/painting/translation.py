@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from asyndgan.arrays import IMAGE_LOW, Image, Images, Mask
 from asyndgan.errors import NotFiniteError
 from asyndgan.models.segmenters import build_segmenter
+from asyndgan.models.sizes import at_once
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.looks import looks_of
 from asyndgan.painting.regression import Regression
@@ -24,8 +25,6 @@ from asyndgan.store import Case, derived_seed
 from asyndgan.store.colours import Colours, recoloured
 from asyndgan.store.moves import Moves, mirrored, moved
 from asyndgan.training.checkpoint import seeded
-
-BATCH: Final = 32
 
 TRANSLATION_VERSION: Final = 3
 """Part of the name of kept completions; to be raised when the same inputs give other images."""
@@ -68,7 +67,7 @@ class Translator(nn.Module):
         channels: number of all modalities.
         labels: number of labels of the masks, background included.
         width: filters of the U-Net's first level.
-        space: rows and columns.
+        space: rows and columns, of volumes slices before them.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class Translator(nn.Module):
         inputs = 2 * channels + labels
         self.network = build_segmenter(inputs, channels, width=width, space=space)
         # The network's norms remove an image's brightness; this bypass keeps it.
-        self.direct = nn.Conv2d(inputs, channels, 1)
+        self.direct = (nn.Conv2d if len(space) == 2 else nn.Conv3d)(inputs, channels, 1)
 
     def forward(self, images: Images, present: Tensor, masks: Tensor, masked: Tensor) -> Images:
         """The network's part: all modalities; the outputs of present ones are to be ignored.
@@ -186,8 +185,9 @@ def translated(
     """
     device = next(translator.parameters()).device
     found: list[Image] = []
-    for start in range(0, len(cases), BATCH):
-        part = cases[start : start + BATCH]
+    batch = at_once(cases[0].case.mask.shape) if cases else 1
+    for start in range(0, len(cases), batch):
+        part = cases[start : start + batch]
         images = torch.stack([each.case.image for each in part]).to(device)
         present = torch.stack([present_in(each.case) for each in part]).to(device)
         masks = torch.stack([each.case.mask for each in part]).to(device)
@@ -236,7 +236,8 @@ def translator_of(
     if not look and run.recipe().generator.style and 0 < len(facts.whole) < len(facts.teachers):
         names = [name for name, _ in masks]
         looks = looks_of(names, run, seed=seed, among=facts.whole)
-    complete = list(synthesise(run, masks, draws=budget.images, seed=seed, move=True, looks=looks))
+    apart = [(str(number), mask) for number, (_, mask) in enumerate(masks)]  # slices of no volume
+    complete = list(synthesise(run, apart, draws=budget.images, seed=seed, move=True, looks=looks))
     patterns = sorted({tuple(present_in(each.case).tolist()) for each in cases})
     return train_translator(
         complete,
@@ -257,7 +258,8 @@ def present_in(case: Case) -> Tensor:
 
 def filled(case: Case, painted: Image) -> Image:
     """A case's image with its absent modalities taken from `painted`."""
-    return torch.where(present_in(case)[:, None, None], case.image, painted)
+    there = present_in(case).reshape(-1, *[1] * case.mask.ndim)
+    return torch.where(there, case.image, painted)
 
 
 def without_mask(each: Incomplete) -> Incomplete:

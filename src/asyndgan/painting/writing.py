@@ -1,30 +1,39 @@
 """Writing of a synthetic data set: its files, folds, provenance and model card."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any, Final, Self, final
 
 import numpy as np
 
-from asyndgan.arrays import Mask
-from asyndgan.export.folds import write_folds
-from asyndgan.export.writing import write_dataset
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Mask
+from asyndgan.export.writing import write_dataset, write_folds
+from asyndgan.intake import reading
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.readers import AXIAL, READERS, DataFileError, Geometry, Stored, lossless
 from asyndgan.intake.units import units_of
 from asyndgan.lazy import Late
 from asyndgan.painting.card import model_card
 from asyndgan.painting.provenance import provenance_of
-from asyndgan.painting.synthesise import PAINTING_VERSION, Origin, masks_digest
-from asyndgan.recipe.image import Intensity
+from asyndgan.painting.synthesise import (
+    PAINTING_VERSION,
+    Grid,
+    Origin,
+    mask_of,
+    masks_digest,
+    volume_of,
+)
+from asyndgan.recipe.image import ImageSection, Intensity
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case, RawCase
 from asyndgan.store.case import prepared_spacing
 from asyndgan.store.geometry import AXES
 from asyndgan.store.plan import SYNTHETIC_INTENSITY
+from asyndgan.store.prepare import invert, invert_mask
 
 nib: Any = Late("nibabel")  # half a second that pictures need not
 
@@ -37,27 +46,43 @@ class Storage:
     Attributes:
         ending: one of `data.readers.LOSSLESS`.
         units: by modality, the stored intensities of the darkest and the brightest image value;
-            other modalities are stored from 0 to 255.
-        kinds: by modality, the number type of its files; others are stored as the format does.
-        spacing: millimetres per row and per column.
+            else 0 to 255.
+        kinds: by modality, the number type of its files; else as the format has it.
+        spacing: millimetres per row and per column, of whole volumes per slice before them.
         geometry: how slices lie in the files.
         measured_in: by modality, the unit of its stored values where it is known, such as HU.
+        grids: where masks of volumes lie, by their names: what is painted from them lies there too,
+            and slices of one volume are one case.
     """
 
     ending: str = ".png"
     units: Mapping[str, Intensity] = field(default_factory=dict)
     kinds: Mapping[str, np.dtype] = field(default_factory=dict)
-    spacing: tuple[float, float] = (1.0, 1.0)
+    spacing: tuple[float, ...] = (1.0, 1.0)
     geometry: Geometry = AXIAL
     measured_in: Mapping[str, str] = field(default_factory=dict)
+    grids: Mapping[str, Grid] = field(default_factory=dict)
 
     @classmethod
-    def like(cls, data: DataSet, run: RunFolder) -> Self:
+    def plain(cls, image: ImageSection, grids: Mapping[str, Grid] = MappingProxyType({})) -> Self:
+        """PNG with 8 bits, from the lowest to the highest intensity of the recipe's normalisation.
+
+        Volumes are NIfTI: on the grids of their masks, with the recipe's spacing or of 1 mm.
+        """
+        if not (image.whole or grids):
+            return cls()
+        apart = image.spacing or (1.0,) * len(image.size)
+        return cls(".nii.gz", spacing=apart, geometry=Geometry(AXES[image.axis]), grids=grids)
+
+    @classmethod
+    def like(
+        cls, data: DataSet, run: RunFolder, grids: Mapping[str, Grid] = MappingProxyType({})
+    ) -> Self:
         """As a site's data set is stored, with the intensities as far as the recipe knows them.
 
         JPEG becomes PNG. The spacing is that of the recipe, or else the median of the site's
-        prepared cases, whose slices' distance it is in any case. Arrays are turned as the site's
-        first file is.
+        prepared cases. Arrays are turned as the site's first file is. Of masks of volumes all of
+        this is as theirs.
 
         Raises:
             DataError: the set cannot be read, or is no site's.
@@ -88,18 +113,49 @@ class Storage:
             return alike
         axis = AXES[image.axis]
         held = [case.preparation for case in data.cases(image, unmasked=True)]
-        rows, columns = image.spacing or map(median, zip(*map(prepared_spacing, held), strict=True))
-        alike = replace(alike, spacing=(rows, columns))
+        sides = image.spacing or map(median, zip(*map(prepared_spacing, held), strict=True))
+        alike = replace(alike, spacing=tuple(sides))
         if not READERS[ending].volumes:
             return alike
         slices = [made.source.spacing[axis] for made in held if made.source]
         codes = nib.orientations.ornt2axcodes(first.turn)
-        return replace(alike, geometry=Geometry(axis, median(slices), codes))
+        return replace(alike, geometry=Geometry(axis, median(slices), codes), grids=grids)
 
     def bounds(self, modality: str) -> tuple[float, float]:
         """The stored intensities of the darkest and the brightest image value."""
         units = self.units.get(modality, SYNTHETIC_INTENSITY)
         return units.low, units.high
+
+    def stored(self, cases: Iterable[Case]) -> Iterator[RawCase]:
+        """Painted cases as they are stored: slices of a volume as one, dark where none is."""
+        if not self.grids:
+            yield from map(self.raw, cases)
+            return
+        for name, slices in groupby(cases, lambda case: volume_of(case.name) or case.name):
+            yield self._volume(name, [*slices])
+
+    def _volume(self, name: str, slices: Sequence[Case]) -> RawCase:
+        """The slices of a volume, or a whole one, on the grid of its mask."""
+        grids, names = [self.grids[mask_of(case.name)] for case in slices], slices[0].modalities
+        source = grids[0].preparation.source
+        assert source
+        shape = (source.shape[self.geometry.axis], *grids[0].preparation.shape[-2:])
+        images = np.full((len(names), *shape), IMAGE_LOW, np.float32)
+        labels = np.zeros(shape, np.int64)
+        one, none = (1.0,) * len(names), (0.0,) * len(names)
+        for case, grid in zip(slices, grids, strict=True):
+            made = replace(grid.preparation, scale=one, shift=none)
+            images[:, grid.index] = invert(case.image, made).clip(IMAGE_LOW, IMAGE_HIGH)
+            labels[grid.index] = invert_mask(case.mask, made)
+        channels = {of: self._stored(of, each + 1) for of, each in zip(names, images, strict=True)}
+        return RawCase(name, name, channels, labels, self.spacing, source=source)
+
+    def lies(self, case: RawCase) -> Geometry:
+        """How a stored case lies in its files."""
+        for grid in self.grids.values():
+            if grid.preparation.source is case.source:
+                return Geometry.of(reading.mask(grid.file), self.geometry.axis)
+        return self.geometry
 
     def raw(self, case: Case) -> RawCase:
         """A painted case as it is stored."""
@@ -122,9 +178,6 @@ class Storage:
         return np.clip(np.round(plane), low, high).astype(kind)
 
 
-PICTURES: Final = Storage()
-"""PNG with 8 bits: 0 is the lowest and 255 the highest intensity of the recipe's normalisation."""
-
 LEVELS: Final = 255
 """Fewest steps between the ends of a range that is stored in whole numbers in NIfTI."""
 
@@ -146,11 +199,8 @@ def _first_of_each(data: DataSet) -> dict[str, Stored]:
 def _stored_as(how: Intensity, kind: np.dtype, *, whole: bool) -> tuple[Intensity, np.dtype]:
     """The range and the number type in which a site's painted files are stored.
 
-    Args:
-        how: the recipe's normalisation. Percentiles and standard deviations are of each patient,
-            so no painted image has any.
-        kind: number type of the site's files.
-        whole: whether the format stores whole numbers from 0 on only, in 8 or 16 bits.
+    Percentiles and standard deviations are of each patient, so no painted image has any. If
+    `whole`, the format stores whole numbers from 0 on only, in 8 or 16 bits.
     """
     own = how if how.kind == "range" else SYNTHETIC_INTENSITY
     if whole:
@@ -174,25 +224,19 @@ def write_synthetic(
     origin: Origin,
     painting: Mapping[str, Any],
     audited: str | None = None,
-    storage: Storage = PICTURES,
+    storage: Storage | None = None,
 ) -> int:
     """Writes synthetic cases as an nnU-Net data set, with folds, provenance and a model card.
 
-    Args:
-        folder: folder to create.
-        run: run that painted the cases.
-        cases: result of `synthesise`; each is written before the next one is painted.
-        masks: masks that the cases were painted from, before any of them was moved.
-        origin: where the masks came from. Images of one patient's masks share a fold, or images
-            of one mask if patients are unknown.
-        painting: parameters of the painting, such as images per mask, for the provenance.
-        audited: findings of the audit that permits the release of the set, if there was one.
-        storage: how the files are stored.
+    Each case is written before the next one is painted. Images of one patient's masks share a fold,
+    or images of one mask if patients are unknown. `painting` are its parameters, for the
+    provenance.
 
     Returns:
         The number of cases.
     """
     facts, recipe = run.facts(), run.recipe()
+    storage = storage or Storage.plain(recipe.image)
     provenance: dict[str, Any] = {
         **provenance_of(run),
         "masks": origin.text,
@@ -204,21 +248,25 @@ def write_synthetic(
         },
         "stored": {name: storage.bounds(name) for name in facts.modalities},
     }
-    of_masks = _groups([name for name, _ in masks], origin.patients)
+    if storage.grids:
+        provenance["grid"] = "masks"
+    patients = {volume_of(mask) or mask: whose for mask, whose in origin.patients.items()}
+    of_masks = _groups([volume_of(name) or name for name, _ in masks], patients)
     provenance["folds"] = "patient" if of_masks else "mask"
     groups: dict[str, str] = {}
 
     def stored() -> Iterator[RawCase]:
-        for case in cases:
-            mask = re.sub(r"_d\d+$", "", case.name)
+        for case in storage.stored(cases):
+            mask = mask_of(case.name)
+            mask = volume_of(mask) or mask
             groups[case.name] = of_masks.get(mask, mask)
-            yield storage.raw(case)
+            yield case
 
     count = write_dataset(
         folder,
         stored(),
         file_ending=storage.ending,
-        geometry=storage.geometry,
+        geometry=storage.lies,
         modalities=facts.modalities,
         labels={name: int(number) for number, name in facts.labels.items()},
         name=f"synthetic ({recipe.name}, {', '.join(facts.teachers)})",

@@ -1,11 +1,9 @@
 """Accounts for the differential privacy that a site has spent in all runs; the total only grows.
 
 The mechanism adds Gaussian noise to a Poisson sample of the site's patients (DP-SGD, Abadi et al.
-2016; `asyndgan.training.private`).
-Neighbouring cohorts differ in whether one patient's cases count; the number of patients is public,
-since the sampling rate depends on it ("zero-out" neighbours, Ponomareva et al. 2023, section 2.1).
-Uses are composed numerically by privacy random variables (Gopi et al. 2021, as Opacus implements
-them); tests compare the result with dp-accounting's privacy loss distributions.
+2016; `training.private`). Neighbouring cohorts differ in whether one patient's cases count; the
+number of patients is public ("zero-out" neighbours, Ponomareva et al. 2023, section 2.1).
+Uses are composed numerically by privacy random variables (Gopi et al. 2021, by Opacus).
 """
 
 import json

@@ -12,11 +12,10 @@ from asyndgan.recipe import Recipe
 def open_release(
     recipe: Recipe | None, policy: Policy, records: Path | None, site: str, patients: int
 ) -> Release:
-    """Opens the door out of a site, which writes in its books; without a recipe, for a fingerprint.
+    """Opens the door out of a site, which writes in its books; without a recipe, for questions.
 
-    Raises:
-        LedgerError: the ledger was changed or taken away, or belongs to another process.
-        PolicyError: the ledger or the account contradicts the policy, or it refuses the recipe.
+    Raises `LedgerError` if the ledger cannot be trusted or had, `PolicyError` if the books
+    contradict the policy, or it refuses the recipe.
     """
     ledger = None
     if records:

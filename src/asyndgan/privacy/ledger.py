@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -27,9 +27,8 @@ if sys.platform != "win32":
 
 FIRST = "0" * 64  # Stands for the previous hash in the first line
 
-ANSWER_KINDS: Final = ("judgement", "appraisal", "measured", "labelled")
-"""Kinds of messages that a policy counts as answers, like any message with patients' masks.
-`appraisal`, `measured` and `labelled` were left by earlier versions only."""
+ANSWER: Final = "judgement"  # counts as an answer, like any message with patients' masks
+AUDITED: Final = "audited"  # kind of the messages that `leaves.audits` counts
 
 FEEDBACK: Final = "feedback"
 MASKS: Final = "masks"  # feedback and masks or classes: no limit on epsilon covers them
@@ -54,7 +53,8 @@ class Entry:
     uses: int  # of differentially private mechanisms that the site's account had charged by then
     masks: int  # number of patients' label maps (or classes) in it
     # its contents that no limit on epsilon covers, separated by spaces: `feedback`, also with noise
-    # if the policy sets no limit, `masks` (or classes) of patients, a `fingerprint`; empty: none
+    # if the policy sets no limit, `masks` (or classes) of patients, a `fingerprint`, an `audit`;
+    # empty: none
     bare: str
     policy: str  # SHA-256 of the policy in force
     recipe: str  # SHA-256 of the recipe that was agreed on; empty before there is one
@@ -77,34 +77,29 @@ class Entry:
 
 @final
 class Tally:
-    """What the lines of a ledger come to.
+    """What the lines of a ledger come to; `name` is its file's.
 
-    Attributes:
-        name: of the ledger's file.
-        answers: judgements that left in all runs, including repeated ones, and cards with
-            patients' masks unless they repeat the card before.
-        bare: number of messages with uncovered feedback, masks or fingerprints,
-            by these names.
-        charged: number of those with feedback whose noise the account was charged for.
-        uses: the most in any line.
-        recipes: under which messages left.
-        repeated: images that came again in another step.
+    `answers` and `audits` are of all runs; the same bytes once more tell nothing new, and are not
+    counted. `repeated` counts images that came again in another step.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.answers = self.charged = self.uses = self.repeated = 0
-        self.bare: Counter[str] = Counter()
-        self.recipes: set[str] = set()
-        self._card = ""
+        self.answers = self.audits = self.repeated = 0
+        self.bare: Counter[str] = Counter()  # messages with contents that no epsilon covers
+        self.charged = 0  # those with feedback whose noise the account was charged for
+        self.uses = 0  # of private mechanisms, the most in any line
+        self.recipes: set[str] = set()  # under which messages left
+        self._newest: dict[str, str] = {}  # digest of what was counted last, by kind
 
     def add(self, entry: Entry) -> None:
         """Counts another line."""
-        if entry.kind in ANSWER_KINDS:
-            self.answers += 1
-        elif MASKS in entry.bare.split() and entry.payload != self._card:
-            self.answers += 1  # the same masks once more tell nothing new
-            self._card = entry.payload
+        answer = entry.kind == ANSWER or MASKS in entry.bare.split()
+        if answer or entry.kind == AUDITED:
+            new = self._newest.get(entry.kind) != entry.payload
+            self.answers += new and answer
+            self.audits += new and not answer
+            self._newest[entry.kind] = entry.payload
         self.bare.update(entry.bare.split())
         self.charged += FEEDBACK in entry.bare.split() and entry.epsilon is not None
         self.uses = max(self.uses, entry.uses)
@@ -227,12 +222,12 @@ def check_not_removed(path: Path, beside: Iterable[Path]) -> None:
 def read(path: Path) -> Iterator[Entry]:
     """Yields all lines of a ledger, each checked; its site may go on writing meanwhile.
 
-    An incomplete last line is passed over: nothing has left with it, and its site drops it.
-
-    Raises:
-        LedgerError: if a line was changed, removed, inserted or cut off; it names the line.
+    An incomplete last line is passed over: nothing has left with it. Raises `LedgerError`, which
+    names the line, if one was changed, removed, inserted or cut off.
     """
     number, last = 0, FIRST
+    if path.is_dir():
+        raise LedgerError(f"'{path}' is a folder; name the ledger.jsonl in it.")
     try:
         # The head comes first: the line that it names is checked on the way.
         head_number, head_digest = _read_head(path)
@@ -253,7 +248,10 @@ def read(path: Path) -> Iterator[Entry]:
                 yield entry
         newest, _ = _read_head(path)
     except (OSError, ValueError) as error:
-        raise LedgerError(f"'{path}' is no ledger that can be read.") from error
+        why = "is no ledger that can be read"
+        if not path.exists():
+            why = "does not exist; a site's ledger begins when the first message leaves"
+        raise LedgerError(f"'{path}' {why}.") from error
     # A line is written before the head, so a site that was stopped between the two may be one
     # ahead; a site that goes on writing has a newer head than the one that was read first.
     if not head_number <= number <= newest + 1 or found != head_digest:
@@ -261,6 +259,30 @@ def read(path: Path) -> Iterator[Entry]:
             f"{path.name} ends with line {number}, but {newest} were written; lines were cut off "
             "the end, or its head file was changed."
         )
+
+
+def summary(path: Path, last: int) -> tuple[list[Entry], dict[str, Any]]:
+    """The last lines of a ledger, and totals of all; raises `LedgerError` as `read`."""
+    entries: deque[Entry] = deque(maxlen=last)
+    kinds: dict[str, Counter[str]] = {}
+    policies: dict[str, dict[str, Any]] = {}
+    tally, masks = Tally(path.name), 0
+    for entry in read(path):
+        masks += entry.masks
+        entries.append(entry)
+        tally.add(entry)
+        first = {"digest": entry.policy, "lines": 0, "first": entry.number}
+        row = policies.setdefault(entry.policy, first)
+        row |= {"lines": row["lines"] + 1, "last": entry.number}
+        kinds.setdefault(entry.kind, Counter()).update(messages=1, bytes=entry.size)
+    return list(entries), {
+        "kinds": dict(sorted(kinds.items())),
+        "masks": masks,
+        "bare": dict(tally.bare),
+        "repeated": tally.repeated,
+        "policies": list(policies.values()),
+        "answers": tally.answers,
+    }
 
 
 def _entry(path: Path, number: int, line: bytes) -> Entry:

@@ -69,9 +69,7 @@ class Openings:
     def admit(self, recipe: str, most: int | None) -> None:
         """Counts a recipe, by its digest, before the site's data are looked at for it.
 
-        Raises:
-            PolicyError: the policy allows no further one than `most`.
-            StorageError: the file cannot be written.
+        Raises `PolicyError` if the policy allows no further one than `most`, or `StorageError`.
         """
         if recipe in self._kept.recipes:
             return

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self, final
 from pydantic import Field, ValidationError
 
 from asyndgan.errors import PolicyError
-from asyndgan.privacy.family import Outside, outside
+from asyndgan.privacy.measured_recipes import Outside, kind_of, outside
 from asyndgan.recipe import Recipe, Section, explained, known_keys
 from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
 
@@ -44,14 +44,21 @@ class LeavesSection(Section):
         description="patients' label maps, or classes: 'never'; 'learned', none leaves, but a "
         "generator may learn what they look like; 'transient', they leave for the step that "
         "paints from them; or 'released', for the coordinator to keep. From masks that left, who "
-        "has a patient's mask told who took part with an AUC of 0.94, with the picture alone of "
-        "0.80 (phantoms; docs/results/membership.md)",
+        "has a patient's mask told who took part with an AUC of 0.957, with the picture alone "
+        "of 0.760 (phantoms; docs/results/membership.md)",
     )
     fingerprint: bool = Field(
         False,
         description="the fingerprint that 'site.toml' names, so that a recipe can be planned. It "
         "is rounded, and figures of fewer patients than allows.fewest_patients are left out",
     )
+    audits: int = Field(
+        0, ge=0, le=10**6,
+        description="audits that may leave, in total over all runs; 0: none. In each the site "
+        "attacks a generator that the coordinator sends, with all its patients, and sends rounded "
+        "figures. Of a generator that was made to paint one person's image they tell whether that "
+        "person took part",
+    )  # fmt: skip
 
     @property
     def codings(self) -> str:
@@ -83,6 +90,23 @@ class AllowsSection(Section):
         description="digests of recipes outside that family that may run; the rest of the policy "
         "still applies; empty: none",
     )
+    such: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}:[0-9]{1,9}$")], ...] = Field(
+        (),
+        description="kinds of recipes that run like those of 'approved' and 'recipes', each with "
+        "its most steps; 'asyndgan site console' and 'asyndgan site approve --such' write them; "
+        "empty: none",
+    )
+    refused: tuple[Digest, ...] = Field(
+        (),
+        description="digests of recipes that may not run, whatever else allows them; 'asyndgan "
+        "site console' writes them; empty: none",
+    )
+    unasked: bool = Field(
+        True,
+        description="true: what the rest allows runs without a question; false: only the digests "
+        "of 'recipes' and the kinds of 'such' run, and any other recipe waits for the steward's "
+        "answer",
+    )
     known_start: bool = Field(
         False,
         description="initial discriminators, order of cases, augmentation and held-out patients "
@@ -105,9 +129,9 @@ class AllowsSection(Section):
     )  # fmt: skip
     most_answers: int | None = Field(
         None, ge=1,
-        description="answers of the site in total, over all runs; a repeated step counts, and so "
-        "does a start that sends patients' masks, unless its card repeats the one before; left "
-        "out: no limit",
+        description="answers of the site in total, over all runs; a step answered anew counts, and "
+        "so does a start that sends patients' masks, but not the same bytes once more; left out: "
+        "no limit",
     )  # fmt: skip
     most_answers_per_patient: int | None = Field(
         None, ge=1,
@@ -200,16 +224,51 @@ class Policy(Section):
         allows = self.allows
         if self.covers(recipe) or allows.unmeasured or recipe.digest() in allows.approved:
             return []
-        return outside(recipe)
+        return [] if self._has_such(recipe) else outside(recipe)
+
+    def _has_such(self, recipe: Recipe) -> bool:
+        """Whether the steward approved such recipes, of as many steps."""
+        such = (each.partition(":") for each in self.allows.such)
+        return any(
+            kind == kind_of(recipe) and recipe.training.steps <= int(most) for kind, _, most in such
+        )
+
+    def check_submitter(self, submitter: str) -> None:
+        """Checks that somebody may begin runs; raises `PolicyError` if not."""
+        if self.allows.submitters and submitter not in self.allows.submitters:
+            raise PolicyError(
+                f"{submitter} may not begin runs here (allows.submitters)", ("allows.submitters",)
+            )
 
     def check_fingerprint(self) -> None:
         """Checks that a fingerprint may leave; raises `PolicyError` if not."""
-        if not self.leaves.fingerprint:
-            raise PolicyError("this site's policy lets no fingerprint out (leaves.fingerprint).")
+        self._check_leaves("fingerprint", self.leaves.fingerprint)
+
+    def check_audit(self) -> None:
+        """Checks that an audit may leave; raises `PolicyError` if not."""
+        self._check_leaves("audit", self.leaves.audits)
+        if not self.leaves.cases:
+            reason = "withholds its number of cases, which audits tell"
+            raise PolicyError(f"this site's policy {reason}.", ("leaves.cases",))
+
+    def _check_leaves(self, what: str, may: object) -> None:
+        if not may:
+            key = f"leaves.{'audits' if what == 'audit' else what}"
+            raise PolicyError(f"this site's policy lets no {what} out ({key}).", (key,))
         if self.privacy.epsilon is not None:
-            raise PolicyError(
-                "this site's policy limits epsilon, which covers no fingerprint; so none may leave."
-            )
+            reason = f"limits epsilon, which covers no {what}"
+            raise PolicyError(f"this site's policy {reason}.", ("privacy.epsilon",))
+
+    def check_asked(self) -> None:
+        """Checks that one of the questions that need no recipe is answered; `PolicyError`: none."""
+        try:
+            self.check_audit()
+        except PolicyError as no_audit:
+            try:
+                self.check_fingerprint()
+            except PolicyError as no_fingerprint:
+                keys = dict.fromkeys((*no_fingerprint.keys, *no_audit.keys))
+                raise PolicyError(f"{no_fingerprint} And {no_audit}", tuple(keys)) from None
 
     def most_answers(self, patients: int | None) -> int | None:
         """Answers that a site gives in all, by its patients (None: not known); None: any number."""
@@ -224,25 +283,70 @@ class Policy(Section):
 
         The name of a `site` sets its steps by the timeline; `patients` take part at it.
         """
-        reasons = [text.format(p=self, r=recipe) for asks, text in REFUSED if asks(self, recipe)]
-        fewest = self.fewest(recipe)
+        return [text for _, text in self.refused_by(recipe, site, patients=patients)]
+
+    def refused_by(
+        self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
+    ) -> list[tuple[str, str]]:
+        """The keys that refuse a recipe, each with its reason; arguments are as of `refusals`."""
+        reasons = [
+            (key, text.format(p=self, r=recipe))
+            for key, asks, text in REFUSED
+            if asks(self, recipe)
+        ]
+        fewest, digest = self.fewest(recipe), recipe.digest()
         if patients is not None and patients < fewest:
             modality = "" if recipe.table else ", or has a modality of so few"
+            reason = f"it learns of {patients} patients or records here{modality}"
             reasons.append(
-                f"it learns of {patients} patients or records here{modality}; "
-                f"allows.fewest_patients is {fewest}"
+                ("allows.fewest_patients", f"{reason}; allows.fewest_patients is {fewest}")
             )
         if beyond := self.unmeasured(recipe):
             keys = ", ".join(each.key for each in beyond)
-            reasons.append(
-                f"it is outside what was measured ({keys}), so answers may reveal who takes part; "
-                f"its digest {recipe.digest()} is not in allows.approved"
-            )
-        if self.allows.recipes and recipe.digest() not in self.allows.recipes:
-            reasons.append(f"its digest {recipe.digest()} is not in allows.recipes")
+            reason = f"it is outside what was measured ({keys}), so answers may reveal who takes "
+            reason += f"part; its digest {digest} is not in allows.approved"
+            reasons.append(("allows.approved", reason))
+        listed = digest in self.allows.recipes or self._has_such(recipe)
+        if self._lists_recipes and not listed:
+            asks = "" if self.allows.unasked else "allows.unasked is false, and "
+            reason = f"{asks}its digest {digest} is not in allows.recipes"
+            reasons.append(("allows.recipes", reason))
+        if digest in self.allows.refused:
+            reasons.append(("allows.refused", f"its digest {digest} is in allows.refused"))
         return reasons + self._answer_refusals(recipe, site)
 
-    def _answer_refusals(self, recipe: Recipe, site: str | None) -> list[str]:
+    @property
+    def _lists_recipes(self) -> bool:
+        """Whether only recipes of `allows.recipes` run."""
+        return bool(self.allows.recipes) or not self.allows.unasked
+
+    def decided(self, recipe: Recipe, *, approve: bool, such: bool = False) -> Self:
+        """The policy after its steward has approved a recipe, or such recipes, or refused both."""
+        allows, digest = self.allows, recipe.digest()
+        lists = {
+            name: [each for each in getattr(allows, name) if each != digest]
+            for name in ("approved", "refused")
+        }
+        kind = kind_of(recipe)
+        if such or not approve:
+            lists["such"] = [each for each in allows.such if not each.startswith(kind)]
+        if approve and such:
+            lists["such"].append(f"{kind}:{recipe.training.steps}")
+            return self._allowing(lists)
+        if not approve:  # it may stay in `recipes`, which would allow all others if it were empty
+            lists["refused"].append(digest)
+            return self._allowing(lists)
+        if outside(recipe) and not (allows.unmeasured or self.covers(recipe)):
+            lists["approved"].append(digest)
+        if self._lists_recipes and digest not in allows.recipes:
+            lists["recipes"] = [*allows.recipes, digest]
+        return self._allowing(lists)
+
+    def _allowing(self, lists: dict[str, list[str]]) -> Self:
+        changed = {name: tuple(digests) for name, digests in lists.items()}
+        return self.model_copy(update={"allows": self.allows.model_copy(update=changed)})
+
+    def _answer_refusals(self, recipe: Recipe, site: str | None) -> list[tuple[str, str]]:
         """The limit per patient is not checked here: the reply would reveal their number."""
         presence = recipe.presence_of(site)
         steps = sum(map(len, presence))
@@ -255,46 +359,53 @@ class Policy(Section):
             asked += " and the start sends masks as well"
         elif starts:
             asked += f" and its {starts} starts send masks as well"
-        return [f"{asked}; allows.most_answers is {most}"]
+        return [("allows.most_answers", f"{asked}; allows.most_answers is {most}")]
 
     def check(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
     ) -> None:
         """Raises `PolicyError` with every reason of `refusals`, for the site's people alone."""
-        reasons = self.refusals(recipe, site, patients=patients)
+        reasons = self.refused_by(recipe, site, patients=patients)
         if reasons:
+            why = "; ".join(text for _, text in reasons)
             raise PolicyError(
-                f"policy '{self.name}' refuses recipe '{recipe.name}': {'; '.join(reasons)}."
+                f"policy '{self.name}' refuses recipe '{recipe.name}': {why}.",
+                tuple(key for key, _ in reasons),
             )
 
 
 # fmt: off
-REFUSED: Final[tuple[tuple[Callable[[Policy, Recipe], object], str], ...]] = (
-    (lambda p, r: r.wire.feedback not in p.leaves.feedback,
+REFUSED: Final[tuple[tuple[str, Callable[[Policy, Recipe], object], str], ...]] = (
+    ("leaves.feedback", lambda p, r: r.wire.feedback not in p.leaves.feedback,
      "wire.feedback is {r.wire.feedback}; leaves.feedback is {p.leaves.codings}"),
-    (lambda p, r: r.loss.paired_l1 and not p.allows.paired_l1,
+    ("allows.paired_l1", lambda p, r: r.loss.paired_l1 and not p.allows.paired_l1,
      "loss.paired_l1 is {r.loss.paired_l1:g}, so feedback gives real pixels away; allows.paired_l1 "
      "is false"),
-    (lambda p, r: r.image.source == "masks" and p.leaves.masks == "never" and not p.covers(r),
+    ("leaves.masks",
+     lambda p, r: r.image.source == "masks" and p.leaves.masks == "never" and not p.covers(r),
      "image.source is masks, so the generator learns what patients' masks look like, without "
      "differential privacy; leaves.masks is never"),
-    (lambda p, r: r.sends_own_conditions and p.leaves.masks in WITHIN,
+    ("leaves.masks", lambda p, r: r.sends_own_conditions and p.leaves.masks in WITHIN,
      "condition.kind is {r.condition.kind}, with the site's own, so masks or classes of "
      "patients or records leave; leaves.masks is {p.leaves.masks}"),
-    (lambda p, r: r.masks.release is True and p.leaves.masks != "released",
+    ("leaves.masks", lambda p, r: r.masks.release and p.leaves.masks != "released",
      "masks.release is true, so the coordinator keeps masks; leaves.masks is {p.leaves.masks}"),
-    (lambda p, r: r.table and r.table.source == "fingerprints" and not p.leaves.fingerprint,
+    ("leaves.fingerprint",
+     lambda p, r: r.table and r.table.source == "fingerprints" and not p.leaves.fingerprint,
      "table.source is fingerprints, so the recipe holds what fingerprints tell of records; "
      "leaves.fingerprint is false"),
-    (lambda p, r: r.privacy.kind == "none" and p.privacy.epsilon is not None,
+    ("privacy.epsilon", lambda p, r: r.privacy.kind == "none" and p.privacy.epsilon is not None,
      "privacy.kind is none; privacy.epsilon is {p.privacy.epsilon:g}"),
-    (lambda p, r: p.covers(r) and r.privacy.conditions == "unprotected"
+    ("privacy.unprotected_masks", lambda p, r: p.covers(r) and r.privacy.conditions == "unprotected"
      and not p.privacy.unprotected_masks,
      "privacy.conditions is unprotected, so masks or classes leave in the clear; "
      "privacy.unprotected_masks is false"),
 )
 # fmt: on
-"""What a policy `p` does not allow a recipe `r` to ask for, and the reason to give."""
+"""Keys of a policy `p`, what each forbids a recipe `r`, and the reason to give."""
+
+ASKED: Final = ("allows.approved", "allows.recipes")
+"""Keys that refuse a recipe until its steward approves it; any other key refuses it for good."""
 
 # Lets out all that a recipe asks for; meant for runs in which nothing leaves the machine
 SIMULATION = Policy(

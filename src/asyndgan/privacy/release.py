@@ -12,11 +12,13 @@ import torch
 
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
-from asyndgan.privacy.ledger import ANSWER_KINDS, FEEDBACK, MASKS, Ledger
+from asyndgan.privacy.ledger import FEEDBACK, MASKS, Ledger
 from asyndgan.privacy.policy import SIMULATION, WITHIN, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
+    CASES_WITHHELD,
+    Audited,
     Card,
     Coding,
     Described,
@@ -27,6 +29,8 @@ from asyndgan.wire import (
 )
 
 WITH_CONDITIONS = Card | Judgement  # Answers that hold what a generator paints from next
+WITHOUT_RECIPE = Described | Audited | Refusal  # Answers that may leave where there is none
+NO_RECIPE = "there is no recipe, so only a fingerprint or an audit may leave."
 LOSSES = ("adversarial", "segmentation", "paired_l1")  # of the generator, by names that may leave
 OWN_LOSSES = ("discriminator", "discriminator_synthetic")  # no number of another name leaves
 
@@ -57,9 +61,9 @@ class Released:
 class Release:
     """Lets answers out, in the recipe's codings, as far as the policy allows.
 
-    Without a recipe only a fingerprint may leave. The ledger is written first (None: tests). `site`
-    sets the number of steps by the timeline; without `patients` answers are counted in all, not for
-    each.
+    Without a recipe only a fingerprint or an audit may leave. The ledger is written first (None:
+    tests). `site` sets the number of steps by the timeline; without `patients` answers are counted
+    in all, not for each.
 
     Raises `PolicyError` if the policy does not allow the recipe.
     """
@@ -85,49 +89,39 @@ class Release:
     def recipe(self) -> Recipe:
         """The run's recipe; raises `ProtocolError` if there is none yet."""
         if self._recipe is None:
-            raise ProtocolError("there is no recipe yet, so only a fingerprint may leave.")
+            raise ProtocolError(NO_RECIPE)
         return self._recipe
 
     def let_out(self, answer: Message, *, repeated: int = 0) -> Released:
         """Turns an answer into bytes that may leave.
 
-        Args:
-            answer: of the site.
-            repeated: for the ledger, how many of the images that it judges came before.
-
-        Raises:
-            LedgerError: if the ledger cannot be written, so that nothing may leave.
-            NotFiniteError: if its feedback is not finite.
-            PolicyError: if the policy does not allow it, or the privacy budget is spent.
-            ProtocolError: if it is not a site's answer.
+        `repeated` is how many of the images that it judges came before, for the ledger. Raises
+        `LedgerError` if that cannot be written, `NotFiniteError` for feedback, `PolicyError` or,
+        if it is not a site's answer, `ProtocolError`.
         """
         if ANSWERS.get(answer.kind) is not type(answer):
             raise ProtocolError(f"'{answer.kind}' is no answer of a site; it stays inside.")
+        if self._recipe is None and not isinstance(answer, WITHOUT_RECIPE):
+            raise ProtocolError(NO_RECIPE)
         if isinstance(answer, Judgement) and not torch.isfinite(answer.feedback).all():
             raise NotFiniteError(f"the feedback of step {answer.step} is not finite.")
         answer = self._allowed(answer)
-        level = 1 if isinstance(answer, Described | Refusal) else self.recipe.wire.zstd
         codings: dict[str, Coding] = {}
-        masks = 0
-        if isinstance(answer, WITH_CONDITIONS):
-            codings["feedback"] = self.recipe.wire.feedback
-            # With given masks its conditions are zeros.
-            masks = 0 if self.recipe.given_masks else len(answer.conditions)
-        payload = pack(answer, codings, level=level)
-        norm = None
+        norm, masks, bare = None, 0, self._bare(answer)
         if isinstance(answer, Judgement):
-            norm = float(answer.feedback.norm())
-        bare = self._bare(answer)
+            codings, norm = {"feedback": self.recipe.wire.feedback}, float(answer.feedback.norm())
+        if isinstance(answer, WITH_CONDITIONS) and MASKS in bare:
+            masks = len(answer.conditions)
+        payload, step = pack(answer, codings), getattr(answer, "step", None)
         return self.let_out_again(
-            Released(
-                answer.kind, payload, answer.run, getattr(answer, "step", None), norm,
-                masks if MASKS in bare else 0, bare, repeated, _KEY,
-            )
-        )  # fmt: skip
+            Released(answer.kind, payload, answer.run, step, norm, masks, bare, repeated, _KEY)
+        )
 
     def _bare(self, answer: Message) -> str:
         if isinstance(answer, Described):
             return "fingerprint"
+        if isinstance(answer, Audited):
+            return "audit"
         contents = []
         if isinstance(answer, Judgement) and not self.policy.covers(self.recipe):
             contents.append(FEEDBACK)
@@ -144,23 +138,28 @@ class Release:
             if bounded is None:
                 raise PolicyError("its figures are of fewer records than allows.fewest_patients.")
             answer = answer.model_copy(update={"fingerprint": bounded})
+        if isinstance(answer, Audited):
+            self.check_audit()
+            found = answer.found.bounded(self.policy.allows.fewest_patients)
+            if found is None:
+                raise PolicyError("it compares fewer patients than allows.fewest_patients.")
+            answer = answer.model_copy(update={"found": found})
         if isinstance(answer, Card) and not leaves.cases:
             parts = [1.0] * len(answer.parts)
-            answer = answer.model_copy(update={"cases": 1, "parts": parts})
+            answer = answer.model_copy(
+                update={"cases": CASES_WITHHELD, "parts": parts, "few": False}
+            )
         if isinstance(answer, Card) and leaves.masks != "released" and self.recipe.sends_own_masks:
             answer = answer.model_copy(update={"keep": False})
         if isinstance(answer, Judgement) or MASKS in self._bare(answer):
-            self._check_count()
+            self.check_count()
         if isinstance(answer, Judgement):
             if self.recipe.wire.feedback not in leaves.feedback:
                 raise PolicyError("this site's policy lets no feedback out in this coding.")
-            if not leaves.losses:
-                answer = answer.model_copy(update={"losses": {}})
-            else:
-                all_losses = leaves.discriminator_losses or self.policy.covers(self.recipe)
-                names = (*LOSSES, *OWN_LOSSES) if all_losses else LOSSES
-                losses = {name: value for name, value in answer.losses.items() if name in names}
-                answer = answer.model_copy(update={"losses": losses})
+            every = leaves.discriminator_losses or self.policy.covers(self.recipe)
+            names = (*LOSSES, *(OWN_LOSSES if every else ())) if leaves.losses else ()
+            losses = {name: value for name, value in answer.losses.items() if name in names}
+            answer = answer.model_copy(update={"losses": losses})
         if (
             isinstance(answer, WITH_CONDITIONS)
             and leaves.masks in WITHIN
@@ -169,18 +168,24 @@ class Release:
             raise PolicyError("this site's policy lets no masks or classes out.")
         return answer
 
-    def _check_count(self) -> None:
+    def check_count(self) -> None:
+        """Raises `PolicyError` if the site has answered as often as its policy allows."""
         most = self.policy.most_answers(self.patients)
         if most and self.ledger and self.ledger.tally.answers >= most:
             raise PolicyError("this site has answered as often as its policy allows.")
 
+    def check_audit(self, policy: Policy | None = None) -> None:
+        """Raises `PolicyError` if no audit may leave, or no further one; None: its own policy."""
+        policy = policy or self.policy
+        policy.check_audit()
+        if self.ledger and self.ledger.tally.audits >= policy.leaves.audits:
+            raise PolicyError("this site has sent all audits that leaves.audits allows.")
+
     def let_out_again(self, released: Released) -> Released:
         """Records bytes that leave, for the first time or because they were lost.
 
-        Raises `LedgerError`, or `PolicyError` if the site has answered as often as it may.
+        Raises `LedgerError`.
         """
-        if released.kind in ANSWER_KINDS:
-            self._check_count()
         if self.ledger:
             private = self._recipe is not None and self._recipe.privacy.kind != "none"
             self.ledger.append(

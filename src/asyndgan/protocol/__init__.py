@@ -3,7 +3,13 @@
 from typing import TYPE_CHECKING
 
 from asyndgan.lazy import lazily
-from asyndgan.protocol.limits import FRAME_SLACK, frame_limit, message_limit
+from asyndgan.protocol.limits import (
+    ASKED_FRAME,
+    ASKED_LIMIT,
+    FRAME_SLACK,
+    frame_limit,
+    message_limit,
+)
 from asyndgan.protocol.transport import Transport
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from asyndgan.errors import (
     WireError,
 )
 from asyndgan.privacy import Release, Released
-from asyndgan.wire import REQUESTS, Judge, Message, unpack
+from asyndgan.wire import REQUESTS, Audit, Judge, Message, unpack
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,10 @@ class Handler(ABC):
 class Endpoint:
     """Answers requests for a site, one at a time.
 
-    If the last request was a `Judge` and comes again, it gets the same bytes, as far as the policy
-    lets them out again: an answer that was lost on the way trains nothing twice.
+    If the last request was a `Judge` or an `Audit` and comes again, it gets the same bytes, as far
+    as the policy lets them out again: an answer that was lost trains and computes nothing twice.
 
-    Args:
-        handler: the site.
-        limit: most bytes that a request's arrays may take once decoded.
+    `limit`: most bytes that a request's arrays may take once decoded.
     """
 
     def __init__(self, handler: Handler, *, limit: int) -> None:
@@ -62,9 +60,7 @@ class Endpoint:
     def answer(self, payload: bytes) -> bytes:
         """The answer to a request; a refusal if it cannot be met.
 
-        Raises:
-            LedgerError: if the ledger cannot be written or the endpoint was closed, so that not
-                even a refusal may leave.
+        Raises `LedgerError` if the books cannot be written or were closed: nothing leaves then.
         """
         with self._lock:
             if self._closed:
@@ -78,8 +74,8 @@ class Endpoint:
                 answer = self.handler.handle(request)
             except Exception as error:  # whatever it is, it becomes a refusal in our own words
                 return self._refuse(request, error)
-            trained = isinstance(request, Judge)
-            self._digest, self._last = digest, answer if trained else None
+            kept = isinstance(request, Judge | Audit)
+            self._digest, self._last = digest, answer if kept else None
             return answer.payload
 
     def close(self) -> None:

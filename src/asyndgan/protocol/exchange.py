@@ -12,6 +12,7 @@ import torch
 from asyndgan.errors import (
     AsyndganError,
     NotFiniteError,
+    PolicyRefusedError,
     RefusedError,
     SiteUnreachableError,
     WireError,
@@ -19,40 +20,21 @@ from asyndgan.errors import (
 from asyndgan.protocol.limits import message_limit
 from asyndgan.protocol.transport import Transport
 from asyndgan.recipe import Recipe
-from asyndgan.wire import (
-    ANSWERS,
-    Coding,
-    Judge,
-    Message,
-    Refusal,
-    pack,
-    unpack,
-)
+from asyndgan.wire import ANSWERS, Coding, Judge, Message, Refusal, pack, unpack
 
 
 @final
 @dataclass(frozen=True)
 class Answers:
-    """The sites' answers to one call of `Exchange.ask`.
+    """The sites' answers to one call of `Exchange.ask`."""
 
-    Attributes:
-        answers: by site, in the order in which the sites were asked.
-        missed: why the other sites' answers are missing, by site.
-    """
-
-    answers: dict[str, Message] = field(default_factory=dict)
-    missed: dict[str, AsyndganError] = field(default_factory=dict)
+    answers: dict[str, Message] = field(default_factory=dict)  # in the order of the requests
+    missed: dict[str, AsyndganError] = field(default_factory=dict)  # why others are missing
 
 
 @final
 class Exchange:
-    """Asks sites and decodes what they answer.
-
-    Attributes:
-        to_sites: bytes sent, by (site, kind).
-        from_sites: bytes received, by (site, kind).
-        round_trip: seconds that a site took for its last answer, travel included, by site.
-    """
+    """Asks sites, decodes what they answer, and counts bytes by (site, kind)."""
 
     def __init__(self, transport: Transport, recipe: Recipe) -> None:
         self.transport = transport
@@ -60,18 +42,13 @@ class Exchange:
         self.limit = message_limit(recipe)
         self.to_sites: Counter[tuple[str, str]] = Counter()
         self.from_sites: Counter[tuple[str, str]] = Counter()
-        self.round_trip: dict[str, float] = {}
+        self.round_trip: dict[str, float] = {}  # seconds of each site's last answer
         self._threads = ThreadPoolExecutor(
             max_workers=64, thread_name_prefix="exchange", initializer=_one_thread
         )
 
     def ask(self, requests: Mapping[str, Message]) -> Answers:
-        """Sends each site its request, all at once, and waits for the answers.
-
-        Returns:
-            Answers in the order of `requests`, and the reasons for those that did not come. A site
-            that refuses counts as missed.
-        """
+        """Sends each site its request, all at once; a site that refuses counts as missed."""
         asked = {
             site: self._threads.submit(self._ask_one, site, request)
             for site, request in requests.items()
@@ -90,7 +67,7 @@ class Exchange:
 
     def _ask_one(self, site: str, request: Message) -> Message:
         codings: dict[str, Coding] = {"images": self.recipe.wire.images}
-        payload = pack(request, codings, level=self.recipe.wire.zstd)
+        payload = pack(request, codings)
         if site not in self.transport.sites():
             raise SiteUnreachableError(f"site {site} is not connected.")
         self.to_sites[site, request.kind] += len(payload)
@@ -106,7 +83,8 @@ class Exchange:
         if isinstance(answer, Refusal):
             if answer.code == "not_finite" and isinstance(request, Judge):
                 raise NotFiniteError(f"site {site}, step {request.step}: {answer.reason}")
-            raise RefusedError(f"site {site} refused '{request.kind}': {answer.reason}")
+            kind = PolicyRefusedError if answer.code == "policy" else RefusedError
+            raise kind(f"site {site} refused '{request.kind}': {answer.reason}")
         if answer.run != request.run:
             raise WireError(f"site {site} answered for another run.")
         return answer

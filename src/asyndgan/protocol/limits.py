@@ -5,8 +5,15 @@ from typing import Final
 from asyndgan.recipe import Recipe
 from asyndgan.store.case import MODALITIES_LIMIT
 
-FRAME_SLACK: Final = 2**17
+FRAME_SLACK: Final = 2**21
 """Bytes of a frame beyond its arrays: the header, and growth of incompressible data."""
+
+
+ASKED_FRAME: Final = 2**27
+"""Most bytes of a frame before there is a recipe: a question may bring a generator and masks."""
+
+ASKED_LIMIT: Final = 2**30
+"""Most bytes of the arrays of such a question, once decoded."""
 
 
 def message_limit(recipe: Recipe) -> int:
@@ -15,5 +22,5 @@ def message_limit(recipe: Recipe) -> int:
 
 
 def frame_limit(recipe: Recipe | None) -> int:
-    """Most bytes of a frame in a run; without a recipe no message has arrays."""
-    return (message_limit(recipe) if recipe else 0) + FRAME_SLACK
+    """Most bytes of a frame in a run; without a recipe, of a question."""
+    return message_limit(recipe) + FRAME_SLACK if recipe else ASKED_FRAME

@@ -8,18 +8,10 @@ class Transport(ABC):
 
     @abstractmethod
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
-        """Sends a request and waits for its answer. Called from several threads at once.
+        """The answer to a request; late answers to earlier ones are dropped.
 
-        Args:
-            site: one of `sites()`.
-            payload: the request.
-            timeout: seconds to wait.
-
-        Returns:
-            The answer to this request; late answers to earlier requests are dropped.
-
-        Raises:
-            SiteUnreachableError: if there is no connection, or no answer in time.
+        Called from several threads at once. Raises `SiteUnreachableError` if there is no connection
+        to one of `sites()`, or no answer within `timeout` seconds.
         """
 
     @abstractmethod

@@ -1,17 +1,12 @@
 """Error messages for a recipe, or for another value that pydantic validates."""
 
 import difflib
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 SHOWN_FAULTS = 20
-
-MISFORMED: Final = ("_type", "_parsing", "_from_float", "too_short", "too_long", "missing")
-"""How the types of pydantic's faults end that are of a value's form, not of its size."""
-
 
 # What is wanted in place of a value of another type, by pydantic's name of the fault
 WORDS: Final = {
@@ -25,20 +20,11 @@ WORDS: Final = {
     "invalid-json-value": "write a number, true, false, text in quotes, a list or a table",
 }
 
-# Keys of former recipes and suites, and what is there instead
 
-
-def explained(
-    error: ValidationError, known: Sequence[str], forms: Mapping[str, str] = MappingProxyType({})
-) -> str:
-    """One line per fault: the key, its value, what is allowed, and the nearest known key.
-
-    A value of another form than its key takes is answered with one of that form, from `forms`.
-
-    At most `SHOWN_FAULTS` faults are listed; a last line counts the others.
-    """
+def explained(error: ValidationError, known: Sequence[str]) -> str:
+    """A line for each of `SHOWN_FAULTS` faults: key, value, what is allowed, nearest known key."""
     faults = _innermost(error.errors())
-    lines = [f"  {_explain(fault, known)}{_form(fault, forms)}" for fault in faults[:SHOWN_FAULTS]]
+    lines = [f"  {_explain(fault, known)}" for fault in faults[:SHOWN_FAULTS]]
     more = len(faults) - len(lines)
     return "\n".join([*lines, f"  and {more} more."] if more else lines)
 
@@ -55,18 +41,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _form(fault: Any, forms: Mapping[str, str]) -> str:
-    key = ".".join(part for part in fault["loc"] if isinstance(part, str))
-    if key not in forms or not fault["type"].endswith(MISFORMED):
-        return ""
-    return f" For example: --set {key}={forms[key]}"
-
-
 def _explain(fault: Any, known: Sequence[str]) -> str:
     key = shown(".".join(str(part) for part in fault["loc"]) or "recipe")[1:-1]
     if fault["type"] == "extra_forbidden":
         nearest = [other for other in known if other.endswith(f".{key}")]
-        nearest += difflib.get_close_matches(key, known, n=1, cutoff=0.3)
+        nearest += difflib.get_close_matches(key, known, n=1, cutoff=0.6)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         return f"{key} is no key here.{hint}"
     if fault["type"] == "missing":

@@ -132,8 +132,8 @@ class Counted(Figures):
 
         A figure stays if at least `fewest` patients are behind it, and a percentile of theirs if
         as many lie beyond it. A fraction is 0 or 1 if fewer make it differ from that. Counts are
-        cut to multiples of `fewest`, fractions to `STEPS`; the rest is rounded. Names of
-        modalities and labels stay, since a site's card sends them too, and so does the format.
+        cut to multiples of `fewest`, fractions to `STEPS`; the rest is rounded. A modality that
+        fewer than `fewest` patients have is not named.
         """
         kept = {name: self._kept(name, value, fewest) for name, value in self if name != "behind"}
         return type(self).model_validate({k: each for k, each in kept.items() if each is not None})
@@ -147,7 +147,10 @@ class Counted(Figures):
             return {axis: share for axis, share in kept.items() if share is not None}
         patients, first, second = self.behind.get(name, (0, 0, 0))  # type: ignore[call-overload]
         if name in _PARTS or (name == "axes" and patients >= fewest):
-            return [part.bounded(fewest) for part in value]  # type: ignore[attr-defined]  # parts
+            parts = list(value)  # type: ignore[call-overload]
+            if name == "modalities":  # of which one that no case has is no part
+                parts = [part for part in parts if (part.patients or 0) >= fewest] or parts
+            return [part.bounded(fewest) for part in parts]
         if patients < fewest or value is None:
             return None
         told = patients // fewest * fewest
@@ -171,7 +174,6 @@ LEAST_PIXELS: Final = 8
 
 MOST_VOXELS: Final = 1e6
 LONGEST: Final = 1e9
-"""Most voxels and most millimetres along an axis."""
 
 FINEST: Final = 1e-6
 COARSEST: Final = 1e3
@@ -181,19 +183,14 @@ SITE_APART: Final = 100.0
 """Most by which voxels, spacings or fields of view differ within a site."""
 
 BITS: Final = {8: (0, 2**8 - 1), 16: (-(2**15), 2**16 - 1), 32: (-1e39, 1e39)}
-"""Intensities by `ModalityFigures.bits`."""
 
 HARDEST: Final = 1e5
 """Hounsfield units beyond which no window reaches; metal has some 3e4."""
 
 ROUNDED: Final = 1.02
-"""Ratio by which rounding may set voxels times mm apart from the view."""
-
-VARIED: Final = 4.0
-"""The same where patients differ: percentiles of a product are no products of percentiles."""
+"""Ratio by which rounding may set figures further apart."""
 
 PERCENTILES: Final = (0.5, 1.0, 50.0, 99.0, 99.5)
-"""The percentiles of `Levels`, in its order."""
 
 
 @final
@@ -309,11 +306,6 @@ class Side(Counted):
             raise ValueError("an axis has one voxel at least")
         if not FINEST <= self.mm.lowest <= self.mm.highest <= COARSEST:
             raise ValueError(f"mm are {FINEST:g} to {COARSEST:g}")
-        sizes = self.voxels, self.mm
-        apart = ROUNDED if all(each.low == each.high is not None for each in sizes) else VARIED
-        low, high = math.prod(s.lowest for s in sizes), math.prod(s.highest for s in sizes)
-        if not low / apart <= self.view.middle <= high * apart:
-            raise ValueError("view is not voxels times mm")
         return self
 
 
@@ -353,12 +345,6 @@ class Fingerprint(Counted):
         parts: tuple[ModalityFigures | LabelFigures, ...] = (*self.modalities, *self.labels)
         if any(each.patients and each.patients > (self.patients or 0) for each in parts):
             raise ValueError("a modality or a label has more patients than there are")
-        if len({"LRAPSI".index(letter) // 2 for letter in self.orientation}) not in (0, 3):
-            raise ValueError("an orientation names each of three directions once")
-        if self.slices and self.cases and self.slices < self.cases:
-            raise ValueError("there are fewer slices than cases")
-        if {each.exchanged for each in self.labels} - {each.name for each in self.labels} - {None}:
-            raise ValueError("a label is exchanged with one that is not there")
         for what, of in (
             ("modality's name", [each.name for each in self.modalities]),
             ("label's name", [each.name for each in self.labels]),
@@ -370,10 +356,7 @@ class Fingerprint(Counted):
 
     @property
     def thick(self) -> Axis | None:
-        """The axis along which voxels are at least twice as long as along both others.
-
-        Or along which alone there are too few to be a side of a slice.
-        """
+        """The axis along which voxels are twice as long, or alone too few for a side."""
         if len(self.axes) < 3:
             return None
         thin = [axis for axis, side in enumerate(self.axes) if side.voxels.lowest < LEAST_PIXELS]
@@ -395,14 +378,10 @@ def _rounded(value: float, digits: int) -> float:
 
 
 def _cut(mean: float, least: float, patients: int, sides: tuple[int, int], fewest: int) -> float:
-    """A fraction over patients, as it leaves a site.
+    """A fraction over patients, from `least` to 1, as it leaves a site.
 
-    Args:
-        mean: from `least` to 1.
-        least: 0, or -1 of what is signed.
-        patients: of whom it is the mean.
-        sides: how many are above `least`, and below 1.
-        fewest: if fewer are on one side, all count as if they were on the other.
+    `sides`: how many patients are above `least`, and below 1; if fewer than `fewest` are on one
+    side, all count as if they were on the other.
     """
     if min(sides) < fewest:
         return least if sides[0] <= sides[1] else 1.0

@@ -1,8 +1,8 @@
 """The images of a recipe: their grid, and how intensities are normalised."""
 
-from typing import Annotated, Literal, Self, final
+from typing import Annotated, ClassVar, Literal, Self, final
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from asyndgan.recipe.sections import LABELS_LIMIT, Section
 from asyndgan.texts import Name
@@ -14,10 +14,9 @@ Spacing = Annotated[float, Field(gt=0)]
 class Intensity(Section):
     """How stored intensities are mapped to [-1, 1]; values outside are clipped."""
 
-    kind: Literal["range", "percentiles", "zscore"] = Field(
+    kind: Literal["range", "percentiles"] = Field(
         "range",
-        description="range: low and high are stored values; percentiles: of each case (volume); "
-        "zscore: low and high are standard deviations around each case's mean",
+        description="range: low and high are stored values; percentiles: of each case (volume)",
     )
     low: float = Field(0.0, description="maps to -1; smaller values are clipped")
     high: float = Field(255.0, description="maps to 1; larger values are clipped")
@@ -30,11 +29,6 @@ class Intensity(Section):
             raise ValueError(
                 "percentiles lie between 0 and 100; if these are stored values, set kind to range"
             )
-        if self.kind == "zscore" and not (self.low >= -50 and self.high <= 50):
-            raise ValueError(
-                f"zscore counts standard deviations, from -50 to 50; low {self.low:g} and high "
-                f"{self.high:g} are none. Take for example low = -3 and high = 5"
-            )
         return self
 
 
@@ -42,29 +36,36 @@ class Intensity(Section):
 class ImageSection(Section):
     """The pixel grid and the intensity normalisation that every site applies to its images."""
 
+    case: ClassVar = "image"
+    patients: ClassVar = "patients"
+    unit: ClassVar = "pixels"
+    augmented: ClassVar = "shift"
+    cases: ClassVar = "pictures, or slices of volumes"
+
     source: Literal["images", "masks"] = Field(
         "images",
         description="what networks see as images: images, those of the sites; masks, the share "
         "of each label of the sites' masks, at half the size, to train a generator of masks",
     )
-    size: tuple[int, int] = Field(
-        (64, 64), examples=["48x64"],
+    size: tuple[int, ...] = Field(
+        (64, 64), min_length=2, max_length=3,
         description="rows and columns in pixels, multiples of 16 from 16 to 1024, as 48x64; one "
-        "number sets both",
+        "number sets both. With three, as 32x48x64, whole volumes are painted: slices along "
+        "image.axis, rows and columns",
     )  # fmt: skip
     modalities: tuple[str, ...] = Field(
-        (), examples=["T1,T2"],
+        (),
         description="names of the modalities to paint; empty: all that any site holds",
     )  # fmt: skip
     labels: dict[Name, Annotated[int, Field(ge=0, lt=LABELS_LIMIT)]] = Field(
-        {}, max_length=LABELS_LIMIT, examples=["'{background = 0, tumour = 1}'"],
+        {}, max_length=LABELS_LIMIT,
         description="number of each label by name, as in dataset.json; a site with another label "
         "takes no part; empty: all labels of all sites",
     )  # fmt: skip
-    spacing: tuple[Spacing, Spacing] | None = Field(
-        None, examples=["1.5,1.5"],
-        description="millimetres per pixel to resample NIfTI images to: rows and columns, or one "
-        "number. Left out: images are scaled to the size",
+    spacing: tuple[Spacing, ...] | None = Field(
+        None,
+        description="millimetres per pixel to resample NIfTI images to, along each side of the "
+        "size, or one number. Left out: images are scaled to the size",
     )  # fmt: skip
     axis: Literal["sagittal", "coronal", "axial"] = Field(
         "axial", description="direction along which volumes are cut into slices"
@@ -87,7 +88,6 @@ class ImageSection(Section):
     )
     intensity: dict[Name, Intensity] = Field(
         {"default": Intensity()},
-        examples=["'{T1 = {kind = \"percentiles\", low = 0, high = 99}}'"],
         description="normalisation of each modality by name; 'default' is for all others, and "
         "for what one of the same kind leaves out",
     )
@@ -110,12 +110,23 @@ class ImageSection(Section):
 
     @field_validator("size", "spacing", mode="before")
     @classmethod
-    def _square(cls, value: object) -> object:
-        return (value, value) if isinstance(value, (int, float)) else value
+    def _square(cls, value: object, info: ValidationInfo) -> object:
+        sides = len(info.data.get("size", "xy"))
+        return (value,) * sides if isinstance(value, (int, float)) else value
+
+    @field_validator("spacing")
+    @classmethod
+    def _along_each_side(
+        cls, value: tuple[float, ...] | None, info: ValidationInfo
+    ) -> tuple[float, ...] | None:
+        sides = len(info.data.get("size", "xy"))
+        if value is not None and len(value) != sides:
+            raise ValueError(f"give one number, or {sides}: one for each side of the size")
+        return value
 
     @field_validator("size")
     @classmethod
-    def _fits_the_networks(cls, value: tuple[int, int]) -> tuple[int, int]:
+    def _fits_the_networks(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(side < 16 or side > 1024 or side % 16 for side in value):
             raise ValueError("each side must be a multiple of 16 from 16 to 1024")
         return value
@@ -138,6 +149,11 @@ class ImageSection(Section):
         if len(set(value.values())) < len(value):
             raise ValueError("two labels have one number")
         return value
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole volumes are painted, and no slices."""
+        return len(self.size) == 3
 
     @property
     def painted(self) -> tuple[str, ...]:

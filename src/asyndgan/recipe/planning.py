@@ -1,17 +1,17 @@
 """The rules by which a recipe follows from the fingerprints of the sites' data.
 
 `RULES` is the whole of it: what is not named there stays as in the recipe `BASE`. Rules are asked
-in their order, and a later one overrules an earlier one. Reads no file, and needs no torch.
+in their order, and a later one overrules an earlier one.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.image import Intensity
-from asyndgan.recipe.pooled import LARGEST_SIDE, LITTLE, Sites, differ
+from asyndgan.recipe.pooled import LARGEST_SIDE, LITTLE, Sites
 from asyndgan.recipe.recipe import Recipe
 from asyndgan.recipe.toml import key_of, tables_of, value_of
 from asyndgan.texts import named_alike
@@ -19,19 +19,14 @@ from asyndgan.texts import named_alike
 BASE: Final = "default"
 
 NAME: Final = "planned"
-"""Name of a planned recipe."""
 
 OF_MASKS: Final = "masks"
 """Recipe that learns masks, and the name of a plan of it."""
 
 OF_MASKS_STEPS: Final = 2000
-"""Its steps, if the images take as many."""
 
 SCALES_APART: Final = 4.0
 """Ratio of the sites' typical intensities above which the plan says so."""
-
-SMALL: Final = 4.0
-"""Pixels of a label, below which the plan says that a larger image would show it better."""
 
 FEWEST: Final = 5
 """Patients below which the plan says so: the default policy of a federation wants them."""
@@ -62,11 +57,18 @@ LEFT_OPEN: Final[dict[Key, Any]] = {
 }
 """Discriminators for images that masks leave open, and the steps that the generator needs."""
 
+VOLUMES: Final[dict[Key, Any]] = {
+    ("discriminator", "kind"): "patch_segmentation",
+    ("generator", "width"): 16,
+    ("discriminator", "width"): 24,
+    ("training", "precision"): "bfloat16",
+}
+"""Networks for whole volumes, which pretrained ones do not know."""
+
 GRID: Final = (
     *(("image", key) for key in ("size", "axis", "spacing", "fit", "slices")),
     ("training", "flip"),
 )  # fmt: skip
-"""What a plan of masks takes from one of images."""
 
 DEFORM: Final[dict[Key, Any]] = {("generator", "deform"): 2.0}
 """Deformed masks for this generator, in pixels."""
@@ -81,7 +83,6 @@ class Rule:
     """What follows for a recipe from what the data is like.
 
     Attributes:
-        name: a word or two.
         condition: when the rule applies, in words.
         holds: the same, asked of the sites.
         sets: the values, by key of a recipe.
@@ -119,11 +120,18 @@ def _fixed(**values: Any) -> Callable[[Sites, str], Intensity]:
 
 # fmt: off
 RULES: Final = (
-    Rule("size", "always", lambda s: True, lambda s: {("image", "size"): list(s.size)},
+    Rule("size", "slices or pictures", lambda s: not s.volumes,
+         lambda s: {("image", "size"): list(s.size)},
          "the median slice has {s.stored:.0f} pixels along its longer side; sides are multiples "
          "of 16, of 32 above 128, that keep the proportions, and {s.largest} at most: the training "
          "is to fit into the time. Only slices that would be narrower than 8 pixels get more",
          "gliomas at 128 pixels took 75 minutes in place of 21 to 63"),
+    Rule("volumes", "whole volumes are asked for", lambda s: s.volumes,
+         lambda s: {("image", "size"): list(s.size), **VOLUMES},
+         "the median volume has {s.stored:.0f} voxels along its longest side; sides are multiples "
+         "of 16 that keep the proportions, and {s.largest} at most: 48, or what fits into the "
+         "time. The pretrained network knows pictures only",
+         "[hippocampi](experiments.md#whole-volumes)"),
     Rule("levels", "the longer side has 128 pixels or more", lambda s: s.levels > 4,
          lambda s: {LEVELS: s.levels},
          "it then paints a large image from as few pixels as a small one, in less time",
@@ -140,12 +148,13 @@ RULES: Final = (
          "[hippocampi](results/search-length.md) were trained so"),
     Rule("spacing", "volumes are no crops, and spacings differ by more than 5 % or sites' "
          "fields of view by half", lambda s: s.one_scale,
-         lambda s: {("image", "spacing"): [s.one_spacing] * 2},
+         lambda s: {("image", "spacing"): [s.one_spacing] * len(s.size)},
          "spacings or fields of view differ; at {s.one_spacing:g} mm anatomy has one scale, and "
          "slices fit"),
     Rule("crops", "nearly every volume has a size of its own, and all have one spacing",
          lambda s: s.cropped,
-         lambda s: {("image", "fit"): "stretch", ("image", "size"): [s.longest] * 2},
+         lambda s: {("image", "fit"): "stretch"}
+         | ({} if s.volumes else {("image", "size"): [s.longest] * 2}),
          "volumes are crops of different sizes; stretched, their organ has one size",
          "[hippocampi](results/search-length.md) were trained so"),
     Rule("labelled", "20 % of the slices of volumes, or half of the pictures, hold no label",
@@ -190,7 +199,7 @@ RULES: Final = (
     Rule("few hold a modality", "fewer than half of the sites hold a modality",
          lambda s: s.rare, lambda s: {("shares", "by"): "modality"},
          "few sites hold '{s.rare[0]}'; with shares by site, the others would outweigh them",
-         "[shares by modality](modalities.md#shares-by-modality)"),
+         "[shares by modality](recipes.md#shares-by-modality)"),
     Rule("one patient", "the same as in left open, and a site has a single patient",
          lambda s: s.left_open and s.lonely, lambda s: {("discriminator", "cross_fitted"): False},
          "two networks learn from half of a site's patients each, and {s.lonely[0]} has one; the "
@@ -239,21 +248,20 @@ class Plan:
         return [
             f"{choice.name}={value_of(choice.value)}"
             for choice in self.choices
-            if not (other and choice.key in {LEVELS, *LEFT_OPEN, *DEFORM})  # they belong together
+            if not (
+                other and choice.key in {LEVELS, *LEFT_OPEN, *VOLUMES, *DEFORM}
+            )  # they belong together
         ]
 
     def recipe(self, base: str, overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe.
-
-        Args:
-            base: the text of the recipe `Plan.base`.
-            overrides: as `Recipe.from_toml`; they win.
-
-        Raises:
-            RecipeError: by the overrides.
-        """
+        """The recipe, from the text of `Plan.base`; overrides win and may raise `RecipeError`."""
         name = NAME if self.base == BASE else self.base
-        return Recipe.from_toml(base, [f"name={name}", *self.overrides(overrides), *overrides])
+        made = Recipe.from_toml(base, [f"name={name}", *self.overrides(overrides), *overrides])
+        painted = made.image.modalities
+        kept = [one for one in self.choices if not _of_another(one.key, painted)]
+        if painted and len(kept) < len(self.choices):
+            return replace(self, choices=tuple(kept)).recipe(base, overrides)
+        return made
 
     def kept(self, recipe: Recipe) -> tuple[Choice, ...]:
         """The choices that overrides left in a recipe of this plan."""
@@ -261,10 +269,7 @@ class Plan:
         return tuple(choice for choice in self.choices if _at(tables, choice.key) == choice.value)
 
     def unanswered(self, recipe: Recipe, base: str) -> list[str]:
-        """The notes of which a recipe of this plan has the planned value, and of its steps.
-
-        Arguments are those of `toml`.
-        """
+        """The notes of which a recipe of this plan has the planned value, and of its steps."""
         planned = {one.key: one.value for one in self.choices}
         own, usual = recipe.to_tables(), Recipe.from_toml(base).to_tables()
         return [
@@ -289,10 +294,7 @@ class Plan:
                 )
 
     def toml(self, recipe: Recipe, base: str) -> str:
-        """A recipe of this plan as TOML, with the reasons of the values that the plan chose.
-
-        Arguments are those of `recipe`, and what it returned.
-        """
+        """A recipe of this plan as TOML, with the reasons of the values that the plan chose."""
         tables = recipe.to_tables()
         usual = f"as the recipe '{self.base}', which was measured (docs/evidence.md)"
         reasons = {
@@ -307,6 +309,11 @@ class Plan:
         return head + recipe.to_toml(reasons=reasons)
 
 
+def _of_another(key: Key, painted: Sequence[str]) -> bool:
+    """Whether a choice is of a modality that a run does not paint."""
+    return key[:2] == ("image", "intensity") and key[2] not in (*painted, "default")
+
+
 def _at(tables: Any, key: Key) -> Any:
     for part in key:
         tables = tables.get(part, {})
@@ -314,16 +321,18 @@ def _at(tables: Any, key: Key) -> Any:
 
 
 def plan(
-    fingerprints: Mapping[str, Fingerprint], *, masks: bool = False, largest: int = LARGEST_SIDE
+    fingerprints: Mapping[str, Fingerprint],
+    *,
+    masks: bool = False,
+    largest: int = LARGEST_SIDE,
+    volumes: bool = False,
 ) -> Plan:
-    """Plans a recipe.
+    """Plans a recipe from one fingerprint or more, by name of the site.
 
-    Args:
-        fingerprints: by name of the site, one at least.
-        masks: whether the recipe learns masks, on the grid of the images that are planned.
-        largest: pixels along a side at most.
+    With `masks` it learns masks, on the grid of the images; `largest`: pixels along a side at most;
+    with `volumes` whole volumes are painted.
     """
-    sites = Sites(fingerprints, largest)
+    sites = Sites(fingerprints, largest, volumes=volumes)
     choices: dict[Key, Choice] = {}
     for rule in RULES:
         if rule.holds(sites):
@@ -338,10 +347,7 @@ def plan(
 
 
 def clashes(fingerprints: Mapping[str, Fingerprint]) -> Iterator[str]:
-    """Labels with two numbers, numbers with two names, and names that are nearly alike.
-
-    Each with who says which.
-    """
+    """Labels with two numbers, numbers with two names, and names that are nearly alike."""
     for kind in ("modality", "label"):
         named: dict[str, str] = {}
         for site, one in fingerprints.items():
@@ -363,36 +369,18 @@ def clashes(fingerprints: Mapping[str, Fingerprint]) -> Iterator[str]:
 SCALED: Final = "each is scaled to the size, so anatomy may come in several scales"
 
 
-def _mixed(s: Sites) -> Iterator[str]:
-    """Pictures at one site and volumes at another."""
-    volumes = [site for site, one in s.of.items() if one.spaced]
-    if volumes and len(volumes) < len(s):
-        others = [site for site in s.of if site not in volumes]
-        yield (
-            f"formats differ: pictures without a spacing at {_listed(others)}, volumes at "
-            f"{_listed(volumes)}; all are scaled to the size, so anatomy may come in several scales"
-        )
-
-
 def _spaced(s: Sites) -> Iterator[str]:
-    if any(differ(mm) for mm in zip(*s.spacings.values(), strict=True)) and len(s.spacings) > 1:
-        told = [f"{r.middle:.3g} x {c.middle:.3g} mm at {n}" for n, (r, c) in s.spacings.items()]
+    if s.scaled_apart and len(s.spacings) > 1:
+        told = [f"{_sides(mm.middle for mm in each)} mm at {n}" for n, each in s.spacings.items()]
         did = f"{s.one_spacing:g} mm for all" if s.one_scale else SCALED
         yield f"spacings differ: {_listed(told)}; taken: {did}"
 
 
 def _views(s: Sites) -> Iterator[str]:
     if s.views_apart and not s.cropped:
-        told = [f"{rows:.3g} x {columns:.3g} mm at {n}" for n, (rows, columns) in s.views.items()]
+        told = [f"{_sides(view)} mm at {n}" for n, view in s.views.items()]
         did = "the smaller ones are padded" if s.one_scale else f"taken: {SCALED}"
         yield f"fields of view differ: {_listed(told)}; {did}"
-
-
-def _thick(s: Sites) -> Iterator[str]:
-    thick = {site: one.thick or "none" for site, one in s.of.items() if len(one.axes) == 3}
-    if len(set(thick.values())) > 1:
-        told = [f"{axis} at {site}" for site, axis in thick.items()]
-        yield f"thick axes differ: {_listed(told)}; taken: {s.axis} slices for all"
 
 
 def _units(s: Sites) -> Iterator[str]:
@@ -422,7 +410,6 @@ def _labels_lacked(s: Sites) -> Iterator[str]:
 
 
 def _modalities_lacked(s: Sites) -> Iterator[str]:
-    """Modalities that only some sites name."""
     yield from _lacked(s, "modality", s.modalities)
 
 
@@ -438,14 +425,7 @@ def _few(s: Sites) -> Iterator[str]:
         yield f"fewer than {FEWEST} patients at {_listed(few)}: the default policy refuses that"
 
 
-def _small(s: Sites) -> Iterator[str]:
-    for name, area in s.areas.items():
-        if area < SMALL:
-            yield f"label '{name}' covers about {area:.1f} pixels: try image.size=128"
-
-
 def _little(s: Sites) -> Iterator[str]:
-    """Modalities of which labels explain little."""
     for name, share in s.explained.items():
         if share < LITTLE:
             yield (
@@ -466,16 +446,19 @@ def _void(s: Sites) -> Iterator[str]:
             )
 
 
+def _sides(lengths: Iterable[float]) -> str:
+    return " x ".join(f"{length:.3g}" for length in lengths)
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
 NOTES: Final[Mapping[Callable[[Sites], Iterator[str]], Key]] = {
-    _mixed: (), _spaced: ("image", "spacing"), _views: ("image", "spacing"),
-    _thick: ("image", "axis"), _units: (), _modalities_lacked: (), _labels_lacked: (), _few: (),
-    _small: ("image", "size"), _little: (), _void: ("masks", "unlabelled"),
+    _spaced: ("image", "spacing"), _views: ("image", "spacing"), _units: (),
+    _modalities_lacked: (), _labels_lacked: (), _few: (), _little: (),
+    _void: ("masks", "unlabelled"),
 }  # fmt: skip
 """What sites contradict each other in, and what a plan cannot mend; see `Plan.notes`."""
 
 OF_IMAGES: Final = frozenset({_units, _modalities_lacked, _little, _void})
-"""Notes of which a recipe that learns masks has no use."""

@@ -29,7 +29,9 @@ LARGER_SIDES: Final = (96, 128, 192, 256)
 """Most pixels along a side, of which a plan takes the largest whose training fits into the time."""
 
 SIXTEENS: Final = 128
-"""Pixels of the longer side, up to which sides are multiples of 16; longer ones are of 32."""
+
+VOLUME_SIDES: Final = (48, 64, 96, 128)
+"""The same of whole volumes; the least is taken however long the training is."""
 
 MOST_SIDE: Final = 256
 """Most pixels along a side, of slices so long that fewer would leave the other side too few."""
@@ -38,7 +40,6 @@ USUAL: Final = 0.4
 """In crops around an organ, fewer of the cases than this have the most common number of voxels."""
 
 LITTLE: Final = 0.1
-"""Part of the variance below which labels explain little of an image."""
 
 MOST_EMPTY: Final = {True: 0.2, False: 0.5}
 """Fraction of slices of volumes (True), or of pictures, without a label from which on they are
@@ -68,10 +69,15 @@ class Sites:
     """The fingerprints of all sites, as rules ask for them; their order does not matter."""
 
     def __init__(
-        self, fingerprints: Mapping[str, Fingerprint], largest: int = LARGEST_SIDE
+        self,
+        fingerprints: Mapping[str, Fingerprint],
+        largest: int = LARGEST_SIDE,
+        *,
+        volumes: bool = False,
     ) -> None:
         self.of = dict(sorted(fingerprints.items()))
         self.largest = largest
+        self.volumes = volumes
 
     def __len__(self) -> int:
         return len(self.of)
@@ -88,48 +94,51 @@ class Sites:
     @cached_property
     def axis(self) -> Axis:
         """The axis along which volumes are cut: the thick one of most sites that have one."""
-        thick = [one.thick for one in self.of.values() if one.thick]
+        thick = [one.thick for one in self.of.values() if one.thick and not self.volumes]
         return max(PLANES[::-1], key=thick.count) if thick else "axial"
 
     @cached_property
-    def planes(self) -> dict[str, tuple[Side, Side]]:
-        """Rows and columns of the slices of each site that tells them."""
+    def planes(self) -> dict[str, tuple[Side, ...]]:
+        """Rows and columns of the slices of each site that tells them, after a volume's slices."""
         cut = PLANES.index(self.axis)
-        found = {}
+        found: dict[str, tuple[Side, ...]] = {}
         for site, one in self.of.items():
             if len(one.axes) == 3:
                 columns, rows = (side for place, side in enumerate(one.axes) if place != cut)
-                found[site] = rows, columns
+                found[site] = (one.axes[cut], rows, columns) if self.volumes else (rows, columns)
             elif one.axes:
-                found[site] = one.axes[0], one.axes[1]
+                found[site] = one.axes
         return found
 
     @cached_property
-    def proportion(self) -> float:
-        """Height over width of a typical slice, in millimetres."""
-        ratios = [rows.view.middle / columns.view.middle for rows, columns in self.planes.values()]
-        return median(ratios) if ratios else 1.0
+    def proportions(self) -> tuple[float, ...]:
+        """Sides of a typical image in millimetres, as parts of the longest."""
+        each = [[side.view.middle for side in plane] for plane in self.planes.values()]
+        across = zip(*([view / views[-1] for view in views] for views in each), strict=True)
+        ratios = [median(found) for found in across] or [1.0] * (2 + self.volumes)
+        return tuple(ratio / max(ratios) for ratio in ratios)
 
     @cached_property
     def stored(self) -> float:
-        """Pixels along the longer side of a typical slice."""
+        """Pixels along the longest side of a typical image."""
         sides = [max(side.voxels.middle for side in plane) for plane in self.planes.values()]
         return median(sides) if sides else float(LARGEST_SIDE)
 
     @cached_property
     def longest(self) -> int:
-        """Pixels of the longer side of an image: so many that the other side has enough."""
-        narrow = min(self.proportion, 1 / self.proportion)
-        least = 16 * math.ceil(LEAST_PIXELS / narrow / 16)
+        """Pixels of the longest side of an image: so many that the others have enough."""
+        least = 16 * math.ceil(LEAST_PIXELS / min(self.proportions) / 16)
         longest = min(max(self._side(self.stored), least), MOST_SIDE)
         return longest if longest <= SIXTEENS else 32 * math.ceil(longest / 32)
 
     @cached_property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns of an image, in the slices' proportions."""
+    def size(self) -> tuple[int, ...]:
+        """Rows and columns of an image, after a volume's slices, in the images' proportions."""
         part = 16 if self.longest <= SIXTEENS else 32
-        short = self._side(self.longest * min(self.proportion, 1 / self.proportion), part)
-        return (short, self.longest) if self.proportion < 1 else (self.longest, short)
+        return tuple(
+            self.longest if ratio == 1 else self._side(self.longest * ratio, part)
+            for ratio in self.proportions
+        )
 
     def _side(self, pixels: float, part: int = 16) -> int:
         """The nearest multiple, and of two the larger: padding keeps what shrinking loses."""
@@ -161,15 +170,18 @@ class Sites:
 
     @property
     def mostly_empty(self) -> bool:
-        """Whether so many slices hold no label that they are left out."""
-        return self.unlabelled >= MOST_EMPTY[all(one.spaced for one in self.of.values())]
+        """Whether so many slices hold no label that they are left out; never of a volume's."""
+        return (
+            not self.volumes
+            and self.unlabelled >= MOST_EMPTY[all(one.spaced for one in self.of.values())]
+        )
 
     @cached_property
-    def spacings(self) -> dict[str, tuple[Spread, Spread]]:
-        """Millimetres between rows and columns at each site; empty if one has pictures."""
+    def spacings(self) -> dict[str, tuple[Spread, ...]]:
+        """Millimetres between pixels along each side at each site; empty if one has pictures."""
         if not all(one.spaced for one in self.of.values()):
             return {}
-        return {site: (rows.mm, columns.mm) for site, (rows, columns) in self.planes.items()}
+        return {site: tuple(side.mm for side in plane) for site, plane in self.planes.items()}
 
     @cached_property
     def scaled_apart(self) -> bool:
@@ -177,11 +189,11 @@ class Sites:
         return any(differ(mm) for mm in zip(*self.spacings.values(), strict=True))
 
     @cached_property
-    def views(self) -> dict[str, tuple[float, float]]:
-        """Field of view of rows and columns in millimetres at each site of `spacings`."""
+    def views(self) -> dict[str, tuple[float, ...]]:
+        """Field of view along each side in millimetres at each site of `spacings`."""
         return {
-            site: (rows.view.middle, columns.view.middle)
-            for site, (rows, columns) in self.planes.items()
+            site: tuple(side.view.middle for side in plane)
+            for site, plane in self.planes.items()
             if site in self.spacings
         }
 
@@ -273,13 +285,13 @@ class Sites:
 
     @property
     def left_open(self) -> bool:
-        """Whether labels explain little of every modality."""
-        return bool(self.explained) and max(self.explained.values()) < LITTLE
+        """Whether labels explain little of every modality, and slices are painted."""
+        return not self.volumes and bool(self.explained) and max(self.explained.values()) < LITTLE
 
     @cached_property
     def areas(self) -> dict[str, float]:
         """Pixels of each label in the slices that show it, where they are known: the least site."""
-        pixels = self.longest**2 if self.cropped else self.size[0] * self.size[1]
+        pixels = self.longest**2 if self.cropped else math.prod(self.size[-2:])
         found: dict[str, float] = {}
         for label in sorted(self._labels, key=lambda one: one.name):
             if label.area:

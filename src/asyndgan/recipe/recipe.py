@@ -4,8 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from types import UnionType
-from typing import Any, Final, Self, Union, final, get_args, get_origin
+from typing import Any, Self, final
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -16,8 +15,6 @@ from asyndgan.recipe.faults import SHOWN_FAULTS, explained, shown
 from asyndgan.recipe.image import ImageSection
 from asyndgan.recipe.rules import violations
 from asyndgan.recipe.sections import (
-    NORMLESS,
-    UNSEGMENTING,
     ConditionSection,
     DiscriminatorSection,
     GeneratorSection,
@@ -25,21 +22,17 @@ from asyndgan.recipe.sections import (
     LossSection,
     MasksSection,
     OptimiserSection,
+    PresenceSection,
     PrivacySection,
     QuorumSection,
-    RemindingSection,
     Section,
     SharesSection,
     TrainingSection,
     WireSection,
 )
 from asyndgan.recipe.table import TableSection
-from asyndgan.recipe.timeline import PresenceSection, attendance, presence, takes_part
 from asyndgan.recipe.toml import tables_of
-from asyndgan.texts import Name, Title
-
-TAKEN_OVER: Final = ("kind", "norm", "augment", "cross_fitted")
-"""Keys that a site's own discriminator takes over from the recipe's, unless it names them."""
+from asyndgan.texts import Title
 
 
 @final
@@ -56,9 +49,6 @@ class Recipe(Section):
     condition: ConditionSection = ConditionSection()
     generator: GeneratorSection = GeneratorSection()
     discriminator: DiscriminatorSection = DiscriminatorSection()
-    site_discriminators: dict[Name, DiscriminatorSection] = Field(
-        {}, max_length=64, description="another discriminator for one site, by the site's name"
-    )
     loss: LossSection = LossSection()
     optimiser: OptimiserSection = OptimiserSection()
     training: TrainingSection = TrainingSection()
@@ -67,7 +57,6 @@ class Recipe(Section):
     privacy: PrivacySection = PrivacySection()
     integrity: IntegritySection = IntegritySection()
     shares: SharesSection = SharesSection()
-    reminding: RemindingSection = RemindingSection()
     quorum: QuorumSection = QuorumSection()
     _agreed: str = PrivateAttr("")
     timeline: tuple[PresenceSection, ...] = Field(
@@ -76,22 +65,6 @@ class Recipe(Section):
         description="steps in which sites take part. A site can have several entries; a site "
         "without an entry always takes part",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _own_discriminators_are_like_the_others(cls, tables: Any) -> Any:
-        """Passes the kind, and what hides patients, on to the sites' own discriminators."""
-        try:
-            judge = tables["discriminator"]
-            kept = {key: judge[key] for key in TAKEN_OVER if key in judge}
-            normless = {key: value for key, value in kept.items() if key != "norm"}
-            own = {
-                site: (normless if table.get("kind") in NORMLESS else kept) | table
-                for site, table in tables["site_discriminators"].items()
-            }
-        except (AttributeError, KeyError, TypeError):
-            return tables  # nothing to pass on, or a fault that later validation reports
-        return {**tables, "site_discriminators": own}
 
     def __repr_args__(self) -> list[tuple[str, Any]]:
         """What a notebook shows of a recipe; `to_toml` has everything."""
@@ -116,16 +89,34 @@ class Recipe(Section):
 
     def takes_part(self, site: str, step: int) -> bool:
         """Whether a site takes part in a step, according to the timeline."""
-        return takes_part(self.timeline, site, step)
+        named = [part for part in self.timeline if part.site == site]
+        return not named or any(
+            part.first <= step and (part.last is None or step <= part.last) for part in named
+        )
 
     def presence_of(self, site: str | None) -> list[range]:
         """Ranges of steps in which a site takes part, in order; None: a site without a timeline."""
-        return presence(self.timeline, site, self.training.steps)
+        end = self.training.steps
+        named = [part for part in self.timeline if part.site == site]
+        ranges: list[range] = [] if named else [range(end)]
+        for part in sorted(named, key=lambda part: part.first):
+            stop = end if part.last is None else min(part.last + 1, end)
+            if ranges and part.first <= ranges[-1].stop:
+                ranges[-1] = range(ranges[-1].start, max(ranges[-1].stop, stop))
+            elif part.first < stop:
+                ranges.append(range(part.first, stop))
+        return ranges
 
     def first_empty_step(self, sites: Collection[str]) -> int | None:
         """First step in which none of these sites takes part; None if there is no such step."""
-        numbers = attendance(self.timeline, sites, self.training.steps)
-        return next((step for step, number in numbers.items() if not number), None)
+        leaving = (part.last + 1 for part in self.timeline if part.last is not None)
+        turns = sorted({0, *(part.first for part in self.timeline), *leaving})
+        empty = (
+            step
+            for step in turns
+            if step < self.training.steps and not any(self.takes_part(one, step) for one in sites)
+        )
+        return next(empty, None)
 
     @property
     def pixels(self) -> int:
@@ -133,9 +124,19 @@ class Recipe(Section):
         return self.training.batch * math.prod(self.space)
 
     @property
+    def kind(self) -> TableSection | ImageSection:
+        """What sites train on. Both say what a case, patients and sizes are called."""
+        return self.table or self.image
+
+    @property
     def size(self) -> tuple[int, ...]:
-        """Rows and columns of what sets hold; of a record, its numbers."""
+        """Sides of what sets hold, rows and columns last; of a record, its numbers."""
         return (self.table.width,) if self.table else self.image.size
+
+    @property
+    def sides(self) -> str:
+        """The size, as 48x64."""
+        return "x".join(map(str, self.size))
 
     @property
     def space(self) -> tuple[int, ...]:
@@ -145,7 +146,7 @@ class Recipe(Section):
     @property
     def keeps_masks(self) -> bool:
         """Whether the coordinator keeps label maps that sites release."""
-        return self.condition.kind == "mask" and bool(self.masks.release)
+        return self.condition.kind == "mask" and self.masks.release
 
     @property
     def given_masks(self) -> bool:
@@ -168,22 +169,6 @@ class Recipe(Section):
         public = self.privacy.kind != "none" and self.privacy.conditions == "public"
         return self.masks.source == "given" or public
 
-    @property
-    def discriminators(self) -> dict[str, DiscriminatorSection]:
-        """The sections of all sites' discriminators, by key."""
-        own = {f"site_discriminators.{site}": own for site, own in self.site_discriminators.items()}
-        return {"discriminator": self.discriminator, **own}
-
-    def at_site(self, site: str) -> Self:
-        """The recipe as one site trains it: with the site's own discriminator, if it has one."""
-        discriminator = self.site_discriminators.get(site)
-        if discriminator is None:
-            return self
-        loss = self.loss
-        if discriminator.kind in UNSEGMENTING:
-            loss = loss.model_copy(update={"segmentation": 0.0})
-        return self.model_copy(update={"discriminator": discriminator, "loss": loss})
-
     @classmethod
     def from_toml(cls, text: str, overrides: Sequence[str] = ()) -> Self:
         """Reads a recipe, a TOML document.
@@ -201,9 +186,8 @@ class Recipe(Section):
         except ValidationError as error:
             rows = known_keys(PresenceSection, "timeline.")
             known = [*cls.model_fields, *known_keys(), *rows]
-            forms = {key: form for key, field in _described(cls) if (form := _form(field))}
             name = shown(tables.get("name", "unnamed"))
-            raise RecipeError(f"recipe {name}:\n{explained(error, known, forms)}") from error
+            raise RecipeError(f"recipe {name}:\n{explained(error, known)}") from error
 
     def to_tables(self) -> dict[str, Any]:
         """The recipe as nested dictionaries of plain values, without keys that are not set."""
@@ -248,25 +232,9 @@ def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[
     return (key for key, _ in _described(section, prefix))
 
 
-def unquoted(key: str, text: str) -> str:
-    """What a key takes in place of this text: a number, true or false; empty: it may be text."""
-    annotation = dict(_described(Recipe))[key].annotation if key in known_keys() else str
-    either = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
-    words = {bool: "true or false", int: "a whole number", float: "a number"}
-    wanted = [words[each] for each in either if each in words]
-    return "" if any(text in get_args(each) for each in either) else " or ".join(wanted)
-
-
 def _described(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _described(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name, field
-
-
-def _form(field: FieldInfo) -> str:
-    """A value as an override gives it to a key; empty for a table."""
-    if field.examples:
-        return str(field.examples[0])
-    return json.dumps(field.default) if isinstance(field.default, int | float) else ""

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
-from asyndgan.recipe.sections import NORMLESS, SEGMENTING, UNSEGMENTING
-from asyndgan.recipe.toml import key_of
+from asyndgan.recipe.sections import SEGMENTING, UNSEGMENTING
 
 if TYPE_CHECKING:
     from asyndgan.recipe.recipe import Recipe
@@ -21,6 +20,7 @@ class Rule:
     violated: Callable[["Recipe"], object]  # whether a recipe has it
     fault: str  # message, as a format string: `r` is the recipe, `set` the remedy
     remedy: tuple[str, ...]  # overrides after which the rule holds
+    of: str = ""  # the only kind of case that it is for; empty: both
 
     def told(self, recipe: "Recipe") -> str:
         """The message for a recipe that violates the rule, with the remedy."""
@@ -29,20 +29,12 @@ class Rule:
 
 
 def violations(recipe: "Recipe") -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Faults and remedies by the rules that a recipe violates, as a whole or at single sites."""
-    messages = {rule.told(recipe): rule.remedy for rule in RULES if rule.violated(recipe)}
-    yield from messages.items()
-    for site in recipe.site_discriminators:
-        here, key = recipe.at_site(site), f"site_discriminators.{key_of(site)}"
-        for rule in (rule for rule in RULES if rule.violated(here)):
-            remedy = tuple(part.replace("discriminator.", f"{key}.") for part in rule.remedy)
-            if remedy != rule.remedy or rule.told(here) not in messages:
-                yield f"{key}: {rule.told(here)}", remedy
+    """Faults and remedies by the rules that a recipe violates."""
+    for rule in RULES:
+        if rule.of in ("", recipe.kind.case) and rule.violated(recipe):
+            yield rule.told(recipe), rule.remedy
 
 
-_USELESS = (
-    "is set, but generator.kind '{r.generator.kind}' has no use for it; take 'topdown', or {set}"
-)
 _PAST = (
     "looks at real patients past privacy.kind '{r.privacy.kind}', which would not cover it; {set}, "
     "or privacy.kind to 'none'"
@@ -66,10 +58,14 @@ RULES: Final = (
          "a message would hold {r.pixels:,} pixels in each modality; it may hold "
          f"{MOST_PIXELS:,}. Lower image.size, or {{set}}", ("training.batch=1",)),
     Rule(lambda r: min(r.space) < r.discriminator.least_side,
-         "{r.image.size[0]}x{r.image.size[1]} pixels are too small for discriminator.layers = "
+         "{r.sides} pixels are too small for discriminator.layers = "
          "{r.discriminator.layers} of '{r.discriminator.kind}': each side takes "
          "{r.discriminator.least_side} pixels (masks: twice as many); lower discriminator.layers",
          ("discriminator.layers=1",)),
+    Rule(lambda r: r.image.whole and r.discriminator.kind.startswith("projected"),
+         "discriminator.kind '{r.discriminator.kind}' judges by a network that knows pictures, and "
+         "image.size has three sides; take 'patch_segmentation', or {set}",
+         ("discriminator.kind='patch'", "loss.segmentation=0")),
     Rule(lambda r: r.loss.segmentation and r.discriminator.kind in UNSEGMENTING,
          "loss.segmentation is above 0, but discriminator.kind '{r.discriminator.kind}' has no "
          "segmentation output; take 'patch_segmentation', or {set}", ("loss.segmentation=0",)),
@@ -99,63 +95,33 @@ RULES: Final = (
     Rule(lambda r: r.image.axis == "sagittal" and r.training.flip,
          "training.flip mirrors columns, which run from front to back where image.axis is "
          "'sagittal'; {set}", ("training.flip=false",)),
-    Rule(lambda r: r.generator.kind == "resnet" and r.generator.noise,
-         f"generator.noise {_USELESS}", ("generator.noise=0",)),
-    Rule(lambda r: r.generator.kind == "resnet" and r.generator.style,
-         f"generator.style {_USELESS}", ("generator.style=0",)),
-    Rule(lambda r: r.generator.kind == "resnet" and r.generator.latent,
-         f"generator.latent {_USELESS}", ("generator.latent=0",)),
-    Rule(lambda r: r.generator.kind != "topdown" and r.generator.kind in _PAINTERS
-         and r.generator.levels != 4,
-         f"generator.levels {_USELESS}", ("generator.levels=4",)),
-    Rule(lambda r: r.generator.kind != "topdown" and r.generator.kind in _PAINTERS
-         and r.generator.soften,
-         f"generator.soften {_USELESS}", ("generator.soften=0",)),
-    Rule(lambda r: r.generator.kind == "topdown" and not r.table
+    Rule(lambda r: r.generator.kind == "topdown"
          and any(side % 2 ** (r.generator.levels - 1) or side < 2**r.generator.levels
                  for side in r.image.size),
-         "image.size {r.image.size[0]}x{r.image.size[1]} cannot be halved to 2 pixels or "
-         "more for generator.levels = {r.generator.levels}; {set}", ("generator.levels=4",)),
-    Rule(lambda r: r.discriminator.kind in NORMLESS and r.discriminator.norm != "instance",
-         "discriminator.norm is set, but discriminator.kind '{r.discriminator.kind}' has no norms; "
-         "{set}", ("discriminator.norm='instance'",)),
-    Rule(lambda r: r.generator.diversity and (not r.generator.latent or r.table),
+         "image.size {r.sides} cannot be halved to 2 pixels or more for generator.levels = "
+         "{r.generator.levels}; {set}", ("generator.levels=4",), "image"),
+    Rule(lambda r: r.generator.diversity
+         and (not r.generator.latent or r.table or r.generator.kind == "resnet"),
          "generator.diversity compares two images of one mask, which differ by generator.latent; "
-         "set generator.latent above 0, or {set}", ("generator.diversity=0",)),
-    Rule(lambda r: r.generator.diversity_bound and not r.generator.diversity,
-         "generator.diversity_bound bounds generator.diversity, which is 0; {set}",
-         ("generator.diversity_bound=0",)),
-    Rule(lambda r: r.generator.deform and (r.condition.kind != "mask" or r.table),
-         "generator.deform deforms masks, and nothing is painted from one; {set}",
-         ("generator.deform=0",)),
+         "set generator.latent above 0 (not for 'resnet'), or {set}", ("generator.diversity=0",)),
     Rule(lambda r: r.condition.kind != "mask" and r.generator.kind == "resnet",
          "generator.kind 'resnet' paints from a mask alone, and condition.kind is "
          "'{r.condition.kind}'; {set}", ("generator.kind='topdown'",)),
     Rule(lambda r: r.condition.kind == "none" and not r.generator.noise + r.generator.latent,
          "condition.kind 'none' leaves the generator nothing to paint from; set generator.latent "
          "above 0", ("generator.latent=16",)),
-    Rule(lambda r: r.image.source == "masks" and r.condition.kind != "none" and not r.table,
+    Rule(lambda r: r.image.source == "masks" and r.condition.kind != "none",
          "image.source is 'masks', so the generator paints masks; condition.kind "
-         "'{r.condition.kind}' would give them away; {set}", ("condition.kind='none'",)),
+         "'{r.condition.kind}' would give them away; {set}", ("condition.kind='none'",), "image"),
     Rule(lambda r: r.image.source == "masks" and r.image.modalities,
          "image.modalities names what to paint, but image.source 'masks' paints every label of the "
          "sites' data; leave it empty", ("image.modalities=[]",)),
-    Rule(lambda r: r.masks.unlabelled and r.condition.kind != "mask",
-         "masks.unlabelled needs label maps, but condition.kind is '{r.condition.kind}'; {set}",
-         ("masks.unlabelled=false",)),
     Rule(lambda r: r.given_masks and r.loss.paired_l1,
          "masks.source is 'given', but loss.paired_l1 compares with real images of the same mask; "
          "{set}, or masks.source to 'own'", ("loss.paired_l1=0",)),
     Rule(lambda r: r.given_masks and r.masks.release,
          "masks.source is 'given', but masks.release collects masks from the sites; {set}, or "
          "masks.source to 'own'", ("masks.release=false",)),
-    Rule(lambda r: r.reminding.weight and r.sends_own_masks and not r.keeps_masks,
-         "reminding.weight is above 0, but the coordinator keeps no masks to remind the generator "
-         "of; {set}, masks.release to true or 'where_allowed', or masks.source to 'given'",
-         ("reminding.weight=0",)),
-    Rule(lambda r: r.reminding.weight and r.condition.kind == "class",
-         "reminding.weight is above 0, but classes are not kept; {set}, or condition.kind to "
-         "'mask' or 'none'", ("reminding.weight=0",)),
     Rule(lambda r: r.privacy.kind != "none" and r.sends_own_masks
          and r.privacy.conditions == "public",
          "privacy.conditions is 'public', but condition.kind 'mask' sends patients' masks; "
@@ -169,12 +135,10 @@ RULES: Final = (
     Rule(lambda r: r.privacy.kind == "discriminator" and r.discriminator.cross_fitted,
          "discriminator.cross_fitted is true, but privacy.kind 'discriminator' bounds what each "
          "patient changes in one network; {set}", ("discriminator.cross_fitted=false",)),
-    Rule(lambda r: r.privacy.kind == "discriminator" and r.loss.paired_l1,
-         f"loss.paired_l1 {_PAST}", ("loss.paired_l1=0",)),
-    Rule(lambda r: r.privacy.kind == "discriminator" and r.loss.segmentation,
-         f"loss.segmentation {_PAST}", ("loss.segmentation=0",)),
-    Rule(lambda r: r.privacy.kind == "discriminator" and r.loss.mismatch,
-         f"loss.mismatch {_PAST}", ("loss.mismatch=0",)),
+    Rule(lambda r: r.privacy.kind == "discriminator"
+         and (r.loss.paired_l1 or r.loss.segmentation or r.loss.mismatch),
+         f"a term of [loss] {_PAST}",
+         ("loss.paired_l1=0", "loss.segmentation=0", "loss.mismatch=0")),
     Rule(lambda r: r.loss.mismatch and r.training.batch == 1,
          "loss.mismatch tells an image the mask of another one of the batch, but training.batch "
          "is 1; {set}, or training.batch to 2", ("loss.mismatch=0",)),
@@ -187,39 +151,29 @@ RULES: Final = (
     Rule(lambda r: r.privacy.kind == "discriminator"
          and r.loss.adversarial not in ("bce", "least_squares", "hinge"),
          f"loss.adversarial '{{r.loss.adversarial}}' {_FOREIGN}", ("loss.adversarial='bce'",)),
-    Rule(lambda r: r.table and r.generator.kind in _PAINTERS,
-         "generator.kind '{r.generator.kind}' paints images, and the recipe has a [table]; {set}",
-         ("generator.kind='rows'",)),
-    Rule(lambda r: r.generator.kind == "rows" and not r.table,
-         f"generator.kind 'rows' {_NO_TABLE}", ("generator.kind='topdown'",)),
-    Rule(lambda r: r.table and r.discriminator.kind in SEGMENTING | UNSEGMENTING - {"rows"},
-         "discriminator.kind '{r.discriminator.kind}' judges images, and the recipe has a [table]; "
-         "{set}", ("discriminator.kind='rows'", "loss.segmentation=0")),
-    Rule(lambda r: r.discriminator.kind == "rows" and not r.table,
-         f"discriminator.kind 'rows' {_NO_TABLE}", ("discriminator.kind='patch'",)),
+    Rule(lambda r: r.generator.kind in _PAINTERS or r.condition.kind != "class"
+         or r.discriminator.kind in SEGMENTING | UNSEGMENTING - {"rows"}
+         or r.image.source == "masks" or r.training.flip or r.training.move
+         or r.generator.noise != 1 or not r.generator.latent,
+         "a [table] has records of a class, which no mirror or move fits, and is painted from one "
+         "channel of noise and latent numbers; {set}, as 'asyndgan plan' does",
+         ("generator.kind='rows'", "generator.noise=1", "generator.latent=64",
+          "discriminator.kind='rows'", "loss.segmentation=0", "condition.kind='class'",
+          "image.source='images'", "training.flip=false", "training.move=false"), "record"),
+    Rule(lambda r: r.generator.kind == "rows",
+         f"generator.kind 'rows' {_NO_TABLE}", ("generator.kind='topdown'",), "image"),
+    Rule(lambda r: r.discriminator.kind == "rows",
+         f"discriminator.kind 'rows' {_NO_TABLE}", ("discriminator.kind='patch'",), "image"),
     Rule(lambda r: r.table and r.table.source == "fingerprints" and r.privacy.kind != "none",
          "privacy.kind is '{r.privacy.kind}', but the [table] comes from fingerprints of records, "
          "which no epsilon covers; declare knots and shares in schema.json and plan anew, or {set}",
          ("privacy.kind='none'",)),
-    Rule(lambda r: r.table and r.condition.kind != "class",
-         "a [table] has records of a class, but condition.kind is '{r.condition.kind}'; {set}",
-         ("condition.kind='class'",)),
-    Rule(lambda r: r.table and r.image.source == "masks",
-         "image.source is 'masks', and a [table] has records alone; {set}",
-         ("image.source='images'",)),
-    Rule(lambda r: r.table and (r.training.flip or r.training.move),
-         "a [table] has records, which training.flip and training.move would mix up; {set}",
-         ("training.flip=false", "training.move=false")),
-    Rule(lambda r: r.training.rare_first and not r.table,
+    Rule(lambda r: r.training.rare_first,
          "training.rare_first is retired for images, with what was measured in docs/retired.md; "
-         "{set}", ("training.rare_first=false",)),
-    Rule(lambda r: {*r.discriminator.augment}
-         - ({"dropout"} if r.table else {"shift"}),
+         "{set}", ("training.rare_first=false",), "image"),
+    Rule(lambda r: {*r.discriminator.augment} - {r.kind.augmented},
          "discriminator.augment: records take 'dropout', and images 'shift'; {set}",
          ("discriminator.augment=[]",)),
-    Rule(lambda r: r.table and not (r.generator.noise == 1 and r.generator.latent),
-         "a [table] is made from generator.noise = 1, which draws categories, and generator.latent "
-         "above 0; {set}", ("generator.noise=1", "generator.latent=64")),
     Rule(lambda r: r.privacy.kind == "discriminator" and r.training.precision == "bfloat16",
          "privacy.kind 'discriminator' clips gradients in float32; {set}",
          ("training.precision='float32'",)),

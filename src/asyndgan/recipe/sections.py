@@ -3,11 +3,12 @@
 import re
 from collections.abc import Mapping
 from types import MappingProxyType, UnionType
-from typing import Annotated, Any, Final, Literal, final, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Self, final, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from asyndgan.recipe.toml import lines_of
+from asyndgan.texts import Name
 
 Weight = Annotated[float, Field(ge=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=0.1)]
@@ -153,15 +154,15 @@ class DiscriminatorSection(Section):
         "more. Use layer with generator.diversity, which otherwise varies brightness too much",
     )
     augment: tuple[Literal["shift", "dropout"], ...] = Field(
-        (), examples=["shift"],
+        (),
         description="random changes of real and synthetic images before they are judged "
         "(shift; of records: dropout). Use it when a site has few patients",
     )  # fmt: skip
     cross_fitted: bool = Field(
         False,
         description="each site trains two networks, each on half of its patients. On synthetic "
-        "images the network that finds them less real decides. Use it with patients' data: "
-        "answers then reveal less of who took part. It doubles a site's work",
+        "images the network that finds them less real decides, on masks the mean of both. Use it "
+        "with patients' data: answers then reveal less of who took part. It doubles a site's work",
     )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="settings of a discriminator of another package"
@@ -219,8 +220,6 @@ class OptimiserSection(Section):
 
     generator_rate: Rate = Field(2e-4, description="learning rate of the generator")
     discriminator_rate: Rate = Field(2e-4, description="learning rate of the discriminators")
-    beta1: float = Field(0.5, ge=0, lt=1, description="decay of the first moment")
-    beta2: float = Field(0.999, gt=0, lt=1, description="decay of the second moment")
     decay_from: float = Field(
         0.5, ge=0, le=1,
         description="fraction of the steps after which learning rates fall linearly to zero",
@@ -294,9 +293,6 @@ class WireSection(Section):
     feedback: Literal["float32", "float16", "int8", "int4"] = Field(
         "int4", description="coding of feedback, the gradients that sites send back"
     )
-    zstd: int = Field(
-        1, ge=1, le=19, description="compression level of all arrays; higher is smaller and slower"
-    )
 
 
 @final
@@ -309,11 +305,10 @@ class MasksSection(Section):
         "folder of the coordinator, or of a generator that the sites teach first. Use given when "
         "no patient's mask may leave a site",
     )
-    release: bool | Literal["where_allowed"] = Field(
+    release: bool = Field(
         False,
         description="true: the coordinator keeps the patients' masks, so that 'asyndgan "
-        "generate' can paint from them; a site whose policy forbids it takes no part. "
-        "where_allowed: such a site takes part, and its masks are not kept",
+        "generate' can paint from them; a site whose policy forbids it takes no part",
     )
     unlabelled: bool = Field(
         False,
@@ -346,11 +341,6 @@ class PrivacySection(Section):
         1, ge=1, le=1000,
         description="updates before each answer; each one spends privacy",
     )  # fmt: skip
-    multiplicity: int = Field(
-        1, ge=1, le=64,
-        description="augmented copies of a patient's image, averaged before clipping; they spend "
-        "privacy once",
-    )  # fmt: skip
     conditions: Literal["public", "unprotected"] = Field(
         "public",
         description="what images are painted from: public, classes or given masks, drawn "
@@ -368,11 +358,6 @@ class IntegritySection(Section):
         description="longest feedback, as a multiple of the median length of all sites; longer "
         "feedback is shortened; 0: no bound. Use 2 when a site may be malicious. It needs three "
         "sites",
-    )  # fmt: skip
-    alarm: float = Field(
-        10.0, ge=1,
-        description="feedback longer than this multiple of the median length is reported in the "
-        "log; it needs three sites",
     )  # fmt: skip
 
 
@@ -400,18 +385,6 @@ class SharesSection(Section):
 
 
 @final
-class RemindingSection(Section):
-    """How the generator retains what it learned from sites that are away."""
-
-    weight: Weight = Field(
-        0.0,
-        description="weight of the L1 distance between what the generator paints from the masks "
-        "of absent sites, and what it painted when they left; 0: none. Use 10 when looks of "
-        "absent sites must be kept. The coordinator must be allowed to keep their masks",
-    )
-
-
-@final
 class QuorumSection(Section):
     """How many sites must answer for a step to update the generator, and how long to wait."""
 
@@ -425,3 +398,24 @@ class QuorumSection(Section):
         description="seconds without a quorum, or without any answer, after which the run stops "
         "with a checkpoint",
     )  # fmt: skip
+
+
+@final
+class PresenceSection(Section):
+    """A range of steps in which a site takes part."""
+
+    site: Name = Field(description="name of the site")
+    first: int = Field(
+        0, ge=0, description="first step in which the site takes part, counted from 0"
+    )
+    last: int | None = Field(
+        None,
+        ge=0,
+        description="last step in which the site takes part. Left out: to the end of the run",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.last is not None and self.last < self.first:
+            raise ValueError(f"{self.site} leaves after step {self.last}, before its first one")
+        return self

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 from itertools import pairwise
-from typing import Annotated, Final, Literal, Self, final
+from typing import Annotated, ClassVar, Final, Literal, Self, final
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -110,6 +110,12 @@ class TableColumn(Section):
 @final
 class TableSection(Section):
     """The sites' tables; with this section a run is trained on records, not on images."""
+
+    case: ClassVar = "record"
+    patients: ClassVar = "records"
+    unit: ClassVar = "numbers"
+    augmented: ClassVar = "dropout"
+    cases: ClassVar = "records"
 
     source: Literal["fingerprints", "declared"] = Field(
         "fingerprints",

@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 
 from asyndgan.auditing.audit import NEAREST_FILE
 from asyndgan.auditing.membership import Attack
-from asyndgan.auditing.record import AuditRecord, read_audit, release_by
+from asyndgan.auditing.record import AuditRecord, read_audit
+from asyndgan.auditing.release import release_by
 from asyndgan.auditing.remedies import remedies
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
@@ -20,8 +21,8 @@ _QUESTIONS: Final = {
     "patient's mask comes to the patient's image",
     "nearest": "Was this patient in the run? By how near the nearest synthetic image is",
     "density": "Was this patient in the run? By how many synthetic images are near",
-    "mask": "Was this patient in the run? By how near a mask of {held} comes to the patient's mask",
-    "picture": "Was this patient in the run? By how near a mask of {held} comes to the mask that "
+    "mask": "Was this patient in the run? By how near a mask of the set comes to the patient's",
+    "picture": "Was this patient in the run? By how near a mask of the set comes to the mask that "
     "is found in the patient's image",
 }
 
@@ -55,16 +56,9 @@ def figures_of(attack: Attack) -> tuple[str, str, str]:
 
 
 class Attempt(NamedTuple):
-    """One attack.
+    """One attack: question, answer, whether the attacker learned something, or nobody can say.
 
-    Attributes:
-        question: what the attacker wants to know.
-        answer: what came of it.
-        learned: whether the attacker learned something about a patient.
-        undecided: whether nobody can say.
-        figure: the number behind it, as text; empty if there is none.
-        beside: what to compare the number with, as text.
-        attack: the attack on membership, if it was one.
+    `figure` is the number behind it, and `beside` what to compare it with, as texts.
     """
 
     question: str
@@ -77,16 +71,7 @@ class Attempt(NamedTuple):
 
 
 class Audited(NamedTuple):
-    """Content of the page's card on one audit.
-
-    Attributes:
-        record: the audit.
-        attempts: the attacks.
-        advice: what to do about them, the first thing first.
-        release: whether this audit permits a release, and why not.
-        picture: data URI of members beside the synthetic images nearest to them; empty if it is
-            not to be shown.
-    """
+    """Content of the page's card on one audit; `picture` is a data URI, or empty."""
 
     record: AuditRecord
     attempts: list[Attempt]
@@ -97,7 +82,7 @@ class Audited(NamedTuple):
     @property
     def unlike(self) -> bool:
         """Whether the others are unlike the members."""
-        return not self.record.audit.every.groups.alike
+        return not self.record.audit.groups.alike
 
     @property
     def learned(self) -> int:
@@ -115,11 +100,7 @@ def read_audited(
 ) -> list[Audited]:
     """Reads the results of audits of one run, which together may permit its release.
 
-    Args:
-        run: the run that the page is about.
-        folders: each contains audit.json and nearest.png.
-        shown: sites whose real images may be on the page. A picture, which shows patients, is left
-            out if it may have another site's.
+    Pictures show patients: one is left out if it may have a site's that is not among `shown`.
 
     Raises:
         RunError: there is no audit, none that can be read, one of another generator, or one whose
@@ -145,6 +126,8 @@ def read_audited(
 
 
 def _picture(folder: Path) -> str:
+    if not (folder / NEAREST_FILE).exists():
+        return ""  # a site that answered its coordinator has kept it
     try:
         return figure(folder / NEAREST_FILE)
     except (OSError, ValueError) as error:
@@ -155,10 +138,9 @@ def _picture(folder: Path) -> str:
 
 def _attempts(record: AuditRecord) -> Iterator[Attempt]:
     found, trial = record.audit, bool(record.trial)
-    every = [(attack, "the set") for attack in found.attacks]
-    for attack, held in [*every, *((attack, "the run's folder") for attack in found.kept)]:
+    for attack in found.attacks:
         yield Attempt(
-            _QUESTIONS.get(attack.name, attack.name).format(held=held),
+            _QUESTIONS.get(attack.name, attack.name),
             sentence(record.decided(attack.verdict)),
             learned=attack.alarms and not trial,
             undecided=not attack.passes and (trial or not attack.alarms),
@@ -180,6 +162,3 @@ def _attempts(record: AuditRecord) -> Iterator[Attempt]:
             figure=f"{fmean(pixels.asked):.1f} dB",
             beside=f"{fmean(pixels.anyway):.1f} without asking",
         )
-    if found.sites:
-        # A scanner's look tells this, and nothing about who took part: no alarm.
-        yield Attempt("At which site was a patient imaged?", sentence(found.sites.verdict))

@@ -36,8 +36,6 @@ _NOTES: Final = {
     "often.",
     "segmentation": "How badly the discriminator finds the mask back in the synthetic images.",
     "paired_l1": "Distance to the real image of the same mask, on a scale of 2.",
-    "reminding": "How differently the masks of sites that are away are painted by now, on a scale "
-    "of 2. Nothing while all are there.",
     "features": "How far the discriminator's features lie from those of the site's images.",
 }
 _MARK: Final = "#0c0c0"
@@ -53,12 +51,7 @@ class Chart(NamedTuple):
 
 
 def loss_charts(records: Records, numbers: Mapping[str, int]) -> list[Chart]:
-    """One chart per loss, the discriminator's first, then one of reminding, if there was any.
-
-    Args:
-        records: at least one.
-        numbers: colour number of each site.
-    """
+    """One chart per loss, the discriminator's first."""
     names = {name for record in records for own in record["losses"].values() for name in own}
     charts = []
     for name in sorted(names, key=lambda name: (name != "discriminator", name)):
@@ -68,9 +61,6 @@ def loss_charts(records: Records, numbers: Mapping[str, int]) -> list[Chart]:
         }
         note = _NOTES.get(name, "A term of what the sites ask of synthetic images.")
         charts.append(_chart(name, note, lines, numbers, records))
-    gap = {"generator": _values(record.get("reminding") for record in records)}
-    if not np.isnan(gap["generator"]).all():
-        charts.append(_chart("reminding", _NOTES["reminding"], gap, {"generator": 0}, records))
     return charts
 
 

@@ -1,15 +1,16 @@
 """Pictures of synthetic cases, with real ones beside them on request."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image as Pillow
 
 from asyndgan.arrays import Mask
+from asyndgan.painting.pictures import film, flat
 from asyndgan.reports.page import data_uri
 from asyndgan.store.prepared import Case
 
@@ -18,6 +19,12 @@ CASES: Final = 6
 
 SITES: Final = 12
 """Largest number of sites shown."""
+
+FILMED: Final = 3
+"""Sites of which all slices of a volume are shown."""
+
+SLICE: Final = 64
+"""Pixels of the longer side of a slice, where all slices of a volume are shown."""
 
 BUDGET: Final = 2_600_000
 """Characters that all pictures together may take; if they exceed it, they are scaled down."""
@@ -46,17 +53,16 @@ class Strip(NamedTuple):
 
 
 class SiteGallery(NamedTuple):
-    """Cases shown of one site.
+    """Cases shown of one site; of no site of the run if the name is empty.
 
-    Attributes:
-        site: name; empty for cases of no site of the run.
-        strips: the cases; if there are real ones, each synthetic strip is followed by a real one.
-        same_masks: whether each real case has the same mask as its synthetic neighbour.
+    If there are real strips, one follows each synthetic strip; `same_masks`: with the same mask. Of
+    volumes, `films` are all slices of the first case side by side.
     """
 
     site: str
     strips: list[Strip]
     same_masks: bool
+    films: list[Strip]
 
     @property
     def has_real(self) -> bool:
@@ -65,14 +71,7 @@ class SiteGallery(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """All pictures of a page.
-
-    Attributes:
-        sites: sites that are shown.
-        legend: name and colour of each label, and whether it is striped.
-        left_out: number of sites that are not shown.
-        pixels: rows and columns of the images before they were resized.
-    """
+    """All pictures of a page; `legend`: each label's name and colour, and whether it is striped."""
 
     sites: list[SiteGallery]
     legend: list[tuple[str, str, bool]]
@@ -91,24 +90,23 @@ def build_gallery(
     sites: Sequence[str],
     labels: Mapping[int, str],
 ) -> Gallery:
-    """Chooses cases of every site and renders them as data URIs.
+    """Chooses cases of every site, by whose names (`north-m00012`) they begin, as data URIs.
 
-    Cases are evenly spaced among those whose masks have most labels, so they are not selected by
-    appearance. If real cases are given, synthetic cases with the mask of a real one are preferred.
-
-    Args:
-        synthetic: synthetic cases, named after their site (`north-m00012`).
-        real: real cases, by the site's name.
-        sites: sites of the run, in the order in which they are shown.
-        labels: name of each label, by number.
+    Cases are evenly spaced among those whose masks have most labels. If real cases are given,
+    synthetic cases with the mask of a real one are preferred.
     """
     groups = _by_site(synthetic, sites)
     chosen = {site: _chosen(groups[site], real.get(site, ())) for site in list(groups)[:SITES]}
     colours = label_colours(labels)
     for side in _SIDES:
         shown = [
-            SiteGallery(site, list(_strips(site, pairs, colours, side)), same)
-            for site, (pairs, same) in chosen.items()
+            SiteGallery(
+                site,
+                [*_strips(site, pairs, colours, side)],
+                same,
+                [*_films(site, pairs, colours)] if place < FILMED else [],
+            )
+            for place, (site, (pairs, same)) in enumerate(chosen.items())
         ]
         strips = (strip for site in shown for strip in site.strips)
         if sum(len(picture.source) for one in strips for picture in one.pictures) <= BUDGET:
@@ -138,31 +136,23 @@ def label_colours(labels: Mapping[int, str]) -> dict[int, str]:
 Pairs = list[tuple[Case, Case | None]]
 
 
-class Masked(NamedTuple):
-    """A mask and the name of the case to be painted from it."""
-
-    name: str
-    mask: Mask
-
-
-_Case = TypeVar("_Case", Case, Masked)
-
-
 def worth_painting(
     masks: Sequence[tuple[str, Mask]], real: Mapping[str, Sequence[Case]], sites: Sequence[str]
 ) -> list[tuple[str, Mask]]:
     """The named masks of which `build_gallery` shows paintings; its arguments are the same."""
     kept: dict[str, Mask] = {}
-    for site, group in _by_site([Masked(*one) for one in masks], sites).items():
+    # Of which the masks alone are looked at.
+    unpainted = [Case.drawn(name, mask[None].float(), mask, ("",)) for name, mask in masks]
+    for site, group in _by_site(unpainted, sites).items():
         twins = _twins(group, real.get(site, ()))
         chosen = _spread([one for one in group if one.name in twins] or group, CASES)
         kept |= {one.name: one.mask for one in chosen}
     return list(kept.items())
 
 
-def _by_site(cases: Sequence[_Case], sites: Sequence[str]) -> dict[str, list[_Case]]:
+def _by_site(cases: Sequence[Case], sites: Sequence[str]) -> dict[str, list[Case]]:
     """Cases by site, without sites that have none; cases of no known site come last, under ""."""
-    groups: dict[str, list[_Case]] = {site: [] for site in [*sites, ""]}
+    groups: dict[str, list[Case]] = {site: [] for site in [*sites, ""]}
     longest_first = sorted(sites, key=len, reverse=True)
     for case in cases:
         own = (site for site in longest_first if case.name.startswith(f"{site}-"))
@@ -181,7 +171,7 @@ def _chosen(synthetic: Sequence[Case], real: Sequence[Case]) -> tuple[Pairs, boo
     return list(zip(_spread(synthetic, CASES // 2), others, strict=False)), False
 
 
-def _twins(synthetic: Sequence[_Case], real: Sequence[Case]) -> dict[str, Case]:
+def _twins(synthetic: Sequence[Case], real: Sequence[Case]) -> dict[str, Case]:
     """The real case of the same mask, by the name of a synthetic one."""
     of_mask = {_key(case.mask): case for case in real}
     for case in real:  # training mirrors at random, so released masks may be mirrored
@@ -195,7 +185,7 @@ def _key(mask: Mask) -> bytes:
     return mask.to(torch.int32).contiguous().numpy().tobytes()
 
 
-def _spread(cases: Sequence[_Case], count: int) -> list[_Case]:
+def _spread(cases: Sequence[Case], count: int) -> list[Case]:
     """At most `count` cases, evenly spaced among those whose masks have most labels."""
     held = [len(torch.unique(case.mask)) for case in cases]
     rich = [case for case, number in zip(cases, held, strict=True) if number == max(held)]
@@ -205,21 +195,34 @@ def _spread(cases: Sequence[_Case], count: int) -> list[_Case]:
     return [rich[round(place)] for place in np.linspace(0, len(rich) - 1, count)]
 
 
-def _strips(site: str, pairs: Pairs, colours: Mapping[int, str], side: int) -> Iterator[Strip]:
+def _films(site: str, pairs: Pairs, colours: Mapping[int, str]) -> Iterator[Strip]:
+    """The first case's slices; of pictures nothing."""
+    if (mask := pairs[0][0].mask).ndim == 3:
+        yield from _strips(site, pairs[:1], colours, SLICE * len(mask), film)
+
+
+def _strips(
+    site: str,
+    pairs: Pairs,
+    colours: Mapping[int, str],
+    side: int,
+    laid_out: Callable[[Case], Case] = flat,
+) -> Iterator[Strip]:
     for place, pair in enumerate(pairs, 1):
         # Case names may be patients' names, so they are not shown.
         origin = f"{f'site {site}' if site else 'other masks'}, case {place}"
         for kind, case in zip(("synthetic", "real"), pair, strict=True):
             if case is not None:
-                mask = _uri(_coloured(case.mask, colours), side, Pillow.Resampling.NEAREST)
+                plane = laid_out(case)
+                mask = picture_uri(_coloured(plane.mask, colours), side, Pillow.Resampling.NEAREST)
                 pictures = [Picture(mask, "mask", f"mask, {origin}")]
-                for name, values in _planes(case):
-                    source = _uri(values, side, Pillow.Resampling.BICUBIC)
+                for name, values in planes(plane):
+                    source = picture_uri(values, side, Pillow.Resampling.BICUBIC)
                     pictures.append(Picture(source, name, f"{kind} {name}, {origin}"))
                 yield Strip(kind, pictures)
 
 
-def _planes(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+def planes(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     """Each modality in 8 bits; R, G and B are combined into one colour picture."""
     grey = ((case.image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
     planes = dict(zip(case.modalities, grey, strict=True))
@@ -242,7 +245,7 @@ def _coloured(mask: Mask, colours: Mapping[int, str]) -> np.ndarray:
     return picture
 
 
-def _uri(values: np.ndarray, side: int, resampling: Pillow.Resampling) -> str:
+def picture_uri(values: np.ndarray, side: int, resampling: Pillow.Resampling) -> str:
     """A PNG data URI of a picture, resized so that its longer side is about `side` pixels."""
     picture = Pillow.fromarray(values)
     factor = side / max(picture.size)

@@ -4,17 +4,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import TypeAdapter
+
+from asyndgan.auditing.asking import answered_audits
 from asyndgan.auditing.audit import AUDIT_FILE
+from asyndgan.auditing.records import RecordsAudit, release_by_records
 from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
+from asyndgan.judging.records import EVALUATION_FILE, RecordsEvaluation
+from asyndgan.judging.table import read_result
 from asyndgan.painting.sets import check_provenance
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.received import lacking
+from asyndgan.reports.audited import guarantee
 from asyndgan.reports.gallery import worth_painting
-from asyndgan.reports.records import write_records_report
+from asyndgan.reports.page import write_page
 from asyndgan.reports.report import write_report
 from asyndgan.reports.usefulness import is_of_generator
+from asyndgan.reports.words import counted, size
 from asyndgan.runs import RunFolder
+from asyndgan.runs.shipped import is_shipped
+from asyndgan.runs.trial import trial_of
 from asyndgan.store import Case
 from asyndgan.tables.schema import refuse_for_images
 
@@ -40,31 +50,26 @@ def report_run(
     title: str | None = None,
     tell: Tell,
 ) -> Reported:
-    """Writes one HTML page about a run.
+    """Writes one HTML page about a run; arguments are those of `asyndgan.report`.
 
-    Args:
-        run: the run, finished or not.
-        out: file to write; None: report.html in the run's folder.
-        sites: folders of sites whose real images are shown; they become part of the page.
-        evaluation: folder that `asyndgan evaluate` wrote; None: `evaluation` in the run's folder or
-            beside it, if it is of this run.
-        audits: folders that `asyndgan audit` wrote; none: `audit`, likewise.
-        synthetic: synthetic data set to show; None: images are painted from the run's masks.
-        title: title of the page; None: it tells the number of sites.
-        tell: is given a sentence on each thing that was left out.
+    Without folders of an evaluation and of audits it takes those in the run's folder or beside it,
+    if they are of this run, or the audits that sites of a federation answered. `tell` is given a
+    sentence on each thing that was left out.
 
     Raises:
         RunError: a folder is not of this run, or a site is not.
         DataError: a data set cannot be read.
     """
+    if out is None and is_shipped(run.path):
+        raise RunError("this generator comes with the package. Name the page with --out FILE.")
     folders, out = dict(sites or {}), out or run.path / "report.html"
     evaluation = evaluation or _beside(run, "asyndgan evaluate", "evaluation.json", tell, "about")
     if not audits:
         found = _beside(run, "asyndgan audit", AUDIT_FILE, tell)
-        audits = [found] if found else []
+        audits = [found] if found else answered_audits(run)
     if run.recipe().table:
         refuse_for_images({"site": folders, "synthetic": synthetic})
-        page = write_records_report(run, out, evaluation=evaluation, audits=audits, title=title)
+        page = _page_of_records(run, out, evaluation, audits, title)
         return Reported(page, evaluation, audits)
     known = run.facts().sites
     if strange := [name for name in folders if name not in known]:
@@ -110,3 +115,42 @@ def _shown(
                 "shown: --synthetic FOLDER."
             )
         return []
+
+
+def _page_of_records(
+    run: RunFolder,
+    out: Path,
+    evaluation: Path | None,
+    audits: Sequence[Path],
+    title: str | None,
+) -> Path:
+    """Writes a page about a run of records, of which it holds none; raises as `report_run`."""
+    facts, recipe = run.facts(), run.recipe()
+    what = "result for a run of records"
+    useful = evaluation and read_result(
+        evaluation / EVALUATION_FILE, TypeAdapter(RecordsEvaluation), what, "asyndgan evaluate"
+    )
+    audit = TypeAdapter(RecordsAudit)
+    found = [read_result(each / AUDIT_FILE, audit, what, "asyndgan audit") for each in audits]
+    generators = {useful.about["generator_sha256"]} if useful else set()
+    generators |= {one.generator_sha256 for one in found}
+    if generators - {facts.generator_sha256}:
+        raise RunError(
+            f"an evaluation or audit is of another generator than that of {run.path}; name those "
+            "of this run."
+        )
+    left = {site: size(sum(facts.left_sites.get(site, {}).values())) for site in facts.sites}
+    page = {
+        "title": title or f"One generator of records, {counted(len(facts.sites), 'site')}",
+        "facts": facts,
+        "trial": trial_of(facts, recipe),
+        "useful": useful,
+        "audits": [
+            (one, release_by_records(run, one, [other for other in found if other is not one]))
+            for one in found
+        ],
+        "guarantee": guarantee(recipe),
+        "left": left,
+        "recipe_text": recipe.to_toml(comments=False),
+    }
+    return write_page("records.html.jinja", page, out)

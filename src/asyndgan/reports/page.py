@@ -24,16 +24,15 @@ COLOURS: Final = 8
 
 
 def write_page(template: str, page: Mapping[str, Any], out: Path) -> Path:
-    """Renders a template of this folder and writes the page atomically.
+    """Renders a template of this folder and writes the page atomically; returns `out`."""
+    text = rendered(template, page)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(out, text)
+    return out
 
-    Args:
-        template: file name of the template.
-        page: variables of the template.
-        out: the file to write.
 
-    Returns:
-        `out`.
-    """
+def rendered(template: str, page: Mapping[str, Any]) -> str:
+    """The text of a template of this folder with its variables."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # names of sites, labels and modalities are untrusted
@@ -44,10 +43,7 @@ def write_page(template: str, page: Mapping[str, Any], out: Path) -> Path:
     filters = (amount, between, counted, decimal, place, sentence, signed, size, together)
     environment.filters |= {filter.__name__: filter for filter in filters}
     environment.globals["colours"] = COLOURS
-    text = environment.get_template(template).render(page)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(out, printable(text))
-    return out
+    return printable(environment.get_template(template).render(page))
 
 
 def place(value: float, least: float = 0.0) -> float:

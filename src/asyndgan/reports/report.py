@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -14,22 +14,20 @@ from asyndgan.auditing.reconstruction import not_asked
 from asyndgan.errors import RunError
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
-from asyndgan.reports.audited import (
-    MEANING,
-    figures_of,
-    guarantee,
-    read_audited,
-)
+from asyndgan.reports.audited import MEANING, figures_of, guarantee, read_audited
 from asyndgan.reports.charts import loss_charts, presence, traffic_chart
 from asyndgan.reports.gallery import build_gallery
 from asyndgan.reports.page import write_page
-from asyndgan.reports.traffic import Traffic, read_traffic, total
 from asyndgan.reports.usefulness import usefulness_of
-from asyndgan.reports.words import amount, counted, duration, size, together
+from asyndgan.reports.words import DASH, amount, counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.trial import NO_RESULT, trial_of
 from asyndgan.store import Case
 from asyndgan.training.checkpoint import read
+from asyndgan.wire import CASES_WITHHELD, Judge, Judgement
+
+Counts = Mapping[str, Mapping[str, int]]
+"""Bytes by site and kind of message."""
 
 _SIMULATED: Final = ("inprocess", "processes")
 MANY: Final = 6
@@ -49,20 +47,9 @@ def write_report(
 ) -> Path:
     """Writes a page about a run: images, usefulness, training, traffic, attacks and recipe.
 
-    Args:
-        run: the run, finished or not.
-        out: the file to write.
-        synthetic: cases to choose from, named after their site (`north-m00012`).
-        real: real cases by site, shown beside the synthetic ones. They become part of the file, so
-            pass them only for phantoms, or if the sites allow it.
-        evaluation: folder that contains evaluation.json and optionally examples.png.
-            The examples show real patients, so they are included only if `real` is given.
-        audits: folders that contain audit.json and nearest.png; the latter shows real patients too.
-        title: title of the page; by default it tells the number of sites.
-        folders: folders of sites' data, which the page's commands name.
-
-    Returns:
-        `out`.
+    Synthetic cases are named after their site (`north-m00012`). Real cases stand beside them and
+    become part of the file, as then do examples.png and nearest.png of evaluation and audits, which
+    show patients.
 
     Raises:
         RunError: `run` is no run folder, or `evaluation` or one of `audits` is not of this run.
@@ -76,7 +63,7 @@ def write_report(
     numbers = {site: place for place, site in enumerate(facts.sites)}
     labels = {int(number): name for number, name in facts.labels.items()}
     gallery = build_gallery(synthetic, real, list(numbers), labels)
-    traffic = read_traffic(facts, records)
+    traffic = _traffic(facts, records)
     generator = facts.generator_sha256
     useful = evaluation and usefulness_of(evaluation, generator, examples=bool(real))
     page = {
@@ -97,7 +84,7 @@ def write_report(
         "presence": presence(records, list(numbers)) if records else {},
         "news": [(record["step"], line) for record in records for line in record.get("news", ())],
         "traffic": traffic,
-        "kept_masks": sum(1 for _ in (run.masks / "labelsTr").glob("*.png")),
+        "kept_masks": sum(1 for _ in (run.masks / "labelsTr").glob("[!.]*")),
         "bytes_chart": traffic_chart(records) if records else None,
         "audited": read_audited(run, audits, shown=real),
         "meaning": MEANING,
@@ -110,6 +97,46 @@ def write_report(
         **_commands(run, facts, folders or {}),
     }
     return write_page("report.html.jinja", page, out)
+
+
+class Traffic(NamedTuple):
+    """Content of the page's section on traffic: bytes by site and kind of message, and texts.
+
+    `silent` are sites that answered without losses.
+    """
+
+    left: Counts
+    came: Counts
+    left_step: str
+    came_step: str
+    steps: dict[str, str]
+    losses: bool
+    silent: list[str]
+
+
+def _traffic(facts: RunFacts, records: Sequence[Mapping[str, Any]]) -> Traffic:
+    """Summarises the traffic that a run counted, by the records of its steps."""
+    left, came = facts.left_sites, facts.came_to_sites
+    answered = {
+        site: sum(site in record["losses"] for record in records)
+        for site in {**facts.sites, **facts.spared}
+    }
+    reported = {site for record in records for site, own in record["losses"].items() if own}
+    return Traffic(
+        left,
+        came,
+        _a_step(left, Judgement.kind, answered),
+        _a_step(came, Judge.kind, answered),
+        {site: _a_step(left, Judgement.kind, {site: count}) for site, count in answered.items()},
+        bool(reported),
+        [site for site, count in answered.items() if count and site not in reported],
+    )
+
+
+def _a_step(counts: Counts, kind: str, answered: Mapping[str, int]) -> str:
+    steps = sum(answered.values())
+    spent = sum(counts.get(site, {}).get(kind, 0) for site in answered)
+    return size(spent / steps) if steps else DASH
 
 
 def _commands(run: RunFolder, facts: RunFacts, folders: Mapping[str, Path]) -> dict[str, str]:
@@ -139,13 +166,17 @@ def _tiles(
     if len(named) > MANY:
         named = [*named[: MANY - 1], f"{len(named) - MANY + 1} more"]
     yield amount(len(facts.sites)), "sites", together(named) if named else "none"
-    cases = sum(int(about["cases"]) for about in facts.sites.values())
+    cases = [int(about["cases"]) for about in facts.sites.values()]
+    told = [number for number in cases if number != CASES_WITHHELD]
+    but = f"; {len(cases) - len(told)} withhold their number" if len(told) < len(cases) else ""
     no_image = "no message of a site has a place for an image"
-    yield amount(cases), "pictures or slices at the sites", no_image
+    what = "volumes" if recipe.image.whole else "pictures or slices"
+    yield amount(sum(told)), f"{what} at the sites{but}", no_image
     planned = recipe.training.steps
     of = "" if facts.steps == planned else f"of {amount(planned)}, "
     yield amount(facts.steps), "steps", f"{of}in {duration(facts.seconds)}"
-    yield traffic.left_step, "left a site each step", f"{size(total(traffic.left))} in all"
+    total = sum(sum(kinds.values()) for kinds in traffic.left.values())
+    yield traffic.left_step, "left a site each step", f"{size(total)} in all"
     if facts.generator_sha256 and run.generator_file.exists():
         tensors, _ = read(run.generator_file)
         weights = sum(tensor.numel() for tensor in tensors.values())

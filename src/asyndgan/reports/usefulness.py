@@ -3,9 +3,8 @@
 import io
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 from PIL import Image as Pillow
@@ -13,25 +12,20 @@ from PIL import Image as Pillow
 from asyndgan.errors import RunError
 from asyndgan.judging.table import (
     ADDED,
-    AUGMENTED,
     MOST_BYTES,
     REAL_ALL,
     SYNTHETIC,
     Evaluation,
     Row,
-    of_single_sites,
     site_of,
 )
 from asyndgan.received import contents
 from asyndgan.reports.page import data_uri
-from asyndgan.reports.words import DASH, between, counted, decimal, together
+from asyndgan.reports.words import DASH, between, counted, decimal
 from asyndgan.texts import bounded_text, parsed_json
 
 MOST_FINDINGS: Final = 3
 """Largest number of labels that each have a headline of their own."""
-
-MOST_NAMED: Final = 6
-"""Largest number of sites that are named."""
 
 NEAR_ZERO: Final = 0.05
 """Dice of all real images below which nothing was learned, so that a ratio to it says nothing."""
@@ -46,34 +40,17 @@ Rows = Sequence[Row]
 
 
 class Finding(NamedTuple):
-    """The headline of one label, or of the mean over many, as text.
-
-    Attributes:
-        label: name of the label, or "mean of 9 labels".
-        figure: the number to print large.
-        interval: interval of that number; empty if there is none.
-        caption: description of the number.
-        sentence: the Dice behind it, and the numbers of patients and seeds.
-        single: mean Dice of networks of single sites; empty if there is none.
-        better: sites whose own network does better; empty if `single` is.
-    """
+    """The headline of one label, or of the mean over many, as texts."""
 
     label: str
     figure: str
     interval: str
     caption: str
     sentence: str
-    single: str = ""
-    better: str = ""
 
 
 def usefulness_of(folder: Path, generator: str, *, examples: bool) -> dict[str, Any]:
-    """The variables of the page's section on usefulness.
-
-    Args:
-        folder: folder that contains evaluation.json and optionally examples.png.
-        generator: SHA-256 of the run's generator.
-        examples: include examples.png, which shows real patients.
+    """The variables of the page's section on usefulness; `examples` shows real patients.
 
     Raises:
         RunError: there is no evaluation.json, it is not valid, or judges another generator.
@@ -85,8 +62,6 @@ def usefulness_of(folder: Path, generator: str, *, examples: bool) -> dict[str, 
             "run, or make it with 'asyndgan evaluate'."
         )
     by_label = evaluation.by_label()
-    findings = [finding_of(label, rows) for label, rows in by_label.items()]
-    many = len(findings) > MOST_FINDINGS
     try:
         shown = figure(folder / "examples.png") if examples else ""
     except (OSError, ValueError) as error:
@@ -97,14 +72,14 @@ def usefulness_of(folder: Path, generator: str, *, examples: bool) -> dict[str, 
     return {
         "evaluation": evaluation,
         "headline": list(headline(evaluation)),
-        "findings": [mean_finding(by_label)] if many else findings,
-        "by_label": findings if many else [],
+        "findings": [finding_of(label, rows) for label, rows in by_label.items()]
+        if len(by_label) <= MOST_FINDINGS
+        else list(_mean_finding(evaluation)),
         "synthetic": any(row.model == SYNTHETIC for row in evaluation.rows),
         "tables": [_table(evaluation, label, rows) for label, rows in by_label.items()],
         "gains": [one for one in evaluation.gains if one.patients],
         "name_of": name_of,
         "site_of": site_of,
-        "added": ADDED,
         "examples": shown,
     }
 
@@ -148,48 +123,27 @@ def finding_of(label: str, rows: Rows) -> Finding:
         between(row.ratio_low, row.ratio_high, 2) if learned else "",
         "of the Dice that all real images reach",
         f"{decimal(row.dice_mean, 3)} against {decimal(real.dice_mean, 3)}; {counts}.",
-        *_single(row.dice_mean, {row.model: row.dice_mean for row in rows}),
     )
 
 
-def mean_finding(by_label: Mapping[str, Rows]) -> Finding:
-    """The mean over labels of what `finding_of` tells of each."""
-    dice: dict[str, list[float]] = {}
-    for rows in by_label.values():
-        for row in rows:
-            dice.setdefault(row.model, []).append(row.dice_mean)
-    means = {model: fmean(own) for model, own in dice.items() if len(own) == len(by_label)}
-    name = f"mean of {len(by_label)} labels"
-    real, synthetic = means.get(REAL_ALL, math.nan), means.get(SYNTHETIC, math.nan)
-    if math.isnan(synthetic):
-        return Finding(name, decimal(real, 3), "", "Dice of all real images", "")
-    ratio = synthetic / real if real >= NEAR_ZERO else None
-    pair = f"{decimal(synthetic, 3)} against {decimal(real, 3)}."
-    caption = "of the mean Dice that all real images reach"
-    return Finding(name, decimal(ratio, 2), "", caption, pair, *_single(synthetic, means))
-
-
-def _single(synthetic: float, dice: Mapping[str, float]) -> tuple[str, str]:
-    """What networks of single sites reach, and in words which of them do better."""
-    known = {
-        site_of(model): own
-        for model, own in dice.items()
-        if of_single_sites(model) and not math.isnan(own)
-    }
-    if not known or math.isnan(synthetic):
-        return "", ""
-    better = sorted(site for site, own in known.items() if own > synthetic)
-    mean = f"Single sites alone: {fmean(known.values()):.3f} on average."
-    if not better:
-        return mean, "no site"
-    few = together(better) if len(better) <= MOST_NAMED else counted(len(better), "site")
-    return mean, f"all {len(known)} sites" if len(better) == len(known) > 1 else few
+def _mean_finding(evaluation: Evaluation) -> Iterator[Finding]:
+    """What all labels together tell."""
+    means = {one.model: one for one in evaluation.overall}
+    if {REAL_ALL, SYNTHETIC} <= means.keys():
+        synthetic, real = means[SYNTHETIC], means[REAL_ALL]
+        yield Finding(
+            f"mean of {len(evaluation.by_label())} labels",
+            decimal(synthetic.ratio, 2),
+            between(synthetic.ratio_low, synthetic.ratio_high, 2),
+            "of the mean IoU that all real images reach",
+            f"{decimal(synthetic.iou, 3)} against {decimal(real.iou, 3)}.",
+        )
 
 
 def name_of(model: str) -> str:
     """Description of a model's training cases."""
     site = site_of(model)
-    added = ", and synthetic ones" if model.endswith((ADDED, AUGMENTED)) else ""
+    added = ", and synthetic ones" if model.endswith(ADDED) else ""
     names = {REAL_ALL: "Real images of all sites", SYNTHETIC: "Synthetic images alone"}
     return names.get(model, f"Real images of {site}{added}" if site else model)
 
@@ -212,14 +166,9 @@ def _table(evaluation: Evaluation, label: str, rows: Rows) -> dict[str, Any]:
 
 
 def is_of_generator(path: Path, generator_sha256: str, *within: str) -> bool:
-    """Whether a JSON file of results is of this generator.
+    """Whether a JSON file of results is of this generator, whose hash lies `within` these keys.
 
     True also if it does not say or cannot be read: whoever reads the rest reports what is wrong.
-
-    Args:
-        path: the file.
-        generator_sha256: hash of the generator.
-        within: keys of the tables around `generator_sha256`, from the outermost.
     """
     try:
         table = parsed_json(bounded_text(path, MOST_BYTES))

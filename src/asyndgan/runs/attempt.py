@@ -2,20 +2,30 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import final
 
 import torch
 
 from asyndgan import __version__
-from asyndgan.errors import AsyndganError, Interrupted, NotFiniteError, QuorumError, StorageError
+from asyndgan.errors import (
+    AsyndganError,
+    DataError,
+    Interrupted,
+    NotFiniteError,
+    QuorumError,
+    RunError,
+    StorageError,
+)
+from asyndgan.intake.dataset import DataSet, sliced
 from asyndgan.models import usable_device
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
-from asyndgan.runs.checks import check_version
 from asyndgan.runs.facts import RunFacts, State
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.proposal import proposal
@@ -25,14 +35,9 @@ from asyndgan.runs.signals import stop_requests
 from asyndgan.runs.start import Start
 from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training import GENERATOR_VERSION, Coordinator
-from asyndgan.training.checkpoint import (
-    count_in,
-    forget_old,
-    taking_up,
-    to_resume,
-    write,
-)
+from asyndgan.training.checkpoint import count_in, forget_old, taking_up, to_resume, write
 from asyndgan.training.given import Given
+from asyndgan.training.roster import Pending
 from asyndgan.training.scope import Scope
 from asyndgan.training.steps import step_file, stored_steps
 from asyndgan.wire import Card
@@ -50,16 +55,16 @@ Confirm = Callable[[str], None]
 class _Pace:
     """Estimates the remaining seconds from the last 50 steps."""
 
-    times: list[float] = field(default_factory=lambda: [time.monotonic()])
+    times: deque[float] = field(default_factory=lambda: deque([time.monotonic()], maxlen=51))
 
     def left(self, steps: int) -> float:
-        self.times = [*self.times[-50:], time.monotonic()]
+        self.times.append(time.monotonic())
         return steps * (self.times[-1] - self.times[0]) / (len(self.times) - 1)
 
 
 @final
 class Attempt:
-    """One attempt at a run, from a fresh start or a checkpoint until it ends for any reason."""
+    """One attempt at a run, from a fresh start or a checkpoint until it ends."""
 
     def __init__(
         self,
@@ -71,11 +76,12 @@ class Attempt:
         *,
         device: str,
         go_on: str,
-        patients: str,
         precision: str,
         confirm: Confirm | None = None,
+        pending: Pending | None = None,
         start: Start | None = None,
         given: Given | None = None,
+        sets: Mapping[str, DataSet] = MappingProxyType({}),
     ) -> None:
         self.folder = folder
         self.recipe = recipe
@@ -86,33 +92,42 @@ class Attempt:
         state = to_resume(folder.checkpoints)
         if state:
             self.facts = folder.facts()
-            check_version(folder, self.facts)
+            if self.facts.generator_version != GENERATOR_VERSION:
+                raise RunError(
+                    f"the run in {folder.path} was begun by another version of asyndgan, which "
+                    "trained otherwise; it cannot go on. Start a new run."
+                )
         else:
             self.facts = RunFacts(
                 folder.identity(), __version__, recipe.digest(), engine, torch=torch.__version__,
                 generator_version=GENERATOR_VERSION, precision=precision,
                 threads=torch.get_num_threads(),
             )  # fmt: skip
-        self.facts.patient_pattern = patients
+        for site, data in sets.items():
+            with suppress(DataError):  # the site itself says what is wrong with it
+                self.facts.patient_patterns[site] = data.info.patient_pattern
         self.recorder = Recorder(folder, self.facts, self.exchange)
-        bank = MaskBank(folder.masks) if recipe.keeps_masks or given else None
+        kept = recipe.keeps_masks or given
+        bank = MaskBank(folder.masks, whole=recipe.image.whole) if kept else None
+        collected = None if given else bank  # given masks are kept once, below
         if bank and not (given and state):
-            kept = state[1].get("masks", bank.counts()) if state else {}
+            counts = state[1].get("masks", bank.counts()) if state else {}
             with taking_up():
-                bank.back_to({site: count_in(kept, site) for site in kept})
+                bank.back_to({site: count_in(counts, site) for site in counts})
         begun_at = count_in(state[1], "step") if state else 0
         self.coordinator = Coordinator.begin(
             recipe.computed_in(self.facts.precision),
             self.exchange,
             run=self.facts.run,
-            keep=bank.keep if bank and not given else None,
-            recall=bank.of if bank and not given else None,
+            keep=collected.keep if collected else None,
             given=given,
             checkpoint=state,
             needed={site for site in sites if recipe.takes_part(site, begun_at)},
             confirm=self._ask(confirm) if confirm else None,
+            pending=pending,
             device=usable_device(device),
         )
+        self.facts.sliced |= sliced(sets.values(), recipe.image)
         self.bank = bank
         if bank:
             bank.describe(self.coordinator.scope)
@@ -140,8 +155,7 @@ class Attempt:
     ) -> None:
         """Takes steps until all are done; records the state of the run however it ends.
 
-        A checkpoint is written at the end, on an interruption and on errors of this package except
-        `NotFiniteError` and `StorageError`.
+        It writes a checkpoint, except on `NotFiniteError`, `StorageError` and foreign errors.
         """
         step, every = self.coordinator.step_number, self.recipe.training.sample_every
         try:
@@ -212,16 +226,18 @@ class Attempt:
             self.absent |= {site: reason for site, reason in news.items() if reason}
             if self.coordinator.has_quorum():
                 return
+            if reasons := self.coordinator.roster.barred(step):
+                raise RunError(
+                    f"too few sites are left whose policies allow the run.{reasons} It stopped "
+                    f"with a checkpoint: {self.go_on}."
+                )
             if time.monotonic() - since > self.recipe.quorum.patience_s:
                 raise self._too_few("too few sites")
             self._heed(stop)
             time.sleep(0.2)
 
     def _checkpoint(self) -> None:
-        """Writes the sites' checkpoints first, then the coordinator's, which relies on theirs.
-
-        A site that kept none is only noted.
-        """
+        """Writes the sites' checkpoints first, then the coordinator's, which relies on theirs."""
         self.coordinator.events += [
             f"{site} kept no checkpoint: {reason}"
             for site, reason in self.coordinator.roster.save(self.coordinator.step_number).items()

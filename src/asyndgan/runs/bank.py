@@ -9,10 +9,9 @@ from typing import final
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from asyndgan.intake.labelling import read_mask
+from asyndgan.intake.labelling import keep_mask, kept_mask
 from asyndgan.texts import replace_text, stored_whole
 from asyndgan.training import Scope
 from asyndgan.training.given import site_of
@@ -20,27 +19,26 @@ from asyndgan.training.given import site_of
 
 @final
 class MaskBank:
-    """Writes each mask once, as `labelsTr/<site>-m<number>.png` with a `dataset.json`.
-
-    The numbers count masks, not patients: the coordinator does not know which patient a mask
-    belongs to.
+    """Writes each mask once, as `labelsTr/<site>-m<number>`: PNG, or NIfTI of whole volumes.
 
     Args:
         path: folder of the bank; masks it already holds are not written again.
+        whole: whether the masks are of whole volumes.
 
     Raises:
-        DataError: one of them cannot be read.
+        DataError: a mask in it cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, whole: bool = False) -> None:
         self.path = path
+        self.ending = ".nii.gz" if whole else ".png"
         self.folder = path / "labelsTr"
         self._seen: set[bytes] = set()
         self._count: Counter[str] = Counter()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(self.folder.glob("[!.]*.png")):
-            site = site_of(path.stem)
-            self._seen.add(_digest(site, _read(path)))
+        for path in sorted(self.folder.glob(f"[!.]*{self.ending}")):
+            site = site_of(path.name.removesuffix(self.ending))
+            self._seen.add(_digest(site, kept_mask(path)))
             self._count[site] += 1
 
     def describe(self, scope: Scope) -> None:
@@ -50,7 +48,7 @@ class MaskBank:
             "channel_names": {str(n): name for n, name in enumerate(scope.modalities)},
             "labels": {name: number for number, name in scope.labels.items()},
             "numTraining": 0,
-            "file_ending": ".png",
+            "file_ending": self.ending,
             "masks_only": True,
         }
         replace_text(self.path / "dataset.json", json.dumps(about, indent=2) + "\n")
@@ -59,19 +57,11 @@ class MaskBank:
         """Returns the first `count` masks of each site, sorted by site."""
         return {
             site: [
-                torch.from_numpy(_read(self._file(site, number)))
+                torch.from_numpy(kept_mask(self._file(site, number)))
                 for number in range(1, min(count, self._count[site]) + 1)
             ]
             for site in sorted(self._count)
         }
-
-    def of(self, site: str) -> Tensor:
-        """Returns all masks of a site, int64 (n, rows, columns); shape (0,) if there are none."""
-        count = self._count[site]
-        masks = [_read(self._file(site, number)) for number in range(1, count + 1)]
-        if not masks:
-            return torch.zeros(0, dtype=torch.int64)
-        return torch.from_numpy(np.stack(masks))
 
     def counts(self) -> dict[str, int]:
         """Number of masks of each site."""
@@ -82,7 +72,7 @@ class MaskBank:
         for site, count in self._count.items():
             for number in range(counts.get(site, 0) + 1, count + 1):
                 path = self._file(site, number)
-                self._seen.discard(_digest(site, _read(path)))
+                self._seen.discard(_digest(site, kept_mask(path)))
                 path.unlink()
             self._count[site] = min(count, counts.get(site, 0))
 
@@ -100,16 +90,12 @@ class MaskBank:
             if digest not in self._seen:
                 path = self._file(site, self._count[site] + 1)
                 with stored_whole(path) as half:  # since a resumed run reads all of them
-                    Image.fromarray(array).save(half, format="PNG")
+                    keep_mask(half, array, self.ending)
                 self._seen.add(digest)
                 self._count[site] += 1
 
     def _file(self, site: str, number: int) -> Path:
-        return self.folder / f"{site}-m{number:05d}.png"
-
-
-def _read(path: Path) -> np.ndarray:
-    return read_mask(path).values
+        return self.folder / f"{site}-m{number:05d}{self.ending}"
 
 
 def _digest(site: str, mask: np.ndarray) -> bytes:

@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from shlex import quote
 from typing import Final
 
@@ -13,7 +13,7 @@ from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import BASE
-from asyndgan.runs.order import Order
+from asyndgan.runs.order import Order, sites_alone
 from asyndgan.runs.recipes import recipe_text
 from asyndgan.tables.summary import Summary
 from asyndgan.wire import Describe, Described
@@ -29,20 +29,14 @@ PATIENCE_S: Final = 240.0
 def described(
     federation: Federation, sites: Collection[str] = ()
 ) -> dict[str, Fingerprint | Summary]:
-    """Fingerprints of a federation's sites, as far as each site's policy lets them out.
-
-    The federation has to be served, and no run may be at work: sites serve one at a time.
-
-    Args:
-        federation: the federation.
-        sites: sites to ask; empty: all that have kits.
+    """Fingerprints of sites (empty: of all), as far as each site's policy lets them out.
 
     Raises:
         BusyError: a run is ordered or at work.
         RunError: a site has no kit, does not come, or sends no fingerprint.
     """
     wanted = sorted(sites or federation.sites)
-    with _connected(federation, wanted) as transport:
+    with connected(federation, wanted, RUN) as transport:
         run = secrets.token_hex(16)
         with closing(Exchange(transport, Recipe.from_toml(recipe_text(BASE)))) as exchange:
             answers = exchange.ask({site: Describe(run=run) for site in wanted})
@@ -57,8 +51,14 @@ def described(
 
 
 @contextmanager
-def _connected(federation: Federation, wanted: Sequence[str]) -> Iterator[Transport]:
-    """Connects to sites while no run is at work; waits for them `PATIENCE_S` at most."""
+def connected(federation: Federation, wanted: Sequence[str], run: str) -> Iterator[Transport]:
+    """Connects to sites while no run is at work; waits for them `PATIENCE_S` at most.
+
+    They are asked questions without a recipe, and keep the log of them under the name `run`.
+
+    Raises:
+        BusyError, RunError: as `described`.
+    """
     if not wanted:
         raise RunError("the federation has no site yet; 'asyndgan federation add' adds one.")
     if unknown := {*wanted} - {*federation.sites}:
@@ -67,8 +67,17 @@ def _connected(federation: Federation, wanted: Sequence[str]) -> Iterator[Transp
         if (state := order.state()) in ("ordered", "running"):
             stop = f"asyndgan federation stop {quote(str(federation.path))} --run {order.name}"
             raise BusyError(f"run {order.name} is {state}; wait for its end, or '{stop}'.")
-    with closing(transport_to(federation, None, RUN)) as transport:
-        end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + PATIENCE_S
+    with ExitStack() as ends:
+        while True:
+            try:
+                ends.enter_context(sites_alone(federation))
+                break
+            except BusyError:  # as of a run that has just ended
+                if time.monotonic() > end:
+                    raise
+                time.sleep(LOOK_S)
+        transport = ends.enter_context(closing(transport_to(federation, None, run, wanted)))
         while away := sorted({*wanted} - {*transport.sites()}):
             if time.monotonic() > end:
                 raise RunError(

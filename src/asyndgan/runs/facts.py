@@ -1,14 +1,13 @@
 """Facts about a run, which `run.json` stores for later commands."""
 
-import shlex
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 from pydantic import ConfigDict, Field
 
 from asyndgan.errors import RunError
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.lazy import Late
 from asyndgan.runs.schema import (
     Count,
@@ -18,14 +17,18 @@ from asyndgan.runs.schema import (
     Names,
     Seconds,
     Sites,
+    Spared,
     StartFacts,
     Steps,
 )
 from asyndgan.texts import Title
 
 if TYPE_CHECKING:
+    from torch import Generator
+
     from asyndgan.training import Scope
 
+tensors: Any = Late("torch")
 training: Any = Late("asyndgan.training")  # see `runs/folder.py`
 
 State = Literal["running", "interrupted", "failed", "finished"]
@@ -38,23 +41,19 @@ class RunFacts:
 
     Attributes:
         run: identity, hexadecimal.
-        version: version of asyndgan.
+        version: of asyndgan.
         recipe_digest: SHA-256 of the resolved recipe.
-        engine: name of the engine.
-        state: `running`, `interrupted`, `failed` or `finished`.
         steps: number of steps done.
-        seconds: seconds spent in training, over all attempts.
-        modalities: modalities that the generator paints.
-        labels: name of each label by number.
+        seconds: spent in training, over all attempts.
+        modalities: that the generator paints.
         space: rows and columns.
-        sites: cases, share (normalised) and modalities of each site, by its name.
+        sites: cases, share (normalised) and modalities of each site.
         taught: in how many steps the generator learned from each site; empty if all did in all.
-        left_sites: bytes that left each site, by kind.
-        came_to_sites: bytes that went to each site, by kind.
-        generator_sha256: SHA-256 of `generator.safetensors`.
-        patient_pattern: pattern that found the patients in the names of cases; empty if each site
-            has its own, as in a federation.
-        torch: version of PyTorch that began the training.
+        spared: cases and modalities of sites that taught no masks for lack of patients.
+        left_sites: bytes that left each site, by kind of message.
+        came_to_sites: the same of what went to each site.
+        patient_patterns: by which pattern each site found its patients, as far as it is known here.
+        sliced: whether volumes are cut into slices, as far as it is known here.
         precision: of the coordinator's arithmetic; a simulated site's too.
         threads: of the coordinator's arithmetic; 0 if it was not chosen, as in a federation.
         generator_version: `GENERATOR_VERSION` that began the training; 0 in files that do not say.
@@ -75,10 +74,14 @@ class RunFacts:
     space: Annotated[list[Count], Field(max_length=3)] = field(default_factory=list)
     sites: Sites = field(default_factory=dict)
     taught: Steps = field(default_factory=dict)
+    spared: Spared = field(default_factory=dict)
     left_sites: Moved = field(default_factory=dict)
     came_to_sites: Moved = field(default_factory=dict)
     generator_sha256: Hex = ""
-    patient_pattern: Annotated[str, Field(max_length=1000)] = DEFAULT_PATIENT_PATTERN
+    patient_patterns: dict[str, Annotated[str, Field(max_length=1000)]] = field(
+        default_factory=dict
+    )
+    sliced: bool = False
     torch: Title = ""
     precision: Title = ""
     threads: Count = 0
@@ -128,24 +131,31 @@ class RunFacts:
             for look, alike in self.looks().items()
         }
 
+    def drawn_sites(
+        self, count: int, random: "Generator", among: Collection[str] | None = None
+    ) -> list[str]:
+        """Teachers (`among` these alone) drawn by their shares, with replacement."""
+        drawn_from = [site for site in self.teachers if among is None or site in among]
+        shares = tensors.tensor([float(self.sites[site]["share"]) for site in drawn_from])
+        drawn = tensors.multinomial(shares, count, replacement=True, generator=random)
+        return [drawn_from[place] for place in drawn.tolist()]
+
     @property
     def whole(self) -> list[str]:
         """Sites in whose look every modality was judged, by them or by others that share it."""
         judged = self.judged_in()
         return [s for s in self.teachers if set(self.modalities) <= judged[self.look_of(s)]]
 
-    def check_pattern(self, patient_pattern: str) -> None:
-        """Checks that patients are identified by the same pattern as in the run, if it is known.
-
-        Raises:
-            RunError: if the pattern differs.
-        """
+    def check_patterns(self, patterns: Mapping[str, str]) -> None:
+        """Raises `RunError` if a site's patients, and those held out, were found otherwise."""
         # Compared, never compiled: it may be from a stranger, and matching could take forever.
-        if self.patient_pattern not in ("", patient_pattern):
-            raise RunError(
-                "this run told patients by another pattern of their names, and the same has to "
-                f"tell them now: --patient-pattern {shlex.quote(self.patient_pattern)}"
-            )
+        for site, pattern in patterns.items():
+            if (known := self.patient_patterns.get(site, pattern)) != pattern:
+                raise RunError(
+                    f"this run found patients of {site} by another pattern of their names, and the "
+                    f'same has to find them now: "patient_pattern": {json.dumps(known)} in its '
+                    "dataset.json (none, if it is empty)."
+                )
 
 
 def by_site(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

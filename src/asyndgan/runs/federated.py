@@ -1,7 +1,6 @@
 """Trains the runs that were ordered in a federation, one after the other.
 
-`serve` keeps the federation's server running and trains the next run in a process of its own. A run
-that crashes or lacks sites is restarted from its checkpoint without anyone's help.
+Each has a process of its own. One that crashes or lacks sites goes on from its checkpoint.
 """
 
 import logging
@@ -121,7 +120,7 @@ class _Work:
 
 def _wants_work(order: Order) -> bool:
     try:
-        return order.state() in ("ordered", "running")
+        return order.goes_on() and not (order.first and order.first.goes_on())
     except RunError as error:  # an unreadable run does not stop the others
         log.warning("run %s is passed over: %s", order.name, error)
         return False
@@ -161,15 +160,15 @@ def main(path: Path, name: str, device: str) -> int:
         return AGAIN
     except (QuorumError, BusyError, SiteUnreachableError, StorageError) as error:
         log.warning("%s", error)
-        order.trouble(str(error))
+        order.say("trouble", str(error))
         return AGAIN
     except AsyndganError as error:
-        log.exception("run %s cannot go on", name)
-        order.fail(str(error))
+        log.error("run %s cannot go on: %s", name, error)  # a refusal is no crash
+        order.say("failed", str(error))
         return 1
     except Exception as error:
         log.exception("run %s is begun again", name)
-        order.trouble(f"{type(error).__name__}; see {order.log_file}")
+        order.say("trouble", f"{type(error).__name__}; see {order.log_file}")
         return AGAIN
     return 0
 
@@ -187,7 +186,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _log_news(order: Order, progress: "Progress") -> None:
-    order.trouble("")
+    order.say("trouble", "")
     for line in progress.news:
         log.info("step %s: %s", progress.step, line)
 

@@ -9,12 +9,12 @@ checkpoints/             the coordinator's last two checkpoints
 masks/                   masks that sites released, if the recipe says so (labelsTr, dataset.json)
 samples/                 sample grids, if masks are released
 tensorboard/             scalars and sample grids
+audits/SITE/             audits that sites of a federation answered
 sites/NAME/              a simulated site's own state, which in a federation stays at the site
 """
 
 import hashlib
 import json
-import os
 import secrets
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 # Most commands that look at a run need no generator, and importing torch takes a second.
 training: Any = Late("asyndgan.training")
 checkpoint: Any = Late("asyndgan.training.checkpoint")
-
-Place = tuple[int, int]
-"""Position of a reader in a file: the file's inode, and the offset in bytes."""
 
 MOST_METRICS: Final = 2**30
 """Largest `metrics.jsonl` in bytes; reading it takes some ten times as much memory."""
@@ -73,11 +70,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> Self:
-        """Creates a run folder.
-
-        Raises:
-            RunError: if it holds a run already, or another training is at work in it.
-        """
+        """Creates a run folder; raises `RunError` if it holds anything, or a training has it."""
         folder = cls(path)
         folder._check_unused()
         # Hidden files, such as the lock's or a desktop's, are nobody's data.
@@ -92,11 +85,7 @@ class RunFolder:
         return folder
 
     def claim(self, recipe: Recipe) -> None:
-        """Writes the recipe of the training that has the lock, which others may have replaced.
-
-        Raises:
-            RunError: another training has been at work since the folder was created.
-        """
+        """Writes the recipe of the training that has the lock, which others may have replaced."""
         self._check_unused()
         replace_text(self.recipe_file, recipe.to_toml())
 
@@ -125,7 +114,7 @@ class RunFolder:
     @property
     def has_masks(self) -> bool:
         """Whether the coordinator kept masks: given ones, or such as a site released."""
-        return any((self.masks / "labelsTr").glob("[!.]*.png"))
+        return any((self.masks / "labelsTr").glob("[!.]*"))
 
     @property
     def was_given(self) -> bool:
@@ -146,12 +135,7 @@ class RunFolder:
         return self._text(self.identity_file).strip()
 
     def recipe(self) -> Recipe:
-        """Reads the resolved recipe.
-
-        Raises:
-            RunError: if the folder holds none, one that this version does not read, or another
-                than `run.json` says was trained.
-        """
+        """The resolved recipe; raises `RunError` if it is not the one that was trained."""
         try:
             recipe = Recipe.from_toml(self._text(self.recipe_file))
         except RecipeError as error:
@@ -170,11 +154,7 @@ class RunFolder:
         return recipe
 
     def facts(self) -> RunFacts:
-        """Reads the run's facts.
-
-        Raises:
-            RunError: if the folder holds no run, or `run.json` is not what a run writes.
-        """
+        """What `run.json` says; raises `RunError` if that is not what a run writes."""
         text = self._text(self.facts_file)
         try:
             return _FACTS.validate_python(_table(text))
@@ -185,7 +165,6 @@ class RunFolder:
             raise _damaged(self.facts_file, f"  {error}.") from error
 
     def _text(self, file: Path) -> str:
-        """Content of one of the folder's texts."""
         self.check_links()
         try:
             return bounded_text(file)
@@ -197,11 +176,7 @@ class RunFolder:
             raise _damaged(file, f"  {error}.") from error
 
     def check_links(self) -> None:
-        """Looks once, before anything is read, whether the folder holds a link.
-
-        Raises:
-            RunError: it does. A link could lead to the reader's own patients.
-        """
+        """Raises `RunError` if the folder holds a link; looks once."""
         if not self._without_links and (link := link_in(self.path)):
             raise RunError(
                 f"{link} is a link, and a run folder may hold none: it could lead to what only you "
@@ -220,11 +195,7 @@ class RunFolder:
         return self.generator_digest()
 
     def generator_digest(self) -> str:
-        """SHA-256 of the generator file itself, in hexadecimal; `run.json` is not consulted.
-
-        Raises:
-            RunError: it cannot be read.
-        """
+        """SHA-256 of the generator file itself, in hexadecimal."""
         self.check_links()
         try:
             with opened(self.generator_file, MOST_STATE) as file:
@@ -236,8 +207,7 @@ class RunFolder:
         """Loads the averaged generator of a finished run, ready to paint.
 
         Raises:
-            RunError: if the run has not finished, or the file is not the one that the training
-                wrote.
+            RunError: the run has not finished, or the file is not the one that it wrote.
         """
         facts, file = self.facts(), self.generator_file
         if not file.exists():
@@ -256,37 +226,22 @@ class RunFolder:
 
     def metrics(self) -> list[Record]:
         """One record per step, oldest first; a line cut off by a crash is left out."""
-        return self.metrics_from((0, 0))[0]
-
-    def metrics_from(self, place: Place) -> tuple[list[Record], Place]:
-        """Reads the records after a place in the file; also returns the place to continue from.
-
-        If the file was replaced in the meantime, because the run went back to a checkpoint, it is
-        read from the beginning.
-
-        Raises:
-            RunError: a line is no record, or not of a later step than the one before.
-        """
         self.check_links()
         if not self.metrics_file.exists():
-            return [], (0, 0)
+            return []
+        records: list[Record] = []
         try:
             with opened(self.metrics_file, MOST_METRICS) as file:
-                own = os.fstat(file.fileno()).st_ino
-                start = place[1] if place[0] == own else 0
-                file.seek(start)
-                records: list[Record] = []
                 while line := file.readline(MOST_BYTES):
                     if not line.endswith(b"\n") and len(line) < MOST_BYTES:
                         break  # still being written, or cut off
                     records.append(_record(line, records[-1]["step"] if records else 0))
-                    start += len(line)
         except ValidationError as error:
             faults = explained(error, [*Record.__annotations__])
             raise _damaged(self.metrics_file, faults) from error
         except (OSError, ValueError) as error:
             raise _damaged(self.metrics_file, f"  {error}.") from error
-        return records, (own, start)
+        return records
 
     def forget_metrics_after(self, step: int) -> None:
         """Removes the records of steps after `step`, since they will be repeated."""

@@ -10,7 +10,7 @@ import torch
 from asyndgan.arrays import IMAGE_LOW
 from asyndgan.errors import PolicyError, RunError
 from asyndgan.export.writing import written_whole
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.models.sizes import at_once
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.checks import check_late_sites, check_policies, check_same_run, check_sites
@@ -24,9 +24,12 @@ FEWEST: Final = 500
 MOST: Final = 4000
 """Fewest and most masks that are painted; not measured."""
 
+SLICES: Final = 8
+"""As many masks count as a volume of them does."""
+
 SUFFIX: Final = "-masks"  # of the run that learns masks, beside the run painted from them
 PAINTED: Final = "painted"  # folder of the masks, in the run that learned to paint them
-BATCH: Final = 50  # masks that are painted at a time
+BATCH: Final = 50  # most masks that are painted at a time
 
 ALIKE: Final = {
     "image": ("size", "axis", "spacing", "fit", "slices", "labels"),
@@ -52,11 +55,11 @@ def learns_masks(recipe: Recipe, masks: Path | None, out: Path, *, resume: bool)
 def recipe_of_masks(recipe: Recipe, steps: int | None = None) -> Recipe:
     """The recipe `masks` for what a recipe paints: the same sites, grid, labels and patients.
 
-    It takes no more steps than the images or than `steps`, so that a short trial is short.
+    It takes at most `steps`, and twice as many as the images, so that a short trial is short.
     """
     own, whole = load_recipe("masks").to_tables(), recipe.to_tables()
-    most = recipe.training.steps if steps is None else min(steps, recipe.training.steps)
-    own["training"]["steps"] = min(own["training"]["steps"], most)
+    most = (own["training"]["steps"], 2 * recipe.training.steps)
+    own["training"]["steps"] = min(most if steps is None else (*most, steps))
     # Differential privacy allows one network alone; and who moves no image hides nobody.
     if recipe.privacy.kind != "none" or not recipe.training.move:
         own["discriminator"]["cross_fitted"] = False
@@ -78,24 +81,17 @@ def learned_masks(
     steps: int | None = None,
     policies: Mapping[str, Path] | None = None,
     records: Path | None = None,
-    patients: str = DEFAULT_PATIENT_PATTERN,
     without: Mapping[str, Collection[str]] | None = None,
     **options: Any,
 ) -> Path:
     """Has sites teach a generator of masks, and paints the masks of a run from it.
 
-    What exists already is used, so that the same call goes on after an interruption. Arguments are
-    those of `runs.train.train`; `steps` is the most that the masks may take. The folder `out` of
-    the run is created; the run that learns masks lies `beside` it.
+    What exists already is used, so that the same call goes on after an interruption. Arguments and
+    errors are those of `runs.train.train`; `steps` is the most that the masks may take. The folder
+    `out` of the run is created; the run that learns masks lies `beside` it.
 
     Returns:
-        A data set of masks: as many as the sites have cases, from `FEWEST` to `MOST`.
-
-    Raises:
-        PolicyError: a site refuses one of the two recipes, or both trainings would hold out other
-            patients, as only `records` can prevent.
-        RunError: the masks beside `out` were learned with another recipe or of other sites.
-        Others: as `runs.train.train`, and DataError if the masks cannot be written.
+        A data set of masks, as many as the sites have cases, within `FEWEST` and `MOST`.
     """
     learns = recipe_of_masks(recipe, steps)
     check_sites(recipe, sites, without or {})
@@ -113,24 +109,17 @@ def learned_masks(
     begun = run.facts_file.exists()
     if begun:
         try:
-            check_same_run(run, learns, sites, patients)
+            check_same_run(run, learns, sites)
         except RunError as error:
-            differs, _, _ = str(error).partition(" Resume it with ")  # which no call here does
             raise RunError(
-                f"masks were learned before, and not for this run: {differs} Remove {place}, or "
-                "choose another folder for the run."
+                f"the masks in {place} were learned for another run. Remove that folder, or choose "
+                "another one for this run."
             ) from error
     if not begun or run.facts().state != "finished":
-        try:
-            run = train(
-                learns, sites, place, resume=begun, policies=policies, records=records,
-                patients=patients, without=without, **options,
-            )  # fmt: skip
-        except PolicyError as error:
-            raise PolicyError(
-                f"{error} The recipe 'masks' comes first, since no folder of masks was named; "
-                "--masks FOLDER does without it."
-            ) from error
+        run = train(
+            learns, sites, place, resume=begun, policies=policies, records=records,
+            without=without, **options,
+        )  # fmt: skip
     return painted_masks(run)
 
 
@@ -138,7 +127,8 @@ def learned_masks(
 def painted_masks(run: RunFolder) -> Path:
     """The masks that a finished run of masks paints, as a data set; painted once.
 
-    Each site gets masks in its look and of its labels, in proportion to its cases.
+    Each site gets masks in its look and of its labels, in proportion to its cases; a site that was
+    spared, in the looks of those that taught.
 
     Raises:
         RunError: the run has not finished, or its files were changed.
@@ -148,20 +138,26 @@ def painted_masks(run: RunFolder) -> Path:
         return folder
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     scope = facts.scope
-    cases = {site: about["cases"] for site, about in facts.teachers.items()}
-    more = min(max(sum(cases.values()), FEWEST), MOST) / sum(cases.values())
+    sites = {**facts.spared, **facts.teachers}
+    cases = {site: about["cases"] for site, about in sites.items()}
+    of_one = SLICES if recipe.image.whole else 1
+    more = min(max(sum(cases.values()), FEWEST / of_one), MOST / of_one) / sum(cases.values())
+    batch = at_once(scope.space, BATCH)
     with written_whole(folder) as half:
-        bank = MaskBank(half)
+        bank = MaskBank(half, whole=recipe.image.whole)
         bank.describe(scope)
         for site, count in cases.items():
             random = torch.Generator().manual_seed(
                 derived_seed(recipe.training.seed, PAINTED, site)
             )
-            held = facts.teachers[site].get("modalities", scope.modalities)
+            held = sites[site].get("modalities", scope.modalities)
             absent = [place for place, name in enumerate(scope.modalities) if name not in held]
             left = math.ceil(more * count)
             while left > 0:
-                looks = [facts.look_of(site)] * min(left, BATCH)
+                looks = [facts.look_of(site)] * min(left, batch)
+                if site not in facts.teachers:
+                    drawn = facts.drawn_sites(len(looks), random)
+                    looks = [facts.look_of(teacher) for teacher in drawn]
                 nothing = torch.zeros(len(looks), *scope.space, dtype=torch.int64)
                 likely = generator(*generator_inputs(recipe, scope, nothing, looks, random))
                 likely[:, absent] = 2 * IMAGE_LOW  # less than none

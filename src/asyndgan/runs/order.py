@@ -4,14 +4,16 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, Literal, final
 
 from asyndgan.engines.federation import RUN_NAME, Federation, transport_to
-from asyndgan.errors import Interrupted, RunError
+from asyndgan.errors import BusyError, Interrupted, RunError
 from asyndgan.lazy import Late
+from asyndgan.locks import held
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
@@ -33,6 +35,9 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 0.2
 """Seconds between two looks for what a run waits for."""
 
+STEWARDS_S: Final = 3.0
+"""Seconds between two questions to sites whose stewards have yet to approve a run."""
+
 GRACE_S: Final = 10.0
 MOST_GRACE_S: Final = 240.0
 """A run that a signal tells to end may take `GRACE_S`, and twice as long as its sites took for
@@ -40,6 +45,10 @@ their latest answers, for its step and a checkpoint, but never longer than `MOST
 
 RETURN_S: Final = 60.0
 """Seconds that a resumed run waits for all of its sites before a quorum is enough."""
+
+Said = Literal["waiting", "proposal", "confirmed", "trouble", "failed"]
+"""What the sites or people that a run waits for are called, what waits to be confirmed, a digest of
+what was, why an attempt ended that will be repeated, and why the run cannot go on by itself."""
 
 ANYTHING: Final = "whatever the sites' cards say"
 """What was confirmed of a run that was submitted with `--yes`."""
@@ -49,12 +58,7 @@ NOBODY: Final = "sites to be named: those it was ordered for were removed (submi
 
 @final
 class Order:
-    """A run that was ordered in a federation.
-
-    Args:
-        federation: federation of the run.
-        name: small letters, digits and hyphens; sites keep their state under it.
-    """
+    """A run that was ordered in a federation; sites keep their state under its name."""
 
     def __init__(self, federation: Federation, name: str) -> None:
         self.federation = federation
@@ -62,11 +66,6 @@ class Order:
         self.folder = RunFolder(federation.path / "runs" / name)
         self._order_file = self.folder.path / "order.json"
         self._stop_file = self.folder.path / "stop"
-        self._failed_file = self.folder.path / "failed"
-        self._waiting_file = self.folder.path / "waiting"
-        self._trouble_file = self.folder.path / "trouble"
-        self._proposal_file = self.folder.path / "proposal"
-        self._confirmed_file = self.folder.path / "confirmed"
         self.log_file = self.folder.path / "coordinator.log"
         self._transport: Transport | None = None
 
@@ -86,18 +85,16 @@ class Order:
 
         Args:
             federation: federation of the run.
-            name: name of the run.
+            name: small letters, digits and hyphens.
             recipe: what to train.
             sites: sites that must be connected before it begins; empty: all that have kits.
             yes: confirm any cards in advance, within what the recipe allows.
             start: finished run on this machine whose generator the run begins with.
-            masks: folder on this machine of masks to paint from, if the recipe has
-                `masks.source` "given"; None: a run that learns them is ordered first.
+            masks: folder on this machine of masks to paint from; None: if the recipe wants some, a
+                run that learns them is ordered first.
 
         Raises:
-            RunError: the name is not valid, a site or one of the recipe's timeline has no kit,
-                no site takes part in a coming step, a run of that name has finished or has
-                another recipe or start, or it cannot begin with that of `start`.
+            RunError: the name or a site is not valid, or a run of that name is another or finished.
         """
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
@@ -118,23 +115,21 @@ class Order:
             if order.folder.recipe().digest() != recipe.digest():
                 raise RunError(f"run {name} has another recipe; choose another name.")
             wanted = order.wanted()
-            if start and str(start.resolve()) != wanted.get("start"):
-                raise RunError(f"run {name} did not start from {start}; choose another name.")
-            if masks and str(masks.resolve()) != wanted.get("masks"):
-                raise RunError(f"run {name} does not paint from {masks}; choose another name.")
-            order._check_due()
+            for key, given in (("start", start), ("masks", masks)):
+                if given and str(given.resolve()) != wanted.get(key):
+                    raise RunError(f"run {name} was ordered without {given}; choose another name.")
             if (first := order.first) and first.state() != "finished":
                 cls.submit(federation, first.name, first.folder.recipe(), sites, yes=yes)
             if sites:
-                order._write_wanted(wanted | {"sites": sorted(sites)})
-            for file in (order._stop_file, order._failed_file, order._trouble_file):
-                file.unlink(missing_ok=True)
+                order._write_wanted(wanted | {"sites": sorted(sites), "only": sorted(sites)})
+            order._stop_file.unlink(missing_ok=True)
+            order.say("failed", "")
+            order.say("trouble", "")
             if yes:
                 order.confirm(ANYTHING)
             return order
         checks.check_attended(recipe, federation.sites)
-        checks.check_all_come(recipe, federation.sites)
-        wanted = {"sites": sorted(sites or federation.sites)}
+        wanted = {"sites": sorted(sites or federation.sites), "only": sorted(sites)}
         if start:
             starting.Start.of(RunFolder(start), recipe, federation.sites)
             wanted["start"] = str(start.resolve())
@@ -155,7 +150,6 @@ class Order:
         return order
 
     def _write_wanted(self, wanted: Mapping[str, Any]) -> None:
-        """Writes the order file atomically, since other processes read it at any time."""
         replace_text(self._order_file, json.dumps(wanted))
 
     @classmethod
@@ -172,11 +166,7 @@ class Order:
 
     @classmethod
     def named(cls, federation: Federation, name: str | None) -> "Order":
-        """Returns a run by its name; without a name, the newest.
-
-        Raises:
-            RunError: there is no such run.
-        """
+        """A run by its name, or the newest; raises `RunError` if there is none."""
         found = [each for each in cls.all(federation) if name in (None, each.name)]
         if not found:
             raise RunError(
@@ -186,7 +176,7 @@ class Order:
         return found[-1]
 
     def wanted(self) -> dict[str, Any]:
-        """Returns `sites`, `ordered` (Unix time) and, of a run that starts from another, `start`.
+        """`sites`, `only` those named, `ordered` (Unix time) and perhaps `start`, `masks`, `first`.
 
         Raises:
             RunError: they are unreadable.
@@ -203,18 +193,32 @@ class Order:
             return "finished"
         if self.stopped():
             return "stopped"
-        if self._failed_file.exists():
+        if self.said("failed"):
             return "failed"
         return "running" if begun else "ordered"
+
+    def goes_on(self) -> bool:
+        """Whether it is ordered or running, and so is trained when its turn comes."""
+        return self.state() in ("ordered", "running")
 
     def ahead(self) -> str:
         """Name of the other run that is being trained; empty if there is none."""
         others = (each for each in Order.all(self.federation) if each.name != self.name)
         return next((each.name for each in others if each.folder.busy()), "")
 
-    def waiting(self) -> str:
-        """Names of the sites that it waits for before it starts or resumes; may be empty."""
-        return _said(self._waiting_file)
+    def said(self, what: Said) -> str:
+        """What was said last with `say`; empty if nothing holds."""
+        try:
+            return bounded_text(self.folder.path / what)
+        except (OSError, ValueError):
+            return ""
+
+    def say(self, what: Said, text: str) -> None:
+        """Says something to other processes; an empty text takes it back."""
+        if text:
+            replace_text(self.folder.path / what, text)
+        else:
+            (self.folder.path / what).unlink(missing_ok=True)
 
     @property
     def first(self) -> "Order | None":
@@ -234,61 +238,48 @@ class Order:
         """Whether a checkpoint is there, so that what it paints is fixed."""
         return bool(stored_steps(self.folder.checkpoints))
 
-    def proposal(self) -> str:
-        """What waits to be confirmed (`runs.proposal`); empty if nothing does."""
-        return _said(self._proposal_file)
-
     def confirm(self, text: str) -> None:
         """Lets the run begin if its proposal equals this text; `ANYTHING` permits all."""
-        replace_text(self._confirmed_file, _digest(text))
+        self.say("confirmed", _digest(text))
 
     def await_confirmation(self, text: str) -> None:
-        """Waits until a person has confirmed what the sites' cards say.
-
-        Raises:
-            Interrupted: the run was stopped instead.
-        """
+        """Waits until a person has confirmed it; raises `Interrupted` if the run is stopped."""
+        self.say("trouble", "")
         for line in text.splitlines():
             log.info("%s", line)
         if self._is_confirmed(text):
             return
-        replace_text(
-            self._waiting_file,
+        self.say(
+            "waiting",
             "you to confirm what it paints: 'asyndgan federation confirm "
             f"{quote(str(self.federation.path))} --run {self.name}'",
         )
         # Last, for whoever sees it may ask at once what the run waits for.
-        replace_text(self._proposal_file, text)
+        self.say("proposal", text)
         try:
             while not self._is_confirmed(text):
                 if self.stopped():
                     raise Interrupted(f"run {self.name} was stopped before it was confirmed.")
                 time.sleep(LOOK_S)
         finally:
-            self._proposal_file.unlink(missing_ok=True)
-            self._waiting_file.unlink(missing_ok=True)
+            self.say("proposal", "")
+            self.say("waiting", "")
+
+    def await_stewards(self, reason: str) -> None:
+        """Says why stewards are waited for, and lets some time pass before they are asked again.
+
+        Raises:
+            Interrupted: the run was stopped instead.
+        """
+        if reason != self.said("trouble"):
+            log.info("%s", reason)
+            self.say("trouble", reason)
+        if self.stopped():
+            raise Interrupted(f"run {self.name} was stopped before it was approved.")
+        time.sleep(STEWARDS_S)
 
     def _is_confirmed(self, text: str) -> bool:
-        return _said(self._confirmed_file) in (_digest(ANYTHING), _digest(text))
-
-    def fail(self, reason: str) -> None:
-        """Records why the run cannot go on by itself."""
-        replace_text(self._failed_file, reason)
-
-    def failure(self) -> str:
-        """Returns the reason recorded by `fail`, or an empty text."""
-        return _said(self._failed_file)
-
-    def trouble(self, reason: str) -> None:
-        """Records why an attempt ended that will be repeated; an empty reason clears it."""
-        if reason:
-            replace_text(self._trouble_file, reason)
-        else:
-            self._trouble_file.unlink(missing_ok=True)
-
-    def troubled(self) -> str:
-        """Returns the reason recorded by `trouble`, or an empty text."""
-        return _said(self._trouble_file)
+        return self.said("confirmed") in (_digest(ANYTHING), _digest(text))
 
     def train(self, watch: "Watch | None" = None, *, device: str = "cpu") -> None:
         """Trains in this process until the run is finished or stopped.
@@ -296,28 +287,29 @@ class Order:
         A new run waits for `confirm` before its first step.
 
         Raises:
-            Interrupted: the run was stopped, at any time or in place of being confirmed.
-            QuorumError: there were too few sites for longer than the recipe's patience.
-            BusyError: another process trains this run.
-            RunError, CohortError, NotFiniteError: the run cannot go on by itself.
+            BusyError: another process trains this run, or has its sites.
+            Others: as `runs.train.train_over`.
         """
         recipe, first = self.folder.recipe(), self.first
+        if first and first.goes_on():  # it was submitted again while this process started
+            raise BusyError(f"run {first.name}, which learns its masks, comes first.")
         if first and first.state() != "finished":
             raise RunError(
                 f"it paints from the masks of run {first.name}, which is {first.state()}. Submit "
                 f"run {self.name} again: both go on."
             )
-        with self.folder.held():  # first of all: another process may train this run
-            self._proposal_file.unlink(missing_ok=True)  # of a process that was killed
-            transport = transport_to(self.federation, recipe, self.name)
+        # First of all: another process may train this run, or ask its sites.
+        with self.folder.held(), sites_alone(self.federation):
+            self.say("proposal", "")  # of a process that was killed
+            only = self.wanted().get("only", ())
+            transport = transport_to(self.federation, recipe, self.name, only)
             self._transport = transport
             try:
                 train_over = trainer.train_over  # sites connect while torch is imported
                 try:
                     self.gather(transport, recipe)
                 finally:
-                    self._waiting_file.unlink(missing_ok=True)
-                self._check_due()
+                    self.say("waiting", "")
                 begun, wanted = self.begun(), self.wanted()
                 start, masks = (wanted.get(key) for key in ("start", "masks"))
                 masks = learning.painted_masks(first.folder) if first else masks
@@ -330,40 +322,23 @@ class Order:
                     device=device,
                     stop=self.stopped,
                     confirm=self.await_confirmation,
+                    pending=self.await_stewards,
                     start=Path(start) if start else None,
                     masks=Path(masks) if masks else None,
                     watch=watch,
                 )
             finally:
                 transport.close()
-        self.trouble("")
+        self.say("trouble", "")
 
     def grace(self) -> float:
         """Seconds that this process may take to end after a signal."""
         pace = self._transport.pace() if self._transport else 0.0
         return min(GRACE_S + 2 * pace, MOST_GRACE_S)
 
-    def _next_step(self) -> int:
-        return max(stored_steps(self.folder.checkpoints), default=0)
-
-    def _check_due(self) -> None:
-        """Checks that some site that was not removed is to take part in the next step.
-
-        Raises:
-            RunError: none is, so waiting would be useless.
-        """
-        recipe, step = self.folder.recipe(), self._next_step()
-        named = {part.site for part in recipe.timeline if recipe.takes_part(part.site, step)}
-        if named and not any(recipe.takes_part(site, step) for site in self.federation.sites):
-            raise RunError(
-                f"by its timeline run {self.name} goes on in step {step} with "
-                f"{', '.join(sorted(named))} alone, which was removed. Add it again with 'asyndgan "
-                "federation add' and submit the run again, or submit another run."
-            )
-
     def due(self, recipe: Recipe, transport: Transport) -> list[str]:
         """Sites that take part in the next step and were not removed."""
-        step = self._next_step()
+        step = max(stored_steps(self.folder.checkpoints), default=0)
         return [
             site
             for site in self.wanted()["sites"]
@@ -371,11 +346,7 @@ class Order:
         ]
 
     def gather(self, transport: Transport, recipe: Recipe) -> None:
-        """Waits for all sites; a resumed run accepts a quorum after `RETURN_S` seconds.
-
-        Raises:
-            Interrupted: the run was stopped in the meantime.
-        """
+        """Waits for all sites, or raises `Interrupted`; see `RETURN_S`."""
         begun = self.begun()
         since, told = time.monotonic(), set[str]()
         while True:
@@ -394,18 +365,23 @@ class Order:
             if missing != told:
                 names = ", ".join(sorted(missing))
                 log.info("waiting for %s", names)
-                replace_text(self._waiting_file, names)
+                self.say("waiting", names)
                 told = missing
             time.sleep(LOOK_S)
 
 
+@contextmanager
+def sites_alone(federation: Federation) -> Iterator[None]:
+    """Has the sites of a federation to itself, which serve one run or question at a time.
+
+    Raises:
+        BusyError: another process has them.
+    """
+    runs = federation.path / "runs"
+    runs.mkdir(exist_ok=True)
+    with held(runs, f"the sites of {federation.path} serve another run or question; wait for it."):
+        yield
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _said(file: Path) -> str:
-    """Reads a text file; empty if it cannot be read."""
-    try:
-        return bounded_text(file)
-    except (OSError, ValueError):
-        return ""

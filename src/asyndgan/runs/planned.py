@@ -3,22 +3,25 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
-from asyndgan.errors import DataError
+from asyndgan.errors import DataError, RunError
 from asyndgan.intake.fingerprint import loaded, measured
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.models import check_parts
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
-from asyndgan.recipe.planning import Plan, clashes, plan
-from asyndgan.recipe.pooled import LARGER_SIDES, LARGEST_SIDE
+from asyndgan.recipe.planning import BASE, Plan, clashes, plan
+from asyndgan.recipe.pooled import LARGER_SIDES, LARGEST_SIDE, VOLUME_SIDES
 from asyndgan.runs.recipes import recipe_text
-from asyndgan.tables.planning import plan_tables
-from asyndgan.tables.schema import check_own_data
+from asyndgan.tables.planning import plan_from, plan_tables
+from asyndgan.tables.schema import check_own_data, refuse_for_images
+from asyndgan.tables.summary import Summary
 
 Fits = Callable[[Recipe, int], bool]
 """Whether there is time for a recipe with so many sites."""
+
+_STEPS: Final[dict[tuple[str, int, str], float]] = {}
+"""Seconds of a step that were measured, by digest of the recipe, number of sites and device."""
 
 
 @final
@@ -27,58 +30,75 @@ class Planned:
     """A plan, and the recipe that it gives.
 
     Attributes:
-        sites: the fingerprint of each site.
-        plan: what follows from them.
+        sites: the fingerprint of each site that has images.
+        plan: what follows from them; None: of tables a recipe alone.
         recipe: the recipe, with all overrides.
     """
 
     sites: Mapping[str, Fingerprint]
-    plan: Plan
+    plan: Plan | None
     recipe: Recipe
 
     @property
     def notes(self) -> list[str]:
         """The notes of the plan that no override answers."""
-        return self.plan.unanswered(self.recipe, recipe_text(self.plan.base))
+        plan = self.plan
+        return plan.unanswered(self.recipe, recipe_text(plan.base)) if plan else []
 
     def to_toml(self) -> str:
         """The recipe as TOML, with the reason of each value that the plan chose."""
-        return self.plan.toml(self.recipe, recipe_text(self.plan.base))
+        plan = self.plan
+        return plan.toml(self.recipe, recipe_text(plan.base)) if plan else self.recipe.to_toml()
 
 
 def within(hours: float, device: str = "cpu") -> Fits:
-    """Whether so many hours suffice for a training, if this machine computes all sites.
+    """Whether so many hours suffice for a training, if this machine computes all sites."""
+    return lambda recipe, sites: seconds(recipe, sites, device) <= hours * 3600
 
-    Each answer times a step here, which takes some seconds.
-    """
 
-    def fits(recipe: Recipe, sites: int) -> bool:
-        from asyndgan.runs.expected import seconds  # needs torch, which takes a while
+def seconds(recipe: Recipe, sites: int, device: str = "cpu") -> float:
+    """Of a training whose sites this machine computes; times a step once for each recipe."""
+    from asyndgan.models import usable_device  # needs torch, which takes a while
+    from asyndgan.training.compute import expected_seconds
 
-        return seconds(recipe, sites, device) <= hours * 3600
+    asked = (recipe.digest(), sites, device)
+    if asked not in _STEPS:
+        _STEPS[asked] = expected_seconds(recipe, sites, usable_device(device))
+    return recipe.training.steps * _STEPS[asked]
 
-    return fits
+
+def traffic(recipe: Recipe, sites: Mapping[str, Fingerprint]) -> tuple[int, int]:
+    """Bytes to each site in a whole training, and from it, before compression."""
+    from asyndgan.wire.codec import raw_size
+
+    steps, batch, space = recipe.training.steps, recipe.training.batch, recipe.space
+    modalities = {each.name for one in sites.values() for each in one.modalities}
+    shape = (batch, len(modalities), *space)
+    feedback = raw_size(shape, recipe.wire.feedback) + raw_size((batch, *space), "label8")
+    return steps * raw_size(shape, recipe.wire.images), steps * feedback
 
 
 def plan_for(
     sites: Mapping[str, Path],
     overrides: Sequence[str],
-    pattern: str,
     *,
     masks: bool = False,
+    volumes: bool = False,
     fits: Fits | None = None,
-) -> Planned | Recipe:
-    """The plan of sites' images, or the recipe of their tables; raises as these functions."""
-    tables = plan_tables(sites, overrides)
-    return tables or planned(sites, overrides, pattern, masks=masks, fits=fits)
+) -> Planned:
+    """The plan of sites' images, or of their tables, which have no masks; raises as these do."""
+    if not (tables := plan_tables(sites, overrides)):
+        return planned(sites, overrides, masks=masks, volumes=volumes, fits=fits)
+    refuse_for_images({"masks": masks, "volumes": volumes})
+    return Planned({}, None, tables)
 
 
 def planned(
     sites: Mapping[str, Path],
     overrides: Sequence[str] = (),
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     *,
     masks: bool = False,
+    volumes: bool = False,
     fits: Fits | None = None,
 ) -> Planned:
     """Plans a recipe.
@@ -86,8 +106,8 @@ def planned(
     Args:
         sites: each site's folder, or its fingerprint: a file that `asyndgan fingerprint` wrote.
         overrides: keys of the recipe to override, each as `key=value`.
-        patient_pattern: see `asyndgan.intake.nnunet.patient_of`.
         masks: whether the recipe learns masks, in place of images.
+        volumes: whether whole volumes are painted, as also with three sides in `image.size`.
         fits: whether there is time for a recipe, as `within`: images get as many pixels as they
             have and there is time for. None, or if a site's is a fingerprint: as many as the
             default policy of a federation allows.
@@ -95,63 +115,93 @@ def planned(
     Raises:
         DataError: a folder or a fingerprint cannot be read, or their names contradict.
         RecipeError: an override is not valid.
-        RunError: two sites have one data set.
+        RunError: two sites have one data set, or volumes are asked for and there are none.
     """
     check_own_data(sites)
     found = {
-        site: loaded(path) if path.is_file() else measured(path, patient_pattern)
-        for site, path in sites.items()
+        site: loaded(path) if path.is_file() else measured(path) for site, path in sites.items()
     }
     told = {site: str(path) for site, path in sites.items()}
     if any(path.is_file() for path in sites.values()):
         fits = None  # data that is elsewhere is trained on in a federation
-    return planned_from(found, overrides, told, masks=masks, fits=fits)
+    return planned_from(found, overrides, told, masks=masks, volumes=volumes, fits=fits)
 
 
 def planned_from(
-    found: Mapping[str, Fingerprint],
+    given: Mapping[str, Fingerprint | Summary],
     overrides: Sequence[str] = (),
     told: Mapping[str, str] | None = None,
     *,
     masks: bool = False,
+    volumes: bool = False,
     fits: Fits | None = None,
 ) -> Planned:
-    """Plans a recipe from fingerprints.
-
-    Args:
-        found: the fingerprint of each site.
-        overrides: keys of the recipe to override, each as `key=value`.
-        told: what errors call each site; None: its name.
-        masks: as in `planned`.
-        fits: as in `planned`.
+    """Plans a recipe from the fingerprint of each site; `told` is what errors call them.
 
     Raises:
-        DataError: their names contradict.
-        RecipeError: an override is not valid.
+        CohortError: their tables differ.
+        RunError: only some are of tables, or what is asked for does not fit them.
+        Others: as `planned`.
     """
+    found = {site: one for site, one in given.items() if isinstance(one, Fingerprint)}
+    if tables := {site: one for site, one in given.items() if isinstance(one, Summary)}:
+        if found:
+            raise RunError(f"{', '.join(tables)} has a table, and others have images. Name --site.")
+        refuse_for_images({"masks": masks, "volumes": volumes})
+        return Planned({}, None, plan_from(tables, overrides))
     if clashing := [*clashes({(told or {}).get(site, site): one for site, one in found.items()})]:
         raise DataError(
             f"Names contradict, so nothing can be planned: {'; '.join(clashing)}. Give each "
             "modality one name, and each label one name and one number, everywhere, and name "
             "different ones more clearly. Remap masks whose numbers change, and measure again."
         )
-    taken = _of_size(found, overrides, masks, LARGEST_SIDE)
+    volumes = volumes or _asked(overrides)
+    first, *more = VOLUME_SIDES if volumes else (LARGEST_SIDE, *LARGER_SIDES)
+    if volumes:
+        _refuse_flat(found)
+    taken = _of_size(found, overrides, masks, first, volumes=volumes)
+    if volumes and not taken.recipe.image.whole:
+        raise RunError("--volumes, and image.size has two sides. Give it three, or leave one out.")
+    check_parts(taken.recipe)
     if fits is None:
         return taken
-    for largest in LARGER_SIDES:
-        larger = _of_size(found, overrides, masks, largest)
-        more = larger.recipe.image.size != taken.recipe.image.size  # they have more, and none given
-        if not (more and fits(larger.recipe, len(found))):
+    for largest in more:
+        larger = _of_size(found, overrides, masks, largest, volumes=volumes)
+        grows = larger.recipe.image.size != taken.recipe.image.size  # they have more, none given
+        if not (grows and fits(larger.recipe, len(found))):
             break
         taken = larger
     return taken
 
 
+def _asked(overrides: Sequence[str]) -> bool:
+    """Whether the size that is given is that of volumes."""
+    sizes = [each for each in overrides if each.replace(" ", "").startswith("image.size=")]
+    return Recipe.from_toml(
+        recipe_text(BASE), [*sizes, "discriminator.kind=patch_segmentation"]
+    ).image.whole
+
+
+def _refuse_flat(found: Mapping[str, Fingerprint]) -> None:
+    for site, one in found.items():
+        if not one.spaced:
+            raise RunError(
+                f"{site} has pictures, so no volumes can be painted. Plan without --volumes."
+            )
+        if one.thick:
+            raise RunError(
+                f"{site} has too few {one.thick} slices, or too thick ones, for whole volumes. "
+                "Plan without --volumes: slices are painted one by one."
+            )
+
+
 def _of_size(
-    found: Mapping[str, Fingerprint], overrides: Sequence[str], masks: bool, largest: int
+    found: Mapping[str, Fingerprint],
+    overrides: Sequence[str],
+    masks: bool,
+    largest: int,
+    *,
+    volumes: bool = False,
 ) -> Planned:
-    """The plan of images of `largest` pixels along a side at most."""
-    made = plan(found, masks=masks, largest=largest)
-    recipe = made.recipe(recipe_text(made.base), overrides)
-    check_parts(recipe)
-    return Planned(found, made, recipe)
+    made = plan(found, masks=masks, largest=largest, volumes=volumes)
+    return Planned(found, made, made.recipe(recipe_text(made.base), overrides))

@@ -6,7 +6,7 @@ import torch
 
 from asyndgan.recipe import Recipe
 from asyndgan.training.quorum import normalised
-from asyndgan.training.scope import Scope, brought_alone, new_generator
+from asyndgan.training.scope import Scope, brought_alone, new_generator, spared
 from asyndgan.wire import Card
 
 COLUMNS = ("site", "cases", "share", "declares", "lacks")
@@ -19,16 +19,14 @@ def proposal(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> str:
     Names are quoted, as sites choose them.
     """
     labels = [f"{number} {_quoted([name])}" for number, name in scope.labels.items()]
-    size = " x ".join(map(str, recipe.size))
-    unit = "numbers" if recipe.table else "pixels"
+    size = f"{' x '.join(map(str, recipe.size))} {recipe.kind.unit}"
     lines = [
-        f"paints      {_quoted(scope.modalities)}, {size} {unit} ({_source(recipe.image.painted)})",
+        f"paints      {_quoted(scope.modalities)}, {size} ({_source(recipe.image.painted)})",
         f"labels      {', '.join(labels)} ({_source(recipe.image.labels)})",
         f"generator   {_weights(recipe, scope):,} weights",
         *_table(recipe, scope, cards),
-        *_looks(recipe, scope, cards),
     ]
-    return "\n".join([*lines, *_alone(recipe, scope, cards)])
+    return "\n".join([*lines, *_alone(cards)])
 
 
 def _source(named: Collection[str]) -> str:
@@ -46,11 +44,12 @@ def _weights(recipe: Recipe, scope: Scope) -> int:
 
 
 def _table(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> list[str]:
-    most = recipe.shares.most_of(len(cards))
-    shares = normalised({site: card.share for site, card in cards.items()}, most)
+    few = sorted(spared(cards))
+    most = recipe.shares.most_of(len(cards) - len(few))
+    shares = normalised({site: card.share for site, card in cards.items() if site not in few}, most)
     rows = [COLUMNS]
     for site, card in cards.items():
-        part, declared = f"{shares[site]:.0%}", f"{card.share:g}"
+        part, declared = f"{shares.get(site, 0):.0%}", f"{card.share:g}"
         rows.append((site, f"{card.cases}", part, declared, _lacks(scope, card)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     bound = f", up to a share of {most:.0%}" if most < 1 else ""
@@ -59,8 +58,12 @@ def _table(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> list[str]
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ),
-        f"Cases are {'records' if recipe.table else 'pictures, or slices of volumes'}.",
+        f"Cases are {'whole volumes' if recipe.image.whole else recipe.kind.cases}.",
         f"Each site counts for as much as it declares{bound}.",
+        *(
+            f"{site} has too few patients to teach masks, and is sent those that others teach."
+            for site in few
+        ),
     ]
 
 
@@ -75,35 +78,11 @@ def _lacks(scope: Scope, card: Card) -> str:
     return ", ".join(lacking) or "nothing"
 
 
-def _looks(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> list[str]:
-    """A sentence on the sites without a look of their own."""
-    shared = [s for s, card in cards.items() if set(scope.modalities) - set(card.modalities)]
-    if not shared or not recipe.generator.style:
-        return []
-    return [f"No look of their own, for lack of a modality: {', '.join(shared)}."]
-
-
-def _alone(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> list[str]:
-    """Modalities and labels of one site alone, and the generator's size without them."""
+def _alone(cards: Mapping[str, Card]) -> list[str]:
+    """Modalities and labels of one site alone, which make the generator larger."""
     lines = []
     for site, (modalities, labels) in brought_alone(cards).items():
         known = cards[site].labels
         found = [f"label {key} {known[key]!r}" for key in sorted(labels, key=int)]
-        line = f"{site} alone brings {', '.join([*map(repr, sorted(modalities)), *found])}"
-        size = _weights(recipe, _less(recipe, scope, modalities, labels))
-        if size < _weights(recipe, scope):
-            line += f"; without it the generator would have {size:,} weights"
-        lines.append(f"{line}.")
+        lines.append(f"{site} alone brings {', '.join([*map(repr, sorted(modalities)), *found])}.")
     return lines
-
-
-def _less(
-    recipe: Recipe, scope: Scope, modalities: Collection[str], labels: Collection[str]
-) -> Scope:
-    """The scope without these modalities and numbers of labels; what a recipe names stays."""
-    image = recipe.image
-    return Scope(
-        tuple(name for name in scope.modalities if image.painted or name not in modalities),
-        {n: name for n, name in scope.labels.items() if image.labels or str(n) not in labels},
-        scope.space,
-    )

@@ -1,35 +1,32 @@
 """What a run writes down while it trains: metrics, TensorBoard, and the facts in `run.json`."""
 
+import io
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import image, scalar
 
 from asyndgan.protocol import Exchange
-from asyndgan.runs.board import Board
 from asyndgan.runs.facts import RunFacts, by_site
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.samples import SampleGrid
-from asyndgan.texts import append
+from asyndgan.texts import append, storing
 from asyndgan.training import Coordinator, StepReport
+from asyndgan.training.aggregation import Member
 
 
 @final
 @dataclass(frozen=True)
 class Progress:
-    """Progress after a step, for display.
-
-    Attributes:
-        step: number of steps done.
-        steps: number of steps in all.
-        seconds_left: estimate of the remaining seconds from the last steps.
-        report: report of the step.
-        sent: bytes sent to all sites so far.
-        received: bytes received from all sites so far.
-    """
+    """Progress after a step, for display; bytes are those to and from all sites so far."""
 
     step: int
     steps: int
@@ -45,14 +42,33 @@ class Progress:
 
 
 @final
-class Recorder:
-    """Writes down what happens in one attempt at a run; counts go on where the last one ended.
+class Board:
+    """TensorBoard's file of one attempt; what it has of `step` and later ones is forgotten.
 
-    Args:
-        folder: folder of the run.
-        facts: of the run, from earlier attempts if there were any; kept up to date here.
-        exchange: the coordinator's, whose byte counts are set to those of earlier attempts.
+    TensorBoard's own writer fails in a thread that nobody watches.
     """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.file = folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        forgets = SessionLog(status=SessionLog.START)
+        self._write([{"file_version": "brain.Event:2"}, {"step": step, "session_log": forgets}])
+
+    def add(self, step: int, shown: Sequence[Summary]) -> None:
+        """Adds curves' values and images of a step, or raises `StorageError`."""
+        self._write([{"step": step, "summary": each} for each in shown])
+
+    def _write(self, events: Sequence[dict[str, Any]]) -> None:
+        now, records = time.time(), io.BytesIO()
+        for event in events:
+            RecordWriter(records).write(Event(wall_time=now, **event).SerializeToString())
+        append(self.file, records.getvalue())
+
+
+@final
+class Recorder:
+    """Writes down what happens in one attempt at a run; counts go on where the last one ended."""
 
     def __init__(self, folder: RunFolder, facts: RunFacts, exchange: Exchange) -> None:
         self.folder = folder
@@ -74,15 +90,12 @@ class Recorder:
     def recording(
         self, step: int, grid: SampleGrid | None, *, every: int
     ) -> Callable[[Progress], None]:
-        """Begins a file of TensorBoard; what it returns records a step.
+        """Begins a file of TensorBoard; what it returns records a step, or raises `StorageError`.
 
         Args:
             step: the next step; what TensorBoard has of it and later ones is forgotten.
             grid: paints the grid of samples, if there are masks to paint from.
             every: number of steps from one grid to the next; the last step has one too.
-
-        Raises:
-            StorageError: a file cannot be written.
         """
         board = Board(self.folder.tensorboard, step)
 
@@ -104,13 +117,17 @@ class Recorder:
         facts.steps = coordinator.step_number
         facts.seconds = round(self._seconds(), 1)
         shares = coordinator.roster.normalised_shares
-        told = facts.sites | {
-            site: {
-                "cases": member.cases,
-                "modalities": [scope.modalities[channel] for channel in member.channels],
+
+        def told_by(members: Mapping[str, Member]) -> dict[str, dict[str, Any]]:
+            return {
+                site: {
+                    "cases": member.cases,
+                    "modalities": [scope.modalities[channel] for channel in member.channels],
+                }
+                for site, member in members.items()
             }
-            for site, member in coordinator.roster.known.items()
-        }
+
+        told = facts.sites | told_by(coordinator.roster.known)
         # Sites that left before this attempt keep their facts from earlier attempts.
         facts.sites = {
             site: {**told[site], "share": share}
@@ -118,6 +135,7 @@ class Recorder:
             if site in told
         }
         facts.taught = dict(coordinator.roster.taught)
+        facts.spared |= told_by(coordinator.roster.spared)
         facts.left_sites = by_site(self.exchange.from_sites)
         facts.came_to_sites = by_site(self.exchange.to_sites)
         self.folder.write_facts(facts)
@@ -145,8 +163,6 @@ class Recorder:
             "bytes": moved,
             "news": list(progress.news),
         }
-        if report.reminding is not None:
-            record["reminding"] = report.reminding
         return record
 
     def _curves(self, progress: Progress) -> dict[str, float]:
@@ -156,13 +172,8 @@ class Recorder:
             "bytes/to_sites": progress.sent,
             "bytes/from_sites": progress.received,
         }
-        for name, counts in (("left", self.exchange.from_sites), ("came", self.exchange.to_sites)):
-            for (site, kind), size in counts.items():
-                scalars[f"bytes_{name}/{site}/{kind}"] = size
         for site, losses in report.losses.items():
             scalars |= {f"{name}/{site}": value for name, value in losses.items()}
-        if report.reminding is not None:
-            scalars["reminding"] = report.reminding
         return scalars
 
     def _seconds(self) -> float:

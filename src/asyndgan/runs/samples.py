@@ -20,15 +20,7 @@ ROWS = 2
 
 @final
 class SampleGrid:
-    """Paints the first kept masks of each site, one row per image and one column per modality.
-
-    Only masks that sites release are kept, since an image reveals its mask.
-
-    Args:
-        folder: folder for the pictures.
-        coordinator: coordinator whose averaged generator paints.
-        bank: the masks that are kept; those of a site that comes late are painted once it has come.
-    """
+    """Paints the first kept masks of each site, one row per image and one column per modality."""
 
     def __init__(self, folder: Path, coordinator: Coordinator, bank: MaskBank) -> None:
         self.folder = folder
@@ -36,7 +28,6 @@ class SampleGrid:
         self.bank = bank
 
     def _shown(self) -> Mapping[str, Sequence[Mask]]:
-        """The masks to paint for each site."""
         given = self.coordinator.roster.given
         if not given:
             return self.bank.first(ROWS)
@@ -58,7 +49,10 @@ class SampleGrid:
                 inputs = generator_inputs(
                     one.recipe, one.scope, mask[None], [look], random, one.device
                 )
-                rows.append(torch.cat(list(one.average(*inputs)[0].cpu()), dim=-1))
+                painted = one.average(*inputs)[0].cpu()
+                if painted.ndim > 3:  # of a volume its middle slice
+                    painted = painted[:, painted.shape[1] // 2]
+                rows.append(torch.cat(list(painted), dim=-1))
         if not rows:
             return None
         grid = ((torch.cat(rows, dim=0) + 1) * 127.5).round().to(torch.uint8).numpy()

@@ -42,6 +42,11 @@ class _OfSite(TypedDict):
     modalities: Names
 
 
+class _Spared(TypedDict):
+    cases: Count
+    modalities: Names
+
+
 class StartFacts(TypedDict):
     """The run that this one started from: its folder's name, its sites, and what was taken."""
 
@@ -57,6 +62,12 @@ Sites = Annotated[
     GetPydanticSchema(lambda _, schema_of: schema_of(Annotated[dict[SiteName, _OfSite], _SITES])),
 ]
 """Facts of each site, by its name: `cases`, `share` and `modalities`."""
+
+Spared = Annotated[
+    dict[str, dict[str, Any]],
+    GetPydanticSchema(lambda _, schema_of: schema_of(Annotated[dict[SiteName, _Spared], _SITES])),
+]
+"""Facts of sites that taught no masks for lack of patients."""
 
 Steps = Annotated[dict[SiteName, Count], _SITES]
 Moved = Annotated[dict[SiteName, dict[Name, Count]], _SITES]
@@ -76,4 +87,3 @@ class Record(TypedDict):
     received: Count
     bytes: NotRequired[dict[SiteName, Pair]]
     news: NotRequired[list[Annotated[str, Field(max_length=LONGEST_NEWS)]]]
-    reminding: NotRequired[Measured]

@@ -9,8 +9,7 @@ from typing import Any
 def told_to_end() -> Callable[[], bool]:
     """Notes Ctrl-C and SIGTERM from now on; returns a function that says whether one came.
 
-    A handler runs between two instructions of the main thread, whatever that holds, so it takes no
-    lock: `threading.Event.set` would wait for ever for the lock of a `wait` that it interrupts.
+    A handler takes no lock: `threading.Event.set` could wait for ever for one that it interrupts.
     """
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -4,17 +4,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Self, final
 
 from asyndgan.engines.setup import SiteSetup, chooser_at, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.store import Case
 from asyndgan.store.splits import OPEN, Chooser, held_out_by
 from asyndgan.tables.schema import is_table
 from asyndgan.training.checkpoint import place_holding
+from asyndgan.wire import CASES_WITHHELD
 
 
 @final
@@ -23,11 +23,9 @@ class Participation:
     """How sites took part in a run, which determines their held-out patients.
 
     Attributes:
-        trained: all cases with which a site was trained, held-out ones among them, by the site's
-            name; only of sites whose training cases are not those that are loaded.
-        choosers: how each site chose its held-out patients; see `choosers_of`.
-        had: number of cases that each site trained with, held-out ones among them; without a site
-            whose policy hides that and says 1.
+        trained: all cases of a site, held-out ones among them, where others are loaded.
+        choosers: how each site chose its held-out patients.
+        had: number of these cases, of each site whose policy does not hide it.
     """
 
     trained: Mapping[str, Sequence[Case]] = field(default_factory=dict)
@@ -43,8 +41,8 @@ class RunSites:
     Attributes:
         run: the run.
         data: data set of each site, by the site's name.
-        states: folder in which a site keeps its states of the run, by the site's name; a site that
-            is not named is taken for a simulated one, which keeps them in the run's folder.
+        states: folder in which a site keeps its states of the run, by the site's name; not named:
+            a simulated site, which keeps them in the run's folder.
     """
 
     run: RunFolder
@@ -58,22 +56,17 @@ class RunSites:
         folders: Mapping[str, Path],
         *,
         states: Mapping[str, Path] | None = None,
-        patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     ) -> Self:
-        """Opens the sites' folders; see `DataSet`.
-
-        Raises:
-            RunError: one is a table, of which this run learns nothing.
-        """
+        """Opens the sites' folders; raises `RunError` if one is a table."""
         if tables := [folder for folder in folders.values() if is_table(folder)]:
             raise RunError(f"{tables[0]} is a table, and this run paints images. Name images.")
-        data = {site: DataSet(folder, patient_pattern) for site, folder in folders.items()}
+        data = {site: DataSet(folder) for site, folder in folders.items()}
         return cls(run, data, states or {})
 
-    def check_pattern(self) -> None:
-        """Raises `RunError` if patients are found by another pattern than in the run."""
-        for data in self.data.values():
-            self.run.facts().check_pattern(data.patient_pattern)
+    def check_patterns(self) -> None:
+        """As `RunFacts.check_patterns`, of these data."""
+        patterns = {site: data.info.patient_pattern for site, data in self.data.items()}
+        self.run.facts().check_patterns(patterns)
 
     def as_trained(self, sites: Collection[str] | None = None) -> dict[str, list[Case]]:
         """All cases with which these sites (None: all) took part, or would have; also held-out."""
@@ -102,12 +95,10 @@ class RunSites:
         held = self.run.facts().sites[site]["modalities"]
         unused = tuple(name for name in data.info.modalities if name not in held)
         state = self.states.get(site, self.run.site_state(site))
-        return SiteSetup(site, data.folder, state, patients=data.patient_pattern, without=unused)
+        return SiteSetup(site, data.folder, state, without=unused)
 
     def changed(self) -> list[str]:
-        """Sites whose cases here are not those that they trained on, by their states of the run.
-
-        Of a site without states, or with those of another version, nothing can be told.
+        """Sites whose cases here are not those that they trained on, as far as their states tell.
 
         Raises:
             RunError: the cases of one site are given as those of another.
@@ -124,8 +115,7 @@ class RunSites:
             return load_cohort(self.as_in_run(site), recipe, data=data).members
 
         folders = {site: data.folder for site, data in self.data.items()}
-        trained = trained_members(self.run, self.data, self.states)
-        return changed_sites(folders, trained, lambda site, _: members(site))
+        return changed_sites(self.run, folders, self.states, lambda site, _: members(site))
 
     def participation(self, *, trained: Collection[str] = ()) -> Participation:
         """How these sites took part, with the cases of those that are named in `trained`."""
@@ -133,43 +123,29 @@ class RunSites:
         return Participation(
             self.as_trained(trained),
             choosers_of(self.run, self.data, self.states),
-            {site: own["cases"] for site, own in sites.items() if own["cases"] != 1},
+            {site: own["cases"] for site, own in sites.items() if own["cases"] != CASES_WITHHELD},
         )
 
 
-def trained_members(
-    run: RunFolder, sites: Collection[str], states: Mapping[str, Path]
-) -> dict[str, Any]:
-    """Digest of the data that each site trained on, by its states; without sites that cannot tell.
-
-    Args:
-        run: a run.
-        sites: names of sites, also of others than those of the run.
-        states: as for `choosers_of`.
-    """
-    held = {
-        site: place_holding(states.get(site, run.site_state(site)), run.facts().run)
-        for site in sites
-        if site in run.facts().sites
-    }
-    digest = run.recipe().digest()
-    return {
-        site: own[1].get("members")
-        for site, own in held.items()
-        if own and own[1].get("recipe") == digest
-    }
-
-
 def changed_sites(
-    data: Mapping[str, Path], trained: Mapping[str, Any], members: Callable[[str, str], str]
+    run: RunFolder,
+    data: Mapping[str, Path],
+    states: Mapping[str, Path],
+    members: Callable[[str, str], str],
 ) -> list[str]:
     """Sites whose members are not those that they trained on; see `RunSites.changed`.
 
     Args:
-        data: folder or table of each site.
-        trained: see `trained_members`.
+        run: a run.
+        data: folder or table of each site, also of others than those of the run.
+        states: as for `RunSites`.
         members: digest of the data of a site, as the site that is named next would have it.
     """
+    digest, trained = run.recipe().digest(), {}
+    for site in (own for own in data if own in run.facts().sites):
+        held = place_holding(states.get(site, run.site_state(site)), run.facts().run)
+        if held and held[1].get("recipe") == digest:
+            trained[site] = held[1].get("members")
     changed = []
     for site, known in trained.items():
         if members(site, site) == known:
@@ -184,13 +160,7 @@ def changed_sites(
 
 
 def told_of_sites(facts: RunFacts, sites: Collection[str], changed: Sequence[str]) -> str:
-    """What a reader of an evaluation must know of the sites at hand; empty: nothing.
-
-    Args:
-        facts: of the run.
-        sites: those whose real data are judged.
-        changed: those of them whose data are not what they trained on.
-    """
+    """What a reader of an evaluation must know of its sites, and of those that have `changed`."""
     told = []
     if set(sites) != set(facts.sites):
         told.append(
@@ -208,13 +178,7 @@ def told_of_sites(facts: RunFacts, sites: Collection[str], changed: Sequence[str
 def choosers_of(
     run: RunFolder, sites: Collection[str], states: Mapping[str, Path] | None = None
 ) -> dict[str, Chooser]:
-    """How the sites of a run chose the patients whom they held out.
-
-    Args:
-        run: a run.
-        sites: names of the sites; those that took no part are left out.
-        states: folder in which a site keeps its states of the run, by the site's name; a site that
-            is not named is taken for a simulated one, which keeps them in the run's folder.
+    """How those sites that took part in a run chose whom they held out; `states` as `RunSites`.
 
     Raises:
         RunError: the run held patients out, and a site's states are not there; or states are of a

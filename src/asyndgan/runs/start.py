@@ -22,14 +22,7 @@ from asyndgan.training.steps import stored_steps
 @final
 @dataclass(frozen=True)
 class Start:
-    """A finished run to start from.
-
-    Attributes:
-        name: name of its folder.
-        recipe: of the run.
-        facts: of the run.
-        generator: its averaged generator.
-    """
+    """A finished run to start from: the name of its folder, and its averaged generator."""
 
     name: str
     recipe: Recipe
@@ -38,13 +31,7 @@ class Start:
 
     @classmethod
     def of(cls, folder: RunFolder, recipe: Recipe, sites: Collection[str]) -> Self:
-        """Opens a run for a new one with this recipe and these sites.
-
-        Raises:
-            RunError: it has not finished, its files are not those of its training, its generator or
-                its table is of another kind than the recipe's, only the recipe has privacy, or it
-                trained on patients that the recipe holds out.
-        """
+        """Opens a run for a new one; raises `RunError` if that cannot begin with its generator."""
         source, where = folder.recipe(), f"the run to start from, {folder.path},"
         ours, theirs = recipe.generator.kind, source.generator.kind
         if ours != theirs:
@@ -85,7 +72,7 @@ class Start:
         """Puts the weights into the generator of a new run; returns what `run.json` says of it.
 
         Raises:
-            RunError: no layer fits, or a generator of another package has other channels.
+            RunError: no layer fits.
         """
         scope = coordinator.scope
         found = inherit(coordinator.generator, scope, self.generator, self.facts.scope)
@@ -96,7 +83,9 @@ class Start:
                 "these keys as there, or start without it."
             )
         coordinator.average.load_state_dict(coordinator.generator.state_dict())
-        took = "; ".join([found.told(self.name), *self._remarks(coordinator)])
+        took = found.told(self.name)
+        if coordinator.recipe.privacy.kind != "none":
+            took += f"; the epsilon of {self.name} adds to that of this run"
         coordinator.events.append(took)
         return {
             "run": self.name,
@@ -105,17 +94,6 @@ class Start:
             "sites": self.sites,
             "took": took,
         }
-
-    def _remarks(self, coordinator: Coordinator) -> list[str]:
-        """What else a person should know of the start."""
-        before, now = self.recipe, coordinator.recipe
-        remarks = []
-        looks = [(one.generator.style, one.training.seed) for one in (before, now)]
-        if now.generator.style and before.generator.style and looks[0] != looks[1]:
-            remarks.append("looks begin anew, as training.seed or generator.style is another")
-        if now.privacy.kind != "none":
-            remarks.append(f"the epsilon of {self.name} adds to that of this run")
-        return remarks
 
 
 def _held_out(recipe: Recipe) -> tuple[float, int, bool]:
@@ -132,13 +110,7 @@ def _columns(table: TableSection) -> object:
 def start_of(
     run: Path | None, folder: RunFolder, recipe: Recipe, sites: Collection[str]
 ) -> Start | None:
-    """The run to start from; None for none, and if a checkpoint is there to go on from.
-
-    Args:
-        run: folder of the finished run.
-        folder: of the run that is to begin or to go on.
-        recipe: of that run.
-        sites: of that run.
+    """The run that the run in `folder` starts from; None: it has a checkpoint, or begins anew.
 
     Raises:
         RunError: as `Start.of`, or the run goes on and began without another one.

@@ -1,8 +1,6 @@
 """A study: its sites, test set, recipe and run folder, named once in a file for all commands."""
 
-import math
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os.path import expanduser
 from pathlib import Path
@@ -14,16 +12,14 @@ from pydantic import (
     JsonValue,
     ValidationError,
     ValidationInfo,
-    field_validator,
     model_validator,
 )
 
 from asyndgan.errors import DataError, RecipeError, RunError
 from asyndgan.intake.description import json_table
 from asyndgan.intake.listing import part_of
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.recipe.faults import explained, shown
-from asyndgan.recipe.recipe import Recipe, dotted, unquoted
+from asyndgan.recipe.faults import explained
+from asyndgan.recipe.recipe import Recipe
 from asyndgan.recipe.sections import Section
 from asyndgan.recipe.table import base_steps
 from asyndgan.recipe.toml import key_of, value_of
@@ -36,7 +32,7 @@ from asyndgan.tables.schema import (
     schema_of,
     tables_in,
 )
-from asyndgan.texts import NAME_LENGTH, bounded_text, check_site_names, parsed_toml
+from asyndgan.texts import BACKSLASH, NAME_LENGTH, bounded_text, check_site_names, parsed_toml
 
 STUDY_FILE: Final = "study.toml"
 MOST_SITES: Final = 1024
@@ -51,7 +47,9 @@ HELD_OUT: Final = 0.2
 def _located(path: Path, info: ValidationInfo) -> Path:
     text = str(path)
     if len(text) > LONGEST_PATH or not text.isprintable():
-        raise ValueError(f"a path has at most {LONGEST_PATH} characters, all of them printable")
+        raise ValueError(
+            f"a path has at most {LONGEST_PATH} characters, all of them printable; {BACKSLASH}"
+        )
     # Of nobody `~` stays, and is reported as no folder.
     return Path((info.context or {}).get("folder", ""), expanduser(text))  # noqa: PTH111
 
@@ -71,7 +69,6 @@ class Study(Section):
     Attributes:
         sites: folder of each site's data, by the site's name.
         test: data set of patients of no site.
-        patient_pattern: see `asyndgan.intake.nnunet.patient_of`.
         recipe: name of a recipe, or path of its TOML file; None: one is planned from the data.
         changes: keys of the recipe and their values, as nested tables; `set` in the file.
         out: the run folder. Other results are written beside it (`beside`).
@@ -79,26 +76,9 @@ class Study(Section):
 
     sites: dict[str, Located] = Field({}, max_length=MOST_SITES)
     test: Located | None = None
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN
     recipe: Annotated[str | None, AfterValidator(_recipe_located)] = None
     changes: dict[str, JsonValue] = Field({}, alias="set")
     out: Located = Field(Path("run"), validate_default=True)
-
-    @field_validator("changes", mode="before")
-    @classmethod
-    def _finite(cls, changes: object) -> object:
-        for key, value in dotted(changes) if isinstance(changes, dict) else ():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{key} = {value}: write a finite number")
-        return changes
-
-    @field_validator("changes")
-    @classmethod
-    def _unquoted(cls, changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        for key, value in dotted(changes):
-            if isinstance(value, str) and (wanted := unquoted(key, value)):
-                raise ValueError(f"{key} = {shown(value)}: write {wanted} without quotes")
-        return changes
 
     @model_validator(mode="after")
     def _folders_differ(self) -> Self:
@@ -109,16 +89,10 @@ class Study(Section):
 
     @classmethod
     def load(cls, file: str | Path = STUDY_FILE) -> "Study":
-        """Reads a study; relative paths are relative to its file.
-
-        Raises:
-            RunError: the file cannot be read or is not valid. Whether folders exist is not asked.
-        """
+        """Reads a study; raises `RunError` if it is not valid. Its folders need not exist."""
         file = Path(expanduser(file))  # noqa: PTH111  # as in `_located`
         try:
             text = bounded_text(file, links=True)
-        except UnicodeDecodeError as error:
-            raise RunError(f"{file} cannot be read: it is no UTF-8. Save it as UTF-8.") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RunError(
@@ -136,8 +110,6 @@ class Study(Section):
             known += [f"set.{name}" for name in Recipe.model_fields]
             faults = explained(error, known)
             raise RunError(f"{file} cannot be used; correct it:\n{faults}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise RunError(f"{file} cannot be used: {_toml_fault(text, str(error))}") from error
         except (ValueError, RecipeError, RunError) as error:
             raise RunError(f"{file} cannot be used: {error} Correct it.") from error
 
@@ -149,19 +121,6 @@ class Study(Section):
     def beside(self, name: str) -> Path:
         """The folder of this name beside the run folder."""
         return self.out.parent / name
-
-
-def _toml_fault(text: str, fault: str) -> str:
-    """What the parser of TOML says, in plain words."""
-    lines = text.rstrip().split("\n")
-    found = re.search(r"at line (\d+)", fault)  # else at the end
-    number = min(int(found[1]) if found else len(lines), len(lines))
-    line = lines[number - 1].strip()
-    twice = re.search("inline table key '(.*)'", fault)
-    key = twice[1] if twice else line.partition("=")[0].strip()
-    if fault.startswith(("Cannot", "Duplicate")):
-        return f"line {number}: {ascii(key)[1:-1]} is there already. Keep one of the two."
-    return f"line {number}, {line[:80]!a}: write KEY = VALUE, with text in quotes."
 
 
 def existing(data: Path) -> Path:
@@ -193,14 +152,9 @@ def begun(
         test: the test set; None: one that is named so, or none.
 
     Raises:
-        DataError: a folder is no data set and holds none.
-        RunError: there is no site, or more than one test set, or a site is the test set.
+        DataError, RunError: a folder holds no data set, or these are no study.
     """
     found = data_sets(folders)
-    places = [place_of(one) for one in found]
-    for one in found:
-        if places.count(place_of(one)) > 1:
-            raise RunError(f"{one} is named twice. Name each data set once.")
     if test:
         _check_data_set(test)
         if place_of(test) in [place_of(one) for one in folders if not is_test_set(one)]:
@@ -221,17 +175,13 @@ def begun(
 
 
 def data_sets(folders: Sequence[Path]) -> list[Path]:
-    """The data sets that these folders are, or that lie in them; not those that were painted.
-
-    Raises:
-        DataError: a folder is no data set and holds none.
-    """
+    """The data sets that these folders are, or that lie in them; not those that were painted."""
     found: list[Path] = []
     for folder in folders:
         inside = [] if _is_data_set(folder) or not folder.is_dir() else sorted(folder.iterdir())
         for path in inside:
             if path.is_dir() and is_table(path):
-                file_of(path)  # a folder with the tables of several sites lies too deep
+                file_of(path)  # raises if there are several, so that no site is left out unsaid
         sets = [path for path in inside if _is_data_set(path) and not _painted(path)]
         if not sets:
             _check_data_set(folder)
@@ -241,8 +191,6 @@ def data_sets(folders: Sequence[Path]) -> list[Path]:
 
 def _check_data_set(data: Path) -> None:
     """Raises `DataError`, which says what is wrong with it, if this is no data set."""
-    if data.suffix == ".json":
-        raise RunError(f"{data}: a study has folders of data; 'asyndgan plan' takes fingerprints.")
     if data.is_file() or tables_in(data):
         schema_of(data)
     elif is_table(data):  # a file that is not there, or a schema alone
@@ -276,12 +224,7 @@ def _name_of(data: Path) -> str:
 
 
 def site_names(folders: Sequence[Path], taken: Iterable[str] = ()) -> list[str]:
-    """A valid name for each site: that of its folder; where names are equal, with the one above.
-
-    Args:
-        folders: data sets of sites, or files with their fingerprints.
-        taken: names of further sites, which none of these may have.
-    """
+    """A valid name for each site: that of its folder or file; none is one of `taken`."""
     plain = [_valid(_name_of(folder)) for folder in folders]
     names: list[str] = []
     for name, folder in zip(plain, folders, strict=True):
@@ -301,33 +244,18 @@ def _valid(name: str) -> str:
 
 
 def study_text(
-    sites: Mapping[str, Path],
-    test: Path | None,
-    file: Path,
-    recipe: str,
-    pattern: str = DEFAULT_PATIENT_PATTERN,
-    steps: int | None = None,
+    sites: Mapping[str, Path], test: Path | None, file: Path, recipe: str, steps: int | None = None
 ) -> str:
-    """The text of a study's file, to be edited; what lies below its folder is relative to it.
-
-    Without a recipe it is planned at each training. `steps` are those of the recipe, if they
-    are known.
-    """
+    """The text of a study's file, to be edited; what lies below its folder is relative to it."""
 
     def shown(folder: Path) -> str:
         whole, base = folder.absolute(), file.absolute().parent
         return value_of(str(whole.relative_to(base) if whole.is_relative_to(base) else whole))
 
-    other = pattern != DEFAULT_PATIENT_PATTERN
-    grouped = f"{'' if other else '# '}patient_pattern = " + (
-        value_of(pattern) if other else r"'(.+)_ses-\d+$'"
-    )
-    grouped += "  # the group finds the patient in a case's name\n"
     who, folder, usual = "patients", "folder of its data", "default"
     source = "a name ('asyndgan recipe list') or a file"
     listed, usual_steps = "'asyndgan recipe show default' lists them all", 2000
     if any(map(is_table, sites.values())):
-        grouped = ""
         who, folder, usual, source = "records", "its table", "recipe.toml", "a file"
         listed, usual_steps = "recipe.toml holds them", base_steps()
     named_recipe = f"{'' if recipe else '# '}recipe = {value_of(recipe or usual)}"
@@ -341,7 +269,7 @@ def study_text(
 {named_recipe}  # {source}; without, it is planned at each training
 out = "run"  # the run folder; 'synthetic', 'evaluation' and 'audit' are written beside it
 {tested}  # {who} of no site, to evaluate and to audit on
-{grouped}
+
 [sites]  # name = {folder}
 {named}
 

@@ -4,13 +4,12 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from asyndgan.engines import SiteSetup, build_engine
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.intake.dataset import DataSet
 from asyndgan.models import usable_device
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.attempt import Attempt, Confirm, Watch
 from asyndgan.runs.checks import (
-    check_all_come,
     check_late_sites,
     check_policies,
     check_sites,
@@ -21,7 +20,9 @@ from asyndgan.runs.checks import (
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.signals import termination_unwinds
 from asyndgan.runs.start import start_of
+from asyndgan.tables.check import check_own_records
 from asyndgan.training.compute import measured_threads, torch_threads
+from asyndgan.training.roster import Pending
 
 
 def train(
@@ -32,7 +33,6 @@ def train(
     policies: Mapping[str, Path] | None = None,
     masks: Path | None = None,
     records: Path | None = None,
-    patients: str = DEFAULT_PATIENT_PATTERN,
     without: Mapping[str, Collection[str]] | None = None,
     engine: str = "inprocess",
     resume: bool = False,
@@ -45,17 +45,9 @@ def train(
 ) -> RunFolder:
     """Trains one generator with these sites; what is not said here is as in `asyndgan.train`.
 
-    A site without one of the `policies` lets out everything that the recipe asks for. `records` is
-    a folder that keeps each site's ledger and account beyond this run, in NAME/; it is required if
-    a policy limits what is spent or answered over all runs. `without` names modalities of a site
-    that are not used. `start` is a finished run whose generator this one begins with; a run that
-    goes on from its checkpoint does not read it. `started` is called with the engine once it is set
-    up. `threads` are cores for the coordinator's arithmetic; None: as the run began or, of a new
-    run, as many as compute fastest, but no more than torch has now. Results are bit-equal only for
-    equal numbers.
-
-    Returns:
-        The finished run.
+    `records` is required if a policy limits what is spent or answered over all runs. `started` is
+    called with the engine once it is set up. `threads`: None: as the run began or, of a new run, as
+    many as compute fastest. Results are bit-equal only for equal numbers.
 
     Raises:
         Interrupted: after Ctrl-C, when the checkpoint is written.
@@ -66,11 +58,11 @@ def train(
     on = usable_device(device)
     check_policies(recipe, sites, policies or {}, records)
     check_sites(recipe, sites, without or {})
+    if recipe.table and not resume:
+        check_own_records(sites)
     given = given_masks(recipe, masks, RunFolder(out) if resume else None)
     check_late_sites(recipe, sites, without or {})
-    if not resume:
-        check_all_come(recipe, sites)
-    folder = resumed(out, recipe, sites, patients) if resume else RunFolder.create(out, recipe)
+    folder = resumed(out, recipe, sites) if resume else RunFolder.create(out, recipe)
     begins = start_of(start, folder, recipe, sites)
     precision = precision_of(folder, recipe, on)
     if not threads and folder.facts_file.exists():
@@ -82,7 +74,6 @@ def train(
             name,
             data,
             folder.site_state(name),
-            patients=patients,
             policy=(policies or {}).get(name),
             records=records / name if records else None,
             device=device,
@@ -91,6 +82,7 @@ def train(
         )
         for name, data in sorted(sites.items())
     ]
+    sets = {site: DataSet(data) for site, data in sites.items() if not recipe.table}
     with folder.held(), termination_unwinds(), torch_threads(threads):
         if not resume:
             folder.claim(recipe)
@@ -100,7 +92,7 @@ def train(
                 started(transport)
             run = Attempt(
                 folder, recipe, transport, engine, sites, device=device, precision=precision,
-                patients=patients, confirm=confirm,
+                confirm=confirm, sets=sets,
                 go_on="go on with 'asyndgan train ... --resume'",
                 start=begins, given=given,
             )  # fmt: skip
@@ -119,33 +111,22 @@ def train_over(
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     confirm: Confirm | None = None,
+    pending: Pending | None = None,
     start: Path | None = None,
     masks: Path | None = None,
     watch: Watch | None = None,
 ) -> None:
     """Trains over an existing transport; continues from the newest checkpoint if there is one.
 
-    Args:
-        folder: folder of the run, with its recipe; the caller holds its lock.
-        transport: transport to the sites; the caller closes it.
-        engine: name of the engine.
-        sites: sites without which the run does not begin; others may join.
-        device: device on which the generator computes.
-        stop: called after every step and while waiting for sites; True stops the run.
-        confirm: called before the first step of a new run.
-        start: finished run whose generator a new run begins with.
-        masks: folder of masks to paint from, exactly if the recipe has `masks.source` "given".
-        watch: called after every step.
-
-    Raises:
-        Interrupted: `stop` returned True, or a signal came; the checkpoint is written.
-        QuorumError, NotFiniteError, RunError, CohortError: as `train`.
+    The caller holds the lock of the folder, which has the recipe, and closes the transport. Without
+    the `sites` named the run does not begin; others may join. `stop` is called after every step and
+    while waiting for sites; True stops the run. `pending` has a run wait for stewards, as for
+    `open_all`. All else is as for `train`.
     """
-    # Each site tells its patients by a pattern of its own, which it does not send.
     run = Attempt(
-        folder, folder.recipe(), transport, engine, sites, device=device, patients="",
+        folder, folder.recipe(), transport, engine, sites, device=device,
         precision=precision_of(folder, folder.recipe(), usable_device(device)),
-        go_on="'asyndgan federation submit' has it go on", confirm=confirm,
+        go_on="'asyndgan federation submit' has it go on", confirm=confirm, pending=pending,
         start=start_of(start, folder, folder.recipe(), sites),
         given=given_masks(folder.recipe(), masks, folder),
     )  # fmt: skip

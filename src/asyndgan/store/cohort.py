@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Self, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Images
@@ -16,6 +15,7 @@ from asyndgan.errors import CohortError
 from asyndgan.store.enrolment import untaught
 from asyndgan.store.moves import LIKE_PATIENTS, moved
 from asyndgan.store.prepared import Case
+from asyndgan.store.resampling import label_shares
 from asyndgan.store.splits import OPEN, Chooser, halves_of
 
 
@@ -27,10 +27,8 @@ class Batch:
     Attributes:
         images: (b, c, *space) in [-1, 1].
         conditions: int64, (b, *space) label maps or (b,) classes.
-        halves: (b,) zeros and ones, the half of the site's patients each image belongs to; None
-            if the images belong to no patient.
-        present: (b, c) booleans, the modalities each image has; None means all. An absent
-            modality is -1 everywhere.
+        halves: (b,) zeros and ones, the half of the patients of each; None: of no patient.
+        present: (b, c) booleans; an absent modality is -1 everywhere. None: none is absent.
     """
 
     images: Images
@@ -44,10 +42,7 @@ class Batch:
         return type(self)(*(part if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]  # None only where it may be
 
     def blanked(self, images: Images) -> Images:
-        """Sets `images` to black (-1) wherever the matching case of this batch lacks a modality.
-
-        `images` must have the shape of this batch's images.
-        """
+        """Images of this batch's shape, set to -1 where a case lacks a modality."""
         if self.present is None:
             return images
         space = [1] * (images.ndim - 2)
@@ -56,11 +51,9 @@ class Batch:
 
 @final
 class Stack:
-    """Arrays of one shape as if they were stacked; only those that are asked for are copied.
+    """Arrays of one shape as if they were stacked, such as those of a mapped file.
 
-    Args:
-        parts: they may lie in a mapped file.
-        dtype: of what is asked for.
+    What is asked for is copied, in type `dtype`.
     """
 
     def __init__(self, parts: Sequence[Tensor], dtype: torch.dtype) -> None:
@@ -82,26 +75,23 @@ class Stack:
 
 @final
 class Cohort:
-    """The cases of one site.
-
-    A batch depends only on its number and the site's seed, from which the order of each pass over
-    the cases is drawn. A checkpoint therefore stores just a number and nothing about a patient.
+    """The cases of one site. A batch depends on its number and the site's seed alone.
 
     Args:
         images: (n, c, *space) in [-1, 1].
         conditions: integers, (n, *space) label maps or (n,) classes.
         modalities: names of the c channels.
-        patients: patient of each case; None if every case is of a different patient.
-        present: (n, c) booleans, the modalities each case has; None means all.
+        patients: of each case; None: each case is of another patient.
+        present: (n, c) booleans; None: no case lacks a modality.
         labels: name of every label or class, by its number.
         told: number of cases that the site says it has, and the part of them that has each
-            modality, in 0 to 1; None: those of this cohort.
-        chooser: how the patients of the two halves are chosen.
+            modality; None: those of this cohort.
+        people: number of patients at the site, with those held out; None: of this cohort.
+        chooser: of the patients of the two halves.
         seed: seed of the draws.
-        flip: mirror images and label maps along the last axis, at random.
-        move: turn, scale and shift images with their label maps, at random.
+        flip, move: whether images are mirrored (last axis) and moved, with their label maps.
         weights: relative draw weight of each case, (n,); None: each is drawn once in every pass.
-        maps: the images are label maps, a channel of -1 and 1 a label; batches hold their `shares`.
+        maps: the images are label maps, a channel of -1 and 1 a label; batches hold `label_shares`.
 
     Raises:
         CohortError: if there is no case, or the arguments do not fit each other.
@@ -117,6 +107,7 @@ class Cohort:
         patients: Sequence[str] | None = None,
         present: Tensor | None = None,
         told: tuple[int, list[float]] | None = None,
+        people: int | None = None,
         chooser: Chooser = OPEN,
         seed: int = 0,
         flip: bool = False,
@@ -129,17 +120,10 @@ class Cohort:
                 f"a cohort needs as many conditions as images and at least one; "
                 f"it was given {len(images)} images and {len(conditions)} conditions."
             )
-        if patients is not None and len(patients) != len(images):
-            raise CohortError(f"{len(patients)} patients are named for {len(images)} images.")
         if conditions.ndim > 1 and conditions.shape[1:] != images.shape[2:]:
             raise CohortError(
                 f"images have size {tuple(images.shape[2:])}, their label maps "
                 f"{tuple(conditions.shape[1:])}. Prepare both on one grid."
-            )
-        if images.shape[1] != len(modalities) or len(set(modalities)) != len(modalities):
-            raise CohortError(
-                f"images have {images.shape[1]} channels, but {len(modalities)} modalities are "
-                f"named: {', '.join(modalities)}."
             )
         if present is not None and not (
             present.shape == images.shape[:2] and present.any(0).all() and present.any(1).all()
@@ -168,6 +152,7 @@ class Cohort:
         for case, patient in enumerate(patients or range(len(images))):
             cases.setdefault(patient, []).append(case)
         self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
+        self.people = people or self.patients
         names = [str(patient) for patient in patients or range(len(images))]
         given = None if self.present is None else self.present.tolist()
         self.halves = torch.tensor(halves_of(names, chooser, given))
@@ -189,21 +174,13 @@ class Cohort:
     ) -> Self:
         """Builds a cohort from prepared cases; drops modalities that no case has.
 
-        Args:
-            cases: all of one size and with the same modalities.
-            labels: number of each label by name, as in `dataset.json`.
-            told: all cases of the site in the same order, those that it holds out among them; None:
-                `cases`. The coordinator is told their number, which no hold-out changes.
-            chooser: as for the constructor.
-            condition: `mask` uses the label maps; `none` ignores them. (A folder of images holds
-                no `class` conditions; pass those to the constructor.)
-            seed: seed of the draws.
-            flip: as for the constructor.
-            move: as for the constructor.
-            maps: as for the constructor.
+        Args are those of the constructor, and:
+            labels: number of each label by name.
+            told: all cases of the site, with those that it holds out; None: `cases`.
+            condition: `mask` uses the label maps, `none` does not.
 
         Raises:
-            CohortError: if there is no case or `condition` is neither `mask` nor `none`.
+            CohortError: there is no case, or the recipe's condition is `class`.
         """
         if not cases:
             raise CohortError("the data set has no cases; run 'asyndgan check' on its folder.")
@@ -225,6 +202,7 @@ class Cohort:
             present=present[:, held],
             labels={number: name for name, number in labels.items()},
             told=(len(every), every.double().mean(0).tolist()),
+            people=len({case.patient for case in told or cases}),
             chooser=chooser,
             seed=seed,
             flip=flip,
@@ -239,7 +217,7 @@ class Cohort:
     def images(self) -> Images:
         """A copy of all images, (n, c, *space) in [-1, 1]."""
         images = self._images[torch.arange(len(self))]
-        return shares(images) if self.maps else images
+        return label_shares(images) if self.maps else images
 
     @property
     def conditions(self) -> Tensor:
@@ -262,38 +240,28 @@ class Cohort:
         return digest_of((self._images, self._conditions, *self._cases_of_patients))
 
     def batch(self, number: int, size: int) -> Batch:
-        """Returns one batch: the cases from position `number * size` of an endless shuffle.
-
-        Args:
-            number: number of the batch, from 0.
-            size: images per batch.
-        """
-        orders: dict[int, tuple[Tensor, Tensor]] = {}
-        drawn = []
-        for position in range(number * size, (number + 1) * size):
-            epoch, offset = divmod(position, len(self))
-            order, mirrors = orders.get(epoch) or orders.setdefault(epoch, self._order(epoch))
-            drawn.append((int(order[offset]), bool(mirrors[offset])))
-        index = torch.tensor([case for case, _ in drawn])
-        mirror = torch.tensor([mirrored for _, mirrored in drawn])
+        """The cases from position `number * size` of an endless shuffle."""
+        first, offset = divmod(number * size, len(self))
+        last = ((number + 1) * size - 1) // len(self)  # a batch may span passes
+        passes = [self._order(epoch) for epoch in range(first, last + 1)]
+        index, mirror = (
+            torch.cat(part)[offset : offset + size] for part in zip(*passes, strict=True)
+        )
         return self._batch(index, mirror, self._random("moves", number))
 
     def redrawn(self, secret: str) -> Self:
-        """Returns the same cohort with other random draws, seeded from the seed and a secret.
-
-        The draws are the order of the cases, the mirroring and the moves.
-        """
+        """The same cohort with other draws: of the order, the mirroring and the moves."""
         other = copy(self)
         other.seed = derived_seed(self.seed, secret)
         return other
 
     @cached_property
-    def taught(self) -> Tensor:
+    def labels_by_half(self) -> Tensor:
         """Labels (or classes) that each half of the patients has, (2, labels) booleans."""
-        taught = torch.zeros(2, max(self.labels) + 1, dtype=torch.bool)
+        found = torch.zeros(2, max(self.labels) + 1, dtype=torch.bool)
         for half, condition in zip(self.halves, self._conditions, strict=True):
-            taught[half, condition.unique()] = True
-        return taught
+            found[half, condition.unique()] = True
+        return found
 
     @property
     def untaught(self) -> list[str]:
@@ -303,7 +271,6 @@ class Cohort:
         return untaught(self.modalities, self.present.tolist(), self.halves.tolist())
 
     def _parts(self) -> list[float]:
-        """Fraction of the cases that have each modality, in 0 to 1."""
         if self.present is None:
             return [1.0] * len(self.modalities)
         return self.present.double().mean(0).tolist()
@@ -324,12 +291,7 @@ class Cohort:
     def patients_by_chance(self, rate: float, uniform: Callable[[int], Tensor]) -> Batch:
         """Draws each patient independently with probability `rate`, and one case of each drawn.
 
-        The draw is independent of `batch`. The batch is empty if no patient is drawn.
-
-        Args:
-            rate: probability, from 0 to 1.
-            uniform: returns the given number of uniform draws from [0, 1). It must not be seeded
-                from the recipe, or the draw would be predictable.
+        `uniform` returns so many uniform draws from [0, 1), not seeded from the recipe.
         """
         drawn = uniform(self.patients) < rate
         chosen = [
@@ -340,7 +302,7 @@ class Cohort:
             [int(own[int(place * len(own))]) for own, place in zip(chosen, places, strict=True)],
             dtype=torch.int64,
         )
-        mirror = uniform(len(index)) < (0.5 if self.flip else 0.0)
+        mirror = uniform(len(index)) < (0.5 if self.flip else 0)
         random = torch.Generator()
         if self.move:
             random.manual_seed(int(uniform(1) * 2**53))
@@ -352,7 +314,7 @@ class Cohort:
         if self.move and len(index):
             images, conditions = _moved(images, conditions, random)
         return Batch(
-            shares(images) if self.maps else images,
+            label_shares(images) if self.maps else images,
             conditions,
             self.halves[index],
             None if self.present is None else self.present[index],
@@ -374,35 +336,17 @@ class Cohort:
 def drawn_from(
     pool: Tensor, count: int, random: torch.Generator, *, flip: bool, move: bool = False
 ) -> Tensor:
-    """Draws conditions uniformly from a pool, with replacement; they belong to no patient.
-
-    Args:
-        pool: label maps (n, *space), or classes (n,).
-        count: how many to draw.
-        random: generator for the draw.
-        flip: mirror label maps at random.
-        move: turn, scale and shift label maps at random.
-    """
+    """Draws conditions uniformly from a pool (n, *space) or (n,), with replacement."""
     drawn = pool[torch.randint(len(pool), (count,), generator=random)]
     drawn = _mirrored(drawn, _mirrors(count, random, flip))
     if move and drawn.ndim > 1:
-        return _moved(torch.zeros(count, 1, *drawn.shape[1:]), drawn, random)[1]
+        blank = torch.zeros(count, 1, *drawn.shape[1:])
+        return moved(blank, drawn, LIKE_PATIENTS, random)[1]
     return drawn
 
 
-def shares(images: Images) -> Tensor:
-    """How much of each pixel of half the size a label covers, from -1 to 1: (b, labels, *space).
-
-    Each place of the moved label maps (b, labels, *twice the space) has its likeliest label alone,
-    as that of a painted mask has.
-    """
-    best = images.argmax(1, keepdim=True)
-    sharp = torch.full_like(images, IMAGE_LOW).scatter_(1, best, 1.0)
-    return F.interpolate(sharp, scale_factor=0.5, mode="area")
-
-
 def derived_seed(seed: int, *parts: object) -> int:
-    """Derives a 63-bit seed for one purpose: SHA-256 of a seed and the parts that name its use."""
+    """A 63-bit seed: SHA-256 of a seed and the parts that name its use."""
     text = "/".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -418,8 +362,7 @@ def digest_of(tensors: Iterable[Tensor | Stack]) -> str:
 
 
 def _mirrors(count: int, random: torch.Generator, flip: bool) -> Tensor:
-    """Draws which of `count` cases to mirror."""
-    return torch.rand(count, generator=random) < (0.5 if flip else -1.0)
+    return (torch.rand(count, generator=random) < 0.5) & flip  # drawn always: other draws stay
 
 
 def _mirrored(arrays: Tensor, mirror: Tensor) -> Tensor:

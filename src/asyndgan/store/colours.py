@@ -16,10 +16,9 @@ class Colours:
     """Limits of the random changes.
 
     Attributes:
-        intensity: largest relative change of each channel's gain; half of it is the largest shift
-            of intensities scaled to [0, 1].
-        gamma: largest relative change of the exponent (gamma) of each channel's intensity.
-        noise: largest standard deviation of the added noise, in intensities from -1 to 1.
+        intensity: largest relative change of a channel's gain; half of it is the largest shift.
+        gamma: largest relative change of a channel's exponent.
+        noise: largest standard deviation of the noise, in intensities from -1 to 1.
     """
 
     intensity: float = 0.15
@@ -28,15 +27,9 @@ class Colours:
 
 
 def recoloured(images: Images, how: Colours, random: Generator) -> Images:
-    """Applies random gamma, gain and shift to each channel of each image, then noise.
+    """Random gamma, gain and shift of each channel of images (b, c, *space) in [-1, 1], then noise.
 
-    Args:
-        images: (b, c, *space) in [-1, 1].
-        how: limits of the changes.
-        random: generator on the CPU; equal states give equal results.
-
-    Returns:
-        Images in [-1, 1].
+    Equal states of the generator, on the CPU, give equal results in [-1, 1].
     """
     shape = (*images.shape[:2], *[1] * (images.ndim - 2))
 

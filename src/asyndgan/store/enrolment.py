@@ -13,7 +13,6 @@ UNNAMED_LABELS: Final = 64
 the recipe names none: a single card could ask for a generator of any size otherwise."""
 
 Reason = tuple[str, str]
-"""Why a site is refused, and the remedy."""
 
 
 @final
@@ -42,48 +41,53 @@ def untaught(
 
 
 def unheld(image: ImageSection, held: Collection[str]) -> dict[str, list[str]]:
-    """Modalities that a recipe names and no site holds, by the key that names them.
-
-    Training refuses a run for them and `check` the folders, but where sites come later.
-    """
+    """Modalities that a recipe names and no site holds, by the key that names them."""
     return {
         "image.modalities": [name for name in image.painted if name not in held],
         "image.intensity": [name for name in image.intensity if name not in {*held, "default"}],
     }
 
 
-def refusals(cases: Cases, recipe: Recipe, section: str = "discriminator") -> Iterator[Reason]:
+def refusals(cases: Cases, recipe: Recipe) -> Iterator[Reason]:
     """Why a recipe cannot be trained on a site's cases, which training and `check` refuse alike.
 
     Args:
         cases: those that are not held out.
         recipe: as the site trains it.
-        section: key of the site's discriminator.
     """
     cross_fitted = recipe.discriminator.cross_fitted
     if cross_fitted and cases.untaught:
         yield (
             f"of its patients one half alone has cases with {cases.untaught[0]}, and a network "
             "that learns from the other half would judge what it never saw",
-            f"Leave {' and '.join(cases.untaught)} out at this site, or set {section}.cross_fitted "
-            f"to false: --set {section}.cross_fitted=false.",
+            f"Leave {' and '.join(cases.untaught)} out at this site, or set "
+            "discriminator.cross_fitted to false: --set discriminator.cross_fitted=false.",
         )
     if cross_fitted and cases.patients < 2:
-        else_ = f"train with one network: --set {section}.cross_fitted=false."
+        else_ = "train with one network: --set discriminator.cross_fitted=false."
         if recipe.image.source == "masks":  # which 'train' learns of itself
             else_ = "paint from masks of others: train with --masks FOLDER."
         yield (
             "has one patient to train on, so one of its two networks would have no patient to "
             "learn from",
-            "If cases are one patient's by their names alone, correct --patient-pattern. Else add "
-            f"patients, or {else_}",
+            "If cases are one patient's by their names alone, correct patient_pattern in "
+            f"dataset.json. Else add patients, or {else_}",
         )
     if (kind := recipe.privacy.kind) != "none" and cases.incomplete:
         yield (
             f"some cases lack a modality, and privacy.kind '{kind}' cannot tell what is absent "
             "from what is black",
-            "Switch it off, or leave these cases out.",
+            "Switch it off, or leave these cases out and lower numTraining.",
         )
+
+
+def none_left(image: ImageSection, wanted: Sequence[str]) -> Reason:
+    """The refusal of a set of which a recipe takes no case."""
+    return (
+        f"holds no case with a label ('image.slices' is '{image.slices}') and with any of "
+        f"{', '.join(wanted)}",
+        "Set image.slices to 'all', give the labels numbers above 0, or name what cases have.",
+    )
 
 
 def none_shared(modalities: Sequence[str], image: ImageSection) -> Reason | None:

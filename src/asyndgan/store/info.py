@@ -11,11 +11,10 @@ class DatasetInfo:
     """The content of dataset.json.
 
     Attributes:
-        name: name of the data set; the folder's name if dataset.json gives none.
-        modalities: names of the channels, in the order of the numbers in the file names.
+        name: of the data set, by default the folder's.
+        modalities: names of the channels, by their number.
         labels: name to number, 0 to 255; none is nnU-Net's `ignore`.
-        file_ending: what images end in.
-        mask_ending: what masks end in: as images do, but PNG beside JPEG, unless it says.
+        file_ending, mask_ending: of images and of masks.
         extra: all other keys, such as "synthetic" or "provenance".
         training: numTraining; None if absent.
         listed: images and mask of each case, in paths from the folder; None: by their names.
@@ -52,6 +51,11 @@ class DatasetInfo:
         """Names of the painted channels in a set of acquired ones (see `write_completed`)."""
         named = self.extra.get("synthetic_modalities")
         return frozenset(map(str, named)) if isinstance(named, list) else frozenset()
+
+    @property
+    def patient_pattern(self) -> str:
+        """By which patients are found in the names of cases; empty: as they are named here."""
+        return str(self.extra.get("patient_pattern", ""))
 
     @property
     def incomplete(self) -> bool:

@@ -24,8 +24,7 @@ class Moves:
         rotation: largest angle, in degrees, in the plane of the last two axes.
         zoom: largest change of size: 0.2 allows factors from 1 / 1.2 to 1.2.
         translation: largest shift, as a fraction of the image's side.
-        rim: how pixels from beyond the image's edge are filled, as `padding_mode` of
-            `grid_sample`: "zeros" (black, label 0) or "reflection". Applies to labels as well.
+        rim: `padding_mode` of `grid_sample` beyond the edge: "zeros" (-1, label 0) or "reflection".
     """
 
     flips: tuple[int, ...] = ()
@@ -51,16 +50,10 @@ def mirrored(recipe: Recipe) -> tuple[int, ...]:
 
 
 def moved(images: Images, masks: Masks, how: Moves, random: Generator) -> tuple[Images, Masks]:
-    """Moves each image of a batch independently, together with its mask.
+    """Moves each image (b, c, *space) in [-1, 1] with its mask, int64 (b, *space).
 
-    Args:
-        images: (b, c, *space) in [-1, 1].
-        masks: int64 labels (b, *space), resampled by nearest neighbour.
-        how: limits of the moves.
-        random: generator on the CPU; equal states give equal results.
-
-    Returns:
-        The moved images and masks; with `rim` "zeros", pixels from beyond the edge are -1 and 0.
+    Labels are resampled by nearest neighbour. Equal states of the generator, on the CPU, give equal
+    results.
     """
     grid = F.affine_grid(
         _placements(len(images), images.shape[2:], how, random).to(images.device),
@@ -73,19 +66,12 @@ def moved(images: Images, masks: Masks, how: Moves, random: Generator) -> tuple[
     return shown + IMAGE_LOW, labels[:, 0].round().long()
 
 
-def deformed(masks: Masks, by: float, random: Generator) -> Masks:
-    """Deforms each label map of a batch smoothly, so that the borders of its labels move.
+def deformed(masks: Masks, by: float, random: Generator | None) -> Masks:
+    """Deforms label maps (b, *space) smoothly, by `by` pixels (standard deviation) on each axis.
 
     Source: Simard et al. 2003 ("Best Practices for Convolutional Neural Networks", section 2):
-    elastic deformations. Displacements are drawn on a grid of `COARSE` pixels a cell.
-
-    Args:
-        masks: int64 labels (b, *space).
-        by: standard deviation of the displacement at the grid's points, in pixels, on each axis.
-        random: generator on the CPU; equal states give equal results.
-
-    Returns:
-        The masks, resampled by nearest neighbour; beyond the edge lies what lies at the edge.
+    elastic deformations. Displacements are drawn on a grid of `COARSE` pixels a cell, by torch's
+    own generator if `random` is None.
     """
     batch, *space = masks.shape
     coarse = [max(2, side // COARSE) for side in space]
@@ -96,10 +82,10 @@ def deformed(masks: Masks, by: float, random: Generator) -> Masks:
     far = F.interpolate(drawn, size=space, mode=smooth, align_corners=True).movedim(1, -1) * pixel
     still = torch.eye(len(space), len(space) + 1).expand(batch, -1, -1)
     grid = F.affine_grid(still, [batch, 1, *space], align_corners=False) + far
+    flat = masks[:, None].float()
     found = F.grid_sample(
-        masks[:, None].float(), grid.to(masks.device), mode="nearest", padding_mode="border",
-        align_corners=False,
-    )  # fmt: skip
+        flat, grid.type_as(flat), mode="nearest", padding_mode="border", align_corners=False
+    )
     return found[:, 0].round().long()
 
 

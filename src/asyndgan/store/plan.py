@@ -1,16 +1,18 @@
 """How a recipe prepares a stored case: its grid and intensities, by arithmetic without torch."""
 
+import hashlib
+import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from asyndgan.errors import DataError
 from asyndgan.intensities import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.recipe import ImageSection, Intensity
-from asyndgan.store.case import Preparation, RawCase, Source
-from asyndgan.store.geometry import is_shrunk, options, resampled, suited
+from asyndgan.store.case import Levels, Preparation, RawCase
+from asyndgan.store.geometry import is_shrunk, resampled
 from asyndgan.store.info import DatasetInfo
-from asyndgan.store.measuring import levels_of
 
 SYNTHETIC_INTENSITY = Intensity(kind="range", low=0, high=255)
 """How synthetic data sets store [-1, 1] in 8 bits, independent of the recipe."""
@@ -21,23 +23,19 @@ ABSENT = (1 / 127.5, IMAGE_LOW)
 MOST_ENLARGED = 2**24
 """Most pixels of a plane that a recipe enlarges: only what is stored says what a machine bears."""
 
+ROUNDED: Final = 1e-4
+
+MARGIN: Final = 0.05
+"""Part of the range by which noise around black, or a label, may lie outside and is not lost."""
+
 
 def planned(
     raw: RawCase, image: ImageSection, modalities: Sequence[str], *, incomplete: bool = False
 ) -> Preparation:
-    """How a case is brought to the recipe's grid and intensities, and what they keep of it.
+    """How a case is brought to the recipe's grid, with `modalities` in this order.
 
-    Args:
-        raw: the case as stored.
-        image: the recipe's grid and normalisation.
-        modalities: the channels to prepare, in this order.
-        incomplete: whether the case may lack some of them, but not all.
-
-    Returns:
-        The preparation, with nothing `cut`: that is measured on the resampled image.
-
-    Raises:
-        DataError: as `asyndgan.store.prepare.prepare`.
+    Nothing is `cut` yet: that is measured on the resampled image. Arguments and errors are those of
+    `asyndgan.store.prepare.prepare`.
     """
     missing = [modality for modality in modalities if modality not in raw.channels]
     if len(missing) == len(modalities) or (missing and not incomplete):
@@ -53,12 +51,16 @@ def planned(
         for name in modalities
     ]
     shape = next(iter(raw.channels.values())).shape
-    resized = resized_to((shape[0], shape[1]), raw, image)
+    if len(shape) != len(image.size):
+        raise DataError(
+            f"case {raw.name} is a picture, and image.size has three sides. Give it two."
+        )
+    resized = resized_to(shape, raw, image)
     return Preparation(
-        shape=(shape[0], shape[1]),
+        shape=shape,
         spacing=raw.spacing,
         resized=resized,
-        offset=((image.size[0] - resized[0]) // 2, (image.size[1] - resized[1]) // 2),
+        offset=tuple((to - side) // 2 for to, side in zip(image.size, resized, strict=True)),
         scale=tuple(scale for scale, _ in scales),
         shift=tuple(shift for _, shift in scales),
         levels=tuple(
@@ -69,32 +71,28 @@ def planned(
     )
 
 
-def resized_to(shape: tuple[int, int], raw: RawCase, image: ImageSection) -> tuple[int, int]:
-    """Rows and columns of a case's planes after resampling, before cropping and padding.
-
-    Args:
-        shape: rows and columns as stored.
-        raw: the case, for its spacing.
-        image: the recipe's grid.
+def resized_to(shape: tuple[int, ...], raw: RawCase, image: ImageSection) -> tuple[int, ...]:
+    """Sides of a case of this shape after resampling, before cropping and padding.
 
     Raises:
-        DataError: the planes would be enlarged to more than `MOST_ENLARGED` pixels, or shrunk to
-            less than `LEAST_SIDE` along a side.
+        DataError: more than `MOST_ENLARGED` pixels, or a side of less than `LEAST_SIDE`.
     """
-    height, width = resampled(shape, raw.spacing, image)
-    if height * width > max(MOST_ENLARGED, shape[0] * shape[1]):
+    resized = resampled(shape, raw.spacing, image)
+    if math.prod(resized) > max(MOST_ENLARGED, math.prod(shape)):
         raise DataError(
-            f"case {raw.name} would become {height} x {width} pixels. "
+            f"case {raw.name} would become {_sides(resized)} pixels. "
             f"Take a larger image.spacing, or check the file's ({raw.spacing} mm)."
         )
-    if is_shrunk(shape, (height, width)):
-        wanted = suited([raw.source or Source(raw.name, shape, raw.spacing)], image)
-        settings = " and ".join(options(image, wanted)) if wanted else ""
+    if is_shrunk(shape, resized):
         raise DataError(
-            f"case {raw.name} of {shape[0]} x {shape[1]} pixels would become {height} x {width}. "
-            f"It would fit with {settings or 'more pixels'}; 'asyndgan check' names what fits all."
+            f"case {raw.name} of {_sides(shape)} pixels would become {_sides(resized)}. "
+            "Take the image.axis, image.size and image.spacing that 'asyndgan plan' chooses."
         )
-    return height, width
+    return resized
+
+
+def _sides(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]:
@@ -110,13 +108,14 @@ def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]
 
 def grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
     """The recipe's grid; for data sets that this package wrote on it, whatever their spacing."""
-    if not (info.synthetic or info.extra.get("masks_only") is True):
+    kept = info.extra.get("masks_only") is True
+    if not (info.synthetic or kept) or info.provenance.get("grid") == "masks":
         return image
-    return image.model_copy(update={"spacing": None, "fit": "stretch"})
+    axis = "axial" if kept else image.axis  # as `runs.bank` lays volumes
+    return image.model_copy(update={"spacing": None, "fit": "stretch", "axis": axis})
 
 
 def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, float]:
-    """Computes the factor and summand that map stored intensities to [-1, 1]."""
     case = raw.intensities(modality)
     lowest, highest = case.extremes
     if not np.isfinite((lowest, highest)).all():
@@ -129,10 +128,40 @@ def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, fl
         low, high = case.percentiles(low, high)
         if low == high:  # nearly all pixels share one intensity: use the full range
             low, high = lowest, highest
-    elif intensity.kind == "zscore":
-        mean, deviation = case.moments
-        low, high = mean + low * deviation, mean + high * deviation
     if intensity.kind != "range" and lowest == highest:
         low, high = lowest, lowest + max(1.0, abs(lowest))  # constant: becomes -1, invertibly
     scale = (IMAGE_HIGH - IMAGE_LOW) / (high - low)
     return scale, IMAGE_LOW - low * scale
+
+
+def levels_of(stored: np.ndarray, scale: float, shift: float, mask: np.ndarray | None) -> Levels:
+    """Measures one modality of a case: `stored` (rows, columns), mapped by `scale` and `shift`."""
+    prepared = stored.astype(np.float64) * scale + shift
+    margin = MARGIN * (IMAGE_HIGH - IMAGE_LOW)
+    below, far = prepared < IMAGE_LOW - margin, prepared > IMAGE_HIGH + margin
+    labels: dict[int, tuple[int, int]] = {}
+    if mask is not None and mask.any():
+        pixels = np.bincount(mask.ravel())
+        lost = np.bincount(mask[below | far], minlength=len(pixels))
+        labels = {int(n): (int(pixels[n]), int(lost[n])) for n in pixels.nonzero()[0] if n}
+    low, high = float(stored.min()), float(stored.max())
+    return Levels(
+        low=low,
+        high=high,
+        black=max(IMAGE_LOW, float(prepared.min())),
+        white=min(IMAGE_HIGH, float(prepared.max())),
+        pixels=stored.size,
+        below=int(np.count_nonzero(below)),
+        bright=int(np.count_nonzero(prepared > IMAGE_LOW + ROUNDED)),
+        above=int(np.count_nonzero(prepared > IMAGE_HIGH + ROUNDED)),
+        labels=labels,
+        digest="" if low == high else hashlib.sha256(stored.tobytes()).hexdigest(),
+        is_mask=bool(labels) and _is_mask(stored, mask),
+    )
+
+
+def _is_mask(stored: np.ndarray, mask: np.ndarray | None) -> bool:
+    """Whether an image is a multiple of its mask, which is not constant."""
+    if mask is None or mask.min() == mask.max() or stored.max() <= 0:
+        return False
+    return np.array_equal(stored / stored.max() * mask.max(), mask)

@@ -19,16 +19,12 @@ from asyndgan.store.resampling import moved_into, nearest, resample, resample_la
 def prepare(
     raw: RawCase, image: ImageSection, modalities: Sequence[str], *, incomplete: bool = False
 ) -> Case:
-    """Converts one case to the recipe's grid and intensities.
+    """Converts a case to the recipe's grid and intensities, with `modalities` in this order.
 
-    Args:
-        raw: the case as stored.
-        image: the recipe's grid and normalisation.
-        modalities: the channels to return, in this order.
-        incomplete: whether the case may lack some of them, but not all.
+    An `incomplete` one may lack some of them, but not all.
 
     Returns:
-        A case with image [C, H, W] float32 in [-1, 1] and mask [H, W] int64, where H, W is
+        A case with image [C, *size] float32 in [-1, 1] and mask [*size] int64, where size is
         `image.size`. Pixels outside the stored image are -1 and label 0; a missing mask is all 0.
 
     Raises:
@@ -36,12 +32,11 @@ def prepare(
             the plane to more than `MOST_ENLARGED` pixels or shrink it below `LEAST_SIDE`.
     """
     preparation = planned(raw, image, modalities, incomplete=incomplete)
-    height, width = preparation.shape
     ends = zip(modalities, preparation.scale, preparation.shift, strict=True)
     planes = [
         np.clip(raw.channels[name].astype(np.float64) * scale + shift, IMAGE_LOW, IMAGE_HIGH)
         if name in raw.channels
-        else np.full((height, width), IMAGE_LOW)
+        else np.full(preparation.shape, IMAGE_LOW)
         for name, scale, shift in ends
     ]
     picture = torch.from_numpy(np.stack(planes).astype(np.float32))
@@ -51,7 +46,7 @@ def prepare(
     placed = moved_into(picture, image.size, offset, IMAGE_LOW)
     if min(offset) < 0:
         preparation = replace(preparation, cut=_cut(picture, placed))
-    labels = np.zeros((height, width), np.int64) if raw.mask is None else raw.mask
+    labels = np.zeros(preparation.shape, np.int64) if raw.mask is None else raw.mask
     mask = resample_labels(torch.from_numpy(np.array(labels)), resized)
     return Case(
         name=raw.name,
@@ -65,16 +60,12 @@ def prepare(
 
 
 def invert(image: Image, preparation: Preparation) -> np.ndarray:
-    """Restores the stored grid and intensities of an image [C, H, W] in [-1, 1].
+    """Restores the stored grid and intensities of an image [C, *size]: float32 (C, *stored sides).
 
-    The inverse is exact (to float32) where nothing was resampled or clipped. Cropped parts are
-    filled with the intensity that corresponds to -1.
-
-    Returns:
-        float32 (C, rows, columns), with the channels of the case that `preparation` belongs to.
+    Exact (to float32) where nothing was resampled or clipped. Cropped parts get what -1 stands for.
 
     Raises:
-        DataError: `image` has a different number of channels.
+        DataError: `image` has another number of channels than the preparation.
     """
     if len(image) != len(preparation.scale):
         raise DataError(
@@ -86,13 +77,14 @@ def invert(image: Image, preparation: Preparation) -> np.ndarray:
     picture = moved_into(picture, preparation.resized, back, IMAGE_LOW)
     picture = resample(picture, preparation.shape, "linear")
     scale, shift = (
-        np.array(values)[:, None, None] for values in (preparation.scale, preparation.shift)
+        np.array(values).reshape(-1, *[1] * len(preparation.shape))
+        for values in (preparation.scale, preparation.shift)
     )
     return ((picture.numpy() - shift) / scale).astype(np.float32)
 
 
 def invert_mask(mask: Mask, preparation: Preparation) -> np.ndarray:
-    """Restores the stored grid of a mask [H, W]; returns int64 (rows, columns)."""
+    """Restores the stored grid of a mask [*size]; returns int64 of the stored sides."""
     back = tuple(-start for start in preparation.offset)
     labels = moved_into(mask.detach().cpu()[None], preparation.resized, back, 0)
     return nearest(labels[0], preparation.shape).numpy()
@@ -142,15 +134,7 @@ def widened(case: Case, modalities: Sequence[str]) -> Case:
 
 
 def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Case]:
-    """Replaces the images of cases by their masks, for a generator that paints masks.
-
-    Args:
-        cases: prepared cases.
-        labels: number of each label by name, as in `dataset.json`.
-
-    Returns:
-        Cases whose images have one channel per label, in the order of their numbers: 1 where the
-        label is, -1 elsewhere.
+    """Cases whose images are their masks: a channel a label by number, 1 where it is, -1 elsewhere.
 
     Raises:
         DataError: there are more labels than modalities a message may name.
@@ -161,18 +145,19 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
             f"{MODALITIES_LIMIT} at most. Merge some of them."
         )
     ordered = sorted(labels, key=lambda name: labels[name])
-    numbers = torch.tensor([labels[name] for name in ordered]).reshape(-1, 1, 1)
+    numbers = [labels[name] for name in ordered]
     return [
         replace(
-            case, image=(case.mask == numbers) * 2.0 - 1.0, modalities=tuple(ordered), absent=()
+            case, image=torch.stack([case.mask == number for number in numbers]) * 2.0 - 1.0,
+            modalities=tuple(ordered), absent=(),
         )
         for case in cases
-    ]
+    ]  # fmt: skip
 
 
 def _cut(picture: Tensor, placed: Tensor) -> tuple[float, float]:
-    """Brightness of `picture` [C, h, w] that is not in `placed`, and all of it."""
+    """Brightness of `picture` [C, *sides] that is not in `placed`, and all of it."""
     # Air need not be -1: scaled by standard deviations it is not.
-    darkest = picture.amin((1, 2), keepdim=True)
+    darkest = picture.amin(tuple(range(1, picture.ndim)), keepdim=True)
     whole, kept = (float((one - darkest).clamp(0).double().sum()) for one in (picture, placed))
     return max(0.0, whole - kept), whole

@@ -34,13 +34,12 @@ class Case:
     """One image with its label map.
 
     Attributes:
-        name: case name as in the file names; one slice of a volume is `NAME_z<index>`.
-        patient: the patient the case belongs to; no two splits share a patient.
-        image: float32 in [-1, 1], one channel for each of `modalities`, in their order.
+        name: as in the file names; a slice of a volume is `NAME_z<index>`.
+        patient: no two splits share one.
+        image: float32 in [-1, 1], one channel for each of `modalities`.
         mask: int64 labels, same spatial shape.
-        modalities: names of the channels.
-        preparation: what is needed to restore the stored grid and intensities.
-        absent: modalities that this case lacks; their channels are -1 everywhere.
+        preparation: what restores the stored grid and intensities.
+        absent: modalities that this case lacks; their channels are -1.
     """
 
     name: str
@@ -57,12 +56,12 @@ class Case:
     @classmethod
     def drawn(cls, name: str, image: Image, mask: Mask, modalities: tuple[str, ...]) -> Self:
         """A case of no file, on a grid of its own; its patient is its name."""
-        rows, columns = mask.shape
+        sides = tuple(mask.shape)
         made = Preparation(
-            shape=(rows, columns),
-            spacing=(1.0, 1.0),
-            resized=(rows, columns),
-            offset=(0, 0),
+            shape=sides,
+            spacing=(1.0,) * len(sides),
+            resized=sides,
+            offset=(0,) * len(sides),
             scale=(1 / 127.5,) * len(modalities),
             shift=(-1.0,) * len(modalities),
         )
@@ -102,11 +101,7 @@ def stored(case: Case) -> Item:
 
 
 def restored(items: Sequence[Item], patients: Mapping[str, str]) -> list[Case]:
-    """The cases of a store's items; their images and masks lie in its file.
-
-    Args:
-        items: as `stored` made them.
-        patients: the patient of each case, by the name of its files.
+    """The cases of a store's items; `patients`: by the name of their files.
 
     Raises:
         ValueError, KeyError: they are other items.

@@ -34,15 +34,14 @@ OneCase = TypeVar("OneCase", bound=OfPatient)
 @final
 @dataclass(frozen=True)
 class Chooser:
-    """How one site chooses patients: whom it holds out, and which of its two networks sees whom.
+    """How a site chooses patients whom it holds out, and which of its two networks sees whom.
 
-    A recipe's seed and a patient's name are known to others. Without a secret, the choice would
-    therefore tell a coordinator that tries several recipes whether a patient is there.
+    Without a secret, the choice would tell a coordinator that tries several recipes whether a
+    patient is there.
 
     Attributes:
         secret: hexadecimal key of the choice; empty: everybody can compute it.
-        least: patients that are always kept for training, if the site has so many; the same for
-            those who have a modality.
+        least: patients that always remain for training, also of those who have a modality.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
@@ -66,42 +65,24 @@ RARE: Final = 3
 many: with three of each, up to six modalities can always be divided so that each half has all."""
 
 MOST_FOLDS: Final = 20
-"""Most parts of the patients from which seeds take one after the other."""
 
 OPEN = Chooser()
-"""The choice that everybody can compute, where nothing leaves the machine."""
 
 
 def split_patients(
     patients: Sequence[str], parts: Mapping[str, float], seed: int, chooser: Chooser = OPEN
 ) -> dict[str, list[int]]:
-    """Splits cases into parts, keeping each patient's cases together.
+    """Splits cases, by the patient of each, into parts that share no patient.
 
-    The order in which patients are assigned depends only on `seed`, their names and the chooser's
-    secret, not on the machine, a library's version or the order of the cases.
-
-    Args:
-        patients: patient of each case; equal strings are the same patient.
-        parts: name of each part to the fraction of the cases it should get, as near as whole
-            patients allow; the fractions sum to 1.
-        seed: seed of the order.
-        chooser: of the site.
+    The order is decided by seed, names and the chooser's secret alone. `parts`: name of each to its
+    fraction of the cases, as near as whole patients allow.
 
     Returns:
-        Part to the indices of its cases, ascending. A part with a fraction above 0 has at least one
-        patient; a part with fraction 0 is empty.
+        Part to the indices of its cases, ascending. A part with a fraction above 0 has a patient.
 
     Raises:
-        DataError: a fraction is negative, the fractions do not sum to 1, or there are fewer
-            patients than parts to fill.
+        DataError: there are fewer patients than parts to fill.
     """
-    if any(not fraction >= 0 for fraction in parts.values()):
-        raise DataError(f"a part has a negative fraction: {dict(parts)}. Write 0 or more.")
-    if not math.isclose(sum(parts.values()), 1, abs_tol=1e-6):
-        raise DataError(
-            f"the fractions of {', '.join(parts) or 'no part'} sum to {sum(parts.values()):g}. "
-            "Make them sum to 1."
-        )
     cases: dict[str, list[int]] = {}
     for index, patient in enumerate(patients):
         cases.setdefault(patient, []).append(index)
@@ -127,11 +108,8 @@ def halves_of(
 ) -> list[int]:
     """The half, 0 or 1, of each case: patients in two of about equally many; 0 for one patient.
 
-    Args:
-        patients: patient of each case.
-        chooser: of the site.
-        present: of each case, whether it has each modality. The halves are the first of `DRAWS`
-            draws in which each half has every modality; if there is none, the first draw.
+    With `present`, whether each case has each modality, they are the first of `DRAWS` draws in
+    which each half has every modality; if there is none, the first draw.
     """
     if len(set(patients)) < 2:
         return [0] * len(patients)
@@ -144,7 +122,6 @@ def halves_of(
 
 
 def _drawn(patients: Sequence[str], seed: int, chooser: Chooser) -> list[int]:
-    """One draw of halves."""
     parts = split_patients(patients, {"first": 0.5, "second": 0.5}, seed, chooser)
     second = set(parts["second"])
     return [int(case in second) for case in range(len(patients))]
@@ -181,26 +158,14 @@ def hold_out(
     alone: bool = False,
     choosers: Mapping[str, Chooser] | None = None,
 ) -> tuple[dict[str, list[OneCase]], list[OneCase]]:
-    """Holds out some of each site's patients for validation.
-
-    Args:
-        sites: cases of each site, by the site's name.
-        part: fraction of each site's cases to hold out, as near as whole patients allow; above 0,
-            below 1.
-        seed: seed of the choice of patients. With a `part` of 1 / n (n up to `MOST_FOLDS`), seeds 0
-            to n - 1 choose each patient of a site with at least n once, as do the n seeds from
-            every other multiple of n; `choosers` may spare some of them.
-        alone: choose each patient independently of the others, as differential privacy requires;
-            `part` is then the probability of each patient and is met only on average.
-        choosers: of each site; `OPEN` for those that are not named.
+    """Holds out patients of each site, as `hold_out_of`; `choosers` that are not named are `OPEN`.
 
     Returns:
-        The sites' remaining cases, and the held-out cases of all sites. In the latter, the site's
-        name precedes the patient's, since two sites may use one name for two patients. Unless
-        `alone`, a site with a single patient holds none out.
+        The sites' remaining cases, and the held-out cases of all sites, whose patients are called
+        `site/patient`.
 
     Raises:
-        DataError: no patient is held out: every site has only one, or `alone` chose none.
+        DataError: no patient is held out.
     """
     training: dict[str, list[OneCase]] = {}
     held_out: list[OneCase] = []
@@ -224,13 +189,18 @@ def hold_out_of(
     alone: bool = False,
     chooser: Chooser = OPEN,
 ) -> tuple[list[OneCase], list[OneCase]]:
-    """Splits one site's cases into remaining and held-out ones, as `hold_out` does.
+    """Splits one site's cases into remaining and held-out ones: a `part` of them, below 1.
 
-    A `part` of 0 holds none out. At least `chooser.least` patients remain, also of those who have
-    one of the modalities and, where the choice is secret, `RARE` of those who have one that others
-    lack: whether enough do, and in both halves, depends on the site alone and not on `part`, if
-    `least` is 3 or more. If `alone`, only `least` remain. If nobody else can be held out, one who
-    can be spared is.
+    At least `chooser.least` patients remain, also of those who have one of the modalities and,
+    where the choice is secret, `RARE` of those who have one that others lack: whether enough do,
+    and in both halves, depends on the site alone and not on `part`, if `least` is 3 or more. If
+    nobody else can be held out, one who can be spared is.
+
+    If `alone`, each patient is chosen independently with probability `part`, and only `least`
+    remain: differential privacy requires it.
+
+    With a `part` of 1 / n (n up to `MOST_FOLDS`), n seeds from a multiple of n choose each patient
+    of a site with at least n once; the chooser may spare some of them.
     """
     if not part:
         return list(cases), []
@@ -286,11 +256,7 @@ def _fold(
 def held_out_by(
     recipe: Recipe, cases: Sequence[OneCase], chooser: Chooser = OPEN
 ) -> tuple[list[OneCase], list[OneCase]]:
-    """Splits one site's cases into those a recipe trains on and those it holds out.
-
-    Under differential privacy each patient is chosen independently; otherwise one patient's
-    presence would move others in or out.
-    """
+    """Splits one site's cases into those a recipe trains on and those it holds out."""
     training = recipe.training
     return hold_out_of(
         cases,

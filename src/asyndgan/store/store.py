@@ -57,7 +57,7 @@ class Item:
 
     Attributes:
         about: what is known about it, in types of JSON.
-        arrays: of one of the types that a part may hold: uint8, int16, uint16 or float32.
+        arrays: uint8, int16, uint16 or float32.
     """
 
     about: dict[str, Any]
@@ -66,11 +66,7 @@ class Item:
 
 @final
 class Store:
-    """The store of a data set's folder.
-
-    Args:
-        folder: the data set.
-    """
+    """The store of a data set's folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
@@ -169,7 +165,7 @@ def _digest(text: str) -> str:
 
 
 def _sum(arrays: Path) -> int:
-    """CRC-32 of a file, which shows what a disk spoils; a second for each gigabyte or less."""
+    """CRC-32 of a file, which shows what a disk spoils."""
     found = 0
     with arrays.open("rb") as file:
         while some := file.read(_AT_ONCE):
@@ -258,10 +254,7 @@ def _sync(file: Any) -> None:
 
 
 def _tidy(place: Path, state: str) -> None:
-    """Removes parts of another state and those that are too many, and what killed processes left.
-
-    What is too many or half is left alone for `YOUNG_S`: another process may be at work on it.
-    """
+    """Removes parts of another state, and what is too many or half and older than `YOUNG_S`."""
     found: dict[str, list[tuple[float, Path]]] = {kind: [] for kind in MOST_PARTS}
     for path in place.glob("*-*"):
         kind, _, rest = path.name.partition("-")

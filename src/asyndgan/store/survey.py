@@ -4,28 +4,27 @@ A survey keeps numbers and digests, no image, and never leaves the party that ho
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self, final
+from typing import TYPE_CHECKING, Self, final
 
 from asyndgan.intensities import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.recipe import ImageSection
 from asyndgan.store.case import Levels, Preparation, Source
 
+if TYPE_CHECKING:
+    from asyndgan.store.prepared import Case
+
 
 @dataclass
 class Kept:
-    """What the recipe's intensities keep of one modality, over several slices.
+    """What the recipe's intensities keep of one modality, over several slices; see `Levels`.
 
     Attributes:
-        low: lowest stored intensity.
-        high: highest stored intensity.
-        black: lowest prepared intensity, in [-1, 1].
-        white: highest prepared intensity.
-        counts: of `pixels`, and of those that are `below`, `bright` and `above`; see `Levels`.
-        pixels: pixels of each label other than 0.
-        lost: pixels of each label that lie outside the range.
+        counts: of `pixels`, and of those that are `below`, `bright` and `above`.
+        pixels, lost: pixels of each label other than 0, and those that lie outside the range.
     """
 
     low: float = float("inf")
@@ -54,11 +53,9 @@ class Kept:
 
 @dataclass
 class Volume:
-    """What is known of one picture, or of the slices of one volume that a recipe trains on.
+    """One picture, or the slices of one volume that a recipe trains on.
 
     Attributes:
-        source: its files.
-        patient: its patient.
         slices: number of its slices that are cases; 1 for a picture.
         labelled: how many of them hold a label other than 0.
         filled: sum over slices of the fraction of the prepared image that is no padding.
@@ -86,11 +83,9 @@ class Volume:
         self.labelled += bool(labels)
         self.labels |= labels
         self.masks += any(levels.is_mask for levels in made.levels if levels)
-        height, width = (
-            min(side, most) for side, most in zip(made.resized, image.size, strict=True)
-        )
-        self.filled += height * width / (image.size[0] * image.size[1])
-        self.kept += height * width / (made.resized[0] * made.resized[1])
+        held = math.prod(map(min, made.resized, image.size))
+        self.filled += held / math.prod(image.size)
+        self.kept += held / math.prod(made.resized)
         digest = picture_of(made)
         self._varies |= bool(digest)
         self._digest.update(digest.encode())
@@ -115,41 +110,16 @@ def picture_of(made: Preparation) -> str:
     return "".join(levels.digest for levels in made.levels if levels)
 
 
-class Prepared(Protocol):
-    """A prepared case; see `asyndgan.store.prepared.Case`, which needs torch."""
-
-    @property
-    def patient(self) -> str:
-        """Its patient."""
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Names of its channels."""
-
-    @property
-    def preparation(self) -> Preparation:
-        """How it was prepared."""
-
-
 @final
 class Survey:
-    """Sums up the prepared cases of one data set.
-
-    Args:
-        image: how they were prepared.
-        masked: whether masks are needed.
-    """
+    """Sums up the prepared cases of one data set; `masked`: whether masks are needed."""
 
     def __init__(self, image: ImageSection, *, masked: bool = True) -> None:
         self.image = image
         self.masked = masked
-        self.planned = False
-        """Whether a plan chose the intensities of `image`."""
         self.volumes: dict[str, Volume] = {}
         self.kept: dict[str, dict[str, Kept]] = {}
         """What the intensities keep, by modality and patient."""
-        self.units: dict[str, str] = {}
-        """What dataset.json says of stored values, by modality."""
         self.modalities: tuple[str, ...] = ()
         self.roll: list[Enrolled] = []
         """Each case that the recipe trains on."""
@@ -160,7 +130,7 @@ class Survey:
         """Files, by name, that have no volume here, since preparing them leaves too few pixels."""
 
     @classmethod
-    def of(cls, cases: Iterable[Prepared], image: ImageSection, *, masked: bool = True) -> Self:
+    def of(cls, cases: Iterable["Case"], image: ImageSection, *, masked: bool = True) -> Self:
         """Sums up cases that are in memory."""
         made = cls(image, masked=masked)
         for case in cases:

@@ -9,25 +9,21 @@ from typing import final
 from asyndgan.errors import AsyndganError, CohortError
 from asyndgan.recipe.table import TableSection
 from asyndgan.tables.planning import agreed, told_of
+from asyndgan.tables.profile import oddities
 from asyndgan.tables.schema import check_positive
-from asyndgan.tables.summary import Summary, check_schema
-from asyndgan.tables.table import MOST_SAME, Table, equal_records
+from asyndgan.tables.summary import Summary, check_schema, gaps
+from asyndgan.tables.table import MOST_SAME, Table, drafted, shared_records
 
 
 @final
 @dataclass
 class TableReport:
-    """What was found of one table.
-
-    Attributes:
-        path: of the table.
-        rows: heading and text of each fact.
-        faults: why it cannot be trained on, with the remedy.
-    """
+    """What was found of one table: facts by heading, faults with the remedy, and notes."""
 
     path: str
     rows: dict[str, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def checked(paths: Sequence[Path], test: Path | None = None) -> list[TableReport]:
@@ -43,16 +39,23 @@ def checked(paths: Sequence[Path], test: Path | None = None) -> list[TableReport
             table = Table.read(path)
             tables.append(table)
             report.rows = _facts(table)
+            report.notes += oddities(table.records, table.schema)
             table.check_real()
             if trained:
                 told[str(path)] = told_of(table)
         except AsyndganError as error:
-            report.faults.append(str(error))
+            report.faults.append(str(error) + drafted(path))
     if not any(report.faults for report in reports):
         reports[-1].faults += _between(
             told, tables[: len(paths)], tables[len(paths) :], reports[-1]
         )
     return reports
+
+
+def check_own_records(sites: Mapping[str, Path]) -> None:
+    """Raises `CohortError` where `checked` finds the records of a table in another one."""
+    if fault := next(_same_at_two([Table.read(path) for path in sites.values()]), ""):
+        raise CohortError(fault)
 
 
 def _facts(table: Table) -> dict[str, str]:
@@ -75,21 +78,18 @@ def _between(
     test: Sequence[Table],
     last: TableReport,
 ) -> list[str]:
-    """Faults between tables: schemas that differ, and records of one in another.
-
-    `told` is what a plan takes of the tables.
-    Test records at a site that may be there by chance are told in the last report.
-    """
+    """Faults between tables: schemas that differ, and records of one in another."""
     try:
         check_positive({str(one.path): one.schema for one in (*tables, *test)})
         table = agreed(told)
+        last.notes += gaps(told)
         for one in test:
             check_schema(table, one.schema, str(one.path))
     except CohortError as error:
         return [str(error)]
     faults = list(_same_at_two(tables))
     for one in test:
-        shared = equal_records(one.records, [own.records for own in tables])
+        shared = shared_records(one.records, [own.records for own in tables])
         last.rows["also at a site"] = f"{shared} records, in all columns"
         if shared > MOST_SAME * len(one.records):
             faults.append(
@@ -102,7 +102,7 @@ def _between(
 def _same_at_two(tables: Sequence[Table]) -> Iterator[str]:
     """Faults of sites whose records are those of another: each would count twice."""
     for one, other in permutations(tables, 2):
-        shared = equal_records(one.records, [other.records])
+        shared = shared_records(one.records, [other.records])
         if shared > MOST_SAME * len(one.records):
             yield (
                 f"{shared} of the {len(one.records)} records of {one.path} are also in "

@@ -1,8 +1,7 @@
 """The cohort of a site whose cases are records: what a folder of images is elsewhere."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +11,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.recipe.table import TableSection
 from asyndgan.store import Cohort, derived_seed
 from asyndgan.store.splits import OPEN, Chooser, held_out_by
+from asyndgan.store.survey import Enrolled
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.summary import check_declared, check_schema
 from asyndgan.tables.table import Table
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 
 RAREST: Final = 4.0
 """Largest draw weight of a record, as a multiple of the median."""
-
-
-@final
-@dataclass(frozen=True)
-class _Record:
-    """A record, told from others by its number in the file; each is of another customer."""
-
-    patient: str
-    present: tuple[bool, ...] = (True,)
 
 
 def read_for(recipe: Recipe, data: Path, who: str) -> Table:
@@ -58,14 +49,14 @@ def split(
     recipe: Recipe, table: Table, chooser: Chooser = OPEN
 ) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """The records that a site trains on, and those that it holds out (`training.hold_out`)."""
-    rows = [_Record(str(number)) for number in range(len(table.records))]
+    rows = [Enrolled(str(number), (True,)) for number in range(len(table.records))]
     parts = held_out_by(recipe, rows, chooser)
     kept, held = (table.records.iloc[[int(row.patient) for row in part]] for part in parts)
     return kept, held
 
 
 def load_records(recipe: Recipe, data: Path, site: str, chooser: Chooser = OPEN) -> Cohort:
-    """The cohort of a site's records; raises `DataError` or `CohortError` as `read_for`."""
+    """The cohort of a site's records; errors as of `read_for`."""
     return cohort_of(recipe, read_for(recipe, data, f"site {site}"), site, chooser)
 
 
@@ -95,9 +86,9 @@ def cohort_of(recipe: Recipe, table: Table, site: str, chooser: Chooser) -> Coho
 
 
 def rarity(classes: Tensor) -> Tensor:
-    """Relative draw weight of each record (n,): 1 over the number of records of its class (n,).
+    """Draw weights (n,) of records of these classes: 1 over the number of records of the class.
 
-    No weight exceeds `RAREST` times the median.
+    At most `RAREST` times the median.
     """
     _, own, counts = classes.unique(return_inverse=True, return_counts=True)
     weights = 1 / counts[own]

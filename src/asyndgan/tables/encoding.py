@@ -41,9 +41,7 @@ class Encoder:
     def encode(self, records: "pd.DataFrame", random: np.random.Generator | None = None) -> Images:
         """Encodes columns to (n, 1, width) in [-1, 1].
 
-        Args:
-            records: with all columns of the table.
-            random: draws a place among those of equal values; None: their middle.
+        `random` draws a place among those of equal values; None: their middle.
         """
         parts = []
         for column in self.table.columns:

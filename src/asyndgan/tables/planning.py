@@ -1,5 +1,6 @@
 """A recipe for tables, from what sites declare, from their records or from their summaries."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,18 +10,18 @@ from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.table import TableSection, base_text
 from asyndgan.recipe.toml import tables_of
+from asyndgan.tables.profile import oddities
 from asyndgan.tables.schema import SCHEMA_FILE, check_positive, is_table, schema_of
-from asyndgan.tables.summary import Summary, declared, is_summary, loaded, planned, summarised
+from asyndgan.tables.summary import Summary, declared, gaps, is_summary, loaded, planned, summarised
 from asyndgan.tables.table import Table
+
+log = logging.getLogger(__name__)
 
 
 def plan_tables(sites: Mapping[str, Path], overrides: Sequence[str] = ()) -> Recipe | None:
     """The recipe `tables/recipe.toml` with the columns of these sites; None if they have images.
 
-    Args:
-        sites: each site's table, its `schema.json` if that declares knots and shares, or its
-            summary, a file that `asyndgan fingerprint` wrote.
-        overrides: keys to override, each as `key=value`.
+    A site is a table, its `schema.json` if that declares knots and shares, or its summary.
 
     Raises:
         DataError: a table or a summary cannot be read.
@@ -42,8 +43,10 @@ def plan_tables(sites: Mapping[str, Path], overrides: Sequence[str] = ()) -> Rec
 
 
 def plan_from(told: Mapping[str, Summary | TableSection], overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe for what sites tell of their tables; arguments and errors as of `plan_tables`."""
+    """The recipe for what sites tell of their tables; errors as of `plan_tables`."""
     table = agreed(told)
+    for note in gaps(told):
+        log.warning(note)
     return Recipe.from_tables(
         {**tables_of(base_text(), overrides), "table": table.model_dump(mode="json")}
     )
@@ -60,24 +63,19 @@ def _told(path: Path) -> Summary | TableSection:
     schema = schema_of(path)
     if schema.declared or path.name == SCHEMA_FILE:
         return declared(schema)
-    return told_of(Table.read(path))
+    table = Table.read(path)
+    for note in oddities(table.records, table.schema):
+        log.warning("%s: %s", path, note)
+    return told_of(table)
 
 
 def told_of(table: Table) -> Summary | TableSection:
-    """What a plan takes of a table: what its schema declares or, without that, its summary.
-
-    Raises:
-        DataError, CohortError: as `summarised`.
-    """
+    """What a plan takes of a table: what its schema declares or, without that, its summary."""
     return declared(table.schema) if table.schema.declared else summarised(table)
 
 
 def agreed(told: Mapping[str, Summary | TableSection]) -> TableSection:
-    """The table that all sites have, by what they tell of theirs.
-
-    Raises:
-        CohortError: two tell of other columns, knots or shares, or as `planned`.
-    """
+    """The table that all sites have, by what they tell; raises `CohortError` if they differ."""
     summaries = {site: one for site, one in told.items() if isinstance(one, Summary)}
     if len(summaries) == len(told):
         return planned(summaries)

@@ -13,7 +13,7 @@ from asyndgan.recipe.table import MOST_CATEGORIES, MOST_COLUMNS, Cell, Kind, Kno
 from asyndgan.texts import bounded_text, parsed_json
 
 SCHEMA_FILE: Final = "schema.json"
-FORMATS: Final = (".csv", ".parquet")
+OTHERS: Final = (".parquet", ".xlsx", ".csv.gz", ".csv.zip", ".csv.xz", ".csv.bz2")
 SIMILAR: Final = 0.83
 """Likeness (difflib) to a key that is read from which on another key is taken for a slip."""
 
@@ -61,7 +61,6 @@ class Schema(_Noted):
     Attributes:
         target: the column that a model is to predict; categorical, never missing.
         positive: the category of the target whose probability is judged; empty: the last.
-        synthetic: whether a generator made the records.
         provenance: of synthetic records; `generator_sha256` names the generator.
         shares: part of each class, from public knowledge; with `knots` of all numbers a recipe is
             planned without looking at a record. Empty: from the sites' summaries.
@@ -123,20 +122,8 @@ def check_positive(schemas: Mapping[str, Schema]) -> None:
             )
 
 
-def format_of(path: Path) -> str:
-    """Which of `FORMATS` a file's name ends in, capitals or not; empty: none."""
-    return ending if (ending := path.suffix.lower()) in FORMATS else ""
-
-
 def refuse_for_images(given: Mapping[str, object]) -> None:
-    """Refuses options of commands that have no effect on a table.
-
-    Args:
-        given: by the option's name, whether it was given.
-
-    Raises:
-        RunError: one was.
-    """
+    """Raises `RunError` if options were given that have no effect on a table."""
     if strange := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
         raise RunError(
             f"{', '.join(strange)}: this is for images, and these are tables. Leave it out."
@@ -144,18 +131,21 @@ def refuse_for_images(given: Mapping[str, object]) -> None:
 
 
 def is_table(data: Path) -> bool:
-    """Whether a site's data are records: a CSV or Parquet file, or a folder with a schema."""
-    return bool(format_of(data)) or (data / SCHEMA_FILE).is_file() or _is_packed(data)
+    """Whether a site's data are records: a CSV file, or a folder with a schema."""
+    return _is_csv(data) or (data / SCHEMA_FILE).is_file() or _is_other(data)
 
 
-def _is_packed(data: Path) -> bool:
-    """Whether it is a compressed table, such as records.csv.gz, which is refused by its name."""
-    return data.is_file() and any(ending.lower() in FORMATS for ending in data.suffixes[:-1])
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _is_other(path: Path) -> bool:
+    return path.name.lower().endswith(OTHERS) and path.is_file()
 
 
 def tables_in(folder: Path) -> list[Path]:
     """The files of records in a folder, in the order of their names."""
-    return sorted(p for p in folder.glob("*") if format_of(p)) if folder.is_dir() else []
+    return sorted(p for p in folder.glob("*") if _is_csv(p)) if folder.is_dir() else []
 
 
 def place_of(data: Path) -> Path:
@@ -178,17 +168,17 @@ def check_own_data(owners: Mapping[str, Path]) -> None:
 
 def file_of(data: Path) -> Path:
     """The file of records that a path names, itself or as the only one of a folder."""
-    if format_of(data) and not data.is_dir():
+    if _is_csv(data) and not data.is_dir():
         if not data.exists():
             raise DataError(f"{data} does not exist. Name a file of records that does.")
         return data
-    for packed in filter(_is_packed, [data] if data.is_file() else sorted(data.glob("*"))):
-        raise DataError(f"{packed} is compressed. Unpack it.")
+    for other in filter(_is_other, [data] if data.is_file() else sorted(data.glob("*"))):
+        raise DataError(f"{other} is no plain CSV file. Unpack it, or save it as CSV.")
     found = tables_in(data)
     if len(found) != 1:
         raise DataError(
-            f"{data} holds {len(found)} files of records ({', '.join(FORMATS)}), and one is "
-            "wanted. Name the file itself, with schema.json beside it."
+            f"{data} holds {len(found)} files of records (CSV), and one is wanted. "
+            "Name the file itself, with schema.json beside it."
         )
     return found[0]
 
@@ -206,7 +196,7 @@ def schema_of(data: Path) -> Schema:
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or error
         if isinstance(error, FileNotFoundError):
-            what = "this file does not exist"
+            what = "this file does not exist; 'asyndgan check' drafts one for a CSV file"
         raise DataError(
             f"{path}: {what}. A table has a schema.json beside it: target, and columns with "
             "kind (numeric, integer, categorical), categories and missing."

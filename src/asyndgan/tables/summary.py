@@ -9,7 +9,7 @@ share a value, the mean is that value. It is no differential privacy, so a schem
 and shares instead, and nothing is summarised.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, final
 
@@ -33,11 +33,12 @@ from asyndgan.texts import bounded_text, parsed_json
 
 SUMMARY: Final = "asyndgan table summary 1"
 LEAST: Final = 10
-"""Fewest records behind a number of a summary."""
 GROUP: Final = 14
 """Fewest neighbouring records of a group; without `TRIMMED` of them at each end `LEAST` remain."""
 TRIMMED: Final = 0.15
 KNOTS: Final = 100
+SPREAD: Final = (0.1, 0.5, 0.9)
+"""Parts of a column's values below those between which most lie, and below the middle one."""
 MOST_SUMMARY: Final = 2**22
 
 
@@ -65,13 +66,7 @@ class SummaryColumn(BaseModel):
 
 @final
 class Summary(BaseModel):
-    """What one site tells of its table.
-
-    Attributes:
-        target: name of the target.
-        classes: records of each class, rounded to a multiple of `LEAST`.
-        columns: the other columns.
-    """
+    """What one site tells of its table; counts are rounded to multiples of `LEAST`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: Literal["asyndgan table summary 1"] = SUMMARY
@@ -98,8 +93,7 @@ def summarised(table: Table) -> Summary:
 
     Raises:
         CohortError: its records are synthetic.
-        DataError: a column has values in fewer than two groups of records, or there are fewer than
-            `LEAST` records.
+        DataError: it has too few records, or values of a column.
     """
     table.check_real()
     records, target = table.records, table.schema.target
@@ -143,11 +137,7 @@ def _trimmed(group: np.ndarray) -> np.ndarray:
 
 
 def shortened(values: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """Values in seven digits, but whole numbers in all; where `exact`, as they are.
-
-    More digits are an accident of a mean or of the encoding. A value that many records share is
-    none.
-    """
+    """Values in seven digits, but whole numbers in all; where `exact`, as they are."""
     short = [float(f"{v:.7g}") if abs(v) < 1e7 else float(round(v)) for v in values]
     return np.where(exact, values, short)
 
@@ -176,10 +166,8 @@ def loaded(path: Path) -> Summary:
 def planned(summaries: Mapping[str, Summary]) -> TableSection:
     """The table of a recipe for these sites: their columns, and knots of all their records.
 
-    A site counts by its number of records and, in a column, by its records that hold a value.
-
     Raises:
-        CohortError: two sites differ in a column, its kind or its categories, or in the target.
+        CohortError: sites differ in a column, its kind or categories, or in the target.
     """
     first, *_ = summaries
     forms = {site: _form(one.target, one.classes, one.columns) for site, one in summaries.items()}
@@ -196,9 +184,9 @@ def planned(summaries: Mapping[str, Summary]) -> TableSection:
     }
     if empty := [name for name, part in classes.items() if not part]:
         raise CohortError(
-            f"no site has more than {LEAST // 2} records of the class '{empty[0]}', of {LEAST}, to "
-            "which numbers are rounded. That is too few to learn from: merge it with another "
-            "class at all sites, leave it and its records out, or declare knots and shares."
+            f"the class '{empty[0]}' has {LEAST // 2} records or fewer at every site, too few to "
+            "learn from. Merge it with another class at all sites, leave it and its records out, "
+            "or declare knots and shares."
         )
     columns = []
     for name, column in summaries[first].columns.items():
@@ -216,6 +204,22 @@ def planned(summaries: Mapping[str, Summary]) -> TableSection:
             )
         )  # fmt: skip
     return TableSection(target=summaries[first].target, classes=classes, columns=tuple(columns))
+
+
+def gaps(told: Mapping[str, Summary | TableSection]) -> Iterator[str]:
+    """Notes on columns whose usual values have nothing in common at two sites."""
+    known = {site: one.columns for site, one in told.items() if isinstance(one, Summary)}
+    for site, columns in known.items():
+        first = next(iter(known))
+        for name, own in columns.items():
+            other = known[first][name].means
+            usual = [np.quantile(means, SPREAD) for means in (own.means, other) if means]
+            if usual and (usual[0][2] < usual[1][0] or usual[1][2] < usual[0][0]):
+                small, large = sorted(abs(each[1]) for each in usual)
+                yield (
+                    f"column '{name}' of {site} and {first} differs by a factor of about "
+                    f"{large / (small or 1):.3g}. Store one unit at all sites."
+                )
 
 
 def declared(schema: Schema) -> TableSection:
@@ -250,12 +254,9 @@ def check_schema(table: TableSection, schema: Schema, who: str) -> None:
 
 
 def check_declared(table: TableSection, schema: Schema, who: str) -> None:
-    """Checks that what a recipe calls declared is what a site's own schema declares.
+    """Raises `CohortError` if a recipe calls declared what a site's own schema does not declare.
 
     A recipe's word for it would let a coordinator pass fingerprints off as public knowledge.
-
-    Raises:
-        CohortError: it is not.
     """
     if table.source != "declared":
         return
@@ -270,7 +271,6 @@ def check_declared(table: TableSection, schema: Schema, who: str) -> None:
 
 
 _Form = tuple[str, set[str], dict[str, tuple[Kind, tuple[str, ...]]]]
-"""The target, its categories, and kind and categories of each other column."""
 
 
 def _form(

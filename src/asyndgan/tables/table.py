@@ -1,36 +1,36 @@
-"""A site's records, read from CSV or Parquet as their schema says. Every file is hostile."""
+"""A site's records, read from CSV as their schema says. Every file is hostile."""
 
 import csv
 import io
+import json
 import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
-from asyndgan.errors import CohortError, DataError, MissingPackageError, RunError
-from asyndgan.received import contents, opened
-from asyndgan.tables.schema import SCHEMA_FILE, Schema, SchemaColumn, file_of, format_of, schema_of
+from asyndgan.errors import AsyndganError, CohortError, DataError, MissingPackageError, RunError
+from asyndgan.received import contents
+from asyndgan.tables.profile import DATE, IDENTIFIER, MANY, identifiers
+from asyndgan.tables.schema import SCHEMA_FILE, Schema, file_of, schema_of
+from asyndgan.texts import counted
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST_BYTES: Final = 2**28
-"""Largest file of records, and most bytes of a Parquet file's records once decoded."""
 MOST_RECORDS: Final = 2_000_000
-BATCH: Final = 2**16
-"""Records of a Parquet file that are decoded at once."""
-STRANGE: Final = "\0"
-"""Stands for a text that is no category; no name holds it."""
+DRAFTED: Final = 2**16
 PACKED: Final = (b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ", b"BZh", b"(\xb5/\xfd")
 """How gzip, zip (and so Excel), xz, bzip2 and zstd files begin."""
 SEPARATORS: Final = (";", "\t", "|")
 FOREIGN: Final = re.compile(r"[-+]?\d{1,3}(?:[.,' ]?\d{3})*(?:[.,]\d*)?|[-+]?\d+,\d*")
 """Numbers as some countries write them: a decimal comma, or signs between thousands."""
-LONGEST_CELL: Final = 1000
+ABSENT: Final = re.compile(r"#?n/?a|nan|null|none|nil|missing|unknown|not done|[-.?]+", re.I)
+"""Words that programs write for a missing value."""
 LONGEST_LINE: Final = 2**19
 """Most characters of a line: 256 columns of fields that hold nothing but quotation marks."""
 LARGEST: Final = 1e15
@@ -42,13 +42,7 @@ MOST_SAME: Final = 0.2
 @final
 @dataclass(frozen=True)
 class Table:
-    """A site's schema and records.
-
-    Attributes:
-        path: file of the records.
-        schema: what the columns are.
-        records: a column each: Float64, Int64 or string; NA where a value is missing.
-    """
+    """A site's schema and records: columns of Float64, Int64 or string; NA is missing."""
 
     path: Path
     schema: Schema
@@ -56,10 +50,7 @@ class Table:
 
     @classmethod
     def read(cls, data: Path) -> Self:
-        """Reads a table.
-
-        Args:
-            data: a CSV or Parquet file with `schema.json` beside it, or a folder that holds both.
+        """Reads a CSV file with `schema.json` beside it, or a folder that holds both.
 
         Raises:
             DataError: it cannot be read, or is not as its schema says; names the line and column,
@@ -68,11 +59,13 @@ class Table:
         path, schema = file_of(data), schema_of(data)
         _need_pandas()
         try:
-            records = (_parquet if format_of(path) == ".parquet" else _csv)(path, schema)
+            records = _csv(path, schema)
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: {error}") from error
         if records.empty:
             raise DataError(f"{path} holds no record. Name a file with records.")
+        if not schema.synthetic and (found := next(identifiers(records, schema), "")):
+            raise DataError(f"{path}: {found}")
         return cls(path, schema, records)
 
     def check_real(self, who: str = "") -> None:
@@ -88,6 +81,19 @@ def equal_records(records: "pd.DataFrame", others: Sequence["pd.DataFrame"]) -> 
     columns = list(records.columns)
     held = {row for one in others for row in rows_of(one[columns])}
     return sum(row in held for row in rows_of(records))
+
+
+def shared_records(records: "pd.DataFrame", others: Sequence["pd.DataFrame"]) -> int:
+    """How many of these records are, it seems, those of another table.
+
+    Each occurs once in both: what occurs more often, in columns of few values, is chance.
+    """
+    columns = list(records.columns)
+    own, *held = (
+        {row for row, count in Counter(rows_of(one[columns])).items() if count == 1}
+        for one in (records, *others)
+    )
+    return len(own & set().union(*held))
 
 
 def nearly_equal(records: "pd.DataFrame", others: "pd.DataFrame") -> int:
@@ -108,12 +114,8 @@ def nearly_equal(records: "pd.DataFrame", others: "pd.DataFrame") -> int:
 
 
 def check_apart(records: "pd.DataFrame", others: Sequence["pd.DataFrame"], option: str) -> None:
-    """Refuses records of nobody's that are those of sites, beyond what may be chance.
-
-    Raises:
-        RunError: more than `MOST_SAME` of them equal a record of `others`.
-    """
-    same = equal_records(records, others)
+    """Raises `RunError` if more than `MOST_SAME` of records of nobody's are those of sites."""
+    same = shared_records(records, others)
     if same > MOST_SAME * len(records):
         raise RunError(
             f"{same} of the {len(records)} records to compare with are records of these sites, in "
@@ -133,6 +135,34 @@ def _need_pandas() -> None:
         raise MissingPackageError("tables", "pandas", "tables") from error
 
 
+def drafted(data: Path) -> str:
+    """A schema to correct and store, for a CSV file that has none; empty: none can be drafted."""
+    import pandas as pd
+
+    try:
+        path = file_of(data)
+        if (path.parent / SCHEMA_FILE).exists():
+            return ""
+        records = pd.read_csv(path, dtype=str, nrows=DRAFTED)
+    except (AsyndganError, OSError, ValueError):
+        return ""
+    columns, target = {}, "?"
+    for name, values in records.items():
+        found = values.dropna().drop_duplicates()
+        numbers = pd.to_numeric(found, errors="coerce")
+        texts = len(found) < 3 or numbers.isna().any()
+        if len(found) > MANY and (texts or IDENTIFIER.search(str(name))):
+            continue  # texts or numbers of people
+        about: dict[str, Any] = {"kind": "integer" if (numbers % 1 == 0).all() else "numeric"}
+        if texts:
+            about = {"kind": "categorical", "categories": sorted(found)}
+            target = str(name) if not values.hasnans and len(found) > 1 else target
+        columns[name] = about | ({"missing": True} if values.hasnans else {})
+    lines = ",\n".join(f"  {json.dumps(n)}: {json.dumps(c)}" for n, c in columns.items())
+    text = f'{{"target": {json.dumps(target)}, "columns": {{\n{lines}}}}}'
+    return f"\nA draft; correct kinds and target, and leave out what names people:\n{text}"
+
+
 def _csv(path: Path, schema: Schema) -> "pd.DataFrame":
     import pandas as pd
 
@@ -145,9 +175,14 @@ def _csv(path: Path, schema: Schema) -> "pd.DataFrame":
         raise ValueError("is not in UTF-8. Save it as 'CSV UTF-8'.") from error
     if "\0" in text:
         raise ValueError("holds a zero byte. Save it as 'CSV UTF-8'.")
+    # A line of a million fields is not split into them.
+    if any(len(line) > LONGEST_LINE for line in io.StringIO(text, newline="")):
+        raise ValueError(
+            f"has a line of over {LONGEST_LINE} characters. Give each record a line of its own."
+        )
     cells: list[list[str]] = [[] for _ in schema.columns]
     begins = array("L")
-    lines = _rows(io.StringIO(text, newline=""))
+    lines = _rows(text)
     order = _order(next(lines, (1, []))[1], schema)
     for line, row in lines:
         if len(row) != len(cells):
@@ -168,34 +203,18 @@ def _csv(path: Path, schema: Schema) -> "pd.DataFrame":
     )
 
 
-def _rows(text: io.StringIO) -> Iterator[tuple[int, list[str]]]:
+def _rows(text: str) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, with the line in which each begins."""
-    reader, first = csv.reader(_lines(text), strict=True), 1
-    long = (
-        f"has a field of over {LONGEST_CELL} characters. Shorten it, or look for a quotation mark "
-        "that is not closed."
-    )
+    reader, first = csv.reader(io.StringIO(text, newline=""), strict=True), 1
     try:
         for row in reader:
-            if any(len(cell) > LONGEST_CELL for cell in row):
-                raise ValueError(f"line {first} {long}")
             if row:
                 yield first, row
             first = reader.line_num + 1
     except csv.Error as error:
-        if "field limit" in str(error):
-            raise ValueError(f"line {first} {long}") from error
-        raise ValueError(f"line {first}: {error}. Quote fields as RFC 4180 says.") from error
-
-
-def _lines(text: io.StringIO) -> Iterator[str]:
-    """The lines of a file; a line of a million fields is not split into them."""
-    for number, line in enumerate(iter(lambda: text.readline(LONGEST_LINE + 1), ""), 1):
-        if len(line) > LONGEST_LINE:
-            raise ValueError(
-                f"line {number} is longer than {LONGEST_LINE} characters. Give each record a line."
-            )
-        yield line
+        raise ValueError(
+            f"line {first}: {error}. Quote fields as RFC 4180 says, and close each quotation mark."
+        ) from error
 
 
 def _order(header: Sequence[str], schema: Schema) -> list[int]:
@@ -208,11 +227,22 @@ def _order(header: Sequence[str], schema: Schema) -> list[int]:
         remedy = "List the same columns in both."
         fit = (s for s in SEPARATORS if {*" ".join(header).split(s)} & {*schema.columns})
         if separator := next(fit, ""):
-            remedy = f"Its fields are separated by {separator!r}: save it with commas."
+            remedy = f"Its fields are separated by {separator!r}: save it with commas, and numbers "
+            remedy += "with a point."
+        elif lacking and {*map(str.casefold, lacking)} <= {h.strip().casefold() for h in header}:
+            remedy = "Names differ in capitals or in blanks beside commas: write them as listed."
+        elif not lacking and header[0] in {"", "Unnamed: 0"}:
+            remedy = "Its first column is an index without a name: to_csv(FILE, index=False)."
+        elif not (lacking or header[-1]):
+            remedy = "Its lines end in a comma: remove the last, empty column."
+        parts = (
+            f"{len(lacking)} are missing{_some(lacking)}" if lacking else "",
+            f"{len(strange)} are not listed" if strange else "",
+            f"{len(twice)} are there twice{_some(twice)}" if twice else "",
+        )
         raise ValueError(
-            f"its columns are not those of {SCHEMA_FILE}: {len(lacking)} are missing"
-            f"{_some(lacking)}, {len(strange)} are not listed, {len(twice)} are there twice"
-            f"{_some(twice)}. {remedy}"
+            f"its columns are not those of {SCHEMA_FILE}: {', '.join(filter(None, parts))}. "
+            f"{remedy}"
         )
     return [header.index(name) for name in schema.columns]
 
@@ -223,18 +253,55 @@ def _some(names: Sequence[str]) -> str:
 
 def _typed(cells: Sequence[str], name: str, schema: Schema, lines: Sequence[int]) -> Any:
     """A column of texts as values; raises `ValueError` that names line and column of a fault."""
+    import numpy as np
     import pandas as pd
 
-    if schema.columns[name].kind == "categorical":
-        return _checked(pd.Series([c or None for c in cells], dtype="string"), name, schema, lines)
-    values = [_number(cell) for cell in cells]
-    wrong = (cell for cell, value in zip(cells, values, strict=True) if value == math.inf)
-    signs = {sign for cell in wrong if FOREIGN.fullmatch(cell) for sign in cell if sign in ",' "}
-    remedy = "correct it"
-    if signs:
+    column = schema.columns[name]
+    allow = 'allow it: "missing": true in schema.json'
+    allow = "leave such records out" if name == schema.target else allow
+    absent = np.array([not cell for cell in cells], bool)
+    faults = [] if column.missing else [(absent, "is missing", allow)]
+    if column.kind == "categorical":
+        listed = {*column.categories, ""}
+        strange = np.array([cell not in listed for cell in cells], bool)
+        known = {category.casefold() for category in listed}
+        remedy = _remedy([cells[row] for row in np.flatnonzero(strange).tolist()], known)
+        faults.append((strange, "is not among the column's categories", remedy))
+        values = pd.Series([cell or None for cell in cells], dtype="string")
+    else:
+        found = [_number(cell) for cell in cells]
+        numbers = np.array(found, float)
+        wrong = ~absent & ~(np.abs(numbers) <= LARGEST)
+        remedy = _remedy([cells[row] for row in np.flatnonzero(wrong).tolist()])
+        faults.append((wrong, f"is no number from -{LARGEST:g} to {LARGEST:g}", remedy))
+        if column.kind == "integer":
+            broken = ~absent & ~wrong & (numbers != np.rint(numbers))
+            faults.append((broken, "is no whole number", "correct it, or call it numeric"))
+        values = pd.Series(found, dtype="Float64")
+    for where, reason, remedy in faults:
+        if where.any():
+            raise ValueError(
+                f"column '{name}': the value in line {lines[int(where.argmax())]} {reason}, and so "
+                f"in {counted(int(where.sum()), 'record')} in all; {remedy}."
+            )
+    return values.astype("Int64") if column.kind == "integer" else values
+
+
+def _remedy(wrong: Sequence[str], known: Iterable[str] = ()) -> str:
+    """What mends cells that cannot be read, by the first of them; tells words and no value."""
+    first = wrong[0].strip() if wrong else ""
+    if first and first.casefold() in known:
+        return "it differs from one in capitals or blanks: write it as listed"
+    if ABSENT.fullmatch(first):
+        return f'it is {first!r}: leave a missing value empty, and write "missing": true'
+    if known:
+        return "list it, or correct it"
+    if DATE.fullmatch(first):
+        return "it is a date: write an age or a number of days, or leave the column out"
+    if signs := {s for cell in wrong if FOREIGN.fullmatch(cell) for s in cell if s in ",' "}:
         told = " or ".join(repr(sign) for sign in sorted(signs))
-        remedy = f"numbers have {told} in them: write 1234.5, with a point and nothing else"
-    return _checked(pd.Series(values, dtype="Float64"), name, schema, lines, remedy)
+        return f"numbers have {told} in them: write 1234.5, with a point and nothing else"
+    return "correct it"
 
 
 def _number(cell: str) -> float | None:
@@ -246,109 +313,3 @@ def _number(cell: str) -> float | None:
     except ValueError:
         return math.inf
     return math.inf if math.isnan(number) else number
-
-
-def _checked(
-    values: Any, name: str, schema: Schema, lines: Sequence[int], remedy: str = "correct it"
-) -> Any:
-    """Values of a column in their type, if the schema allows them; `lines`: line of each row."""
-    import numpy as np
-
-    absent, column = values.isna(), schema.columns[name]
-    allow = "leave such records out" if name == schema.target else "allow it: missing = true"
-    faults = [] if column.missing else [(absent, "is missing", allow)]
-    if column.kind == "categorical":
-        strange = ~values.isin(column.categories) & ~absent
-        faults.append((strange, "is not among the column's categories", "list it, or correct it"))
-    else:
-        numbers = values.astype("Float64").to_numpy(np.float64, na_value=np.nan)
-        wrong = ~absent & ~(np.abs(numbers) <= LARGEST)
-        faults.append((wrong, f"is no number from -{LARGEST:g} to {LARGEST:g}", remedy))
-        if column.kind == "integer":
-            broken = ~absent & ~wrong & (numbers != np.rint(numbers))
-            faults.append((broken, "is no whole number", "correct it, or call it numeric"))
-    for where, reason, remedy in faults:
-        if where.any():
-            row = int(np.flatnonzero(where.to_numpy())[0])
-            raise ValueError(
-                f"column '{name}': the value in line {lines[row]} {reason}, and so in "
-                f"{int(where.sum())} records in all; {remedy}."
-            )
-    types = {"categorical": "string", "integer": "Int64", "numeric": "Float64"}
-    return (
-        values.astype("Float64").astype(types[column.kind])
-        if column.kind != "categorical"
-        else values
-    )
-
-
-def _parquet(path: Path, schema: Schema) -> "pd.DataFrame":
-    import numpy as np
-    import pandas as pd
-
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingPackageError("Parquet files", "pyarrow", "tables") from error
-    # As a dictionary a text is held once, however many records have it.
-    texts = [name for name, column in schema.columns.items() if column.kind == "categorical"]
-    parts: dict[str, list[Any]] = {name: [] for name in schema.columns}
-    with opened(path, MOST_BYTES) as file:
-        try:
-            stored = parquet.read_schema(file)  # of nested texts no dictionary can be asked for
-            _order(stored.names, schema)
-            for name, column in schema.columns.items():
-                _check_stored(stored.field(name).type, name, column)
-            found = parquet.ParquetFile(file, read_dictionary=texts)
-            records = size = 0
-            for batch in found.iter_batches(BATCH, columns=list(parts), use_threads=False):
-                records, size = records + len(batch), size + batch.nbytes
-                if records > MOST_RECORDS or size > MOST_BYTES:
-                    raise ValueError(
-                        f"has more than {MOST_RECORDS:,} records or {MOST_BYTES:,} bytes. Split it."
-                    )
-                for name, column in schema.columns.items():
-                    parts[name].append(_decoded(batch.column(name), column))
-        except pyarrow.ArrowException as error:
-            raise ValueError("is no Parquet file that can be read. Write it anew.") from error
-    columns = {}
-    for name, column in schema.columns.items():
-        kind = "string" if column.kind == "categorical" else "Float64"
-        values = pd.Series(np.concatenate(parts[name] or [[]]), dtype=kind)
-        columns[name] = _checked(values, name, schema, range(1, len(values) + 1))
-    return pd.DataFrame(columns)
-
-
-def _check_stored(kind: Any, name: str, column: SchemaColumn) -> None:
-    """Checks the type in which a Parquet file stores a column; raises `ValueError`."""
-    from pyarrow import types
-
-    if column.kind == "categorical":
-        kind = kind.value_type if types.is_dictionary(kind) else kind
-        fits = types.is_string(kind) or types.is_large_string(kind)
-    else:
-        fits = types.is_floating(kind) or types.is_integer(kind)
-    if not (fits or types.is_null(kind)):
-        text = column.kind == "categorical"
-        wanted = "text, in the words of its categories" if text else "integers or floats"
-        raise ValueError(
-            f"column '{name}' is stored as {str(kind)[:100]}, and is {column.kind}. Store it as "
-            f"{wanted}."
-        )
-
-
-def _decoded(values: Any, column: SchemaColumn) -> Any:
-    """Values of a batch: numbers, or texts of which a strange one stands for all others."""
-    import numpy as np
-    import pyarrow
-    from pyarrow import compute
-
-    if pyarrow.types.is_null(values.type):
-        return np.full(len(values), None)
-    if column.kind != "categorical":
-        return compute.cast(values, "float64", safe=False).to_numpy(zero_copy_only=False)
-    known = compute.index_in(values.dictionary, value_set=pyarrow.array(column.categories))
-    names = np.array([*column.categories, STRANGE, None], dtype=object)
-    codes = np.append(known.fill_null(len(column.categories)), len(names) - 1)
-    return names[codes[values.indices.fill_null(len(codes) - 1)]]

@@ -20,6 +20,7 @@ from asyndgan.recipe import IntegritySection
 from asyndgan.wire import NO_CONDITIONS, Judge, Judgement
 
 LEAST_SITES = 3  # Fewer sites have no majority: nothing is shortened or reported then
+ALARM = 10.0  # Longer feedback, as a multiple of the median length, is reported
 
 LEAST_PART = 0.01
 """Smallest fraction of cases with a modality that a weight makes up for. Without it, a site that
@@ -40,6 +41,7 @@ class Member:
     labels: dict[int, str]  # name of each of its labels, by number
     keep: bool  # whether its conditions may be kept
     since: int  # step that its discriminator was at when it was taken in
+    few: bool = False  # whether it has too few patients to teach masks
 
 
 Members = Mapping[str, Member]
@@ -119,9 +121,9 @@ def bounded(
     Returns the feedback by site, and the multiple of the median of each site to be reported.
     """
     lengths = {site: float(gradient.norm()) for site, gradient in feedback.items()}
-    middle = median(lengths.values()) if len(lengths) >= LEAST_SITES else 0.0
-    if not middle:
+    if len(lengths) < LEAST_SITES:
         return dict(feedback), {}
+    middle = median(lengths.values()) or 1e-30  # most send nothing: any other is too long
     times = {site: length / middle for site, length in lengths.items()}
     shortened = {
         site: gradient * min(1.0, section.bound / times[site])
@@ -129,4 +131,4 @@ def bounded(
         else gradient
         for site, gradient in feedback.items()
     }
-    return shortened, {site: ratio for site, ratio in times.items() if ratio > section.alarm}
+    return shortened, {site: ratio for site, ratio in times.items() if ratio > ALARM}

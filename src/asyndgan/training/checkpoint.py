@@ -47,6 +47,10 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def _under(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+
+
 def network_state(name: str, network: nn.Module) -> dict[str, Tensor]:
     """A network's tensors under `name/`."""
     return {f"{name}/{key}": value for key, value in network.state_dict().items()}
@@ -54,7 +58,7 @@ def network_state(name: str, network: nn.Module) -> dict[str, Tensor]:
 
 def load_network(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Puts the tensors under `name/` into a network; raises `RunError` if they do not fit."""
-    stored = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    stored = _under(name, tensors)
     begun = {k: v for k, v in network.state_dict().items() if torch.isfinite(v).all()}
     _check_finite(name, {key: stored[key] for key in stored.keys() & begun.keys()})
     try:
@@ -76,12 +80,11 @@ def optimiser_state(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Te
 def load_optimiser(
     name: str, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Puts the tensors under `name/` into an Adam optimiser of the same parameters.
+    """Puts the tensors under `name/` into an Adam optimiser; raises `RunError` if they do not fit.
 
-    Every shape is checked, and `RunError` raised, for torch does not: its fused Adam reads and
-    writes beyond the end of a tensor that is smaller than its parameter.
+    Every shape is checked: torch's fused Adam writes beyond the end of a smaller tensor.
     """
-    stored = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    stored = _under(name, tensors)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     fits = True
@@ -156,8 +159,8 @@ def read(path: Path, *, with_tensors: bool = True) -> State:
         raise RunError(f"{path} is not a whole checkpoint; remove it to go on without.") from error
     if not isinstance(about, dict):
         raise RunError(f"{path} is no checkpoint of asyndgan.")
-    written = about.pop(_DIGEST, None)  # earlier versions wrote none
-    if with_tensors and written and written != _digest_of(tensors, about):
+    written = about.pop(_DIGEST, None)
+    if with_tensors and written != _digest_of(tensors, about):
         raise RunError(
             f"{path} is not as it was written, such as on a failing disk; remove it to go on "
             "without."

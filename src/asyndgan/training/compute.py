@@ -17,7 +17,7 @@ Choice = TypeVar("Choice")
 GAIN: Final = 0.9  # part of a plainer choice's time that a faster one may take at most
 
 _ROUNDS, _PATIENCE_S = 3, 5.0
-_EXPECTED_ROUNDS = 5
+_TIMED_PIXELS = 2**17
 
 
 def measured_precision(recipe: Recipe, device: torch.device) -> str:
@@ -56,25 +56,19 @@ def expected_seconds(recipe: Recipe, sites: int, device: torch.device) -> float:
 
     Networks alone are timed, so it is right to a factor of about two.
     """
-    precision, batch = measured_precision(recipe, device), recipe.training.batch
+    whole = recipe.training.batch
+    # Images of 512 pixels would take minutes: fewer are timed, for whom it takes as long each.
+    batch = max(1, min(whole, _TIMED_PIXELS // math.prod(recipe.space)))
+    fewer = recipe.training.model_copy(update={"batch": batch})
+    precision = measured_precision(recipe.model_copy(update={"training": fewer}), device)
     with torch_threads(1):
         painted, judged = (
-            _quickest(_step(recipe, batch, device, judged=judged), precision, device)
+            _seconds([precision], _step(recipe, batch, device, judged=judged))[precision]
             for judged in (False, True)
         )
     # A site judges real and synthetic images to learn, and the synthetic ones again to answer.
     paintings = 2 if recipe.generator.diversity else 1
-    return sites * (paintings * painted + 3 * max(0.0, judged - painted))
-
-
-def _quickest(step: Callable[[str], None], precision: str, device: torch.device) -> float:
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    times = []
-    for _ in range(_EXPECTED_ROUNDS):
-        start = clock()
-        step(precision)
-        times.append(clock() - start)
-    return min(times)
+    return sites * whole / batch * (paintings * painted + 3 * max(0.0, judged - painted))
 
 
 @contextmanager
@@ -89,24 +83,27 @@ def torch_threads(threads: int) -> Iterator[None]:
 
 
 def fastest(choices: Iterable[Choice], use: Callable[[Choice], None]) -> Choice:
-    """The choice whose use takes least time: of rounds in which all take turns, the best counts.
+    """The choice whose use takes least time; an earlier one, unless it is slower by `GAIN`."""
+    best = _seconds(choices, use)
+    chosen, *others = best
+    for choice in others:
+        if best[choice] < GAIN * best[chosen]:
+            chosen = choice
+    return chosen
 
-    An earlier choice stays unless a later one is faster by more than noise; see `GAIN`.
-    """
+
+def _seconds(choices: Iterable[Choice], use: Callable[[Choice], None]) -> dict[Choice, float]:
+    """Seconds that the use of each choice takes: the best of rounds in which all take turns."""
     best = dict.fromkeys(choices, math.inf)
     begun = time.monotonic()
-    for done in range(_ROUNDS if len(best) > 1 else 0):
+    for done in range(_ROUNDS):
         if done and time.monotonic() - begun > _PATIENCE_S:
             break
         for choice in best:
             start = time.perf_counter()
             use(choice)
             best[choice] = min(best[choice], time.perf_counter() - start)
-    chosen, *others = best
-    for choice in others:
-        if best[choice] < GAIN * best[chosen]:
-            chosen = choice
-    return chosen
+    return best
 
 
 def _step(

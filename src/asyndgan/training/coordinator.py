@@ -5,8 +5,7 @@ Source: Chang et al. 2020 (AsynDGAN), algorithm 1; its equation 4 is `aggregatio
 
 import copy
 import secrets
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, final
 
@@ -22,7 +21,6 @@ from asyndgan.errors import (
     RunError,
     WireError,
 )
-from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.store import derived_seed
@@ -30,22 +28,18 @@ from asyndgan.texts import LONGEST_NEWS
 from asyndgan.training.aggregation import Member, Members, bounded, pull, requests_of
 from asyndgan.training.checkpoint import (
     State,
-    channels_in,
     count_in,
     load_network,
     load_optimiser,
     network_state,
     optimiser_state,
     seeded,
-    shares_in,
     taking_up,
 )
 from asyndgan.training.given import Given
-from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
-from asyndgan.training.opening import open_all
+from asyndgan.training.optimiser import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.painting import Diversity, Painting
-from asyndgan.training.reminding import Memory, Recall
-from asyndgan.training.roster import Keep, Roster
+from asyndgan.training.roster import Keep, Pending, Roster, open_all
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
 from asyndgan.wire import Card, Judgement, Message, Open
 
@@ -64,41 +58,24 @@ class StepReport:
     shares: dict[str, float]  # normalised share of each site that answered
     losses: dict[str, dict[str, float]]  # value of each loss term, by site
     missed: dict[str, str] = field(default_factory=dict)  # why a site's answer is missing
-    # How far the images of absent sites' masks are from those painted when the sites left; None: no
-    # site is remembered.
-    reminding: float | None = None
     events: tuple[str, ...] = ()  # what a person should read, since the report before
 
 
 @final
 class Coordinator:
-    """Owns the generator and sends requests to the sites.
+    """Owns the generator and sends requests to the sites; `step_number` counts the steps done."""
 
-    `recall` returns the conditions kept of a site, to paint for it while it is away.
-
-    Attributes:
-        step_number: number of steps done.
-        generator: the network in training.
-        average: exponential moving average of the generator; it paints the final images.
-        events: messages for a person that no report contains yet.
-    """
-
-    def __init__(
-        self, roster: Roster, *, recall: Recall | None = None, device: torch.device = CPU
-    ) -> None:
+    def __init__(self, roster: Roster, *, device: torch.device = CPU) -> None:
         self.roster = roster
         self.recipe = roster.recipe
         self.scope = roster.scope
         self.device = device
         self.step_number = 0
-        self.events: list[str] = []
-        self.recall = recall or self._no_conditions
-        self.memory = Memory(self.recipe, self.recall) if self.recipe.reminding.weight else None
+        self.events: list[str] = []  # for a person, in no report yet
         with seeded(derived_seed(self.recipe.training.seed, "generator")):
             self.generator = new_generator(self.recipe, self.scope).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
-        optimiser = self.recipe.optimiser
-        self.optimiser = adam(self.generator, optimiser, optimiser.generator_rate)
+        self.optimiser = adam(self.generator, self.recipe.optimiser.generator_rate)
 
     @classmethod
     def begin(
@@ -108,11 +85,11 @@ class Coordinator:
         *,
         run: str,
         keep: Keep | None = None,
-        recall: Recall | None = None,
         given: Given | None = None,
         checkpoint: State | None = None,
         needed: Collection[str] | None = None,
         confirm: Confirm | None = None,
+        pending: Pending | None = None,
         device: torch.device = CPU,
     ) -> Self:
         """Opens a run, new or resumed, with every site that can be reached.
@@ -121,15 +98,14 @@ class Coordinator:
             recipe: of the run.
             exchange: reaches the sites.
             run: the run's identity, in hexadecimal.
-            keep: called with (site, conditions, most) for every batch, if the recipe has masks
-                kept; most: how many of the site's masks to keep in all, or None for no limit.
-            recall: as for the constructor.
+            keep: as for `Roster`.
             given: masks to paint from, exactly if the recipe has `masks.source` "given".
             checkpoint: what `state` returned, to resume a run.
             needed: sites without which the run does not begin; None: all that can be reached.
             confirm: called before the first step of a new run with what it paints and the cards of
                 the needed sites; it returns after a confirmation, or raises.
-            device: as for the constructor.
+            pending: has a run wait for stewards, as for `open_all`.
+            device: where the generator computes.
 
         Raises:
             QuorumError: a needed site does not answer.
@@ -140,13 +116,13 @@ class Coordinator:
         with taking_up():
             kept = Scope.from_plain(checkpoint[1]["scope"]) if checkpoint else None
         request = Open(run=run, recipe=recipe.digest(), step=step, attempt=secrets.token_hex(8))
-        cards, missed = open_all(recipe, exchange, request, needed)
+        cards, missed = open_all(recipe, exchange, request, needed, pending)
         asked = {s: card for s, card in cards.items() if needed is None or s in needed}
-        scope = kept or agree(recipe, asked or cards, {*cards, *missed})
+        scope = kept or agree(recipe, asked or cards)
         if given:
-            given.check(scope)
+            given.folder.check_labels({str(n): name for n, name in scope.labels.items()})
         roster = Roster(recipe, exchange, request, scope, keep, given)
-        coordinator = cls(roster, recall=recall, device=device)
+        coordinator = cls(roster, device=device)
         coordinator.events += [f"{site} is not there: {reason}" for site, reason in missed.items()]
         if checkpoint:
             with taking_up():
@@ -179,19 +155,18 @@ class Coordinator:
         requests = requests_of(self.roster.run, self.step_number, members, painting.images, given)
         answers = self.roster.exchange.ask(requests)
         judgements, missed = self._take(answers.answers, answers.missed)
-        shares = self.roster.shares_of(members, judgements)
+        shares = self.roster.shares_of(judgements)
         quorum = self.roster.quorum(self.step_number)
         updated = quorum.met_by(judgements)
         broken = {s: error for s, error in missed.items() if isinstance(error, NotFiniteError)}
         if broken and not quorum.met_by(set(members) - set(broken)):
             raise next(iter(broken.values()))
-        gap: Tensor | None = None
         if updated:
-            self.roster.taught.update(list(judgements))  # a mapping would be added up
+            for site in judgements:
+                self.roster.taught[site] += 1
             judgements = self._bounded(judgements)
             by = self.recipe.shares.by
             painting.backward(pull(painting.images, members, judgements, shares, by=by))
-            gap = self._remind()
             self._update()
         self.step_number += 1
         self.events += [
@@ -205,7 +180,6 @@ class Coordinator:
             shares=shares,
             losses={site: judgement.losses for site, judgement in judgements.items()},
             missed={site: str(error) for site, error in missed.items()},
-            reminding=None if gap is None else float(gap),
             events=events,
         )
 
@@ -230,33 +204,6 @@ class Coordinator:
             for site, times in loud.items()
         ]
         return {s: a.model_copy(update={"feedback": feedback[s]}) for s, a in answers.items()}
-
-    def _remind(self) -> Tensor | None:
-        """Adds the gradient of the reminding term; returns its value."""
-        if not self.memory:
-            return None
-        shares, taught = self.roster.shares, self.roster.taught
-        away = {s: shares[s] for s in shares if s in taught and s not in self.members}
-        self.memory.follow(away, self.average)
-        held, step = self.roster.held, self.step_number
-        return self.memory.remind(self.generator, held, step, self.paint_looks)
-
-    def paint_looks(
-        self, generator: nn.Module, conditions: Tensor, sites: Sequence[str], random: Any
-    ) -> Tensor:
-        """Paints images of conditions in the looks of the given sites."""
-        looks = [self.roster.look_of(site) for site in sites]
-        inputs = generator_inputs(self.recipe, self.scope, conditions, looks, random, self.device)
-        with arithmetic(self.recipe.training.precision, self.device):
-            images: Tensor = generator(*inputs)
-        return images.float()
-
-    def _no_conditions(self, site: str) -> Tensor:
-        """The default `recall`: given masks, one condition if the recipe has none, or nothing."""
-        if self.roster.given:
-            return self.roster.given.masks
-        count = 1 if self.recipe.condition.kind == "none" else 0
-        return torch.zeros(count, dtype=torch.int64)
 
     def paint(self, generator: nn.Module, of_sites: Mapping[str, Tensor]) -> Painting:
         """Paints the conditions of each site, (n, *space) or (n,), with this step's noise."""
@@ -319,8 +266,8 @@ class Coordinator:
             )
         if not answer.feedback.norm() <= MOST_FEEDBACK:
             raise NotFiniteError(
-                f"site {site}, step {self.step_number}: feedback is not finite, or beyond all "
-                "sense."
+                f"site {site}, step {self.step_number}: feedback is not finite, or its norm is "
+                f"above {MOST_FEEDBACK:g}."
             )
         self.roster.check_conditions(site, answer.conditions)
         return answer
@@ -335,8 +282,6 @@ class Coordinator:
                 self.events.append(f"{site} is not back: {reason}")
                 continue
             self.events += self.roster.outweighs(site, before)
-            if site not in self.roster.taught:
-                self.events += self.roster.kept_back(site)
             since = self.members[site].since
             how = f"back, with its discriminator of step {since}" if since else ""
             self.events.append(f"{site} is {how or 'there, with a new discriminator'}")
@@ -355,15 +300,10 @@ class Coordinator:
             "run": self.roster.run,
             "step": self.step_number,
             "scope": self.scope.to_plain(),
-            "sites": self.roster.shares,
-            "held": self.roster.held,
-            "taught": self.roster.taught,
+            **self.roster.state(),
         }
         if self.roster.given:
             about["given"] = self.roster.given.digest
-        if self.memory:
-            remembered, about["memory"] = self.memory.state()
-            tensors |= remembered
         return tensors, about
 
     def load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -379,9 +319,4 @@ class Coordinator:
         load_network("average", self.average, tensors)
         load_optimiser("optimiser", self.optimiser, tensors)
         self.step_number = int(about["step"])
-        modalities = len(self.scope.modalities)
-        self.roster.expected = shares_in(about["sites"])
-        self.roster.held = channels_in(about["held"], modalities)
-        self.roster.taught = Counter({s: int(n) for s, n in about["taught"].items()})
-        if self.memory:
-            self.memory.load(tensors, about["memory"], self.average)
+        self.roster.load(about)

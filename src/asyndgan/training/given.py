@@ -14,7 +14,6 @@ from asyndgan.errors import CohortError, RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.recipe import Recipe
 from asyndgan.store import derived_seed, digest_of, drawn_from
-from asyndgan.training.scope import Scope
 
 ANY: Final = "given"  # What kept masks are named after that are no site's
 
@@ -27,10 +26,9 @@ def site_of(name: str) -> str:
 @final
 @dataclass(frozen=True)
 class Given:
-    """Label maps of no patient of the sites, drawn anew for each site and step.
+    """Label maps of no patient of the sites, drawn for each site and step by the seed.
 
-    The draw follows from the recipe's seed alone. A site for which masks were learned is sent no
-    others: among masks of another look, its discriminator would tell images by them.
+    A site for which masks were learned is sent no others: they would tell synthetic images.
     """
 
     masks: Masks  # label maps (n, rows, columns) of the recipe's size
@@ -59,10 +57,6 @@ class Given:
         """SHA-256 of the masks and of the sites they are for, in hexadecimal."""
         whose = torch.tensor([*"\n".join(self.sites).encode()], dtype=torch.uint8)
         return digest_of([self.masks, whose])
-
-    def check(self, scope: Scope) -> None:
-        """Checks that masks and sites call the labels alike; raises `DataError` if not."""
-        self.folder.check_labels({str(number): name for number, name in scope.labels.items()})
 
     def check_same(self, known: object) -> None:
         """Checks that a run goes on with the masks of this digest; raises `RunError` if not."""

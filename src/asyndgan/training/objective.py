@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from inspect import unwrap
 from typing import Final, final
 
 import torch
@@ -25,7 +24,7 @@ from asyndgan.models.augment import disturbed
 from asyndgan.models.discriminators import CrossFitted, labels_in
 from asyndgan.models.losses import balanced_cross_entropy, cross_entropy_by_label
 from asyndgan.privacy.chance import shuffled
-from asyndgan.recipe import OptimiserSection, Recipe
+from asyndgan.recipe import Recipe
 from asyndgan.store import Batch, derived_seed
 from asyndgan.training.checkpoint import (
     load_network,
@@ -34,6 +33,7 @@ from asyndgan.training.checkpoint import (
     optimiser_state,
     seeded,
 )
+from asyndgan.training.optimiser import adam, rate_factor, set_rate, update
 from asyndgan.training.private import PrivateDiscriminator
 
 Losses = dict[str, Tensor]
@@ -52,9 +52,9 @@ class Objective:
         space: height and width (and depth) of its images.
         seed: of the initial weights, which are drawn on the CPU so that devices agree.
         device: of the networks and of the batches that they are given.
-        secret: of this start: of the augmentation, and initial weights are shuffled unpredictably,
-            as a party that can compute a first step could recognise the images in it by the
-            feedback. None: both follow from the seed, so that a run can be repeated.
+        secret: of this start's augmentation; initial weights are shuffled unpredictably then, as a
+            party that can compute a first step could recognise its images. None: all follows from
+            the seed.
         known: labels of the site's own cases; the segmentation term ignores others. None: all.
         taught: labels that each half of its patients has, (2, labels) booleans; for cross-fitted
             discriminators. None: all.
@@ -89,9 +89,8 @@ class Objective:
             self.discriminator = build_discriminator(recipe, sizes).to(device)
         if isinstance(self.discriminator, CrossFitted):
             self.discriminator.taught = taught
-        self.discriminator_optimiser = adam(
-            self.discriminator, recipe.optimiser, recipe.optimiser.discriminator_rate
-        )
+        rate = recipe.optimiser.discriminator_rate
+        self.discriminator_optimiser = adam(self.discriminator, rate)
         self.on_real = _OnReal(channels if recipe.loss.as_real else 0).to(device)
         if secret is not None:
             with torch.no_grad():
@@ -129,11 +128,8 @@ class Objective:
     def ask(self, synthetic: Batch, real: Batch | None = None) -> tuple[Scalar, Losses]:
         """The loss whose gradient with respect to the synthetic images is the site's feedback.
 
-        Args:
-            synthetic: images with the conditions that they were painted from.
-            real: the site's images; None under differential privacy, where no term uses them.
-
-        Returns the loss, and its terms before weighting, by name.
+        `real` is None under differential privacy, where no term uses the site's images. Returns the
+        loss, and its terms before weighting, by name.
         """
         weight = self.recipe.loss.paired_l1
         # A modality that a case lacks is not judged, so its feedback is zero.
@@ -262,73 +258,3 @@ class _OnReal(torch.nn.Module):
 def _as_complete_as(batch: Batch) -> Batch:
     """The batch with the modalities that a case lacks blanked in its image."""
     return replace(batch, images=batch.blanked(batch.images))
-
-
-@final
-class _Adam(torch.optim.Adam):
-    """Adam whose methods do not import torch's compiler: a second of each process's start."""
-
-    add_param_group = unwrap(torch.optim.Adam.add_param_group)
-    load_state_dict = unwrap(torch.optim.Adam.load_state_dict)
-    state_dict = unwrap(torch.optim.Adam.state_dict)
-    zero_grad = unwrap(torch.optim.Adam.zero_grad)
-    step = torch.no_grad()(unwrap(torch.optim.Adam.step))
-
-
-def adam(network: torch.nn.Module, section: OptimiserSection, rate: float) -> torch.optim.Adam:
-    """The Adam optimiser that coordinator and sites use."""
-    parameters = list(network.parameters())
-    betas = (section.beta1, section.beta2)
-    if any(parameter.device.type != "cpu" for parameter in parameters):
-        return _Adam(parameters, lr=rate, betas=betas)
-    if not all(parameter.is_contiguous() for parameter in parameters):
-        return _Adam(parameters, lr=rate, betas=betas)  # a network of another package
-    optimiser = _Adam(parameters, lr=rate, betas=betas, fused=True)
-    optimiser.register_step_pre_hook(_in_order)
-    return optimiser
-
-
-def _in_order(optimiser: torch.optim.Optimizer, args: object, keywords: object) -> None:
-    """Makes gradients contiguous, as parameters are: torch's fused CPU kernel does not check it."""
-    for parameter in (p for group in optimiser.param_groups for p in group["params"]):
-        if parameter.grad is not None:
-            parameter.grad = parameter.grad.contiguous()
-
-
-def update(optimiser: torch.optim.Optimizer, loss: Scalar) -> None:
-    """Takes one optimiser step on a loss and clears the gradients."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    # Gradients of these parameters only: the loss may depend on other networks as well.
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-
-
-def rate_factor(recipe: Recipe, step: int) -> float:
-    """Factor on the learning rate at a step: 1 at first, then falling linearly towards zero."""
-    done = step / recipe.training.steps
-    start = recipe.optimiser.decay_from
-    return 1.0 if done < start else max(0.0, 1 - (done - start) / max(1 - start, 1e-9))
-
-
-def average_decay(recipe: Recipe, step: int) -> float:
-    """Fraction of the averaged generator that a step keeps; it grows to the recipe's value."""
-    return min(recipe.training.ema, (1 + step) / (10 + step))
-
-
-def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-    """Moves an averaged network towards another by a fraction of 1 - decay."""
-    with torch.no_grad():
-        for mean, value in zip(
-            average.state_dict().values(), network.state_dict().values(), strict=True
-        ):
-            # Integer counters, which a network of another package may have, are copied.
-            mean.lerp_(value, 1 - decay) if mean.is_floating_point() else mean.copy_(value)
-
-
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of every group."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate

@@ -19,7 +19,7 @@ from asyndgan.privacy.chance import normal_noise
 from asyndgan.recipe import Recipe
 from asyndgan.store import Batch
 
-AT_ONCE = 32  # Number of copies of patients' images whose gradients are held in memory at a time
+AT_ONCE = 32  # Patients whose gradients are held in memory at a time
 
 Maps = Callable[[Tensor], Condition]
 
@@ -63,19 +63,15 @@ class PrivateDiscriminator:
     def clipped_sum(self, real: Batch) -> list[Tensor]:
         """Sum of the patients' loss gradients, each clipped in L2 norm, or 0 if not finite."""
         count = len(real.images)
-        copies = self.recipe.privacy.multiplicity
         total = [torch.zeros_like(parameter) for parameter in self.parameters]
-        # A few copies at a time: each one's gradient is as large as the network.
-        for part in torch.arange(count).split(max(1, AT_ONCE // copies)) if count else ():
-            more_sums = self._clipped_part(Batch(real.images[part], real.conditions[part]), copies)
+        # A few at a time: each one's gradient is as large as the network.
+        for part in torch.arange(count).split(AT_ONCE) if count else ():
+            more_sums = self._clipped_part(Batch(real.images[part], real.conditions[part]))
             total = [sums + more for sums, more in zip(total, more_sums, strict=True)]
         return total
 
-    def _clipped_part(self, real: Batch, copies: int) -> list[Tensor]:
-        images, maps = self._disturbed(
-            real.images.repeat_interleave(copies, 0),
-            self.maps(real.conditions).repeat_interleave(copies, 0),
-        )
+    def _clipped_part(self, real: Batch) -> list[Tensor]:
+        images, maps = self._disturbed(real.images, self.maps(real.conditions))
         from opacus import GradSampleModule  # slow to import; only private runs need it
 
         watched = GradSampleModule(self.discriminator, loss_reduction="mean")
@@ -84,7 +80,10 @@ class PrivateDiscriminator:
                 # Layers that read images or masks have no input with a gradient, and need none.
                 warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
                 self.adversarial.real(self._score(watched, images, maps)).backward()
-            each = [_of_patients(p, copies) for p in self.parameters]
+            each: list[Tensor] = [
+                p.grad_sample  # type: ignore[attr-defined]  # (patients, *shape), by GradSampleModule
+                for p in self.parameters
+            ]
         finally:
             watched.to_standard_module()
             for parameter in self.parameters:
@@ -116,9 +115,3 @@ class PrivateDiscriminator:
 def _in_rows(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Gives a layer its maps row by row: with channels last, Opacus's gradients are wrong."""
     return tuple(each.contiguous() if isinstance(each, Tensor) else each for each in inputs)
-
-
-def _of_patients(parameter: nn.Parameter, copies: int) -> Tensor:
-    """Each patient's gradient, (patients, *shape): the mean over that patient's copies."""
-    each: Tensor = parameter.grad_sample  # type: ignore[attr-defined]  # set by GradSampleModule
-    return each.reshape(-1, copies, *each.shape[1:]).mean(1)

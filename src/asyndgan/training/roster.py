@@ -5,30 +5,38 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
 from asyndgan.errors import (
     AsyndganError,
     CohortError,
+    PolicyRefusedError,
+    QuorumError,
+    RunError,
+    SiteSilentError,
     SiteUnreachableError,
     StorageError,
+    UndecidedError,
     WireError,
 )
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training.aggregation import Member
+from asyndgan.training.checkpoint import channels_in, shares_in
 from asyndgan.training.given import Given
-from asyndgan.training.opening import card_of
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.training.scope import SHARED_LOOK, Scope, merge_labels
-from asyndgan.wire import Card, Close, Open, Save, Saved
+from asyndgan.wire import CASES_WITHHELD, Card, Close, Message, Open, Save, Saved
 
 MOVED_MASKS = 500  # Randomly moved masks to keep of a site if the number of unmoved ones is unknown
 RARELY_S = 60.0  # Longest wait, in seconds, before a site that was turned away is invited again
 
 Keep = Callable[[str, Tensor, int | None], None]
+Pending = Callable[[str], None]
+"""Called with why a run waits for stewards, until all have answered; returns to have them asked
+again, or raises."""
 
 
 @final
@@ -37,13 +45,15 @@ class _TurnedAway:
     """A site that could not be taken in; it is invited again, at growing intervals."""
 
     reason: str = ""  # why it was turned away
+    barred: bool = False  # whether its policy refuses the run
     times: int = 0  # how often in a row
     until: float = 0.0  # time of the next invitation, on the monotonic clock
 
-    def again(self, reason: str) -> "_TurnedAway":
+    def again(self, error: AsyndganError) -> "_TurnedAway":
         """The record after one more failure."""
-        wait = min(0.5 * 2 ** min(self.times, 10), RARELY_S)
-        return _TurnedAway(reason, self.times + 1, time.monotonic() + wait)
+        until = time.monotonic() + min(0.5 * 2 ** min(self.times, 10), RARELY_S)
+        barred = isinstance(error, PolicyRefusedError)
+        return _TurnedAway(str(error), barred, self.times + 1, until)
 
 
 @final
@@ -51,15 +61,7 @@ class Roster:
     """The sites of a run, as its coordinator knows them.
 
     `keep` is called with (site, conditions, most) for every batch whose masks may be kept; most:
-    how many of the site's in all, or None for no limit.
-
-    Attributes:
-        members: sites that take part now, sorted by name.
-        known: every site that has been a member in this attempt, in its last known state.
-        held: channels that each site judges, including sites of earlier attempts.
-        expected: share of each site that belonged to the run before this attempt.
-        taught: in how many steps the generator learned from each site; one may never judge.
-        opening: the request, with the step at which this attempt began.
+    how many of the site's in all, or None for no limit. `opening` has the first step's number.
     """
 
     def __init__(
@@ -77,14 +79,15 @@ class Roster:
         self.scope = scope
         self.keep = keep if recipe.keeps_masks else None
         self.given = given
-        self.members: dict[str, Member] = {}
-        self.known: dict[str, Member] = {}
-        self.held: dict[str, list[int]] = {}
-        self.expected: dict[str, float] = {}
-        self.taught: Counter[str] = Counter()
+        self.members: dict[str, Member] = {}  # that take part now, sorted by name
+        self.known: dict[str, Member] = {}  # every member of this attempt, as last seen
+        self.held: dict[str, list[int]] = {}  # channels, also of sites of earlier attempts
+        self.expected: dict[str, float] = {}  # shares of sites of earlier attempts
+        self.taught: Counter[str] = Counter()  # steps in which each site was learned from
         self._followed = -1
         self._coming: dict[str, Future[Card]] = {}
         self.turned_away: dict[str, _TurnedAway] = {}
+        self.spared: dict[str, Member] = {}  # that teach no masks: they have too few patients
         self._openers = ThreadPoolExecutor(thread_name_prefix="opener")
 
     @property
@@ -92,27 +95,30 @@ class Roster:
         """The run's identity."""
         return self.opening.run
 
+    def state(self) -> dict[str, Any]:
+        """Facts for the coordinator's checkpoint."""
+        return {"sites": self.shares, "held": self.held, "taught": self.taught}
+
+    def load(self, about: Mapping[str, Any]) -> None:
+        """Restores what `state` returned."""
+        self.expected = shares_in(about["sites"])
+        self.held = channels_in(about["held"], len(self.scope.modalities))
+        self.taught = Counter({site: int(steps) for site, steps in about["taught"].items()})
+
     @property
     def shares(self) -> dict[str, float]:
         """Declared share of every site that belongs to the run, including those that left."""
         return self.expected | {site: member.share for site, member in self.known.items()}
 
     @property
-    def most(self) -> float:
-        """Largest share of one site."""
-        return self.recipe.shares.most_of(len(self.shares))
-
-    @property
     def normalised_shares(self) -> dict[str, float]:
         """Normalised shares of all sites in `shares`; they sum to one."""
-        return normalised(self.shares, self.most)
+        return self.shares_of(self.shares)
 
-    def shares_of(
-        self, members: Mapping[str, Member], only: Collection[str] | None = None
-    ) -> dict[str, float]:
-        """Normalised shares of these members, or of those among `only`; they sum to one."""
-        declared = {s: member.share for s, member in members.items() if only is None or s in only}
-        return normalised(declared, self.most)
+    def shares_of(self, sites: Collection[str]) -> dict[str, float]:
+        """Normalised shares of these sites; they sum to one."""
+        declared = {site: self.shares[site] for site in sorted(sites)}
+        return normalised(declared, self.recipe.shares.most_of(len(self.shares)))
 
     def look_of(self, site: str) -> str:
         """The look that a site's images are painted in: its own, if it holds every modality."""
@@ -124,6 +130,14 @@ class Roster:
         belongs = self.exchange.transport.belongs
         due = self._due(self.shares, step)
         return Quorum(self.recipe.quorum, [site for site in due if belongs(site)])
+
+    def barred(self, step: int) -> str:
+        """What policies said that leave no quorum of a step; empty if there can be one."""
+        quorum, away = self.quorum(step), self.turned_away
+        absent = sorted(set(quorum.known).intersection(away).difference(self.members))
+        no = [site for site in absent if away[site].barred]
+        possible = quorum.met_by(set(quorum.known).difference(no))
+        return "" if possible else "".join(f" {away[site].reason}" for site in no)
 
     def leaving(self, step: int) -> list[str]:
         """Members that, by the timeline, do not take part in a step."""
@@ -141,17 +155,18 @@ class Roster:
         """
         news: list[str] = []
         step, before = self.opening.step, self.shares
-        for site, card in cards.items():
+        for site, card in sorted(cards.items(), key=lambda item: item[1].few):
             try:
-                self.welcome(site, card)
+                spared = self.welcome(site, card)
             except StorageError:
                 raise
             except AsyndganError as error:
                 if needed is None or site in needed:
                     raise
-                news.append(f"{site} is not there: {error}")
+                spared = str(error)
+            if spared:
+                news.append(f"{site} is not there: {spared}")
                 continue
-            news += self.kept_back(site)
             if needed is not None and site not in needed:  # of those nobody is asked
                 news += self.outweighs(site, before)
             if card.step < step and site in self.expected:
@@ -161,12 +176,11 @@ class Roster:
                 )
         return news
 
-    def welcome(self, site: str, card: Card) -> None:
+    def welcome(self, site: str, card: Card) -> str:
         """Takes a site in, for the first time or again.
 
-        Raises:
-            CohortError: it has what the run does not paint, or contradicts the other sites.
-            WireError: its card is inconsistent, or its conditions do not fit the run.
+        Returns an empty text, or why it is spared: sites with more patients have its labels. Raises
+        `CohortError` if it has what the run does not paint, `WireError` if its card does not fit.
         """
         self.check_conditions(site, card.conditions)
         labels = {int(number): name for number, name in card.labels.items()}
@@ -195,7 +209,14 @@ class Roster:
             labels=labels,
             keep=card.keep,
             since=card.step,
+            few=card.few,
         )
+        new = site not in self.taught and site not in self.expected
+        others = (own.channels for own in self.members.values() if not own.few)
+        if card.few and new and set().union(*others).issuperset(member.channels):
+            self.spared[site] = member
+            self.exchange.ask({site: Close(run=self.run)})
+            return "it has too few patients to teach masks, and is sent those that others teach"
         self.known[site] = member
         self.held[site] = member.channels
         self._coming.pop(site, None)
@@ -203,6 +224,7 @@ class Roster:
             name: self.members.get(name, member) for name in sorted({*self.members, site})
         }
         self.expect(site, card.batch, card.conditions)
+        return ""
 
     def check_conditions(self, site: str, conditions: Tensor) -> None:
         """Checks that a site's conditions fit the run; raises `WireError` if they do not."""
@@ -227,14 +249,14 @@ class Roster:
         if not self.recipe.training.move:
             return None
         cases = self.known[site].cases
-        return cases if cases > 1 else MOVED_MASKS  # 1: the number is not known
+        return MOVED_MASKS if cases == CASES_WITHHELD else cases
 
     def drop(self, site: str, error: AsyndganError | None = None) -> None:
         """Removes a member until it returns; one that refused is invited at growing intervals."""
         del self.members[site]
         if error and not isinstance(error, SiteUnreachableError):
             before = self.turned_away.get(site, _TurnedAway())
-            self.turned_away[site] = before.again(str(error))
+            self.turned_away[site] = before.again(error)
 
     def heard(self, site: str, batch: int, conditions: Tensor) -> None:
         """Records a member's valid answer: the batch that it wants painted next."""
@@ -249,19 +271,18 @@ class Roster:
         news: dict[str, str] = {}
         for site in self._due(self.exchange.transport.sites(), step):
             turned_away = self.turned_away.get(site, _TurnedAway())
-            if site in self.members or time.monotonic() < turned_away.until:
+            if site in {*self.members, *self.spared} or time.monotonic() < turned_away.until:
                 continue
             if site not in self._coming:
                 self._coming[site] = self._openers.submit(self.open, site, step)
             elif self._coming[site].done():
                 future = self._coming.pop(site)
                 try:
-                    self.welcome(site, future.result())
-                    news[site] = ""
+                    news[site] = self.welcome(site, future.result())
                 except StorageError:
                     raise
                 except AsyndganError as error:
-                    self.turned_away[site] = turned_away.again(str(error))
+                    self.turned_away[site] = turned_away.again(error)
                     if str(error) != turned_away.reason:
                         news[site] = str(error)
         return news
@@ -279,14 +300,16 @@ class Roster:
             if self.recipe.takes_part(site, step - 1) or site in self.members:
                 continue
             try:
-                self.welcome(site, self.open(site, step))
+                spared = self.welcome(site, self.open(site, step))
             except StorageError:
                 raise
             except AsyndganError as error:  # from now on it is invited like any absent site
-                news.append(f"{site} does not come, as the timeline says: {error}")
+                spared = str(error)
+            if spared:
+                news.append(f"{site} does not come, as the timeline says: {spared}")
             else:
                 comes = f"{site} comes, as the timeline says"
-                news += [comes, *self.kept_back(site), *self.outweighs(site, before)]
+                news += [comes, *self.outweighs(site, before)]
         return news + [
             f"{site} is due, as the timeline says, and is not connected"
             for site in self.awaited(step)
@@ -297,14 +320,6 @@ class Roster:
         """Sites that are due by the timeline and cannot be reached."""
         named = {part.site for part in self.recipe.timeline}
         return sorted(set(self._due(named, step)) - set(self.exchange.transport.sites()))
-
-    def kept_back(self, site: str) -> list[str]:
-        """What a person should know if a site lets none of its masks be kept."""
-        line = (
-            f"{site} lets no masks be kept: none of its masks is painted from after the run, and "
-            "nothing reminds the generator of it once it has left"
-        )
-        return [line] if self.keep and not self.known[site].keep else []
 
     def outweighs(self, site: str, before: Mapping[str, float]) -> list[str]:
         """News if a site's share is new since `before`, and outweighs all others together."""
@@ -334,3 +349,68 @@ class Roster:
         """Tells the members that the run is over."""
         self.exchange.ask(dict.fromkeys(self.members, Close(run=self.run)))
         self._openers.shutdown(wait=False, cancel_futures=True)
+
+
+def open_all(
+    recipe: Recipe,
+    exchange: Exchange,
+    request: Open,
+    needed: Collection[str] | None,
+    pending: Pending | None = None,
+) -> tuple[dict[str, Card], dict[str, str]]:
+    """Opens a run at every reachable site that takes part; the cards are sorted by site name.
+
+    A needed site that is silent may still be loading its cases, so it is asked again until
+    `quorum.patience_s` has passed; then, or without any site, `QuorumError`. If the policy of one,
+    or of all sites, refuses, `RunError`: it is useless to ask again. Where a needed site's steward
+    has yet to answer, the run waits by `pending`; without it, `QuorumError`.
+
+    Returns cards by site, and why sites that are not needed sent none.
+    """
+    there = exchange.transport.sites()
+    sites = sorted(site for site in there if recipe.takes_part(site, request.step))
+    needed = set(sites) if needed is None else needed
+    if away := sorted(set(needed) - set(sites)):
+        raise QuorumError(
+            f"the run cannot begin: {', '.join(away)} cannot be reached; where a site did not "
+            "start, the reason is in its site.log."
+        )
+    cards, missed = dict[str, Card](), dict[str, str]()
+    waiting, deadline = list(sites), time.monotonic() + recipe.quorum.patience_s
+    while waiting:
+        answers = exchange.ask(dict.fromkeys(waiting, request))
+        failed: dict[str, AsyndganError] = {}
+        no = {s: e for s, e in answers.missed.items() if isinstance(e, PolicyRefusedError)}
+        if no.keys() & needed or len(no) == len(sites) > 0:
+            who = "every site" if len(no) == len(sites) else ", ".join(no)
+            reasons = " ".join(map(str, no.values()))
+            raise RunError(
+                f"{who} refuses the run. {reasons} Submit one that they allow, or name other sites."
+            )
+        for site in waiting:
+            try:
+                cards[site] = card_of(site, answers.answers, answers.missed)
+            except AsyndganError as error:
+                failed[site] = error
+        missed |= {site: str(failed.pop(site)) for site in set(failed) - set(needed)}
+        waiting = list(failed)
+        undecided = [e for e in failed.values() if pending and isinstance(e, UndecidedError)]
+        lost = [e for e in failed.values() if not isinstance(e, SiteSilentError)]
+        lost = [e for e in lost if e not in undecided]
+        if lost or (waiting and not undecided and time.monotonic() > deadline):
+            reasons = " ".join(str(error) for error in lost or failed.values())
+            raise QuorumError(f"the run cannot begin: {reasons}")
+        if undecided and pending:
+            pending(" ".join(map(str, undecided)))
+            deadline = time.monotonic() + recipe.quorum.patience_s
+    if not sites:
+        raise QuorumError("the run cannot begin: no site is there.")
+    return {site: cards[site] for site in sites if site in cards}, missed
+
+
+def card_of(site: str, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]) -> Card:
+    """The card that a site sent; if there is none, raises the reason."""
+    answer = answers.get(site)
+    if isinstance(answer, Card):
+        return answer
+    raise missed.get(site) or SiteUnreachableError(f"site {site} did not send its card.")

@@ -1,6 +1,6 @@
 """The modalities, labels and image size of a run, agreed among the sites that opened it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, final
 
@@ -26,13 +26,7 @@ SIDE_LIMIT: Final = 4096  # Largest number of rows or columns of an image
 @final
 @dataclass(frozen=True)
 class Scope:
-    """The modalities, labels and image size of a run.
-
-    Attributes:
-        modalities: those that the generator paints, in the order of its channels.
-        labels: name of each label, by number.
-        space: height and width (and depth).
-    """
+    """What a run paints: modalities, in the order of channels, names of labels, and size."""
 
     modalities: Annotated[tuple[str, ...], Field(min_length=1, max_length=MODALITIES_LIMIT)]
     labels: Annotated[dict[Annotated[int, Field(ge=0, lt=LABELS_LIMIT)], str], Field(min_length=1)]
@@ -70,23 +64,16 @@ def enlarged(shares: Tensor) -> Tensor:
 _SCOPE: Final = TypeAdapter(Scope)
 
 
-def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | None = None) -> Scope:
+def agree(recipe: Recipe, cards: Mapping[str, Card]) -> Scope:
     """The scope of a run of these sites: what the recipe names, else what any of their cards does.
 
-    Modalities are matched by name; a site may lack some. `sites` are all that are present; None:
-    those of `cards`.
+    Modalities are matched by name; a site may lack some.
 
     Raises `CohortError` if labels contradict each other, sizes differ from the recipe's, the recipe
     names what no site has, or a card has a label that it does not name.
     """
     held = list(dict.fromkeys(name for card in cards.values() for name in card.modalities))
-    if alike := named_alike(held):
-        one, other = alike[0]
-        raise CohortError(
-            f"{_holder(one, cards)} holds '{one}', and {_holder(other, cards)} '{other}': names "
-            "are matched to the letter, so these would be two modalities. Name one modality alike "
-            "in every dataset.json, and different ones more clearly."
-        )
+    _check_distinct(held, "modalities")
     missing, strange = unheld(recipe.image, held).values()
     coming = {part.site for part in recipe.timeline} - set(cards)  # a later site may hold it
     if missing and not coming:
@@ -100,13 +87,6 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
             f"recipe '{recipe.name}' normalises {', '.join(normalised)}, which no site "
             f"holds; they hold {', '.join(held)}. Correct image.intensity."
         )
-    due = {site for site in recipe.site_discriminators if recipe.takes_part(site, 0)}
-    absent = due - set(cards if sites is None else sites)
-    if absent:
-        raise CohortError(
-            f"recipe '{recipe.name}' has a discriminator for {', '.join(sorted(absent))}, which is "
-            f"no site of this run; the sites are {', '.join(cards)}. Correct site_discriminators."
-        )
     size = recipe.space
     if wrong := {site: card.space for site, card in cards.items() if tuple(card.space) != size}:
         raise CohortError(
@@ -119,15 +99,19 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
         labels=merge_labels(labels, cards, known_only=bool(labels)),
         space=size,
     )
-    if alike := named_alike(scope.labels.values()):
-        one, other = alike[0]
-        raise CohortError(
-            f"the sites have the labels '{one}' and '{other}': names are matched to the letter, so "
-            "these would be two labels. Name one label alike in every dataset.json, and different "
-            "ones more clearly."
-        )
+    _check_distinct(scope.labels.values(), "labels")
     _check_unnamed(recipe, scope, cards)
     return scope
+
+
+def _check_distinct(names: Iterable[str], what: str) -> None:
+    if alike := named_alike(names):
+        one, other = alike[0]
+        raise CohortError(
+            f"the sites have the {what} '{one}' and '{other}': names are matched to the letter, so "
+            "these would be two. Name one thing alike in every dataset.json, and different ones "
+            "more clearly."
+        )
 
 
 def brought_alone(cards: Mapping[str, Card]) -> dict[str, tuple[set[str], set[str]]]:
@@ -140,6 +124,12 @@ def brought_alone(cards: Mapping[str, Card]) -> dict[str, tuple[set[str], set[st
         if modalities or labels:
             alone[site] = modalities, labels
     return alone
+
+
+def spared(cards: Mapping[str, Card]) -> set[str]:
+    """Sites that teach no masks: they have too few patients, and others have their labels."""
+    many = {name for card in cards.values() if not card.few for name in card.modalities}
+    return {site for site, card in cards.items() if card.few and many.issuperset(card.modalities)}
 
 
 def _check_unnamed(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> None:
@@ -161,10 +151,6 @@ def _check_unnamed(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> N
             "Name what the run is to paint in image.modalities (of masks: image.labels), or leave "
             "the site out."
         )
-
-
-def _holder(modality: str, cards: Mapping[str, Card]) -> str:
-    return next(site for site, card in cards.items() if modality in card.modalities)
 
 
 def merge_labels(
@@ -203,14 +189,15 @@ def _contradiction(
     numbers: Collection[int], name: str, labels: Mapping[int, str], cards: Mapping[str, Card]
 ) -> str:
     """Sites by the names that they give these labels; the fewest first, as the likeliest to err."""
+    every = {"the run": labels} | {
+        f"site {site}": {int(key): known for key, known in card.labels.items()}
+        for site, card in cards.items()
+    }
     said: dict[tuple[int, str], list[str]] = {}
-    for number, known in labels.items():
-        if number in numbers or known == name:
-            said.setdefault((number, known), []).append("the run")
-    for site, card in cards.items():
-        for key, known in card.labels.items():
-            if int(key) in numbers or known == name:
-                said.setdefault((int(key), known), []).append(f"site {site}")
+    for who, named in every.items():
+        for number, known in named.items():
+            if number in numbers or known == name:
+                said.setdefault((number, known), []).append(who)
     rows = list(said.items())[::-1]  # of two that contradict each other, the later one is named
     rows.sort(key=lambda row: len(row[1]) + ("the run" in row[1]))
     return "; ".join(
@@ -232,11 +219,7 @@ def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
 
 
 SHARED_LOOK: Final = ""
-"""The look of all sites that lack a modality.
-
-In a look of its own no site would judge the modalities that it lacks, and they would not fit the
-rest of the image. Such sites judge one look together.
-"""
+"""The look of all sites that lack a modality: none judges what it lacks in a look of its own."""
 
 
 def generator_inputs(

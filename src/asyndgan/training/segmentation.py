@@ -12,6 +12,7 @@ from asyndgan.arrays import Images, Masks
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.models.segmenters import build_segmenter, check_size
+from asyndgan.models.sizes import at_once
 from asyndgan.recipe import Recipe
 from asyndgan.store.colours import Colours, recoloured
 from asyndgan.store.moves import Moves, moved
@@ -26,9 +27,13 @@ is trained."""
 
 
 def budget_for(recipe: Recipe, budget: SegmentationBudget) -> SegmentationBudget:
-    """The same budget, mirroring and leaving out unlabelled pixels only if the recipe does."""
+    """The same budget, mirroring and leaving out unlabelled pixels only if the recipe does.
+
+    A quarter as many whole volumes make a step: each has many slices.
+    """
     flips = budget.flips if recipe.training.flip else ()
-    return replace(budget, flips=flips, unlabelled=recipe.masks.unlabelled)
+    batch = math.ceil(budget.batch / 4) if recipe.image.whole else budget.batch
+    return replace(budget, flips=flips, batch=batch, unlabelled=recipe.masks.unlabelled)
 
 
 @final
@@ -126,8 +131,8 @@ def train_segmenter(
 def predict(model: nn.Module, images: Images) -> Masks:
     """The most probable label of every pixel, int64, on the images' device."""
     device = next(model.parameters()).device
-    chunks = [model(chunk.to(device)).argmax(1).to(images.device) for chunk in images.split(32)]
-    return torch.cat(chunks)
+    chunks = images.split(at_once(images.shape[2:]))
+    return torch.cat([model(chunk.to(device)).max(1).indices.to(images.device) for chunk in chunks])
 
 
 def augment(

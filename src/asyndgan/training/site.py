@@ -1,6 +1,7 @@
 """A site: its cohort, its discriminator, and its answers to the coordinator's requests."""
 
 import logging
+import math
 import time
 from collections import deque
 from dataclasses import replace
@@ -19,8 +20,14 @@ from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.store import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.training import checkpoint
-from asyndgan.training.admission import check_cohort, check_same, share_of
-from asyndgan.training.arrivals import Arrivals, check_range
+from asyndgan.training.admission import (
+    Arrivals,
+    check_cohort,
+    check_range,
+    check_same,
+    share_of,
+    too_few_to_teach,
+)
 from asyndgan.training.objective import Objective
 from asyndgan.wire import (
     NO_CONDITIONS,
@@ -108,7 +115,7 @@ class Site(Handler):
             case Save():
                 answer = self._save(request)
             case Close():
-                self._expect(request.run)
+                self._check_fits(request)
                 self.openings.close()
                 self.run = None
                 self._start_afresh()  # ready for another run
@@ -120,7 +127,7 @@ class Site(Handler):
 
     def _judge(self, request: Judge) -> Judgement:
         """One step: the discriminator learns, then returns its feedback on the images."""
-        self._expect(request.run, request.step, request.batch)
+        self._check_fits(request)
         batch = self.cohort.batch(self.next_batch, self.recipe.training.batch)
         if request.images.shape != batch.images.shape:
             raise ProtocolError(
@@ -132,6 +139,7 @@ class Site(Handler):
         if self.recipe.draws_conditions:
             drawn = self._conditions() if given is None else given
             synthetic = replace(synthetic, conditions=drawn, halves=None)
+        self.release.check_count()  # before anything is learned, and charged to privacy
         self._begin_step(request)
         synthetic = synthetic.to(self.device)
         real = None
@@ -192,8 +200,7 @@ class Site(Handler):
         return losses
 
     def _real(self, batch: Batch) -> Batch:
-        coded = replace(batch, images=through(batch.images, self.recipe.wire.images))
-        return coded.to(self.device)
+        return replace(batch, images=through(batch.images, self.recipe.wire.images)).to(self.device)
 
     def _conditions(self) -> torch.Tensor:
         """The conditions of the next batch, for the coordinator; zeros if it chooses them."""
@@ -210,7 +217,7 @@ class Site(Handler):
     def _finite(self, losses: dict[str, torch.Tensor], step: int) -> dict[str, float]:
         numbers = {name: float(value) for name, value in losses.items()}
         for name, value in numbers.items():
-            if not torch.isfinite(torch.tensor(value)):
+            if not math.isfinite(value):
                 raise NotFiniteError(f"the loss '{name}' of step {step} is {value}.")
         return numbers
 
@@ -236,14 +243,14 @@ class Site(Handler):
             batch=self.next_batch,
             conditions=self._conditions(),
             keep=self.recipe.keeps_masks,
+            few=too_few_to_teach(self.recipe, self.cohort.people),
         )
 
     def _check_attempt(self, request: Open) -> None:
         """Refuses a late `Open`, and a run that would displace the one at work.
 
-        Networks may deliver requests late, and a late one would send this site back to an earlier
-        step. A run that was silent for `quorum.wait_s` may be displaced: its coordinator may have
-        given up.
+        A late one would send this site back to an earlier step. A run that was silent for
+        `quorum.wait_s` may be displaced: its coordinator may have given up.
         """
         if self.openings.is_over(request.attempt):
             raise ProtocolError("this attempt at the run is over; another one has begun.")
@@ -271,7 +278,7 @@ class Site(Handler):
         return checkpoint.count_in(held[1], "step")
 
     def _save(self, request: Save) -> Saved:
-        self._expect(request.run, request.step)
+        self._check_fits(request)
         # Of a start that has judged nothing no state is kept: going back to it begins anew.
         if self.folder is not None and self.step:
             about = {
@@ -291,19 +298,23 @@ class Site(Handler):
             checkpoint.forget_old(place)
         return Saved(run=request.run, step=self.step)
 
-    def _expect(self, run: str, step: int | None = None, batch: int | None = None) -> None:
-        if run != self.run:
+    def _check_fits(self, request: Judge | Save | Close) -> None:
+        if request.run != self.run:
             raise ProtocolError("this site takes part in another run, or in none; open it first.")
-        steps = self.recipe.training.steps
+        if isinstance(request, Close):
+            return
+        step, steps, judges = request.step, self.recipe.training.steps, isinstance(request, Judge)
         # Judging beyond the last step would only probe a discriminator that learns no more.
-        if step is not None and (step > steps or (batch is not None and step == steps)):
+        if step > steps or (judges and step == steps):
             raise ProtocolError(f"the recipe has {steps} steps, and {step} are over.")
-        if step is not None and batch is not None and not self.recipe.takes_part(self.name, step):
+        if judges and not self.recipe.takes_part(self.name, step):
             raise ProtocolError(f"the recipe's timeline has this site away in step {step}.")
-        if step is not None and step < self.step:
+        if step < self.step:
             raise ProtocolError(f"step {step} is over; this site is at step {self.step}.")
-        if batch is not None and batch != self.next_batch:
-            raise ProtocolError(f"batch {batch} was not offered; the next is {self.next_batch}.")
+        if isinstance(request, Judge) and request.batch != self.next_batch:
+            raise ProtocolError(
+                f"batch {request.batch} was not offered; the next is {self.next_batch}."
+            )
 
     def _go_back_to(self, run: str, step: int) -> None:
         """Restores the newest state at or before a step: in memory, on disk, or the initial one.
@@ -356,11 +367,7 @@ class Site(Handler):
         self.step = 0
         self.next_batch = 0
         self.received: deque[Batch] = deque(maxlen=KEPT_BATCHES)
-        recipe, taught, known_labels = self.recipe.at_site(self.name), None, None
-        if recipe.discriminator.cross_fitted:
-            taught = self.cases.taught
-        if self.recipe.given_masks:
-            known_labels = self.cases.taught.any(0).nonzero().flatten().tolist()
+        recipe, by_half = self.recipe, self.cases.labels_by_half
         self.objective = Objective(
             recipe,
             modalities=len(self.cohort.modalities),
@@ -369,7 +376,7 @@ class Site(Handler):
             seed=derived_seed(self.recipe.training.seed, "site", self.name),
             device=self.device,
             secret=self.secret,
-            known=known_labels,
-            taught=taught,
+            known=by_half.any(0).nonzero().flatten().tolist() if recipe.given_masks else None,
+            taught=by_half if recipe.discriminator.cross_fitted else None,
         )
         self._fresh = True

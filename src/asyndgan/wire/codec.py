@@ -1,9 +1,8 @@
 """Arrays as bytes: a coding, which sets their precision, then zstd compression.
 
 The recipe chooses the coding; the receiver reads it from the message. `float16`, `int8` and `int4`
-keep one scale per image; the suite `codings` measures what each of them costs in Dice. There is no
-error feedback (adding the rounding residual to the next gradient): the next gradient belongs to
-other images, to which the residual does not apply.
+keep one scale per image. There is no error feedback (adding the rounding residual to the next
+gradient): the next gradient belongs to other images.
 """
 
 import math
@@ -18,46 +17,33 @@ from torch import Tensor
 
 from asyndgan.errors import WireError
 
-Coding = Literal["float32", "float16", "uint8", "int8", "int4", "label8", "label16"]
+Coding = Literal["float32", "float16", "uint8", "int8", "int4", "label8", "label16", "bytes"]
 LABEL_CODINGS: tuple[Coding, ...] = ("label8", "label16")
 
 
 @final
 @dataclass(frozen=True)
 class _Coder:
-    """Turns an array into raw bytes and back.
+    """Turns an array into raw bytes and back, as float32, int64 or uint8."""
 
-    Attributes:
-        size: number of raw bytes for a shape.
-        write: turns an array into raw bytes.
-        read: turns raw bytes and a shape into a float32 or int64 array.
-    """
-
-    size: Callable[[tuple[int, ...]], int]
+    size: Callable[[tuple[int, ...]], int]  # raw bytes of a shape
     write: Callable[[np.ndarray], bytes]
     read: Callable[[bytes, tuple[int, ...]], np.ndarray]
 
 
-def encode(array: Tensor, coding: Coding, level: int = 1) -> bytes:
-    """Encodes and compresses an array.
+def encode(array: Tensor, coding: Coding) -> bytes:
+    """Encodes and compresses an array: integers for labels, uint8 for `bytes`, else float.
 
-    Args:
-        array: float for every coding but `label8` and `label16`, which take integers; `uint8` takes
-            images in [-1, 1] and clips what is outside.
-        coding: one of `Coding`.
-        level: zstd's compression level, 1 to 19.
+    `uint8` is for images in [-1, 1], and clips what is outside.
     """
     raw = _CODERS[coding].write(array.detach().cpu().numpy())
-    return zstandard.ZstdCompressor(level=level).compress(raw)
+    return zstandard.ZstdCompressor(level=1).compress(raw)
 
 
 def decode(payload: bytes, shape: tuple[int, ...], coding: Coding) -> Tensor:
     """Restores an array that `encode` was given, as precisely as the coding keeps it.
 
-    Never allocates more than shape and coding require, and refuses bytes that do not match them.
-
-    Raises:
-        WireError: if the bytes are not an array of this shape and coding.
+    Never allocates more than they require; raises `WireError` for bytes that do not match.
     """
     size = _CODERS[coding].size(shape)
     try:
@@ -85,7 +71,7 @@ def raw_size(shape: tuple[int, ...], coding: Coding) -> int:
 
 def decoded_size(shape: tuple[int, ...], coding: Coding) -> int:
     """Bytes that an array takes once decoded, which may be many times those of its coding."""
-    item = 8 if coding in LABEL_CODINGS else 4
+    item = 8 if coding in LABEL_CODINGS else 1 if coding == "bytes" else 4
     return max(item * math.prod(shape), raw_size(shape, coding))
 
 
@@ -185,6 +171,7 @@ _CODERS: dict[str, _Coder] = {
     ),
     "label8": _typed("u1", np.int64),
     "label16": _typed("<u2", np.int64),
+    "bytes": _typed("u1", np.uint8),
     "uint8": _Coder(
         math.prod,
         lambda array: np.rint((np.clip(array, -1, 1) + 1) * 127.5).astype(np.uint8).tobytes(),

@@ -21,24 +21,22 @@ from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.tables.summary import Summary
 from asyndgan.texts import LARGEST_NUMBER, Name
-from asyndgan.wire.codec import (
-    LABEL_CODINGS,
-    Coding,
-    decode,
-    decoded_size,
-    encode,
-    label_coding,
-)
+from asyndgan.wire.audited import AuditFigures
+from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode, label_coding
 
 MAGIC: Final = b"ADG"
-VERSION: Final = 6
-HEADER_LIMIT: Final = 64 * 1024
+VERSION: Final = 8
+HEADER_LIMIT: Final = 2**20  # a summary of a table of 256 numeric columns takes a quarter
 PREFIX: Final = struct.Struct("<3sBI")
 
 Run = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 LabelNumber = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})$")]
+CASES_WITHHELD: Final = 1
+"""A card's number of cases where the site's policy withholds it."""
+MOST_MASKS: Final = 2**15
+"""Most masks of a set that sites audit."""
 LEAST_SHARE: Final = 1e-6
 """Least share that a site declares, and least part of its cases; smaller ones vanish in sums."""
 Part = Annotated[float, Field(ge=LEAST_SHARE, le=1)]
@@ -48,12 +46,7 @@ Number = Annotated[float, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER, allow_inf
 @final
 @dataclass(frozen=True)
 class ArraySchema:
-    """The codings and ranks that an array of a message may have.
-
-    Attributes:
-        codings: allowed codings.
-        ranks: smallest and largest number of axes.
-    """
+    """The codings that an array of a message may have, and its least and most axes."""
 
     codings: tuple[Coding, ...]
     ranks: tuple[int, int]
@@ -62,6 +55,7 @@ class ArraySchema:
 IMAGES = ArraySchema(("float32", "float16", "uint8"), (3, 5))
 FEEDBACK = ArraySchema(("float32", "float16", "int8", "int4"), (3, 5))
 CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
+FILE = ArraySchema(("bytes",), (1, 1))
 NO_CONDITIONS: Final = torch.zeros(1, dtype=torch.int64)
 """Stands for conditions that the other party knows: no array of a message may be empty."""
 
@@ -106,6 +100,8 @@ class Card(Message):
     conditions: Annotated[Tensor, CONDITIONS]
     keep: bool
     """Whether the coordinator may keep the site's masks."""
+    few: bool = False
+    """Whether it has too few patients to teach masks; others' masks serve it better."""
 
 
 @final
@@ -150,6 +146,31 @@ class Described(Message):
 
 
 @final
+class Audit(Message):
+    """Coordinator: attack what this generator paints from these masks, with your patients."""
+
+    kind = "audit"
+    recipe: Annotated[str, Field(max_length=2**18)]
+    facts: Annotated[str, Field(max_length=2**18)]
+    painting: Count
+    faded: Annotated[list[Name], Field(max_length=64)]
+    names: Annotated[
+        list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")]], Field(max_length=MOST_MASKS)
+    ]
+    generator: Annotated[Tensor, FILE]
+    masks: Annotated[Tensor, CONDITIONS]
+
+
+@final
+class Audited(Message):
+    """Site: what the attacks found, in figures over all of its patients."""
+
+    kind = "audited"
+    asked: Digest
+    found: AuditFigures
+
+
+@final
 class Save(Message):
     """Coordinator: keep your state of this step."""
 
@@ -189,10 +210,10 @@ class Refusal(Message):
 
 
 REQUESTS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Open, Judge, Describe, Save, Close)
+    m.kind: m for m in (Open, Judge, Describe, Audit, Save, Close)
 }
 ANSWERS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Card, Judgement, Described, Saved, Closed, Refusal)
+    m.kind: m for m in (Card, Judgement, Described, Audited, Saved, Closed, Refusal)
 }
 
 
@@ -221,25 +242,21 @@ def array_schemas(message: type[Message]) -> dict[str, ArraySchema]:
     }
 
 
-def pack(message: Message, codings: Mapping[str, Coding], *, level: int = 1) -> bytes:
+def pack(message: Message, codings: Mapping[str, Coding]) -> bytes:
     """Turns a message into bytes.
 
-    Args:
-        message: the message to send.
-        codings: coding of each of its arrays, by field; label maps take the narrowest by default.
-        level: zstd's compression level, 1 to 19.
-
-    Raises:
-        WireError: if the schema does not allow a coding or shape, or the header is too long.
+    `codings` are of its arrays, by field; label maps take the narrowest by default, files need
+    none. Raises `WireError` if the schema does not allow a coding or shape, or the header is long.
     """
     arrays: dict[str, dict[str, object]] = {}
     bodies: list[bytes] = []
     for name, schema in array_schemas(type(message)).items():
         array: Tensor = getattr(message, name)
         narrow = label_coding(array) if schema is CONDITIONS else None
-        coding = codings[name] if narrow is None else codings.get(name, narrow)
+        only = schema.codings[0] if len(schema.codings) == 1 else narrow
+        coding = codings[name] if only is None else codings.get(name, only)
         _check_array(name, tuple(array.shape), coding, schema)
-        bodies.append(encode(array, coding, level))
+        bodies.append(encode(array, coding))
         shape = list(array.shape)
         arrays[name] = {"shape": shape, "coding": coding, "size": len(bodies[-1])}
     fields = message.model_dump(exclude=set(arrays))
@@ -248,7 +265,7 @@ def pack(message: Message, codings: Mapping[str, Coding], *, level: int = 1) -> 
     if len(encoded) > HEADER_LIMIT:
         raise WireError(
             f"the header of '{message.kind}' has {len(encoded)} bytes; {HEADER_LIMIT} are allowed. "
-            "Name fewer labels or modalities."
+            "Name fewer labels, modalities, columns or categories."
         )
     return b"".join([PREFIX.pack(MAGIC, VERSION, len(encoded)), encoded, *bodies])
 
@@ -256,13 +273,8 @@ def pack(message: Message, codings: Mapping[str, Coding], *, level: int = 1) -> 
 def unpack(payload: bytes, expected: Mapping[str, type[Message]], *, limit: int) -> Message:
     """Reads a message from bytes.
 
-    Args:
-        payload: the received bytes.
-        expected: kinds to accept: `REQUESTS` at a site, `ANSWERS` at the coordinator.
-        limit: most bytes that the arrays may take once decoded.
-
-    Raises:
-        WireError: if they are not exactly one message of an expected kind within the limit.
+    Raises `WireError` if they are not exactly one message of an `expected` kind (`REQUESTS` or
+    `ANSWERS`), whose arrays take at most `limit` bytes once decoded.
     """
     header, start = _header(payload)
     if header.kind not in expected:

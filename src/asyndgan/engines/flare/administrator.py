@@ -1,9 +1,8 @@
 """Asks FLARE's server by its administrators' interface: KIT USER, a socket as standard input.
 
-FLARE may wait for ever for a server that does not answer, and threads of it outlive every call. The
-caller can kill this process. It also ends by itself, even while FLARE waits. A request is a list,
-the name of a session's method and its arguments; the reply is a table with `answer`, or with
-`refused` or `failed` and a text. Both are JSON.
+FLARE may wait for ever for a server that does not answer: the caller can kill this process, which
+also ends by itself. A request is a list, the name of a session's method and its arguments; the
+reply is a table with `answer`, or with `refused` or `failed` and a text. Both are JSON.
 """
 
 import json

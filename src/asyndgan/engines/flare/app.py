@@ -32,8 +32,8 @@ from asyndgan.engines.flare.sockets import (
     SOCKETS,
     Reply,
     connect,
-    opened_reply,
     reply_of,
+    unsealed,
 )
 from asyndgan.engines.framing import Frames, Requests
 from asyndgan.errors import SiteSilentError, SiteUnreachableError, WireError
@@ -178,7 +178,7 @@ class CoordinatorLine(Controller):
 class SiteLine(Executor):
     """Passes requests to the site's data process on this machine; runs in a site's job process.
 
-    `recipe` is TOML (empty: sites only describe their data), `letter` the key of this line, for the
+    `recipe` is TOML (empty: sites only answer questions), `letter` the key of this line, for the
     site's eyes alone, `limit` most bytes of a message, `wait_s` for an answer.
     """
 
@@ -268,7 +268,7 @@ class Messages(Transport):
         sealed = self._seals[site].request(payload)
         reply = self._ends[site].answered(sealed, timeout, self._ended)
         self._took.append(time.monotonic() - asked)
-        return self._seals[site].opened_answer(opened_reply(site, reply), sealed)
+        return unsealed(site, reply, self._seals[site], sealed)
 
     def sites(self) -> tuple[str, ...]:
         """Sites whose data process is connected."""

@@ -20,9 +20,8 @@ from asyndgan.engines.flare.member import KEY_FILE, Member, read_kit
 from asyndgan.engines.flare.service import SITE_FILE, SiteFile, has_kit, name_of
 from asyndgan.errors import AsyndganError, DataError, PolicyError
 from asyndgan.intake.check import check_folder
+from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
-from asyndgan.intake.listing import list_cases
-from asyndgan.intake.nnunet import patients_of
 from asyndgan.models import usable_device
 from asyndgan.privacy import Policy
 from asyndgan.tables.check import checked
@@ -87,8 +86,7 @@ def _of(subject: str, look: Callable[[], str]) -> Check:
 def _policy(file: SiteFile) -> str:
     policy = Policy.from_file(file.policy)
     with suppress(DataError):  # what is wrong with the data is said by its own check
-        cases = list_cases(file.data, describe(file.data))
-        patients = {*patients_of((case.name for case in cases), file.patients).values()}
+        patients = {*DataSet(file.data).patients.values()}
         if len(patients) < policy.allows.fewest_patients:
             raise PolicyError(
                 f"{file.policy}: allows.fewest_patients is {policy.allows.fewest_patients}, and "
@@ -109,7 +107,7 @@ def _data(file: SiteFile) -> str:
             f"'without' in {SITE_FILE} names {', '.join(sorted(unknown))}, which {file.data} does "
             f"not hold; it holds {', '.join(info.modalities)}."
         )
-    report = check_folder(file.data, patient_pattern=file.patients)
+    report = check_folder(file.data)
     if report.faults:
         raise AsyndganError(
             f"{len(report.faults)} faults: asyndgan check {quote(str(file.data))} names them."
@@ -141,9 +139,11 @@ def _dates(certificate: x509.Certificate) -> Check:
     now, end = datetime.now(UTC), certificate.not_valid_after_utc
     if now < certificate.not_valid_before_utc:
         begin = certificate.not_valid_before_utc
-        return Check("certificate", False, f"valid from {begin:%Y-%m-%d %H:%M} UTC: set the clock.")
+        text = f"valid from {begin:%Y-%m-%d %H:%M} UTC, and this machine's clock says "
+        return Check("certificate", False, f"{text}{now:%Y-%m-%d %H:%M} UTC: set the clock.")
     if now > end:
-        return Check("certificate", False, f"expired on {end:%Y-%m-%d}; ask for a new kit.")
+        text = f"expired on {end:%Y-%m-%d}, and this machine's clock says {now:%Y-%m-%d}: "
+        return Check("certificate", False, f"{text}set the clock, or ask for a new kit.")
     days = (end - now).days
     text = f"until {end:%Y-%m-%d}, {days} days"
     return Check("certificate", days > SOON_DAYS, text if days > SOON_DAYS else f"only {text}")
@@ -173,8 +173,16 @@ def _connection(member: Member, key: Path) -> Check:
             return Check("connection", True, f"{target}, {line.version()}, both ends certified")
     except ssl.SSLCertVerificationError:
         fault = _intercepted(member)
+    except socket.gaierror:
+        fault = f"the name {member.host} cannot be resolved: check its spelling, DNS and VPN."
+    except ConnectionRefusedError:
+        fault = "refused. Is the coordinator started, and is this port passed on to it?"
+    except TimeoutError:
+        fault = "no answer within 5 seconds: a firewall drops it. Ask IT to let it out and in."
     except ssl.SSLError as error:
         fault = f"the kit's key and certificates do not work with it ({error}). If a proxy or "
+        if error.reason == "WRONG_VERSION_NUMBER":
+            fault = "what answers there speaks no TLS, so it is another program. If a proxy or "
         fault += "firewall inspects TLS, have this connection exempted. Else ask the coordinator "
         fault += "for a new kit."
     except (OSError, ValueError) as error:

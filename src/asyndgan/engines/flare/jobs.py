@@ -34,7 +34,7 @@ ASKER: Final = "asyndgan.engines.flare.administrator"  # the process that asks F
 ANSWER_S: Final = 30.0  # seconds in which FLARE's server has to answer, session included
 CLOSING_S: Final = 2.0  # Longest time in seconds that the end of a session is waited for
 REPLY_BYTES: Final = 2**26  # Most bytes of an answer
-DESCRIBED_S: Final = 60.0  # Longest time in seconds that a site may take to send a fingerprint
+ASKED_S: Final = 600.0  # Seconds that an answer without a recipe may take; then it is asked again
 TRAINS: Final = "asyndgan.runs.coordination.Coordination"  # trains within FLARE's server
 BETWEEN: Final = "."  # Separates run and site in a job's name; a run's name cannot contain it
 
@@ -60,9 +60,7 @@ class Administrator:
     def ask(self, command: str, *words: Any) -> Any:
         """What the method of this name of a FLARE session returns, objects as tables.
 
-        Raises:
-            RunError: FLARE refuses.
-            SiteUnreachableError: the server does not answer within `answer_s`, or it fails.
+        Raises `RunError` if FLARE refuses, `SiteUnreachableError` if its server fails or is late.
         """
         request = json.dumps([command, *words]).encode()
         with self._lock:  # a session serves one thread at a time
@@ -117,26 +115,30 @@ class Administrator:
 
 @final
 class Office:
-    """Submits and manages the FLARE jobs of one run; without a recipe, of a description of data."""
+    """Submits and manages the FLARE jobs of one run; without a recipe, of questions to sites.
 
-    def __init__(self, federation: Federation, recipe: Recipe | None, run: str) -> None:
-        self.federation = federation
+    Of sites that are named, `only` these get jobs.
+    """
+
+    def __init__(
+        self, federation: Federation, recipe: Recipe | None, run: str, only: Collection[str] = ()
+    ) -> None:
+        self.federation, self.only = federation, only
         self.kit = federation.server_kit
         self.administrator = Administrator(federation.admin_kit)
         self.recipe = recipe
         self.run = run
         self.limit = frame_limit(recipe)
-        self._seals: dict[str, Seal] = {}
 
     def members(self) -> tuple[str, ...]:
-        """Sites of the federation, read from its file each time: sites may join during a run."""
-        return Federation.of(self.federation.path).sites
+        """Sites that may take part, read from the file each time: sites may join during a run."""
+        sites = Federation.of(self.federation.path).sites
+        return tuple(site for site in sites if not self.only or site in self.only)
 
     def seal(self, site: str) -> Seal:
         """Seals what is sent to a site."""
-        if site not in self._seals:
-            self._seals[site] = Seal(line_key(self.federation.admin_kit, site, self.run))
-        return self._seals[site]
+        key = key_of(self.federation, site)  # anew each time: another may have taken its place
+        return Seal(line_key(self.federation.admin_kit, site, key, self.run))
 
     def submit(self, site: str) -> str:
         """Submits a job for a site and returns its id; raises as `Administrator.ask`."""
@@ -147,7 +149,7 @@ class Office:
                 letter = write_letter(
                     self.federation.admin_kit, site, key_of(self.federation, site), self.run, recipe
                 )
-                write_job(job, site, self.recipe, self.run, letter, limit=self.limit)
+                write_job(job, site, self.recipe, self.run, letter)
             except OSError as error:
                 raise RunError(f"a job cannot be written: {error}") from error
             return str(self.administrator.ask("submit_job", str(job)))
@@ -203,28 +205,28 @@ def user_of(kit: Path) -> str:
     return str(json.loads((kit / "startup" / "fed_admin.json").read_text())["admin"]["username"])
 
 
-def write_job(
-    folder: Path, site: str, recipe: Recipe | None, run: str, letter: str, *, limit: int
-) -> None:
+def write_job(folder: Path, site: str, recipe: Recipe | None, run: str, letter: str) -> None:
     """Writes the folder of a job for one site: configuration that names our two ends of a line."""
-    wait_s = recipe.quorum.wait_s if recipe else DESCRIBED_S
-    both = {"run": run, "limit": limit + Seal.BYTES, "wait_s": wait_s}
-    ours = {"site": site, "recipe": digest_of(recipe), **both}
+    line = _line(recipe, run, letter)
+    ours = {key: line[key] for key in ("run", "limit", "wait_s")}
+    ours |= {"site": site, "recipe": digest_of(recipe)}
     controller = {"path": f"{APP}.CoordinatorLine", "args": ours}
-    executor = {"recipe": recipe.to_toml() if recipe else "", "letter": letter, **both}
-    write_files(folder, f"{run}{BETWEEN}{site}", controller, {site: executor})
+    write_files(folder, f"{run}{BETWEEN}{site}", controller, {site: line})
+
+
+def _line(recipe: Recipe | None, run: str, letter: str) -> dict[str, Any]:
+    """Arguments of a site's end of a line; a job that is exported has a bare key for a letter."""
+    text, wait_s = (recipe.to_toml(), recipe.quorum.wait_s) if recipe else ("", ASKED_S)
+    limit = frame_limit(recipe) + Seal.BYTES
+    return {"recipe": text, "run": run, "letter": letter, "limit": limit, "wait_s": wait_s}
 
 
 def export_jobs(jobs: Mapping[Path, tuple[Recipe, str]], sites: Collection[str]) -> None:
     """Writes jobs that each train a run in a FLARE federation that others have made.
 
-    A job brings the keys of the lines to its sites, so it is to be kept as a secret.
-
-    Args:
-        jobs: recipe and name of each run, by the new folder of its job.
-        sites: names of the sites that take part, as FLARE knows them.
-
-    Raises `StorageError`, or `RunError` before anything is written.
+    `jobs` has recipe and name of each run, by the new folder of its job, which is to be kept as a
+    secret: it brings the keys of the lines to its sites, named as FLARE knows them. Raises
+    `StorageError`, or `RunError` before anything is written.
     """
     for folder, (_, run) in jobs.items():
         if folder.exists() and any(folder.iterdir()):
@@ -234,13 +236,12 @@ def export_jobs(jobs: Mapping[Path, tuple[Recipe, str]], sites: Collection[str])
             raise RunError(f"'{run}' or one of {named} is no name of a run or of a site.")
     for folder, (recipe, run) in jobs.items():
         keys = {site: secrets.token_hex(32) for site in sites}
-        both = {"recipe": recipe.to_toml(), "run": run}
-        bounds = {"limit": frame_limit(recipe) + Seal.BYTES, "wait_s": recipe.quorum.wait_s}
-        executors = {site: {**both, "letter": key, **bounds} for site, key in keys.items()}
+        ours = {"recipe": recipe.to_toml(), "run": run, "keys": keys}
+        executors = {site: _line(recipe, run, key) for site, key in keys.items()}
         with storing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)
-            write_files(folder, run, {"path": TRAINS, "args": {**both, "keys": keys}}, executors)
+            write_files(folder, run, {"path": TRAINS, "args": ours}, executors)
 
 
 def write_files(

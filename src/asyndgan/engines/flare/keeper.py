@@ -29,22 +29,20 @@ LONGEST_S: Final = 60.0  # Longest delay in seconds before a restart
 FREED_S: Final = 5.0  # seconds in which the port of a killed server has to be free
 SERVER: Final = "fed_server.json"  # FLARE's settings in the server's kit
 
+# Modules that FLARE's own start-up scripts run, and those that it runs for a job
 CLIENT: Final = "nvflare.private.fed.app.client.client_train"
 SERVER_PARENT: Final = "nvflare.private.fed.app.server.server_train"
-"""Modules that FLARE's own start-up scripts run for a client and for the server."""
-
-# Modules that FLARE runs for a job
-JOBS: Final = tuple(
-    f"nvflare.private.fed.app.{end}_process" for end in ("client.worker", "server.runner")
+JOBS: Final = (
+    "nvflare.private.fed.app.client.worker_process",
+    "nvflare.private.fed.app.server.runner_process",
 )
 
 JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # name of a job's folder
 
-HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""Settings for glibc that keep message buffers off the heap, which they would fragment: without
-them, a site's job grew by a tenth in 3,000 steps."""
-
-ARENAS: Final = {"MALLOC_ARENA_MAX": "4"}  # What FLARE's own start-up script sets for a client
+HEAP: Final = {
+    "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "4",
+}  # fmt: skip
+"""Keeps buffers off glibc's heap: else a site's job grew by a tenth in 3,000 steps."""
 
 
 @final
@@ -120,7 +118,7 @@ class Kept:
         variables = {"PATH": path, SOCKETS: self._sockets}
         self._process = children.start(
             *self._command,
-            env=children.environment(HEAP | ARENAS) | variables,
+            env=children.environment(HEAP) | variables,
             cwd="/",
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -145,9 +143,7 @@ def keep_client(kit: Path) -> Kept:
 def keep_server(federation: Federation) -> Kept:
     """Starts and keeps FLARE's server of a federation; its jobs stay in its kit.
 
-    Raises:
-        BusyError: another program of this machine has its port, such as a copy of the federation.
-        RunError: its port cannot be opened, or FLARE cannot run there.
+    Raises `BusyError` if another program has its port, `RunError` if it cannot be opened.
     """
     keep_inside(federation.server_kit)
     end_all(plain(federation.server_kit))

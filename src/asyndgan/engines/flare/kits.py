@@ -4,7 +4,6 @@ A site makes its key itself and sends a request; its kit is one file without a s
 The coordinator's two kits are made by FLARE's provisioning, and tightened.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -33,6 +32,7 @@ from asyndgan.engines.flare.member import (
     Member,
     Request,
 )
+from asyndgan.engines.flare.sealing import key_digest
 from asyndgan.errors import RunError
 from asyndgan.texts import append, replace_text, storing
 
@@ -162,18 +162,14 @@ def add_site(federation: Federation, request: Request) -> Federation:
     others = (*federation.sites, federation.host)
     taken = [name for name in others if name.casefold() == site.casefold()]
     if taken:
-        another = (
-            f"If this is {taken[0]} with another key, call 'asyndgan federation remove "
-            f"{quote(str(federation.path))} {taken[0]}' first. If not, have"
-            if taken[0] in federation.sites
-            else "Have"
-        )
         raise RunError(
             f"the name {taken[0]} is taken by a site or the coordinator's host; capitals do not "
-            f"tell two apart. {another} the site take another name."
+            "tell two apart. Have the site take another name or, if this is the same site with "
+            f"another key, call 'asyndgan federation remove {quote(str(federation.path))} "
+            f"{taken[0]}' first."
         )
     same = [name for name in federation.sites if key_of(federation, name) == request.key]
-    if same or _digest(request.key) in _removed(federation):
+    if same or key_digest(request.key) in _removed(federation):
         whose = f"is that of site {same[0]}" if same else "was removed from this federation"
         raise RunError(
             f"the key of this request {whose}. {site} has to make another: remove site.key there, "
@@ -191,7 +187,7 @@ def remove_site(federation: Federation, site: str) -> Federation:
     if site not in federation.sites:
         raise RunError(f"there is no kit for {site}; there are for {', '.join(federation.sites)}.")
     less = replace(federation, sites=tuple(name for name in federation.sites if name != site))
-    append(federation.path / REMOVED, f"{_digest(key_of(federation, site))}\n".encode())
+    append(federation.path / REMOVED, f"{key_digest(key_of(federation, site))}\n".encode())
     _describe(less)
     for path in (federation.kit(site), _certificate(federation, site)):
         path.unlink(missing_ok=True)
@@ -218,11 +214,6 @@ def key_of(federation: Federation, site: str) -> Any:
         return x509.load_pem_x509_certificate(path.read_bytes()).public_key()
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}. Put it back from a copy.") from error
-
-
-def _digest(key: Any) -> str:
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
 
 
 def _removed(federation: Federation) -> frozenset[str]:

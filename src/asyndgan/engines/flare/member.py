@@ -97,11 +97,7 @@ def safety_number(content: bytes) -> str:
 def make_request(folder: Path) -> Path:
     """Writes NAME.csr, the request of the site NAME in its folder, and its key if need be.
 
-    The same key gives the same bytes.
-
-    Raises:
-        RunError: the name is not valid, or the folder's key cannot be used.
-        StorageError: a file cannot be written.
+    The same key gives the same bytes. Raises `RunError` or `StorageError`.
     """
     name = folder.resolve().name
     if not SITE_NAME.fullmatch(name):

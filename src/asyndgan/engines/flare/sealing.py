@@ -68,17 +68,23 @@ def _answer_to(sealed: bytes) -> bytes:
     return b"answer" + hashlib.sha256(sealed).digest()
 
 
-def line_key(kit: Path, site: str, run: str) -> bytes:
-    """The key of a run's line to a site, by the private key in the coordinator's kit."""
+def key_digest(key: Any) -> str:
+    """SHA-256 of a public key, in hexadecimal."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
+
+
+def line_key(kit: Path, site: str, key: Any, run: str) -> bytes:
+    """The key of a run's line to a site, by its public `key`: a stolen one opens no later line."""
     private = (kit / "startup" / "client.key").read_bytes()
-    return hmac.digest(private, f"line {site} {run}".encode(), "sha256")
+    return hmac.digest(private, f"line {site} {key_digest(key)} {run}".encode(), "sha256")
 
 
 def write_letter(kit: Path, site: str, key: Any, run: str, recipe: str) -> str:
     """A letter of a coordinator's kit with the key of a line, that a site's key alone can read."""
     startup = kit / "startup"
     private: Any = serialization.load_pem_private_key((startup / "client.key").read_bytes(), None)
-    sealed = key.encrypt(line_key(kit, site, run), _OAEP)
+    sealed = key.encrypt(line_key(kit, site, key, run), _OAEP)
     signature = private.sign(_signed(sealed, site, run, recipe), *_SIGNED)
     parts = sealed, signature, (startup / "client.crt").read_bytes()
     return " ".join(b64encode(part).decode() for part in parts)  # FLARE fills in what is in braces

@@ -6,18 +6,23 @@ These come and go. The compute process outlives them, with the discriminator in 
 import json
 import logging
 import re
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from shutil import which
 from typing import Final, final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from asyndgan import children
 from asyndgan.engines.federation import RUN_NAME
 from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE, read_key, read_kit
+from asyndgan.engines.flare.requests import Request, keep
 from asyndgan.engines.flare.sealing import Seal, read_letter
 from asyndgan.engines.flare.sockets import Listener, Reply, reply_of
 from asyndgan.engines.framing import Frames
@@ -28,9 +33,9 @@ from asyndgan.errors import (
     RunError,
     SiteSilentError,
     SiteUnreachableError,
+    StorageError,
     WireError,
 )
-from asyndgan.intake.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe, Section, explained
 from asyndgan.texts import bounded_text, parsed_toml
 from asyndgan.wire import LEAST_SHARE
@@ -40,6 +45,7 @@ log = logging.getLogger(__name__)
 SITE_FILE: Final = "site.toml"
 MESSAGE_LIMIT: Final = 2**28  # most bytes of a message; the recipe's limit is mostly lower
 READING: Final = 6  # requests that a compute may leave unanswered while it reads; doubled
+TELLING_S: Final = 60.0  # seconds that the command of `notify` may take
 HANDOVER_S: Final = 10.0  # seconds that a run waits for the end of the job before it
 
 KEY_BYTES: Final = 32
@@ -62,9 +68,6 @@ class SiteFile(Section):
         None, ge=LEAST_SHARE, lt=2**53,
         description="the site's weight; leave out: its number of cases",
     )  # fmt: skip
-    patients: str = Field(
-        DEFAULT_PATIENT_PATTERN, description="pattern that finds the patient in a case's name"
-    )
     without: tuple[str, ...] = Field(
         (), description="modalities that the folder has and that take no part"
     )
@@ -88,11 +91,25 @@ class SiteFile(Section):
         description="seconds that the compute may take to answer, and for which a run that asks "
         "nothing keeps it from another",
     )  # fmt: skip
+    notify: tuple[str, ...] = Field(
+        (),
+        description="command and its words, started when a new recipe is asked for. Its input is "
+        "a line with the number of the request, and nothing else of it",
+    )
     runs: int = Field(
         20, ge=1,
         description="runs whose state may lie in the kit's folder 'runs'; a further one is refused "
         "until you delete an older one's folder there",
     )  # fmt: skip
+
+    @field_validator("notify", mode="before")
+    @classmethod
+    def _is_there(cls, words: object) -> object:
+        if isinstance(words, str) or (isinstance(words, list) and words and not which(words[0])):
+            raise ValueError(
+                'write a command that is there, as in ["mail", "-s", "new", "me@x.org"]'
+            )
+        return words
 
     @classmethod
     def of(cls, kit: Path) -> "SiteFile":
@@ -123,7 +140,7 @@ class SiteFile(Section):
                 f"{name} keeps the state of {self.runs} runs already (runs in {SITE_FILE})"
                 f". Delete the folders of those that are over from {state.parent}, or raise it."
             )
-        settings = self.model_dump(exclude={"wait_s", "runs"})
+        settings = self.model_dump(exclude={"wait_s", "runs", "notify"})
         return SiteSetup(name, state=state, records=kit / "records", **settings)
 
 
@@ -138,6 +155,27 @@ def example(data: Path) -> str:
 
 
 @final
+@dataclass
+class _Admission:
+    """Whether a site takes part in a run."""
+
+    seal: Seal | None = None  # of the job's line; None: it is not of the coordinator
+    refused: str = ""  # why not, for the site's people
+    keys: tuple[str, ...] = ()  # of the policy that refuse, for the coordinator
+    policy: Path | None = None  # the policy's file, and how it was when it was read
+    stamp: tuple[int, ...] = ()
+
+
+def _stamp(file: Path | None) -> tuple[int, ...]:
+    """What changes with a file."""
+    try:
+        about = file.stat() if file else None
+    except OSError:
+        return (0,)
+    return (about.st_mtime_ns, about.st_size, about.st_ino) if about else ()
+
+
+@final
 class SiteService:
     """A site's data process, as FLARE's job processes reach it.
 
@@ -146,11 +184,17 @@ class SiteService:
     """
 
     def __init__(
-        self, kit: Path, setup_of: Callable[[str], SiteSetup], *, wait_s: float = 600.0
+        self,
+        kit: Path,
+        setup_of: Callable[[str], SiteSetup],
+        *,
+        wait_s: float = 600.0,
+        notify: Sequence[str] = (),
     ) -> None:
         self.kit, self.name = kit, name_of(kit)
         self.setup_of = setup_of
-        self.wait_s = wait_s
+        self.wait_s, self.notify = wait_s, notify
+        self._notifying = threading.Lock()
         self._worker: tuple[Line, Processes] | None = None
         # Id of the process that last answered; a newer one may still be reading its data.
         self._answered: int | None = None
@@ -186,8 +230,8 @@ class SiteService:
                 self._lines.remove(line)
 
     def _attend(self, greeting: dict[str, str], frames: Frames) -> None:
-        seal, refused = self._admitted(greeting, "")
-        if seal:
+        admission = self._admitted(greeting, None)
+        if not admission.refused:
             self._prepare((greeting["recipe"], greeting["run"]))
         while not self._closing.is_set():
             try:
@@ -196,21 +240,55 @@ class SiteService:
                 continue
             except SiteUnreachableError:
                 return  # the job is over
-            if not seal:  # what it was refused for may have been corrected since
-                seal, refused = self._admitted(greeting, refused)
-            reply = self._answer(greeting, seal, sealed) if seal else reply_of(Reply.REFUSED)
+            # What it was refused for may have been corrected, or an approval been revoked.
+            if admission.refused or _stamp(admission.policy) != admission.stamp:
+                admission = self._admitted(greeting, admission)
+            seal, refused = admission.seal, admission.refused
+            if seal and not refused:
+                reply = self._answer(greeting, seal, sealed)
+            else:
+                keys = seal.answer(" ".join(admission.keys).encode(), sealed) if seal else b""
+                reply = reply_of(Reply.REFUSED, keys)
             frames.send(number, reply, timeout=self.wait_s)
 
-    def _admitted(self, greeting: dict[str, str], before: str) -> tuple[Seal | None, str]:
-        """The seal of a job's line, or why the site takes no part, logged if it is new."""
+    def _admitted(self, greeting: dict[str, str], before: "_Admission | None") -> "_Admission":
+        """Whether the site takes part in a job's run; a reason that is new is logged."""
+        found = _Admission()
         try:
-            return self._seal_of(greeting), ""
+            found.seal, submitter = self._seal_of(greeting)
         except AsyndganError as error:
-            if str(error) != before:
-                log.warning("job %s is refused: %s", greeting.get("job"), error)
-            return None, str(error)
+            found.refused = str(error)
+        else:
+            try:
+                self._check(greeting, submitter, found)
+            except AsyndganError as error:
+                found.refused, found.keys = str(error), getattr(error, "keys", ())
+            if before is None or before.refused != found.refused:
+                self._note(greeting, submitter, "" if found.keys else found.refused)
+        if found.refused and (before is None or before.refused != found.refused):
+            log.warning("job %s is refused: %s", greeting.get("job"), found.refused)
+        return found
 
-    def _seal_of(self, greeting: dict[str, str]) -> Seal:
+    def _note(self, greeting: dict[str, str], submitter: str, refused: str) -> None:
+        """Keeps the request for the steward; without space, the log alone has it."""
+        run, recipe = greeting["run"], greeting.get("recipe", "")
+        with suppress(StorageError):
+            request = Request(run=run, recipe=recipe, submitter=submitter, refused=refused)
+            number = keep(self.kit, request)
+            if number and self.notify:
+                threading.Thread(target=self._tell, args=(number,), daemon=True).start()
+
+    def _tell(self, number: int) -> None:
+        """Has the steward told of a new request, one after the other."""
+        line = f"Request {number} is new: asyndgan site console {quote(str(self.kit))}\n"
+        with self._notifying:
+            try:
+                children.tell(self.notify, line, TELLING_S)
+            except (OSError, subprocess.SubprocessError, ValueError) as error:
+                log.warning("nobody was told of request %d (notify): %s", number, error)
+
+    def _seal_of(self, greeting: dict[str, str]) -> tuple[Seal, str]:
+        """The seal of a job's line, and who submitted the job; raises `RunError`."""
         run, text, letter, submitter = (
             greeting.get(name, "") for name in ("run", "recipe", "letter", "submitter")
         )
@@ -223,15 +301,18 @@ class SiteService:
             key = bytes.fromhex(letter) if KEY.fullmatch(letter) else b""
         if len(key) != KEY_BYTES:
             raise RunError("it brings no key of a line")
-        recipe, setup = _recipe_of(text), self.setup_of(run)
+        return Seal(key), submitter
+
+    def _check(self, greeting: dict[str, str], submitter: str, found: "_Admission") -> None:
+        """Checks that the site takes part in a run, by its settings and its policy."""
+        recipe, setup = _recipe_of(greeting.get("recipe", "")), self.setup_of(greeting["run"])
+        found.policy, found.stamp = setup.policy, _stamp(setup.policy)
         policy = policy_of(setup)
-        if policy.allows.submitters and submitter not in policy.allows.submitters:
-            raise RunError(f"{submitter} may not begin runs here (allows.submitters)")
+        policy.check_submitter(submitter)
         if recipe:
             policy.check(recipe, setup.name)
         else:
-            policy.check_fingerprint()
-        return Seal(key)
+            policy.check_asked()
 
     def _answer(self, greeting: dict[str, str], seal: Seal, sealed: bytes) -> bytes:
         try:
@@ -252,7 +333,9 @@ class SiteService:
             assert worker
             self._silences += 1
             given_up = self._silences >= self._patience
-            if given_up or self._answered == worker.pid(self.name):
+            if not greeting["recipe"]:
+                log.info("no answer in %g s; the compute goes on", self.wait_s)  # for hours
+            elif given_up or self._answered == worker.pid(self.name):
                 log.warning("no answer in %g s; the compute is started again", self.wait_s)
                 worker.start(self.name)
                 self._silences = 0
@@ -318,5 +401,5 @@ def has_kit(kit: Path) -> bool:
 
 
 def _recipe_of(text: str) -> Recipe | None:
-    """The recipe that a job brings; None: it only asks for a fingerprint."""
+    """The recipe that a job brings; None: it only asks questions."""
     return Recipe.from_toml(text) if text else None

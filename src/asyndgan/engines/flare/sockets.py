@@ -16,22 +16,27 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Final, final
 
+from asyndgan.engines.flare.sealing import Seal
 from asyndgan.engines.framing import Frames
 from asyndgan.errors import (
     AsyndganError,
+    PolicyRefusedError,
     RefusedError,
     RunError,
     SiteSilentError,
     SiteUnreachableError,
+    UndecidedError,
     WireError,
 )
+from asyndgan.privacy.policy import ASKED, Policy
+from asyndgan.recipe import known_keys
 from asyndgan.texts import parsed_json
 
 log = logging.getLogger(__name__)
 
 SOCKETS: Final = "ASYNDGAN_SOCKETS"  # variable that names the folder of the sockets
 COORDINATOR: Final = "coordinator"  # The coordinator's socket; a site's has the site's name
-LOOK_S: Final = 1.0  # Seconds between two checks that the socket still exists
+LOOK_S: Final = 1.0  # Seconds between two looks for the end, and after an error
 
 
 class Reply(IntEnum):
@@ -65,19 +70,34 @@ def opened_reply(site: str, reply: bytes) -> bytes:
     raise kind.get(status, SiteUnreachableError)(f"site {site}: {REASONS[status]}.")
 
 
+def unsealed(site: str, reply: bytes, seal: Seal, sealed: bytes) -> bytes:
+    """The answer to a sealed request, or as `opened_reply`.
+
+    Keys of a site's policy that refuse the run are sealed as answers are: nobody else can end it.
+    """
+    if reply[:1] == bytes([Reply.REFUSED]) and reply[1:]:
+        said = seal.opened_answer(reply[1:], sealed).decode(errors="replace").split()
+        keys = [key for key in known_keys(Policy) if key in said]
+        named = ", ".join(keys)
+        if {*keys} - {*ASKED}:
+            raise PolicyRefusedError(f"site {site}: its policy refuses the run ({named}).")
+        if keys:
+            raise UndecidedError(f"site {site}: its steward has not approved the recipe ({named}).")
+    return seal.opened_answer(opened_reply(site, reply), sealed)
+
+
 def sockets_of(kit: Path) -> Path:
     """Folder of the sockets beside a kit: the one that `SOCKETS` names, or one of this user's own.
 
-    It is not in the kit, since a socket's path is limited to about a hundred characters. In a
-    folder that a steward names, its group may connect: FLARE's process can be another account's.
-    Raises `RunError` if the folder is another user's, is accessible to everybody, or is a link.
+    A socket's path has a hundred characters at most, so it is not in the kit. A steward's folder
+    may be open to a group: FLARE can be another account's. Raises `RunError` for any other access.
     """
     user, named = os.getuid(), os.environ.get(SOCKETS)
     if named:
         folder, allowed = Path(named), 0o770
     else:
-        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-        folder, allowed = folder / f"asyndgan-{user}", 0o700
+        # Not XDG_RUNTIME_DIR, which goes at logout.
+        folder, allowed = Path(tempfile.gettempdir()) / f"asyndgan-{user}", 0o700
         _check(folder, user, allowed)
         folder /= hashlib.sha256(str(kit.resolve()).encode()).hexdigest()[:16]
     _check(folder, user, allowed)
@@ -110,18 +130,14 @@ def connect(path: Path, greeting: Mapping[str, str], *, limit: int) -> Frames:
 class Listener:
     """Accepts connections of this user's processes, each in its own thread.
 
-    Args:
-        kit: the kit beside which FLARE's processes run.
-        name: of the socket.
-        serve: called with the greeting and the frames of each connection, which then ends.
-        limit: most bytes of a frame.
+    `serve` is called with the greeting and the frames (`limit`: most bytes) of each, which then
+    ends.
     """
 
     def __init__(
         self, kit: Path, name: str, serve: Callable[[dict[str, str], Frames], None], *, limit: int
     ) -> None:
-        self._place = lambda: sockets_of(kit) / name
-        self.path = self._place()
+        self.path = sockets_of(kit) / name
         self._serve = serve
         self._limit = limit
         self._closing = threading.Event()
@@ -162,26 +178,14 @@ class Listener:
         while not self._closing.is_set():
             try:
                 connection, _ = self._socket.accept()
+            except TimeoutError:
+                continue
             except OSError as error:
-                if not self.path.exists():
-                    self._bind_anew()
-                elif not isinstance(error, TimeoutError) and not self._closing.wait(LOOK_S):
+                if not self._closing.wait(LOOK_S):
                     log.warning("no connection can be accepted: %s", error)
                 continue
             connection.settimeout(None)
             threading.Thread(target=self._welcome, args=(connection,), daemon=True).start()
-
-    def _bind_anew(self) -> None:
-        """Binds a new socket: some systems remove such folders, for example at logout."""
-        if self._closing.is_set():
-            return
-        self._socket.close()
-        try:
-            self.path = self._place()
-            self._socket = self._bound()
-        except (OSError, RunError) as error:
-            log.warning("nobody can connect: %s", error)
-            self._closing.wait(LOOK_S)
 
     def _welcome(self, connection: socket.socket) -> None:
         frames = Frames(connection, limit=self._limit)

@@ -14,14 +14,9 @@ from typing import Final, final
 
 from asyndgan.engines.flare.jobs import Office, digest_of
 from asyndgan.engines.flare.sealing import Seal
-from asyndgan.engines.flare.sockets import COORDINATOR, Listener, opened_reply
+from asyndgan.engines.flare.sockets import COORDINATOR, Listener, unsealed
 from asyndgan.engines.framing import Frames, Requests
-from asyndgan.errors import (
-    AsyndganError,
-    SiteSilentError,
-    SiteUnreachableError,
-    WireError,
-)
+from asyndgan.errors import AsyndganError, SiteSilentError, SiteUnreachableError, WireError
 from asyndgan.protocol import Transport
 
 log = logging.getLogger(__name__)
@@ -64,10 +59,8 @@ class Flare(Transport):
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
         """Sends a request and returns the site's answer.
 
-        Raises:
-            WireError: the request is longer than the recipe's messages can be.
-            RefusedError: the site's own settings do not allow this run.
-            SiteUnreachableError: as for every transport.
+        Raises `WireError` if the request is too long, `RefusedError` if the site's settings do not
+        allow this run, or `SiteUnreachableError`.
         """
         if len(payload) > self.office.limit:
             raise WireError(f"a request of {len(payload)} bytes; {self.office.limit} are allowed.")
@@ -87,7 +80,7 @@ class Flare(Transport):
             raise SiteUnreachableError(
                 f"site {site}: the connection through FLARE is gone."
             ) from error
-        return seal.opened_answer(opened_reply(site, reply), sealed)
+        return unsealed(site, reply, seal, sealed)
 
     def sites(self) -> tuple[str, ...]:
         """Sites to which there is a line, sorted by name."""

@@ -1,15 +1,15 @@
 """The file formats of images and masks: one `Reader` each, found by how a file's name ends."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from asyndgan.intake.readers.bmp import Bmp
-from asyndgan.intake.readers.jpeg import Jpeg
+import numpy as np
+
 from asyndgan.intake.readers.mha import Mha
 from asyndgan.intake.readers.nifti import Nifti
 from asyndgan.intake.readers.nrrd import Nrrd
-from asyndgan.intake.readers.png import Png
+from asyndgan.intake.readers.pictures import Jpeg, Png
 from asyndgan.intake.readers.reader import (
     AXIAL,
     NOT_ACQUIRED,
@@ -26,7 +26,6 @@ READERS: Final[Mapping[str, Reader]] = {
     ".nii": Nifti(),
     ".jpg": Jpeg(),
     ".jpeg": Jpeg(),
-    ".bmp": Bmp(),
     ".tif": Tiff(),
     ".tiff": Tiff(),
     ".nrrd": Nrrd(),
@@ -50,6 +49,27 @@ def reader_of(path: Path) -> Reader:
     raise DataFileError(
         path, "is of a format that is not read", f"Store it as {' or '.join(READERS)}."
     )
+
+
+def answers(
+    path: Path, ask: str, most: int = 1
+) -> Iterator[tuple[Mapping[str, Any], np.ndarray | None]]:
+    """Reads a file in the process of `asyndgan.intake.worker`, as `Reader` has it.
+
+    Args:
+        path: the file.
+        ask: "image", "mask" or "place".
+        most: how many modalities an image may hold.
+
+    Yields:
+        The other attributes of each `Stored`, and its values; or the place alone.
+    """
+    reader = reader_of(path)
+    if ask == "place":
+        yield reader.place(path), None
+        return
+    for stored in reader.image(path, most=most) if ask == "image" else [reader.mask(path)]:
+        yield {key: value for key, value in vars(stored).items() if key != "values"}, stored.values
 
 
 def lossless(ending: str) -> str:

@@ -1,8 +1,8 @@
 """MetaImage in one file (.mha): a slice or a volume, with its place in space.
 
 Axes are turned from LPS, which ITK stores, to RAS and then to the closest canonical orientation.
-The format is specified at https://itk.org/Wiki/ITK/MetaIO/Documentation. Its header is some lines
-of text, so it is parsed here: SimpleITK would weigh 270 MB and follow a header to other files.
+The format is specified at https://itk.org/Wiki/ITK/MetaIO/Documentation. SimpleITK would follow a
+header to other files, and takes damaged voxels for good ones.
 """
 
 import re
@@ -14,9 +14,8 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from asyndgan.intake.readers.headed import MAX_HEADER, fields_of, numbers, unpacked
 from asyndgan.intake.readers.reader import DataFileError
-from asyndgan.intake.readers.volumes import MAX_VOXELS, TO_RAS, Header, Volumes
+from asyndgan.intake.readers.volumes import TO_RAS, Header, Volumes
 from asyndgan.received import UnreadableError, opened
 
 _TYPES: Final = {
@@ -26,6 +25,7 @@ _TYPES: Final = {
 }
 """MetaImage's names of types to numpy's; MET_LONG has another size on each system."""
 
+_MAX_HEADER: Final = 2**20  # bytes
 _TURN: Final = ("transformmatrix", "rotation", "orientation")
 _ORIGIN: Final = ("offset", "position", "origin")
 _SPACING: Final = ("elementspacing", "elementsize")
@@ -40,12 +40,12 @@ class Mha(Volumes):
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[Header]:
-        with opened(path, MAX_HEADER + 16 * MAX_VOXELS) as file:
-            head = file.read(MAX_HEADER)
+        with opened(path) as file:
+            head = file.read(_MAX_HEADER)
             last = re.search(rb"(?:^|\n)ElementDataFile *= *([^\r\n]*)\r?\n", head)
             if not last or not head.lstrip().startswith((b"ObjectType", b"NDims", b"Comment")):
                 raise UnreadableError("it does not start like one")
-            fields = fields_of(head[: last.start()].decode("latin1"), "=")
+            fields = _fields(head[: last.start()].decode("latin1"))
             if last[1].strip() != b"LOCAL":
                 raise DataFileError(
                     path,
@@ -57,7 +57,7 @@ class Mha(Volumes):
             ):
                 raise UnreadableError("its voxels are stored as text, or behind another header")
             dtype = _type(fields)
-            sizes = [int(size) for size in numbers(fields, "dimsize", int)]
+            sizes = list(map(int, fields["dimsize"].split()))
             count = len(sizes)
             if count not in (2, 3) or count != int(fields.get("ndims", "0")):
                 raise UnreadableError("it is no volume of two or three axes")
@@ -66,8 +66,15 @@ class Mha(Volumes):
             packed = fields.get("compresseddata", "false").lower() == "true"
 
             def read() -> np.ndarray:
-                shape = [*several, *sizes]
-                values = unpacked(file, last.end(), shape, dtype, "zlib" if packed else "raw")
+                size = int(np.prod([*several, *sizes])) * dtype.itemsize
+                file.seek(last.end())
+                content = file.read() if packed else file.read(size + 1)
+                if packed:
+                    content = zlib.decompressobj().decompress(content, size + 1)
+                if len(content) != size:
+                    more = "holds more voxels" if len(content) > size else "is shorter"
+                    raise UnreadableError(f"it {more} than its header says")
+                values = np.frombuffer(content, dtype).reshape((*several, *sizes), order="F")
                 return np.moveaxis(values, 0, -1) if several else values
 
             note = fields.get("comment", "")
@@ -100,6 +107,16 @@ class Mha(Volumes):
         path.write_bytes(text.encode("latin1") + packed)
 
 
+def _fields(text: str) -> dict[str, str]:
+    """The lines `key = value` of a header, keys in small letters."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        if fields.setdefault(key.strip().lower(), value.strip()) != value.strip():
+            raise UnreadableError("its header names one field twice")
+    return fields
+
+
 def _text(values: np.ndarray) -> str:
     return " ".join(repr(float(value)) for value in values)
 
@@ -122,4 +139,5 @@ def _affine(fields: Mapping[str, str], count: int) -> np.ndarray:
 
 
 def _first(fields: Mapping[str, str], keys: tuple[str, ...], default: list[float]) -> np.ndarray:
-    return np.array(next(filter(None, (numbers(fields, key) for key in keys)), default))
+    found = next((fields[key].split() for key in keys if fields.get(key)), default)
+    return np.array([float(number) for number in found])

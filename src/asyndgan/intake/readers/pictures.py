@@ -1,23 +1,29 @@
-"""What the formats of pictures share: their kinds of pixels, by Pillow's names, and their size."""
+"""PNG and JPEG: pictures of one slice, grey or RGB, without spacing; by Pillow."""
 
-import os
 from abc import abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from io import BufferedIOBase
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final, final
 
 import numpy as np
 from PIL import Image as Picture
+from PIL.PngImagePlugin import PngInfo
 
-from asyndgan.intake.readers.reader import NOT_ACQUIRED, DataFileError, Reader, Stored, decoding
-from asyndgan.intake.remedies import ORIGINALS, kind_of, picture_command
-from asyndgan.received import UnreadableError
+from asyndgan.intake.readers.reader import (
+    AXIAL,
+    NOT_ACQUIRED,
+    DataFileError,
+    Geometry,
+    Reader,
+    Stored,
+    decoding,
+)
+from asyndgan.received import opened
 
-MAX_PIXELS = 2**26  # below PIL's own limit, which only warns
-MAX_EXTRA = 2**22  # bytes beyond 8 for each pixel: profiles, notes
-MAX_BYTES = 8 * MAX_PIXELS + MAX_EXTRA
-
+MAX_PIXELS: Final = 2**26
+NOTE: Final = "synthetic"  # key of a PNG's note
+_LABELS: Final = "Save it as 8-bit grey, each pixel the number of its label."
+_ORIENTATION, _UPRIGHT = 274, 1  # of Exif
 _GREY = ("L", "I;16", "I;16B", "I", "F")
 
 
@@ -29,32 +35,111 @@ class Pictures(Reader):
     colour = True
 
     @abstractmethod
-    def _opened(
-        self, path: Path, *, labels: bool = False, most: int = 1
-    ) -> AbstractContextManager[Picture.Image]:
-        """Opens a picture of bounded size, whose samples PIL reads as they are stored.
+    def _check(self, path: Path, picture: Any, *, labels: bool) -> bool:
+        """Refuses an open picture whose samples Pillow reads otherwise than they are stored.
 
-        What errors advise depends on `labels` and on `most`, the modalities it may hold.
+        Returns:
+            Whether it says that it was painted by a generator.
         """
+
+    @abstractmethod
+    def _save(self, path: Path, plane: np.ndarray, note: str) -> None:
+        """Writes a plane, and a note unless it is empty."""
 
     def image(self, path: Path, *, most: int) -> list[Stored]:
         """See `Reader.image`; an RGB picture holds three modalities."""
-        with decoding(path, self.kind, most=most), self._opened(path, most=most) as picture:
-            pixels, mode = np.array(picture), picture.mode
-        return [Stored(plane) for plane in modalities_of(path, pixels, mode, most)]
+        pixels, mode, painted = self._read(path, labels=False)
+        return [Stored(plane, painted=painted) for plane in modalities_of(path, pixels, mode, most)]
 
     def mask(self, path: Path) -> Stored:
         """See `Reader.mask`."""
-        with decoding(path, self.kind, labels=True), self._opened(path, labels=True) as picture:
-            pixels, mode = np.array(picture), picture.mode
-        return Stored(labels_of(path, pixels, mode))
+        pixels, mode, painted = self._read(path, labels=True)
+        return Stored(labels_of(path, pixels, mode), painted=painted)
+
+    def place(self, path: Path) -> Mapping[str, Any]:
+        """See `Reader.place`; a picture has none."""
+        return {}
+
+    def write(
+        self,
+        path: Path,
+        plane: np.ndarray,
+        *,
+        spacing: tuple[float, ...],
+        note: str,
+        geometry: Geometry = AXIAL,
+    ) -> None:
+        """See `Reader.write`; rounds and clips to 8 bits, and the spacing is lost."""
+        self._save(path, plane, note)
 
     def write_painted(
-        self, path: Path, planes: Sequence[np.ndarray], *, like: Path, axis: int
+        self, path: Path, planes: Sequence[np.ndarray], *, place: Mapping[str, Any], axis: int
     ) -> None:
         """See `Reader.write_painted`."""
         (plane,) = planes
-        self.write(path, plane, spacing=(1.0, 1.0), note=NOT_ACQUIRED)
+        self._save(path, plane, NOT_ACQUIRED)
+
+    def _read(self, path: Path, *, labels: bool) -> tuple[np.ndarray, str, bool]:
+        with (
+            decoding(path, self.kind),
+            opened(path) as file,
+            Picture.open(file, formats=[self.kind]) as picture,
+        ):
+            bounded(path, *picture.size)
+            painted = self._check(path, picture, labels=labels)
+            return np.array(picture), picture.mode, painted
+
+
+@final
+class Png(Pictures):
+    """Reads grey and RGB pictures; writes them in 8 bits, and deep painted grey ones in 16."""
+
+    kind = "PNG"
+
+    def _save(self, path: Path, plane: np.ndarray, note: str) -> None:
+        deep = plane.dtype == np.uint16
+        deep = deep or (bool(note) and plane.ndim == 2 and float(plane.max()) > 255)
+        about = PngInfo()
+        if note:
+            about.add_text(NOTE, note)
+        picture = Picture.fromarray(whole_numbers(path, plane, 65535 if deep else 255))
+        picture.save(path, format="PNG", compress_level=6, pnginfo=about)
+
+    def _check(self, path: Path, picture: Any, *, labels: bool) -> bool:
+        stored = picture.tile[0][3]  # Pillow's name of the samples, such as RGB;16B
+        if stored.endswith(";16B") and not picture.mode.startswith("I"):
+            raise DataFileError(
+                path,
+                "stores 16 bits a colour, of which only the upper 8 would be read",
+                "Save it with 8 bits a colour, or each colour as a grey picture of 16 bits.",
+            )
+        if labels and stored in ("L;2", "L;4"):
+            raise DataFileError(
+                path,
+                f"is a mask of {stored[-1]} bits a pixel, whose numbers programs stretch to 0..255",
+                _LABELS,
+            )
+        return NOTE in picture.info
+
+
+@final
+class Jpeg(Pictures):
+    """Reads grey and RGB pictures; writes none."""
+
+    kind = "JPEG"
+    lossy = True
+
+    def _save(self, path: Path, plane: np.ndarray, note: str) -> None:
+        raise DataFileError(path, "would be a JPEG, which changes what it stores", "Write PNG.")
+
+    def _check(self, path: Path, picture: Any, *, labels: bool) -> bool:
+        if picture.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
+            raise DataFileError(
+                path,
+                "says that viewers are to turn it (Exif), so its mask may be turned or not",
+                "Turn the pixels themselves, and see that the mask fits.",
+            )
+        return False
 
 
 def modalities_of(path: Path, pixels: np.ndarray, mode: str, most: int) -> list[np.ndarray]:
@@ -67,13 +152,10 @@ def modalities_of(path: Path, pixels: np.ndarray, mode: str, most: int) -> list[
         return list(np.moveaxis(pixels, -1, 0))
     if mode in _GREY:
         return [pixels]
-    wanted = "an RGB or grey one" if most >= 3 else "a grey one"
-    colours = "To keep its colours, name three channels in dataset.json. " if mode == "RGB" else ""
-    kind = kind_of(path, labels=False, most=most)
+    wanted = "a grey or RGB one" if most >= 3 else "a grey one"
+    remedy = "" if most >= 3 else ", or to keep its colours, name three channels in dataset.json"
     raise DataFileError(
-        path,
-        f"is a picture of kind {mode}, where {wanted} was expected",
-        f"{colours}Make it {kind}; {ORIGINALS}: {picture_command(kind, path.suffix)}.",
+        path, f"is a picture of kind {mode}, where {wanted} was expected", f"Save it so{remedy}."
     )
 
 
@@ -85,19 +167,14 @@ def labels_of(path: Path, values: np.ndarray, mode: str) -> np.ndarray:
     """
     if mode in (*_GREY, "P", "1"):
         return values
-    raise DataFileError(
-        path,
-        f"is a picture of kind {mode}, where a mask was expected",
-        "Save it as 8-bit grey, each pixel the number of its label.",
-    )
+    raise DataFileError(path, f"is a picture of kind {mode}, where a mask was expected", _LABELS)
 
 
-def bounded(path: Path, columns: int, rows: int, file: BufferedIOBase | None = None) -> None:
-    """Checks the size that a header claims and, of `file`, that it is not far longer.
+def bounded(path: Path, columns: int, rows: int) -> None:
+    """Checks the size that a header claims.
 
     Raises:
         DataFileError: the picture is too large.
-        ValueError: the file is too long.
     """
     if not 0 < columns * rows <= MAX_PIXELS:
         raise DataFileError(
@@ -105,8 +182,6 @@ def bounded(path: Path, columns: int, rows: int, file: BufferedIOBase | None = N
             f"claims {rows} x {columns} pixels, outside 1 to {MAX_PIXELS}",
             "Cut it into smaller pictures.",
         )
-    if file and os.fstat(file.fileno()).st_size > 8 * columns * rows + MAX_EXTRA:
-        raise UnreadableError("it is far longer than its pixels take")
 
 
 def whole_numbers(path: Path, plane: np.ndarray, highest: int = 255) -> np.ndarray:

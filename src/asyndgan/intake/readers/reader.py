@@ -1,17 +1,16 @@
 """The seam that each file format implements, and what all formats share."""
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
 import numpy as np
 
 from asyndgan.errors import DataError
-from asyndgan.intake.sniffing import mistaken
+from asyndgan.intake.sniffing import COPY_AGAIN, mistaken
 from asyndgan.lazy import Late
 from asyndgan.received import UnreadableError
 from asyndgan.texts import printable
@@ -51,12 +50,16 @@ class Stored:
             pictures that do not say how far apart they lie.
         turn: nibabel's orientation (3, 2) by which the file's axes were turned, with `affine`.
         pixel: millimetres between rows and between columns of a picture, where its file says so.
+        painted: whether its header says that a generator painted it.
+        called: what the file itself calls the channel; empty: nothing.
     """
 
     values: np.ndarray = field(repr=False)
     affine: np.ndarray | None = field(default=None, repr=False)
     turn: np.ndarray | None = field(default=None, repr=False)
     pixel: tuple[float, float] | None = None
+    painted: bool = False
+    called: str = ""
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -75,17 +78,30 @@ class Stored:
 @final
 @dataclass(frozen=True)
 class Geometry:
-    """How a slice lies in a file, in a format that says so.
+    """How a slice, or a volume, lies in a file, in a format that says so.
 
     Attributes:
         axis: axis of a volume (right, anterior, superior) along which the slice was cut.
-        thickness: millimetres from slice to slice.
+        thickness: millimetres from slice to slice, where a slice is alone.
         codes: directions of the stored array's axes, as nibabel names them.
+        affine: (4, 4), from voxel indices (right, anterior, superior) to millimetres; None: no
+            more is known than the spacing.
     """
 
     axis: int = 2
     thickness: float = 1.0
     codes: tuple[str, ...] = ("R", "A", "S")
+    affine: np.ndarray | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, stored: "Stored", axis: int, index: int = 0) -> Self:
+        """How a volume lies that is cut along an axis, and its slices from `index` on."""
+        if stored.affine is None:
+            return cls(axis)
+        begin = np.eye(4)
+        begin[axis, 3] = index
+        codes = tuple(stored.orientation)
+        return cls(axis, stored.spacing[axis], codes, stored.affine @ begin)
 
 
 AXIAL: Final = Geometry()
@@ -94,8 +110,8 @@ AXIAL: Final = Geometry()
 class Reader(ABC):
     """Reads and writes the files of one format.
 
-    A file may be hostile. Its size is bounded before anything is decoded, and whatever a decoder
-    raises becomes a `DataFileError` (see `decoding`).
+    A file may be hostile, so `asyndgan.intake.reading` calls what reads in a process with limits.
+    Whatever a decoder raises becomes a `DataFileError` (see `decoding`).
     """
 
     kind: str
@@ -115,11 +131,7 @@ class Reader(ABC):
 
     @abstractmethod
     def image(self, path: Path, *, most: int) -> list[Stored]:
-        """Reads the intensities of one file, one array a modality, of any number type.
-
-        Args:
-            path: the file.
-            most: how many modalities the file may hold.
+        """Reads the intensities of one file, one array each of at most `most` modalities.
 
         Raises:
             DataFileError: the file cannot be read, is too large, or holds more modalities.
@@ -127,19 +139,15 @@ class Reader(ABC):
 
     @abstractmethod
     def mask(self, path: Path) -> Stored:
-        """Reads the labels of one file, of any number type.
+        """Reads the labels of one file.
 
         Raises:
             DataFileError: the file cannot be read, is too large, or is no mask.
         """
 
     @abstractmethod
-    def painted(self, path: Path) -> bool:
-        """Whether a file's header says that the file was painted by a generator.
-
-        Raises:
-            DataFileError: the file cannot be read or is too large.
-        """
+    def place(self, path: Path) -> Mapping[str, Any]:
+        """What `write_painted` needs to put another file on the grid of this one, for JSON."""
 
     @abstractmethod
     def write(
@@ -147,18 +155,18 @@ class Reader(ABC):
         path: Path,
         plane: np.ndarray,
         *,
-        spacing: tuple[float, float],
+        spacing: tuple[float, ...],
         note: str,
         geometry: Geometry = AXIAL,
     ) -> None:
-        """Writes one slice; equal slices give equal bytes.
+        """Writes one slice, or a whole volume if `volumes`; equal ones give equal bytes.
 
         Args:
             path: the new file.
-            plane: (rows, columns), and (rows, columns, 3) if `colour`; uint8 labels, intensities
-                in whole numbers, stored in their type as far as the format has it, or others.
-            spacing: millimetres between rows and between columns.
-            note: for the header, empty for none; `painted` has to find `NOT_ACQUIRED`.
+            plane: (rows, columns), and (rows, columns, 3) if `colour`, or as `viewed`; whole
+                numbers are stored in their type as far as the format has it.
+            spacing: millimetres between rows and between columns; of a volume between slices, too.
+            note: for the header, empty for none; `NOT_ACQUIRED` has to be found.
             geometry: how the slice lies; lost where `spaced` is false.
 
         Raises:
@@ -168,52 +176,34 @@ class Reader(ABC):
 
     @abstractmethod
     def write_painted(
-        self, path: Path, planes: Sequence[np.ndarray], *, like: Path, axis: int
+        self, path: Path, planes: Sequence[np.ndarray], *, place: Mapping[str, Any], axis: int
     ) -> None:
-        """Writes painted slices on the grid of an acquired file, with the note `NOT_ACQUIRED`.
+        """Writes all slices of a file on the `place` of an acquired one, noted `NOT_ACQUIRED`.
 
-        Args:
-            path: the new file.
-            planes: all slices of the file, each as in `write`.
-            like: the acquired file, of this format.
-            axis: axis of the volume along which it was cut (see `plane_of`).
-
-        Raises:
-            DataFileError, OSError: as `write`.
+        `axis` is that of the volume along which it was cut (see `plane_of`); raises as `write`.
         """
 
 
 @contextmanager
-def decoding(path: Path, kind: str, *, labels: bool = False, most: int = 1) -> Iterator[None]:
-    """Turns whatever a decoder raises into a `DataFileError`.
-
-    Args:
-        path: the file, or the folder.
-        kind: what it was expected to be: `Reader.kind`, or a folder.
-        labels: whether it was to be a mask.
-        most: how many modalities it may hold.
+def decoding(path: Path, kind: str) -> Iterator[None]:
+    """Turns whatever a decoder raises of a file, or folder, of a `kind` into a `DataFileError`.
 
     Raises:
         DataFileError: something was raised. If the file holds something else, the error names it.
     """
     try:
-        # What decoders warn of names no file; what matters is checked.
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    except DataError:
+        yield
+    except (DataError, MemoryError):
         raise
     except Exception as error:
-        if found := mistaken(path, kind, labels=labels, most=most):
+        if found := mistaken(path, kind):
             raise DataFileError(path, *found) from error
         reason = "damaged, or of a kind that is not read"  # what a decoder says may quote the file
         if isinstance(error, UnreadableError):
             reason = str(error)
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
-        remedy = "It may be truncated or damaged: copy it again from where it came."
-        if isinstance(error, PermissionError):
-            remedy = "Give yourself the right to read it."
-        raise DataFileError(path, f"cannot be read as {kind} ({reason})", remedy) from error
+        raise DataFileError(path, f"cannot be read as {kind} ({reason})", COPY_AGAIN) from error
 
 
 def storable(values: np.ndarray) -> np.ndarray:
@@ -224,6 +214,11 @@ def storable(values: np.ndarray) -> np.ndarray:
 def plane_of(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
     """One slice as a radiologist views it: both in-plane axes reversed, then transposed."""
     return np.ascontiguousarray(np.flip(volume.take(index, axis)).T)
+
+
+def viewed(volume: np.ndarray, axis: int) -> np.ndarray:
+    """A volume as its slices along an axis are viewed, (slices, rows, columns)."""
+    return np.stack([plane_of(volume, axis, index) for index in range(volume.shape[axis])])
 
 
 def volume_of(planes: Sequence[np.ndarray], axis: int) -> np.ndarray:

@@ -2,22 +2,22 @@
 
 Pages are slices from inferior to superior, as axial slices are shown, unless ImageJ's or OME's
 description names them channels. Lower levels of a pyramid are left out. Pillow decodes (tifffile
-wants imagecodecs for LZW), after the directories of the file have been bounded here.
+wants imagecodecs for LZW).
 """
 
 import re
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import unescape
-from io import BufferedIOBase
 from pathlib import Path
-from typing import Final, final
+from typing import IO, Any, Final, final
 
 import numpy as np
 from PIL import Image as Picture
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from asyndgan.intake import limits
 from asyndgan.intake.readers.pictures import bounded, labels_of, modalities_of, whole_numbers
 from asyndgan.intake.readers.reader import (
     AXIAL,
@@ -30,14 +30,8 @@ from asyndgan.intake.readers.reader import (
     plane_of,
     volume_of,
 )
-from asyndgan.intake.readers.volumes import MAX_VOXELS
+from asyndgan.intake.readers.volumes import A_VOXEL, MAX_VOXELS
 from asyndgan.received import UnreadableError, opened
-
-MAX_PAGES: Final = 2**12
-MAX_TAGS: Final = 2**9
-MAX_VALUES: Final = 2**22  # of one tag; where strips and tiles lie takes most
-MAX_TEXT: Final = 2**20  # letters of a description
-MAX_BYTES: Final = 2**33
 
 _SUBFILE, _COLUMNS, _ROWS, _BITS, _PACKING, _COLOURS = 254, 256, 257, 258, 259, 262
 _TEXT, _TURN, _SAMPLES, _UNIT, _FORMAT = 270, 274, 277, 296, 339
@@ -49,7 +43,6 @@ _READ: Final = {(1, 1), (1, 8), (1, 16), (2, 16), (1, 32), (2, 32), (_FLOAT, 32)
 """Format (whole, signed, floating-point) and bits of a sample that Pillow reads as stored."""
 
 _WRITTEN: Final = (np.uint8, np.uint16, np.int32)
-_CODES: Final = {3: "H", 4: "I", 16: "Q"}
 _MM: Final = {
     **{"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "m": 1000.0, "inch": 25.4, "nm": 1e-6},
     **dict.fromkeys(("um", "micron", "microns", "µm", "μm", "\\u00b5m"), 1e-3),
@@ -59,14 +52,36 @@ _MM: Final = {
 
 @dataclass(frozen=True)
 class _Stack:
-    """Pages (slices, channels, rows, columns) or one of (rows, columns, 3), and what a header says.
+    """An open file.
 
-    `mm` are millimetres between slices, rows and columns; None where the file does not say.
+    Attributes:
+        numbers: of its pages of full size.
+        unsigned: whether they hold 32 bits without a sign, which Pillow takes for signed.
+        axes: slices and channels of the pages, and whether each channel's slices lie together.
+        mm: millimetres between slices, rows and columns; None where the file does not say.
+        painted: whether it says that it was painted.
+        called: names of the channels, by OME; empty: not all are told.
     """
 
-    pages: np.ndarray
-    mode: str
+    picture: Picture.Image
+    numbers: list[int]
+    unsigned: bool
+    axes: tuple[int, int, bool]
     mm: tuple[float, float, float] | None
+    painted: bool
+    called: list[str]
+
+    def pages(self) -> np.ndarray:
+        """Decodes pages (slices, channels, rows, columns), or one of (rows, columns, 3)."""
+        planes = []
+        for number in self.numbers:
+            self.picture.seek(number)
+            plane = np.array(self.picture)
+            planes.append(plane.view(np.uint32) if self.unsigned else plane)
+        slices, channels, slices_first = self.axes
+        order = (channels, slices) if slices_first else (slices, channels)
+        stacked = np.stack(planes).reshape(*order, *planes[0].shape)
+        return stacked.swapaxes(0, 1) if slices_first else stacked
 
 
 @final
@@ -80,40 +95,45 @@ class Tiff(Reader):
 
     def image(self, path: Path, *, most: int) -> list[Stored]:
         """See `Reader.image`; RGB holds three modalities, and each channel is one."""
-        stack = _read(path, labels=False, most=most)
-        first = modalities_of(path, stack.pages[0, 0], stack.mode, most)
-        if stack.mode == "RGB":
+        with _opened(path, labels=False) as stack:
+            pages, mode, channels = stack.pages(), stack.picture.mode, stack.axes[1]
+        first = modalities_of(path, pages[0, 0], mode, most)
+        if mode == "RGB":
             return [_stored([plane], stack) for plane in first]
-        channels = stack.pages.shape[1]
         if channels > most:
+            told = f" ({', '.join(stack.called)})" if stack.called else ""
             raise DataFileError(
                 path,
-                f"holds {channels} channels, where {most} were expected",
+                f"holds {channels} channels{told}, where {most} were expected",
                 "Name each under channel_names in dataset.json, or store one file a channel.",
             )
-        return [_stored(list(stack.pages[:, number]), stack) for number in range(channels)]
+        return [
+            replace(_stored(list(pages[:, number]), stack), called=name)
+            for number, name in enumerate(stack.called or [""] * channels)
+        ]
 
     def mask(self, path: Path) -> Stored:
         """See `Reader.mask`."""
-        stack = _read(path, labels=True)
-        if stack.pages.shape[1] > 1:
+        with _opened(path, labels=True) as stack:
+            pages, mode = stack.pages(), stack.picture.mode
+        if stack.axes[1] > 1:
             raise DataFileError(
                 path, "is a mask of several channels", "Store one label a pixel, in one channel."
             )
-        labels_of(path, stack.pages[0, 0], stack.mode)
-        return _stored(list(stack.pages[:, 0]), stack)
+        labels_of(path, pages[0, 0], mode)
+        return _stored(list(pages[:, 0]), stack)
 
-    def painted(self, path: Path) -> bool:
-        """See `Reader.painted`."""
-        with decoding(path, self.kind), _opened(path) as (picture, _):
-            return NOT_ACQUIRED in _description(picture)
+    def place(self, path: Path) -> Mapping[str, Any]:
+        """See `Reader.place`."""
+        with _opened(path, labels=False) as stack:
+            return {"stack": stack.axes[0] > 1, "mm": stack.mm}
 
     def write(
         self,
         path: Path,
         plane: np.ndarray,
         *,
-        spacing: tuple[float, float],
+        spacing: tuple[float, ...],
         note: str,
         geometry: Geometry = AXIAL,
     ) -> None:
@@ -121,104 +141,74 @@ class Tiff(Reader):
         _write(path, [plane], (geometry.thickness, *spacing), note)
 
     def write_painted(
-        self, path: Path, planes: Sequence[np.ndarray], *, like: Path, axis: int
+        self, path: Path, planes: Sequence[np.ndarray], *, place: Mapping[str, Any], axis: int
     ) -> None:
         """See `Reader.write_painted`."""
-        acquired = _read(like, labels=False)
         pages = list(planes)
-        if len(acquired.pages) > 1:
+        if place["stack"]:
             volume = volume_of(planes, axis)
-            pages = [plane_of(volume, 2, place) for place in range(volume.shape[2])]
-        _write(path, pages, acquired.mm, NOT_ACQUIRED)
+            pages = [plane_of(volume, 2, number) for number in range(volume.shape[2])]
+        _write(path, pages, place["mm"], NOT_ACQUIRED)
 
 
 def _stored(pages: Sequence[np.ndarray], stack: _Stack) -> Stored:
     """A picture, or the volume whose axial slices the pages are."""
     if len(pages) == 1:
-        return Stored(pages[0], pixel=stack.mm and stack.mm[1:])
+        return Stored(pages[0], pixel=stack.mm and stack.mm[1:], painted=stack.painted)
     affine = turn = None
     if stack.mm:
         slices, rows, columns = stack.mm
         affine = np.diag([columns, rows, slices, 1.0])
         turn = np.array([[0, 1], [1, 1], [2, 1]])
-    return Stored(volume_of(pages, 2), affine, turn)
-
-
-def _read(path: Path, *, labels: bool, most: int = 1) -> _Stack:
-    with (
-        decoding(path, "TIFF", labels=labels, most=most),
-        _opened(path, labels=labels) as (picture, pages),
-    ):
-        numbers = [at for at, page in enumerate(pages) if not page.get(_SUBFILE, 0) & _REDUCED]
-        first = pages[numbers[0]]
-        text = _description(picture)
-        slices, channels, slices_first = _axes(path, text, len(numbers), first.get(_SAMPLES, 1))
-        mm = _spacing(picture, text)
-        planes = []
-        for number in numbers:
-            picture.seek(number)
-            plane = np.array(picture)
-            if (first.get(_FORMAT, 1), first.get(_BITS)) == (1, 32):
-                plane = plane.view(np.uint32)  # Pillow takes it for signed
-            planes.append(plane)
-        stacked = np.stack(planes)
-        order = (channels, slices) if slices_first else (slices, channels)
-        stacked = stacked.reshape(*order, *stacked.shape[1:])
-        return _Stack(stacked.swapaxes(0, 1) if slices_first else stacked, picture.mode, mm)
+    return Stored(volume_of(pages, 2), affine, turn, painted=stack.painted)
 
 
 @contextmanager
-def _opened(
-    path: Path, *, labels: bool = False
-) -> Iterator[tuple[Picture.Image, list[dict[int, int]]]]:
-    """Opens a TIFF, and yields with it the tags of `_USED` of each page, of bounded number."""
-    with opened(path, MAX_BYTES) as file:
+def _opened(path: Path, *, labels: bool) -> Iterator[_Stack]:
+    with decoding(path, "TIFF"), opened(path) as file:
         pages = _directories(file)
-        used = [page for page in pages if not page.get(_SUBFILE, 0) & _REDUCED]
-        if not used or used[0] is not pages[0]:
+        numbers = [at for at, page in enumerate(pages) if not page.get(_SUBFILE, 0) & _REDUCED]
+        if not numbers or numbers[0]:
             raise UnreadableError("its first page is no image of full size")
-        for page in pages:
-            bounded(path, page.get(_COLUMNS, 0), page.get(_ROWS, 0))
+        used = [pages[number] for number in numbers]
         for page in used:
+            bounded(path, page[_COLUMNS], page[_ROWS])
             _check_page(path, page, used, labels=labels)
+        first = used[0]
+        samples = first.get(_SAMPLES, 1)
+        limits.allow(path, A_VOXEL * len(used) * samples * first[_COLUMNS] * first[_ROWS])
         file.seek(0)
         with Picture.open(file, formats=["TIFF"]) as picture:
-            bounded(path, *picture.size)
-            yield picture, pages
+            text = _description(picture)
+            axes = _axes(path, text, len(used), samples)
+            yield _Stack(
+                picture,
+                numbers,
+                (first.get(_FORMAT, 1), first.get(_BITS)) == (1, 32),
+                axes,
+                _spacing(picture, text),
+                NOT_ACQUIRED in text,
+                _channels(text, axes[1]),
+            )
 
 
-def _directories(file: BufferedIOBase) -> list[dict[int, int]]:
-    """Walks the directories of a TIFF: one a page, whose tags Pillow would read without bound."""
-    head = file.read(16)
-    order = {b"II": "<", b"MM": ">"}.get(head[:2])
-    version = int.from_bytes(head[2:4], "little" if order == "<" else "big")
-    if order is None or len(head) < 16 or version not in (42, 43):
-        raise UnreadableError("it does not start like one")
-    count, entry, word = ("Q", "HHQ8s", "Q") if version == 43 else ("H", "HHI4s", "I")
-    place: int = struct.unpack_from(order + word, head, 8 if version == 43 else 4)[0]
+def _channels(text: str, count: int) -> list[str]:
+    """The names that OME gives `count` channels; none, if it does not name all."""
+    found = re.findall(r'<Channel\b[^>]*?\bName="([^"]{1,64})"', text) if "<OME" in text else []
+    return [unescape(name) for name in found] if len(found) == count else []
+
+
+def _directories(file: IO[bytes]) -> list[dict[int, int]]:
+    """The tags of `_USED` of each page, as Pillow reads them."""
+    head = file.read(8)
+    head += file.read(8) if head[2:3] == b"+" else b""  # BigTIFF
     pages: list[dict[int, int]] = []
-    seen: set[int] = set()
-    while place:
-        if place in seen or len(seen) == MAX_PAGES:
-            raise UnreadableError(f"it has more than {MAX_PAGES} pages, or pages in a circle")
+    tags, seen = ImageFileDirectory_v2(head), {0}
+    while (place := tags.next) not in seen:
         seen.add(place)
         file.seek(place)
-        tags: int = struct.unpack(order + count, file.read(struct.calcsize(count)))[0]
-        if tags > MAX_TAGS:
-            raise UnreadableError(f"a page has more than {MAX_TAGS} tags")
-        entries = file.read(tags * struct.calcsize(order + entry))
-        place = struct.unpack(order + word, file.read(struct.calcsize(order + word)))[0]
-        page = {}
-        for tag, kind, number, value in struct.iter_unpack(order + entry, entries):
-            if number > MAX_VALUES and kind not in (1, 2, 7):
-                raise UnreadableError(f"a tag has more than {MAX_VALUES} values")
-            if tag in _USED and number:
-                code = order + _CODES[kind]
-                if number * struct.calcsize(code) > len(value):
-                    file.seek(struct.unpack(order + word, value)[0])
-                    value = file.read(struct.calcsize(code))
-                page[tag] = struct.unpack_from(code, value)[0]
-        pages.append(page)
+        tags.load(file)
+        pages.append({tag: int(np.ravel(tags[tag])[0]) for tag in _USED if tag in tags})
     return pages
 
 
@@ -239,25 +229,21 @@ def _check_page(
             path, "holds pages of several sizes or kinds", "Store one file a picture or stack."
         )
     samples, bits, form = page.get(_SAMPLES, 1), page.get(_BITS, 1), page.get(_FORMAT, 1)
-    if (form, bits) not in _READ or (samples > 1 and bits != 8):
-        kind = {1: "unsigned", 2: "signed", _FLOAT: "floating-point"}.get(form, "other")
-        raise DataFileError(
-            path,
-            f"stores {samples} {kind} numbers of {bits} bits a pixel, which are not read",
-            "Save it with 8 or 16 bits unsigned or 32 bits floating-point a pixel, or 8 a colour.",
-        )
-    if page.get(_COLOURS) == _WHITE_IS_0 or page.get(_TURN, 1) != 1:
-        raise DataFileError(
-            path,
-            "stores white as 0, or says that viewers are to turn it",
-            "Save it with black as 0 and upright.",
-        )
+    turned = page.get(_COLOURS) == _WHITE_IS_0 or page.get(_TURN, 1) != 1
     grey = samples == 1 and (labels or (bits > 1 and page.get(_COLOURS) != _PALETTE))
-    if len(pages) > 1 and not grey:
+    if (
+        (form, bits) not in _READ
+        or (samples > 1 and bits != 8)
+        or turned
+        or (len(pages) > 1 and not grey)
+    ):
+        kind = {1: "unsigned", 2: "signed", _FLOAT: "floating-point"}.get(form, "other")
+        more = ", white as 0 or turned" if turned else f", in {len(pages)} pages"
         raise DataFileError(
             path,
-            "is a stack in colour, or of 1 bit a pixel",
-            "Store one file a picture, or grey pages of 8 bits or more.",
+            f"stores {samples} {kind} numbers of {bits} bits a pixel{more}, which are not read",
+            "Save it upright, black as 0: grey of 8 or 16 bits unsigned or 32 bits floating-point, "
+            "or one picture a file with 8 bits a colour.",
         )
     if labels and page.get(_PACKING) in _LOSSY:
         raise DataFileError(
@@ -268,7 +254,7 @@ def _check_page(
 
 
 def _description(picture: Picture.Image) -> str:
-    text = str(picture.tag_v2.get(_TEXT, ""))[:MAX_TEXT]  # type: ignore[attr-defined]
+    text = str(picture.tag_v2.get(_TEXT, ""))  # type: ignore[attr-defined]
     try:  # Pillow decodes as Latin-1; OME is UTF-8
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -341,9 +327,7 @@ def _spacing(picture: Picture.Image, text: str) -> tuple[float, float, float] | 
     return slices, rows, columns
 
 
-def _write(
-    path: Path, pages: Sequence[np.ndarray], mm: tuple[float, float, float] | None, note: str
-) -> None:
+def _write(path: Path, pages: Sequence[np.ndarray], mm: Sequence[float] | None, note: str) -> None:
     """Writes pages as ImageJ does; its description holds the note as a key and its value."""
     lines = ["ImageJ=1.54f", f"images={len(pages)}", f"slices={len(pages)}"]
     resolution = {}

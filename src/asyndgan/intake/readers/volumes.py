@@ -1,16 +1,15 @@
 """What the formats of volumes share: axes turned to the closest canonical orientation, and size."""
 
-import os
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
 
+from asyndgan.intake import limits
 from asyndgan.intake.readers.reader import (
     AXIAL,
     NOT_ACQUIRED,
@@ -22,14 +21,12 @@ from asyndgan.intake.readers.reader import (
     storable,
     volume_of,
 )
-from asyndgan.intake.remedies import FROM_ONE_HOT, WITH_AFFINE
 from asyndgan.lazy import Late
-from asyndgan.received import UnreadableError
 
 nib: Any = Late("nibabel")  # half a second that pictures need not
 
-MAX_VOXELS: Final = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
-MAX_RATIO: Final = 1100  # bytes that one of a file may hold: deflate packs 1032 at most
+MAX_VOXELS: Final = 2**29  # twice the largest CT volumes
+A_VOXEL: Final = 18  # bytes that reading takes
 FLAT: Final = 1e-6  # of a determinant of directions of length 1, below which they lie in a plane
 TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From (left, posterior, superior), DICOM's and ITK's axes, to (right, anterior, superior)."""
@@ -69,7 +66,7 @@ class Volumes(Reader):
 
     @abstractmethod
     def _opened(self, path: Path) -> AbstractContextManager[Header]:
-        """Opens a file of bounded size, and reads its header."""
+        """Opens a file, and reads its header."""
 
     @abstractmethod
     def _save(
@@ -86,51 +83,56 @@ class Volumes(Reader):
         (stored,) = self._read(path, 1, labels=True)
         return stored
 
-    def painted(self, path: Path) -> bool:
-        """See `Reader.painted`."""
+    def place(self, path: Path) -> Mapping[str, Any]:
+        """See `Reader.place`."""
         with decoding(path, self.kind), self._opened(path) as header:
-            return header.note.startswith(NOT_ACQUIRED)
+            return {
+                "shape": header.shape[:3], "affine": header.affine, "fields": header.place
+            }  # fmt: skip
 
     def write(
         self,
         path: Path,
         plane: np.ndarray,
         *,
-        spacing: tuple[float, float],
+        spacing: tuple[float, ...],
         note: str,
         geometry: Geometry = AXIAL,
     ) -> None:
         """See `Reader.write`."""
-        rows, columns = spacing
-        volume = storable(volume_of([plane], geometry.axis))
-        sides = np.insert([columns, rows], geometry.axis, geometry.thickness)
+        thickness, rows, columns = (geometry.thickness, *spacing)[-3:]
+        planes = [*plane] if plane.ndim == 3 else [plane]
+        volume = storable(volume_of(planes, geometry.axis))
+        sides = np.insert([columns, rows], geometry.axis, thickness)
+        placed = np.diag([*sides, 1.0]) if geometry.affine is None else geometry.affine
         turn = _from_canonical(nib.orientations.axcodes2ornt(geometry.codes))
-        affine = np.diag([*sides, 1.0]) @ nib.orientations.inv_ornt_aff(turn, volume.shape)
+        affine = placed @ nib.orientations.inv_ornt_aff(turn, volume.shape)
         turned = nib.orientations.apply_orientation(volume, turn)
         self._save(path, turned, affine, note, None)
 
     def write_painted(
-        self, path: Path, planes: Sequence[np.ndarray], *, like: Path, axis: int
+        self, path: Path, planes: Sequence[np.ndarray], *, place: Mapping[str, Any], axis: int
     ) -> None:
         """See `Reader.write_painted`."""
-        with decoding(like, self.kind), self._opened(like) as acquired:
-            shape, affine, place = acquired.shape[:3], acquired.affine, acquired.place
+        affine = np.array(place["affine"])
         # Undo the reorientation to the closest canonical orientation: software that ignores the
         # affine must find the voxels where the acquired ones are.
         turn = _from_canonical(nib.orientations.io_orientation(affine))
         volume = nib.orientations.apply_orientation(storable(volume_of(planes, axis)), turn)
-        self._save(path, volume.reshape(shape), affine, NOT_ACQUIRED, place)
+        self._save(path, volume.reshape(place["shape"]), affine, NOT_ACQUIRED, place["fields"])
 
     def _read(self, path: Path, most: int, *, labels: bool = False) -> list[Stored]:
         """Reads voxels (right, anterior, superior) of each modality, and their affine."""
-        with decoding(path, self.kind, labels=labels), self._opened(path) as header:
+        with decoding(path, self.kind), self._opened(path) as header:
             _check(path, header, MAX_VOXELS if labels else most)
+            limits.allow(path, A_VOXEL * int(np.prod(header.shape, dtype=object)))
             values = header.read()
             if labels and len(header.shape) == 4 and header.shape[3] > 1:
                 raise _several_labels(path, values)
             spatial = (*header.shape, 1)[:3]
+            painted = header.note.startswith(NOT_ACQUIRED)
             return [
-                _turned(volume, header.affine)
+                _turned(volume, header.affine, painted, header.note.strip(" \0"))
                 for volume in np.moveaxis(values.reshape((*spatial, -1)), -1, 0)
             ]
 
@@ -148,10 +150,8 @@ def _check(path: Path, header: Header, most: int) -> None:
     """
     shape = header.shape
     if wrong := _wrong_affine(header.affine):
-        again = "Export it again from what it was made of"
-        nifti = path.name.endswith((".nii", ".nii.gz"))
-        other = f", or give it the affine of a file on the same grid: {WITH_AFFINE}"
-        raise DataFileError(path, f"has {wrong} in its header", f"{again}{other if nifti else ''}.")
+        remedy = "Export it again from what it was made of."
+        raise DataFileError(path, f"has {wrong} in its header", remedy)
     if min(shape, default=0) < 1 or int(np.prod(shape, dtype=object)) > MAX_VOXELS:
         raise DataFileError(
             path,
@@ -191,32 +191,13 @@ def _several_labels(path: Path, values: np.ndarray) -> DataFileError:
         reason = f"is a mask with {channels} numbers a voxel"
         return DataFileError(path, reason, "Store one label a voxel.")
     remedy = "Make a label map of it: 0 where no channel is 1, and else the number of the channel."
-    if path.name.endswith((".nii", ".nii.gz")):
-        remedy = FROM_ONE_HOT
     reason = f"looks like a one-hot mask: it holds {channels} numbers a voxel, of which one is 1"
     return DataFileError(path, reason, remedy)
 
 
-def _turned(values: np.ndarray, affine: np.ndarray) -> Stored:
+def _turned(values: np.ndarray, affine: np.ndarray, painted: bool, called: str) -> Stored:
     # Without its type named, nibabel refuses 64-bit integers.
     volume = nib.Nifti1Image(values, affine, dtype=values.dtype)
     turned = nib.as_closest_canonical(volume)
     turn = nib.orientations.io_orientation(affine)
-    return Stored(np.array(turned.dataobj), turned.affine, turn)
-
-
-def check_length(file: BufferedIOBase, shape: Sequence[int], dtype: np.dtype, most: int) -> None:
-    """Checks that a file can hold as many voxels as its header claims.
-
-    Args:
-        file: the file.
-        shape: number of voxels along each axis.
-        dtype: type of a voxel.
-        most: bytes that one byte of the file may hold: 1, or `MAX_RATIO` if it is packed.
-
-    Raises:
-        ValueError: it is too short.
-    """
-    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if size > most * os.fstat(file.fileno()).st_size:
-        raise UnreadableError("it is far shorter than its voxels take")
+    return Stored(np.array(turned.dataobj), turned.affine, turn, painted=painted, called=called)

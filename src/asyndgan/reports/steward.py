@@ -1,0 +1,202 @@
+"""The page of a site's steward: what is asked of the site, what is allowed, and what has left."""
+
+import logging
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from http import HTTPStatus
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final, final
+from urllib.parse import parse_qs
+
+from asyndgan.engines import flare_part
+from asyndgan.engines.federation import AUDITS
+from asyndgan.errors import AsyndganError, PolicyError, RecipeError, RunError
+from asyndgan.intake.dataset import DataSet
+from asyndgan.privacy import Policy
+from asyndgan.privacy.deciding import verdict, write_policy
+from asyndgan.privacy.ledger import head_file, summary
+from asyndgan.privacy.measured_recipes import outside
+from asyndgan.privacy.policy import ASKED
+from asyndgan.recipe import Recipe
+from asyndgan.reports.asked import DIFFER, costs, differences, leaving, purpose
+from asyndgan.reports.local import HTML, Answer, LocalServer
+from asyndgan.reports.page import rendered
+from asyndgan.tables.schema import is_table
+from asyndgan.texts import counted
+
+log = logging.getLogger(__name__)
+
+SHOWN: Final = 20  # newest requests that the page shows
+LAST: Final = 5  # lines of the ledger that the page shows
+DONE: Final = {
+    "approve": "The recipe of run {run} is approved.",
+    "such": "The recipe of run {run} is approved, and so are further ones like it.",
+    "refuse": "The recipe of run {run} is refused, and further ones like it are not approved. "
+    "Nothing leaves for it any more.",
+    "each": "No further recipe is approved for being like another.",
+    "ask": "From now on each recipe waits for your answer.",
+    "unasked": "Recipes that the policy allows run without a question.",
+}
+
+
+@final
+class StewardPage(LocalServer):
+    """Serves the page of a site.
+
+    Its buttons write `policy.toml`, which alone decides; the site reads it with the next request.
+
+    Raises:
+        RunError: the folder is no site's, or the port is taken.
+    """
+
+    most = 2000
+
+    def __init__(self, kit: Path, port: int = 0) -> None:
+        service = flare_part("service")
+        self.kit, self.name = kit, service.name_of(kit)
+        self.settings = service.SiteFile.of(kit)
+        self.books = kit / "records"
+        self._told, self._turn = "", Lock()
+        super().__init__(port)
+
+    @cached_property
+    def patients(self) -> int | None:
+        """Number of the site's patients; None where it is not known: of a table, of faulty data."""
+        data = self.settings.data
+        try:
+            return None if is_table(data) else len({*DataSet(data).patients.values()})
+        except AsyndganError:
+            return None
+
+    def page(self) -> str:
+        """The page, with the news of the latest decision, once."""
+        told, self._told = self._told, ""
+        return self._page(told)
+
+    def _page(self, told: str, *, refused: str = "") -> str:
+        alarms, books = list[str](), None
+        ledger = self.books / "ledger.jsonl"
+        try:
+            if ledger.exists() or head_file(ledger).exists():
+                lines, totals = summary(ledger, LAST)
+                books = {"lines": lines[::-1], **totals}
+                if totals["repeated"]:
+                    alarms.append(
+                        f"{counted(totals['repeated'], 'image')} came again in another step, which "
+                        "a generator in training hardly paints. Ask the coordinator."
+                    )
+        except AsyndganError as error:
+            alarms.append(f"{error} Stop 'asyndgan site start', and keep the folder records.")
+        policy, asked = None, list[dict[str, Any]]()
+        try:
+            policy = Policy.from_file(self.settings.policy)
+            answered = books["answers"] if books else 0
+            asked = [self._asked(each, policy, answered) for each in self._requests()[:SHOWN]]
+        except AsyndganError as error:
+            alarms.append(f"{error} Until it is corrected nothing leaves.")
+        return rendered(
+            "steward.html.jinja",
+            {
+                "name": self.name, "told": told, "refused": refused, "alarms": alarms,
+                "asked": asked, "policy": policy, "books": books,
+                "file": self.settings.policy.name, "patients": self.patients,
+            },
+        )  # fmt: skip
+
+    def _requests(self) -> list[Any]:
+        found: list[Any] = flare_part("requests").kept(self.kit)
+        return found
+
+    def _asked(self, request: Any, policy: Policy, answered: int) -> dict[str, Any]:
+        """What the page tells of a request: `state` is waits, allowed, refused or changed."""
+        when = time.strftime("%d %B %Y, %H:%M", time.localtime(request.time))
+        about = {"run": request.run, "who": request.submitter, "when": when, "recipe": None}
+        about |= {"log": request.refused, "number": request.number}
+        try:
+            if not request.recipe:
+                (policy.check_audit if request.run == AUDITS else policy.check_fingerprint)()
+            policy.check_submitter(request.submitter)
+            if not request.recipe:
+                return about | {"state": "allowed", "reasons": []}
+            recipe = Recipe.from_toml(request.recipe)
+        except (PolicyError, RecipeError) as error:
+            return about | {"state": "refused", "reasons": [str(error)]}
+        keys = {key for key, _ in policy.refused_by(recipe, self.name)}
+        books = self.books if (self.books / "ledger.jsonl").exists() else None
+        try:
+            reasons, notes = verdict(policy, recipe, self.patients, self.name, books)
+        except AsyndganError as error:
+            reasons, notes = [str(error)], []
+        state = "refused" if reasons or request.refused else "allowed"
+        if keys and keys <= {*ASKED}:
+            state = "waits"
+        near, changed = differences(recipe)
+        return about | {
+            "state": state, "recipe": recipe, "digest": recipe.digest(), "reasons": reasons,
+            "notes": notes, "purpose": purpose(recipe), "near": near, "changed": changed,
+            "leaving": list(leaving(recipe, policy)), "outside": outside(recipe), "differ": DIFFER,
+            "costs": list(
+                costs(recipe, policy, self.name, patients=self.patients, answered=answered)
+            ),
+            "may_approve": keys <= {*ASKED, "allows.refused"} and bool(keys),
+        }  # fmt: skip
+
+    def answer(self, order: bytes) -> Answer:
+        """Writes a decision, if policy and recipe are those that were shown."""
+        try:
+            said = {
+                key: values[0]
+                for key, values in parse_qs(order.decode(), strict_parsing=True).items()
+            }
+            with self._turn:
+                self._told = decide(self.kit, said)
+        except (AsyndganError, ValueError, KeyError) as error:
+            why = str(error) if isinstance(error, AsyndganError) else "This is no form of the page."
+            log.warning("a decision is refused: %s", why)
+            page = self._page("", refused=why)
+            return Answer(HTTPStatus.CONFLICT, page.encode(), HTML)
+        return Answer(HTTPStatus.SEE_OTHER)
+
+
+def decide(kit: Path, said: Mapping[str, str]) -> str:
+    """Writes a decision on what was shown of a site into its policy; returns what was done.
+
+    Args:
+        kit: the site's folder.
+        said: `action`, one of `DONE`, and the digest of the `policy`; for a recipe also the `run`
+            that asks for it, and its `digest`.
+
+    Raises:
+        RunError: the policy or the recipe is not the one that was shown.
+        KeyError: something was not said.
+    """
+    action, file = said["action"], flare_part("service").SiteFile.of(kit).policy
+    done, policy = DONE[action], Policy.from_file(file)
+    if policy.digest() != said["policy"]:
+        raise RunError("The policy changed after it was shown. Read it, then decide again.")
+    run = digest = ""
+    if action in ("approve", "such", "refuse"):
+        run, digest = said["run"], said["digest"]
+        recipe = asked_recipe(kit, run)
+        if recipe is None or recipe.digest() != digest:
+            raise RunError(
+                f"The recipe of run {run[:64]} changed after it was shown, or is no longer "
+                "asked for. Nothing was written. Read it, then decide again."
+            )
+        policy = policy.decided(recipe, approve=action != "refuse", such=action == "such")
+    else:
+        kept = {"such": ()} if action == "each" else {"unasked": action == "unasked"}
+        policy = policy.model_copy(update={"allows": policy.allows.model_copy(update=kept)})
+    write_policy(file, policy)
+    log.info("%s %s %s", action, run, digest)
+    return done.format(run=run)
+
+
+def asked_recipe(kit: Path, run: str) -> Recipe | None:
+    """The recipe that is asked for in a run, if any."""
+    for each in flare_part("requests").kept(kit):
+        if each.run == run and each.recipe:
+            return Recipe.from_toml(each.recipe)
+    return None

@@ -1,0 +1,83 @@
+"""What an audit at a site comes to: rounded figures over all of its patients, and no other."""
+
+import math
+from typing import Annotated, Self, final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from asyndgan.texts import Title
+
+Patients = Annotated[int, Field(ge=0, le=10**9)]
+Figure = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)] | None
+"""A number; None stands for nan."""
+
+
+class _Figures(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def rounded(self) -> Self:
+        """To hundredths, each figure in the direction in which no verdict becomes milder."""
+        numbers = ((name, value) for name, value in self if isinstance(value, float))
+        return self.model_copy(update={name: _rounded(name, value) for name, value in numbers})
+
+
+@final
+class AttackFigures(_Figures):
+    """One way of telling members from others; see `auditing.membership.Attack`."""
+
+    name: Title
+    auc: Figure
+    low: Figure
+    high: Figure
+    p_value: Figure
+    epsilon: Figure
+    corrected: Figure
+    explained: bool
+
+
+@final
+class GroupFigures(_Figures):
+    """What tells members from others apart from membership; see `auditing.groups.Groups`."""
+
+    measure: Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    auc: Figure
+    p_value: Figure
+
+
+@final
+class CopyFigures(_Figures):
+    """Near copies of members; see `auditing.copies.NearCopies`."""
+
+    found: Patients
+    nearest: Figure
+    nearest_other: Figure
+    p_value: Figure
+
+
+@final
+class AuditFigures(_Figures):
+    """The findings of an audit of one site."""
+
+    members: Patients  # on whom the run was trained here
+    others: Patients  # whom it held out here
+    groups: GroupFigures
+    attacks: Annotated[list[AttackFigures], Field(max_length=8)]
+    copies: CopyFigures
+    own_masks: Patients  # masks of the set that are a member's
+
+    def bounded(self, fewest: int) -> Self | None:
+        """The figures as they may leave, rounded; None if a group has fewer patients."""
+        if min(self.members, self.others) < fewest:
+            return None
+        return self.model_copy(
+            update={
+                "groups": self.groups.rounded(),
+                "attacks": [one.rounded() for one in self.attacks],
+                "copies": self.copies.rounded(),
+            }
+        )  # fmt: skip
+
+
+def _rounded(name: str, value: float) -> float:
+    up = name == "low" or (name == "high" and value >= 0.5)
+    return (math.ceil if up else math.floor)(value * 100) / 100

@@ -1,0 +1,363 @@
+"""The pages on which a steward decides, and on which a coordinator sees how runs stand."""
+
+import http.client
+import logging
+import re
+import shutil
+import subprocess
+import sys
+import webbrowser
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+
+from accessible import barriers
+from asyndgan.cli.serving import serve_page
+from asyndgan.cli.site import first_policy
+from asyndgan.engines.flare.localhost import federation_here
+from asyndgan.engines.flare.requests import Request, keep
+from asyndgan.engines.flare.service import example
+from asyndgan.errors import RunError
+from asyndgan.privacy import Policy
+from asyndgan.privacy.ledger import Ledger
+from asyndgan.reports.coordinator import CoordinatorPage
+from asyndgan.reports.steward import StewardPage
+from asyndgan.runs import load_recipe
+from asyndgan.runs.order import Order
+from asyndgan.runs.train import train
+from asyndgan.texts import replace_text
+from commands import asyndgan
+
+WIDE = load_recipe("default", ["discriminator.width=96"])
+WHO = "coordinator@asyndgan.local"
+COMMAND = str(Path(sys.executable).with_name("asyndgan"))
+
+
+def ask(kit, run, recipe):
+    """As if the coordinator asked for a run."""
+    keep(kit, Request(run=run, recipe=recipe and recipe.to_toml(), submitter=WHO, refused=""))
+
+
+@pytest.fixture
+def kit(phantoms, tmp_path):
+    federation_here(tmp_path / "f", tmp_path / "north")
+    kit = tmp_path / "north"
+    (kit / "site.toml").write_text(example(phantoms["north"]))
+    few = (
+        first_policy("north", "measured")
+        .to_toml()
+        .replace("fewest_patients = 5", "fewest_patients = 1")
+    )
+    (kit / "policy.toml").write_text(few)
+    ask(kit, "wide", WIDE)
+    return kit
+
+
+@pytest.fixture
+def page(kit):
+    with StewardPage(kit) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def policy_of(kit):
+    return Policy.from_file(kit / "policy.toml")
+
+
+def refused_by(kit, recipe=WIDE):
+    return [key for key, _ in policy_of(kit).refused_by(recipe)]
+
+
+def form(kit, action="approve", run="wide", recipe=WIDE, **changes):
+    """What the page sends for a decision."""
+    said = {"action": action, "run": run, "digest": recipe.digest()}
+    return urlencode(said | {"policy": policy_of(kit).digest()} | changes)
+
+
+def sent(url, body=None, path=None, **headers):
+    """Status and content of a request to a page; without a body it is looked at."""
+    place = urlsplit(url)
+    line = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
+    line.request("POST" if body else "GET", path or place.path, body, headers)
+    answer = line.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_a_steward_reads_who_asks_what_it_costs_and_what_could_be_learned(kit, page):
+    ask(kit, "plain", load_recipe("default"))
+    ask(kit, "paper", load_recipe("paper"))
+    ask(kit, "seen", "")
+    _, text = sent(page.url)
+    assert WHO in text and WIDE.digest() in text
+    for words in (
+        "answers a patient (3 take part)", "666.7", "<code>discriminator.width</code> is 96",
+        "The recipe differs from 'default' in one key", "Approve wide", "Revoke plain",
+        "loss.paired_l1 is 100", "leaves.fingerprint",
+    ):  # fmt: skip
+        assert words in text, words
+    for other in ("Approve plain", "Approve paper", "Approve seen", "Revoke wide"):
+        assert other not in text, other
+
+
+def test_the_page_calls_no_request_allowed_that_the_site_refuses(kit, page):
+    ask(kit, "plain", load_recipe("default"))
+    ask(kit, "audit", "")
+    assert "leaves.audits" in sent(page.url)[1].split("Run audit", 1)[1].split("</article>")[0]
+    text = (kit / "policy.toml").read_text()
+    (kit / "policy.toml").write_text(
+        text.replace("[allows]", '[allows]\nsubmitters = ["boss@x"]').replace(
+            "\nsubmitters = []", ""
+        )
+    )
+    _, text = sent(page.url)
+    assert text.count(f"{WHO} may not begin runs here (allows.submitters)") == 2
+    assert "No run was asked for that the policy allows" in text
+
+
+def test_the_address_of_a_page_is_in_no_argument_of_the_browser(monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+
+    class Served:
+        url = "http://127.0.0.1:1/key/"
+
+        def serve_forever(self):
+            file = Path(urlsplit(opened[0]).path)
+            assert self.url in file.read_text() and file.parent.stat().st_mode & 0o77 == 0
+
+    serve_page(Served(), browser=True)
+    assert "key" not in opened[0] and not Path(urlsplit(opened[0]).path).exists()
+
+
+def test_a_steward_sees_what_has_left_and_is_alarmed_by_books_that_were_changed(kit, page):
+    ledger = Ledger(kit / "records" / "ledger.jsonl", policy_of(kit).digest())
+    for step in range(7):
+        ledger.append(
+            run="ab", kind="judgement", step=step, payload=bytes(step), repeated=step // 6
+        )
+    ledger.close()
+    _, text = sent(page.url)
+    assert "7 answers, of 20000" in text and f"7:{ledger.last}" in text
+    assert "1 image came again in another step" in text
+    lines = (kit / "records" / "ledger.jsonl").read_text()
+    (kit / "records" / "ledger.jsonl").write_text(lines.replace('"step":3', '"step":4'))
+    assert "line 4 was changed" in sent(page.url)[1]
+    (kit / "policy.toml").write_text("no policy")
+    assert "Until it is corrected nothing leaves" in sent(page.url)[1]
+
+
+def test_an_approval_is_in_the_policy_when_the_page_says_so_and_can_be_revoked(kit, page, caplog):
+    caplog.set_level(logging.INFO)
+    assert sent(page.url, form(kit)) == (303, "")
+    assert refused_by(kit) == []
+    assert f"approve wide {WIDE.digest()}" in caplog.text
+    assert "The recipe of run wide is approved." in sent(page.url)[1]
+    assert "The recipe of run wide is approved." not in sent(page.url)[1]
+    assert sent(page.url, form(kit, "refuse"))[0] == 303
+    assert refused_by(kit) == ["allows.approved", "allows.refused"]
+    assert "Approve wide" in sent(page.url)[1]
+    ask(kit, "plain", load_recipe("default"))
+    assert sent(page.url, form(kit, "ask"))[0] == 303
+    assert refused_by(kit, load_recipe("default")) == ["allows.recipes"]
+    assert "Approve plain" in sent(page.url)[1]
+    assert sent(page.url, form(kit, "unasked"))[0] == 303
+    assert refused_by(kit, load_recipe("default")) == []
+
+
+def test_a_steward_approves_such_runs_on_the_page_or_by_command_and_revokes_it(kit, page):
+    like = load_recipe("default", ["discriminator.width=96", "training.seed=7"])
+    ask(kit, "like", like)
+    assert sent(page.url, form(kit, "such"))[0] == 303
+    _, text = sent(page.url)
+    assert "and so are further ones like it" in text and "Revoke like" in text
+    assert "Further runs like one run that you approved" in text
+    assert sent(page.url, form(kit, "each"))[0] == 303
+    assert refused_by(kit) == refused_by(kit, like) == ["allows.approved"]
+    said = asyndgan("site", "approve", kit, "like", "--such", answer="n\n")
+    assert like.digest() in said and "discriminator.width is 96" in said
+    assert refused_by(kit, like) == ["allows.approved"]
+    assert "further ones" in asyndgan("site", "approve", kit, "like", "--such", answer="y\n")
+    assert refused_by(kit) == refused_by(kit, like) == []
+    asyndgan("site", "refuse", kit, "wide", answer="y\n")
+    assert refused_by(kit) and refused_by(kit, like) == ["allows.approved"]
+    asyndgan("site", "approve", kit, "like", answer="y\n")
+    assert refused_by(kit, like) == []
+    with pytest.raises(RunError, match=r"no run none has asked.*Asked for: .*wide"):
+        asyndgan("site", "approve", kit, "none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"digest": 64 * "0"}, "changed after it was shown"),
+        ({"run": "another"}, "changed after it was shown"),
+        ({"policy": 64 * "0"}, "policy changed after it was shown"),
+        ({"action": "delete"}, "no form of the page"),
+        ({"action": "ask", "policy": ""}, "no form of the page"),
+    ],
+)
+def test_what_was_not_shown_is_not_decided(kit, page, caplog, changes, why):
+    before = (kit / "policy.toml").read_bytes()
+    status, text = sent(page.url, form(kit, **changes))
+    assert status == 409 and why in text and "Not done." in text
+    assert (kit / "policy.toml").read_bytes() == before
+    assert "a decision is refused" in caplog.text
+
+
+def test_a_recipe_that_changed_after_it_was_shown_is_not_approved(kit, page):
+    shown = form(kit)
+    other = load_recipe("default", ["discriminator.width=512"])
+    ask(kit, "wide", other)
+    status, text = sent(page.url, shown)
+    assert status == 409 and other.digest() in text  # what is asked for now is shown
+    assert refused_by(kit) == refused_by(kit, other) == ["allows.approved"]
+
+
+@pytest.mark.parametrize("body", [None, "form"])
+@pytest.mark.parametrize(
+    ("foreign", "what"),
+    [
+        ({"Host": "evil.example"}, "name"),
+        ({"Origin": "http://evil.example"}, "origin"),
+        ({"Origin": "null"}, "origin"),
+        ({"path": "/"}, "key"),
+        ({"path": "/a-key-of-yesterday/"}, "key"),
+    ],
+)
+def test_strangers_get_nothing_decide_nothing_and_are_logged(
+    kit, page, caplog, body, foreign, what
+):
+    before = (kit / "policy.toml").read_bytes()
+    assert sent(page.url, body and form(kit), **foreign) == (404, "")
+    assert (kit / "policy.toml").read_bytes() == before
+    assert f"a request with a wrong {what} is refused" in caplog.text
+
+
+def test_a_key_ends_with_its_console(kit, page):
+    with StewardPage(kit) as other:
+        assert other.token != page.token
+        assert sent(page.url, form(kit), path=f"/{other.token}/") == (404, "")
+    assert sent(page.url, form(kit, padding=3000 * "a"))[0] == 413
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_a_steward_decides_by_keyboard_without_scripts(browser, kit, page, width, scheme):
+    ask(kit, "a-run-with-a-name-of-no-less-than-sixty-four-characters-in-all-x", WIDE)
+    context = browser.new_context(
+        java_script_enabled=False, viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
+    tab, said, asked_for = context.new_page(), [], []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("request", lambda request: asked_for.append(request.url))
+    tab.goto(page.url)
+    tab.get_by_role("button", name="Approve wide").focus()
+    tab.keyboard.press("Enter")
+    tab.get_by_role("status").wait_for()
+    assert "run wide is approved" in tab.get_by_role("status").text_content()
+    assert refused_by(kit) == []
+    tab.get_by_role("button", name="Revoke wide").focus()
+    tab.keyboard.press("Space")
+    tab.get_by_role("button", name="Approve wide").wait_for()
+    assert "allows.refused" in refused_by(kit)
+    tab.get_by_role("link", name="Look again").press("Enter")
+    tab.get_by_role("button", name="Approve wide").wait_for()
+    wide = tab.locator("body").bounding_box()["width"]
+    assert wide <= width
+    for box in (each.bounding_box() for each in tab.locator("button").all()):
+        assert box["height"] >= 44 and box["x"] + box["width"] <= width
+    assert not said and {url for url in asked_for if url[:5] != "data:"} == {page.url}
+    context.close()
+    with browser.new_page(color_scheme=scheme) as scripted:  # axe is a script
+        scripted.goto(page.url)
+        assert barriers(scripted) == []
+
+
+def test_a_console_that_is_killed_loses_no_approval_and_grants_none(kit):
+    allowed = {"approve": [], "refuse": ["allows.approved", "allows.refused"]}
+    for pause in (0.0, 0.023):
+        console = subprocess.Popen(
+            [COMMAND, "site", "console", str(kit), "--no-browser"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        url = re.search(r"http://\S+", console.stdout.readline())[0]
+        known = []  # what was asked for, and after it what was said to be done
+
+        def decide(url=url, known=known):
+            with suppress(OSError, http.client.HTTPException):
+                while True:
+                    for action in allowed:
+                        known.append((action, False))
+                        assert sent(url, form(kit, action))[0] == 303
+                        known.append((action, True))
+
+        deciding = Thread(target=decide)
+        deciding.start()
+        while len(known) < 9:
+            deciding.join(0.01)
+        deciding.join(pause)
+        console.kill()
+        console.communicate()
+        deciding.join(60)
+        done = [action for action, said in known if said][-1]
+        begun = known[-1][0]
+        assert refused_by(kit) in (allowed[done], allowed[begun])
+        with StewardPage(kit) as page:  # the next one starts from what was written
+            assert ("Revoke wide" in page.page()) is (refused_by(kit) == [])
+
+
+@pytest.fixture
+def federation(phantoms, tiny, tmp_path):
+    """Of one run that was trained, one that nobody allows, and one that waits for its people."""
+    made = federation_here(
+        tmp_path / "fed", tmp_path / "kits" / "north", tmp_path / "kits" / "south"
+    )
+    recipe = tiny("masks.release=true", "training.steps=4", "training.sample_every=2")
+    done, failed, waiting = (
+        Order.submit(made, name, recipe, ()) for name in ("done", "failed", "waiting")
+    )
+    train(recipe, phantoms, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", done.folder.path, dirs_exist_ok=True)
+    failed.say(
+        "failed", "every site refuses the run. site north: its policy refuses (allows.paired_l1)."
+    )
+    replace_text(waiting.folder.path / "proposal", "paints 'T1', <b>16 x 16</b> pixels")
+    return made
+
+
+def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_can_change_nothing(federation):
+    with CoordinatorPage(federation) as page:
+        Thread(target=page.serve_forever, daemon=True).start()
+        status, text = sent(page.url)
+        assert status == 200
+        for words in (
+            "Run done", "Step 4 of 4", "allows.paired_l1", "Waits for your confirmation",
+            "federation confirm", "&lt;b&gt;16 x 16", "data:image/png", "<svg",
+        ):  # fmt: skip
+            assert words in text, words
+        before = {path: path.stat().st_mtime_ns for path in federation.path.rglob("*")}
+        assert sent(page.url, "action=confirm&run=waiting")[0] == 413
+        assert sent(page.url, path="/")[0] == 404
+        assert sent(page.url, Host="evil.example")[0] == 404
+        assert {path: path.stat().st_mtime_ns for path in federation.path.rglob("*")} == before
+        page.shutdown()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_the_coordinators_page_fits_a_phone_and_a_desk(browser, federation, width, scheme):
+    with CoordinatorPage(federation) as page:
+        Thread(target=page.serve_forever, daemon=True).start()
+        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        said: list[str] = []
+        tab.on("console", lambda message: said.append(message.text))
+        tab.goto(page.url)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        tab.get_by_role("link", name="Look again").click()
+        assert tab.get_by_role("img", name="Synthetic images of run done").is_visible()
+        assert not said
+        assert barriers(tab) == []
+        tab.close()
+        page.shutdown()

@@ -1,0 +1,201 @@
+"""The page on which a person draws a label map and sees it painted."""
+
+import base64
+import http.client
+import json
+import socket
+from threading import Thread
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from accessible import barriers
+from asyndgan.errors import RunError
+from asyndgan.recipe import Recipe
+from asyndgan.reports.playing import Playground
+from asyndgan.runs.train import train
+from waiting import until
+
+MODALITIES = ("T1", "T2", "FLAIR")
+
+
+@pytest.fixture(scope="module")
+def run(phantoms, tiny, tmp_path_factory):
+    kept = ("masks.release=true", "generator.style=2", "training.steps=2")
+    recipe: Recipe = tiny("image.size=32", *kept)
+    return train(recipe, phantoms, tmp_path_factory.mktemp("play") / "run")
+
+
+@pytest.fixture(scope="module")
+def playground(run):
+    with Playground(run) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def asked(playground, method="POST", path=None, headers=None, **changes):
+    """Status and content of a request; `changes` are of a good order."""
+    zeros = np.zeros(playground.scope.space, "<u2")
+    order = {"mask": base64.b64encode(zeros.tobytes()).decode(), "look": None, "seed": 0}
+    body = json.dumps(order | {"draws": 2} | changes) if method == "POST" else None
+    line = http.client.HTTPConnection("127.0.0.1", playground.server_port, timeout=60)
+    line.request(method, path or f"/{playground.token}/", body, headers or {})
+    answer = line.getresponse()
+    return answer.status, answer.read()
+
+
+def test_a_drawn_mask_is_painted_in_every_modality_and_draw(playground):
+    status, content = asked(playground)
+    images = json.loads(content)
+    assert status == 200 and len(images) == 2
+    assert [each["name"] for each in images[0]] == list(playground.scope.modalities)
+    assert images[0][0]["image"].startswith("data:image/png;base64,")
+    assert json.loads(asked(playground)[1]) == images
+    assert json.loads(asked(playground, seed=1)[1]) != images
+    for look in playground.looks:
+        assert asked(playground, look=look)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"mask": "AAAA"}, "a mask has 32 x 32 pixels"),
+        ({"mask": "no base64"}, "a mask has 32 x 32 pixels"),
+        ({"mask": base64.b64encode(np.full((32, 32), 9, "<u2").tobytes()).decode()}, "9"),
+        ({"look": "nobody"}, "nobody is no site"),
+        ({"draws": 99}, "no order of the page"),
+        ({"more": 1}, "no order of the page"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused_in_words(playground, changes, why):
+    status, content = asked(playground, **changes)
+    assert status == 400 and why in json.loads(content)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"headers": {"Host": "evil.example"}},
+        {"headers": {"Origin": "http://evil.example"}},
+        {"path": "/"},
+        {"path": "/another-key/"},
+        {"method": "GET", "path": "/"},
+    ],
+)
+def test_other_origins_names_and_keys_get_nothing(playground, foreign):
+    assert asked(playground, **foreign) == (404, b"")
+
+
+def test_an_order_too_long_is_not_read(playground):
+    assert asked(playground, mask="A" * 100_000)[0] == 413
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /\xff\xe9/ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n",
+        b"POST /TOKEN/ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nContent-Length: abc\r\n\r\n",
+        b"POST /TOKEN/ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nContent-Length: 9\r\n\r\n",
+    ],
+)
+def test_malformed_and_broken_requests_leave_no_traceback(playground, sent, capfd):
+    sent = sent.replace(b"PORT", b"%d" % playground.server_port)
+    line = socket.create_connection(("127.0.0.1", playground.server_port), timeout=60)
+    line.sendall(sent.replace(b"TOKEN", playground.token.encode()))
+    line.shutdown(socket.SHUT_WR)
+    answer = line.recv(100)
+    line.close()
+    assert b" 404 " in answer or b" 413 " in answer or b" 400 " in answer
+    assert asked(playground)[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_run_that_paints_without_masks_is_refused(run, tiny, monkeypatch):
+    recipe = tiny("condition.kind=none", "generator.kind=dcgan", "masks.release=false")
+    monkeypatch.setattr(run, "recipe", lambda: recipe)
+    with pytest.raises(RunError, match="paints without masks"):
+        Playground(run)
+
+
+def test_a_port_that_is_taken_is_named(run, playground):
+    with pytest.raises(RunError, match=f"port {playground.server_port} cannot be used"):
+        Playground(run, port=playground.server_port)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_person_draws_by_pointer_and_by_keyboard_and_sees_images(
+    browser, playground, width, tmp_path
+):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    said, asked_for = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked_for.append(request.url))
+    page.goto(playground.url)
+    page.wait_for_selector("#painted img")
+    assert barriers(page) == []
+    before = page.evaluate("[...mask].filter(value => value == label).length")
+    page.click("#clear")
+    page.locator("#map").click(position={"x": 40, "y": 40})
+    drawn = page.evaluate("[...mask].filter(value => value == label).length")
+    assert drawn > 0
+    page.focus("#map")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown", "+", "Space"):
+        page.keyboard.press(key)
+    assert page.evaluate("[...mask].filter(value => value == label).length") > drawn
+    for _ in range(3):
+        page.click("#undo")
+    assert page.evaluate("[...mask].filter(value => value == label).length") == before
+    Image.fromarray(np.full((32, 32), 1, np.uint8)).save(tmp_path / "ones.png")
+    page.set_input_files("#file", tmp_path / "ones.png")
+    until(lambda: page.evaluate("mask.every(value => value == 1)"))
+    Image.fromarray(np.full((32, 32), 77, np.uint8)).save(tmp_path / "unknown.png")
+    page.set_input_files("#file", tmp_path / "unknown.png")
+    until(lambda: "77" in page.text_content("#said"))
+    page.select_option("#draws", "4")
+    count = 4 * len(playground.scope.modalities)
+    until(lambda: page.locator("#painted img").count() == count)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not said
+    assert {url for url in asked_for if not url.startswith("data:")} == {playground.url}
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def volume(volumes, tiny, tmp_path_factory):
+    recipe = tiny("image.size=16x32x32", "image.fit=stretch", "training.steps=2")
+    trained = train(recipe, volumes, tmp_path_factory.mktemp("whole") / "run")
+    with Playground(trained) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_of_a_volume_the_slice_that_is_drawn_on_and_the_planes_across_are_shown(volume):
+    status, content = asked(volume, draws=1, level=15)
+    names = [f"{name}, {seen}" for seen in ("slice 16", "a row", "a column") for name in MODALITIES]
+    assert status == 200 and [each["name"] for each in json.loads(content)[0]] == names
+    status, content = asked(volume, level=16)
+    assert status == 400 and "16 slices" in json.loads(content)
+
+
+def test_a_person_draws_on_slices_of_a_volume_and_copies_one_to_all(browser, volume):
+    page, said = browser.new_page(viewport={"width": 390, "height": 900}), []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(volume.url)
+    page.wait_for_selector("#painted img")
+    page.click("#clear")
+    page.fill("#slice", "3")
+    page.locator("#map").click(position={"x": 40, "y": 40})
+    filled = "(at) => mask.slice(at * size, (at + 1) * size).some((one) => one)"
+    drawn = f"[...Array(slices).keys()].filter({filled})"
+    assert page.evaluate(drawn) == [2]
+    page.click("#copy")
+    assert page.evaluate(drawn) == [*range(16)]
+    until(
+        lambda: page.locator("#painted figcaption").first.text_content().startswith("T1, slice 3")
+    )
+    assert not said
+    page.close()

@@ -1,0 +1,160 @@
+"""What a steward reads of a run that asks, and what their decisions write."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from asyndgan.cli.site import first_policy
+from asyndgan.privacy import Policy
+from asyndgan.privacy.deciding import write_policy
+from asyndgan.privacy.measured_recipes import ALIKE, FAMILY
+from asyndgan.privacy.policy import ASKED
+from asyndgan.reports.asked import costs, differences, leaving, purpose
+from asyndgan.runs import load_recipe
+from commands import asyndgan
+
+WIDE = ("discriminator.width=96", "training.steps=9000")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "said"),
+    [
+        ("default", (), "images (all modalities that sites hold) of 64 x 64 pixels from label maps "
+         "of no patient, in 2"),
+        ("masks", (), "learns what patients' label maps look like"),
+        ("paper", ("image.modalities=T1,T2",), "images (T1 and T2) of 64 x 64 pixels from label "
+         "maps of patients"),
+    ],
+)  # fmt: skip
+def test_what_a_run_is_for_is_said_in_a_sentence(name, overrides, said):
+    assert said in purpose(load_recipe(name, overrides))
+
+
+def test_a_recipe_is_told_by_what_differs_from_the_nearest_shipped_one():
+    assert differences(load_recipe("paper")) == ("paper", [])
+    near, changed = differences(load_recipe("default", WIDE))
+    assert near == "default"
+    assert changed == [("discriminator.width", "96", "32"), ("training.steps", "9000", "2000")]
+
+
+def test_answers_are_counted_in_all_and_for_each_patient_who_takes_part():
+    policy, recipe = (
+        first_policy("north", "measured"),
+        load_recipe("default", ["training.hold_out=0.25"]),
+    )
+    every, each = costs(recipe, policy, "north", patients=8, answered=600)
+    assert (every.asked, every.before) == ("2\u202f000", "600")
+    assert (each.of, each.asked, each.before, each.allowed) == (
+        "answers a patient (6 take part)", "333.3", "100", "700",
+    )  # fmt: skip
+    assert not every.beyond and not each.beyond
+    (*_, each) = costs(recipe, policy, "north", patients=4, answered=600)
+    assert each.beyond
+    assert [c.of for c in costs(recipe, policy, "n", patients=None, answered=0)] == [
+        "answers in all"
+    ]
+
+
+def test_what_leaves_follows_from_recipe_and_policy():
+    strict = list(leaving(load_recipe("default"), first_policy("north", "measured")))
+    assert "In each step the gradient on synthetic images, as int4." in strict
+    assert not any("losses" in line or "Label maps" in line for line in strict)
+    lax = Policy.from_toml("[leaves]\nmasks = 'transient'\ndiscriminator_losses = true")
+    told = " ".join(leaving(load_recipe("paper"), lax))
+    assert "losses of the generator and discriminators" in told
+    assert "label maps or classes of patients, which it promises not to keep" in told
+
+
+def test_an_approval_names_one_recipe_and_a_refusal_outdoes_everything(tmp_path):
+    file, recipe = tmp_path / "policy.toml", load_recipe("default", WIDE)
+    file.write_text("# decided on 3 May\n" + first_policy("north", "measured").to_toml())
+    other = load_recipe("default", ["discriminator.width=95"])
+
+    def keys(recipe=recipe):
+        return [key for key, _ in Policy.from_file(file).refused_by(recipe, "north")]
+
+    def decide(approve):
+        write_policy(file, Policy.from_file(file).decided(recipe, approve=approve))
+
+    assert keys() == ["allows.approved"]
+    decide(True)
+    assert keys() == [] and keys(other) == ["allows.approved"]
+    decide(False)
+    assert keys() == ["allows.approved", "allows.refused"] and not {*keys()} <= {*ASKED}
+    decide(True)
+    assert keys() == []
+    assert file.read_text().startswith("# decided on 3 May\n")
+    assert file.read_text().count("\n# ") == first_policy("north", "measured").to_toml().count(
+        "\n# "
+    )
+    plain = load_recipe("default")
+    assert keys(plain) == []
+    write_policy(file, Policy.from_file(file).decided(plain, approve=False))
+    assert keys(plain) == ["allows.refused"]
+
+
+def test_an_approval_of_such_runs_covers_what_no_answer_depends_on_and_nothing_else(tmp_path):
+    file, recipe = tmp_path / "policy.toml", load_recipe("default", WIDE)
+    file.write_text(first_policy("north", "ask").to_toml())
+    write_policy(file, Policy.from_file(file).decided(recipe, approve=True, such=True))
+    found = Policy.from_file(file)
+    alike = ("name=again", "training.steps=8999", "training.seed=7", "generator.width=8",
+             "optimiser.generator_rate=0.0001", "quorum.least=1")  # fmt: skip
+    assert found.refusals(recipe) == found.refusals(load_recipe("default", [*WIDE, *alike])) == []
+    assert found.refusals(recipe.computed_in("bfloat16")) == []  # as a site checks it anew
+    assert not [row.key for row in FAMILY if row.key.startswith(ALIKE)]
+    for other in (
+        "training.steps=9001", "discriminator.width=95", "loss.mismatch=0.5", "wire.feedback=int8",
+        "training.hold_out_seed=5", "image.size=48", "training.flip=false",
+        "image.modalities=T1", "optimiser.discriminator_rate=0.0001", "optimiser.decay_from=0.9",
+    ):  # fmt: skip
+        assert found.refused_by(load_recipe("default", [*WIDE, other])), other
+    revoked = found.decided(load_recipe("default", [*WIDE, *alike]), approve=False)
+    assert not revoked.allows.such and revoked.refusals(recipe)
+
+
+def test_a_steward_who_wants_to_be_asked_is_asked_about_each_recipe():
+    asks = Policy.from_toml("[allows]\nunasked = false")
+    recipe, other = load_recipe("default"), load_recipe("masks")
+    assert [key for key, _ in asks.refused_by(recipe)] == ["allows.recipes"]
+    approved = asks.decided(recipe, approve=True)
+    assert approved.allows.recipes == (recipe.digest(),) and not approved.allows.approved
+    assert approved.refusals(recipe) == [] and approved.refusals(other)
+    # What was listed by its digest stays in the list: an empty one would allow all others.
+    revoked = approved.decided(recipe, approve=False)
+    assert revoked.allows.recipes and revoked.refusals(recipe) and revoked.refusals(other)
+
+
+@pytest.mark.parametrize(
+    ("choice", "waits", "with_masks"),
+    [("ask", "allows.recipes", "leaves.masks"), ("measured", "", "leaves.masks"),
+     ("masks", "", "")],
+)  # fmt: skip
+def test_a_new_site_asks_first_unless_its_steward_chooses_otherwise(
+    phantoms, tmp_path, monkeypatch, choice, waits, with_masks
+):
+    def begun(name, *words, **options):
+        asyndgan("site", "init", tmp_path / name, "--data", phantoms["north"], *words, **options)
+        return Policy.from_file(tmp_path / name / "policy.toml")
+
+    found = begun("named", "--policy", choice)
+    assert waits == " ".join(key for key, _ in found.refused_by(load_recipe("default")))
+    own = load_recipe("default", ["masks.source=own", "masks.release=false"])
+    assert ("leaves.masks" in (key for key, _ in found.refused_by(own))) is bool(with_masks)
+    assert not begun("unasked").allows.unasked
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("asyndgan.cli.site.sys", terminal)
+    asked = begun("asked", answer=f"all of it\n{choice}\n")
+    assert (asked.allows, asked.leaves) == (found.allows, found.leaves)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[allows]\n[leaves]", "allows.recipes = []", "[allows]\napproved = [  # no [such]\n]"],
+)
+def test_a_policy_that_is_written_by_hand_takes_a_decision_whole(tmp_path, text):
+    file, recipe = tmp_path / "policy.toml", load_recipe("default", WIDE)
+    file.write_text(text)
+    wanted = Policy.from_file(file).decided(recipe, approve=True)
+    write_policy(file, wanted)
+    assert Policy.from_file(file) == wanted

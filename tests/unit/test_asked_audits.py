@@ -1,0 +1,362 @@
+"""An audit as a message: what a coordinator asks of a site's patients, and what it is told."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyndgan import release
+from asyndgan.auditing import asking
+from asyndgan.auditing.answering import RECEIVED, audited
+from asyndgan.auditing.asking import answered_audits, ask_audits
+from asyndgan.auditing.copies import NearCopies
+from asyndgan.auditing.membership import ATTACKS, Attack
+from asyndgan.auditing.record import read_audit
+from asyndgan.auditing.release import release_by
+from asyndgan.auditing.run import audit_run
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.engines import InProcess, SiteSetup
+from asyndgan.engines.setup import Auditor, answering
+from asyndgan.errors import PolicyError, RunError
+from asyndgan.painting.synthesise import chosen_masks
+from asyndgan.privacy import Policy
+from asyndgan.privacy.books import open_release
+from asyndgan.privacy.ledger import read
+from asyndgan.protocol import ASKED_LIMIT, Endpoint, Transport
+from asyndgan.reports.of_run import report_run
+from asyndgan.runs import RunFolder
+from asyndgan.runs.sites import RunSites
+from asyndgan.runs.train import train
+from asyndgan.wire import (
+    ANSWERS,
+    AttackFigures,
+    Audit,
+    Audited,
+    AuditFigures,
+    CopyFigures,
+    GroupFigures,
+    Message,
+    Refusal,
+    pack,
+    unpack,
+)
+from commands import PUBLISHER
+
+SITES = [site.name for site in DEFAULT_SITES[:2]]
+NORTH = SITES[0]
+ALLOWED = "[leaves]\naudits = 2\n[allows]\nfewest_patients = 2\n"
+
+
+@dataclass(frozen=True)
+class Hospitals:
+    """Two sites of a finished run that held patients out, and the coordinator's folder of it."""
+
+    folder: Path
+    run: RunFolder
+    states: Path  # folder of the sites' states of the run, by site
+    data: dict[str, Path]
+
+    def setup(self, site: str = NORTH, policy: str = ALLOWED) -> SiteSetup:
+        """A site as in a federation: its states lie beside the log of questions."""
+        place = self.folder / site
+        if not place.exists():
+            shutil.copytree(self.states / site, place / "runs" / "one")
+        (place / "policy.toml").write_text(policy)
+        return SiteSetup(
+            site, self.data[site], place / "runs" / "audit", policy=place / "policy.toml",
+            records=place / "records",
+        )  # fmt: skip
+
+    def request(self, site: str = NORTH, **changes: Any) -> Audit:
+        named, _ = chosen_masks(self.run, None)
+        return asking._asked(self.run, site, named, ()).model_copy(update=changes)
+
+    def ask(self, monkeypatch, endpoints: Mapping[str, Endpoint], **how: Any) -> dict[str, Any]:
+        """What a coordinator is told, of each site."""
+
+        @contextmanager
+        def connected(*_: object) -> Iterator[Transport]:
+            yield InProcess(endpoints)
+
+        told: dict[str, Any] = {}
+        monkeypatch.setattr(asking, "connected", connected)
+        missed = ask_audits(None, self.run, tell=told.__setitem__, **how)
+        assert missed == [site for site, one in told.items() if isinstance(one, Exception)]
+        return told
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    write_phantoms(folder, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.3)
+    write_phantoms(folder / "public", size=32, sites=DEFAULT_SITES[2:3], patients_scale=0.05)
+    data = {site: folder / site for site in SITES}
+    given = "masks.source=given", "masks.release=false"
+    recipe = tiny("image.size=32", "training.steps=2", "training.hold_out=0.4", *given)
+    return train(
+        recipe, data, folder / "run", masks=folder / "public" / DEFAULT_SITES[2].name
+    ), data
+
+
+@pytest.fixture
+def hospitals(trained, tmp_path):
+    run, data = trained
+    apart = shutil.ignore_patterns("sites", "checkpoints")
+    there = shutil.copytree(run.path, tmp_path / "run", ignore=apart)
+    return Hospitals(tmp_path, RunFolder(there), run.path / "sites", data)
+
+
+def said(setup: SiteSetup, *requests: Message, audit: Auditor = audited) -> list[Message]:
+    with closing(answering(setup, audit)) as endpoint:
+        return [
+            unpack(endpoint.answer(pack(each, {})), ANSWERS, limit=ASKED_LIMIT) for each in requests
+        ]
+
+
+def booked(setup: SiteSetup) -> list[tuple[str, str]]:
+    """Kind and uncovered content of each line of a site's ledger."""
+    assert setup.records
+    return [(entry.kind, entry.bare) for entry in read(setup.records / "ledger.jsonl")]
+
+
+def test_sites_answer_with_the_figures_of_their_own_audits_and_release_and_report_find_them(
+    hospitals, monkeypatch, tmp_path
+):
+    with ExitStack() as ends:
+        endpoints = {}
+        for site in SITES:
+            endpoints[site] = answering(hospitals.setup(site), audited)
+            ends.callback(endpoints[site].close)
+        told = hospitals.ask(monkeypatch, endpoints)
+    kept = answered_audits(hospitals.run)
+    assert kept == [hospitals.run.path / "audits" / site for site in SITES]
+    for site, folder in zip(SITES, kept, strict=True):
+        setup = hospitals.setup(site)
+        at_site = setup.state.parent / "one" / "audit"
+        assert (at_site / "nearest.png").exists()
+        own, found = read_audit(at_site), read_audit(folder)
+        assert told[site] == found
+        assert replace(found, audit=own.audit, source=own.source) == own
+        for ours, theirs in zip(own.audit.attacks, found.audit.attacks, strict=True):
+            assert theirs.auc == pytest.approx(ours.auc, abs=0.01)
+            assert (theirs.name, theirs.explained) == (ours.name, ours.explained)
+        assert found.audit.groups.members == own.audit.groups.members
+        assert found.audit.copies.found == own.audit.copies.found
+        assert booked(setup) == [("audited", "audit")]
+        assert not [*setup.state.iterdir()]
+    opened = RunSites.opened(
+        hospitals.run, {SITES[1]: hospitals.data[SITES[1]]},
+        states={SITES[1]: hospitals.states / SITES[1]},
+    )  # fmt: skip
+    assert replace(audit_run(opened, tmp_path / "audit", asked=()), source=own.source) == own
+    with pytest.raises(RunError, match="may not be released: "):
+        release(hospitals.run.path, tmp_path / "set", **PUBLISHER)
+    report_run(hospitals.run, tmp_path / "page.html", tell=lambda _: None)
+    assert "Is a synthetic image a copy" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ("", r"leaves\.fingerprint.*leaves\.audits"),
+        ("[leaves]\naudits = 1\n[privacy]\nepsilon = 1.0\n", "covers no audit"),
+        ("[leaves]\naudits = 1\ncases = false\n", "withholds its number of cases"),
+    ],
+)
+def test_a_policy_that_lets_no_audit_out_refuses_the_whole_job(policy, reason, hospitals):
+    setup = hospitals.setup(policy=policy)
+    with pytest.raises(PolicyError, match=reason):
+        answering(setup, audited)
+    assert not setup.records.exists()
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ("[leaves]\nfingerprint = true\n", "lets no audit out (leaves.audits)"),
+        ("[leaves]\naudits = 1\n[allows]\nfewest_patients = 1000\n", "allows.fewest_patients"),
+    ],
+)
+def test_nothing_leaves_but_a_refusal_that_names_the_key(policy, reason, hospitals):
+    setup = replace(hospitals.setup(policy=policy), fingerprint=hospitals.folder / "seen.json")
+    (answer,) = said(setup, hospitals.request(), audit=lambda *_: FIGURES)
+    assert isinstance(answer, Refusal) and answer.code == "policy" and reason in answer.reason
+    assert booked(setup) == [("refusal", "")]
+
+
+def test_a_site_answers_as_often_as_its_policy_allows_and_the_same_once_more(hospitals):
+    setup, asked = hospitals.setup(), hospitals.request()
+    other, third = (asked.model_copy(update={"faded": [name]}) for name in ("a", "b"))
+    answers = said(setup, asked, asked, other, third, audit=lambda *_: FIGURES)
+    assert all(isinstance(one, Audited) for one in answers[:3]) and answers[0] == answers[1]
+    (after,) = said(setup, asked)  # the ledger outlives the process
+    for one in (answers[3], after):
+        assert isinstance(one, Refusal) and "all audits that leaves.audits allows" in one.reason
+    assert [kind for kind, _ in booked(setup)] == ["audited"] * 3 + ["refusal"] * 2
+
+
+def test_a_steward_who_lowers_the_number_of_audits_stops_the_one_at_work(hospitals):
+    def lowered(setup, request):
+        setup.policy.write_text("[leaves]\naudits = 0\nfingerprint = true\n")
+        return FIGURES
+
+    setup, begun = hospitals.setup(), []
+    (answer,) = said(setup, hospitals.request(), audit=lowered)
+    assert isinstance(answer, Refusal) and "leaves.audits" in answer.reason
+    setup.policy.write_text(ALLOWED)
+    with closing(answering(setup, lambda *_: begun.append(1))) as endpoint:
+        lowered(setup, None)
+        endpoint.answer(pack(hospitals.request(), {}))
+    assert not begun and "audited" not in [kind for kind, _ in booked(setup)]
+
+
+def test_a_later_limit_on_epsilon_counts_the_audits_that_left(hospitals, tiny):
+    setup = hospitals.setup()
+    (answer,) = said(setup, hospitals.request(), audit=lambda *_: FIGURES)
+    assert isinstance(answer, Audited)
+    limited = Policy.from_toml("[privacy]\nepsilon = 1000.0\n")
+    with pytest.raises(PolicyError, match="1 messages with audit"):
+        open_release(None, limited, setup.records, NORTH, 0)
+
+
+def facts_with(hospitals: Hospitals, **changes: Any) -> str:
+    return json.dumps(json.loads(hospitals.request().facts) | changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda h: {"run": "ab12"}, "order"),
+        (lambda h: {"run": "ab12", "facts": facts_with(h, run="ab12")}, "order"),
+        (lambda h: {"painting": 0}, "order"),
+        (lambda h: {"names": ["a"]}, "order"),
+        (lambda h: {"masks": torch.zeros(1, 8, 8, dtype=torch.int64), "names": ["a"]}, "order"),
+        (lambda h: {"masks": torch.full((1, 32, 32), 9), "names": ["a"]}, "data"),
+        (lambda h: {"generator": torch.zeros(64, dtype=torch.uint8)}, "data"),
+        (lambda h: {"facts": "{}"}, "data"),
+        (lambda h: {"facts": "[" * 10**4}, "data"),
+        (lambda h: {"facts": facts_with(h, sites={})}, "data"),
+        (lambda h: {"recipe": "steps = 1"}, "data"),
+        (lambda h: {"recipe": h.request().recipe.replace("batch = 2", "batch = 1")}, "data"),
+        (lambda h: {"faded": ["nothing"]}, "data"),
+    ],
+)
+def test_a_request_that_does_not_fit_the_sites_own_state_is_refused_in_words_without_its_folders(
+    change, code, hospitals
+):
+    setup = hospitals.setup()
+    (answer,) = said(setup, hospitals.request(**change(hospitals)))
+    assert isinstance(answer, Refusal) and answer.code == code, answer
+    assert str(hospitals.folder) not in answer.reason
+    assert booked(setup) == [("refusal", "")]
+    assert not (setup.state / RECEIVED).exists()
+
+
+def test_patients_other_than_those_in_training_are_not_attacked(hospitals):
+    setup = replace(hospitals.setup(), data=hospitals.data[SITES[1]])
+    (answer,) = said(setup, hospitals.request())
+    assert isinstance(answer, Refusal) and answer.code == "data"
+
+
+def test_other_sites_numbers_are_not_sent_along(hospitals):
+    told = json.loads(hospitals.request().facts)
+    known = hospitals.run.facts().sites
+    assert told["sites"][NORTH] == known[NORTH]
+    assert told["sites"][SITES[1]] == known[SITES[1]] | {"cases": 1}
+    assert not told["left_sites"] and not told["came_to_sites"]
+
+
+FIGURES = AuditFigures(
+    members=30, others=30,
+    groups=GroupFigures(measure="brightness of T1", auc=0.5, p_value=0.7),
+    attacks=[
+        AttackFigures(
+            name=name, auc=0.5, low=0.4, high=0.6, p_value=0.5, epsilon=0.0, corrected=1.0,
+            explained=False,
+        )
+        for name in ATTACKS
+    ],
+    copies=CopyFigures(found=0, nearest=0.6, nearest_other=0.6, p_value=0.5),
+    own_masks=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"members": 0, "others": 0, "attacks": []}, "more are found"),
+        (
+            {"groups": FIGURES.groups.model_copy(update={"measure": "\u202e"})},
+            "no audit that can be read",
+        ),
+        ({"copies": FIGURES.copies.model_copy(update={"found": 31})}, "more are found"),
+        ({"attacks": [FIGURES.attacks[0].model_copy(update={"name": "mine"})]}, "not known"),
+    ],
+)
+def test_figures_that_contradict_themselves_are_not_kept(change, reason, hospitals, monkeypatch):
+    found = FIGURES.model_copy(update=change)
+    lying = answering(hospitals.setup(), lambda *_: found)
+    lying.handler.release.policy = Policy.from_toml("[leaves]\naudits = 9\n")
+    monkeypatch.setattr(AuditFigures, "bounded", lambda self, _: self)
+    with closing(lying):
+        told = hospitals.ask(monkeypatch, {NORTH: lying}, sites=[NORTH])
+    assert reason in str(told[NORTH])
+    assert not answered_audits(hospitals.run)
+
+
+def test_a_site_cannot_speak_of_more_patients_than_it_brought(hospitals, monkeypatch):
+    found = FIGURES.model_copy(update={"members": 5000})
+    with closing(answering(hospitals.setup(), lambda *_: found)) as lying:
+        told = hospitals.ask(monkeypatch, {NORTH: lying}, sites=[NORTH])
+    assert "more than" in release_by(hospitals.run, told[NORTH])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [(["training.hold_out=0"], "held out no patients"), (["masks.source=own"], "patients' masks")],
+)
+def test_a_run_that_sites_cannot_audit_is_refused_with_a_remedy(overrides, reason, tiny, tmp_path):
+    given = ("image.size=32", "masks.source=given", "masks.release=false")
+    run = RunFolder.create(tmp_path / "run", tiny(*given, *overrides))
+    with pytest.raises(RunError, match=reason):
+        ask_audits(None, run, tell=lambda *_: None)
+
+
+parts = st.floats(0, 1)
+
+
+@given(parts, parts, parts, parts, parts, st.booleans())
+def test_rounding_makes_no_verdict_milder(auc, low, high, p_value, corrected, explained):
+    low, auc, high = sorted((low, auc, high))
+    exact = AttackFigures(
+        name="nearest", auc=auc, low=low, high=high, p_value=p_value, epsilon=0.0,
+        corrected=corrected, explained=explained,
+    )  # fmt: skip
+    true, told = (
+        Attack(
+            one.name, one.auc, one.low, one.high, one.p_value, 9, 9, 0.0, one.corrected,
+            one.explained,
+        )
+        for one in (exact, exact.rounded())
+    )  # fmt: skip
+    assert true.passes or not told.passes
+    assert told.alarms or not true.alarms
+    assert (true.tells, true.comparable) == (told.tells, told.comparable)
+
+
+@given(parts, parts, parts)
+def test_rounding_makes_no_copy_farther(nearest, other, p_value):
+    exact = CopyFigures(found=0, nearest=nearest, nearest_other=other, p_value=p_value)
+    true, told = (
+        NearCopies(one.found, one.nearest, one.nearest_other, one.p_value, 9, 9)
+        for one in (exact, exact.rounded())
+    )
+    assert true.passes == told.passes

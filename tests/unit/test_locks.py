@@ -1,0 +1,50 @@
+"""What one command writes no other writes at the same time."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyndgan.auditing.records import audit_records
+from asyndgan.auditing.run import audit_run
+from asyndgan.errors import BusyError
+from asyndgan.export.writing import written_whole
+from asyndgan.judging.bench import Bench
+from asyndgan.judging.of_run import evaluate_run
+from asyndgan.judging.records import evaluate_records
+from asyndgan.locks import written_alone
+
+NOTHING: Any = None
+
+
+def painted(out: Path) -> None:
+    with written_whole(out):
+        pass
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        painted,
+        lambda out: evaluate_run(NOTHING, None, None, Bench(out)),
+        lambda out: evaluate_records(NOTHING, {}, Bench(out)),
+        lambda out: audit_run(NOTHING, out),
+        lambda out: audit_records(NOTHING, {}, out),
+    ],
+)
+def test_the_second_to_write_a_folder_is_told_at_once(
+    write: Callable[[Path], object], tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "out"
+    with written_alone(out), pytest.raises(BusyError, match="another command is writing"):
+        write(out)
+    assert not list(out.parent.iterdir())
+
+
+def test_a_folder_is_free_again_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="full"), written_whole(tmp_path / "set"):
+        raise ValueError("full")
+    with written_whole(tmp_path / "set") as half:
+        half.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
