@@ -57,6 +57,12 @@ def test_a_run_as_it_was_is_read_by_every_command(run, phantoms, tmp_path):
     assert (tmp_path / "report" / "page.html").exists()
 
 
+@pytest.mark.parametrize("name", COMMANDS[1:])
+def test_a_run_with_a_size_that_its_recipe_lacks_is_refused(run, phantoms, tmp_path, name):
+    mine = spoiled(run, tmp_path / "copy", "run.json", lambda facts: facts | {"space": [32, 7]})
+    assert "run.json says images of (32, 7)" in ask(name, mine, phantoms, tmp_path / "out")
+
+
 @settings(fuzz, max_examples=90)
 @given(changes(), st.sampled_from(COMMANDS))
 def test_what_a_stranger_says_of_a_run_is_read_or_refused_by_our_error(

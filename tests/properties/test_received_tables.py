@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,15 @@ def test_a_run_and_its_audit_as_they_were_are_read(audited, tmp_path):
     )
     assert "page.html" in report and "synthetic records" in made
     assert "croissant.json" in released and "has finished" in trained
+
+
+@pytest.mark.parametrize("command", [1, 2])
+def test_a_run_of_records_with_a_size_that_its_recipe_lacks_is_refused(audited, tmp_path, command):
+    bank, run, audit = audited
+    for space in ([7], [3, 3], [1, 1, 1]):
+        changed = partial(dict, space=space)
+        mine = spoiled(run, tmp_path / "copy", "run.json", lambda facts, of=changed: of(facts))
+        assert "run.json says images of" in told(command, mine, audit, bank, tmp_path / "out")
 
 
 @settings(fuzz, max_examples=60)

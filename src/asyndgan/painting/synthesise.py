@@ -192,11 +192,6 @@ def check_paintable(
     recipe: Recipe, facts: RunFacts, *, draws: int, fading: Fading = AS_PAINTED
 ) -> None:
     """Raises `RunError` if a generator cannot paint so many images of one mask, or cannot fade."""
-    if facts.scope.space != recipe.space:
-        raise RunError(
-            f"run.json says images of {facts.scope.space}, and recipe.toml of {recipe.space}. Take "
-            "the run's folder as it was, or the version of asyndgan that trained it."
-        )
     judged = set().union(*facts.judged_in().values())
     if unjudged := [name for name in facts.scope.modalities if name not in judged]:
         raise RunError(

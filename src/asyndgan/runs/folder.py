@@ -151,6 +151,12 @@ class RunFolder:
                 f"{self.recipe_file} is another recipe than the one that {self.facts_file.name} "
                 "says was trained here. Put back the file that the training wrote."
             )
+        if facts and facts.space and tuple(facts.space) != recipe.space:
+            raise RunError(
+                f"{self.facts_file.name} says images of {tuple(facts.space)}, and "
+                f"{self.recipe_file.name} of {recipe.space}. Take the run's folder as it was, or "
+                "the version of asyndgan that trained it."
+            )
         return recipe
 
     def facts(self) -> RunFacts:
