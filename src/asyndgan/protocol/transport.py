@@ -22,9 +22,5 @@ class Transport(ABC):
         """Whether a site still belongs to the run; one that left for good is not waited for."""
         return True
 
-    def pace(self) -> float:
-        """Longest time in seconds that a site took for one of its latest answers; 0 if unknown."""
-        return 0.0
-
     def close(self) -> None:  # noqa: B027  (most transports hold nothing that needs closing)
         """Frees connections and processes; `send` raises `SiteUnreachableError` from then on."""

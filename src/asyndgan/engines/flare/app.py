@@ -12,7 +12,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -254,7 +253,6 @@ class Messages(Transport):
     ) -> None:
         self._seals = {site: Seal(bytes.fromhex(key)) for site, key in keys.items()}
         self._ends = {site: SiteEnd(engine, site, limit) for site in keys}
-        self._took = deque([0.0], 64)
         self._closed = threading.Event()
         self._ended = lambda: self._closed.is_set() or ended()
         for end in self._ends.values():
@@ -264,10 +262,8 @@ class Messages(Transport):
         """Sends a request and returns the site's answer."""
         if site not in self.sites():
             raise SiteUnreachableError(f"site {site} is not connected.")
-        asked = time.monotonic()
         sealed = self._seals[site].request(payload)
         reply = self._ends[site].answered(sealed, timeout, self._ended)
-        self._took.append(time.monotonic() - asked)
         return unsealed(site, reply, self._seals[site], sealed)
 
     def sites(self) -> tuple[str, ...]:
@@ -275,10 +271,6 @@ class Messages(Transport):
         if self._ended():
             return ()
         return tuple(sorted(site for site, end in self._ends.items() if not end.gone()))
-
-    def pace(self) -> float:
-        """Longest time in seconds that a site took for one of its latest answers."""
-        return max(tuple(self._took))
 
     def close(self) -> None:
         """Stops asking."""
