@@ -34,6 +34,7 @@ WITHOUT_RECIPE = Described | Audited | Refusal  # Answers that may leave where t
 NO_RECIPE = "there is no recipe, so only a fingerprint or an audit may leave."
 LOSSES = ("adversarial", "segmentation", "paired_l1")  # of the generator, by names that may leave
 OWN_LOSSES = ("discriminator", "discriminator_synthetic")  # no number of another name leaves
+LEDGER_FIELDS = ("run", "kind", "step", "payload", "norm", "masks", "bare", "repeated")
 
 _KEY = object()
 
@@ -188,21 +189,14 @@ class Release:
         Raises `LedgerError`.
         """
         if self.ledger:
-            private = self._recipe is not None and self._recipe.privacy.kind != "none"
-            self.ledger.append(
-                run=released.run,
-                kind=released.kind,
-                step=released.step,
-                payload=released.payload,
-                norm=released.norm,
-                noise=self.recipe.privacy.noise if private else 0.0,
-                epsilon=self.account.epsilon() if private else None,
-                delta=self.account.delta if private else None,
-                uses=self.account.uses(),
-                masks=released.masks,
-                bare=released.bare,
-                repeated=released.repeated,
-            )
+            told = {name: getattr(released, name) for name in LEDGER_FIELDS}
+            if self._recipe is not None and self._recipe.privacy.kind != "none":
+                told |= {
+                    "noise": self._recipe.privacy.noise,
+                    "epsilon": self.account.epsilon(),
+                    "delta": self.account.delta,
+                }
+            self.ledger.append(**told, uses=self.account.uses())
         return released
 
     def close(self) -> None:

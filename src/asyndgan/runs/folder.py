@@ -28,8 +28,7 @@ from asyndgan.lazy import Late
 from asyndgan.locks import held
 from asyndgan.received import link_in, opened
 from asyndgan.recipe import Recipe, explained
-from asyndgan.runs.facts import RunFacts
-from asyndgan.runs.schema import Record
+from asyndgan.runs.facts import Record, RunFacts
 from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
 from asyndgan.training.steps import MOST_STATE, stored_steps
 

@@ -77,18 +77,12 @@ class Order:
     ) -> "Order":
         """Orders a new run, or resumes one that was stopped or has failed.
 
-        Args:
-            federation: federation of the run.
-            name: small letters, digits and hyphens.
-            recipe: what to train.
-            sites: sites that must be connected before it begins; empty: all that have kits.
-            yes: confirm any cards in advance, within what the recipe allows.
-            start: finished run on this machine whose generator the run begins with.
-            masks: folder on this machine of masks to paint from; None: if the recipe wants some, a
-                run that learns them is ordered first.
+        It begins when all `sites` (empty: all that have kits) are connected, with the generator of
+        the finished run `start`, if any. Without a folder of `masks`, a run that learns them is
+        ordered first if the recipe wants some. `yes` confirms any cards in advance.
 
-        Raises:
-            RunError: the name or a site is not valid, or a run of that name is another or finished.
+        Raises `RunError` if the name or a site is not valid, or a run of that name is another or
+        finished.
         """
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")

@@ -88,7 +88,7 @@ class Recorder:
         self.folder.write_facts(facts)
 
     def _metrics(self, progress: Progress) -> dict[str, Any]:
-        """The step's line in `metrics.jsonl` (`runs.schema.Record`)."""
+        """The step's line in `metrics.jsonl` (`runs.facts.Record`)."""
         report = progress.report
         moved: dict[str, list[int]] = {}
         for way, counts in enumerate((self.exchange.from_sites, self.exchange.to_sites)):

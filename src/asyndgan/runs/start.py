@@ -10,9 +10,8 @@ from torch import nn
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.table import TableSection
-from asyndgan.runs.facts import RunFacts
+from asyndgan.runs.facts import RunFacts, StartFacts
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.schema import StartFacts
 from asyndgan.texts import NAME_LENGTH
 from asyndgan.training import Coordinator
 from asyndgan.training.steps import stored_steps
