@@ -54,10 +54,8 @@ def described(
 def connected(federation: Federation, wanted: Sequence[str], run: str) -> Iterator[Transport]:
     """Connects to sites while no run is at work; waits for them `PATIENCE_S` at most.
 
-    They are asked questions without a recipe, and keep the log of them under the name `run`.
-
-    Raises:
-        BusyError, RunError: as `described`.
+    They are asked questions without a recipe, and keep the log of them under the name `run`. Raises
+    as `described`.
     """
     if not wanted:
         raise RunError("the federation has no site yet; 'asyndgan federation add' adds one.")

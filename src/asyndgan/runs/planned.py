@@ -103,19 +103,14 @@ def planned(
 ) -> Planned:
     """Plans a recipe.
 
-    Args:
-        sites: each site's folder, or its fingerprint: a file that `asyndgan fingerprint` wrote.
-        overrides: keys of the recipe to override, each as `key=value`.
-        masks: whether the recipe learns masks, in place of images.
-        volumes: whether whole volumes are painted, as also with three sides in `image.size`.
-        fits: whether there is time for a recipe, as `within`: images get as many pixels as they
-            have and there is time for. None, or if a site's is a fingerprint: as many as the
-            default policy of a federation allows.
+    `sites` are folders, or fingerprints: files that `asyndgan fingerprint` wrote. `overrides` are
+    written `key=value`. `volumes` are painted whole, as also with three sides in `image.size`. If
+    there is time by `fits` (see `within`), images get as many pixels as they have; if it is None,
+    or a fingerprint is given, as many as the default policy of a federation allows.
 
-    Raises:
-        DataError: a folder or a fingerprint cannot be read, or their names contradict.
-        RecipeError: an override is not valid.
-        RunError: two sites have one data set, or volumes are asked for and there are none.
+    Raises `DataError` if a folder or a fingerprint cannot be read, or their names contradict,
+    `RecipeError` for an override, and `RunError` if two sites have one data set, or volumes are
+    asked for and there are none.
     """
     check_own_data(sites)
     found = {
