@@ -433,9 +433,9 @@ def test_a_run_that_a_sites_policy_does_not_allow_is_refused_by_keys_alone(local
     service.setup_of = lambda run: replace(allowed(run), policy=policy)
     try:
         for more, keys in (
-            (strangers, "allows.submitters"), ("", "leaves.masks, allows.approved, allows.recipes"),
+            (strangers, "allows.submitters"), ("", "leaves.masks, allows.approved"),
         ):  # fmt: skip
-            policy.write_text(f'[allows]\nrecipes = ["{64 * "0"}"]\n{more}')
+            policy.write_text(f"[allows]\nunasked = false\n{more}")
             begun_anew(local, "south")
             with pytest.raises(RefusedError) as refused:
                 local.send("south", opening(recipe), WAIT)

@@ -28,13 +28,12 @@ class Coordination(Controller):
     """Trains a run in the server's job process, in a folder that outlives the job.
 
     Masks are those of the finished run beside it, RUN-masks. It begins when the sites of all `keys`
-    (hexadecimal digits) are there. `folder` is empty for asyndgan/runs/RUN in the server's
-    workspace.
+    (hexadecimal digits) are there. The folder is asyndgan/runs/RUN in the server's workspace.
     """
 
-    def __init__(self, recipe: str, run: str, keys: dict[str, str], folder: str = "") -> None:
+    def __init__(self, recipe: str, run: str, keys: dict[str, str]) -> None:
         super().__init__()
-        self.recipe, self.run, self.keys, self.folder = recipe, run, keys, folder
+        self.recipe, self.run, self.keys = recipe, run, keys
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Nothing to do."""
@@ -47,7 +46,7 @@ class Coordination(Controller):
         torch.set_num_threads(1)  # see traps in docs/architecture.md
         recipe = Recipe.from_toml(self.recipe)
         root = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
-        folder = RunFolder(Path(self.folder or root / "asyndgan" / "runs" / self.run))
+        folder = RunFolder(root / "asyndgan" / "runs" / self.run)
         if not folder.recipe_file.exists():
             folder = RunFolder.create(folder.path, recipe)
         limit = frame_limit(recipe) + Seal.BYTES
