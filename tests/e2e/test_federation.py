@@ -485,7 +485,7 @@ def test_a_compute_that_hangs_is_started_again_and_one_that_reads_its_data_gets_
     monkeypatch.setattr(service, "_worker_for", lambda recipe, run: worker)
     answers, seal = list(answers), Seal(bytes(32))
     for _ in range(asked):
-        service._answer({"recipe": "a recipe", "run": RUN}, seal, seal.request(b"request"))
+        service._answer({"recipe": "a recipe", "run": RUN}, seal, seal.sealed(b"request"))
     assert worker.starts == starts
 
 

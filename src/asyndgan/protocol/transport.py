@@ -1,6 +1,11 @@
 """The interface that each engine implements: how bytes get to a site and back."""
 
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from typing import Final
+
+LOOK_S: Final = 0.2  # seconds between two looks for sites that are waited for
 
 
 class Transport(ABC):
@@ -24,3 +29,18 @@ class Transport(ABC):
 
     def close(self) -> None:  # noqa: B027  (most transports hold nothing that needs closing)
         """Frees connections and processes; `send` raises `SiteUnreachableError` from then on."""
+
+
+def away(
+    transport: Transport,
+    wanted: Collection[str],
+    seconds: float,
+    ended: Callable[[], bool] = lambda: False,
+) -> list[str]:
+    """Waits until all these sites can be reached; those that cannot in time, or when it `ended`."""
+    deadline = time.monotonic() + seconds
+    while missing := sorted({*wanted} - {*transport.sites()}):
+        if ended() or time.monotonic() > deadline:
+            break
+        time.sleep(LOOK_S)
+    return missing

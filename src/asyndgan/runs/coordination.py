@@ -1,7 +1,7 @@
 """A run that is trained within a job of FLARE's server, in a federation that others have made."""
 
 import logging
-import time
+import math
 from pathlib import Path
 from typing import final
 
@@ -14,7 +14,7 @@ from nvflare.apis.signal import Signal
 from asyndgan.engines.flare.app import Messages
 from asyndgan.engines.flare.sealing import Seal
 from asyndgan.errors import AsyndganError, Interrupted
-from asyndgan.protocol import frame_limit
+from asyndgan.protocol import away, frame_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.learned import beside, painted_masks
@@ -52,10 +52,8 @@ class Coordination(Controller):
         limit = frame_limit(recipe) + Seal.BYTES
         sites = Messages(fl_ctx.get_engine(), self.keys, limit, lambda: abort_signal.triggered)
         try:
-            while set(self.keys) - set(sites.sites()):
-                if abort_signal.triggered:
-                    return
-                time.sleep(0.2)
+            if away(sites, self.keys, math.inf, lambda: abort_signal.triggered):
+                return
             teachers = RunFolder(beside(folder.path))
             with folder.held():
                 train_over(

@@ -258,7 +258,7 @@ class Messages(Transport):
         """Sends a request and returns the site's answer."""
         if site not in self.sites():
             raise SiteUnreachableError(f"site {site} is not connected.")
-        sealed = self._seals[site].request(payload)
+        sealed = self._seals[site].sealed(payload)
         reply = self._ends[site].answered(sealed, timeout, self._ended)
         return unsealed(site, reply, self._seals[site], sealed)
 

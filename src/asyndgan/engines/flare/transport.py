@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -66,7 +65,7 @@ class Flare(Transport):
         if line is None:
             raise SiteUnreachableError(f"site {site} is not connected.")
         seal = self.office.seal(site)
-        sealed = seal.request(payload)
+        sealed = seal.sealed(payload)
         try:
             reply = line.ask(sealed, timeout)
         except SiteSilentError as error:
@@ -85,13 +84,6 @@ class Flare(Transport):
     def belongs(self, site: str) -> bool:
         """Whether the federation's file named the site when it was last read."""
         return site in self._members
-
-    def wait_for(self, sites: Collection[str], seconds: float) -> bool:
-        """Waits until there are lines to all of these sites; returns False after `seconds`."""
-        deadline = time.monotonic() + seconds
-        while set(sites) - set(self.sites()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return not set(sites) - set(self.sites())
 
     def job(self, site: str) -> str:
         """Id of a site's latest job; empty if it has none."""
