@@ -2,10 +2,7 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from typing import Final
-
-LOOK_S: Final = 0.2  # seconds between two looks for sites that are waited for
+from collections.abc import Collection
 
 
 class Transport(ABC):
@@ -31,16 +28,9 @@ class Transport(ABC):
         """Frees connections and processes; `send` raises `SiteUnreachableError` from then on."""
 
 
-def away(
-    transport: Transport,
-    wanted: Collection[str],
-    seconds: float,
-    ended: Callable[[], bool] = lambda: False,
-) -> list[str]:
-    """Waits until all these sites can be reached; those that cannot in time, or when it `ended`."""
+def away(transport: Transport, wanted: Collection[str], seconds: float) -> list[str]:
+    """Those of these sites that cannot be reached within so many seconds, sorted."""
     deadline = time.monotonic() + seconds
-    while missing := sorted({*wanted} - {*transport.sites()}):
-        if ended() or time.monotonic() > deadline:
-            break
-        time.sleep(LOOK_S)
+    while (missing := sorted({*wanted} - {*transport.sites()})) and time.monotonic() < deadline:
+        time.sleep(0.2)
     return missing

@@ -1,7 +1,6 @@
 """A run that is trained within a job of FLARE's server, in a federation that others have made."""
 
 import logging
-import math
 from pathlib import Path
 from typing import final
 
@@ -52,8 +51,9 @@ class Coordination(Controller):
         limit = frame_limit(recipe) + Seal.BYTES
         sites = Messages(fl_ctx.get_engine(), self.keys, limit, lambda: abort_signal.triggered)
         try:
-            if away(sites, self.keys, math.inf, lambda: abort_signal.triggered):
-                return
+            while away(sites, self.keys, 1.0):
+                if abort_signal.triggered:
+                    return
             teachers = RunFolder(beside(folder.path))
             with folder.held():
                 train_over(
