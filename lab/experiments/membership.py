@@ -299,7 +299,8 @@ def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> dict[str, 
         space=facts.scope.space,
         seed=0,
     )
-    newest = checkpoint.step_file(run.site_state(site), facts.steps)
+    place = checkpoint.place_of(run.site_state(site), facts.run)
+    newest = checkpoint.step_file(place, facts.steps)
     objective.load(checkpoint.read(newest)[0])
     found: dict[str, list[float]] = {}
     with torch.no_grad():

@@ -47,7 +47,7 @@ from asyndgan.recipe.recipe import dotted
 from asyndgan.reports.of_run import report_run
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.learned import learned_masks, learns_masks
-from asyndgan.runs.planned import plan_for, within
+from asyndgan.runs.planned import planned, within
 from asyndgan.runs.shipped import run_of
 from asyndgan.runs.train import Watch
 from asyndgan.runs.train import train as train_run
@@ -342,7 +342,7 @@ def plan(
     if not sites:
         raise RunError("there is no site to plan for. Name each with its folder.")
     fits = None if hours is None else within(hours)
-    return plan_for(_sites(sites), _changes(overrides), volumes=volumes, fits=fits).recipe
+    return planned(_sites(sites), _changes(overrides), volumes=volumes, fits=fits).recipe
 
 
 @_checked

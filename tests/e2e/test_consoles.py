@@ -162,7 +162,7 @@ def test_an_approval_is_in_the_policy_when_the_page_says_so_and_can_be_revoked(k
     assert "Approve wide" in sent(page.url)[1]
     ask(kit, "plain", load_recipe("default"))
     assert sent(page.url, form(kit, "ask"))[0] == 303
-    assert refused_by(kit, load_recipe("default")) == ["allows.recipes"]
+    assert refused_by(kit, load_recipe("default")) == ["allows.approved"]
     assert "Approve plain" in sent(page.url)[1]
     assert sent(page.url, form(kit, "unasked"))[0] == 303
     assert refused_by(kit, load_recipe("default")) == []

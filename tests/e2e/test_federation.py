@@ -433,9 +433,9 @@ def test_a_run_that_a_sites_policy_does_not_allow_is_refused_by_keys_alone(local
     service.setup_of = lambda run: replace(allowed(run), policy=policy)
     try:
         for more, keys in (
-            (strangers, "allows.submitters"), ("", "leaves.masks, allows.approved, allows.recipes"),
+            (strangers, "allows.submitters"), ("", "leaves.masks, allows.approved"),
         ):  # fmt: skip
-            policy.write_text(f'[allows]\nrecipes = ["{64 * "0"}"]\n{more}')
+            policy.write_text(f"[allows]\nunasked = false\n{more}")
             begun_anew(local, "south")
             with pytest.raises(RefusedError) as refused:
                 local.send("south", opening(recipe), WAIT)
@@ -485,7 +485,7 @@ def test_a_compute_that_hangs_is_started_again_and_one_that_reads_its_data_gets_
     monkeypatch.setattr(service, "_worker_for", lambda recipe, run: worker)
     answers, seal = list(answers), Seal(bytes(32))
     for _ in range(asked):
-        service._answer({"recipe": "a recipe", "run": RUN}, seal, seal.request(b"request"))
+        service._answer({"recipe": "a recipe", "run": RUN}, seal, seal.sealed(b"request"))
     assert worker.starts == starts
 
 

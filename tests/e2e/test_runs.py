@@ -33,7 +33,7 @@ from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe
 from asyndgan.runs.checks import check_late_sites
 from asyndgan.runs.train import train
 from asyndgan.training import SHARED_LOOK, Coordinator, Site
-from asyndgan.training.checkpoint import read
+from asyndgan.training.checkpoint import place_of, read
 from asyndgan.training.steps import step_file, stored_steps
 from asyndgan.wire import ANSWERS, Judge, Judgement, pack, unpack
 from waiting import halt
@@ -87,7 +87,8 @@ def same_run(ours: RunFolder, theirs: RunFolder) -> None:
 def learned(run: RunFolder, party: str) -> dict[str, torch.Tensor]:
     if party == "generator_file":
         return read(run.generator_file)[0]
-    folder = run.checkpoints if party == "coordinator" else run.site_state(party)
+    at_site = place_of(run.site_state(party), run.facts().run)
+    folder = run.checkpoints if party == "coordinator" else at_site
     return read(step_file(folder, STEPS))[0]
 
 
@@ -272,10 +273,10 @@ def test_a_run_that_starts_from_another_goes_on_without_it_to_the_same_end(
     said = CliRunner().invoke(cli.app, ["train", *words, *sites])
     assert said.exit_code == 0, said.output
     undisturbed = RunFolder(tmp_path / "whole")
-    assert "step 1: took 43 of 43 layers of first" in " ".join(said.output.split())
+    assert "step 1: took the generator of first" in " ".join(said.output.split())
     assert undisturbed.facts().start == {
         "run": "first", "generator_sha256": whole.generator_digest(), "steps": STEPS,
-        "sites": ["north", "south"], "took": "took 43 of 43 layers of first",
+        "sites": ["north", "south"], "took": "took the generator of first",
     }  # fmt: skip
     assert str(tmp_path) not in undisturbed.facts_file.read_text()
     CliRunner().invoke(cli.app, ["report", str(undisturbed.path), "--out", str(page)])
@@ -370,8 +371,8 @@ def test_a_site_that_is_killed_is_missed_and_comes_back_with_its_discriminator(
     (back,) = [record for record in records if told in record["news"]]
     assert back["shares"] == records[0]["shares"]
     # It was killed after nine updates, saved after eight: eight, and those since its return.
-    last = stored_steps(out / "sites" / "south")[-1]
-    tensors, about = read(step_file(out / "sites" / "south", last))
+    place = place_of(out / "sites" / "south", RunFolder(out).facts().run)
+    tensors, about = read(step_file(place, stored_steps(place)[-1]))
     updates = {int(v) for name, v in tensors.items() if name.endswith("/step")}
     assert updates == {8 + back_for}
     assert about["batch"] == 8 + back_for

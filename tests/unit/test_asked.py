@@ -116,18 +116,17 @@ def test_an_approval_of_such_runs_covers_what_no_answer_depends_on_and_nothing_e
 def test_a_steward_who_wants_to_be_asked_is_asked_about_each_recipe():
     asks = Policy.from_toml("[allows]\nunasked = false")
     recipe, other = load_recipe("default"), load_recipe("masks")
-    assert [key for key, _ in asks.refused_by(recipe)] == ["allows.recipes"]
+    assert [key for key, _ in asks.refused_by(recipe)] == ["allows.approved"]
     approved = asks.decided(recipe, approve=True)
-    assert approved.allows.recipes == (recipe.digest(),) and not approved.allows.approved
+    assert approved.allows.approved == (recipe.digest(),)
     assert approved.refusals(recipe) == [] and approved.refusals(other)
-    # What was listed by its digest stays in the list: an empty one would allow all others.
     revoked = approved.decided(recipe, approve=False)
-    assert revoked.allows.recipes and revoked.refusals(recipe) and revoked.refusals(other)
+    assert revoked.refusals(recipe) and revoked.refusals(other)
 
 
 @pytest.mark.parametrize(
     ("choice", "waits", "with_masks"),
-    [("ask", "allows.recipes", "leaves.masks"), ("measured", "", "leaves.masks"),
+    [("ask", "allows.approved", "leaves.masks"), ("measured", "", "leaves.masks"),
      ("masks", "", "")],
 )  # fmt: skip
 def test_a_new_site_asks_first_unless_its_steward_chooses_otherwise(
@@ -150,7 +149,7 @@ def test_a_new_site_asks_first_unless_its_steward_chooses_otherwise(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[allows]\n[leaves]", "allows.recipes = []", "[allows]\napproved = [  # no [such]\n]"],
+    ["", "[allows]\n[leaves]", "allows.approved = []", "[allows]\napproved = [  # no [such]\n]"],
 )
 def test_a_policy_that_is_written_by_hand_takes_a_decision_whole(tmp_path, text):
     file, recipe = tmp_path / "policy.toml", load_recipe("default", WIDE)

@@ -28,8 +28,8 @@ from asyndgan.engines.setup import Auditor, answering
 from asyndgan.errors import PolicyError, RunError
 from asyndgan.painting.synthesise import chosen_masks
 from asyndgan.privacy import Policy
-from asyndgan.privacy.books import open_release
 from asyndgan.privacy.ledger import read
+from asyndgan.privacy.release import open_release
 from asyndgan.protocol import ASKED_LIMIT, Endpoint, Transport
 from asyndgan.reports.of_run import report_run
 from asyndgan.runs import RunFolder

@@ -69,7 +69,7 @@ def test_there_is_no_door_for_a_recipe_that_the_policy_refuses(tiny):
     for override, text, said in (
         ("loss.paired_l1=100", "", "gives real pixels away"),
         ("loss.paired_l1=0", "[privacy]\nepsilon = 1", "privacy.kind is none"),
-        ("loss.paired_l1=0", f'[allows]\nrecipes = ["{"ab" * 32}"]', "is not in allows.recipes"),
+        ("loss.paired_l1=0", "[allows]\nunasked = false", "is not in allows.approved"),
     ):
         with pytest.raises(PolicyError, match=said):
             Release(tiny(*PRIVATE, override), policy(text))
@@ -256,7 +256,7 @@ def test_a_site_of_few_patients_answers_less(tiny, make_cohort, tmp_path):
         ("[leaves]\nfeedback = []", "leaves.feedback is none"),
         ("[allows]\nmost_answers = 5", "training.steps is 6"),
         ("[allows]\nmost_answers = 6", "the start sends masks as well"),
-        (f'[allows]\nrecipes = ["{"0" * 64}"]', "is not in allows.recipes"),
+        ("[allows]\nunasked = false", "unasked is false, and its digest"),
     ],
 )
 def test_a_stricter_policy_refuses_with_its_reason(tiny, text, said):
@@ -266,8 +266,9 @@ def test_a_stricter_policy_refuses_with_its_reason(tiny, text, said):
 
 def test_a_recipe_that_is_named_by_its_digest_is_allowed(tiny):
     recipe = tiny(*PRIVATE)
-    assert policy(f'[allows]\nrecipes = ["{recipe.digest()}"]').refusals(recipe) == []
-    assert policy(f'[allows]\nrecipes = ["{recipe.digest()}"]').refusals(tiny("training.seed=1"))
+    asks = policy(f'[allows]\nunasked = false\napproved = ["{recipe.digest()}"]')
+    assert asks.refusals(recipe) == []
+    assert asks.refusals(tiny("training.seed=1"))
 
 
 def test_what_is_kept_back_is_not_among_the_bytes(tiny):
@@ -452,7 +453,7 @@ def test_every_policy_survives_its_own_toml():
         ("[leaves]\nmask = 1", "Did you mean leaves.masks"),
         ('[leaves]\nmasks = "sometimes"', "leaves.masks"),
         ("[allows]\nmost_answers = 0", "most_answers"),
-        ('[allows]\nrecipes = ["abc"]', "recipes"),
+        ('[allows]\napproved = ["abc"]', "approved"),
         ("[leaves", "not valid TOML"),
     ],
 )

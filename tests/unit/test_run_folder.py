@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.tensorboard.summary import scalar
 
 from asyndgan.cli.options import parsed_sites
 from asyndgan.errors import DataError, RecipeError, RunError, StorageError
@@ -17,7 +15,6 @@ from asyndgan.intake.dataset import DataSet
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names
 from asyndgan.runs.bank import MaskBank
-from asyndgan.runs.recorder import Board
 from asyndgan.runs.train import train
 from asyndgan.tables.schema import check_own_data
 
@@ -173,17 +170,6 @@ while sender.is_alive() or not told():
     pass
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
-
-
-def test_tensorboard_forgets_the_steps_that_are_repeated(tmp_path):
-    for first, value in ((1, 0.5), (3, 0.25)):
-        board = Board(tmp_path, first)
-        for step in range(first, 5):
-            board.add(step, [scalar("loss", value), scalar("share", 1.0)])
-    read = EventAccumulator(str(tmp_path)).Reload()
-    assert [(e.step, e.value) for e in read.Scalars("loss")] == [
-        (1, 0.5), (2, 0.5), (3, 0.25), (4, 0.25),
-    ]  # fmt: skip
 
 
 def test_a_pipe_in_a_folder_that_is_copied_is_refused_and_not_waited_for(tmp_path):

@@ -188,7 +188,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
     ("open", "run"): _RUN,
     ("open", "recipe"): Exposure(
         "digest of the recipe", "64 hexadecimal digits", "a recipe for which the site was not "
-        "set up", "refused unless equal; `allows.recipes`",
+        "set up", "refused unless equal; `allows.approved`",
     ),
     ("open", "step"): Exposure(
         "the run's step", "one number", "rolls the site back, so that it answers a step twice",

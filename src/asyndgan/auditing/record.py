@@ -12,7 +12,7 @@ from asyndgan.auditing.schema import Faded, Whole
 from asyndgan.judging.table import read_result
 from asyndgan.painting.sets import OF_SITES
 from asyndgan.painting.synthesise import RELEASED
-from asyndgan.runs.schema import Hex
+from asyndgan.runs.facts import Hex
 from asyndgan.texts import Line, Name, SiteName
 
 OTHER_MASKS: Final = "--masks OTHER, a folder of masks of nobody who took part"

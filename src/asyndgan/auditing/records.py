@@ -29,7 +29,7 @@ from asyndgan.lazy import Late
 from asyndgan.locks import alone
 from asyndgan.painting.records import make_records
 from asyndgan.runs import RunFolder
-from asyndgan.runs.schema import Hex
+from asyndgan.runs.facts import Hex
 from asyndgan.runs.trial import trial_of
 from asyndgan.tables.cohort import read_for, table_of
 from asyndgan.tables.encoding import Encoder

@@ -10,7 +10,7 @@ from asyndgan.cli.options import Hours, Volumes
 from asyndgan.cli.plan import tell_plan
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import AsyndganError, RunError
-from asyndgan.runs.planned import plan_for, within
+from asyndgan.runs.planned import planned, within
 from asyndgan.runs.study import STUDY_FILE, Study, begun, study_text
 from asyndgan.tables.schema import is_table
 from asyndgan.texts import replace_text, storing
@@ -64,7 +64,7 @@ def init(
     made = None
     why = ""
     try:
-        made = plan_for(study.sites, (), volumes=volumes, fits=within(hours))
+        made = planned(study.sites, (), volumes=volumes, fits=within(hours))
     except AsyndganError as error:
         why = str(error)
     if made:

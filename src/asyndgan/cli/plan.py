@@ -45,13 +45,11 @@ def plan(
         --masks: Plan a recipe that learns masks, on the grid of the planned images.
     """
     from asyndgan.reports.words import duration, size
-    from asyndgan.runs.planned import plan_for, seconds, traffic, within
+    from asyndgan.runs.planned import planned, seconds, traffic, within
 
     if out:
         refuse_old(out)
-    made = plan_for(
-        _named(sites), overrides or [], masks=masks, volumes=volumes, fits=within(hours)
-    )
+    made = planned(_named(sites), overrides or [], masks=masks, volumes=volumes, fits=within(hours))
     console = Terminal()
     tell_plan(console, made)
     if out:

@@ -79,7 +79,7 @@ def train(
     from asyndgan.intake.between import check_apart
     from asyndgan.intake.dataset import SLICED, DataSet, sliced, told
     from asyndgan.runs.learned import learned_masks, learns_masks
-    from asyndgan.runs.planned import plan_for, within
+    from asyndgan.runs.planned import planned, within
     from asyndgan.runs.train import train as train_run
     from asyndgan.tables.schema import refuse_for_images
 
@@ -88,7 +88,7 @@ def train(
     if recipe is None and resume and (out / "recipe.toml").exists():
         recipe = str(out / "recipe.toml")  # as it was planned
     if recipe is None:
-        made = plan_for(folders, overrides or [], fits=within(hours, device))
+        made = planned(folders, overrides or [], fits=within(hours, device))
         tell_plan(console, made)
         resolved = made.recipe
     else:

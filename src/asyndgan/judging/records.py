@@ -15,7 +15,7 @@ from asyndgan.judging.metrics import area_under_curve
 from asyndgan.locks import alone
 from asyndgan.painting.records import generate_records, read_synthetic
 from asyndgan.runs import RunFolder
-from asyndgan.runs.schema import Count, Hex
+from asyndgan.runs.facts import Count, Hex
 from asyndgan.runs.sites import changed_sites, choosers_of, told_of_sites
 from asyndgan.runs.trial import trial_of
 from asyndgan.store.splits import OPEN

@@ -18,16 +18,10 @@ _HERE: Final[dict[tuple[str, str], Callable[..., Any]]] = {}
 def register(group: str, kind: str, build: Any) -> None:
     """Offers a network or loss to recipes under a name, in this process alone.
 
-    For notebooks. Sites in other processes or on other machines need an installed package.
-
-    Args:
-        group: `generators`, `discriminators` or `adversarial_losses`.
-        kind: what recipes call it, such as `generator.kind = "mine"`.
-        build: its class, as an entry point would name it (docs/extending.md).
-
-    Raises:
-        RecipeError: there is no such group, `build` is nothing to call, or an installed package
-            offers this name.
+    For notebooks: sites in other processes or on other machines need an installed package. `group`
+    is `generators`, `discriminators` or `adversarial_losses`, `build` its class, as an entry point
+    would name it (docs/extending.md). Raises `RecipeError` if there is no such group, `build` is
+    nothing to call, or an installed package offers this name.
     """
     if group not in GROUPS or not kind or not callable(build):
         raise RecipeError(

@@ -9,7 +9,7 @@ from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.readers import DataFileError
 from asyndgan.recipe import Intensity, explained
 from asyndgan.runs import RunFolder
-from asyndgan.runs.schema import Count, Hex
+from asyndgan.runs.facts import Count, Hex
 from asyndgan.runs.trial import trial_of
 from asyndgan.texts import Line, Name, SiteName
 

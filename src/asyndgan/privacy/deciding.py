@@ -18,7 +18,7 @@ def write_policy(file: Path, policy: Policy) -> None:
     """Writes a policy in place of the one in a file, whose comments stay where they can."""
     allows = policy.allows
     text = _with(bounded_text(file, links=True), "unasked", json.dumps(allows.unasked))
-    for name in ("approved", "recipes", "refused", "such"):
+    for name in ("approved", "refused", "such"):
         digests = "".join(f"\n  {json.dumps(each)}," for each in getattr(allows, name))
         text = _with(text, name, f"[{digests}\n]" if digests else "[]")
     with suppress(PolicyError):

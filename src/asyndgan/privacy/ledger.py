@@ -35,7 +35,7 @@ MASKS: Final = "masks"  # feedback and masks or classes: no limit on epsilon cov
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """One message that left, or was about to leave when the site stopped."""
 
@@ -43,24 +43,30 @@ class Entry:
     time: str  # UTC, as in 2026-11-20T15:04:05.678Z
     run: str  # identity of the run, hexadecimal
     kind: str  # of the message
-    step: int | None  # that it answered; None where there is none
+    step: int | None = None  # that it answered; None where there is none
     size: int  # bytes
     payload: str  # SHA-256 of the bytes
-    norm: float | None  # L2 norm of the feedback before its coding; None where there is none
-    noise: float  # standard deviation of the noise, in units of what one patient changes; 0: none
-    epsilon: float | None  # spent in all, with `delta`; None: no differential privacy was promised
-    delta: float | None  # of that epsilon
-    uses: int  # of differentially private mechanisms that the site's account had charged by then
-    masks: int  # number of patients' label maps (or classes) in it
+    norm: float | None = None  # L2 norm of the feedback before its coding; None where there is none
+    noise: float = (
+        0.0  # standard deviation of the noise, in units of what one patient changes; 0: none
+    )
+    epsilon: float | None = (
+        None  # spent in all, with `delta`; None: no differential privacy was promised
+    )
+    delta: float | None = None  # of that epsilon
+    uses: int = (
+        0  # of differentially private mechanisms that the site's account had charged by then
+    )
+    masks: int = 0  # number of patients' label maps (or classes) in it
     # its contents that no limit on epsilon covers, separated by spaces: `feedback`, also with noise
     # if the policy sets no limit, `masks` (or classes) of patients, a `fingerprint`, an `audit`;
     # empty: none
-    bare: str
+    bare: str = ""
     policy: str  # SHA-256 of the policy in force
     recipe: str  # SHA-256 of the recipe that was agreed on; empty before there is one
     # number of images of the request that had come before, equal to the bit and in another step,
     # since the site started; a generator in training hardly paints one twice
-    repeated: int
+    repeated: int = 0
     previous: str  # hash of the line before
     digest: str = ""  # hash of this line without this field
 
@@ -147,31 +153,20 @@ class Ledger:
         # An empty ledger gets a head too: lines without a head are a sign of forgery.
         _write_head(path, self.number, self.last)
 
-    def append(
-        self,
-        *,
-        run: str,
-        kind: str,
-        step: int | None,
-        payload: bytes,
-        norm: float | None = None,
-        noise: float = 0.0,
-        epsilon: float | None = None,
-        delta: float | None = None,
-        uses: int = 0,
-        masks: int = 0,
-        bare: str = "",
-        repeated: int = 0,
-    ) -> None:
+    def append(self, *, payload: bytes, **told: Any) -> None:
         """Writes a line (`Entry`), on disk when it returns; `LedgerError`: nothing may leave."""
         if not self._closing.alive:
             raise LedgerError(f"{self.path.name} was closed, so nothing may leave.")
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        digest = hashlib.sha256(payload).hexdigest()
         entry = Entry(
-            self.number + 1, now, run, kind, step, len(payload), digest, norm, noise, epsilon,
-            delta, uses, masks, bare, self.policy, self.recipe, repeated, self.last,
-        ).sealed()  # fmt: skip
+            number=self.number + 1,
+            time=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            size=len(payload),
+            payload=hashlib.sha256(payload).hexdigest(),
+            policy=self.policy,
+            recipe=self.recipe,
+            previous=self.last,
+            **told,
+        ).sealed()
         line, before = entry.line(), os.fstat(self._file).st_size
         try:
             if os.write(self._file, line) != len(line):

@@ -87,13 +87,14 @@ class AllowsSection(Section):
     )
     approved: tuple[Digest, ...] = Field(
         (),
-        description="digests of recipes outside that family that may run; the rest of the policy "
-        "still applies; empty: none",
+        description="digests ('asyndgan recipe show') of recipes that may run although they are "
+        "outside that family, or 'unasked' is false; the rest of the policy still applies; empty: "
+        "none",
     )
     such: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}:[0-9]{1,9}$")], ...] = Field(
         (),
-        description="kinds of recipes that run like those of 'approved' and 'recipes', each with "
-        "its most steps; 'asyndgan site console' and 'asyndgan site approve --such' write them; "
+        description="kinds of recipes that run like those of 'approved', each with its most "
+        "steps; 'asyndgan site console' and 'asyndgan site approve --such' write them; "
         "empty: none",
     )
     refused: tuple[Digest, ...] = Field(
@@ -104,7 +105,7 @@ class AllowsSection(Section):
     unasked: bool = Field(
         True,
         description="true: what the rest allows runs without a question; false: only the digests "
-        "of 'recipes' and the kinds of 'such' run, and any other recipe waits for the steward's "
+        "of 'approved' and the kinds of 'such' run, and any other recipe waits for the steward's "
         "answer",
     )
     known_start: bool = Field(
@@ -112,9 +113,6 @@ class AllowsSection(Section):
         description="initial discriminators, order of cases, augmentation and held-out patients "
         "follow from the recipe's seed, so that a run can be repeated to the bit; a coordinator "
         "can then recognise the images of a first step, and find patients by their names",
-    )
-    recipes: tuple[Digest, ...] = Field(
-        (), description="digests ('asyndgan recipe show'); empty: all that the rest allows"
     )
     submitters: tuple[str, ...] = Field(
         (),
@@ -221,15 +219,14 @@ class Policy(Section):
 
     def unmeasured(self, recipe: Recipe) -> list[Outside]:
         """Where a recipe is outside the family, unless it need not be inside."""
-        allows = self.allows
-        if self.covers(recipe) or allows.unmeasured or recipe.digest() in allows.approved:
+        if self.covers(recipe) or self.allows.unmeasured or self._approves(recipe):
             return []
-        return [] if self._has_such(recipe) else outside(recipe)
+        return outside(recipe)
 
-    def _has_such(self, recipe: Recipe) -> bool:
-        """Whether the steward approved such recipes, of as many steps."""
+    def _approves(self, recipe: Recipe) -> bool:
+        """Whether the steward approved it, or such recipes of as many steps."""
         such = (each.partition(":") for each in self.allows.such)
-        return any(
+        return recipe.digest() in self.allows.approved or any(
             kind == kind_of(recipe) and recipe.training.steps <= int(most) for kind, _, most in such
         )
 
@@ -306,19 +303,12 @@ class Policy(Section):
             reason = f"it is outside what was measured ({keys}), so answers may reveal who takes "
             reason += f"part; its digest {digest} is not in allows.approved"
             reasons.append(("allows.approved", reason))
-        listed = digest in self.allows.recipes or self._has_such(recipe)
-        if self._lists_recipes and not listed:
-            asks = "" if self.allows.unasked else "allows.unasked is false, and "
-            reason = f"{asks}its digest {digest} is not in allows.recipes"
-            reasons.append(("allows.recipes", reason))
+        elif not (self.allows.unasked or self._approves(recipe)):
+            reason = f"allows.unasked is false, and its digest {digest} is not in allows.approved"
+            reasons.append(("allows.approved", reason))
         if digest in self.allows.refused:
             reasons.append(("allows.refused", f"its digest {digest} is in allows.refused"))
         return reasons + self._answer_refusals(recipe, site)
-
-    @property
-    def _lists_recipes(self) -> bool:
-        """Whether only recipes of `allows.recipes` run."""
-        return bool(self.allows.recipes) or not self.allows.unasked
 
     def decided(self, recipe: Recipe, *, approve: bool, such: bool = False) -> Self:
         """The policy after its steward has approved a recipe, or such recipes, or refused both."""
@@ -333,13 +323,9 @@ class Policy(Section):
         if approve and such:
             lists["such"].append(f"{kind}:{recipe.training.steps}")
             return self._allowing(lists)
-        if not approve:  # it may stay in `recipes`, which would allow all others if it were empty
-            lists["refused"].append(digest)
-            return self._allowing(lists)
-        if outside(recipe) and not (allows.unmeasured or self.covers(recipe)):
-            lists["approved"].append(digest)
-        if self._lists_recipes and digest not in allows.recipes:
-            lists["recipes"] = [*allows.recipes, digest]
+        free = allows.unmeasured or self.covers(recipe) or not outside(recipe)
+        if not (approve and allows.unasked and free):
+            lists["approved" if approve else "refused"].append(digest)
         return self._allowing(lists)
 
     def _allowing(self, lists: dict[str, list[str]]) -> Self:
@@ -404,7 +390,7 @@ REFUSED: Final[tuple[tuple[str, Callable[[Policy, Recipe], object], str], ...]] 
 # fmt: on
 """Keys of a policy `p`, what each forbids a recipe `r`, and the reason to give."""
 
-ASKED: Final = ("allows.approved", "allows.recipes")
+ASKED: Final = ("allows.approved",)
 """Keys that refuse a recipe until its steward approves it; any other key refuses it for good."""
 
 # Lets out all that a recipe asks for; meant for runs in which nothing leaves the machine

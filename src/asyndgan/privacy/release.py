@@ -6,13 +6,14 @@ does not allow never becomes bytes. What leaves is written to the ledger first.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 import torch
 
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
-from asyndgan.privacy.accounting import Account
-from asyndgan.privacy.ledger import FEEDBACK, MASKS, Ledger
+from asyndgan.privacy.accounting import Account, mechanism_of
+from asyndgan.privacy.ledger import FEEDBACK, MASKS, Ledger, check_not_removed
 from asyndgan.privacy.policy import SIMULATION, WITHIN, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
@@ -33,6 +34,7 @@ WITHOUT_RECIPE = Described | Audited | Refusal  # Answers that may leave where t
 NO_RECIPE = "there is no recipe, so only a fingerprint or an audit may leave."
 LOSSES = ("adversarial", "segmentation", "paired_l1")  # of the generator, by names that may leave
 OWN_LOSSES = ("discriminator", "discriminator_synthetic")  # no number of another name leaves
+LEDGER_FIELDS = ("run", "kind", "step", "payload", "norm", "masks", "bare", "repeated")
 
 _KEY = object()
 
@@ -187,21 +189,14 @@ class Release:
         Raises `LedgerError`.
         """
         if self.ledger:
-            private = self._recipe is not None and self._recipe.privacy.kind != "none"
-            self.ledger.append(
-                run=released.run,
-                kind=released.kind,
-                step=released.step,
-                payload=released.payload,
-                norm=released.norm,
-                noise=self.recipe.privacy.noise if private else 0.0,
-                epsilon=self.account.epsilon() if private else None,
-                delta=self.account.delta if private else None,
-                uses=self.account.uses(),
-                masks=released.masks,
-                bare=released.bare,
-                repeated=released.repeated,
-            )
+            told = {name: getattr(released, name) for name in LEDGER_FIELDS}
+            if self._recipe is not None and self._recipe.privacy.kind != "none":
+                told |= {
+                    "noise": self._recipe.privacy.noise,
+                    "epsilon": self.account.epsilon(),
+                    "delta": self.account.delta,
+                }
+            self.ledger.append(**told, uses=self.account.uses())
         return released
 
     def close(self) -> None:
@@ -213,3 +208,28 @@ class Release:
         """Lets out a refusal: a code and a sentence of our own, no foreign exception's text."""
         line = "".join(letter if letter.isprintable() else " " for letter in reason)
         return self.let_out(Refusal(run=run, code=code, reason=line))
+
+
+def open_release(
+    recipe: Recipe | None, policy: Policy, records: Path | None, site: str, patients: int
+) -> Release:
+    """Opens the door out of a site, which writes in its books; without a recipe, for questions.
+
+    Raises `LedgerError` if the ledger cannot be trusted or had, `PolicyError` if the books
+    contradict the policy, or it refuses the recipe.
+    """
+    ledger = None
+    if records:
+        file = records / "ledger.jsonl"
+        check_not_removed(file, [records / "policies", records / "privacy.json"])
+        ledger = Ledger(file, policy.digest(), recipe.digest() if recipe else "")
+    account = Account(
+        records / "privacy.json" if records else None,
+        mechanism_of(recipe, patients) if recipe else None,
+        epsilon=policy.privacy.epsilon,
+        delta=policy.privacy.delta,
+    )
+    if records and ledger:
+        policy.keep(records / "policies")
+        account.check_against(ledger.tally, unprotected_masks=policy.privacy.unprotected_masks)
+    return Release(recipe, policy, ledger, account, site, patients)

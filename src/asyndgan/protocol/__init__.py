@@ -10,7 +10,7 @@ from asyndgan.protocol.limits import (
     frame_limit,
     message_limit,
 )
-from asyndgan.protocol.transport import Transport
+from asyndgan.protocol.transport import Transport, away
 
 if TYPE_CHECKING:
     from asyndgan.protocol.endpoint import Endpoint, Handler

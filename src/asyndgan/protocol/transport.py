@@ -1,6 +1,8 @@
 """The interface that each engine implements: how bytes get to a site and back."""
 
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 
 
 class Transport(ABC):
@@ -22,9 +24,13 @@ class Transport(ABC):
         """Whether a site still belongs to the run; one that left for good is not waited for."""
         return True
 
-    def pace(self) -> float:
-        """Longest time in seconds that a site took for one of its latest answers; 0 if unknown."""
-        return 0.0
-
     def close(self) -> None:  # noqa: B027  (most transports hold nothing that needs closing)
         """Frees connections and processes; `send` raises `SiteUnreachableError` from then on."""
+
+
+def away(transport: Transport, wanted: Collection[str], seconds: float) -> list[str]:
+    """Those of these sites that cannot be reached within so many seconds, sorted."""
+    deadline = time.monotonic() + seconds
+    while (missing := sorted({*wanted} - {*transport.sites()})) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return missing

@@ -19,14 +19,9 @@ from asyndgan.training.given import site_of
 
 @final
 class MaskBank:
-    """Writes each mask once, as `labelsTr/<site>-m<number>`: PNG, or NIfTI of whole volumes.
+    """Writes each mask once, as `labelsTr/<site>-m<number>`: PNG, or NIfTI of `whole` volumes.
 
-    Args:
-        path: folder of the bank; masks it already holds are not written again.
-        whole: whether the masks are of whole volumes.
-
-    Raises:
-        DataError: a mask in it cannot be read.
+    Masks that its folder already holds are not written again; `DataError` if one cannot be read.
     """
 
     def __init__(self, path: Path, *, whole: bool = False) -> None:

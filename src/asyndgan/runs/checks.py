@@ -42,13 +42,8 @@ def given_masks(
 ) -> Given | None:
     """The masks that a run paints from in place of its sites', if the recipe asks for them.
 
-    Args:
-        recipe: of the run.
-        masks: data set that holds them.
-        folder: of the run, which keeps them from its beginning on.
-
-    Raises:
-        RunError, DataError: they are given to a recipe that takes none, missing, or unreadable.
+    `masks` is a data set of them; the run's `folder` keeps them from its beginning on. Raises
+    `RunError` or `DataError` if they are given to a recipe that takes none, missing, or unreadable.
     """
     if not masks and folder and folder.was_given:
         masks = folder.masks

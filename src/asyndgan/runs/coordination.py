@@ -1,7 +1,6 @@
 """A run that is trained within a job of FLARE's server, in a federation that others have made."""
 
 import logging
-import time
 from pathlib import Path
 from typing import final
 
@@ -14,7 +13,7 @@ from nvflare.apis.signal import Signal
 from asyndgan.engines.flare.app import Messages
 from asyndgan.engines.flare.sealing import Seal
 from asyndgan.errors import AsyndganError, Interrupted
-from asyndgan.protocol import frame_limit
+from asyndgan.protocol import away, frame_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.learned import beside, painted_masks
@@ -28,13 +27,12 @@ class Coordination(Controller):
     """Trains a run in the server's job process, in a folder that outlives the job.
 
     Masks are those of the finished run beside it, RUN-masks. It begins when the sites of all `keys`
-    (hexadecimal digits) are there. `folder` is empty for asyndgan/runs/RUN in the server's
-    workspace.
+    (hexadecimal digits) are there. The folder is asyndgan/runs/RUN in the server's workspace.
     """
 
-    def __init__(self, recipe: str, run: str, keys: dict[str, str], folder: str = "") -> None:
+    def __init__(self, recipe: str, run: str, keys: dict[str, str]) -> None:
         super().__init__()
-        self.recipe, self.run, self.keys, self.folder = recipe, run, keys, folder
+        self.recipe, self.run, self.keys = recipe, run, keys
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Nothing to do."""
@@ -47,16 +45,15 @@ class Coordination(Controller):
         torch.set_num_threads(1)  # see traps in docs/architecture.md
         recipe = Recipe.from_toml(self.recipe)
         root = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
-        folder = RunFolder(Path(self.folder or root / "asyndgan" / "runs" / self.run))
+        folder = RunFolder(root / "asyndgan" / "runs" / self.run)
         if not folder.recipe_file.exists():
             folder = RunFolder.create(folder.path, recipe)
         limit = frame_limit(recipe) + Seal.BYTES
         sites = Messages(fl_ctx.get_engine(), self.keys, limit, lambda: abort_signal.triggered)
         try:
-            while set(self.keys) - set(sites.sites()):
+            while away(sites, self.keys, 1.0):
                 if abort_signal.triggered:
                     return
-                time.sleep(0.2)
             teachers = RunFolder(beside(folder.path))
             with folder.held():
                 train_over(

@@ -9,7 +9,7 @@ from typing import Final
 
 from asyndgan.engines.federation import Federation, transport_to
 from asyndgan.errors import BusyError, RunError
-from asyndgan.protocol import Exchange, Transport
+from asyndgan.protocol import Exchange, Transport, away
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import BASE
@@ -54,10 +54,8 @@ def described(
 def connected(federation: Federation, wanted: Sequence[str], run: str) -> Iterator[Transport]:
     """Connects to sites while no run is at work; waits for them `PATIENCE_S` at most.
 
-    They are asked questions without a recipe, and keep the log of them under the name `run`.
-
-    Raises:
-        BusyError, RunError: as `described`.
+    They are asked questions without a recipe, and keep the log of them under the name `run`. Raises
+    as `described`.
     """
     if not wanted:
         raise RunError("the federation has no site yet; 'asyndgan federation add' adds one.")
@@ -78,11 +76,9 @@ def connected(federation: Federation, wanted: Sequence[str], run: str) -> Iterat
                     raise
                 time.sleep(LOOK_S)
         transport = ends.enter_context(closing(transport_to(federation, None, run, wanted)))
-        while away := sorted({*wanted} - {*transport.sites()}):
-            if time.monotonic() > end:
-                raise RunError(
-                    f"{', '.join(away)} cannot be reached. 'asyndgan federation status' says who "
-                    "is connected; name with --site those that are."
-                )
-            time.sleep(LOOK_S)
+        if missing := away(transport, wanted, end - time.monotonic()):
+            raise RunError(
+                f"{', '.join(missing)} cannot be reached. 'asyndgan federation status' says who "
+                "is connected; name with --site those that are."
+            )
         yield transport

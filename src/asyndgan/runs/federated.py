@@ -47,6 +47,9 @@ LONGEST_PAUSE_S: Final = 60.0
 """Longest pause in seconds between attempts at a run that ends within that time; pauses start at
 two seconds and double."""
 
+GRACE_S: Final = 240.0
+"""Seconds for the step and the checkpoint of a run that a signal tells to end."""
+
 STOP_S: Final = 30.0
 STOP_TIMES: Final = 10
 """A run is asked to stop `STOP_TIMES` times, `STOP_S` seconds apart, before it is killed."""
@@ -174,9 +177,9 @@ def main(path: Path, name: str, device: str) -> int:
 
 
 def _end_in_time(told: int, order: Order) -> None:
-    """Ends this process if it has not ended some time after the first signal; see `GRACE_S`."""
+    """Ends this process if it has not ended `GRACE_S` after the first signal."""
     os.read(told, 1)
-    time.sleep(order.grace())
+    time.sleep(GRACE_S)
     log.warning("run %s does not stop: it goes on from its newest checkpoint", order.name)
     os._exit(AGAIN)
 

@@ -8,7 +8,6 @@ generator.safetensors    the averaged generator of a finished run
 checkpoints/             the coordinator's last two checkpoints
 masks/                   masks that sites released, if the recipe says so (labelsTr, dataset.json)
 samples/                 sample grids, if masks are released
-tensorboard/             scalars and sample grids
 audits/SITE/             audits that sites of a federation answered
 sites/NAME/              a simulated site's own state, which in a federation stays at the site
 """
@@ -29,8 +28,7 @@ from asyndgan.lazy import Late
 from asyndgan.locks import held
 from asyndgan.received import link_in, opened
 from asyndgan.recipe import Recipe, explained
-from asyndgan.runs.facts import RunFacts
-from asyndgan.runs.schema import Record
+from asyndgan.runs.facts import Record, RunFacts
 from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
 from asyndgan.training.steps import MOST_STATE, stored_steps
 
@@ -65,7 +63,6 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.masks = path / "masks"
         self.samples = path / "samples"
-        self.tensorboard = path / "tensorboard"
         self._without_links = False
 
     @classmethod

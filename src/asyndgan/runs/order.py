@@ -38,11 +38,6 @@ LOOK_S: Final = 0.2
 STEWARDS_S: Final = 3.0
 """Seconds between two questions to sites whose stewards have yet to approve a run."""
 
-GRACE_S: Final = 10.0
-MOST_GRACE_S: Final = 240.0
-"""A run that a signal tells to end may take `GRACE_S`, and twice as long as its sites took for
-their latest answers, for its step and a checkpoint, but never longer than `MOST_GRACE_S`."""
-
 RETURN_S: Final = 60.0
 """Seconds that a resumed run waits for all of its sites before a quorum is enough."""
 
@@ -67,7 +62,6 @@ class Order:
         self._order_file = self.folder.path / "order.json"
         self._stop_file = self.folder.path / "stop"
         self.log_file = self.folder.path / "coordinator.log"
-        self._transport: Transport | None = None
 
     @classmethod
     def submit(
@@ -83,18 +77,12 @@ class Order:
     ) -> "Order":
         """Orders a new run, or resumes one that was stopped or has failed.
 
-        Args:
-            federation: federation of the run.
-            name: small letters, digits and hyphens.
-            recipe: what to train.
-            sites: sites that must be connected before it begins; empty: all that have kits.
-            yes: confirm any cards in advance, within what the recipe allows.
-            start: finished run on this machine whose generator the run begins with.
-            masks: folder on this machine of masks to paint from; None: if the recipe wants some, a
-                run that learns them is ordered first.
+        It begins when all `sites` (empty: all that have kits) are connected, with the generator of
+        the finished run `start`, if any. Without a folder of `masks`, a run that learns them is
+        ordered first if the recipe wants some. `yes` confirms any cards in advance.
 
-        Raises:
-            RunError: the name or a site is not valid, or a run of that name is another or finished.
+        Raises `RunError` if the name or a site is not valid, or a run of that name is another or
+        finished.
         """
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
@@ -303,7 +291,6 @@ class Order:
             self.say("proposal", "")  # of a process that was killed
             only = self.wanted().get("only", ())
             transport = transport_to(self.federation, recipe, self.name, only)
-            self._transport = transport
             try:
                 train_over = trainer.train_over  # sites connect while torch is imported
                 try:
@@ -330,11 +317,6 @@ class Order:
             finally:
                 transport.close()
         self.say("trouble", "")
-
-    def grace(self) -> float:
-        """Seconds that this process may take to end after a signal."""
-        pace = self._transport.pace() if self._transport else 0.0
-        return min(GRACE_S + 2 * pace, MOST_GRACE_S)
 
     def due(self, recipe: Recipe, transport: Transport) -> list[str]:
         """Sites that take part in the next step and were not removed."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Final, final
+from typing import final
 
 from asyndgan.errors import DataError, RunError
 from asyndgan.intake.fingerprint import loaded, measured
@@ -19,9 +20,6 @@ from asyndgan.tables.summary import Summary
 
 Fits = Callable[[Recipe, int], bool]
 """Whether there is time for a recipe with so many sites."""
-
-_STEPS: Final[dict[tuple[str, int, str], float]] = {}
-"""Seconds of a step that were measured, by digest of the recipe, number of sites and device."""
 
 
 @final
@@ -58,13 +56,15 @@ def within(hours: float, device: str = "cpu") -> Fits:
 
 def seconds(recipe: Recipe, sites: int, device: str = "cpu") -> float:
     """Of a training whose sites this machine computes; times a step once for each recipe."""
+    return recipe.training.steps * _seconds_of_a_step(recipe.to_toml(), sites, device)
+
+
+@cache
+def _seconds_of_a_step(recipe: str, sites: int, device: str) -> float:
     from asyndgan.models import usable_device  # needs torch, which takes a while
     from asyndgan.training.compute import expected_seconds
 
-    asked = (recipe.digest(), sites, device)
-    if asked not in _STEPS:
-        _STEPS[asked] = expected_seconds(recipe, sites, usable_device(device))
-    return recipe.training.steps * _STEPS[asked]
+    return expected_seconds(Recipe.from_toml(recipe), sites, usable_device(device))
 
 
 def traffic(recipe: Recipe, sites: Mapping[str, Fingerprint]) -> tuple[int, int]:
@@ -78,21 +78,6 @@ def traffic(recipe: Recipe, sites: Mapping[str, Fingerprint]) -> tuple[int, int]
     return steps * raw_size(shape, recipe.wire.images), steps * feedback
 
 
-def plan_for(
-    sites: Mapping[str, Path],
-    overrides: Sequence[str],
-    *,
-    masks: bool = False,
-    volumes: bool = False,
-    fits: Fits | None = None,
-) -> Planned:
-    """The plan of sites' images, or of their tables, which have no masks; raises as these do."""
-    if not (tables := plan_tables(sites, overrides)):
-        return planned(sites, overrides, masks=masks, volumes=volumes, fits=fits)
-    refuse_for_images({"masks": masks, "volumes": volumes})
-    return Planned({}, None, tables)
-
-
 def planned(
     sites: Mapping[str, Path],
     overrides: Sequence[str] = (),
@@ -103,20 +88,18 @@ def planned(
 ) -> Planned:
     """Plans a recipe.
 
-    Args:
-        sites: each site's folder, or its fingerprint: a file that `asyndgan fingerprint` wrote.
-        overrides: keys of the recipe to override, each as `key=value`.
-        masks: whether the recipe learns masks, in place of images.
-        volumes: whether whole volumes are painted, as also with three sides in `image.size`.
-        fits: whether there is time for a recipe, as `within`: images get as many pixels as they
-            have and there is time for. None, or if a site's is a fingerprint: as many as the
-            default policy of a federation allows.
+    `sites` are folders, or fingerprints: files that `asyndgan fingerprint` wrote. `overrides` are
+    written `key=value`. `volumes` are painted whole, as also with three sides in `image.size`. If
+    there is time by `fits` (see `within`), images get as many pixels as they have; if it is None,
+    or a fingerprint is given, as many as the default policy of a federation allows.
 
-    Raises:
-        DataError: a folder or a fingerprint cannot be read, or their names contradict.
-        RecipeError: an override is not valid.
-        RunError: two sites have one data set, or volumes are asked for and there are none.
+    Raises `DataError` if a folder or a fingerprint cannot be read, or their names contradict,
+    `RecipeError` for an override, and `RunError` if two sites have one data set, or volumes are
+    asked for and there are none.
     """
+    if tables := plan_tables(sites, overrides):  # which have no masks
+        refuse_for_images({"masks": masks, "volumes": volumes})
+        return Planned({}, None, tables)
     check_own_data(sites)
     found = {
         site: loaded(path) if path.is_file() else measured(path) for site, path in sites.items()

@@ -23,14 +23,10 @@ def recipe_summaries() -> dict[str, str]:
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Loads a recipe from the package or from a file.
+    """Loads a recipe by a name of `recipe_names()` or the path of a TOML file.
 
-    Args:
-        name: a name of `recipe_names()`, or the path of a TOML file.
-        overrides: keys to override, each as `key=value`.
-
-    Raises:
-        RecipeError: if it does not exist, is not valid, or names a part that is not installed.
+    Overrides are written `key=value`. Raises `RecipeError` if it does not exist, is not valid, or
+    names a part that is not installed.
     """
     recipe = Recipe.from_toml(recipe_text(name), overrides)
     check_parts(recipe)

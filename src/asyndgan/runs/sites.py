@@ -135,11 +135,8 @@ def changed_sites(
 ) -> list[str]:
     """Sites whose members are not those that they trained on; see `RunSites.changed`.
 
-    Args:
-        run: a run.
-        data: folder or table of each site, also of others than those of the run.
-        states: as for `RunSites`.
-        members: digest of the data of a site, as the site that is named next would have it.
+    `data` may name others than the run's sites; `members` is called for the digest of the data of a
+    site as the site that is named next would have it.
     """
     digest, trained = run.recipe().digest(), {}
     for site in (own for own in data if own in run.facts().sites):

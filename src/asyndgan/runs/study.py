@@ -147,12 +147,9 @@ def begun(
 ) -> tuple[dict[str, Path], Path | None, list[Path]]:
     """The sites of a new study, by their names, its test set, and other test sets, left out.
 
-    Args:
-        folders: data sets of sites, or folders that hold such. One of them may be the test set.
-        test: the test set; None: one that is named so, or none.
-
-    Raises:
-        DataError, RunError: a folder holds no data set, or these are no study.
+    `folders` are data sets, or hold such; one of them may be the `test` set (None: one that is
+    named so, or none). Raises `DataError` or `RunError` if one holds no data set, or these are no
+    study.
     """
     found = data_sets(folders)
     if test:

@@ -22,11 +22,10 @@ def trial_of(facts: "RunFacts", recipe: Recipe) -> str:
 def steps_short_of(facts: "RunFacts", recipe: Recipe) -> int:
     """Steps that this run should have trained for; 0 if it did.
 
-    A finished run is compared with the recipe of the same name that comes with the package, if
-    there is one; a planned one with what plans begin with. A plan of the rule `left open` sets more
-    steps than that, and fewer of them are no trial (docs/plan.md says when), so they are only named
-    as what is wanted. A run that has not finished is compared with its own recipe as well. Steps of
-    a run that this one started from count.
+    A finished run is compared with the shipped recipe of the same name, a planned one with what
+    plans begin with, another also with its own recipe. The rule `left open` sets more steps: fewer
+    of them are no trial (docs/plan.md), so they are only named as what is wanted. Steps of a run
+    that this one started from count.
     """
     name = BASE if recipe.name == NAME else recipe.name
     if recipe.table:

@@ -49,12 +49,7 @@ def unheld(image: ImageSection, held: Collection[str]) -> dict[str, list[str]]:
 
 
 def refusals(cases: Cases, recipe: Recipe) -> Iterator[Reason]:
-    """Why a recipe cannot be trained on a site's cases, which training and `check` refuse alike.
-
-    Args:
-        cases: those that are not held out.
-        recipe: as the site trains it.
-    """
+    """Why a recipe cannot be trained on cases, those held out apart; `check` refuses alike."""
     cross_fitted = recipe.discriminator.cross_fitted
     if cross_fitted and cases.untaught:
         yield (

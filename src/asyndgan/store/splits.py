@@ -160,12 +160,8 @@ def hold_out(
 ) -> tuple[dict[str, list[OneCase]], list[OneCase]]:
     """Holds out patients of each site, as `hold_out_of`; `choosers` that are not named are `OPEN`.
 
-    Returns:
-        The sites' remaining cases, and the held-out cases of all sites, whose patients are called
-        `site/patient`.
-
-    Raises:
-        DataError: no patient is held out.
+    Returns the sites' remaining cases, and the held-out cases of all sites, whose patients are
+    called `site/patient`; raises `DataError` if there are none.
     """
     training: dict[str, list[OneCase]] = {}
     held_out: list[OneCase] = []

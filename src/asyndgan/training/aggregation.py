@@ -94,12 +94,8 @@ def weights_of(members: Members, shares: Weights, modalities: int, *, by: str) -
     weighted feedback is the gradient of mean_c sum_j pi_jc loss_jc; else, by modality, it is not
     the gradient of any loss, since a discriminator judges all modalities together.
 
-    Args:
-        members: all that take part.
-        shares: of the sites that answered.
-        modalities: number of painted modalities.
-        by: `site` or `modality`: whether shares are taken among all sites, or among those that hold
-            the same modality.
+    `shares` are of the sites that answered. `by` is `site` or `modality`: whether shares are taken
+    among all sites, or among those that hold the same modality.
     """
     weights = {site: torch.full((len(members[site].channels),), shares[site]) for site in shares}
     if by == "modality":

@@ -10,7 +10,6 @@ import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -237,34 +236,18 @@ def to_resume(folder: Path) -> State | None:
 
 
 def place_of(folder: Path, run: str) -> Path:
-    """The folder of a run's states: `folder`, or its subfolder if they were moved aside before.
-
-    States of other runs in `folder` are moved into subfolders of their own, of which the newest
-    `KEPT_RUNS` are kept. So runs that share a name do not delete each other's states.
-    """
-    aside = folder / f"run-{run}"
-    for path in map(partial(step_file, folder), stored_steps(folder)):
-        try:
-            _, about = read(path, with_tensors=False)
-        except RunError:
-            continue  # its writing was cut short, so no run needs it
-        owner = str(about.get("run"))
-        if not re.fullmatch("[0-9a-f]{1,64}", owner):
-            continue  # no site wrote it; as a name it might lead to another folder
-        if owner != run or aside.is_dir():  # the latter: an earlier move was cut short
-            other = folder / f"run-{owner}"
-            other.mkdir(exist_ok=True)
-            path.replace(other / path.name)
-    others = sorted({*folder.glob("run-*")} - {aside}, key=lambda path: path.stat().st_mtime)
+    """The folder of a run's states within a party's; of other runs the newest `KEPT_RUNS` stay."""
+    place = folder / f"run-{run}"
+    others = sorted({*folder.glob("run-*")} - {place}, key=lambda path: path.stat().st_mtime)
     for old in others[:-KEPT_RUNS]:
         shutil.rmtree(old)
-    return aside if aside.is_dir() else folder
+    return place
 
 
 def place_holding(folder: Path, run: str) -> tuple[Path, dict[str, Any]] | None:
     """Folder of a party's states of a run, and the facts of the newest whole one; None if none.
 
-    Unlike `place_of` it moves nothing.
+    Unlike `place_of` it removes nothing, and finds what earlier versions wrote.
     """
     for place in (folder / f"run-{run}", folder):
         state = newest(place)

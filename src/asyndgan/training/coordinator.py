@@ -94,23 +94,15 @@ class Coordinator:
     ) -> Self:
         """Opens a run, new or resumed, with every site that can be reached.
 
-        Args:
-            recipe: of the run.
-            exchange: reaches the sites.
-            run: the run's identity, in hexadecimal.
-            keep: as for `Roster`.
-            given: masks to paint from, exactly if the recipe has `masks.source` "given".
-            checkpoint: what `state` returned, to resume a run.
-            needed: sites without which the run does not begin; None: all that can be reached.
-            confirm: called before the first step of a new run with what it paints and the cards of
-                the needed sites; it returns after a confirmation, or raises.
-            pending: has a run wait for stewards, as for `open_all`.
-            device: where the generator computes.
+        `given` are masks to paint from, exactly if the recipe has `masks.source` "given",
+        `checkpoint` is what `state` returned. Without the `needed` sites (None: all that can be
+        reached) the run does not begin. `confirm` is called before the first step of a new run with
+        what it paints and their cards; it returns after a confirmation, or raises. `pending` is as
+        for `open_all`.
 
-        Raises:
-            QuorumError: a needed site does not answer.
-            CohortError, DataError: the needed sites contradict each other, the recipe or the masks.
-            RunError: the checkpoint does not fit the recipe or the given masks.
+        Raises `QuorumError` if a needed site does not answer, `CohortError` or `DataError` if these
+        contradict each other, the recipe or the masks, and `RunError` if the checkpoint does not
+        fit the recipe or the masks.
         """
         step = count_in(checkpoint[1], "step") if checkpoint else 0
         with taking_up():

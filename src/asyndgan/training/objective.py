@@ -168,11 +168,9 @@ class Objective:
     def lesson(self, said: Verdict, maps: Condition, count: int) -> Scalar:
         """The loss that the discriminator lowers.
 
-        Args:
-            said: its verdict on `count` real images, on as many synthetic ones, and on any number
-                of real ones that were told another case's mask (Reed et al. 2016, algorithm 1).
-            maps: what lies on these images, as `judged` returns it.
-            count: number of real images.
+        It has `said` its verdict on `count` real images, on as many synthetic ones, and on any
+        number of real ones that were told another case's mask (Reed et al. 2016, algorithm 1).
+        `maps` lie on these images, as `judged` returns them.
         """
         real, synthetic = said.of(slice(count)), said.of(slice(count, 2 * count))
         mismatched = said.of(slice(2 * count, None))

@@ -12,7 +12,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -129,7 +128,6 @@ class CoordinatorLine(Controller):
         self.greeting = {"site": site, "run": run, "recipe": recipe}
         self.limit = limit
         self.wait_s = wait_s
-        self._frames: Frames | None = None
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Nothing to do."""
@@ -145,20 +143,22 @@ class CoordinatorLine(Controller):
             if time.monotonic() > coming:
                 return
             time.sleep(0.1)
-        threading.Thread(target=self._look_after, args=(end, abort_signal), daemon=True).start()
+        threading.Thread(
+            target=end.look_after, args=(lambda: abort_signal.triggered or end.gone(),), daemon=True
+        ).start()
         greeting, pause = self.greeting | {"job": fl_ctx.get_job_id()}, AGAIN_S
         while not abort_signal.triggered and not end.gone():
             begun = time.monotonic()
             with suppress(SiteUnreachableError, WireError):
-                self._frames = connect(_sockets() / COORDINATOR, greeting, limit=self.limit)
-                self._pass_on(self._frames, end, abort_signal)
+                frames = connect(_sockets() / COORDINATOR, greeting, limit=self.limit)
+                self._pass_on(frames, end, abort_signal)
             # The coordinator may be restarting, or may not want this job any more.
             pause = AGAIN_S if time.monotonic() - begun > LONGEST_S else min(2 * pause, LONGEST_S)
             time.sleep(pause)
 
     def _pass_on(self, frames: Frames, end: SiteEnd, abort_signal: Signal) -> None:
-        try:
-            while not abort_signal.triggered:
+        try:  # when the frames are closed, the coordinator notices and submits another job
+            while not abort_signal.triggered and not end.gone():
                 try:
                     number, payload = frames.receive(timeout=0.5)
                 except SiteSilentError:
@@ -167,11 +167,6 @@ class CoordinatorLine(Controller):
                 frames.send(number, reply, timeout=self.wait_s)
         finally:
             frames.close()
-
-    def _look_after(self, end: SiteEnd, abort_signal: Signal) -> None:
-        end.look_after(lambda: abort_signal.triggered or end.gone())
-        if self._frames:
-            self._frames.close()  # the coordinator notices and submits another job
 
 
 @final
@@ -254,7 +249,6 @@ class Messages(Transport):
     ) -> None:
         self._seals = {site: Seal(bytes.fromhex(key)) for site, key in keys.items()}
         self._ends = {site: SiteEnd(engine, site, limit) for site in keys}
-        self._took = deque([0.0], 64)
         self._closed = threading.Event()
         self._ended = lambda: self._closed.is_set() or ended()
         for end in self._ends.values():
@@ -264,10 +258,8 @@ class Messages(Transport):
         """Sends a request and returns the site's answer."""
         if site not in self.sites():
             raise SiteUnreachableError(f"site {site} is not connected.")
-        asked = time.monotonic()
-        sealed = self._seals[site].request(payload)
+        sealed = self._seals[site].sealed(payload)
         reply = self._ends[site].answered(sealed, timeout, self._ended)
-        self._took.append(time.monotonic() - asked)
         return unsealed(site, reply, self._seals[site], sealed)
 
     def sites(self) -> tuple[str, ...]:
@@ -275,10 +267,6 @@ class Messages(Transport):
         if self._ended():
             return ()
         return tuple(sorted(site for site, end in self._ends.items() if not end.gone()))
-
-    def pace(self) -> float:
-        """Longest time in seconds that a site took for one of its latest answers."""
-        return max(tuple(self._took))
 
     def close(self) -> None:
         """Stops asking."""

@@ -98,16 +98,11 @@ class Authority:
     def of(cls, folder: Path) -> Self:
         """The authority of a federation's folder; raises `RunError` if its file cannot be used."""
         path = folder / "provisioning" / PROJECT / "state" / "cert.json"
-        try:
+        with _as_it_was(path):
             known = json.loads(path.read_text())
             root = x509.load_pem_x509_certificate(known["root_cert"].encode())
             key = known["root_pri_key"].encode()
             return cls(root, serialization.load_pem_private_key(key, password=None))
-        except (OSError, KeyError, TypeError, AttributeError, ValueError):
-            raise RunError(
-                f"{path} is not as FLARE's provisioning left it. Put it back from a copy of the "
-                "federation's folder."
-            ) from None
 
     def sign(self, key: Any, name: str, role: str = "") -> str:
         """A certificate (PEM) of a public key; raises `RunError` if the authority's has expired."""
@@ -210,10 +205,8 @@ def renew(federation: Federation) -> None:
 def key_of(federation: Federation, site: str) -> Any:
     """The public key of a site; raises `RunError` if its certificate cannot be read."""
     path = _certificate(federation, site)
-    try:
+    with _as_it_was(path):
         return x509.load_pem_x509_certificate(path.read_bytes()).public_key()
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}. Put it back from a copy.") from error
 
 
 def _removed(federation: Federation) -> frozenset[str]:
@@ -351,12 +344,20 @@ def keep_inside(kit: Path) -> None:
 
 
 def _read(path: Path) -> Any:
-    try:
+    with _as_it_was(path):
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+
+
+@contextmanager
+def _as_it_was(path: Path) -> Iterator[None]:
+    """Turns errors while a file of the federation is read into a `RunError`; it may hold keys."""
+    try:
+        yield
+    except (OSError, KeyError, TypeError, AttributeError, ValueError):
         raise RunError(
-            f"{path} cannot be read: {error}. Put it back from a copy of the federation's folder."
-        ) from error
+            f"{path} is missing, or not as it was written. Put it back from a copy of the "
+            "federation's folder."
+        ) from None
 
 
 def _write(path: Path, content: Any) -> None:

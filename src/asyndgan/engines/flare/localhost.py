@@ -19,7 +19,7 @@ from asyndgan.engines.flare.service import SiteService
 from asyndgan.engines.flare.transport import Flare
 from asyndgan.engines.setup import SiteSetup
 from asyndgan.errors import SiteUnreachableError
-from asyndgan.protocol import Transport
+from asyndgan.protocol import Transport, away
 from asyndgan.recipe import Recipe
 
 CONNECTED_S: Final = 300.0  # Seconds within which all sites must be connected
@@ -57,9 +57,9 @@ class Localhost(Transport):
             self.flare = Flare(Office(self.federation, recipe, "run"))
             ends.callback(self.flare.close)
             ends.callback(self.flare.office.close)  # jobs end with the server, and sooner
-            if not self.flare.wait_for(self._order, CONNECTED_S):
-                missing = ", ".join(set(self._order) - set(self.flare.sites()))
-                raise SiteUnreachableError(f"FLARE did not connect {missing} in {CONNECTED_S:g} s.")
+            if missing := away(self.flare, self._order, CONNECTED_S):
+                named = ", ".join(missing)
+                raise SiteUnreachableError(f"FLARE did not connect {named} in {CONNECTED_S:g} s.")
             self._ends = ends.pop_all()
 
     def connect(self, site: str) -> None:

@@ -37,35 +37,21 @@ class Seal:
     def __init__(self, key: bytes) -> None:
         self._cipher = AESGCM(key)
 
-    def request(self, payload: bytes) -> bytes:
-        """Seals a request."""
-        return self._sealed(payload, b"request")
-
-    def opened_request(self, sealed: bytes) -> bytes:
-        """Opens a request; raises `WireError` if the other end has not sealed it."""
-        return self._opened(sealed, b"request")
-
-    def answer(self, payload: bytes, sealed: bytes) -> bytes:
-        """Seals the answer to a sealed request."""
-        return self._sealed(payload, _answer_to(sealed))
-
-    def opened_answer(self, answer: bytes, sealed: bytes) -> bytes:
-        """Opens the answer to a sealed request; raises `WireError` if it is not the other end's."""
-        return self._opened(answer, _answer_to(sealed))
-
-    def _sealed(self, payload: bytes, purpose: bytes) -> bytes:
+    def sealed(self, payload: bytes, request: bytes | None = None) -> bytes:
+        """Seals a request or, if a sealed one is given, the answer to it."""
         nonce = secrets.token_bytes(NONCE)
-        return nonce + self._cipher.encrypt(nonce, payload, purpose)
+        return nonce + self._cipher.encrypt(nonce, payload, _purpose(request))
 
-    def _opened(self, sealed: bytes, purpose: bytes) -> bytes:
+    def opened(self, sealed: bytes, request: bytes | None = None) -> bytes:
+        """Opens what `sealed` made; raises `WireError` if it is not of the other end."""
         try:
-            return self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], purpose)
+            return self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], _purpose(request))
         except (InvalidTag, ValueError) as error:
             raise WireError("a message is not of the other end of this line.") from error
 
 
-def _answer_to(sealed: bytes) -> bytes:
-    return b"answer" + hashlib.sha256(sealed).digest()
+def _purpose(request: bytes | None) -> bytes:
+    return b"request" if request is None else b"answer" + hashlib.sha256(request).digest()
 
 
 def key_digest(key: Any) -> str:

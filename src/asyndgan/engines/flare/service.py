@@ -247,7 +247,7 @@ class SiteService:
             if seal and not refused:
                 reply = self._answer(greeting, seal, sealed)
             else:
-                keys = seal.answer(" ".join(admission.keys).encode(), sealed) if seal else b""
+                keys = seal.sealed(" ".join(admission.keys).encode(), sealed) if seal else b""
                 reply = reply_of(Reply.REFUSED, keys)
             frames.send(number, reply, timeout=self.wait_s)
 
@@ -316,7 +316,7 @@ class SiteService:
 
     def _answer(self, greeting: dict[str, str], seal: Seal, sealed: bytes) -> bytes:
         try:
-            payload = seal.opened_request(sealed)
+            payload = seal.opened(sealed)
         except WireError as error:
             log.warning("job %s: %s", greeting.get("job"), error)
             return reply_of(Reply.UNREACHABLE)
@@ -328,7 +328,7 @@ class SiteService:
             answer = worker.send(self.name, payload, self.wait_s)
             self._answered = worker.pid(self.name)
             self._silences, self._patience = 0, READING
-            return reply_of(Reply.ANSWER, seal.answer(answer, sealed))
+            return reply_of(Reply.ANSWER, seal.sealed(answer, sealed))
         except SiteSilentError:
             assert worker
             self._silences += 1

@@ -76,14 +76,14 @@ def unsealed(site: str, reply: bytes, seal: Seal, sealed: bytes) -> bytes:
     Keys of a site's policy that refuse the run are sealed as answers are: nobody else can end it.
     """
     if reply[:1] == bytes([Reply.REFUSED]) and reply[1:]:
-        said = seal.opened_answer(reply[1:], sealed).decode(errors="replace").split()
+        said = seal.opened(reply[1:], sealed).decode(errors="replace").split()
         keys = [key for key in known_keys(Policy) if key in said]
         named = ", ".join(keys)
         if {*keys} - {*ASKED}:
             raise PolicyRefusedError(f"site {site}: its policy refuses the run ({named}).")
         if keys:
             raise UndecidedError(f"site {site}: its steward has not approved the recipe ({named}).")
-    return seal.opened_answer(opened_reply(site, reply), sealed)
+    return seal.opened(opened_reply(site, reply), sealed)
 
 
 def sockets_of(kit: Path) -> Path:

@@ -7,8 +7,7 @@ part of no job: it loses nothing when FLARE's server is killed, and jobs reconne
 import logging
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Collection
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -26,7 +25,6 @@ LATE_S: Final = 150.0  # seconds after which a job without a line is given up
 LONGEST_S: Final = 60.0  # longest delay between a site's jobs without line; it doubles from 1 s
 SWEEP_S: Final = 60.0  # Seconds between two searches for jobs that are no longer needed
 CLOSING_S: Final = 20.0  # seconds that FLARE may take to end the jobs of a run
-RECENT: Final = 64  # Answers of sites that say how long an answer takes now
 
 
 @dataclass
@@ -48,7 +46,6 @@ class Flare(Transport):
         self._members = frozenset(office.members())
         self._links: dict[str, _Link] = {}
         self._in_vain: Counter[str] = Counter()
-        self._took = deque([0.0], RECENT)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         limit = office.limit + Seal.BYTES
@@ -68,11 +65,9 @@ class Flare(Transport):
         if line is None:
             raise SiteUnreachableError(f"site {site} is not connected.")
         seal = self.office.seal(site)
-        sealed = seal.request(payload)
+        sealed = seal.sealed(payload)
         try:
-            asked = time.monotonic()
             reply = line.ask(sealed, timeout)
-            self._took.append(time.monotonic() - asked)
         except SiteSilentError as error:
             raise SiteSilentError(f"site {site}: {error}") from error
         except (SiteUnreachableError, WireError) as error:
@@ -90,21 +85,10 @@ class Flare(Transport):
         """Whether the federation's file named the site when it was last read."""
         return site in self._members
 
-    def wait_for(self, sites: Collection[str], seconds: float) -> bool:
-        """Waits until there are lines to all of these sites; returns False after `seconds`."""
-        deadline = time.monotonic() + seconds
-        while set(sites) - set(self.sites()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return not set(sites) - set(self.sites())
-
     def job(self, site: str) -> str:
         """Id of a site's latest job; empty if it has none."""
         with self._lock:
             return self._links[site].job if site in self._links else ""
-
-    def pace(self) -> float:
-        """Longest time in seconds that a site took for one of its latest answers; 0 before any."""
-        return max(tuple(self._took))
 
     def close(self) -> None:
         """Closes all lines, ends all jobs if FLARE does so in time, and closes the office."""
