@@ -273,10 +273,10 @@ def test_a_run_that_starts_from_another_goes_on_without_it_to_the_same_end(
     said = CliRunner().invoke(cli.app, ["train", *words, *sites])
     assert said.exit_code == 0, said.output
     undisturbed = RunFolder(tmp_path / "whole")
-    assert "step 1: took the generator of first" in " ".join(said.output.split())
+    assert "step 1: took 43 of 43 layers of first" in " ".join(said.output.split())
     assert undisturbed.facts().start == {
         "run": "first", "generator_sha256": whole.generator_digest(), "steps": STEPS,
-        "sites": ["north", "south"], "took": "took the generator of first",
+        "sites": ["north", "south"], "took": "took 43 of 43 layers of first",
     }  # fmt: skip
     assert str(tmp_path) not in undisturbed.facts_file.read_text()
     CliRunner().invoke(cli.app, ["report", str(undisturbed.path), "--out", str(page)])

@@ -7,23 +7,160 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.errors import RunError
-from asyndgan.recipe import Recipe
+from asyndgan.models import Sizes
+from asyndgan.models.generators import DCGANGenerator, MaskGenerator, ResNetGenerator
+from asyndgan.models.topdown import TopDownGenerator
+from asyndgan.recipe import GeneratorSection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.order import Order
 from asyndgan.runs.start import Start, start_of
 from asyndgan.runs.trial import trial_of
 from asyndgan.tables.planning import plan_tables
 from asyndgan.training import Scope, new_generator
+from asyndgan.training.inheriting import inherit
 
 MakeRecipe = Callable[..., Recipe]
 HEADS = Scope(("T1", "T2"), {0: "background", 1: "head", 2: "lesion"}, (32, 32))
-RESNET = ("generator.kind=resnet", "generator.noise=0")
+PERMUTED = Scope(("T2", "T1"), {0: "background", 1: "lesion", 4: "head"}, (32, 32))
+MORE = Scope(("T1", "T1c", "T2"), {0: "background", 1: "head", 2: "edema", 3: "lesion"}, (32, 32))
+KINDS = {
+    "resnet": ("generator.kind=resnet", "generator.noise=0"),
+    "topdown": ("generator.noise=2", "generator.style=3", "generator.latent=2"),
+    "dcgan": (
+        "generator.kind=dcgan", "generator.noise=0", "generator.latent=4", "condition.kind=class",
+        "masks.release=false",
+    ),
+}  # fmt: skip
 
 
-def finished(path: Path, recipe: Recipe, **more: object) -> RunFolder:
+def generator(recipe: Recipe, scope: Scope, seed: int) -> nn.Module:
+    """A generator in which no weight is zero, as they are before training in a look's layer."""
+    torch.manual_seed(seed)
+    network = new_generator(recipe, scope).eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape))
+    return network
+
+
+def painted(
+    network: nn.Module, recipe: Recipe, scope: Scope, names: list[str]
+) -> dict[str, Tensor]:
+    """Images of an area of each of these labels, with the same noise, by modality."""
+    random = torch.Generator().manual_seed(5)
+    section, numbers = recipe.generator, {name: number for number, name in scope.labels.items()}
+    maps = torch.zeros(1, max(scope.labels) + 1, 32, 32)
+    for place, name in enumerate(names):
+        maps[:, numbers[name], 8 * place : 8 * place + 8] = 1
+    grain = torch.randn(1, section.noise, 32, 32, generator=random)
+    code = torch.randn(1, section.code, 1, 1, generator=random).expand(-1, -1, 32, 32)
+    with torch.no_grad():
+        images = network(maps, torch.cat([grain, code], dim=1))[0]
+    return dict(zip(scope.modalities, images, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scope", [HEADS, PERMUTED, replace(HEADS, space=(64, 64))])
+def test_labels_and_modalities_of_the_same_names_are_painted_as_before(tiny, kind, scope):
+    recipe, names = tiny("image.size=32", *KINDS[kind]), ["background", "head", "lesion"]
+    known, new = generator(recipe, HEADS, 0), generator(recipe, scope, 1)
+    found = inherit(new, scope, known, HEADS)
+    before, after = (
+        painted(network, recipe, one, names) for network, one in ((known, HEADS), (new, scope))
+    )
+    if scope is not PERMUTED:
+        assert found.told("old") == f"took {found.layers} of {found.layers} layers of old"
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (found.new, found.left) == ((), ())
+    if kind != "topdown":  # it also reads of a label that it is nowhere: of numbers 2 and 3
+        for name in before:
+            torch.testing.assert_close(before[name], after[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_has_another_name_is_drawn_afresh_and_told(tiny, kind):
+    recipe, names = tiny("image.size=32", *KINDS[kind]), ["background", "head", "lesion"]
+    known, new = generator(recipe, HEADS, 0), generator(recipe, MORE, 1)
+    fresh = {name: tensor.clone() for name, tensor in new.state_dict().items()}
+    found = inherit(new, MORE, known, HEADS)
+    assert (found.whole + found.part, found.layers) == (len({*_layers(new)}),) * 2
+    assert (found.new, found.left) == (("label edema", "modality T1c"), ())
+    assert torch.equal(new.paint.weight[1], fresh["paint.weight"][1])
+    assert torch.equal(new.paint.bias[[0, 2]], known.paint.bias)
+    first = {"dcgan": "start", "topdown": "encoder.0"}.get(kind, "body.0") + ".weight"
+    theirs, ours = known.state_dict()[first], new.state_dict()[first]
+    assert torch.equal(ours[:, [0, 1, 3]], theirs[:, :3])
+    assert torch.equal(ours[:, 2], fresh[first][:, 2])
+    assert torch.equal(ours[:, 4:], theirs[:, 3:])  # noise and codes
+    if kind != "topdown":
+        before, after = painted(known, recipe, HEADS, names), painted(new, recipe, MORE, names)
+        for name in before:
+            torch.testing.assert_close(before[name], after[name], atol=1e-5, rtol=1e-4)
+    back = inherit(generator(recipe, HEADS, 2), HEADS, new, MORE)
+    assert back.told("old").endswith("; not taken over: label edema, modality T1c")
+    assert (back.whole, back.part) == (back.layers, 0)
+
+
+def _layers(network: nn.Module) -> list[str]:
+    return [name.rpartition(".")[0] for name in network.state_dict()]
+
+
+def test_layers_of_other_shapes_are_left_as_they_are(tiny):
+    plain = ("image.size=32", *KINDS["resnet"])
+    deep, shallow = (tiny(*plain, f"generator.blocks={count}") for count in (3, 1))
+    found = inherit(generator(deep, HEADS, 0), HEADS, generator(shallow, HEADS, 1), HEADS)
+    assert 0 < found.whole < found.layers and not found.part
+    wide = tiny(*plain, "generator.width=8")
+    new, fresh = generator(wide, HEADS, 0), generator(wide, HEADS, 0)
+    found = inherit(new, HEADS, generator(shallow, HEADS, 1), HEADS)
+    assert not torch.equal(new.paint.bias, fresh.paint.bias)  # which fits
+    assert torch.equal(new.paint.weight, fresh.paint.weight)
+
+
+def test_every_channel_that_depends_on_what_is_painted_has_a_name():
+    """With one more of something, a generator differs in just the layers that it names."""
+    sizes = {"label": 3, "noise": 2, "style": 3, "latent": 2, "modality": 2}
+
+    def shapes(kind, sizes):
+        section = {key: sizes[key] for key in ("noise", "style", "latent")}
+        network = kind(
+            Sizes(sizes["label"], sizes["modality"], 2),
+            GeneratorSection(width=4, blocks=1, **section),
+        )  # fmt: skip
+        return network, {name: list(one.shape) for name, one in network.state_dict().items()}
+
+    for kind in (ResNetGenerator, DCGANGenerator, MaskGenerator, TopDownGenerator):
+        network, plain = shapes(kind, sizes)
+        for layer, channels in network.reads.items():
+            assert len(channels) == plain[f"{layer}.weight"][1], (kind, layer)
+        for part in sizes:
+            _, larger = shapes(kind, {**sizes, part: sizes[part] + 1})
+            changed = {name.rpartition(".")[0] for name in plain if plain[name] != larger[name]}
+            named = {layer for layer, all in network.reads.items() if (part, 0) in all}
+            assert changed == (set(network.paints) if part == "modality" else named), (kind, part)
+
+
+def test_a_generator_of_another_package_needs_the_same_labels_and_modalities():
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 2, 1)
+
+    known, new = Other(), Other()
+    assert inherit(new, HEADS, known, HEADS).whole == 1
+    assert torch.equal(new.layer.weight, known.layer.weight)
+    with pytest.raises(RunError, match="Other, a generator of another package, does not say"):
+        inherit(new, PERMUTED, known, HEADS)
+
+
+# The run to start from
+
+
+def finished(path: Path, recipe: Recipe, *, seed: int = 0, **more: object) -> RunFolder:
     """A run folder as a training leaves it, with a generator of random weights."""
     folder = RunFolder.create(path, recipe)
     site = {"cases": 3, "share": 1.0, "modalities": ["T1", "T2"]}
@@ -31,7 +168,7 @@ def finished(path: Path, recipe: Recipe, **more: object) -> RunFolder:
         "ab", "0", recipe.digest(), "inprocess", state="finished", steps=6, sites={"north": site}
     )
     vars(facts).update(HEADS.to_plain(), **more)
-    facts.generator_sha256 = folder.write_generator(new_generator(recipe, HEADS), facts)
+    facts.generator_sha256 = folder.write_generator(generator(recipe, HEADS, seed), facts)
     folder.write_facts(facts)
     return folder
 
@@ -40,7 +177,7 @@ def test_a_run_that_cannot_be_started_from_is_refused_with_a_reason(tiny, tmp_pa
     recipe = tiny("image.size=32")
     run = finished(tmp_path / "run", recipe)
     assert Start.of(run, tiny("image.size=64"), ["north"]).name == "run"
-    other = tiny("image.size=32", *RESNET)
+    other = tiny("image.size=32", *KINDS["resnet"])
     with pytest.raises(
         RunError, match="a generator of kind 'topdown', and recipe 'tiny' one of kind 'resnet'"
     ):
@@ -92,7 +229,9 @@ def test_a_run_of_records_starts_from_one_of_the_same_columns(tables, tmp_path):
     vars(facts).update(scope.to_plain())
     facts.generator_sha256 = run.write_generator(new_generator(recipe, scope), facts)
     run.write_facts(facts)
-    assert Start.of(run, recipe, []).sites == []
+    new = new_generator(recipe, scope)
+    found = inherit(new, scope, Start.of(run, recipe, []).generator, scope)
+    assert found.whole == found.layers
     columns = recipe.table.columns
     rescaled = [one.model_copy(update={"knots": (0.0, 9.0)}) for one in columns if one.knots]
     renamed = [one.model_copy(update={"name": f"other {one.name}"}) for one in columns]
@@ -121,7 +260,7 @@ def test_a_federation_remembers_the_start_of_an_order(tiny, tmp_path):
     federation = federation_here(tmp_path / "f", tmp_path / "north")
     source = finished(tmp_path / "source", tiny("image.size=32")).path
     longer = tiny("image.size=32", "training.steps=9")
-    other = tiny("image.size=32", *RESNET)
+    other = tiny("image.size=32", *KINDS["resnet"])
     with pytest.raises(RunError, match="of kind 'topdown'"):
         Order.submit(federation, "other", other, (), start=source)
     Order.submit(federation, "longer", longer, (), start=source)

@@ -38,8 +38,8 @@ Training:
         as many pixels as fit, from 64 along a side to 256 (volumes from 48 to 128), and at most as
         many as they have: the least if a site's data is elsewhere.
     --volumes: Plan for whole volumes, not for their slices.
-    --from RUN: Folder of a finished run with the same modalities and labels. Begin with its
-        generator, such as to train it for longer.
+    --from RUN: Folder of a finished run. Begin with its generator, as far as it fits: labels and
+        modalities are matched by name. So you also train a finished run for longer.
 
 Painting:
     --fade LABEL: Vary from image to image how clearly this label, such as a lesion, is visible. The

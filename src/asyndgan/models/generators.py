@@ -2,9 +2,13 @@
 
 Each is made from its `Sizes` and the recipe's `section`. Norms act on one image at a time: sites
 come and go, and a chunked step must equal an unchunked one.
+
+For `training.inheriting`, each has `reads`: what the input channels of its layers stand for, by
+the name of each layer that reads the condition, the noise or codes; and `paints`: the layers
+whose output channels are the modalities.
 """
 
-from typing import final
+from typing import Final, final
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +19,14 @@ from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import GeneratorSection
 
 SLOPE = 0.2
+
+Channel = tuple[str, int]  # label, noise, style, latent, feature or one, and its number
+ONE: Final[Channel] = ("one", 0)  # The channel of a map that is 1 everywhere
+
+
+def numbered(**counts: int) -> tuple[Channel, ...]:
+    """Channels in this order: `numbered(label=2, noise=1)`."""
+    return tuple((part, number) for part, count in counts.items() for number in range(count))
 
 
 def convolution(
@@ -107,6 +119,8 @@ class ResNetGenerator(nn.Module):
             ]
         self.body = nn.Sequential(*layers)
         self.paint = convolution(sizes.dims, k, sizes.modalities, 7, bias=True)
+        self.reads = {"body.0": numbered(label=sizes.labels)}
+        self.paints = ("paint",)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
@@ -142,6 +156,12 @@ class DCGANGenerator(nn.Module):
         )
         self.paint = convolution(sizes.dims, k, sizes.modalities, bias=True)
         self.smooth = smooth(sizes.dims)
+        code = numbered(label=sizes.labels, style=section.style, latent=section.latent)
+        self.reads = {"start": code} | {
+            f"layers.{level}.0": (*numbered(feature=source), *numbered(noise=section.noise))
+            for level, source in enumerate(sources)
+        }
+        self.paints = ("paint",)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the noise's height and width (multiples of 8)."""
@@ -179,6 +199,8 @@ class MaskGenerator(nn.Module):
     def __init__(self, sizes: Sizes, section: GeneratorSection) -> None:
         super().__init__()
         self.body = DCGANGenerator(sizes, section)
+        self.reads = {f"body.{layer}": channels for layer, channels in self.body.reads.items()}
+        self.paints = tuple(f"body.{layer}" for layer in self.body.paints)
         self.smooth = smooth(sizes.dims)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Noise
 from asyndgan.models.discriminators import Verdict
+from asyndgan.models.generators import numbered
 from asyndgan.models.sizes import Sizes
 from asyndgan.recipe import DiscriminatorSection, GeneratorSection
 from asyndgan.recipe.table import TableSection
@@ -55,6 +56,10 @@ class RowGenerator(nn.Module):
         self.last = nn.Sequential(nn.LayerNorm(section.width), nn.ReLU())
         self.paint = nn.Linear(section.width, table.width)
         self.spread = nn.Linear(section.width, table.width)
+        self.reads = {
+            "start": numbered(label=sizes.labels, style=section.style, latent=section.latent)
+        }
+        self.paints: tuple[str, ...] = ()
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Makes records (b, 1, width) in [-1, 1]."""

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Noise
 from asyndgan.models.generators import (
+    ONE,
     SLOPE,
     convolution,
     instance_norm,
+    numbered,
     smooth,
     within_range,
 )
@@ -144,6 +146,14 @@ class TopDownGenerator(nn.Module):
         last = widths[-1] + maps + section.noise
         self.paint = convolution(dims, last, sizes.modalities, bias=True)
         self.smooth = smooth(dims)
+        told, noise = (*numbered(label=sizes.labels), ONE), numbered(noise=section.noise)
+        code = numbered(style=section.style, latent=section.latent, feature=found[-1])
+        self.reads = {"encoder.0": told, "mapping.0": code}
+        self.reads["paint"] = (*numbered(feature=widths[-1]), *told, *noise)
+        for name, _ in self.levels.named_modules():
+            if name.endswith(("tell", "grain")):
+                self.reads[f"levels.{name}"] = told if name.endswith("tell") else noise
+        self.paints = ("paint",)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's size, a multiple of 2 ** (levels - 1)."""

@@ -14,6 +14,7 @@ from asyndgan.runs.facts import RunFacts, StartFacts
 from asyndgan.runs.folder import RunFolder
 from asyndgan.texts import NAME_LENGTH
 from asyndgan.training import Coordinator
+from asyndgan.training.inheriting import inherit
 from asyndgan.training.steps import stored_steps
 
 
@@ -69,26 +70,19 @@ class Start:
     def begin(self, coordinator: Coordinator) -> StartFacts:
         """Puts the weights into the generator of a new run; returns what `run.json` says of it.
 
-        Raises `RunError` if they do not fit: the run paints something else, or with other layers.
+        Raises:
+            RunError: no layer fits.
         """
-        ours, theirs = coordinator.scope, self.facts.scope
-        if (ours.labels, ours.modalities) != (theirs.labels, theirs.modalities):
-            raise RunError(
-                f"{self.name}, the run to start from, has the modalities "
-                f"{', '.join(theirs.modalities)} and the labels {theirs.labels}; this run has "
-                f"{', '.join(ours.modalities)} and {ours.labels}. Start from a run with the same "
-                "ones, or without one."
-            )
-        try:
-            coordinator.generator.load_state_dict(self.generator.state_dict())
-        except RuntimeError as error:
+        scope = coordinator.scope
+        found = inherit(coordinator.generator, scope, self.generator, self.facts.scope)
+        if not found.whole + found.part:
             changed = [c for c in self.recipe.changes(coordinator.recipe) if "generator." in c]
             raise RunError(
-                f"the generator of {self.name}, the run to start from, has other layers: "
-                f"{'; '.join(changed)}. Set these keys as there, or start without it."
-            ) from error
+                f"no layer of {self.name}, the run to start from, fits: {'; '.join(changed)}. Set "
+                "these keys as there, or start without it."
+            )
         coordinator.average.load_state_dict(coordinator.generator.state_dict())
-        took = f"took the generator of {self.name}"
+        took = found.told(self.name)
         if coordinator.recipe.privacy.kind != "none":
             took += f"; the epsilon of {self.name} adds to that of this run"
         coordinator.events.append(took)
