@@ -2,8 +2,8 @@
 
     python -m lab.experiments.soak --out OUT [--steps 3000] [--document FILE]
 
-Four phantom sites and a tiny generator run in a federation on this machine, with metrics
-and checkpoints as in any run. For each kind of process, resident memory, open files and
+Four phantom sites and a tiny generator run in a federation on this machine, with metrics,
+TensorBoard and checkpoints as in any run. For each kind of process, resident memory, open files and
 threads are compared between the last third of the samples and the first.
 """
 

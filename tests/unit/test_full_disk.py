@@ -23,6 +23,7 @@ from asyndgan.privacy.ledger import Ledger, read
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.recorder import Board
 from asyndgan.runs.train import train
 from asyndgan.texts import append, replace_text
 from asyndgan.training import checkpoint
@@ -74,6 +75,7 @@ def written(folder: Path) -> None:
 WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a run": ("run/recipe.toml", lambda at: RunFolder.create(at / "run", Recipe())),
     "metrics": ("metrics.jsonl", lambda at: append(at / "metrics.jsonl", b"{}\n")),
+    "TensorBoard": ("tfevents", lambda at: Board(at, 0)),
     "a checkpoint": (
         "step-1.safetensors",
         lambda at: checkpoint.write(at / "step-1.safetensors", {"a": torch.zeros(9)}, {}),

@@ -157,14 +157,12 @@ class Attempt:
 
         It writes a checkpoint, except on `NotFiniteError`, `StorageError` and foreign errors.
         """
-        every = self.recipe.training.sample_every
+        step, every = self.coordinator.step_number, self.recipe.training.sample_every
         try:
+            record = self.recorder.recording(step + 1, self.grid, every=every)
             with stop_requests() as asked:
                 for progress in self._steps(lambda: asked() or also()):
-                    self.recorder.record(progress)
-                    last = progress.step == progress.steps
-                    if self.grid and (last or progress.step % every == 0):
-                        self.grid.write(progress.step)
+                    record(progress)
                     if watch:
                         watch(progress)
             self._finish()

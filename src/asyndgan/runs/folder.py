@@ -8,6 +8,7 @@ generator.safetensors    the averaged generator of a finished run
 checkpoints/             the coordinator's last two checkpoints
 masks/                   masks that sites released, if the recipe says so (labelsTr, dataset.json)
 samples/                 sample grids, if masks are released
+tensorboard/             scalars and sample grids
 audits/SITE/             audits that sites of a federation answered
 sites/NAME/              a simulated site's own state, which in a federation stays at the site
 """
@@ -63,6 +64,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.masks = path / "masks"
         self.samples = path / "samples"
+        self.tensorboard = path / "tensorboard"
         self._without_links = False
 
     @classmethod

@@ -1,15 +1,24 @@
-"""What a run writes down while it trains: metrics, and the facts in `run.json`."""
+"""What a run writes down while it trains: metrics, TensorBoard, and the facts in `run.json`."""
 
+import io
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import image, scalar
 
 from asyndgan.protocol import Exchange
 from asyndgan.runs.facts import RunFacts, by_site
 from asyndgan.runs.folder import RunFolder
-from asyndgan.texts import append
+from asyndgan.runs.samples import SampleGrid
+from asyndgan.texts import append, storing
 from asyndgan.training import Coordinator, StepReport
 from asyndgan.training.aggregation import Member
 
@@ -33,6 +42,31 @@ class Progress:
 
 
 @final
+class Board:
+    """TensorBoard's file of one attempt; what it has of `step` and later ones is forgotten.
+
+    TensorBoard's own writer fails in a thread that nobody watches.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.file = folder / f"events.out.tfevents.{time.time():.6f}.{os.getpid()}"
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        forgets = SessionLog(status=SessionLog.START)
+        self._write([{"file_version": "brain.Event:2"}, {"step": step, "session_log": forgets}])
+
+    def add(self, step: int, shown: Sequence[Summary]) -> None:
+        """Adds curves' values and images of a step, or raises `StorageError`."""
+        self._write([{"step": step, "summary": each} for each in shown])
+
+    def _write(self, events: Sequence[dict[str, Any]]) -> None:
+        now, records = time.time(), io.BytesIO()
+        for event in events:
+            RecordWriter(records).write(Event(wall_time=now, **event).SerializeToString())
+        append(self.file, records.getvalue())
+
+
+@final
 class Recorder:
     """Writes down what happens in one attempt at a run; counts go on where the last one ended."""
 
@@ -53,9 +87,28 @@ class Recorder:
         """Forgets the time since this attempt began, such as a person took to answer."""
         self._since = time.monotonic()
 
-    def record(self, progress: Progress) -> None:
-        """Adds a step to `metrics.jsonl`; raises `StorageError`."""
-        append(self.folder.metrics_file, f"{json.dumps(self._metrics(progress))}\n".encode())
+    def recording(
+        self, step: int, grid: SampleGrid | None, *, every: int
+    ) -> Callable[[Progress], None]:
+        """Begins a file of TensorBoard; what it returns records a step, or raises `StorageError`.
+
+        Args:
+            step: the next step; what TensorBoard has of it and later ones is forgotten.
+            grid: paints the grid of samples, if there are masks to paint from.
+            every: number of steps from one grid to the next; the last step has one too.
+        """
+        board = Board(self.folder.tensorboard, step)
+
+        def record(progress: Progress) -> None:
+            line = json.dumps(self._metrics(progress))
+            append(self.folder.metrics_file, f"{line}\n".encode())
+            shown = [scalar(name, value) for name, value in self._curves(progress).items()]
+            if grid and (progress.step == progress.steps or progress.step % every == 0):
+                painted = grid.write(progress.step)
+                shown += [] if painted is None else [image("samples", painted, dataformats="CHW")]
+            board.add(progress.step, shown)
+
+        return record
 
     def write_facts(self, coordinator: Coordinator) -> None:
         """Replaces `run.json` by what holds now."""
@@ -94,7 +147,7 @@ class Recorder:
         for way, counts in enumerate((self.exchange.from_sites, self.exchange.to_sites)):
             for (site, _), size in sorted(counts.items()):
                 moved.setdefault(site, [0, 0])[way] += size
-        return {
+        record: dict[str, Any] = {
             "step": progress.step,
             "seconds": round(self._seconds(), 3),
             "updated": report.updated,
@@ -110,6 +163,18 @@ class Recorder:
             "bytes": moved,
             "news": list(progress.news),
         }
+        return record
+
+    def _curves(self, progress: Progress) -> dict[str, float]:
+        """What TensorBoard plots of a step, by name."""
+        report = progress.report
+        scalars: dict[str, float] = {
+            "bytes/to_sites": progress.sent,
+            "bytes/from_sites": progress.received,
+        }
+        for site, losses in report.losses.items():
+            scalars |= {f"{name}/{site}": value for name, value in losses.items()}
+        return scalars
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._since

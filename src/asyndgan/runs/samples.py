@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -36,8 +37,8 @@ class SampleGrid:
         }
 
     @torch.no_grad()
-    def write(self, step: int) -> None:
-        """Writes the grid of a step, if there are masks to paint from."""
+    def write(self, step: int) -> np.ndarray | None:
+        """Writes the grid of a step; returns it as uint8 (1, height, width), None without masks."""
         one = self.coordinator
         rows = []
         for site, masks in self._shown().items():
@@ -53,8 +54,9 @@ class SampleGrid:
                     painted = painted[:, painted.shape[1] // 2]
                 rows.append(torch.cat(list(painted), dim=-1))
         if not rows:
-            return
+            return None
         grid = ((torch.cat(rows, dim=0) + 1) * 127.5).round().to(torch.uint8).numpy()
         self.folder.mkdir(parents=True, exist_ok=True)
         with stored_whole(self.folder / f"step-{step:06d}.png") as half:
             Image.fromarray(grid).save(half, format="PNG")
+        return grid[None]
