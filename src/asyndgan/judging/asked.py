@@ -83,18 +83,17 @@ def _said(one: ScoreFigures) -> str:
     return f"{one.name} {score} ({interval}n = {one.patients})"
 
 
-def site_evaluations(run: RunFolder) -> dict[str, SiteEvaluation]:
-    """What sites of a federation answered of this run's generator, by site.
+def read_evaluation(folder: Path) -> SiteEvaluation:
+    """Reads a site's answer; raises `RunError` if there is none that can be read."""
+    what, command = "evaluation of a site", "asyndgan federation evaluate"
+    return read_result(folder / EVALUATION_FILE, _KEPT, what, command)
 
-    Raises:
-        RunError: an answer cannot be read.
-    """
-    command, generator = "asyndgan federation evaluate", run.facts().generator_sha256
-    files = sorted(run.path.glob(f"audits/*/{EVALUATION_FILE}"))
-    found = {
-        file.parent.name: read_result(file, _KEPT, "evaluation of a site", command)
-        for file in files
-    }
+
+def site_evaluations(run: RunFolder) -> dict[str, SiteEvaluation]:
+    """Answers of sites of a federation on this run's generator, by site; may raise `RunError`."""
+    folders = sorted(file.parent for file in run.path.glob(f"audits/*/{EVALUATION_FILE}"))
+    found = {folder.name: read_evaluation(folder) for folder in folders}
+    generator = run.facts().generator_sha256
     return {site: one for site, one in found.items() if one.generator_sha256 == generator}
 
 
