@@ -90,15 +90,16 @@ class Tally:
         self.charged = 0  # those with feedback whose noise the account was charged for
         self.uses = 0  # of private mechanisms, the most in any line
         self.recipes: set[str] = set()  # under which messages left
-        self._newest: dict[str, str] = {}  # digest of what was counted last, by kind
+        # digest of what was counted last, by kind, of answers and of others
+        self._newest: dict[tuple[str, bool], str] = {}
 
     def add(self, entry: Entry) -> None:
         """Counts another line."""
         answer = entry.kind == ANSWER or MASKS in entry.bare.split()
-        if self._newest.get(entry.kind) != entry.payload:
+        if self._newest.get((entry.kind, answer)) != entry.payload:
             self.answers += answer
             self.of_kind[entry.kind] += 1
-            self._newest[entry.kind] = entry.payload
+            self._newest[entry.kind, answer] = entry.payload
         self.bare.update(entry.bare.split())
         self.charged += FEEDBACK in entry.bare.split() and entry.epsilon is not None
         self.uses = max(self.uses, entry.uses)
