@@ -14,6 +14,7 @@ from asyndgan.auditing.release import check_released
 from asyndgan.auditing.run import audit_run
 from asyndgan.export.writing import written_whole
 from asyndgan.intake.dataset import DataSet, told
+from asyndgan.judging.asked import evaluated_at_sites, set_digest
 from asyndgan.judging.bench import Bench, OnProgress
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.records import RecordsEvaluation, evaluate_records
@@ -70,9 +71,10 @@ class Images:
         storage = self._storage(like, origin)
         with written_whole(out) as half:
             audited = check_released(self.run, masks_digest(named), audits, fading=fading)
+            evaluated = evaluated_at_sites(self.run, set_digest(self.run, named, fading))
             count = write_standard(
-                half, self.run, named, origin, fading=fading, watch=watch, audited=audited,
-                storage=storage,
+                half, self.run, named, origin, fading=fading, watch=watch,
+                findings={"audited": audited, "evaluated": evaluated}, storage=storage,
             )  # fmt: skip
         return count, audited
 
@@ -127,7 +129,11 @@ class Records:
         """Makes the table that audits permit; returns its records and what the audits found."""
         refuse_for_images(of_images)
         audited = check_released_records(self.run, audits)
-        return generate_records(self.run, out, audited=audited), audited
+        findings = {
+            "audited": audited,
+            "evaluated": evaluated_at_sites(self.run, set_digest(self.run)),
+        }
+        return generate_records(self.run, out, findings=findings), audited
 
     def evaluate(self, sites: Folders, bench: Bench, **how: Any) -> RecordsEvaluation:
         """Compares models that predict the target."""

@@ -105,8 +105,10 @@ def test_a_steward_reads_who_asks_what_it_costs_and_what_could_be_learned(kit, p
 
 def test_the_page_calls_no_request_allowed_that_the_site_refuses(kit, page):
     ask(kit, "plain", load_recipe("default"))
-    ask(kit, "audit", "")
-    assert "leaves.audits" in sent(page.url)[1].split("Run audit", 1)[1].split("</article>")[0]
+    for question, key in (("audit", "leaves.audits"), ("evaluation", "leaves.evaluations")):
+        ask(kit, question, "")
+        told = sent(page.url)[1].split(f"Run {question}", 1)[1].split("</article>")[0]
+        assert f"<code>{key}</code>" in told and f"({key})" in told
     text = (kit / "policy.toml").read_text()
     (kit / "policy.toml").write_text(
         text.replace("[allows]", '[allows]\nsubmitters = ["boss@x"]').replace(

@@ -31,6 +31,7 @@ from asyndgan.engines.flare.localhost import federation_here, free_port, join
 from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE
 from asyndgan.engines.flare.sockets import SOCKETS
 from asyndgan.errors import RunError
+from asyndgan.judging.asked import site_evaluations
 from asyndgan.privacy import SIMULATION
 from asyndgan.privacy.ledger import Entry, read
 from asyndgan.recipe import Recipe
@@ -46,6 +47,7 @@ from waiting import halt, until
 COMMAND = str(Path(sys.executable).with_name("asyndgan"))
 SITES = ("north", "south")
 CANARY = "Kanarienvogel"
+ANSWER = r"\w+ \d\.\d\d? \(n = \d+\)"  # of an evaluation of few patients
 ALONE = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
@@ -330,6 +332,24 @@ def test_a_site_audits_a_run_for_its_coordinator_where_its_steward_has_agreed(pl
     assert [one.kind for one in place.ledger("north")].count("audited") == 1
     with pytest.raises(RunError, match="may not be released: "):
         said("release", run, "--out", tmp_path / "set", *AS_OPTIONS)
+
+
+def test_a_site_judges_a_network_of_the_synthetic_set_where_its_steward_has_agreed(place, tmp_path):
+    """Of the same run; what answers hold: unit/test_asked_audits.py."""
+    order = Order.named(place.federation, "one")
+    allow(place.folder / "south" / "policy.toml", evaluations="1")
+    words = ("federation", "evaluate", place.federation.path, "--run", "one", "--steps", "3")
+    told = command(*words)
+    assert told.returncode == 1
+    refused = re.search(r"north: no evaluation\. (.*)", told.stdout)
+    assert refused and "leaves.evaluations" in refused[1], told.stdout
+    (site,) = site_evaluations(order.folder)
+    assert site == "south" and re.search(rf"south: {ANSWER}", told.stdout), told.stdout
+    assert [one.bare for one in place.ledger("south")].count("evaluation") == 1
+    run, page = tmp_path / "fetched", tmp_path / "page.html"
+    said("federation", "fetch", place.federation.path, "--run", "one", "--out", run)
+    said("report", run, "--out", page)
+    assert "Dice of a network trained on the synthetic set alone" in page.read_text()
 
 
 def test_a_server_that_outlives_its_command_is_replaced_by_the_next_and_kits_are_renewed(place):

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,15 @@ import pandas as pd
 import pytest
 
 from asyndgan import Run, audit, evaluate, generate, release
+from asyndgan.auditing import asking
+from asyndgan.auditing.answering import answered
 from asyndgan.auditing.records import RecordsAudit
+from asyndgan.engines import InProcess, SiteSetup
 from asyndgan.engines.flare.localhost import federation_here
+from asyndgan.engines.setup import answering
 from asyndgan.errors import RunError
+from asyndgan.judging.asked import evaluated_at_sites, set_digest
+from asyndgan.judging.bench import Bench
 from asyndgan.painting.records import make_records
 from asyndgan.privacy.ledger import read as read_ledger
 from asyndgan.recipe import Recipe
@@ -252,6 +259,42 @@ def test_a_copy_is_found_however_many_digits_the_encoding_leaves_of_it(
         values = north[column.name]
         within &= values.isna() | values.between(column.knots[0], column.knots[-1])
     assert found.copies[0] + found.matches == within.sum() > 220
+
+
+def test_sites_judge_a_regression_of_synthetic_records_on_those_that_they_held_out(
+    run, data, tmp_path, monkeypatch
+):
+    """Over FLARE such questions go as those of images do: test_services.py."""
+    copied, told = RunFolder(shutil.copytree(run, tmp_path / "run")), {}
+    with ExitStack() as ends:
+        lines = {}
+        for site in ("north", "south"):
+            place = tmp_path / site
+            shutil.copytree(run / "sites" / site, place / "runs" / "one")
+            (place / "policy.toml").write_text("[leaves]\nevaluations = 1\n")
+            setup = SiteSetup(
+                site, data / site, place / "runs" / "evaluation", policy=place / "policy.toml",
+                records=place,
+            )  # fmt: skip
+            lines[site] = answering(setup, answered)
+            ends.callback(lines[site].close)
+        monkeypatch.setattr(asking, "connected", lambda *_: nullcontext(InProcess(lines)))
+        bench = Bench(tmp_path / "bench")
+        assert not asking.ask_evaluations(None, copied, bench, tell=told.__setitem__)
+        with pytest.raises(RunError, match="--masks: this is for images"):
+            asking.ask_evaluations(None, copied, bench, masks=data, tell=told.__setitem__)
+    for site in ("north", "south"):
+        here = evaluate(run, {site: data / site}, tmp_path / f"of {site}")
+        (row,) = (o for o in here.scores if (o.model, o.records) == ("regression", "synthetic"))
+        (one,) = told[site].scores
+        assert one.name == "yes" and 5 <= one.patients < 72
+        for found, exact in ((one.score, row.auc), (one.low, row.low), (one.high, row.high)):
+            assert found == pytest.approx(exact, abs=0.02)
+    said("report", copied.path, "--out", tmp_path / "report.html")
+    assert (
+        "AUC of a regression fitted to synthetic records" in (tmp_path / "report.html").read_text()
+    )
+    assert evaluated_at_sites(copied, set_digest(copied)).count("yes 0.") == 2
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from asyndgan.errors import AsyndganError, RunError
+from asyndgan.errors import AsyndganError, ProtocolError, RunError
+from asyndgan.judging.asked import NAME, restored
+from asyndgan.models.segmenters import build_segmenter
 from asyndgan.training import Coordinator, Site, checkpoint
 from asyndgan.training.checkpoint import State
 from asyndgan.training.optimiser import adam
-from asyndgan.wire import Judge, Open
+from asyndgan.wire import Evaluate, Judge, Open
 
 RUN = "abc123"
 fuzz = settings(
@@ -144,6 +146,31 @@ def test_a_sites_checkpoint_is_taken_up_or_refused_by_our_error(
         pass
     finally:
         north.release.close()
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build_segmenter(1, 3, width=4, space=(32, 32))
+
+
+@fuzz
+@given(mutations(), st.binary(max_size=40), st.integers(0, 10**6))
+def test_weights_of_a_network_that_a_site_judges_are_taken_up_or_refused(
+    network, tmp_path_factory, mutate, noise, where
+):
+    place = tmp_path_factory.mktemp("asked")
+    tensors, _ = mutate((checkpoint.network_state(NAME, network), {"x": [1]}))
+    checkpoint.write(place / "sent", tensors, {})
+    sent = bytearray((place / "sent").read_bytes())
+    at = where % len(sent)
+    sent[at : at + len(noise)] = noise
+    weights = torch.frombuffer(sent, dtype=torch.uint8)
+    asked = Evaluate(run=RUN, recipe="", facts="", network="unet", width=4, weights=weights)
+    try:
+        model = restored(lambda: copy.deepcopy(network), asked, place)
+    except ProtocolError:
+        return
+    assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
 def test_an_optimisers_state_of_other_shapes_is_refused():

@@ -27,6 +27,7 @@ from asyndgan.intake.check import check_folder
 from asyndgan.intake.description import describe
 from asyndgan.intake.labelling import read_mask
 from asyndgan.intake.nnunet import read_image
+from asyndgan.judging.asked import read_evaluation
 from asyndgan.privacy import Policy, ledger
 from asyndgan.privacy.accounting import Account
 from asyndgan.recipe import Recipe, known_keys
@@ -241,6 +242,7 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
         "mask": (image, lambda: read_mask(image)),
         "volume": (volume, lambda: read_mask(volume)),
         "audit": (folder / AUDIT_FILE, lambda: read_audit(folder)),
+        "site's evaluation": (folder / "evaluation.json", lambda: read_evaluation(folder)),
         "evaluation": (
             folder / "evaluation.json", lambda: usefulness_of(folder, "cd34", examples=True)
         ),
@@ -250,6 +252,7 @@ def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
 READERS_OF_FILES = [
     "recipe", "policy", "account", "ledger", "books", "facts", "run's recipe", "metrics",
     "generator", "checkpoint", "data set", "picture", "mask", "volume", "audit", "evaluation",
+    "site's evaluation",
 ]  # fmt: skip
 
 

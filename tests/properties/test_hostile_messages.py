@@ -33,12 +33,16 @@ from asyndgan.training import Coordinator
 from asyndgan.wire import (
     ANSWERS,
     Card,
+    Evaluate,
+    Evaluated,
+    EvaluationFigures,
     Judge,
     Judgement,
     Message,
     Open,
     Refusal,
     Save,
+    ScoreFigures,
     pack,
     unpack,
 )
@@ -112,11 +116,30 @@ GOOD_REQUESTS = [
     packed(Open(run=RUN, recipe="0" * 64, step=0)),
     packed(judge_of()),
     packed(Save(run=RUN, step=0)),
+    packed(
+        Evaluate(
+            run=RUN,
+            recipe="",
+            facts="",
+            network="unet",
+            width=4,
+            weights=torch.arange(64, dtype=torch.uint8),
+        )
+    ),
 ]
 GOOD_ANSWERS = [
     packed(card_of()),
     packed(judgement_of()),
     packed(Refusal(run=RUN, code="order", reason="no")),
+    packed(
+        Evaluated(
+            run=RUN,
+            asked="0" * 64,
+            found=EvaluationFigures(
+                scores=[ScoreFigures(name="organ", patients=9, score=0.5, low=0.4, high=0.6)]
+            ),
+        )
+    ),
 ]
 NOTHING = zstandard.ZstdCompressor().compress(b"")
 

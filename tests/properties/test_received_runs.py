@@ -4,12 +4,14 @@ Mutations start from a real run. Every command that reads a run is asked, as a p
 """
 
 import html
+import json
 import os
 import re
 import shlex
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyndgan.errors import RunError
+from asyndgan.judging.asked import read_evaluation
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
 from spoiling import asked, changes, fuzz, spoiled
@@ -61,6 +64,18 @@ def test_a_run_as_it_was_is_read_by_every_command(run, phantoms, tmp_path):
 def test_a_run_with_a_size_that_its_recipe_lacks_is_refused(run, phantoms, tmp_path, name):
     mine = spoiled(run, tmp_path / "copy", "run.json", lambda facts: facts | {"space": [32, 7]})
     assert "run.json says images of (32, 7)" in ask(name, mine, phantoms, tmp_path / "out")
+
+
+@fuzz
+@given(changes())
+def test_what_a_stranger_says_of_a_sites_evaluation_is_read_or_refused_by_our_error(
+    tmp_path, change
+):
+    score = {"name": "lesion", "patients": 9, "score": 0.5, "low": 0.4, "high": 0.6}
+    told = {"generator_sha256": "ab", "set_sha256": "cd", "steps": 3, "scores": [score, score]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(change(told)))
+    with suppress(RunError):
+        assert str(read_evaluation(tmp_path)).isprintable()
 
 
 @settings(fuzz, max_examples=90)

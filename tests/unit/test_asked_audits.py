@@ -1,22 +1,26 @@
-"""An audit as a message: what a coordinator asks of a site's patients, and what it is told."""
+"""Audits and evaluations as messages: what a coordinator asks of a site, and what it is told."""
 
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load
 
 from asyndgan import release
 from asyndgan.auditing import asking
-from asyndgan.auditing.answering import RECEIVED, audited
-from asyndgan.auditing.asking import answered_audits, ask_audits
+from asyndgan.auditing.answering import RECEIVED, answered
+from asyndgan.auditing.asking import answered_audits, ask_audits, ask_evaluations
 from asyndgan.auditing.copies import NearCopies
 from asyndgan.auditing.membership import ATTACKS, Attack
 from asyndgan.auditing.record import read_audit
@@ -24,8 +28,21 @@ from asyndgan.auditing.release import release_by
 from asyndgan.auditing.run import audit_run
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import InProcess, SiteSetup
-from asyndgan.engines.setup import Auditor, answering
+from asyndgan.engines.setup import Finder, answering
 from asyndgan.errors import PolicyError, RunError
+from asyndgan.judging.asked import (
+    SiteEvaluation,
+    evaluated_at_sites,
+    keep_evaluation,
+    set_digest,
+    site_evaluations,
+    weights_of,
+)
+from asyndgan.judging.bench import Bench
+from asyndgan.judging.of_run import evaluate_run
+from asyndgan.judging.table import SYNTHETIC
+from asyndgan.models.budget import SegmentationBudget
+from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.synthesise import chosen_masks
 from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import read
@@ -35,6 +52,7 @@ from asyndgan.reports.of_run import report_run
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
+from asyndgan.training import checkpoint
 from asyndgan.wire import (
     ANSWERS,
     AttackFigures,
@@ -42,17 +60,22 @@ from asyndgan.wire import (
     Audited,
     AuditFigures,
     CopyFigures,
+    Evaluate,
+    Evaluated,
+    EvaluationFigures,
     GroupFigures,
     Message,
     Refusal,
+    ScoreFigures,
     pack,
     unpack,
 )
+from asyndgan.wire.audited import LEAST_FOR_INTERVAL
 from commands import PUBLISHER
 
 SITES = [site.name for site in DEFAULT_SITES[:2]]
 NORTH = SITES[0]
-ALLOWED = "[leaves]\naudits = 2\n[allows]\nfewest_patients = 2\n"
+ALLOWED = "[leaves]\naudits = 2\nevaluations = 2\n[allows]\nfewest_patients = 2\n"
 
 
 @dataclass(frozen=True)
@@ -79,8 +102,19 @@ class Hospitals:
         named, _ = chosen_masks(self.run, None)
         return asking._asked(self.run, site, named, ()).model_copy(update=changes)
 
-    def ask(self, monkeypatch, endpoints: Mapping[str, Endpoint], **how: Any) -> dict[str, Any]:
-        """What a coordinator is told, of each site."""
+    def network(self, site: str = NORTH, width: int = 4, **changes: Any) -> Evaluate:
+        """A question about a network that nobody has trained."""
+        facts = self.run.facts()
+        modalities, labels = len(facts.sites[site]["modalities"]), max(map(int, facts.labels))
+        model = build_segmenter(modalities, labels + 1, width=width, space=(32, 32))
+        return Evaluate(
+            **asking._about(self.run, site), network="unet", width=width, weights=weights_of(model)
+        ).model_copy(update=changes)
+
+    def ask(
+        self, monkeypatch, endpoints: Mapping[str, Endpoint], bench: Bench | None = None, **how: Any
+    ) -> dict[str, Any]:
+        """What a coordinator is told of each site's audit or, with a bench, evaluation."""
 
         @contextmanager
         def connected(*_: object) -> Iterator[Transport]:
@@ -88,7 +122,9 @@ class Hospitals:
 
         told: dict[str, Any] = {}
         monkeypatch.setattr(asking, "connected", connected)
-        missed = ask_audits(None, self.run, tell=told.__setitem__, **how)
+        ask = partial(ask_evaluations, None, self.run, bench) if bench else None
+        ask = ask or partial(ask_audits, None, self.run)
+        missed = ask(tell=told.__setitem__, **how)
         assert missed == [site for site, one in told.items() if isinstance(one, Exception)]
         return told
 
@@ -114,8 +150,8 @@ def hospitals(trained, tmp_path):
     return Hospitals(tmp_path, RunFolder(there), run.path / "sites", data)
 
 
-def said(setup: SiteSetup, *requests: Message, audit: Auditor = audited) -> list[Message]:
-    with closing(answering(setup, audit)) as endpoint:
+def said(setup: SiteSetup, *requests: Message, find: Finder = answered) -> list[Message]:
+    with closing(answering(setup, find)) as endpoint:
         return [
             unpack(endpoint.answer(pack(each, {})), ANSWERS, limit=ASKED_LIMIT) for each in requests
         ]
@@ -133,7 +169,7 @@ def test_sites_answer_with_the_figures_of_their_own_audits_and_release_and_repor
     with ExitStack() as ends:
         endpoints = {}
         for site in SITES:
-            endpoints[site] = answering(hospitals.setup(site), audited)
+            endpoints[site] = answering(hospitals.setup(site), answered)
             ends.callback(endpoints[site].close)
         told = hospitals.ask(monkeypatch, endpoints)
     kept = answered_audits(hospitals.run)
@@ -163,18 +199,56 @@ def test_sites_answer_with_the_figures_of_their_own_audits_and_release_and_repor
     assert "Is a synthetic image a copy" in (tmp_path / "page.html").read_text()
 
 
+def test_sites_judge_a_network_of_the_synthetic_set_alone_on_their_held_out_patients(
+    hospitals, monkeypatch, tmp_path
+):
+    bench = Bench(tmp_path / "bench", SegmentationBudget(steps=6, width=4), workers=1)
+    with ExitStack() as ends:
+        endpoints = {}
+        for site in SITES:
+            endpoints[site] = answering(hospitals.setup(site), answered)
+            ends.callback(endpoints[site].close)
+        told = hospitals.ask(monkeypatch, endpoints, bench)
+    assert site_evaluations(hospitals.run) == told and [*told] == SITES
+    opened = RunSites.opened(
+        hospitals.run, {NORTH: hospitals.data[NORTH]}, states={NORTH: hospitals.states / NORTH}
+    )
+    here = evaluate_run(opened, None, None, replace(bench, out=tmp_path / "here"))
+    rows = {row.label: row for row in here.rows if row.model == SYNTHETIC}
+    assert any(row.dice_mean > 0.01 for row in rows.values())
+    for one in told[NORTH].scores:
+        row = rows.pop(one.name)
+        assert one.patients == row.patients >= 2
+        assert one.score == pytest.approx(row.dice_mean, abs=0.0051)
+        assert (one.low is None) == (row.patients < LEAST_FOR_INTERVAL)
+    assert all(row.patients < 2 for row in rows.values())
+    for site in SITES:
+        assert booked(hospitals.setup(site)) == [("evaluated", "evaluation")]
+        assert not [*hospitals.setup(site).state.iterdir()]
+    report_run(hospitals.run, tmp_path / "page.html", tell=lambda _: None)
+    page = (tmp_path / "page.html").read_text()
+    assert "Dice of a network trained on the synthetic set alone" in page
+    masks, _ = chosen_masks(hospitals.run, None)
+    digest = set_digest(hospitals.run, masks)
+    card = evaluated_at_sites(hospitals.run, digest)
+    assert card == "; ".join(f"{site}: {told[site]}" for site in SITES)
+    assert not evaluated_at_sites(hospitals.run, set_digest(hospitals.run, masks[1:]))
+
+
 @pytest.mark.parametrize(
     ("policy", "reason"),
     [
         ("", r"leaves\.fingerprint.*leaves\.audits"),
         ("[leaves]\naudits = 1\n[privacy]\nepsilon = 1.0\n", "covers no audit"),
         ("[leaves]\naudits = 1\ncases = false\n", "withholds its number of cases"),
+        ("[leaves]\nevaluations = 1\ncases = false\n", "which evaluations tell"),
+        ("", r"leaves\.evaluations"),
     ],
 )
 def test_a_policy_that_lets_no_audit_out_refuses_the_whole_job(policy, reason, hospitals):
     setup = hospitals.setup(policy=policy)
     with pytest.raises(PolicyError, match=reason):
-        answering(setup, audited)
+        answering(setup, answered)
     assert not setup.records.exists()
 
 
@@ -183,11 +257,19 @@ def test_a_policy_that_lets_no_audit_out_refuses_the_whole_job(policy, reason, h
     [
         ("[leaves]\nfingerprint = true\n", "lets no audit out (leaves.audits)"),
         ("[leaves]\naudits = 1\n[allows]\nfewest_patients = 1000\n", "allows.fewest_patients"),
+        ("[leaves]\naudits = 1\n", "lets no evaluation out (leaves.evaluations)"),
+        (
+            "[leaves]\nevaluations = 1\n[allows]\nfewest_patients = 31\n",
+            "allows.fewest_patients",
+        ),
     ],
 )
 def test_nothing_leaves_but_a_refusal_that_names_the_key(policy, reason, hospitals):
     setup = replace(hospitals.setup(policy=policy), fingerprint=hospitals.folder / "seen.json")
-    (answer,) = said(setup, hospitals.request(), audit=lambda *_: FIGURES)
+    asked, figures = hospitals.request(), FIGURES
+    if "evaluation" in policy + reason:
+        asked, figures = hospitals.network(), SCORES
+    (answer,) = said(setup, asked, find=lambda *_: figures)
     assert isinstance(answer, Refusal) and answer.code == "policy" and reason in answer.reason
     assert booked(setup) == [("refusal", "")]
 
@@ -195,12 +277,22 @@ def test_nothing_leaves_but_a_refusal_that_names_the_key(policy, reason, hospita
 def test_a_site_answers_as_often_as_its_policy_allows_and_the_same_once_more(hospitals):
     setup, asked = hospitals.setup(), hospitals.request()
     other, third = (asked.model_copy(update={"faded": [name]}) for name in ("a", "b"))
-    answers = said(setup, asked, asked, other, third, audit=lambda *_: FIGURES)
+    answers = said(setup, asked, asked, other, third, find=lambda *_: FIGURES)
     assert all(isinstance(one, Audited) for one in answers[:3]) and answers[0] == answers[1]
     (after,) = said(setup, asked)  # the ledger outlives the process
     for one in (answers[3], after):
         assert isinstance(one, Refusal) and "all audits that leaves.audits allows" in one.reason
     assert [kind for kind, _ in booked(setup)] == ["audited"] * 3 + ["refusal"] * 2
+
+
+def test_audits_and_evaluations_are_counted_apart(hospitals):
+    setup, asked = hospitals.setup(), hospitals.network()
+    others = [asked.model_copy(update={"width": width}) for width in (5, 6)]
+    answers = said(setup, asked, *others, find=lambda *_: SCORES)
+    assert [answer.kind for answer in answers] == ["evaluated", "evaluated", "refusal"]
+    assert "all evaluations that leaves.evaluations allows" in answers[2].reason
+    (audit,) = said(setup, hospitals.request(), find=lambda *_: FIGURES)
+    assert isinstance(audit, Audited)
 
 
 def test_a_steward_who_lowers_the_number_of_audits_stops_the_one_at_work(hospitals):
@@ -209,7 +301,7 @@ def test_a_steward_who_lowers_the_number_of_audits_stops_the_one_at_work(hospita
         return FIGURES
 
     setup, begun = hospitals.setup(), []
-    (answer,) = said(setup, hospitals.request(), audit=lowered)
+    (answer,) = said(setup, hospitals.request(), find=lowered)
     assert isinstance(answer, Refusal) and "leaves.audits" in answer.reason
     setup.policy.write_text(ALLOWED)
     with closing(answering(setup, lambda *_: begun.append(1))) as endpoint:
@@ -220,7 +312,7 @@ def test_a_steward_who_lowers_the_number_of_audits_stops_the_one_at_work(hospita
 
 def test_a_later_limit_on_epsilon_counts_the_audits_that_left(hospitals, tiny):
     setup = hospitals.setup()
-    (answer,) = said(setup, hospitals.request(), audit=lambda *_: FIGURES)
+    (answer,) = said(setup, hospitals.request(), find=lambda *_: FIGURES)
     assert isinstance(answer, Audited)
     limited = Policy.from_toml("[privacy]\nepsilon = 1000.0\n")
     with pytest.raises(PolicyError, match="1 messages with audit"):
@@ -260,10 +352,60 @@ def test_a_request_that_does_not_fit_the_sites_own_state_is_refused_in_words_wit
     assert not (setup.state / RECEIVED).exists()
 
 
-def test_patients_other_than_those_in_training_are_not_attacked(hospitals):
+def spoiled(request: Evaluate, spoil: Callable[[dict[str, torch.Tensor]], Any]) -> torch.Tensor:
+    """The weights of a question, after their tensors were changed."""
+    tensors = load(request.weights.numpy().tobytes())
+    spoil(tensors)
+    with TemporaryDirectory() as place:
+        checkpoint.write(Path(place) / "weights", tensors, {})
+        return torch.frombuffer(
+            bytearray((Path(place) / "weights").read_bytes()), dtype=torch.uint8
+        )
+
+
+def first(tensors: dict[str, torch.Tensor], value: object) -> None:
+    tensors[min(tensors)] = value
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda h, r: {"run": "ab12"}, "order"),
+        (lambda h, r: {"width": 5}, "order"),
+        (lambda h, r: {"network": "mine"}, "order"),
+        (lambda h, r: {"network": "regression"}, "order"),
+        (lambda h, r: {"weights": r.weights[:-1]}, "order"),
+        (lambda h, r: {"weights": torch.zeros(2**24, dtype=torch.uint8)}, "order"),
+        (
+            lambda h, r: {"weights": spoiled(r, lambda t: first(t, torch.zeros(2**16)))},
+            "order",
+        ),
+        (
+            lambda h, r: {"weights": spoiled(r, lambda t: t[min(t)].fill_(math.nan))},
+            "order",
+        ),
+        (lambda h, r: {"weights": spoiled(r, lambda t: t.pop(min(t)))}, "order"),
+        (lambda h, r: {"facts": facts_with(h, labels={"0": "background", "9999": "a"})}, "order"),
+        (lambda h, r: {"facts": facts_with(h, sites={})}, "data"),
+        (lambda h, r: {"recipe": r.recipe.replace("batch = 2", "batch = 1")}, "data"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_and_the_reason_logged(
+    change, code, hospitals, caplog
+):
+    setup, request = hospitals.setup(), hospitals.network()
+    (answer,) = said(setup, request.model_copy(update=change(hospitals, request)))
+    assert isinstance(answer, Refusal) and answer.code == code, answer
+    assert str(hospitals.folder) not in answer.reason
+    assert "refused a request" in caplog.text
+    assert booked(setup) == [("refusal", "")]
+    assert not (setup.state / RECEIVED).exists()
+
+
+def test_patients_other_than_those_in_training_are_neither_attacked_nor_judged(hospitals):
     setup = replace(hospitals.setup(), data=hospitals.data[SITES[1]])
-    (answer,) = said(setup, hospitals.request())
-    assert isinstance(answer, Refusal) and answer.code == "data"
+    for answer in said(setup, hospitals.request(), hospitals.network()):
+        assert isinstance(answer, Refusal) and answer.code == "data"
 
 
 def test_other_sites_numbers_are_not_sent_along(hospitals):
@@ -287,6 +429,33 @@ FIGURES = AuditFigures(
     copies=CopyFigures(found=0, nearest=0.6, nearest_other=0.6, p_value=0.5),
     own_masks=0,
 )  # fmt: skip
+
+
+SCORES = EvaluationFigures(
+    scores=[ScoreFigures(name="lesion", patients=30, score=0.512, low=0.404, high=0.637)]
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (FIGURES, "it is no evaluation"),
+        (
+            SCORES.model_copy(
+                update={"scores": [SCORES.scores[0].model_copy(update={"name": "mine"})]}
+            ),
+            "labels that the run has not",
+        ),
+        (SCORES.model_copy(update={"scores": 2 * SCORES.scores}), "labels that the run has not"),
+    ],
+)
+def test_scores_of_what_was_not_asked_are_not_kept(found, reason, hospitals):
+    message = Audited if found is FIGURES else Evaluated
+    answer = message(run="ab", asked="0" * 64, found=found)
+    about = SiteEvaluation("ab", "ab", 6, [])
+    with pytest.raises(ValueError, match=reason):
+        keep_evaluation(hospitals.run, about, NORTH, answer, hospitals.folder)
+    assert not (hospitals.folder / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -328,6 +497,15 @@ def test_a_run_that_sites_cannot_audit_is_refused_with_a_remedy(overrides, reaso
     run = RunFolder.create(tmp_path / "run", tiny(*given, *overrides))
     with pytest.raises(RunError, match=reason):
         ask_audits(None, run, tell=lambda *_: None)
+    if not run.recipe().training.hold_out:
+        with pytest.raises(RunError, match="cannot evaluate it by themselves: its sites held out"):
+            ask_evaluations(None, run, Bench(tmp_path), tell=lambda *_: None)
+
+
+def test_a_run_that_paints_no_images_of_masks_is_not_evaluated(tiny, tmp_path):
+    run = RunFolder.create(tmp_path / "run", tiny("condition.kind=none", "masks.release=false"))
+    with pytest.raises(RunError, match="no images of masks"):
+        ask_evaluations(None, run, Bench(tmp_path), tell=lambda *_: None)
 
 
 parts = st.floats(0, 1)
@@ -350,6 +528,25 @@ def test_rounding_makes_no_verdict_milder(auc, low, high, p_value, corrected, ex
     assert true.passes or not told.passes
     assert told.alarms or not true.alarms
     assert (true.tells, true.comparable) == (told.tells, told.comparable)
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), parts, parts, parts), min_size=1), st.integers(1, 9))
+def test_a_score_is_of_several_patients_and_rounded(found, fewest):
+    exact = EvaluationFigures(
+        scores=[
+            ScoreFigures(name=f"l{place}", patients=n, score=score, low=low, high=high)
+            for place, (n, score, low, high) in enumerate(found)
+        ]
+    )
+    told = exact.bounded(fewest)
+    kept = {one.name: one for one in told.scores} if told else {}
+    for true in exact.scores:
+        one = kept.pop(true.name, None)
+        assert (one is None) == (true.patients < max(fewest, 2))
+        if one:
+            assert one.score == round(true.score, 2)
+            assert (one.low is None) == (one.high is None) == (true.patients < LEAST_FOR_INTERVAL)
+    assert not kept
 
 
 @given(parts, parts, parts)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asyndgan.auditing.answering import audited
+from asyndgan.auditing.answering import answered
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, set_up
 from asyndgan.engines.processes import Processes
@@ -65,7 +65,7 @@ def said(payload: bytes) -> Message:
 
 
 def asked(setup: SiteSetup, request: Message) -> Message:
-    with closing(answering(setup, audited)) as endpoint:
+    with closing(answering(setup, answered)) as endpoint:
         codings = {"images": "uint8"} if isinstance(request, Judge) else {}
         return said(endpoint.answer(pack(request, codings)))
 
@@ -100,7 +100,7 @@ def test_what_tells_of_few_patients_stays(hospital, tmp_path):
 def test_a_policy_that_does_not_let_it_out_has_the_last_word(policy, reason, hospital, tmp_path):
     setup = site(hospital, tmp_path, policy)
     with pytest.raises(PolicyError, match=reason):
-        answering(setup, audited)
+        answering(setup, answered)
     assert not (tmp_path / "records").exists()
 
 
@@ -121,10 +121,12 @@ def test_before_there_is_a_recipe_nothing_else_is_answered(request_, hospital, t
 
 
 def test_the_door_itself_lets_nothing_else_out(hospital, tmp_path):
-    release = answering(site(hospital, tmp_path), audited).handler.release
+    release = answering(site(hospital, tmp_path), answered).handler.release
     with (
         closing(release),
-        pytest.raises(ProtocolError, match="only a fingerprint or an audit may leave"),
+        pytest.raises(
+            ProtocolError, match="only a fingerprint, an audit or an evaluation may leave"
+        ),
     ):
         release.let_out(Closed(run=RUN))
 

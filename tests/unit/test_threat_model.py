@@ -76,6 +76,26 @@ _LOSSES = Exposure(
     "images leave if `privacy.epsilon` is set. `leaves.losses = false` sends none",
 )  # fmt: skip
 
+_ASKED = Exposure(
+    "digest of the request, so that each other request counts",
+    "64 hexadecimal digits", "nothing", "schema",
+)  # fmt: skip
+_ASKED_RUN = Exposure(
+    "identity of the run that is audited or evaluated", "1 to 64 hexadecimal digits", "nothing",
+    "schema; a run of which the site keeps no state is refused",
+)  # fmt: skip
+_ASKED_RECIPE = Exposure(
+    "the run's recipe", "at most 262,144 characters", "another recipe, which leaves out what "
+    "tells", "refused unless it is that of the site's state of the run",
+)  # fmt: skip
+_ASKED_FACTS = Exposure(
+    "the run's facts (`run.json`), with other sites' names, shares and modalities, but not "
+    "their numbers of cases", "at most 262,144 characters",
+    "other facts, so that other images are painted, or a curious site learns of others",
+    "schema, as for a run's folder from a stranger ([names and "
+    "numbers](hostile-input.md#names-and-numbers))",
+)  # fmt: skip
+
 LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "run"): _RUN,
     ("card", "step"): Exposure("steps that the site has done", "one number", "nothing", "schema"),
@@ -151,10 +171,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "`privacy.epsilon` is set",
     ),
     ("audited", "run"): _RUN,
-    ("audited", "asked"): Exposure(
-        "digest of the request, so that each other request counts",
-        "64 hexadecimal digits", "nothing", "schema",
-    ),
+    ("audited", "asked"): _ASKED,
     ("audited", "found"): Exposure(
         "figures of attacks on a generator and masks that the coordinator sent, over all patients "
         "of the run: numbers of members and others, how far plain measures tell these apart, AUC "
@@ -169,6 +186,22 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "and others, of each at least `allows.fewest_patients`: no figure of a patient, no chosen "
         "patients. Rounded to hundredths, which hides little. Refused where `privacy.epsilon` is "
         "set, or `leaves.cases` is false",
+    ),
+    ("evaluated", "run"): _RUN,
+    ("evaluated", "asked"): _ASKED,
+    ("evaluated", "found"): Exposure(
+        "how well a model that the coordinator sent does on all patients whom the site held out: "
+        "for each label the number of patients who have it, their mean Dice and its interval; of a "
+        "table for each class the AUC",
+        "at most 1,024 labels of 4 numbers, and names of at most 64 characters",
+        "who was held out: of a network that was made to find a label in one person's image alone, "
+        "the mean tells whether that person is among them. What a network computes, on average "
+        "over these patients. A site cannot know on what a network was trained",
+        "`leaves.evaluations` (0 by default) bounds how many leave in all. Only of a run of which "
+        "the site keeps a state, and only over all held-out patients who have a label, at least "
+        "`allows.fewest_patients` and at least two; an interval of at least five. No figure of a "
+        "patient, no chosen patients. Rounded to hundredths, which hides a patient among 100 or "
+        "more only. Refused where `privacy.epsilon` is set, or `leaves.cases` is false",
     ),
     ("saved", "run"): _RUN,
     ("saved", "step"): _ANSWERED,
@@ -221,21 +254,9 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "would tell who is one. One training was [measured](results/worst_recipe.md)",
     ),
     ("describe", "run"): _RUN,
-    ("audit", "run"): Exposure(
-        "identity of the audited run", "1 to 64 hexadecimal digits", "nothing",
-        "schema; a run of which the site keeps no state is refused",
-    ),
-    ("audit", "recipe"): Exposure(
-        "the run's recipe", "at most 262,144 characters", "another recipe, which leaves out what "
-        "tells", "refused unless it is that of the site's state of the run",
-    ),
-    ("audit", "facts"): Exposure(
-        "the run's facts (`run.json`), with other sites' names, shares and modalities, but not "
-        "their numbers of cases", "at most 262,144 characters",
-        "other facts, so that other images are painted, or a curious site learns of others",
-        "schema, as for a run's folder from a stranger ([names and "
-        "numbers](hostile-input.md#names-and-numbers))",
-    ),
+    ("audit", "run"): _ASKED_RUN,
+    ("audit", "recipe"): _ASKED_RECIPE,
+    ("audit", "facts"): _ASKED_FACTS,
     ("audit", "painting"): Exposure(
         "version of the painting", "one number", "nothing", "refused unless equal",
     ),
@@ -259,6 +280,23 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "masks from which the audited set is painted", "n masks of h x w, 1 GiB once decoded",
         "a mask that the coordinator has of a person, to ask whether a member has it",
         "shape and labels are checked; see the row of `found`",
+    ),
+    ("evaluate", "run"): _ASKED_RUN,
+    ("evaluate", "recipe"): _ASKED_RECIPE,
+    ("evaluate", "facts"): _ASKED_FACTS,
+    ("evaluate", "network"): Exposure(
+        "name of the architecture", "at most 64 characters", "nothing",
+        "refused unless this package builds it; no code comes along",
+    ),
+    ("evaluate", "width"): Exposure(
+        "filters of its first level", "one number", "a network that takes much memory",
+        "64 at most, and 1,024 classes",
+    ),
+    ("evaluate", "weights"): Exposure(
+        "the file of its weights (safetensors)", "its bytes, at most 128 MiB",
+        "a network that was made to ask something else (see `evaluated`); a hostile file",
+        "no longer than the weights of the architecture and 1 MiB; their digest and shapes; "
+        "finiteness; no pickle. What its answer reveals is in the row of `found`",
     ),
     ("save", "run"): _RUN,
     ("save", "step"): Exposure(

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from shlex import quote
@@ -11,10 +12,12 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.following import tell_lacking
 from asyndgan.cli.help import Commands
 from asyndgan.cli.options import (
     AsJson,
+    Count,
     NewFolder,
     NoBrowser,
     Overrides,
@@ -30,6 +33,7 @@ from asyndgan.cli.serving import log_to, serve_page
 from asyndgan.cli.terminal import Terminal, have_compared
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.recipe import Recipe
 from asyndgan.reports.standing import Standing
 from asyndgan.runs import load_recipe
@@ -307,6 +311,65 @@ def audit(
         raise RunError(
             f"no audit of {', '.join(missed)}. A site's steward allows audits with leaves.audits "
             "of its policy, and reads in site.log why one failed. Then ask again, with --site."
+        )
+
+
+@federation.command()
+def evaluate(
+    folder: Folder,
+    run: str | None = None,
+    site: list[str] | None = None,
+    masks: Path | None = None,
+    fade: list[str] | None = None,
+    steps: Count = SegmentationBudget.steps,
+    network: str = SegmentationBudget.network,
+    device: str = "cpu",
+) -> None:
+    """Has sites judge a model of a finished run's synthetic set, each on its held-out patients.
+
+    Trains a segmentation network on the synthetic set alone, for records a regression. A site
+    answers with rounded scores, as often as its policy allows (leaves.evaluations). They are kept
+    with the run, where 'release' and 'report' find them. 'federation start' has to be running, and
+    no run.
+
+    Example:
+        asyndgan federation evaluate fed --run first
+
+    Masks:
+        --masks FOLDER: Data set of the masks from which the set for release is painted. By default
+            those from which the run learned to paint.
+
+    Sites:
+        --site NAME: Ask this site. By default all sites that took part.
+
+    Training:
+        --steps N: Training steps of the network.
+        --network NAME: Segmentation network: unet, segresnet or unetr.
+    """
+    order, console = _order(folder, run), Terminal()
+    from asyndgan.auditing.asking import ask_evaluations
+    from asyndgan.judging.asked import SiteEvaluation
+    from asyndgan.judging.bench import Bench
+
+    budget = SegmentationBudget(network=network, steps=steps)
+    with (
+        tempfile.TemporaryDirectory() as place,
+        EvaluationDisplay(console, "paint cases") as display,
+    ):
+        bench = Bench(Path(place), budget, device=device, on_progress=display.show)
+        missed = ask_evaluations(
+            order.federation, order.folder, bench, sites=site or (), masks=masks, fade=fade or (),
+            tell=lambda name, found: console.say(
+                f"{name}: {found}"
+                if isinstance(found, SiteEvaluation)
+                else f"{name}: no evaluation. {found}"
+            ),
+        )  # fmt: skip
+    if missed:
+        raise RunError(
+            f"no evaluation of {', '.join(missed)}. A site's steward allows evaluations with "
+            "leaves.evaluations of its policy, and reads in site.log why one failed. Then ask "
+            "again, with --site."
         )
 
 

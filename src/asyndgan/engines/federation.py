@@ -14,7 +14,6 @@ if TYPE_CHECKING:  # it imports torch, which `asyndgan federation --help` needs 
     from asyndgan.protocol import Transport
 
 RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")  # name of a run, also of its folder at sites
-AUDITS: Final = "audit"  # the same of what asks sites for audits
 
 
 class Federation(Protocol):
@@ -40,7 +39,7 @@ def transport_to(
 ) -> "Transport":
     """Connects to the sites for one run, or to those named alone.
 
-    Without a recipe, they send fingerprints and audits alone.
+    Without a recipe, they answer questions alone.
     """
     office = flare_part("jobs").Office(federation, recipe, run, only)
     transport: Transport = flare_part("transport").Flare(office)

@@ -31,7 +31,15 @@ from asyndgan.tables.schema import is_table
 from asyndgan.texts import bounded_text, replace_text, storing
 from asyndgan.training import Site
 from asyndgan.training.compute import measured_precision
-from asyndgan.wire import Audit, Audited, AuditFigures, Describe, Described, Message, pack
+from asyndgan.wire import (
+    Asked,
+    AuditFigures,
+    Describe,
+    Described,
+    EvaluationFigures,
+    Message,
+    pack,
+)
 
 log = logging.getLogger(__name__)
 
@@ -215,8 +223,8 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     return Endpoint(site, limit=message_limit(recipe))
 
 
-Auditor = Callable[[SiteSetup, Audit], AuditFigures]
-"""What attacks a generator with the patients of a site (`auditing.answering`)."""
+Finder = Callable[[SiteSetup, Asked], AuditFigures | EvaluationFigures]
+"""What audits or evaluates with the patients of a site (`auditing.answering`)."""
 
 
 @final
@@ -224,41 +232,43 @@ class Answering(Handler):
     """Answers questions that need no recipe.
 
     To `Describe` with the fingerprint (a file) that the site's steward has seen alone, and to
-    `Audit` with what an auditor finds.
+    `Audit` and `Evaluate` with what is found.
     """
 
-    def __init__(self, setup: SiteSetup, release: Release, audit: Auditor) -> None:
+    def __init__(self, setup: SiteSetup, release: Release, find: Finder) -> None:
         self.setup = setup
         self.release = release
-        self.audit = audit
+        self.find = find
 
     def handle(self, request: Message) -> Released:
         """Answers one request; raises `ProtocolError`, `PolicyError` or `DataError`."""
-        if isinstance(request, Audit):
-            self._check_audit()  # before hours of work
-            log.warning("the coordinator asks for an audit of run %s", request.run)
+        if isinstance(request, Asked):
+            self._check(request)  # before hours of work
+            log.warning(
+                "the coordinator asks for an %s of run %s", request.answer.what, request.run
+            )
             # By it equal answers to other requests count, which would tell something for nothing.
             asked = hashlib.sha256(pack(request, {})).hexdigest()
-            found = self.audit(self.setup, request)
-            self._check_audit()
-            return self.release.let_out(Audited(run=request.run, asked=asked, found=found))
+            found = self.find(self.setup, request)
+            self._check(request)
+            return self.release.let_out(request.answer(run=request.run, asked=asked, found=found))
         if not isinstance(request, Describe):
             raise ProtocolError(f"there is no recipe yet, so '{request.kind}' is not answered.")
-        self.release.policy.check_fingerprint()
+        self.release.policy.check_question("fingerprint")
         if self.setup.fingerprint is None:
             raise DataError("there is none: run 'asyndgan fingerprint', name it in site.toml.")
         return self.release.let_out(
             Described(run=request.run, fingerprint=fingerprint_in(self.setup.fingerprint))
         )
 
-    def _check_audit(self) -> None:
-        """Checks that an audit may leave; a steward may have lowered `leaves.audits` meanwhile."""
-        self.release.check_audit()
-        self.release.check_audit(policy_of(self.setup))
+    def _check(self, request: Asked) -> None:
+        """Checks that the answer may leave; a steward may have lowered their number meanwhile."""
+        self.release.check_question(request.answer)
+        self.release.check_question(request.answer, policy_of(self.setup))
 
 
-def answering(setup: SiteSetup, audit: Auditor) -> Endpoint:
-    """The endpoint of a site without a recipe: it sends a fingerprint or audits and nothing else.
+def answering(setup: SiteSetup, find: Finder) -> Endpoint:
+    """The endpoint of a site without a recipe: it answers questions and nothing else.
 
     Raises `PolicyError`, `LedgerError` or `StorageError`.
     """
@@ -267,4 +277,4 @@ def answering(setup: SiteSetup, audit: Auditor) -> Endpoint:
     records = setup.records or setup.state
     Openings(records).keep()
     release = open_release(None, policy, records, setup.name, 0)
-    return Endpoint(Answering(setup, release, audit), limit=ASKED_LIMIT)
+    return Endpoint(Answering(setup, release, find), limit=ASKED_LIMIT)

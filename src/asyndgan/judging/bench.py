@@ -21,7 +21,7 @@ from torch import nn
 
 from asyndgan.arrays import Masks
 from asyndgan.errors import DataError
-from asyndgan.judging.metrics import score_array
+from asyndgan.judging.metrics import ScoreArray, score_array
 from asyndgan.judging.table import Scores
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.received import contents
@@ -79,6 +79,16 @@ class Judged:
                 f"the data set has {', '.join(self.labels)}."
             )
         return names
+
+    def scores(self, of_seeds: Sequence[Masks], *, unlabelled: bool) -> dict[str, ScoreArray]:
+        """Scores of each label that is judged, of the predictions of several seeds.
+
+        `unlabelled` as in `SegmentationBudget`.
+        """
+        if unlabelled:
+            known = torch.stack([case.mask for case in self.cases]) != 0
+            of_seeds = [one.where(known, 0) for one in of_seeds]
+        return {name: score_array(self.cases, of_seeds, self.labels[name]) for name in self.names()}
 
 
 @final
@@ -160,15 +170,9 @@ class Trainings:
             except BaseException as error:  # Ctrl-C is raised here, not in the threads
                 self.stop.set()
                 raise _cause([*chain(*trainings.values())], error) from error
-        known = torch.stack([case.mask for case in self.judged.cases]) != 0
-        scored = {
-            model: [one.where(known, 0) for one in own] if budget.unlabelled else own
-            for model, own in masks.items()
-        }
-        labels = {name: self.judged.labels[name] for name in self.judged.names()}
         scores = {
-            model: {name: score_array(self.judged.cases, own, n) for name, n in labels.items()}
-            for model, own in scored.items()
+            model: self.judged.scores(own, unlabelled=budget.unlabelled)
+            for model, own in masks.items()
         }
         return Found(scores, {model: own[0] for model, own in masks.items()})
 

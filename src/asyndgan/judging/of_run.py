@@ -45,7 +45,7 @@ def evaluate_run(
     """
     run = sites.run
     # Before anything is read or painted, for that may take long.
-    _check_judged(sites, test)
+    check_judged(sites, test)
     labels = {name: int(number) for number, name in run.facts().labels.items()}
     Judged((), labels, label).names()
     device = str(usable_device(bench.device))
@@ -56,15 +56,8 @@ def evaluate_run(
     facts, recipe = run.facts(), run.recipe()
     # Held-out patients are of the sites, any of which may lack a modality.
     modalities = shared_by_all(facts.modalities, [test] if test else list(sites.data.values()))
-    # Which cases of an incomplete set are loaded depends on the modalities that are judged, but who
-    # is held out depends on all that trained.
-    partial = [site for site, data in sites.data.items() if data.info.incomplete]
-    participation = sites.participation(trained=partial)
     synthetic = _painted(sites, synthetic, bench, fade)
-    real, unseen = load_real(
-        sites.data, test, recipe, modalities=modalities, labels=facts.labels, incomplete=True,
-        participation=participation,
-    )  # fmt: skip
+    real, unseen = real_of_run(sites, test, modalities)
     return evaluate(
         real,
         synthetic.cases(recipe.image, modalities, unmasked=False, synthetic=True),
@@ -82,6 +75,20 @@ def evaluate_run(
     )
 
 
+def real_of_run(
+    sites: RunSites, test: DataSet | None, modalities: Sequence[str]
+) -> tuple[dict[str, list[Case]], list[Case]]:
+    """Loads the training cases of a run's sites, and those to judge on; as `load_real`."""
+    # Which cases of an incomplete set are loaded depends on the modalities that are judged, but who
+    # is held out depends on all that trained.
+    partial = [site for site, data in sites.data.items() if data.info.incomplete]
+    return load_real(
+        sites.data, test, sites.run.recipe(), modalities=modalities,
+        labels=sites.run.facts().labels, incomplete=True,
+        participation=sites.participation(trained=partial),
+    )  # fmt: skip
+
+
 def _painted(
     sites: RunSites, synthetic: DataSet | None, bench: Bench, faded: Sequence[str]
 ) -> DataSet:
@@ -97,7 +104,7 @@ def _painted(
     return synthetic
 
 
-def _check_judged(sites: RunSites, test: DataSet | None) -> None:
+def check_judged(sites: RunSites, test: DataSet | None) -> None:
     """Raises `RunError` if a site is none of the run's, or there is nobody or nothing to judge."""
     recipe, known = sites.run.recipe(), sites.run.facts().sites
     if strange := sorted(set(sites.data) - set(known)):

@@ -230,7 +230,7 @@ def scored(
     a text, the models trained and all models.
     """
     truth = (judged[schema.target] == schema.positive_class).to_numpy()
-    samples = _samples(truth)
+    samples = samples_of(truth)
     scores, done, total = [], 0, 2 * len(sets)
     for model, seeded in (("boosting", seeds), ("regression", 1)):
         reference: Array | None = None
@@ -240,7 +240,7 @@ def scored(
                 for records in tables
                 for seed in range(seeded)
             ]
-            aucs = np.mean([_aucs(truth, own, samples) for own in found], axis=0)
+            aucs = np.mean([aucs_of(truth, own, samples) for own in found], axis=0)
             reference = aucs if reference is None else reference
             scores.append(_score(name, model, len(tables[0]), aucs, reference, truth, found))
             done += 1
@@ -264,7 +264,7 @@ def _score(
     return Score(name, model, count, *(float(number) for number in numbers))
 
 
-def _samples(truth: Array) -> list[Array]:
+def samples_of(truth: Array) -> list[Array]:
     """All test records, and bootstrap samples of them, each class by itself."""
     random = np.random.default_rng(0)
     parts = [np.flatnonzero(truth), np.flatnonzero(~truth)]
@@ -274,7 +274,8 @@ def _samples(truth: Array) -> list[Array]:
     return [np.arange(len(truth)), *drawn]
 
 
-def _aucs(truth: Array, scores: Array, samples: Sequence[Array]) -> Array:
+def aucs_of(truth: Array, scores: Array, samples: Sequence[Array]) -> Array:
+    """The AUC of scores in each sample; `truth` marks the positive records."""
     return np.array(
         [area_under_curve(scores[own][truth[own]], scores[own][~truth[own]]) for own in samples]
     )
@@ -300,13 +301,13 @@ def predicted(
             learning_rate=0.05, max_leaf_nodes=8, early_stopping=False,
             categorical_features=chosen, random_state=seed,
         )  # fmt: skip
-        train, test = (_numbers(own, schema, one_hot=False) for own in (records, judged))
+        train, test = (numbers_of(own, schema, one_hot=False) for own in (records, judged))
     else:
         learner = make_pipeline(
             SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
             StandardScaler(), LogisticRegression(max_iter=2000),
         )  # fmt: skip
-        train, test = (_numbers(own, schema, one_hot=True) for own in (records, judged))
+        train, test = (numbers_of(own, schema, one_hot=True) for own in (records, judged))
     probability: Array = learner.fit(train, truth).predict_proba(test)[:, 1]
     return probability
 
@@ -315,7 +316,7 @@ def _inputs(schema: Schema) -> dict[str, Any]:
     return {name: column for name, column in schema.columns.items() if name != schema.target}
 
 
-def _numbers(records: "pd.DataFrame", schema: Schema, *, one_hot: bool) -> Array:
+def numbers_of(records: "pd.DataFrame", schema: Schema, *, one_hot: bool) -> Array:
     """Columns beside the target as float64; NaN where a value is missing."""
     parts = []
     for name, column in _inputs(schema).items():
@@ -332,7 +333,7 @@ def _numbers(records: "pd.DataFrame", schema: Schema, *, one_hot: bool) -> Array
 
 def _ordered(records: "pd.DataFrame", schema: Schema) -> Array:
     """The same, with missing values below all others."""
-    numbers = _numbers(records, schema, one_hot=False)
+    numbers = numbers_of(records, schema, one_hot=False)
     return np.where(np.isnan(numbers), -1e18, numbers)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,22 @@ from asyndgan.texts import printable
 
 
 def model_card(
-    facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe, **more: object
+    facts: RunFacts,
+    provenance: dict[str, Any],
+    count: int,
+    recipe: Recipe,
+    findings: Mapping[str, str] | None = None,
 ) -> str:
-    """A synthetic set's model card, in Markdown; `more` of records: findings of audits."""
+    """A synthetic set's model card, in Markdown.
+
+    `findings` are of audits (`audited`) and of evaluations at sites (`evaluated`), empty: none.
+    """
+    provenance = provenance | {key: text for key, text in (findings or {}).items() if text}
+    none = dict.fromkeys(("audited", "evaluated", "folds", "grid"), "")
     return _rendered(
         f"{recipe.kind.case}s", facts=facts, count=count, recipe=recipe, sliced=SLICED,
-        provenance={"audited": "", "faded": [], "folds": "", "grid": ""} | provenance,
-        provenance_text=json.dumps(provenance, indent=2), **more,
+        provenance={**none, "faded": [], **provenance},
+        provenance_text=json.dumps(provenance, indent=2),
     )  # fmt: skip
 
 

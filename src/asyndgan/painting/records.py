@@ -1,6 +1,7 @@
 """A synthetic table from a finished run's generator: its records, schema, provenance and card."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -77,11 +78,11 @@ def generate_records(
     *,
     draws: int | None = None,
     seed: int = 0,
-    audited: str = "",
+    findings: Mapping[str, str] | None = None,
 ) -> int:
     """Writes a new folder: records, `schema.json` with the provenance, and MODEL_CARD.md.
 
-    Args are those of `make_records`, and findings of audits, for the card. Returns the number of
+    Args are those of `make_records`; `findings` of `model_card`. Returns the number of
     records.
     """
     with written_whole(out) as half:
@@ -90,14 +91,15 @@ def generate_records(
         # CSV is written as RFC 4180 says, in UTF-8, with an empty field where a value is missing.
         records.to_csv(half / "records.csv", index=False)
         about = {"draws": draws or DRAWS, "seed": seed, **provenance_of(run)}
-        schema = _schema(run) | {"synthetic": True, "provenance": about}
+        schema = schema_of_run(run) | {"synthetic": True, "provenance": about}
         (half / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n", "utf-8")
-        card = model_card(run.facts(), about, len(records), run.recipe(), audited=audited)
+        card = model_card(run.facts(), about, len(records), run.recipe(), findings)
         (half / "MODEL_CARD.md").write_text(card, "utf-8")
     return len(records)
 
 
-def _schema(run: RunFolder) -> dict[str, Any]:
+def schema_of_run(run: RunFolder) -> dict[str, Any]:
+    """What `schema.json` says of records of a run, in the columns' order of its recipe."""
     table = table_of(run.recipe())
     columns: dict[str, Any] = {
         column.name: {

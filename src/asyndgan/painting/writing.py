@@ -223,14 +223,14 @@ def write_synthetic(
     masks: Sequence[tuple[str, Mask]],
     origin: Origin,
     painting: Mapping[str, Any],
-    audited: str | None = None,
+    findings: Mapping[str, str] | None = None,
     storage: Storage | None = None,
 ) -> int:
     """Writes synthetic cases as an nnU-Net data set, with folds, provenance and a model card.
 
     Each case is written before the next one is painted. Images of one patient's masks share a fold,
     or images of one mask if patients are unknown. `painting` are its parameters, for the
-    provenance.
+    provenance; `findings` as of `model_card`.
 
     Returns:
         The number of cases.
@@ -280,9 +280,7 @@ def write_synthetic(
         },
     )
     write_folds(folder, groups)
-    if audited:
-        provenance["audited"] = audited
-    card = model_card(facts, provenance, count, recipe)
+    card = model_card(facts, provenance, count, recipe, findings)
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
     return count
 

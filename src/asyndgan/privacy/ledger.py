@@ -28,7 +28,6 @@ if sys.platform != "win32":
 FIRST = "0" * 64  # Stands for the previous hash in the first line
 
 ANSWER: Final = "judgement"  # counts as an answer, like any message with patients' masks
-AUDITED: Final = "audited"  # kind of the messages that `leaves.audits` counts
 
 FEEDBACK: Final = "feedback"
 MASKS: Final = "masks"  # feedback and masks or classes: no limit on epsilon covers them
@@ -47,20 +46,17 @@ class Entry:
     size: int  # bytes
     payload: str  # SHA-256 of the bytes
     norm: float | None = None  # L2 norm of the feedback before its coding; None where there is none
-    noise: float = (
-        0.0  # standard deviation of the noise, in units of what one patient changes; 0: none
-    )
-    epsilon: float | None = (
-        None  # spent in all, with `delta`; None: no differential privacy was promised
-    )
+    # standard deviation of the noise, in units of what one patient changes; 0: none
+    noise: float = 0.0
+    # spent in all, with `delta`; None: no differential privacy was promised
+    epsilon: float | None = None
     delta: float | None = None  # of that epsilon
-    uses: int = (
-        0  # of differentially private mechanisms that the site's account had charged by then
-    )
+    # of differentially private mechanisms that the site's account had charged by then
+    uses: int = 0
     masks: int = 0  # number of patients' label maps (or classes) in it
     # its contents that no limit on epsilon covers, separated by spaces: `feedback`, also with noise
-    # if the policy sets no limit, `masks` (or classes) of patients, a `fingerprint`, an `audit`;
-    # empty: none
+    # if the policy sets no limit, `masks` (or classes) of patients, a `fingerprint`, an `audit`,
+    # an `evaluation`; empty: none
     bare: str = ""
     policy: str  # SHA-256 of the policy in force
     recipe: str  # SHA-256 of the recipe that was agreed on; empty before there is one
@@ -85,27 +81,28 @@ class Entry:
 class Tally:
     """What the lines of a ledger come to; `name` is its file's.
 
-    `answers` and `audits` are of all runs; the same bytes once more tell nothing new, and are not
-    counted. `repeated` counts images that came again in another step.
+    `answers`, and `of_kind` of each kind of message, are of all runs; the same bytes once more tell
+    nothing new, and are not counted. `repeated` counts images that came again in another step.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.answers = self.audits = self.repeated = 0
+        self.answers = self.repeated = 0
+        self.of_kind: Counter[str] = Counter()
         self.bare: Counter[str] = Counter()  # messages with contents that no epsilon covers
         self.charged = 0  # those with feedback whose noise the account was charged for
         self.uses = 0  # of private mechanisms, the most in any line
         self.recipes: set[str] = set()  # under which messages left
-        self._newest: dict[str, str] = {}  # digest of what was counted last, by kind
+        # digest of what was counted last, by kind, of answers and of others
+        self._newest: dict[tuple[str, bool], str] = {}
 
     def add(self, entry: Entry) -> None:
         """Counts another line."""
         answer = entry.kind == ANSWER or MASKS in entry.bare.split()
-        if answer or entry.kind == AUDITED:
-            new = self._newest.get(entry.kind) != entry.payload
-            self.answers += new and answer
-            self.audits += new and not answer
-            self._newest[entry.kind] = entry.payload
+        if self._newest.get((entry.kind, answer)) != entry.payload:
+            self.answers += answer
+            self.of_kind[entry.kind] += 1
+            self._newest[entry.kind, answer] = entry.payload
         self.bare.update(entry.bare.split())
         self.charged += FEEDBACK in entry.bare.split() and entry.epsilon is not None
         self.uses = max(self.uses, entry.uses)

@@ -16,6 +16,13 @@ from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 WITHIN: Final = ("never", "learned")  # `leaves.masks` with which no patient's mask or class leaves
 
+QUESTIONS: Final = {
+    "fingerprint": "leaves.fingerprint",
+    "audit": "leaves.audits",
+    "evaluation": "leaves.evaluations",
+}
+"""What a coordinator asks without a recipe, and the key that decides."""
+
 FeedbackCoding = Literal["float32", "float16", "int8", "int4"]
 
 
@@ -58,6 +65,13 @@ class LeavesSection(Section):
         "attacks a generator that the coordinator sends, with all its patients, and sends rounded "
         "figures. Of a generator that was made to paint one person's image they tell whether that "
         "person took part",
+    )  # fmt: skip
+    evaluations: int = Field(
+        0, ge=0, le=10**6,
+        description="evaluations that may leave, in total over all runs; 0: none. In each the site "
+        "judges a network that the coordinator sends on its held-out patients, and sends rounded "
+        "scores of each label that allows.fewest_patients of them have. Of a network that was made "
+        "to recognise one person's image they can tell whether that person was held out",
     )  # fmt: skip
 
     @property
@@ -237,35 +251,32 @@ class Policy(Section):
                 f"{submitter} may not begin runs here (allows.submitters)", ("allows.submitters",)
             )
 
-    def check_fingerprint(self) -> None:
-        """Checks that a fingerprint may leave; raises `PolicyError` if not."""
-        self._check_leaves("fingerprint", self.leaves.fingerprint)
+    def may_leave(self, what: str) -> int:
+        """How many answers to one of `QUESTIONS` may leave in all; of fingerprints 1: any."""
+        return int(getattr(self.leaves, QUESTIONS[what].removeprefix("leaves.")))
 
-    def check_audit(self) -> None:
-        """Checks that an audit may leave; raises `PolicyError` if not."""
-        self._check_leaves("audit", self.leaves.audits)
-        if not self.leaves.cases:
-            reason = "withholds its number of cases, which audits tell"
-            raise PolicyError(f"this site's policy {reason}.", ("leaves.cases",))
-
-    def _check_leaves(self, what: str, may: object) -> None:
-        if not may:
-            key = f"leaves.{'audits' if what == 'audit' else what}"
+    def check_question(self, what: str) -> None:
+        """Checks that an answer to one of `QUESTIONS` may leave; raises `PolicyError` if not."""
+        if not self.may_leave(what):
+            key = QUESTIONS[what]
             raise PolicyError(f"this site's policy lets no {what} out ({key}).", (key,))
         if self.privacy.epsilon is not None:
             reason = f"limits epsilon, which covers no {what}"
             raise PolicyError(f"this site's policy {reason}.", ("privacy.epsilon",))
+        if what != "fingerprint" and not self.leaves.cases:
+            reason = f"withholds its number of cases, which {what}s tell"
+            raise PolicyError(f"this site's policy {reason}.", ("leaves.cases",))
 
     def check_asked(self) -> None:
-        """Checks that one of the questions that need no recipe is answered; `PolicyError`: none."""
-        try:
-            self.check_audit()
-        except PolicyError as no_audit:
+        """Checks that one of `QUESTIONS` is answered; raises `PolicyError` if none is."""
+        reasons: list[PolicyError] = []
+        for what in QUESTIONS:
             try:
-                self.check_fingerprint()
-            except PolicyError as no_fingerprint:
-                keys = dict.fromkeys((*no_fingerprint.keys, *no_audit.keys))
-                raise PolicyError(f"{no_fingerprint} And {no_audit}", tuple(keys)) from None
+                return self.check_question(what)
+            except PolicyError as error:
+                reasons.append(error)
+        keys = dict.fromkeys(key for reason in reasons for key in reason.keys)
+        raise PolicyError(" And ".join(map(str, reasons)), tuple(keys))
 
     def most_answers(self, patients: int | None) -> int | None:
         """Answers that a site gives in all, by its patients (None: not known); None: any number."""

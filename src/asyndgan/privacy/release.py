@@ -14,12 +14,12 @@ import torch
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account, mechanism_of
 from asyndgan.privacy.ledger import FEEDBACK, MASKS, Ledger, check_not_removed
-from asyndgan.privacy.policy import SIMULATION, WITHIN, Policy
+from asyndgan.privacy.policy import QUESTIONS, SIMULATION, WITHIN, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
     CASES_WITHHELD,
-    Audited,
+    Answered,
     Card,
     Coding,
     Described,
@@ -30,8 +30,8 @@ from asyndgan.wire import (
 )
 
 WITH_CONDITIONS = Card | Judgement  # Answers that hold what a generator paints from next
-WITHOUT_RECIPE = Described | Audited | Refusal  # Answers that may leave where there is none
-NO_RECIPE = "there is no recipe, so only a fingerprint or an audit may leave."
+WITHOUT_RECIPE = Described | Answered | Refusal  # Answers that may leave where there is none
+NO_RECIPE = "there is no recipe, so only a fingerprint, an audit or an evaluation may leave."
 LOSSES = ("adversarial", "segmentation", "paired_l1")  # of the generator, by names that may leave
 OWN_LOSSES = ("discriminator", "discriminator_synthetic")  # no number of another name leaves
 LEDGER_FIELDS = ("run", "kind", "step", "payload", "norm", "masks", "bare", "repeated")
@@ -63,7 +63,7 @@ class Released:
 class Release:
     """Lets answers out, in the recipe's codings, as far as the policy allows.
 
-    Without a recipe only a fingerprint or an audit may leave. The ledger is written first (None:
+    Without a recipe only answers to `QUESTIONS` may leave. The ledger is written first (None:
     tests). `site` sets the number of steps by the timeline; without `patients` answers are counted
     in all, not for each.
 
@@ -122,8 +122,8 @@ class Release:
     def _bare(self, answer: Message) -> str:
         if isinstance(answer, Described):
             return "fingerprint"
-        if isinstance(answer, Audited):
-            return "audit"
+        if isinstance(answer, Answered):
+            return answer.what
         contents = []
         if isinstance(answer, Judgement) and not self.policy.covers(self.recipe):
             contents.append(FEEDBACK)
@@ -135,16 +135,16 @@ class Release:
         """The answer without what the policy withholds; refused if that cannot be taken out."""
         leaves = self.policy.leaves
         if isinstance(answer, Described):
-            self.policy.check_fingerprint()
+            self.policy.check_question("fingerprint")
             bounded = answer.fingerprint.bounded(self.policy.allows.fewest_patients)
             if bounded is None:
                 raise PolicyError("its figures are of fewer records than allows.fewest_patients.")
             answer = answer.model_copy(update={"fingerprint": bounded})
-        if isinstance(answer, Audited):
-            self.check_audit()
+        if isinstance(answer, Answered):
+            self.check_question(type(answer))
             found = answer.found.bounded(self.policy.allows.fewest_patients)
             if found is None:
-                raise PolicyError("it compares fewer patients than allows.fewest_patients.")
+                raise PolicyError("its figures are of fewer patients than allows.fewest_patients.")
             answer = answer.model_copy(update={"found": found})
         if isinstance(answer, Card) and not leaves.cases:
             parts = [1.0] * len(answer.parts)
@@ -176,12 +176,15 @@ class Release:
         if most and self.ledger and self.ledger.tally.answers >= most:
             raise PolicyError("this site has answered as often as its policy allows.")
 
-    def check_audit(self, policy: Policy | None = None) -> None:
-        """Raises `PolicyError` if no audit may leave, or no further one; None: its own policy."""
-        policy = policy or self.policy
-        policy.check_audit()
-        if self.ledger and self.ledger.tally.audits >= policy.leaves.audits:
-            raise PolicyError("this site has sent all audits that leaves.audits allows.")
+    def check_question(self, answer: type[Answered], policy: Policy | None = None) -> None:
+        """Raises `PolicyError` if no such answer may leave, or no further one.
+
+        By the policy of a steward who has changed it meanwhile, or its own.
+        """
+        policy, what = policy or self.policy, answer.what
+        policy.check_question(what)
+        if self.ledger and self.ledger.tally.of_kind[answer.kind] >= policy.may_leave(what):
+            raise PolicyError(f"this site has sent all {what}s that {QUESTIONS[what]} allows.")
 
     def let_out_again(self, released: Released) -> Released:
         """Records bytes that leave, for the first time or because they were lost.

@@ -18,7 +18,7 @@ from asyndgan.errors import (
     WireError,
 )
 from asyndgan.privacy import Release, Released
-from asyndgan.wire import REQUESTS, Audit, Judge, Message, unpack
+from asyndgan.wire import REQUESTS, Asked, Judge, Message, unpack
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Handler(ABC):
 class Endpoint:
     """Answers requests for a site, one at a time.
 
-    If the last request was a `Judge` or an `Audit` and comes again, it gets the same bytes, as far
+    If the last request was a `Judge` or an `Asked` and comes again, it gets the same bytes, as far
     as the policy lets them out again: an answer that was lost trains and computes nothing twice.
 
     `limit`: most bytes that a request's arrays may take once decoded.
@@ -74,7 +74,7 @@ class Endpoint:
                 answer = self.handler.handle(request)
             except Exception as error:  # whatever it is, it becomes a refusal in our own words
                 return self._refuse(request, error)
-            kept = isinstance(request, Judge | Audit)
+            kept = isinstance(request, Judge | Asked)
             self._digest, self._last = digest, answer if kept else None
             return answer.payload
 

@@ -11,14 +11,13 @@ from typing import Any, Final, final
 from urllib.parse import parse_qs
 
 from asyndgan.engines import flare_part
-from asyndgan.engines.federation import AUDITS
 from asyndgan.errors import AsyndganError, PolicyError, RecipeError, RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.privacy import Policy
 from asyndgan.privacy.deciding import verdict, write_policy
 from asyndgan.privacy.ledger import head_file, summary
 from asyndgan.privacy.measured_recipes import outside
-from asyndgan.privacy.policy import ASKED
+from asyndgan.privacy.policy import ASKED, QUESTIONS
 from asyndgan.recipe import Recipe
 from asyndgan.reports.asked import DIFFER, costs, differences, leaving, purpose
 from asyndgan.reports.local import HTML, Answer, LocalServer
@@ -113,10 +112,12 @@ class StewardPage(LocalServer):
         """What the page tells of a request: `state` is waits, allowed, refused or changed."""
         when = time.strftime("%d %B %Y, %H:%M", time.localtime(request.time))
         about = {"run": request.run, "who": request.submitter, "when": when, "recipe": None}
+        question = request.run if request.run in QUESTIONS else "fingerprint"
         about |= {"log": request.refused, "number": request.number}
+        about |= {"question": question, "key": QUESTIONS[question]}
         try:
             if not request.recipe:
-                (policy.check_audit if request.run == AUDITS else policy.check_fingerprint)()
+                policy.check_question(question)
             policy.check_submitter(request.submitter)
             if not request.recipe:
                 return about | {"state": "allowed", "reasons": []}

@@ -9,7 +9,7 @@ checkpoints/             the coordinator's last two checkpoints
 masks/                   masks that sites released, if the recipe says so (labelsTr, dataset.json)
 samples/                 sample grids, if masks are released
 tensorboard/             scalars and sample grids
-audits/SITE/             audits that sites of a federation answered
+audits/SITE/             what sites of a federation answered: audit.json, evaluation.json
 sites/NAME/              a simulated site's own state, which in a federation stays at the site
 """
 

@@ -1,6 +1,13 @@
 """The wire format: messages with a schema, arrays with a coding, and size limits on both."""
 
-from asyndgan.wire.audited import AttackFigures, AuditFigures, CopyFigures, GroupFigures
+from asyndgan.wire.audited import (
+    AttackFigures,
+    AuditFigures,
+    CopyFigures,
+    EvaluationFigures,
+    GroupFigures,
+    ScoreFigures,
+)
 from asyndgan.wire.codec import Coding, label_coding, through
 from asyndgan.wire.messages import (
     ANSWERS,
@@ -9,6 +16,8 @@ from asyndgan.wire.messages import (
     MOST_MASKS,
     NO_CONDITIONS,
     REQUESTS,
+    Answered,
+    Asked,
     Audit,
     Audited,
     Card,
@@ -16,6 +25,8 @@ from asyndgan.wire.messages import (
     Closed,
     Describe,
     Described,
+    Evaluate,
+    Evaluated,
     Judge,
     Judgement,
     Message,

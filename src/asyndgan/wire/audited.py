@@ -1,15 +1,19 @@
-"""What an audit at a site comes to: rounded figures over all of its patients, and no other."""
+"""What an audit or an evaluation at a site comes to: rounded figures over all of its patients."""
 
 import math
-from typing import Annotated, Self, final
+from typing import Annotated, Final, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from asyndgan.texts import Title
+from asyndgan.texts import Name, Title
 
 Patients = Annotated[int, Field(ge=0, le=10**9)]
 Figure = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)] | None
 """A number; None stands for nan."""
+Score = Annotated[float, Field(ge=0, le=1)] | None
+
+LEAST_FOR_INTERVAL: Final = 5
+"""Fewest patients of an interval: its ends nearly are single patients' figures of fewer."""
 
 
 class _Figures(BaseModel):
@@ -76,6 +80,36 @@ class AuditFigures(_Figures):
                 "copies": self.copies.rounded(),
             }
         )  # fmt: skip
+
+
+@final
+class ScoreFigures(_Figures):
+    """How well a model finds a label, or tells a class from the others, at one site."""
+
+    name: Name  # of the label or class
+    patients: Patients  # who have the label; of records the fewer, of the class or the others
+    score: Score  # mean Dice over these patients, or AUC
+    low: Score
+    high: Score
+
+    def rounded(self) -> Self:
+        """To hundredths, without an interval of few patients."""
+        told = ("score", "low", "high") if self.patients >= LEAST_FOR_INTERVAL else ("score",)
+        kept = {name: getattr(self, name) for name in told}
+        scores = {name: value if value is None else round(value, 2) for name, value in kept.items()}
+        return self.model_copy(update={"low": None, "high": None, **scores})
+
+
+@final
+class EvaluationFigures(_Figures):
+    """The scores of a model that saw no real patient, on those whom one site held out."""
+
+    scores: Annotated[list[ScoreFigures], Field(min_length=1, max_length=1024)]
+
+    def bounded(self, fewest: int) -> Self | None:
+        """The figures as they may leave, rounded; None if every one is of fewer patients."""
+        kept = [one.rounded() for one in self.scores if one.patients >= max(fewest, 2)]
+        return self.model_copy(update={"scores": kept}) if kept else None
 
 
 def _rounded(name: str, value: float) -> float:

@@ -21,11 +21,11 @@ from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.tables.summary import Summary
 from asyndgan.texts import LARGEST_NUMBER, Name
-from asyndgan.wire.audited import AuditFigures
+from asyndgan.wire.audited import AuditFigures, EvaluationFigures
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode, label_coding
 
 MAGIC: Final = b"ADG"
-VERSION: Final = 8
+VERSION: Final = 9
 HEADER_LIMIT: Final = 2**20  # a summary of a table of 256 numeric columns takes a quarter
 PREFIX: Final = struct.Struct("<3sBI")
 
@@ -37,6 +37,8 @@ CASES_WITHHELD: Final = 1
 """A card's number of cases where the site's policy withholds it."""
 MOST_MASKS: Final = 2**15
 """Most masks of a set that sites audit."""
+WIDEST: Final = 64
+"""Most filters of the first level of a network that sites evaluate."""
 LEAST_SHARE: Final = 1e-6
 """Least share that a site declares, and least part of its cases; smaller ones vanish in sums."""
 Part = Annotated[float, Field(ge=LEAST_SHARE, le=1)]
@@ -145,13 +147,46 @@ class Described(Message):
     fingerprint: Fingerprint | Summary
 
 
-@final
-class Audit(Message):
-    """Coordinator: attack what this generator paints from these masks, with your patients."""
+class Answered(Message):
+    """Site: what it found of a finished run, in figures over all of its patients."""
 
-    kind = "audit"
+    what: ClassVar[str]
+    asked: Digest
+    found: AuditFigures | EvaluationFigures
+
+
+@final
+class Audited(Answered):
+    """Site: what the attacks found."""
+
+    kind = "audited"
+    what = "audit"
+    found: AuditFigures
+
+
+@final
+class Evaluated(Answered):
+    """Site: how well the model did."""
+
+    kind = "evaluated"
+    what = "evaluation"
+    found: EvaluationFigures
+
+
+class Asked(Message):
+    """Coordinator: find out something of this finished run, with your patients."""
+
+    answer: ClassVar[type[Answered]]
     recipe: Annotated[str, Field(max_length=2**18)]
     facts: Annotated[str, Field(max_length=2**18)]
+
+
+@final
+class Audit(Asked):
+    """Coordinator: attack what this generator paints from these masks."""
+
+    kind = "audit"
+    answer = Audited
     painting: Count
     faded: Annotated[list[Name], Field(max_length=64)]
     names: Annotated[
@@ -162,12 +197,14 @@ class Audit(Message):
 
 
 @final
-class Audited(Message):
-    """Site: what the attacks found, in figures over all of its patients."""
+class Evaluate(Asked):
+    """Coordinator: judge this model, trained on the synthetic set alone, on held-out patients."""
 
-    kind = "audited"
-    asked: Digest
-    found: AuditFigures
+    kind = "evaluate"
+    answer = Evaluated
+    network: Name
+    width: Annotated[int, Field(ge=1, le=WIDEST)]
+    weights: Annotated[Tensor, FILE]
 
 
 @final
@@ -210,10 +247,10 @@ class Refusal(Message):
 
 
 REQUESTS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Open, Judge, Describe, Audit, Save, Close)
+    m.kind: m for m in (Open, Judge, Describe, Audit, Evaluate, Save, Close)
 }
 ANSWERS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Card, Judgement, Described, Audited, Saved, Closed, Refusal)
+    m.kind: m for m in (Card, Judgement, Described, Audited, Evaluated, Saved, Closed, Refusal)
 }
 
 

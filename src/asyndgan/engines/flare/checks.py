@@ -120,7 +120,7 @@ def _fingerprint(file: SiteFile) -> str:
     assert file.fingerprint
     fingerprint_in(file.fingerprint)
     try:
-        Policy.from_file(file.policy).check_fingerprint()
+        Policy.from_file(file.policy).check_question("fingerprint")
     except PolicyError as error:
         return f"stays here: {error}"
     return f"{file.fingerprint.name} is sent to whoever plans a recipe"

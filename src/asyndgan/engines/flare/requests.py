@@ -25,7 +25,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     run: Annotated[str, Field(pattern=f"^{RUN_NAME.pattern}$")]
-    recipe: str  # TOML; empty: it asks for a fingerprint or an audit
+    recipe: str  # TOML; empty: `run` is a question of `QUESTIONS`, or asks for a fingerprint
     submitter: str  # who asks, by the certificate
     refused: str  # why the site takes no part, if that is not a key of its policy
     number: int = 0  # of the site's requests, from 1
