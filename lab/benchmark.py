@@ -7,6 +7,8 @@ starts and cases. Each is written into lab/results/performance.json once it is m
 tables of docs/performance.md are written anew. OUT/PART is deleted first. Ratios are of
 one run, in which what is compared takes turns or follows at once. CPU seconds hardly depend on
 what else the machine does, wall clock does: so the load of the machine stands beside each part.
+
+What a part needs is imported in it: a process that measures imports this module too.
 """
 
 import argparse
@@ -19,18 +21,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
-
-from asyndgan import __version__
-from asyndgan.demo.phantoms import write_phantoms
-from asyndgan.export.writing import write_dataset
-from asyndgan.judging.bench import write_whole
-from lab.evidence import replace_block
-from lab.experiments import links, scale, starts, steps
-from lab.performance import estimate, tables_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "lab/results/performance.json"
@@ -57,43 +50,58 @@ def on_cores(cores: set[int]) -> Iterator[None]:
 
 
 def phantoms(out: Path, size: int) -> Path:
-    """Phantoms of four sites in this size."""
-    write_phantoms(out, size=size, patients_scale=0.2)
+    """Phantoms of two sites in this size."""
+    from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
+
+    write_phantoms(out, size=size, sites=DEFAULT_SITES[:2], patients_scale=0.1)
     return out
 
 
 def sites(out: Path) -> Any:
     """A coordinator's memory and time by the number of sites, up to a thousand."""
+    from lab.experiments import scale
+
     data = phantoms(out / "data", 64)
     default = [*scale.SMALL, "image.size=64"]
     turns = [*scale.TINY, scale.timeline(1000, 100)]
     return {
-        "default": [apart(scale.coordinator, data, n, 1, default) for n in (2, 4, 16, 64)],
+        "default": [apart(scale.coordinator, data, n, 1, default) for n in (2, 16, 64)],
         "turns": apart(scale.coordinator, data, 1000, 100, turns),
-        "all": [apart(scale.coordinator, data, n, 1, scale.TINY) for n in (10, 100, 1000)],
+        "all": [apart(scale.coordinator, data, n, 1, scale.TINY) for n in (100, 1000)],
     }
 
 
 def federation(out: Path) -> Any:
     """What sites of a federation take on this machine, all of them."""
+    from lab.experiments import scale
+
     data = phantoms(out / "data", 64)
     return [apart(scale.federation, out / str(n), data, n) for n in (2, 4, 8)]
 
 
 def over_links(out: Path) -> Any:
-    """Seconds of a step of `default` over links."""
+    """Seconds of a step over links, of tiny networks and of `default`."""
+    from lab.experiments import links
+
     data = phantoms(out / "data", 64)
-    sets = ["image.size=64", "masks.source=own", "training.precision=float32"]
-    return apart(links.of_links, out, data, sets, 3, 4)
+    default = ["image.size=64", "masks.source=own", "training.precision=float32"]
+    every = [*links.LINKS]
+    some, tiny = [every[0], every[-1], links.SLOW], [*default, *links.TINY]
+    return {
+        "tiny": apart(links.of_links, out / "tiny", data, tiny, every, 5, 4),
+        "default": apart(links.of_links, out / "default", data, default, some, 3, 4),
+    }
 
 
 def recipes(out: Path) -> Any:
     """The parts of a step of each recipe, and the machine's peak."""
+    from lab.experiments import steps
+
     data = {size: phantoms(out / str(size), size) for size in PIXELS}
     return {
         "peak": apart(steps.peak),
         "rows": [
-            apart(steps.of_recipe, data[size], name, size, 3 if size < PIXELS[-1] else 1)
+            apart(steps.of_recipe, data[size], name, size, 3 if size == PIXELS[0] else 1)
             for name in steps.RECIPES
             for size in PIXELS
         ],
@@ -102,6 +110,8 @@ def recipes(out: Path) -> Any:
 
 def cores(out: Path) -> Any:
     """A step on one core and on two, in turns."""
+    from lab.experiments import steps
+
     data, found = phantoms(out / "data", 64), []
     every = sorted(range(os.cpu_count() or 1))[:2]
     for number in (1, 2, 1, 2):
@@ -112,11 +122,16 @@ def cores(out: Path) -> Any:
 
 def started(out: Path) -> Any:
     """Seconds of commands, and of a training's start."""
+    from lab.experiments import starts
+
     return {"commands": starts.commands(), "training": starts.second_start(out, 1000)}
 
 
 def cases(out: Path) -> Any:
     """Memory of a site by its number of cases; the second time, from its store."""
+    from asyndgan.export.writing import write_dataset
+    from lab.experiments import starts
+
     found = []
     for count in (100, 1000, 10000):
         write_dataset(
@@ -143,7 +158,7 @@ def measured(part: str, out: Path) -> dict[str, Any]:
         "found": found, "took s": round(time.monotonic() - begun),
         "load before and after": [round(before, 1), round(os.getloadavg()[0], 1)],
         "cores": len(os.sched_getaffinity(0)),
-        "about": f"{processor()}; asyndgan {__version__}, torch {torch.__version__}, "
+        "about": f"{processor()}; asyndgan {version('asyndgan')}, torch {version('torch')}, "
         f"Python {platform.python_version()}",
     }  # fmt: skip
 
@@ -158,6 +173,10 @@ def processor() -> str:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measures the parts, then writes results and tables."""
+    from asyndgan.texts import replace_text
+    from lab.evidence import replace_block
+    from lab.performance import estimate, tables_of
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -173,11 +192,11 @@ def main(words: Sequence[str] | None = None) -> None:
         known[part] = found
         if {"links", "recipes"} <= {*known}:
             known["estimate"] = estimate(known)
-        write_whole(RESULTS, json.dumps(known, indent=1).encode())
+        replace_text(RESULTS, json.dumps(known, indent=1))
     text = asked.document.read_text("utf-8")
     for name, block in tables_of(json.loads(RESULTS.read_text())).items():
         text = replace_block(text, name, block)
-    asked.document.write_text(text, "utf-8")
+    replace_text(asked.document, text)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def estimate(results: Mapping[str, Any]) -> dict[str, Any]:
         for row in results["recipes"]["found"]["rows"]
         if (row["recipe"], row["pixels"]) == ("default", 64)
     )
-    of_links = results["links"]["found"]["s"]
+    of_links = results["links"]["found"]["tiny"]["s"]
     own = SITES * (row["CPU s"]["paint"] + row["CPU s"]["update"])
     found = {}
     for name, seconds in of_links.items():
@@ -78,15 +78,17 @@ def _federation(found: Found) -> str:
 
 
 def _links(found: Found) -> str:
-    base = found["s"]["no delay"]
     rows = [
         [
-            name, f"{row['least']:.2f}", f"{row['median']:.2f}",
-            f"{row['median'] / base['median']:.2f}", row["steps"],
+            networks, name, f"{row['least']:.2f}", f"{row['median']:.2f}",
+            f"{row['median'] - of['s']['no delay']['median']:+.2f}",
+            f"{row['median'] / of['s']['no delay']['median']:.2f}", row["steps"],
         ]
-        for name, row in found["s"].items()
+        for networks, of in found.items()
+        for name, row in of["s"].items()
     ]  # fmt: skip
-    return markdown(["link", "least s a step", "median", "ratio of medians", "steps"], rows)
+    heading = ["networks", "link", "least s a step", "median", "added", "ratio", "steps"]
+    return markdown(heading, rows)
 
 
 def _estimate(found: Found) -> str:

@@ -47,6 +47,11 @@ LINKS = {
     "50 ms, 10 Mbit/s, 1 % lost": (0.025, 10e6 / 8, 0.01),
 }
 """Seconds of delay each way, bytes a second each way (0: unlimited), fraction of lost packets."""
+TINY = (
+    "masks.source=own", "discriminator.kind=patch_segmentation", "discriminator.width=8",
+    "discriminator.layers=2", "generator.width=8", "generator.diversity=0",
+)  # fmt: skip
+"""Small networks, whose messages are as long as those of large ones."""
 SLOW = "one of two sites five times slower"
 QUEUE_S = 0.5
 """Seconds of traffic that wait for a limited link; packets beyond are dropped."""
@@ -200,12 +205,12 @@ def slowed(pid: int | None, times: int = 5) -> Iterator[None]:
 
 
 def of_links(
-    out: Path, data: Path, overrides: Sequence[str], *, rounds: int, steps: int
+    out: Path, data: Path, overrides: Sequence[str], over: Sequence[str], rounds: int, steps: int
 ) -> dict[str, Any]:
-    """Least and median seconds of a step over each link, which take turns within one run."""
+    """Least and median seconds of a step over these links, which take turns within one run."""
     torch.set_num_threads(1)
     names = ["north", "south"]
-    taken: dict[str, list[float]] = {name: [] for name in (*LINKS, SLOW)}
+    taken: dict[str, list[float]] = {name: [] for name in over}
     with federation(out, data, names, overrides) as (coordinator, links, services):
         coordinator.step()
         for _ in range(rounds):

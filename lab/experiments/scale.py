@@ -12,14 +12,11 @@ from typing import Any, final
 import torch
 
 from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.engines.flare.localhost import Localhost
 from asyndgan.protocol import Endpoint, Exchange, Transport
 from asyndgan.protocol.limits import message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.training import Coordinator, Site
-from lab.experiments.faults import processes
-from lab.experiments.soak import KINDS
 
 SMALL = ("masks.source=own", "discriminator.kind=patch_segmentation", "discriminator.width=8",
          "discriminator.layers=2")  # fmt: skip
@@ -82,7 +79,7 @@ def _answer(line: Connection, recipe_text: str, data: Path, names: Sequence[str]
     while True:
         try:
             asked = line.recv_bytes()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return
         if asked:
             line.send_bytes(sites[int.from_bytes(asked[:4], "little")].answer(asked[4:]))
@@ -129,6 +126,10 @@ def coordinator(data: Path, sites: int, steps: int, overrides: Sequence[str]) ->
 
 def federation(out: Path, data: Path, count: int) -> dict[str, Any]:
     """Memory of a federation's processes on this machine, and seconds until it trains."""
+    from asyndgan.engines.flare.localhost import Localhost
+    from lab.experiments.faults import processes
+    from lab.experiments.soak import KINDS
+
     torch.set_num_threads(1)
     recipe = load_recipe("default", [*SMALL, "image.size=64", "training.precision=float32"])
     setups = [SiteSetup(name, data / "north", out / "states" / name) for name in named(count)]
