@@ -41,8 +41,8 @@ def suite(
         --workers N: Trainings in parallel, each on one core.
     """
     from asyndgan.models import usable_device
-    from lab.benchmark import run_suite
     from lab.evidence import find_block, replace_block, to_markdown
+    from lab.running import run_suite
     from lab.suite import Suite
 
     console = Terminal()

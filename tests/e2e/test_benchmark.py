@@ -32,9 +32,9 @@ from asyndgan.store import Cohort, RawCase
 from asyndgan.texts import without_nan
 from lab import completion_scores
 from lab.__main__ import app
-from lab.benchmark import run_suite
 from lab.evidence import replace_block, to_markdown
 from lab.real import Real
+from lab.running import run_suite
 from lab.scores import by_key, read_scores
 from lab.suite import PaintingSection, Suite
 from lab.trainings import train_all, trainings_of

@@ -241,6 +241,18 @@ def test_painting_in_chunks_gives_the_same_images_and_gradients(tiny, make_sites
     assert not parts[0].requires_grad
 
 
+@pytest.mark.parametrize("name", ["default", "demo", "paper"])
+def test_a_recipe_paints_few_images_at_once_however_many_sites_there_are(make_sites, name):
+    keys = ("image.size=32", "masks.source=own", "generator.width=8", "discriminator.width=8")
+    recipe = load_recipe(name, [*keys, "training.batch=8", "training.precision=float32"])
+    coordinator = make_sites(recipe).begin()
+    painted = []
+    generator = coordinator.generator
+    generator.register_forward_pre_hook(lambda _, inputs: painted.append(len(inputs[0])))
+    assert coordinator.step().updated
+    assert max(painted) == 8 < recipe.training.batch * len(coordinator.members)
+
+
 def test_diversity_asks_two_images_of_one_mask_to_differ_beyond_their_grain(tiny, make_sites):
     flat, grain = torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 16, 16)
     grain[..., ::2, :], grain[..., 1::2, :] = 1.0, -1.0

@@ -259,7 +259,7 @@ class TrainingSection(Section):
         "hold each patient out once. Under a policy, a secret of the site decides too",
     )  # fmt: skip
     chunk: int = Field(
-        64, ge=1, le=65536,
+        8, ge=1, le=65536,
         description="most images that the coordinator paints at once. More are painted twice, "
         "which needs less memory and more time. Use a smaller number when memory runs out",
     )  # fmt: skip
