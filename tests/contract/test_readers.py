@@ -479,14 +479,6 @@ def test_what_a_png_stores_is_read_exactly(
     np.testing.assert_array_equal(stored.values, samples(depth)[..., 0])
 
 
-@pytest.mark.parametrize("depth", [2, 4])
-def test_a_mask_whose_few_bits_would_be_stretched_is_refused(depth: int, tmp_path: Path) -> None:
-    path = tmp_path / "ann.png"
-    path.write_bytes(png_of(samples(depth), depth, 0))
-    with pytest.raises(DataFileError, match=f"is a mask of {depth} bits a pixel"):
-        reader_of(path).mask(path)
-
-
 def unplaced(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...], **codes: int) -> None:
     """Writes a NIfTI whose spacing is in `pixdim` alone."""
     header = nib.Nifti1Header()

@@ -195,31 +195,24 @@ def test_a_jpeg_that_viewers_turn_is_refused(tmp_path: Path) -> None:
     assert images(path)[0].shape == (20, 30)
 
 
-@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
-def test_the_fourth_axis_of_a_volume_is_of_modalities(ending: str, tmp_path: Path) -> None:
-    path, values = tmp_path / f"ann_0000{ending}", np.random.default_rng(1).random((4, 5, 6, 2))
-    if ending == ".nrrd":
-        kinds = {"kinds": ["vector", "domain", "domain", "domain"]}
-        place = np.vstack([np.full(3, np.nan), np.eye(3)])
-        header = {"space": "right-anterior-superior", "space directions": place, **kinds}
-        nrrd.write(str(path), np.moveaxis(values, -1, 0), header)
-    else:
-        nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+def test_the_fourth_axis_of_a_nifti_is_of_modalities_and_no_mask_has_one(tmp_path: Path) -> None:
+    path, values = tmp_path / "ann_0000.nii.gz", np.random.default_rng(1).random((4, 5, 6, 2))
+    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
     found = reader_of(path).image(path, most=2)
     np.testing.assert_array_equal(np.stack([stored.values for stored in found], -1), values)
     assert "name 2 channels" in refused(path)
+    with pytest.raises(DataFileError, match="a mask with 2 numbers a voxel"):
+        reader_of(path).mask(path)
 
 
-def test_several_values_of_a_metaimage_are_modalities(tmp_path: Path) -> None:
-    path, values = tmp_path / "ann_0000.mha", np.arange(24, dtype=np.uint8).reshape(2, 2, 3, 2)
-    head = (
-        "ObjectType = Image\nNDims = 3\nElementNumberOfChannels = 2\nDimSize = 2 3 2\n"
-        "TransformMatrix = -1 0 0 0 -1 0 0 0 1\nCompressedData = True\n"
-        "ElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
-    )
-    path.write_bytes(head.encode() + zlib.compress(values.tobytes(order="F")))
-    found = reader_of(path).image(path, most=2)
-    np.testing.assert_array_equal([stored.values for stored in found], values)
+def test_several_numbers_a_voxel_are_refused_of_other_formats(tmp_path: Path) -> None:
+    path = tmp_path / "ann.nrrd"
+    nrrd.write(str(path), np.zeros((2, 4, 5, 6)), {"kinds": ["vector", *["domain"] * 3]})
+    assert "several numbers a voxel" in refused(path)
+    path = tmp_path / "ann.mha"
+    head = "ObjectType = Image\nNDims = 2\nElementNumberOfChannels = 2\nDimSize = 2 3\n"
+    path.write_text(f"{head}ElementType = MET_UCHAR\nElementDataFile = LOCAL\n")
+    assert "several numbers a voxel" in refused(path)
 
 
 def test_voxels_in_another_file_are_not_looked_for(tmp_path: Path) -> None:

@@ -75,17 +75,3 @@ def answers(
 def lossless(ending: str) -> str:
     """How masks and synthetic images beside images of this ending end: as they do, or in .png."""
     return ending if ending in LOSSLESS else ".png"
-
-
-__all__ = [
-    "AXIAL",
-    "LOSSLESS",
-    "NOT_ACQUIRED",
-    "READERS",
-    "DataFileError",
-    "Geometry",
-    "Reader",
-    "Stored",
-    "lossless",
-    "reader_of",
-]

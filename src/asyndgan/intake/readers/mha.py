@@ -15,7 +15,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from asyndgan.intake.readers.reader import DataFileError
-from asyndgan.intake.readers.volumes import TO_RAS, Header, Volumes
+from asyndgan.intake.readers.volumes import ONE_EACH, TO_RAS, Header, Volumes
 from asyndgan.received import UnreadableError, opened
 
 _TYPES: Final = {
@@ -61,12 +61,12 @@ class Mha(Volumes):
             count = len(sizes)
             if count not in (2, 3) or count != int(fields.get("ndims", "0")):
                 raise UnreadableError("it is no volume of two or three axes")
-            channels = int(fields.get("elementnumberofchannels", "1"))
-            several = [channels] if channels != 1 else []
+            if int(fields.get("elementnumberofchannels", "1")) != 1:
+                raise DataFileError(path, "holds several numbers a voxel", ONE_EACH)
             packed = fields.get("compresseddata", "false").lower() == "true"
 
             def read() -> np.ndarray:
-                size = int(np.prod([*several, *sizes])) * dtype.itemsize
+                size = int(np.prod(sizes)) * dtype.itemsize
                 file.seek(last.end())
                 content = file.read() if packed else file.read(size + 1)
                 if packed:
@@ -74,11 +74,10 @@ class Mha(Volumes):
                 if len(content) != size:
                     more = "holds more voxels" if len(content) > size else "is shorter"
                     raise UnreadableError(f"it {more} than its header says")
-                values = np.frombuffer(content, dtype).reshape((*several, *sizes), order="F")
-                return np.moveaxis(values, 0, -1) if several else values
+                return np.frombuffer(content, dtype).reshape(sizes, order="F")
 
             note = fields.get("comment", "")
-            yield Header((*sizes, *several), dtype, _affine(fields, count), note, read)
+            yield Header(tuple(sizes), dtype, _affine(fields, count), note, read)
 
     def _save(
         self, path: Path, voxels: np.ndarray, affine: np.ndarray, note: str, place: Any
