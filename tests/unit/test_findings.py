@@ -13,7 +13,7 @@ from PIL import Image as Picture
 
 from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
 from asyndgan.errors import AsyndganError, DataError
-from asyndgan.intake.between import compare_folders, notes_between, same_pictures, unheld_modalities
+from asyndgan.intake.between import compare_folders, notes_between, same_pictures
 from asyndgan.intake.check import CheckReport, check_folder
 from asyndgan.intake.dataset import DataSet, told
 from asyndgan.intake.patients import joined, patient_of
@@ -364,21 +364,6 @@ def test_patients_are_told_without_opening_an_image(tmp_path: Path) -> None:
     assert told({"north": DataSet(folder)}) == "north: 2 patients, 8 pictures"
 
 
-def test_slices_of_a_few_pixels_are_a_fault(tmp_path: Path, tiny: MakeRecipe) -> None:
-    folder = volumes(tmp_path / "a", shape=(1, 24, 20))
-    (fault, *_) = checked(folder).faults
-    assert fault.reason == "axial slices are 24 x 1 pixels"
-    assert "'asyndgan plan' chooses" in fault.remedy
-    setup = SiteSetup("north", folder, tmp_path / "state")
-    with pytest.raises(DataError, match="axial slices are"):
-        load_cohort(setup, tiny("image.size=32"))
-    other = ("image.axis=sagittal", "training.flip=false")
-    assert checked(folder, *other).faults == ()
-    assert load_cohort(setup, tiny("image.size=32", *other)).patients == 4
-    (fault, *_) = checked(pictures(tmp_path / "b", ["ann", "bob"], shape=(5, 60))).faults
-    assert fault.reason == "is 5 x 60 pixels"
-
-
 def test_a_label_that_nobody_has_is_noted(tmp_path: Path) -> None:
     north = checked(volumes(tmp_path / "north", labels=1))
     assert "no case holds label 2 'spot'" in next(notes_between([north]))
@@ -433,23 +418,6 @@ def test_capitals_do_not_tell_patients_apart(tmp_path: Path) -> None:
     assert fault.file == south / "imagesTr/Ann_0000.png"
     (fault,) = check_folder(north, test=south).faults
     assert fault.file == south / "imagesTr/Ann_0000.png"
-
-
-@pytest.mark.parametrize(
-    "override",
-    ["image.intensity.T2.low=1", "image.modalities=T1,T9"],
-)
-def test_a_modality_that_a_recipe_names_and_nobody_holds_is_a_fault(
-    override: str, tmp_path: Path, tiny: MakeRecipe
-) -> None:
-    north, south = volumes(tmp_path / "n"), volumes(tmp_path / "s", seed=7)
-    recipe = tiny("image.size=32", override)
-    found = unheld_modalities([checked(north), checked(south)], recipe)
-    assert [fault.file for fault in found] == [each / "dataset.json" for each in (north, south)]
-    assert "of the recipe names T" in found[0].reason and "hold T1" in found[0].reason
-    assert (
-        unheld_modalities([checked(north)], tiny("image.size=32", "image.intensity.T1.low=1")) == ()
-    )
 
 
 def test_sites_of_other_labels_and_modalities_are_noted(tmp_path: Path) -> None:

@@ -433,18 +433,3 @@ def test_every_field_of_a_fingerprint_is_shown(tmp_path):
         shown = dict(rows(measured(folder).model_dump(mode="json")))
         assert {name.split()[0] for name in shown} >= {*measured(folder).model_dump()} - {"spaced"}
         assert shown["patients"] == str(measured(folder).patients)
-
-
-def test_a_picture_in_a_format_of_volumes_is_measured_as_a_picture(tmp_path):
-    png = halves(tmp_path / "png", patients=3)
-    tiff = tmp_path / "tiff"
-    for file in (*png.glob("imagesTr/*"), *png.glob("labelsTr/*")):
-        to = tiff / file.parent.name / f"{file.stem}.tif"
-        to.parent.mkdir(parents=True, exist_ok=True)
-        Picture.open(file).save(to)
-    table = json.loads((png / "dataset.json").read_text())
-    (tiff / "dataset.json").write_text(json.dumps({**table, "file_ending": ".tif"}))
-    assert measured(tiff).model_dump(exclude={"axes"}) == measured(png).model_dump(exclude={"axes"})
-    assert [side.voxels for side in measured(tiff).axes] == [
-        side.voxels for side in measured(png).axes
-    ]

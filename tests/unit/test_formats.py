@@ -184,16 +184,6 @@ def test_a_painted_stack_keeps_the_pages_and_spacing_of_the_acquired_one(tmp_pat
         assert "not acquired" in file.pages[0].description
 
 
-def test_a_jpeg_that_viewers_turn_is_refused(tmp_path: Path) -> None:
-    path, exif = tmp_path / "ann_0000.jpg", Picture.Exif()
-    exif[274] = 6
-    Picture.fromarray(pages(kind=np.uint8)).save(path, exif=exif)
-    assert "Turn the pixels themselves" in refused(path)
-    exif[274] = 1
-    Picture.fromarray(pages(kind=np.uint8)).save(path, exif=exif)
-    assert images(path)[0].shape == (20, 30)
-
-
 def test_the_fourth_axis_of_a_nifti_is_of_modalities_and_no_mask_has_one(tmp_path: Path) -> None:
     path, values = tmp_path / "ann_0000.nii.gz", np.random.default_rng(1).random((4, 5, 6, 2))
     nib.save(nib.Nifti1Image(values, np.eye(4)), path)

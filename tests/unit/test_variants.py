@@ -184,14 +184,6 @@ def test_the_name_of_a_listed_case_is_that_of_a_file(name: str, tmp_path: Path) 
         describe(folder)
 
 
-@pytest.mark.parametrize(
-    "files", [[], {}, {"a": 1}, {"a": {"images": "b"}}, {"a": {"images": [1]}}, {"a/b": {}}]
-)
-def test_a_list_of_another_form_is_refused_with_the_form(files: object, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r'Write "dataset": \{"CASE": \{"images"'):
-        describe(listed(tmp_path / "a", dataset=files))
-
-
 def photographs(folder: Path, colours: int = 0) -> Path:
     """JPEG images with masks in PNG."""
     for part in ("imagesTr", "labelsTr"):

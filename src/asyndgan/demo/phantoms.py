@@ -16,7 +16,6 @@ from asyndgan.demo.anatomy import LABELS, Head, LesionHabit, draw_lesion
 from asyndgan.demo.scanner import (
     FIELD_OF_VIEW,
     MODALITIES,
-    Exposure,
     Look,
     Scanner,
     draw_slice,
@@ -210,12 +209,12 @@ def _patient_cases(
     chance = stream("lesions")
     count = chance.poisson(site.lesions.number)
     lesions = [draw_lesion(chance, site.lesions) for _ in range(count)]
-    exposure = Exposure.draw(stream("exposure"), site.scanner)
     name, side = f"{site.name}-p{patient:03d}", FIELD_OF_VIEW / size
 
     def drawn(number: int, level: float) -> tuple[np.ndarray, np.ndarray]:
         signal, mask = draw_slice(head, lesions, site.scanner, level, size)
-        return scan(signal, exposure, stream(f"noise {number}")), mask
+        image = scan(signal, site.scanner, stream("exposure"), stream(f"noise {number}"))
+        return image, mask
 
     if slices:
         each = [drawn(number, number / (slices - 1)) for number in range(slices)]

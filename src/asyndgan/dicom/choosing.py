@@ -69,10 +69,10 @@ class Pick:
 @final
 @dataclass
 class Picked:
-    """The cases to be, and the faults of series and studies (by their first series) left out."""
+    """The cases to be, and the faults of what is left out, each `of` a series."""
 
     cases: list[Pick] = field(default_factory=list)
-    faults: list[tuple[Series, DicomError]] = field(default_factory=list)
+    faults: list[DicomError] = field(default_factory=list)
 
 
 def pick(archive: Archive, choice: Choice) -> Picked:
@@ -92,7 +92,7 @@ def pick(archive: Archive, choice: Choice) -> Picked:
                 fault = DicomError("is of a series that is not here", "Export that series too.")
                 if not mask.references.isdisjoint(owners):
                     fault = DicomError("has another PatientID than its images", _ONE_ID)
-                picked.faults.append((mask, fault))
+                picked.faults.append(fault.of(mask))
         for each in patient:
             if len(owners.get(each.key[2], ())) > 1:
                 each.faults.insert(0, DicomError("has images with several PatientIDs", _ONE_ID))
@@ -102,7 +102,7 @@ def pick(archive: Archive, choice: Choice) -> Picked:
                 if study:
                     _pick_study(study, masks, choice, picked, masked=masked)
             except DicomError as fault:
-                picked.faults.append((study[0], fault))
+                picked.faults.append(fault.of(study[0]))
     return picked
 
 
@@ -130,7 +130,7 @@ def _pick_study(
                 raise DicomError("has no segmentation", "Export it beside the images.")
             picked.cases.append(Pick(channels, _grids(channels), list(drawn.values())))
         except DicomError as fault:
-            picked.faults.append((fault.series or next(iter(channels.values())), fault))
+            picked.faults.append(fault.of(next(iter(channels.values()))))
 
 
 def _is_of(mask: Series, image: Series) -> bool:

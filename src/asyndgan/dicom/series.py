@@ -123,8 +123,7 @@ def faults_of(series: Series) -> Iterator[None]:
     try:
         yield
     except DicomError as fault:
-        fault.series = fault.series or series
-        raise
+        raise fault.of(series)  # noqa: B904
 
 
 @final
