@@ -33,16 +33,18 @@ def found_in(pattern: str, names: tuple[str, ...]) -> list[str | None]:
         DataError: `pattern` is not a regular expression, or takes longer than `PATIENCE_S`.
     """
     asked = {"pattern": pattern, "names": names, "seconds": PATIENCE_S}
-    said, example = f"the pattern '{pattern[:MOST_SHOWN]}'", r"Write for example '(.+)_s\d+$'."
+    shown, example = pattern[:MOST_SHOWN], r"Write for example '(.+)_s\d+$'."
     try:
         answers = [about for about, _ in reading.read(Path(), f"{__name__}:matched", **asked)]
     except DataFileError as error:
         raise DataError(
-            f"{said} takes more than {PATIENCE_S:g} s for {counted(len(names), 'name')}. Repeat "
+            f"the pattern '{shown}' takes more than {PATIENCE_S:g} s for {counted(len(names), 'name')}. Repeat "
             f"nothing that itself repeats. {example}"
         ) from error
     if wrong := "".join(about.get("wrong", "") for about in answers):
-        raise DataError(f"{said} is not a regular expression ({wrong[:MOST_SHOWN]}). {example}")
+        raise DataError(
+            f"the pattern '{shown}' is not a regular expression ({wrong[:MOST_SHOWN]}). {example}"
+        )
     return [part for about in answers for part in about["found"]]
 
 
