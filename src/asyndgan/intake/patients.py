@@ -38,8 +38,8 @@ def found_in(pattern: str, names: tuple[str, ...]) -> list[str | None]:
         answers = [about for about, _ in reading.read(Path(), f"{__name__}:matched", **asked)]
     except DataFileError as error:
         raise DataError(
-            f"the pattern '{shown}' takes more than {PATIENCE_S:g} s for {counted(len(names), 'name')}. Repeat "
-            f"nothing that itself repeats. {example}"
+            f"the pattern '{shown}' takes more than {PATIENCE_S:g} s for "
+            f"{counted(len(names), 'name')}. Repeat nothing that itself repeats. {example}"
         ) from error
     if wrong := "".join(about.get("wrong", "") for about in answers):
         raise DataError(
