@@ -64,19 +64,3 @@ def tell(command: Sequence[str], text: str, timeout_s: float) -> None:
         timeout=timeout_s,
         check=True,
     )
-
-
-def evaluate(code: str, asked: bytes, timeout_s: float) -> bytes:
-    """What a text of Python prints that sees the standard library alone, and `asked` as its input.
-
-    Raises:
-        subprocess.SubprocessError: it failed, or took longer.
-    """
-    done = subprocess.run(  # noqa: S603  (our own interpreter and text)
-        [sys.executable, "-IS", "-c", code],
-        input=asked,
-        capture_output=True,
-        timeout=timeout_s,
-        check=True,
-    )
-    return done.stdout

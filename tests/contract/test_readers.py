@@ -4,7 +4,6 @@ import gzip
 import io
 import os
 import struct
-import subprocess
 import zlib
 from collections.abc import Callable
 from itertools import product
@@ -36,7 +35,6 @@ SPACING = (1.5, 0.5)  # millimetres between rows, and between columns
 VAST = 30_000
 IN_COLOUR = [ending for ending, reader in READERS.items() if reader.colour]
 VOLUMES = [ending for ending, reader in READERS.items() if reader.volumes]
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def vast_png(side: int) -> bytes:
@@ -70,16 +68,6 @@ def vast_nrrd(side: int) -> bytes:
     return b"NRRD0004\n" + text.encode() + gzip.compress(bytes(64))
 
 
-def vast_mha(side: int) -> bytes:
-    return mha(f"{side} {side} {side}", "MET_UCHAR", zlib.compress(bytes(64)), packed=True)
-
-
-def mha(sizes: str, kind: str, content: bytes, *, packed: bool = False, more: str = "") -> bytes:
-    head = f"ObjectType = Image\nNDims = {len(sizes.split())}\nBinaryData = True\n{more}"
-    head += f"CompressedData = {packed}\nDimSize = {sizes}\nElementType = {kind}\n"
-    return f"{head}ElementDataFile = LOCAL\n".encode() + content
-
-
 VAST_FILES: dict[str, Callable[[int], bytes]] = {
     ".png": vast_png,
     ".jpg": vast_jpeg,
@@ -89,7 +77,6 @@ VAST_FILES: dict[str, Callable[[int], bytes]] = {
     ".nii.gz": lambda side: gzip.compress(vast_nifti(side)),
     ".nii": vast_nifti,
     ".nrrd": vast_nrrd,
-    ".mha": vast_mha,
 }
 """For every ending, a file of few bytes whose header claims this many pixels along each axis."""
 
@@ -103,26 +90,10 @@ def make_nrrd(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
     nrrd.write(str(path), voxels, {**space, "space origin": affine[:3, 3]})
 
 
-def make_mha(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
-    lps = LPS @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
-    more = "BinaryDataByteOrderMSB = True\n"
-    for key, values in {
-        "TransformMatrix": (lps[:3, :3] / spacing).T.ravel(),
-        "Offset": lps[:3, 3],
-        "ElementSpacing": spacing,
-    }.items():
-        more += f"{key} = {' '.join(map(repr, values.tolist()))}\n"
-    kind = {"u1": "UCHAR", "i2": "SHORT", "u2": "USHORT", "f4": "FLOAT"}[voxels.dtype.str[1:]]
-    content = voxels.astype(voxels.dtype.newbyteorder(">")).tobytes(order="F")
-    path.write_bytes(mha(" ".join(map(str, voxels.shape)), f"MET_{kind}", content, more=more))
-
-
 MAKE_VOLUME: dict[str, Callable[[Path, np.ndarray, np.ndarray], None]] = {
     ".nii.gz": make_nifti,
     ".nii": make_nifti,
     ".nrrd": make_nrrd,
-    ".mha": make_mha,
 }
 """For every ending of volumes, how other software than this package writes voxels (x, y, z)."""
 
@@ -402,20 +373,6 @@ def test_a_file_that_holds_something_else_is_named_by_what_it_holds(
             assert "Export the mask again" in found.value.remedy  # its labels are lost
 
 
-@pytest.mark.parametrize(("wanted", "found"), [(".nii.gz", ".nii"), (".nii", ".nii.gz")])
-def test_nifti_that_is_packed_otherwise_than_its_name_says_has_a_remedy_that_works(
-    wanted: str, found: str, tmp_path: Path
-) -> None:
-    whole = tmp_path / f"whole{found}"
-    reader_of(whole).write(whole, mask(), spacing=SPACING, note="")
-    path = whole.rename(tmp_path / f"ann{wanted}")
-    with pytest.raises(DataFileError, match=r"is (plain|gzipped) NIfTI, where") as error:
-        reader_of(path).mask(path)
-    command = error.value.remedy.partition(": ")[2].removesuffix(".")
-    subprocess.run(command.replace("FILE", path.name), shell=True, cwd=tmp_path, check=True)
-    np.testing.assert_array_equal(slice_in(reader_of(path).mask(path).values), mask())
-
-
 @pytest.mark.parametrize(
     ("name", "other"), [(".png", ".nii.gz"), (".png", ".nii"), (".nii", ".png")]
 )
@@ -453,17 +410,6 @@ def samples(depth: int, bands: int = 1) -> np.ndarray:
     return np.random.default_rng(depth).integers(0, 2**depth, (6, 8, bands))
 
 
-@pytest.mark.parametrize(("colour", "bands"), [(2, 3), (4, 2), (6, 4)], ids=["rgb", "la", "rgba"])
-@pytest.mark.parametrize("read", ["image", "mask"])
-def test_a_png_of_16_bits_a_colour_is_refused_since_half_of_them_would_be_lost(
-    colour: int, bands: int, read: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "ann.png"
-    path.write_bytes(png_of(samples(16, bands), 16, colour))
-    with pytest.raises(DataFileError, match="only the upper 8 would be read"):
-        read_by(read, path)
-
-
 @pytest.mark.parametrize(
     ("depth", "colour", "read"),
     [(16, 0, "image"), (16, 0, "mask"), (8, 0, "mask"), (1, 0, "mask")]
@@ -477,14 +423,6 @@ def test_what_a_png_stores_is_read_exactly(
     found = read_by(read, path)
     (stored,) = found if isinstance(found, list) else [found]
     np.testing.assert_array_equal(stored.values, samples(depth)[..., 0])
-
-
-@pytest.mark.parametrize("depth", [2, 4])
-def test_a_mask_whose_few_bits_would_be_stretched_is_refused(depth: int, tmp_path: Path) -> None:
-    path = tmp_path / "ann.png"
-    path.write_bytes(png_of(samples(depth), depth, 0))
-    with pytest.raises(DataFileError, match=f"is a mask of {depth} bits a pixel"):
-        reader_of(path).mask(path)
 
 
 def unplaced(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...], **codes: int) -> None:

@@ -89,7 +89,7 @@ def test_what_tells_of_few_patients_stays(hospital, tmp_path):
     answer = asked(site(hospital, tmp_path, many), Describe(run=RUN))
     assert isinstance(answer, Described)
     found = answer.fingerprint
-    assert (found.patients, found.cases, found.axes) == (None, None, ())
+    assert (found.patients, found.axes) == (None, ())
     assert [one.whole for one in found.modalities] == [None] * len(found.modalities)
 
 

@@ -30,16 +30,6 @@ def looks(mask: np.ndarray, labels: dict[str, int]) -> tuple[str, str]:
     return found.value.reason, found.value.remedy
 
 
-def test_a_mask_of_0_and_255_is_told_to_be_one() -> None:
-    white = (head() > 0) * 255
-    reason, remedy = looks(white, TWO)
-    assert reason.startswith("looks like a 0/255 mask")
-    assert remedy == "Divide it by 255, so that 255 becomes label 1 ('head')."
-    # With more labels nobody knows which of them is white.
-    assert looks(white, THREE)[1] == "Replace 255 by the number of the label that it means."
-    assert looks(np.full((8, 8), 255), TWO)[0] == reason
-
-
 @pytest.mark.parametrize(("marks", "labels"), [((-1,), THREE), ((255,), THREE), ((-1, 65535), TWO)])
 def test_marks_of_what_nobody_annotated_are_told_from_labels(
     marks: tuple[int, ...], labels: dict[str, int]
@@ -50,15 +40,6 @@ def test_marks_of_what_nobody_annotated_are_told_from_labels(
     reason, remedy = looks(mask, labels)
     assert reason.startswith(f"holds {', '.join(map(str, sorted(marks)))}, by which programs")
     assert remedy.startswith("Write 0 in its place where it is background")
-
-
-def test_a_label_that_is_merely_not_named_is_said_to_be() -> None:
-    mask = head().astype(int)
-    mask[0, 0], mask[0, 5] = 7, -1
-    reason, remedy = looks(mask, THREE)
-    assert reason == "has the labels -1, 7, which dataset.json does not name"
-    assert remedy == "Name them under labels there, or remap the mask."
-    check_mask(PATH, head(), THREE)
 
 
 def test_a_mask_that_went_through_jpeg_is_told_to_be_exported_again(tmp_path: Path) -> None:

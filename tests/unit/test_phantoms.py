@@ -11,7 +11,6 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from typer.testing import CliRunner
 
 from asyndgan.cli.phantoms import phantoms as phantoms_command
-from asyndgan.demo import phantoms
 from asyndgan.demo.phantoms import DEFAULT_SITES, LABELS, MODALITIES, PhantomSite, phantom_cases
 from asyndgan.errors import DataError
 from asyndgan.intake.dataset import DataSet
@@ -28,7 +27,8 @@ def drawn(site: PhantomSite, patients: int = 5, size: int = 64, seed: int = 0) -
 
 
 def drawn_for_test(patients: int) -> list[RawCase]:
-    return list(phantoms.test_cases(DEFAULT_SITES, size=64, seed=0, patients_per_site=patients))
+    sites = (replace(site, name=f"test-{site.name}") for site in DEFAULT_SITES)
+    return [case for site in sites for case in drawn(site, patients)]
 
 
 def intensities(cases: list[RawCase], modality: str, *labels: int) -> np.ndarray:

@@ -19,7 +19,8 @@ from asyndgan.runs.study import site_names
 from asyndgan.texts import counted
 
 if TYPE_CHECKING:
-    from asyndgan.intake.check import CheckReport, Fault
+    from asyndgan.intake.check import CheckReport
+    from asyndgan.intake.readers import DataFileError
     from asyndgan.recipe import Recipe
     from asyndgan.tables.check import TableReport
 
@@ -67,7 +68,7 @@ def check(
         same_pictures,
         unheld_modalities,
     )
-    from asyndgan.intake.check import check_folders
+    from asyndgan.intake.check import check_folder
     from asyndgan.tables.check import checked
     from asyndgan.tables.schema import check_own_data, is_table
 
@@ -80,16 +81,19 @@ def check(
     if unplanned:
         what = f"{unplanned[0].file} ({unplanned[0].reason})"
         notes += (f"not planned: {what}; intensities and sizes were not judged",)
-    reports = check_folders(
-        folders, test, image=wanted.image if wanted else None, recipe=wanted, acquired=acquired
-    )
+    image = wanted.image if wanted else None
+    reports = [
+        check_folder(folder, test=test, image=image, recipe=wanted, acquired=acquired)
+        for folder in folders
+    ]
+    reports += [check_folder(test, image=image, acquired=acquired)] if test else []
     trained = reports[: len(folders)]
     between = (*compare_folders(trained), *same_pictures(reports))
     between += unheld_modalities(trained, wanted) if wanted else ()
     if unplanned and not (between or any(report.faults for report in reports)):
         between = unplanned  # `train` refuses them, too
     told = len(trained) if wanted and not recipe else 0
-    notes += notes_between(reports, told=told)
+    notes += tuple(notes_between(reports, told=told))
     if wanted and study:  # whose training comes next
         patients = sum(len(report.patients) for report in trained)
         notes += tuple(line.rstrip(".") for line in too_few_for(wanted, patients))
@@ -136,12 +140,11 @@ def _end_with_tables(console: Terminal, reports: Iterable["TableReport"], *, as_
 
 def _recipe(
     name: str | None, folders: list[Path], overrides: list[str]
-) -> tuple["Recipe | None", tuple["Fault", ...], tuple[str, ...]]:
+) -> tuple["Recipe | None", tuple["DataFileError", ...], tuple[str, ...]]:
     """The recipe of this name; without a name, as the folders are planned for, or why not.
 
     Also what contradicts between the folders, and what the plan did about it.
     """
-    from asyndgan.intake.check import Fault
     from asyndgan.intake.readers import DataFileError
     from asyndgan.runs.planned import planned
 
@@ -154,28 +157,27 @@ def _recipe(
         made = planned(dict(zip(site_names(folders), folders, strict=True)), overrides)
         return made.recipe, (), tuple(note.rstrip(".") for note in made.notes)
     except DataFileError as error:  # the check itself names nearly every fault
-        every = Fault(error.file, error.reason, error.remedy), *map(_unmeasured, folders)
-        return None, tuple(dict.fromkeys(filter(None, every))), ()
+        every = (error, *filter(None, map(_unmeasured, folders)))
+        return None, tuple({str(each): each for each in every}.values()), ()
     except DataError as error:
         reason, _, remedy = f"{error}".partition(". ")
-        return None, (Fault(folders[0], reason, remedy),), ()
+        return None, (DataFileError(folders[0], reason, remedy),), ()
 
 
-def _unmeasured(folder: Path) -> "Fault | None":
+def _unmeasured(folder: Path) -> "DataFileError | None":
     """Why no recipe can be planned for a folder; None: it can."""
-    from asyndgan.intake.check import Fault
     from asyndgan.intake.fingerprint import measured
     from asyndgan.intake.readers import DataFileError
 
     try:
         measured(folder)
     except DataFileError as error:
-        return Fault(error.file, error.reason, error.remedy)
+        return error
     return None
 
 
 def _print_json(
-    reports: list["CheckReport"], between: tuple["Fault", ...], notes: tuple[str, ...]
+    reports: list["CheckReport"], between: tuple["DataFileError", ...], notes: tuple[str, ...]
 ) -> None:
     folders = []
     for report in reports:
@@ -206,7 +208,7 @@ def _show(console: Terminal, title: str, rows: Iterable[tuple[str, str]]) -> Non
 
 def _show_faults(
     console: Terminal,
-    faults: Iterable["Fault"],
+    faults: Iterable["DataFileError"],
     notes: Iterable[str],
     folder: Path | None,
     every: bool,

@@ -140,9 +140,9 @@ def _show(
 ) -> None:
     """Prints a row for each series, and below the table each fault and what to do."""
     faults: dict[tuple[str, str], int] = {}
-    for series, fault in picked.faults:
+    for fault in picked.faults:
         number = faults.setdefault((fault.reason, fault.remedy), len(faults) + 1)
-        results[id(series)] = f"see {number}"
+        results[id(fault.series)] = f"see {number}"
     table = Table("patient", "study", "series", "holds", "result")
     for patient, study, number, series in _numbered(archive):
         result = results.get(id(series), "not taken")

@@ -284,12 +284,8 @@ class Lesion:
         return 1 / (1 + np.exp(-np.clip(inwards / (self.edge * section), -30, 30)))
 
 
-def draw_lesions(rng: np.random.Generator, habit: LesionHabit) -> list[Lesion]:
-    """Draws one person's lesions."""
-    return [_draw_lesion(rng, habit) for _ in range(rng.poisson(habit.number))]
-
-
-def _draw_lesion(rng: np.random.Generator, habit: LesionHabit) -> Lesion:
+def draw_lesion(rng: np.random.Generator, habit: LesionHabit) -> Lesion:
+    """Draws one of a person's lesions."""
     # The square makes small lesions more common.
     radius = habit.radius[0] + (habit.radius[1] - habit.radius[0]) * rng.uniform() ** 2
     # The angle from the front or the back starts at 22 degrees, so the midline stays free.

@@ -12,11 +12,10 @@ from typing import Final, final
 
 import numpy as np
 
-from asyndgan.demo.anatomy import LABELS, Head, LesionHabit, draw_lesions
+from asyndgan.demo.anatomy import LABELS, Head, LesionHabit, draw_lesion
 from asyndgan.demo.scanner import (
     FIELD_OF_VIEW,
     MODALITIES,
-    Exposure,
     Look,
     Scanner,
     draw_slice,
@@ -141,27 +140,14 @@ def phantom_cases(
     Raises:
         DataError: a size below 32, a negative seed or fewer than 2 slices.
     """
-    _check(size, seed, slices)
+    if size < 32:
+        raise DataError(f"phantoms: size {size}; lesions need 32 pixels or more.")
+    if seed < 0:
+        raise DataError(f"phantoms: seed {seed}; give 0 or more.")
+    if slices is not None and not 2 <= slices <= MOST_SLICES:
+        raise DataError(f"phantoms: slices {slices}; a volume has 2 to {MOST_SLICES}.")
     for patient in range(site.patients):
-        yield from _patient_cases(site, site.name, patient, size, seed, slices)
-
-
-def test_cases(
-    sites: Sequence[PhantomSite],
-    *,
-    size: int,
-    seed: int,
-    patients_per_site: int,
-    slices: int | None = None,
-) -> Iterator[RawCase]:
-    """Draws the test set, `test-*`: patients of no site, with every site's scanner and lesions.
-
-    Arguments, cases and errors are those of `phantom_cases`.
-    """
-    _check(size, seed, slices)
-    for site in sites:
-        for patient in range(patients_per_site):
-            yield from _patient_cases(site, f"test-{site.name}", patient, size, seed, slices)
+        yield from _patient_cases(site, patient, size, seed, slices)
 
 
 def write_phantoms(
@@ -175,6 +161,7 @@ def write_phantoms(
 ) -> dict[str, int]:
     """Writes each site to `folder/<site>` and the test set to `folder/test`, in nnU-Net's format.
 
+    The test set has patients of no site, `test-*`, with every site's scanner and lesions.
     `patients_scale` is a factor for every number of patients; each set keeps at least one a site.
     Volumes are written as NIfTI, and single slices as PNG.
 
@@ -185,55 +172,49 @@ def write_phantoms(
         DataError: as `phantom_cases`, a scale that is not positive, or a folder that cannot be
             written.
     """
-    _check(size, seed, slices)
     if not patients_scale > 0:
         raise DataError(f"phantoms: patients scale {patients_scale}; give a number above 0.")
-    sites = [replace(site, patients=_scaled(site.patients, patients_scale)) for site in sites]
-    drawn = {
-        site.name: phantom_cases(site, size=size, seed=seed, slices=slices) for site in sites
-    } | {
-        "test": test_cases(
-            sites, size=size, seed=seed, slices=slices,
-            patients_per_site=_scaled(_TEST_PATIENTS, patients_scale),
-        )
-    }  # fmt: skip
+    tests = [replace(site, name=f"test-{site.name}", patients=_TEST_PATIENTS) for site in sites]
     return {
         name: write_dataset(
-            folder / name, cases, modalities=MODALITIES, labels=LABELS, name=name,
+            folder / name,
+            (
+                case
+                for site in parts
+                for case in phantom_cases(
+                    replace(site, patients=max(1, round(site.patients * patients_scale))),
+                    size=size,
+                    seed=seed,
+                    slices=slices,
+                )
+            ),
+            modalities=MODALITIES,
+            labels=LABELS,
+            name=name,
             file_ending=".nii.gz" if slices else ".png",
         )
-        for name, cases in drawn.items()
-    }  # fmt: skip
-
-
-def _scaled(patients: int, scale: float) -> int:
-    return max(1, round(patients * scale))
-
-
-def _check(size: int, seed: int, slices: int | None) -> None:
-    if size < 32:
-        raise DataError(f"phantoms: size {size}; lesions need 32 pixels or more.")
-    if seed < 0:
-        raise DataError(f"phantoms: seed {seed}; give 0 or more.")
-    if slices is not None and not 2 <= slices <= MOST_SLICES:
-        raise DataError(f"phantoms: slices {slices}; a volume has 2 to {MOST_SLICES}.")
+        for name, parts in {**{site.name: [site] for site in sites}, "test": tests}.items()
+    }
 
 
 def _patient_cases(
-    site: PhantomSite, cohort: str, patient: int, size: int, seed: int, slices: int | None
+    site: PhantomSite, patient: int, size: int, seed: int, slices: int | None
 ) -> Iterator[RawCase]:
     def stream(purpose: str) -> np.random.Generator:
         # crc32, since Python's own hash of a string differs between processes
-        return np.random.default_rng([seed, _number(cohort), patient, _number(purpose)])
+        cohort, number = (zlib.crc32(text.encode()) for text in (site.name, purpose))
+        return np.random.default_rng([seed, cohort, patient, number])
 
     head = Head.draw(stream("head"))
-    lesions = draw_lesions(stream("lesions"), site.lesions)
-    exposure = Exposure.draw(stream("exposure"), site.scanner)
-    name, side = f"{cohort}-p{patient:03d}", FIELD_OF_VIEW / size
+    chance = stream("lesions")
+    count = chance.poisson(site.lesions.number)
+    lesions = [draw_lesion(chance, site.lesions) for _ in range(count)]
+    name, side = f"{site.name}-p{patient:03d}", FIELD_OF_VIEW / size
 
     def drawn(number: int, level: float) -> tuple[np.ndarray, np.ndarray]:
         signal, mask = draw_slice(head, lesions, site.scanner, level, size)
-        return scan(signal, exposure, stream(f"noise {number}")), mask
+        image = scan(signal, site.scanner, stream("exposure"), stream(f"noise {number}"))
+        return image, mask
 
     if slices:
         each = [drawn(number, number / (slices - 1)) for number in range(slices)]
@@ -241,15 +222,9 @@ def _patient_cases(
         volume = dict(zip(MODALITIES, images.swapaxes(0, 1), strict=True))
         yield RawCase(name, name, volume, masks, (_HEIGHT / (slices - 1), side, side))
         return
-    for number in _slice_numbers(stream("slices"), site.slices):
+    chance = stream("slices")
+    for part in np.array_split(np.array(_LEVELS), site.slices):
+        number = int(chance.choice(part))
         image, mask = drawn(number, (number - _LEVELS.start) / (len(_LEVELS) - 1))
         channels = dict(zip(MODALITIES, image, strict=True))
         yield RawCase(f"{name}_s{number}", name, channels, mask, (side, side))
-
-
-def _number(text: str) -> int:
-    return zlib.crc32(text.encode())
-
-
-def _slice_numbers(rng: np.random.Generator, count: int) -> list[int]:
-    return [int(rng.choice(part)) for part in np.array_split(np.array(_LEVELS), count)]

@@ -146,38 +146,24 @@ def _pooled(planes: np.ndarray) -> np.ndarray:
     return planes.reshape(*front, rows // n, n, columns // n, n).mean(axis=(-3, -1))
 
 
-@final
-@dataclass(frozen=True)
-class Exposure:
-    """A scanner during one patient's scan: the site's look with small deviations."""
+def scan(
+    signal: Stack, scanner: Scanner, exposure: np.random.Generator, noise: np.random.Generator
+) -> Stack:
+    """Applies receive field, point spread and Rician noise, and quantises to eight bits.
 
-    scanner: Scanner
-    gains: tuple[float, ...]
-    direction: float
-    field: Waves
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, scanner: Scanner) -> "Exposure":
-        """Draws the deviations."""
-        return cls(
-            scanner=scanner,
-            gains=tuple(float(gain) for gain in np.exp(rng.normal(0.0, 0.04, len(MODALITIES)))),
-            direction=float(np.deg2rad(scanner.bias_from + rng.normal(0.0, 20.0))),
-            field=Waves.draw(rng, (1.6, 1.6), 5),
-        )
-
-
-def scan(signal: Stack, exposure: Exposure, rng: np.random.Generator) -> Stack:
-    """Applies receive field, point spread and Rician noise, and quantises to eight bits."""
-    scanner = exposure.scanner
+    `exposure` draws small deviations from the site's look: alike in all slices of a patient.
+    """
+    gains = np.exp(exposure.normal(0.0, 0.04, len(MODALITIES)))
+    direction = float(np.deg2rad(scanner.bias_from + exposure.normal(0.0, 20.0)))
+    waves = Waves.draw(exposure, (1.6, 1.6), 5)
     size = signal.shape[-1]
     axis = ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1).astype(np.float32)
     x, y = np.meshgrid(axis, axis)
-    towards = x * np.sin(exposure.direction) - y * np.cos(exposure.direction)
-    field = np.exp(scanner.bias * (0.8 * towards + 0.5 * exposure.field.at(x, y)))
-    received = signal * field * np.array(exposure.gains, np.float32)[:, None, None]
+    towards = x * np.sin(direction) - y * np.cos(direction)
+    field = np.exp(scanner.bias * (0.8 * towards + 0.5 * waves.at(x, y)))
+    received = signal * field * gains.astype(np.float32)[:, None, None]
     spread = scanner.blur / (FIELD_OF_VIEW / size)
     received = gaussian_filter(received, (0, spread, spread))
-    real, imaginary = scanner.noise * rng.standard_normal((2, *signal.shape))
+    real, imaginary = scanner.noise * noise.standard_normal((2, *signal.shape))
     magnitude = np.hypot(received + real, imaginary)
     return np.clip(np.rint(magnitude * 255), 0, 255).astype(np.float32)

@@ -1,7 +1,5 @@
 """Which series of a study become a case, and which segmentations its mask."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -11,16 +9,14 @@ from typing import final
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from asyndgan.dicom.files import MAX_FILE, DicomError
+from asyndgan.dicom.files import DicomError
 from asyndgan.dicom.geometry import Grid, grid_of
 from asyndgan.dicom.series import Archive, Series, faults_of
 from asyndgan.errors import DataError
-from asyndgan.intake.description import IGNORED, MAX_LABEL
+from asyndgan.intake.description import BACKGROUND, IGNORED, MAX_LABEL
 from asyndgan.intake.grids import ORIGIN_TOLERANCE
-from asyndgan.received import opened
 from asyndgan.texts import Name, named_alike
 
-BACKGROUND = "background"
 _ONE_ID = "Give all files of a patient one PatientID, and each series a UID of its own."
 Wanted = Sequence[tuple[str, str]]
 
@@ -73,10 +69,10 @@ class Pick:
 @final
 @dataclass
 class Picked:
-    """The cases to be, and the faults of series and studies (by their first series) left out."""
+    """The cases to be, and the faults of what is left out, each `of` a series."""
 
     cases: list[Pick] = field(default_factory=list)
-    faults: list[tuple[Series, DicomError]] = field(default_factory=list)
+    faults: list[DicomError] = field(default_factory=list)
 
 
 def pick(archive: Archive, choice: Choice) -> Picked:
@@ -89,14 +85,14 @@ def pick(archive: Archive, choice: Choice) -> Picked:
             owners.setdefault(each.key[2], set()).add(each.key[0])
     for _, of_patient in groupby(archive.series, lambda each: each.key[0]):
         patient = list(of_patient)
-        masks = _once([each for each in patient if each.is_segmentation])
+        masks = [each for each in patient if each.is_segmentation]
         images = [each for each in patient if not each.is_segmentation]
         for mask in masks:
             if not any(_is_of(mask, each) for each in images):
                 fault = DicomError("is of a series that is not here", "Export that series too.")
                 if not mask.references.isdisjoint(owners):
                     fault = DicomError("has another PatientID than its images", _ONE_ID)
-                picked.faults.append((mask, fault))
+                picked.faults.append(fault.of(mask))
         for each in patient:
             if len(owners.get(each.key[2], ())) > 1:
                 each.faults.insert(0, DicomError("has images with several PatientIDs", _ONE_ID))
@@ -106,21 +102,8 @@ def pick(archive: Archive, choice: Choice) -> Picked:
                 if study:
                     _pick_study(study, masks, choice, picked, masked=masked)
             except DicomError as fault:
-                picked.faults.append((study[0], fault))
+                picked.faults.append(fault.of(study[0]))
     return picked
-
-
-def _once(masks: Sequence[Series]) -> list[Series]:
-    """Segmentations without the copies of one file, as in a copied folder."""
-    several = Counter(mask.key for mask in masks)
-    found: dict[tuple[object, ...], Series] = {}
-    for mask in masks:
-        content = b""
-        if several[mask.key] > 1:
-            with opened(mask.files[0], MAX_FILE) as file:
-                content = hashlib.file_digest(file, "sha256").digest()
-        found.setdefault((mask.key, content), mask)
-    return list(found.values())
 
 
 def _pick_study(
@@ -138,7 +121,7 @@ def _pick_study(
             "Give each patient a PatientID of their own.",
         )
     likes = choice.segmentations or ["*"]
-    masks = [each for each in masks if any(_fits(like, *_told(each)) for like in likes)]
+    masks = [each for each in masks if any(_fits(like, *each.told) for like in likes)]
     own = {id(each): [mask for mask in masks if _is_of(mask, each)] for each in images}
     for channels in _channels(images, own, choice):
         drawn = {id(mask): mask for each in channels.values() for mask in own[id(each)]}
@@ -147,7 +130,7 @@ def _pick_study(
                 raise DicomError("has no segmentation", "Export it beside the images.")
             picked.cases.append(Pick(channels, _grids(channels), list(drawn.values())))
         except DicomError as fault:
-            picked.faults.append((fault.series or next(iter(channels.values())), fault))
+            picked.faults.append(fault.of(next(iter(channels.values()))))
 
 
 def _is_of(mask: Series, image: Series) -> bool:
@@ -174,7 +157,7 @@ def _channels(
         return [{each.kind: each} for each in found]
     channels = {}
     for name, like in choice.series:
-        fit = [each for each in images if _fits(like, *_told(each), each.kind)]
+        fit = [each for each in images if _fits(like, *each.told, each.kind)]
         fit = [each for each in fit if masks[id(each)]] or fit if len(fit) > 1 else fit
         if len(fit) != 1:
             raise DicomError(
@@ -183,10 +166,6 @@ def _channels(
             )
         channels[name] = fit[0]
     return [channels]
-
-
-def _told(series: Series) -> tuple[str, str]:
-    return series.description, series.number
 
 
 def _fits(pattern: str, *texts: str) -> bool:

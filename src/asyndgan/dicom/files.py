@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, final
 
 import numpy as np
 
@@ -53,6 +53,11 @@ class DicomError(DataError):
         self.reason = reason
         self.remedy = remedy
         self.series: Series | None = None
+
+    def of(self, series: "Series") -> Self:
+        """The fault, as one of this series unless it is of another one."""
+        self.series = self.series or series
+        return self
 
 
 class NotDicomError(Exception):

@@ -1,6 +1,5 @@
 """The grid on which a series lies: its planes in order, and what is wrong with them."""
 
-import filecmp
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
@@ -53,7 +52,7 @@ def grid_of(series: Series) -> Grid:
     if len(sizes := {shape[1:] for shape in series.shapes.values()}) != 1:
         raise DicomError("holds images of several sizes", _SPLIT)
     ((rows, columns),) = sizes
-    frames = _once(series)
+    frames = series.frames
     if not 0 < rows * columns * len(frames) <= MAX_VOXELS:
         raise DicomError(f"has no voxel, or more than {MAX_VOXELS}", "Export a part of it.")
     for values in ([f.orientation for f in frames], [f.spacing for f in frames]):
@@ -75,19 +74,6 @@ def grid_of(series: Series) -> Grid:
     return Grid(
         ordered, (columns, rows, len(ordered)), TO_RAS @ affine, tilt if tilt > TILT else 0.0
     )
-
-
-def _once(series: Series) -> list[Frame]:
-    """The planes of a series, of which a file may be there twice, as in a copied folder."""
-    found: dict[tuple[object, ...], Frame] = {}
-    for frame in series.frames:
-        known = found.setdefault((frame.uid, frame.number, frame.position), frame)
-        if known.file != frame.file and not filecmp.cmp(known.file, frame.file, shallow=False):
-            raise DicomError(
-                "holds two files of one image, and their contents differ",
-                "Keep the right one of each pair with one SOP Instance UID.",
-            )
-    return list(found.values())
 
 
 def _step(places: np.ndarray, normal: np.ndarray, pixel: float) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from asyndgan.dicom.choosing import Choice, Pick
 from asyndgan.dicom.files import DicomError
 from asyndgan.dicom.geometry import voxels_of
 from asyndgan.dicom.segments import draw
-from asyndgan.dicom.series import Series, faults_of
+from asyndgan.dicom.series import faults_of
 from asyndgan.errors import DataError
 from asyndgan.export.writing import written_whole
 from asyndgan.intake.readers import NOT_ACQUIRED
@@ -86,7 +86,7 @@ def read_cases(
     cases: Sequence[Pick],
     choice: Choice,
     labels: Mapping[str, int],
-    faults: list[tuple[Series, DicomError]],
+    faults: list[DicomError],
 ) -> Iterator[tuple[Pick, list[np.ndarray]]]:
     """Decodes cases, one at a time; `faults` is filled with those that cannot be decoded.
 
@@ -102,7 +102,7 @@ def read_cases(
                 with faults_of(series):
                     arrays.append(voxels_of(series, grid))
         except DicomError as fault:
-            faults.append((fault.series or channels[0], fault))
+            faults.append(fault.of(channels[0]))
         else:
             yield case, arrays + ([] if mask is None else [mask])
 
@@ -136,7 +136,7 @@ def _mask(case: Pick, choice: Choice, labels: Mapping[str, int]) -> np.ndarray |
     return mask
 
 
-def check_alike(cases: Sequence[Pick], faults: Sequence[tuple[Series, DicomError]] = ()) -> None:
+def check_alike(cases: Sequence[Pick], faults: Sequence[DicomError] = ()) -> None:
     """Raises `DataError` without cases, or if modalities differ or only some are synthetic."""
     if not cases:
         none = (
@@ -167,7 +167,7 @@ def write(
     choice: Choice,
     labels: Mapping[str, int],
     patients: PatientMap,
-    faults: list[tuple[Series, DicomError]],
+    faults: list[DicomError],
 ) -> Iterator[tuple[Pick, str]]:
     """Writes a data set, one case at a time, and at its end the map of patients.
 

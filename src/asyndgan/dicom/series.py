@@ -1,5 +1,6 @@
 """What lies in a folder of DICOM files: series of images, and segmentations of them."""
 
+import filecmp
 import os
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -106,6 +107,11 @@ class Series:
     unit: str = ""
 
     @property
+    def told(self) -> tuple[str, str]:
+        """What people call it; private."""
+        return self.description, self.number
+
+    @property
     def is_segmentation(self) -> bool:
         """Whether it holds no images of its own."""
         return self.kind in ("SEG", "RTSTRUCT")
@@ -117,8 +123,7 @@ def faults_of(series: Series) -> Iterator[None]:
     try:
         yield
     except DicomError as fault:
-        fault.series = fault.series or series
-        raise
+        raise fault.of(series)  # noqa: B904
 
 
 @final
@@ -140,16 +145,15 @@ def read_archive(folder: Path) -> Archive:
     """Reads the headers of all files in a folder; links to other folders are not followed."""
     archive = Archive()
     found: dict[tuple[str, ...], Series] = {}
+    copies: dict[tuple[str, ...], Path] = {}
 
-    def unreadable(error: OSError) -> None:
-        archive.broken.append(Path(error.filename))
-
-    for place, folders, names in os.walk(folder, onerror=unreadable):
+    told = archive.broken
+    for place, folders, names in os.walk(folder, onerror=lambda e: told.append(Path(e.filename))):
         folders.sort()
         for path in (Path(place, name) for name in sorted(names)):
             try:
                 with header_of(path, _TAGS) as dataset:
-                    if not _add(found, path, dataset):
+                    if not _add(found, copies, path, dataset):
                         archive.others += 1
             except NotDicomError:
                 archive.foreign.append(path)
@@ -160,8 +164,16 @@ def read_archive(folder: Path) -> Archive:
     return archive
 
 
-def _add(found: dict[tuple[str, ...], Series], path: Path, dataset: Any) -> bool:
-    """Adds a file to its series; returns whether it holds images or a segmentation."""
+def _add(
+    found: dict[tuple[str, ...], Series],
+    copies: dict[tuple[str, ...], Path],
+    path: Path,
+    dataset: Any,
+) -> bool:
+    """Adds a file to its series; returns whether it holds images or a segmentation.
+
+    A file may be there twice, as in a copied folder: it counts once.
+    """
     sop, modality = str(dataset.get("SOPClassUID")), str(dataset.get("Modality"))
     if "SOPClassUID" not in dataset and str(dataset.file_meta.get(_CLASS)) != _DIRECTORY:
         raise DicomError("cannot be read: a file is cut off", "Export it again.")
@@ -176,8 +188,20 @@ def _add(found: dict[tuple[str, ...], Series], path: Path, dataset: Any) -> bool
     number, description = (str(dataset.get(name) or "").strip() for name in ("SeriesNumber", label))
     key = (patient.casefold(), study, uid)
     frame_of_reference = str(dataset.get("FrameOfReferenceUID") or "")
+    image = [str(dataset.get(name)) for name in ("SOPInstanceUID", "ImagePositionPatient")]
+    first = copies.setdefault((*key, kind, *image), path)
+    differs = first != path and not filecmp.cmp(first, path, shallow=False)
+    if first != path and not differs:
+        return True
     new = Series(key, kind, number, description, frame_of_reference)
     series = found.setdefault((*key, kind, alone), new)
+    if differs and not alone:
+        series.faults.append(
+            DicomError(
+                "holds two files of one image, and their contents differ",
+                "Keep the right one of each pair with one SOP Instance UID.",
+            )
+        )
     series.files.append(path)
     if alone:
         _describe_segments(series, dataset)

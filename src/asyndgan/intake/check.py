@@ -17,15 +17,9 @@ from asyndgan.intake.dataset import DataSet, painted
 from asyndgan.intake.description import BACKGROUND, describe
 from asyndgan.intake.findings import NAMED, OF_DATA, Finding, findings
 from asyndgan.intake.grids import shown_shape
-from asyndgan.intake.listing import CaseFiles, Listing, Part, listed, part_of
+from asyndgan.intake.listing import CaseFiles, Part, listed, part_of
 from asyndgan.intake.nnunet import AXES, read_arrays, slices_of
-from asyndgan.intake.patients import (
-    joined,
-    patients_of,
-    same_person,
-    shared_patients,
-    unfitting,
-)  # fmt: skip
+from asyndgan.intake.patients import doubts, patients_of, same_person, shared_patients
 from asyndgan.intake.readers import READERS, DataFileError
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.store.case import Source
@@ -51,22 +45,6 @@ SHOWN_NAMELESS = 8
 
 @final
 @dataclass(frozen=True)
-class Fault:
-    """One problem in a data set that has to be corrected.
-
-    Attributes:
-        file: the file or folder at fault.
-        reason: what is wrong, without a full stop.
-        remedy: what to do, as a full sentence.
-    """
-
-    file: Path
-    reason: str
-    remedy: str
-
-
-@final
-@dataclass(frozen=True)
 class CheckReport:
     """The result of checking one folder.
 
@@ -84,8 +62,8 @@ class CheckReport:
     """
 
     folder: Path
-    rows: tuple[tuple[str, str], ...]
-    faults: tuple[Fault, ...]
+    rows: tuple[tuple[str, str], ...] = ()
+    faults: tuple[DataFileError, ...] = ()
     patients: dict[str, Path] = field(default_factory=dict, repr=False)
     files: dict[str, Path] = field(default_factory=dict, repr=False)
     labels: dict[str, int] = field(default_factory=dict)
@@ -101,169 +79,126 @@ def check_folder(
     test: Path | None = None,
     image: ImageSection | None = None,
     recipe: Recipe | None = None,
-) -> CheckReport:
-    """As `check_folders` of one folder; of `test` only dataset.json and file names are read."""
-    return _Tally(folder, image).report(test, recipe)
-
-
-def check_folders(
-    folders: Sequence[Path],
-    test: Path | None = None,
-    *,
-    image: ImageSection | None = None,
-    recipe: Recipe | None = None,
     acquired: bool = False,
-) -> list[CheckReport]:
-    """Reads whole data sets, and the test set last, and collects their faults.
+) -> CheckReport:
+    """Reads a whole data set, and collects its faults.
 
     Args:
-        folders: each holds dataset.json, imagesTr and labelsTr.
-        test: another data set that must share no patient with these. imagesTs in a folder, where
-            present, is always compared with imagesTr.
-        image: how a recipe prepares images, which has to suit all; None: which recipe will come
-            is not known, so nothing is said of what fits.
-        recipe: the whole recipe, with this `image`, of which the folders are to be sites.
+        folder: holds dataset.json, imagesTr and labelsTr.
+        test: another data set that must share no patient with it; of that only dataset.json and
+            file names are read. imagesTs in the folder is always compared with imagesTr.
+        image: how a recipe prepares images; None: which recipe will come is not known, so nothing
+            is said of what fits.
+        recipe: the whole recipe, with this `image`, of which the folder is to be a site.
         acquired: whether patients' images are wanted, so that painted ones are a fault.
 
     Raises:
-        DataError: a data set's `patient_pattern` is not a regular expression. Other faults of
+        DataError: the data set's `patient_pattern` is not a regular expression. Other faults of
             the data are returned, not raised.
     """
-    read = [_Tally(folder, image) for folder in (*folders, *([test] if test else []))]
-    taught = len(folders)
-    return [
-        *(one.report(test, recipe, acquired=acquired) for one in read[:taught]),
-        *(one.report(None, None, acquired=acquired) for one in read[taught:]),
-    ]
+    try:
+        info = describe(folder)
+        found = listed(folder, info)
+    except DataFileError as error:
+        return CheckReport(folder, faults=(error,))  # all else would follow from this
+    patients = patients_of((files.name for files in found.cases), info.patient_pattern)
+    tally = _Tally(info, patients, image)
+    data, kept = DataSet(folder), False
+    with suppress(DataError):  # a file is at fault: then each is read, and its faults told
+        kept = bool(data.stored)
+    for files in found.cases:
+        _check_case(files, tally, data if kept else None)
+    tally.faults += found.faults
+    masks = folder / f"labels{part_of(folder)}"
+    notes = []
+    if masks.is_dir():
+        tally.faults += found.unmasked
+    elif not found.faults:
+        notes.append(
+            "holds no masks: 'train', 'evaluate' and 'audit' need them in "
+            f"{masks.name}; 'complete' does not"
+        )
+    unreal = painted(info)
+    if unreal and acquired:
+        tally.faults.append(DataFileError(folder, *unreal))
+    elif unreal:
+        notes.append("holds synthetic cases, so it is refused as a site's data and as test data")
+    files_of = {case.name: next(iter(case.images.values())) for case in found.cases}
+    own = {patients[name]: file for name, file in reversed(files_of.items())}
+    tally.faults += tested_as_well(folder, own, test)
+    tally.survey.masked = bool(tally.masks)
+    tally.survey.labels |= set(tally.pixels) - {0}  # also of cases in which a fault was found
+    shown = findings(tally.survey, OF_DATA if image is None else None)
+    for finding in (one for one in shown if one.fault):
+        for file in [files_of[name] for name in finding.volumes] or [folder]:
+            tally.faults.append(DataFileError(file, finding.reason, finding.remedy))
+    report = CheckReport(
+        folder=folder,
+        rows=tuple(_rows(info, len(found.cases), len(own), tally)),
+        faults=tuple(tally.faults),
+        patients=own,
+        files=files_of,
+        labels=info.labels,
+        modalities=info.modalities,
+        notes=(*notes, *_notes(info, [case.name for case in found.cases], shown)),
+        survey=tally.survey,
+        findings=tuple(shown),
+    )
+    unfit = _unready(report, recipe) if recipe and not unreal else ()
+    more = (DataFileError(folder, *reason) for reason in unfit)
+    return replace(report, faults=(*report.faults, *more))
 
 
 @final
 class _Tally:
     """Counts and faults collected while a folder's files are read.
 
-    Args:
-        folder: the folder.
-        image: how a recipe prepares images; None: it is not known.
+    `image`: how a recipe prepares images; None: it is not known.
     """
 
-    def __init__(self, folder: Path, image: ImageSection | None) -> None:
-        self.folder = folder
+    def __init__(
+        self, info: DatasetInfo, patients: dict[str, str], image: ImageSection | None
+    ) -> None:
+        self.info = info
+        self.patients = patients
         self.fits = image is not None
         self.survey = Survey(image or ImageSection())
-        self.info: DatasetInfo | None = None
-        self.cases: list[CaseFiles] = []
-        self.patients: dict[str, str] = {}
-        self.faults: list[Fault] = []
-        self.notes: list[str] = []
-        self.sizes: Counter[tuple[int, ...]] = Counter()
-        self.spacings: Counter[tuple[float, ...]] = Counter()
+        self.faults: list[DataFileError] = []
+        self.sources: list[Source] = []
         self.pixels: Counter[int] = Counter()
         self.cases_with: Counter[int] = Counter()
         self.lacking: Counter[str] = Counter()
         self.masks = 0
         self.extremes: dict[str, tuple[float, float]] = {}
-        try:
-            self.info = describe(folder)
-            found = listed(folder, self.info)
-        except DataFileError as error:
-            self.error(error)  # all else would follow from this
-        else:
-            self.read(self.info, found)
-
-    def fault(self, file: Path, reason: str, remedy: str) -> None:
-        """Records a fault; checking continues."""
-        self.faults.append(Fault(file, reason, remedy))
-
-    def error(self, error: DataFileError) -> None:
-        """Records an error raised by a reader; checking continues."""
-        self.fault(error.file, error.reason, error.remedy)
-
-    def read(self, info: DatasetInfo, found: Listing) -> None:
-        """Reads imagesTr and labelsTr."""
-        self.cases = found.cases
-        names = (files.name for files in found.cases)
-        self.patients = patients_of(names, info.patient_pattern)
-        data, kept = DataSet(self.folder), False
-        with suppress(DataError):  # a file is at fault: then each is read, and its faults told
-            kept = bool(data.stored)
-        for files in found.cases:
-            _check_case(files, info, self, data if kept else None)
-        for fault in found.faults:
-            self.error(fault)
-        masks = self.folder / f"labels{part_of(self.folder)}"
-        if masks.is_dir():
-            for fault in found.unmasked:
-                self.error(fault)
-        elif not found.faults:
-            self.notes.append(
-                "holds no masks: 'train', 'evaluate' and 'audit' need them in "
-                f"{masks.name}; 'complete' does not"
-            )
-
-    def report(
-        self, test: Path | None, recipe: Recipe | None, *, acquired: bool = False
-    ) -> CheckReport:
-        """What follows from what was read."""
-        if self.info is None:
-            return CheckReport(self.folder, (), tuple(self.faults))
-        folder, info = self.folder, self.info
-        unreal = painted(info)
-        if unreal and acquired:
-            self.fault(folder, *unreal)
-        files = {case.name: next(iter(case.images.values())) for case in self.cases}
-        own = {self.patients[name]: file for name, file in reversed(files.items())}
-        self.faults += tested_as_well(folder, own, test)
-        self.survey.masked = bool(self.masks)
-        self.survey.labels |= set(self.pixels) - {0}  # also of cases in which a fault was found
-        found = findings(self.survey, None if self.fits else OF_DATA)
-        for finding in (one for one in found if one.fault):
-            for file in [files[name] for name in finding.volumes] or [folder]:
-                self.fault(file, finding.reason, finding.remedy)
-        noted = bool(unreal) and not acquired
-        report = CheckReport(
-            folder=folder,
-            rows=tuple(_rows(info, len(own), self)),
-            faults=tuple(self.faults),
-            patients=own,
-            files=files,
-            labels=info.labels,
-            modalities=info.modalities,
-            notes=(*self.notes, *_notes(info, self.cases, found, noted=noted)),
-            survey=self.survey,
-            findings=tuple(found),
-        )
-        unfit = _unready(report, recipe) if recipe and not unreal else ()
-        return replace(report, faults=(*report.faults, *(Fault(folder, *why) for why in unfit)))
 
 
-def _check_case(files: CaseFiles, info: DatasetInfo, tally: _Tally, data: DataSet | None) -> None:
-    before = len(tally.faults)
+def _check_case(files: CaseFiles, tally: _Tally, data: DataSet | None) -> None:
+    before, info = len(tally.faults), tally.info
     if data:
         source, images, mask = data.arrays(files)
     else:
-        source, images, mask = read_arrays(files, info, tally.error)
+        source, images, mask = read_arrays(files, info, tally.faults.append)
     whole = next(iter(files.images.values()))
-    for number, modality in enumerate(info.modalities):
-        if modality in images:
-            _check_image(files.images.get(number, whole), modality, images[modality], tally)
     # A single unreadable file where three modalities are wanted may be an RGB picture that holds
     # them all, so none is reported missing.
     unknown = not images and len(info.modalities) >= 3 and set(files.images) == {0}
-    for number, modality in enumerate(() if unknown else info.modalities):
-        if number not in files.images and modality not in images:
+    for number, modality in enumerate(info.modalities):
+        if modality in images:
+            _check_image(files.images.get(number, whole), modality, images[modality], tally)
+        elif number not in files.images and not unknown:
             tally.lacking[modality] += 1
-            if info.incomplete:
-                continue
-            tally.fault(
-                whole.with_name(f"{files.name}_{number:04d}{info.file_ending}"),
-                f"modality '{modality}' is missing for this case",
-                "Add the file; or remove the case and lower numTraining; or take the modality out "
-                "of dataset.json and its files away; or, if cases may lack it, write "
-                '"incomplete": true there.',
-            )
+            if not info.incomplete:
+                tally.faults.append(
+                    DataFileError(
+                        whole.with_name(f"{files.name}_{number:04d}{info.file_ending}"),
+                        f"modality '{modality}' is missing for this case",
+                        "Add the file; or remove the case and lower numTraining; or take the "
+                        "modality out of dataset.json and its files away; or, if cases may lack "
+                        'it, write "incomplete": true there.',
+                    )
+                )
     if source:
-        tally.sizes[source.shape] += 1
-        tally.spacings[source.spacing] += 1
+        tally.sources.append(source)
     if mask is not None:
         found, counts = np.unique(mask, return_counts=True)
         tally.masks += 1
@@ -271,27 +206,26 @@ def _check_case(files: CaseFiles, info: DatasetInfo, tally: _Tally, data: DataSe
         tally.cases_with.update(found.tolist())
     # A synthetic set is on its recipe's grid already, and no site's data.
     if source and not info.synthetic and len(tally.faults) == before:
-        _survey(source, files, images, mask, info, tally)
+        _survey(source, whole, images, mask, tally)
 
 
 def _survey(
     source: Source,
-    files: CaseFiles,
+    file: Path,
     images: dict[str, np.ndarray],
     mask: np.ndarray | None,
-    info: DatasetInfo,
     tally: _Tally,
 ) -> None:
     """Prepares a case as training does; what cannot be prepared is a fault."""
     survey = tally.survey
-    image = grid_for(info, survey.image)
-    wanted = shared_modalities(info, image)
+    image = grid_for(tally.info, survey.image)
+    wanted = shared_modalities(tally.info, image)
     if not any(name in images for name in wanted):
         return
-    patient = tally.patients[files.name]
+    patient = tally.patients[source.name]
     shape, spacing = slice_of(source, image)
     if len(shape) == len(image.size) and is_shrunk(shape, resampled(shape, spacing, image)):
-        survey.shrunk[files.name] = source
+        survey.shrunk[source.name] = source
         return
     try:
         for raw in slices_of(source, patient, images, mask, AXES[image.axis], whole=image.whole):
@@ -299,27 +233,30 @@ def _survey(
     except DataError as error:
         reason, _, remedy = str(error).partition(". ")
         if tally.fits:
-            tally.fault(next(iter(files.images.values())), reason, remedy)
+            tally.faults.append(DataFileError(file, reason, remedy))
 
 
 def _check_image(path: Path, modality: str, values: np.ndarray, tally: _Tally) -> None:
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite((low, high)).all():
-        finite = values[np.isfinite(values)]
-        tally.fault(
-            path,
-            f"modality '{modality}' has {values.size - finite.size} intensities that are "
-            "infinite or not numbers",
-            "Replace them, for example by the background's intensity.",
+    finite = np.isfinite(values)
+    if not finite.all():
+        tally.faults.append(
+            DataFileError(
+                path,
+                f"modality '{modality}' has {values.size - finite.sum()} intensities that are "
+                "infinite or not numbers",
+                "Replace them, for example by the background's intensity.",
+            )
         )
-        if not finite.size:
-            return
-        low, high = float(finite.min()), float(finite.max())
-    lowest, highest = tally.extremes.get(modality, (low, high))
-    tally.extremes[modality] = min(low, lowest), max(high, highest)
+        values = values[finite]
+    if values.size:
+        low, high = float(values.min()), float(values.max())
+        lowest, highest = tally.extremes.get(modality, (low, high))
+        tally.extremes[modality] = min(low, lowest), max(high, highest)
 
 
-def tested_as_well(folder: Path, own: dict[str, Path], test: Path | None = None) -> Iterator[Fault]:
+def tested_as_well(
+    folder: Path, own: dict[str, Path], test: Path | None = None
+) -> Iterator[DataFileError]:
     """Images of a set's patients, `own`, in its own imagesTs or in a test set."""
     for other in (folder, test) if test else (folder,):
         if other == test:
@@ -328,21 +265,23 @@ def tested_as_well(folder: Path, own: dict[str, Path], test: Path | None = None)
             yield from _shared_with(folder, own, other, "Ts")
 
 
-def _shared_with(folder: Path, own: dict[str, Path], test: Path, part: Part) -> Iterator[Fault]:
+def _shared_with(
+    folder: Path, own: dict[str, Path], test: Path, part: Part
+) -> Iterator[DataFileError]:
     try:
         info = describe(test)
         others = listed(test, info, part).cases
     except DataFileError as error:
         # Any other error is a fault of the test set, which has its own report.
         if error.file == test / "imagesTs" and test != folder:
-            yield Fault(error.file, error.reason, error.remedy)
+            yield error
         return
     patients = patients_of((files.name for files in others), info.patient_pattern)
     images = {patients[files.name]: files.images for files in reversed(others)}
     known = {same_person(patient): file for patient, file in own.items()}
     for patient in shared_patients(images, own):
         here = known[same_person(patient)].parent
-        yield Fault(
+        yield DataFileError(
             next(iter(images[patient].values())),
             f"is of the test set, but its patient is in {here} as well",
             "Keep each patient in one of them, or results will look better than they are; lower "
@@ -350,43 +289,36 @@ def _shared_with(folder: Path, own: dict[str, Path], test: Path, part: Part) -> 
         )
 
 
-def _notes(
-    info: DatasetInfo, cases: Sequence[CaseFiles], found: Iterable[Finding], *, noted: bool
-) -> Iterator[str]:
-    if noted:
-        yield "holds synthetic cases, so it is refused as a site's data and as test data"
-    names = [files.name for files in cases]
+def _notes(info: DatasetInfo, names: Sequence[str], found: Iterable[Finding]) -> Iterator[str]:
     empty = [name for name, number in info.labels.items() if number == 0]
     if empty and empty[0].casefold() != BACKGROUND:
         yield (
             f"label 0 is '{empty[0]}': 0 counts as background, whatever its name. If it is tissue, "
             "give it another number"
         )
-    if unfit := unfitting(names, info.patient_pattern):
-        yield unfit
-    volumes = READERS[info.file_ending].volumes
-    if not info.synthetic and (slices := joined(names, info.patient_pattern, volumes=volumes)):
-        yield str(slices)
+    if not info.synthetic:
+        volumes = READERS[info.file_ending].volumes
+        yield from doubts(names, info.patient_pattern, volumes=volumes)
     for finding in (one for one in found if not one.fault):
         few = finding.volumes if len(finding.volumes) <= NAMED else ()
         named = f" ({', '.join(few)})" if few else ""
         yield f"{finding.reason}{named}. {finding.remedy}".rstrip(".")
 
 
-def _rows(info: DatasetInfo, patients: int, tally: _Tally) -> Iterator[tuple[str, str]]:
+def _rows(info: DatasetInfo, cases: int, patients: int, tally: _Tally) -> Iterator[tuple[str, str]]:
     """Heading and text of each row of a report."""
     volumes = READERS[info.file_ending].volumes
     noun = "volumes" if volumes else "cases"
-    yield noun, f"{len(tally.cases)} ({tally.masks} with a mask)"
+    yield noun, f"{cases} ({tally.masks} with a mask)"
     if info.synthetic_cases:
         yield f"synthetic {noun}", f"{len(info.synthetic_cases)} of them; counted among all others"
     yield "patients", str(patients)
     yield "modalities", ", ".join(info.modalities)
     for modality, count in tally.lacking.items() if info.incomplete else ():
         yield f"lack {modality}", f"{count} {noun}; they are judged by what they have"
-    yield "size", _range(tally.sizes)
+    yield "size", _range(source.shape for source in tally.sources)
     if READERS[info.file_ending].spaced:
-        yield "spacing (mm)", _range(tally.spacings)
+        yield "spacing (mm)", _range(source.spacing for source in tally.sources)
     names = {number: name for name, number in info.labels.items()}
     total = tally.pixels.total()
     nameless = sorted(tally.pixels.keys() - names.keys())[:SHOWN_NAMELESS]

@@ -13,7 +13,7 @@ from asyndgan.intake.description import describe, json_table
 from asyndgan.intake.grids import shown_shape
 from asyndgan.intake.listing import CaseFiles, Listing, listed, raise_first
 from asyndgan.intake.nnunet import read_arrays, read_masks, slices_of
-from asyndgan.intake.patients import joined, patients_of, unfitting
+from asyndgan.intake.patients import doubts, patients_of
 from asyndgan.intake.readers import READERS, DataFileError
 from asyndgan.recipe import ImageSection
 from asyndgan.recipe.image import Intensity
@@ -340,14 +340,10 @@ def told(sets: Mapping[str, DataSet]) -> str:
     Raises:
         DataError: the data set cannot be listed.
     """
-    return "\n".join(_told(name, data) for name, data in sets.items())
-
-
-def _told(name: str, data: DataSet) -> str:
-    names, pattern = [*data.patients], data.info.patient_pattern
-    volumes = data.of_volumes
-    found = joined(names, pattern, volumes=volumes)
-    what = counted(len(names), "volume" if volumes else "picture")
-    said = [f"{name}: {counted(len(set(data.patients.values())), 'patient')}, {what}"]
-    said += [unfit] if (unfit := unfitting(names, pattern)) else []
-    return ". ".join([*said, *([str(found)] if found else [])])
+    lines = []
+    for name, data in sets.items():
+        what = counted(len(data.patients), "volume" if data.of_volumes else "picture")
+        said = f"{name}: {counted(len({*data.patients.values()}), 'patient')}, {what}"
+        more = doubts([*data.patients], data.info.patient_pattern, volumes=data.of_volumes)
+        lines.append(". ".join([said, *more]))
+    return "\n".join(lines)

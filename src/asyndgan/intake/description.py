@@ -1,20 +1,21 @@
 """A data set's dataset.json: its modalities and labels, by nnU-Net's raw convention (version 2)."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from asyndgan.intake.near import MOST_OPENED, files_below, is_dicom
 from asyndgan.intake.readers import LOSSLESS, READERS, DataFileError, lossless
 from asyndgan.intake.sniffing import FROM_DICOM, content_of
-from asyndgan.intake.variants import FILES, checked_files, disjoint, in_version_2
+from asyndgan.intake.variants import FILES, checked_files, in_version_2
 from asyndgan.recipe import shown
 from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.store.info import DatasetInfo
 from asyndgan.texts import NAME_LENGTH, Name, bounded_text, parsed_json
 
-FILE_ENDINGS = tuple(READERS)
 BACKGROUND = "background"
 IGNORED = "ignore"
 """nnU-Net's name for pixels without an annotation."""
@@ -27,7 +28,6 @@ WRITE_IT = (
 
 MAX_JSON_BYTES = 2**24
 MAX_LABEL = 255  # what an 8-bit mask can hold
-MAX_REGIONS = 64
 LONGEST_PATTERN = 1000
 OWN_KEYS = ("channel_names", "labels", "numTraining", "file_ending", "mask_ending", "name", FILES)
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -42,66 +42,48 @@ def describe(folder: Path, table: Mapping[str, object] | None = None) -> Dataset
 
     Raises:
         DataError: it is missing, is not JSON, or holds something this package does not support
-            (`ignore` as a label, file endings other than `FILE_ENDINGS`).
+            (`ignore` as a label, file endings other than those of `READERS`).
     """
     path = folder / "dataset.json"
+    fault = partial(DataFileError, path)
     table = in_version_2(path, json_table(path) if table is None else table)
     ending = table.get("file_ending")
     if ending is None:
         first = "; with 'modality' it is of nnU-Net's version 1" if "modality" in table else ""
-        raise DataFileError(
-            path,
+        raise fault(
             f"does not say what files end in{first}",
             'Write version 2: "file_ending" (such as ".nii.gz"), "channel_names" ({"0": "T1"}), '
             '"labels" (name to number) and "numTraining"; images are named CASE_0000.nii.gz.',
         )
-    if ending not in FILE_ENDINGS:
-        remedy = f"Store all images as {' or '.join(FILE_ENDINGS)}, and write the new file_ending."
-        if (plain := str(ending).lower()) in FILE_ENDINGS:
+    if not isinstance(ending, str) or ending not in READERS:
+        remedy = f"Store all images as {' or '.join(READERS)}, and write the new file_ending."
+        if (plain := str(ending).lower()) in READERS:
             remedy = f'Write "{plain}", and let all files end so.'
-        raise DataFileError(path, f"file_ending is {shown(ending)}", remedy)
-    training = table.get("numTraining")
-    if training is not None and (not isinstance(training, int) or isinstance(training, bool)):
-        raise DataFileError(path, f"numTraining is {shown(training)}", "Write the number of cases.")
+        raise fault(f"file_ending is {shown(ending)}", remedy)
+    training: Any = table.get("numTraining")
+    if training is not None and not _is_number(training):
+        raise fault(f"numTraining is {shown(training)}", "Write the number of cases.")
     pattern = table.get("patient_pattern", "")
     if not isinstance(pattern, str) or len(pattern) > LONGEST_PATTERN:
         reason = f"patient_pattern is {shown(pattern)}"
-        raise DataFileError(path, reason, "Write a regular expression, in double quotes.")
+        raise fault(reason, "Write a regular expression, in double quotes.")
+    fitting = [one for one in LOSSLESS if READERS[one].volumes == READERS[ending].volumes]
     masks_end = table.get("mask_ending", lossless(ending))
-    if masks_end not in LOSSLESS or READERS[masks_end].volumes != READERS[ending].volumes:
-        kind = "volumes" if READERS[ending].volumes else "pictures"
-        fitting = [one for one in LOSSLESS if READERS[one].volumes == READERS[ending].volumes]
-        raise DataFileError(
-            path,
-            f"mask_ending is {shown(masks_end)}, and the images are {kind} of {ending}",
+    if masks_end not in fitting:
+        raise fault(
+            f"mask_ending is {shown(masks_end)}, and the images are {ending}",
             f"Store masks without loss, as one of {', '.join(fitting)}.",
         )
     return DatasetInfo(
         name=str(table.get("name") or folder.resolve().name),
         modalities=checked_modalities(path, table.get("channel_names", table.get("modality"))),
-        labels=checked_labels(path, _without_regions(path, table)),
+        labels=checked_labels(path, table.get("labels")),
         file_ending=ending,
         mask_ending=masks_end,
         listed=checked_files(path, table.get(FILES)),
         extra={key: value for key, value in table.items() if key not in OWN_KEYS},
         training=training,
     )
-
-
-def _without_regions(path: Path, table: Mapping[str, object]) -> object:
-    """The labels of a dataset.json, disjoint if some are regions in the order of their classes."""
-    labels, order = table.get("labels"), table.get("regions_class_order")
-    if not isinstance(labels, dict) or not any(isinstance(one, list) for one in labels.values()):
-        return labels
-    numbers = [one if isinstance(one, list) else [one] for one in labels.values()]
-    if any(not each or not all(map(_is_number, each)) for each in numbers) or not isinstance(
-        order, list
-    ):
-        return labels
-    if len(labels) > MAX_REGIONS or len({n for each in numbers for n in each}) > MAX_LABEL + 1:
-        reason = f"labels names more than {MAX_REGIONS} regions, or {MAX_LABEL + 1} numbers"
-        raise DataFileError(path, reason, "Write labels without regions.")
-    return disjoint(labels)
 
 
 def json_table(path: Path) -> dict[str, object]:
@@ -157,11 +139,8 @@ def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
         what = "is missing" if names is None else f"is {shown(names)}, and no map"
         raise DataFileError(path, f"channel_names {what}", remedy)
     if len(names) > MODALITIES_LIMIT:
-        raise DataFileError(
-            path,
-            f"channel_names holds {len(names)} names, and {MODALITIES_LIMIT} are the most",
-            "Leave out channels that no model is trained on.",
-        )
+        reason = f"channel_names holds {len(names)} names, and {MODALITIES_LIMIT} are the most"
+        raise DataFileError(path, reason, "Leave out channels that no model is trained on.")
     found = (names.get(str(number)) for number in range(len(names)))
     ordered = [name for name in found if isinstance(name, str)]
     if len({*ordered}) < len(names):
@@ -177,20 +156,17 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
         DataFileError: `labels` is not valid; the error names `path`.
     """
     remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
+    fault = partial(DataFileError, path)
     if not isinstance(labels, dict) or not labels:
         what = "is missing" if labels is None else f"is {shown(labels)}, and no map"
-        raise DataFileError(path, f"labels {what}", remedy)
+        raise fault(f"labels {what}", remedy)
     if len(labels) > MAX_LABEL + 1:
-        raise DataFileError(
-            path,
-            f"labels holds {len(labels)} names, and {MAX_LABEL + 1} are the most",
-            "Merge some of them, and remap the masks.",
-        )
+        reason = f"labels holds {len(labels)} names, and {MAX_LABEL + 1} are the most"
+        raise fault(reason, "Merge some of them, and remap the masks.")
     _check_names(path, "label", labels)
     for name, number in labels.items():
         if name.casefold() == IGNORED:
-            raise DataFileError(
-                path,
+            raise fault(
                 f"label '{name}' marks pixels that nobody annotated, and a generator would paint "
                 "them as tissue",
                 "Leave out the cases that hold it and lower numTraining, or annotate these pixels; "
@@ -198,26 +174,16 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
                 "it to 0, and train with --set masks.unlabelled=true.",
             )
         if isinstance(number, list):
-            raise DataFileError(
-                path,
-                f"label '{name}' is a region, a list of labels",
-                f"Give regions_class_order too, as nnU-Net wants it; or name each number of the "
-                f"masks. {remedy}",
-            )
+            said = f"label '{name}' is a region, a list of labels"
+            raise fault(said, "Name each number of the masks by itself, without regions.")
         if not _is_number(number) or not 0 <= number <= MAX_LABEL:
-            raise DataFileError(
-                path,
-                f"label '{name}' has the number {shown(number)}, and none from 0 to {MAX_LABEL}",
-                f"{remedy} Numbers in the masks have to be the same.",
-            )
+            reason = f"label '{name}' has the number {shown(number)}, none of 0 to {MAX_LABEL}"
+            raise fault(reason, f"{remedy} Numbers in the masks have to be the same.")
         if name.casefold() == BACKGROUND and number != 0:
-            raise DataFileError(
-                path,
-                f"label '{name}' has the number {number}, and 0 means background everywhere",
-                f"Exchange 0 and {number} in labels and in the masks.",
-            )
+            reason = f"label '{name}' has the number {number}, and 0 means background everywhere"
+            raise fault(reason, f"Exchange 0 and {number} in labels and in the masks.")
     if len(set(labels.values())) < len(labels):
-        raise DataFileError(path, "two labels have the same number", remedy)
+        raise fault("two labels have the same number", remedy)
     return dict(labels)
 
 

@@ -82,20 +82,9 @@ def refuse(findings: Iterable[Finding], where: str | Path) -> None:
             raise DataError(f"{where}: {finding}")
 
 
-@final
-@dataclass(frozen=True)
-class _Loss:
-    """What the intensities lose of a patient's images.
-
-    Attributes:
-        kind: a text for the fraction.
-        part: the fraction.
-        grave: whether a training would throw them away; else it may be meant.
-    """
-
-    kind: str
-    part: float
-    grave: bool = True
+_Loss = tuple[str, float, bool]
+"""What the intensities lose of a patient's images: a text for the fraction, the fraction, and
+whether a training would throw them away; else it may be meant."""
 
 
 def intensities(survey: Survey) -> Iterator[Finding]:
@@ -105,12 +94,12 @@ def intensities(survey: Survey) -> Iterator[Finding]:
         lost = {patient: what for patient, kept in patients.items() if (what := _loss(kept, how))}
         if not lost:
             continue
-        grave = {patient: loss for patient, loss in lost.items() if loss.grave}
-        fault = _are_many(len(grave), of)
-        lost = grave if fault else lost
-        kinds = [loss.kind for loss in lost.values()]
+        threatened = {patient: loss for patient, loss in lost.items() if loss[2]}
+        fault = _are_many(len(threatened), of)
+        lost = threatened if fault else lost
+        kinds = [kind for kind, _, _ in lost.values()]
         kind = max(kinds, key=kinds.count)
-        share = fmean(loss.part for loss in lost.values() if loss.kind == kind)
+        share = fmean(part for own, part, _ in lost.values() if own == kind)
         where = f" in {len(lost)} of {counted(of, 'patient')}" if len(lost) < of else ""
         if where and not fault and len(lost) <= NAMED:
             where += f" ({', '.join(lost)})"
@@ -122,6 +111,9 @@ def intensities(survey: Survey) -> Iterator[Finding]:
             f"stored{'' if fault else ', unless this is meant'}.",
             tuple(name for name, one in survey.volumes.items() if fault and one.patient in lost),
         )
+
+
+_BESIDE: Final = "{share:.0%} of its pixels lie outside and would be black or white"
 
 
 def _are_many(lost: int, of: int) -> bool:
@@ -138,25 +130,22 @@ def _loss(kept: Kept, how: Intensity) -> _Loss | None:
         for where in ("above", "below"):
             if (part := kept.part(where)) > MOST_LOST:
                 text = f"{{share:.0%}} of its pixels lie {where} that range, so they look alike"
-                return _Loss(text, part)
-        return _Loss("all of its pixels lie within a fiftieth of that range", 1.0)
+                return text, part, True
+        return "all of its pixels lie within a fiftieth of that range", 1.0, True
     if how.kind != "range":
         return None  # other kinds adapt to each case's own intensities
     chosen = how != Intensity()
     outside = kept.part("below") + kept.part("above")
-    beside = _Loss("{share:.0%} of its pixels lie outside and would be black or white", outside)
-    if chosen and outside > MOST_WINDOWED:
-        return beside
+    if outside > MOST_WINDOWED:
+        return _BESIDE, outside, True
     for label, pixels in sorted(kept.pixels.items()):
         if kept.lost[label] > MOST_LOST * pixels:
             text = f"{{share:.0%}} of label {label} lies outside and would be black or white"
-            return _Loss(text, kept.lost[label] / pixels, not chosen)
+            return text, kept.lost[label] / pixels, not chosen
     if (beyond := kept.part("above", "bright")) > MOST_LOST:
         text = "{share:.0%} of its pixels that are not black lie beyond and would be white"
-        return _Loss(text, beyond, not chosen)
-    if not chosen and outside > MOST_LOST:
-        return beside
-    return None
+        return text, beyond, not chosen
+    return (_BESIDE, outside, True) if not chosen and outside > MOST_LOST else None
 
 
 def silent(survey: Survey) -> Iterator[Finding]:
@@ -232,11 +221,8 @@ def duplicates(survey: Survey) -> Iterator[Finding]:
     pictures: dict[str, list[str]] = defaultdict(list)
     for name, volume in survey.volumes.items():
         pictures[volume.digest or name].append(name)
-    found = [
-        names
-        for names in pictures.values()
-        if len({survey.volumes[name].patient for name in names}) > 1
-    ]
+    patients = {name: volume.patient for name, volume in survey.volumes.items()}
+    found = [own for own in pictures.values() if len({patients[name] for name in own}) > 1]
     every = tuple(name for names in found for name in names)
     what = "one picture" if len(found) == 1 else f"{len(found)} pictures"
     such = f", such as {' = '.join(found[0][:NAMED])}" if len(every) > NAMED else ""
@@ -300,15 +286,13 @@ def check_uncut(cases: "Iterable[Case]", image: ImageSection, where: Path) -> No
 
     A generator does not paint what is cut off; stored, it would be black.
     """
-    of_patients: dict[str, tuple[float, float]] = {}
+    lost: dict[str, float] = defaultdict(float)
     for case in cases:  # an end slice of a volume, all air, says nothing
-        lost, whole = of_patients.get(case.patient, (0.0, 0.0))
-        more, bright = case.preparation.cut
-        of_patients[case.patient] = lost + more, whole + bright
-    cut = sum(lost > MOST_CUT * whole for lost, whole in of_patients.values())
-    if cut:
+        cut, bright = case.preparation.cut
+        lost[case.patient] += cut - MOST_CUT * bright
+    if many := sum(beyond > 0 for beyond in lost.values()):
         raise DataError(
-            f"{where}: of {cut} of {len(of_patients)} patients more than {MOST_CUT:.0%} of what is "
+            f"{where}: of {many} of {len(lost)} patients more than {MOST_CUT:.0%} of what is "
             f"not dark lies beyond the {shown_shape(image.size)} pixels that this run paints; "
             "painted images would be black there. Take a run with image.fit 'pad' or, if it has "
             "image.spacing, a larger image.size."

@@ -65,31 +65,22 @@ def check_mask(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:
     unknown = present[~np.isin(present, list(labels.values()))]
     if not unknown.size:
         return
+    listed = ", ".join(map(str, unknown))
+    reason = f"has the labels {listed}, which dataset.json does not name"
+    remedy = "Name them under labels there, or remap the mask."
     if unknown.tolist() == [255] and set(present.tolist()) <= {0, 255}:
         ones = [name for name, number in labels.items() if number == 1]
-        raise DataFileError(
-            path,
-            "looks like a 0/255 mask: it is black and white",
-            f"Divide it by 255, so that 255 becomes label 1 ('{ones[0]}')."
-            if len(labels) == 2 and ones
-            else "Replace 255 by the number of the label that it means.",
-        )
-    listed = ", ".join(map(str, unknown))
-    if unknown.size <= 2 and all(mark < 0 or mark in UNMARKED for mark in unknown.tolist()):
-        raise DataFileError(
-            path,
-            f"holds {listed}, by which programs mark background, or what nobody annotated",
+        reason = "looks like a 0/255 mask: it is black and white"
+        remedy = "Replace 255 by the number of the label that it means."
+        if len(labels) == 2 and ones:
+            remedy = f"Divide it by 255, so that 255 becomes label 1 ('{ones[0]}')."
+    elif unknown.size <= 2 and all(mark < 0 or mark in UNMARKED for mark in unknown.tolist()):
+        reason = f"holds {listed}, by which programs mark background, or what nobody annotated"
+        remedy = (
             "Write 0 in its place where it is background; leave out cases in which it marks what "
-            "nobody annotated, and lower numTraining.",
+            "nobody annotated, and lower numTraining."
         )
-    if unknown.size > SHOWN:
-        raise DataFileError(
-            path,
-            "looks interpolated, or numbers single objects: many of its numbers are no label",
-            f"{_AGAIN} Objects that are numbered all get the label of their kind.",
-        )
-    raise DataFileError(
-        path,
-        f"has the labels {listed}, which dataset.json does not name",
-        "Name them under labels there, or remap the mask.",
-    )
+    elif unknown.size > SHOWN:
+        reason = "looks interpolated, or numbers single objects: many of its numbers are no label"
+        remedy = f"{_AGAIN} Objects that are numbered all get the label of their kind."
+    raise DataFileError(path, reason, remedy)

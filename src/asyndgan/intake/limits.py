@@ -42,7 +42,13 @@ def allow(path: Path | None = None, size: int = 0) -> None:
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         with suppress(ValueError):  # the hard limit is lower
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY + size, hard))
-    seconds = SECONDS + size / _A_SECOND
+    within(SECONDS + size / _A_SECOND)
+
+
+def within(seconds: float) -> None:
+    """Ends this process when it has worked for so long from now on."""
+    if not _limited:
+        return
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
     else:

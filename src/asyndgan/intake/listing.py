@@ -194,13 +194,12 @@ def _entries(folder: Path, ending: str) -> tuple[dict[str, Path], list[Path], li
         if path.is_dir() and not name.endswith(ending):
             fault = in_folder(path, ending)
         elif not (fault := unnamed(path) or dangling(path)):
-            if not name.endswith(ending):
-                others.append(path)
-            elif name in found:
-                reason = "has the name of another file here, in other letters (NFC, NFD of Unicode)"
-                fault = DataFileError(path, reason, "Keep one of the two.")
-            else:
+            if name in found:  # in the other way to write its letters
+                fault = DataFileError(path, f"is {found[name].name} again", "Keep one of the two.")
+            elif name.endswith(ending):
                 found[name] = path
+            else:
+                others.append(path)
         if fault:
             faults.append(fault)
     return {name.removesuffix(ending): path for name, path in found.items()}, others, faults

@@ -2,34 +2,24 @@
 
 import json
 import re
-import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from string import ascii_lowercase
 from typing import Final, final
 
-from asyndgan import children
 from asyndgan.errors import DataError
+from asyndgan.intake import limits, reading
 from asyndgan.intake.near import composed
+from asyndgan.intake.readers import DataFileError
 from asyndgan.texts import counted
 
 PATIENCE_S: Final = 5.0
 """How long a pattern may take for all names of a data set, in seconds."""
 MOST_SHOWN: Final = 200  # letters
-
-_MATCHER: Final = """
-import json, re, sys
-pattern, names = json.load(sys.stdin)
-try:
-    match = re.compile(pattern).match
-except Exception as error:
-    json.dump(f"{error}", sys.stdout)
-else:
-    found = [match(name) for name in names]
-    json.dump([m and ((m[1] if m.re.groups else m[0]) or "") for m in found], sys.stdout)
-"""
+AT_ONCE: Final = 1000  # names
 
 
 @lru_cache(8)
@@ -37,28 +27,40 @@ def found_in(pattern: str, names: tuple[str, ...]) -> list[str | None]:
     """What a pattern finds at the start of names: its first group, or all if it has no group.
 
     Python's matcher takes exponential time for some patterns, and cannot be stopped. So it runs in
-    a process of its own.
+    the process that reads files.
 
     Raises:
         DataError: `pattern` is not a regular expression, or takes longer than `PATIENCE_S`.
     """
-    if not names:
-        return []
-    asked = json.dumps([pattern, names]).encode()
-    example = r"Write for example '(.+)_s\d+$'."
+    asked = {"pattern": pattern, "names": names, "seconds": PATIENCE_S}
+    shown, example = pattern[:MOST_SHOWN], r"Write for example '(.+)_s\d+$'."
     try:
-        found = json.loads(children.evaluate(_MATCHER, asked, PATIENCE_S))
-    except subprocess.SubprocessError as error:
+        answers = [about for about, _ in reading.read(Path(), f"{__name__}:matched", **asked)]
+    except DataFileError as error:
         raise DataError(
-            f"the pattern '{pattern[:MOST_SHOWN]}' takes more than {PATIENCE_S:g} s for "
+            f"the pattern '{shown}' takes more than {PATIENCE_S:g} s for "
             f"{counted(len(names), 'name')}. Repeat nothing that itself repeats. {example}"
         ) from error
-    if isinstance(found, str):
+    if wrong := "".join(about.get("wrong", "") for about in answers):
         raise DataError(
-            f"the pattern '{pattern[:MOST_SHOWN]}' is not a regular expression "
-            f"({found[:MOST_SHOWN]}). {example}"
+            f"the pattern '{shown}' is not a regular expression ({wrong[:MOST_SHOWN]}). {example}"
         )
-    return found
+    return [part for about in answers for part in about["found"]]
+
+
+def matched(
+    _: Path, pattern: str, names: Sequence[str], seconds: float
+) -> Iterator[tuple[dict[str, object], None]]:
+    """What a pattern finds in each name, for `found_in`, or why it is no regular expression."""
+    limits.within(seconds)
+    try:
+        match = re.compile(pattern).match
+    except (re.error, OverflowError, RecursionError) as error:
+        yield {"wrong": f"{error}"}, None
+        return
+    for place in range(0, len(names), AT_ONCE):
+        found = map(match, names[place : place + AT_ONCE])
+        yield {"found": [m and ((m[1] if m.re.groups else m[0]) or "") for m in found]}, None
 
 
 _DEFAULT: Final = r"(.+?)(?:_[sz]\d+(?:_.*)?)?$"
@@ -184,16 +186,15 @@ def people_of(names: Sequence[str]) -> dict[str, str]:
     return patients_by((found and found.pattern) or _DEFAULT, names)
 
 
-def unfitting(names: Sequence[str], pattern: str) -> str:
-    """What to say of a pattern that fits no name, so that each case is a patient; else nothing."""
-    if not names or not pattern:
-        return ""
-    if any(part is not None for part in found_in(pattern, tuple(names))):
-        return ""
-    return (
-        f"{_key(pattern)} in dataset.json fits none of the {len(names)} names, such as "
-        f"{names[0]}: each case counts as a patient"
-    )
+def doubts(names: Sequence[str], pattern: str, *, volumes: bool) -> Iterator[str]:
+    """What to say of a pattern that fits no name, or by which slices may pass for patients."""
+    if names and pattern and not any(found_in(pattern, tuple(names))):
+        yield (
+            f"{_key(pattern)} in dataset.json fits none of the {len(names)} names, such as "
+            f"{names[0]}: each case counts as a patient"
+        )
+    if found := joined(names, pattern, volumes=volumes):
+        yield str(found)
 
 
 def joined(names: Sequence[str], pattern: str, *, volumes: bool = False) -> Joined | None:

@@ -2,7 +2,7 @@
 
 The Medical Segmentation Decathlon (MSD) and nnU-Net's version 1 number the names of labels and list
 the training files, which may hold several modalities each. Version 2 may list the files of each
-case under `dataset`, and may name regions, lists of labels that overlap.
+case under `dataset`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,9 +20,9 @@ MAX_PATH: Final = 512  # letters; a system allows 255 bytes for a name and some 
 MAX_NAME: Final = 255
 MAX_DIGITS: Final = 9
 _INSIDE: Final = (
-    "Write paths from the folder of dataset.json, without '..'; link what lies elsewhere."
+    "Write paths from the folder of dataset.json, without '..', and names of cases without '/'; "
+    "link what lies elsewhere."
 )
-_NAMED: Final = "Take letters, digits, '_' and '-', without '/'."
 
 
 def in_version_2(path: Path, table: Mapping[str, object]) -> dict[str, object]:
@@ -40,18 +40,14 @@ def in_version_2(path: Path, table: Mapping[str, object]) -> dict[str, object]:
         return dict(table)
     entries = [entry for entry in training if isinstance(entry, dict)]
     images = [str(entry.get("image")) for entry in entries]
-    endings = {next((e for e in READERS if name.endswith(e)), "") for name in images}
-    if (
-        len({PurePosixPath(name).name for name in images}) < len(training)
-        or len(endings) != 1
-        or "" in endings
-    ):
+    names = {PurePosixPath(name).name for name in images}
+    ending = next((e for e in READERS if images and images[0].endswith(e)), None)
+    if len(names) < len(training) or not ending or not all(n.endswith(ending) for n in names):
         raise DataFileError(
             path,
             "lists training files that are no images of one format, or one of them twice",
             'Write each as {"image": "imagesTr/CASE.nii.gz", "label": "labelsTr/CASE.nii.gz"}.',
         )
-    (ending,) = endings
     labels = table.get("labels")
     if isinstance(labels, dict) and _numbers_names(labels):
         labels = {name: int(number) for number, name in labels.items()}
@@ -103,43 +99,15 @@ def checked_files(
     if files is None:
         return None
     form = f'Write "{FILES}": {{"CASE": {{"images": ["a.png"], "label": "b.png"}}}}.'
-    if not isinstance(files, dict) or not files:
-        raise DataFileError(path, f"{FILES} is no map of cases to files", form)
     checked = {}
-    for case, entry in files.items():
+    for case, entry in files.items() if isinstance(files, dict) and files else [("", None)]:
         images = entry.get("images") if isinstance(entry, dict) else None
         label = entry.get("label") if isinstance(entry, dict) else None
         names = [*images, *([] if label is None else [label])] if isinstance(images, list) else []
         if not names or not images or not all(isinstance(name, str) for name in names):
-            raise DataFileError(path, f"{FILES} gives case {shown(case)} no files", form)
-        if outside := [name for name in (*names, case) if not is_inside(name)]:
-            raise DataFileError(path, f"{FILES} names {shown(outside[0])}", _INSIDE)
-        if PurePosixPath(case).name != case:  # '.' too: folders bear the names of cases
-            raise DataFileError(path, f"{FILES} names the case {shown(case)}", _NAMED)
+            raise DataFileError(path, f"{FILES} is no map of cases to files", form)
+        outside = [name for name in (*names, case) if not is_inside(name)]
+        if outside or PurePosixPath(case).name != case:  # folders bear the names of cases
+            raise DataFileError(path, f"{FILES} names {shown((outside or [case])[0])}", _INSIDE)
         checked[case] = (tuple(images), label)
     return checked
-
-
-def disjoint(labels: Mapping[str, object]) -> dict[str, object]:
-    """Labels that do not overlap, in place of regions; the numbers in the masks stay.
-
-    A number is named by the smallest region that holds it: alone, by the region's name, with
-    others, as the rest of it. With whole = [1, 2, 3], core = [2, 3] and enhancing = 3 these are
-    1, "rest of whole", 2, "rest of core" and 3, "enhancing". A name that is taken gets its number.
-
-    Args:
-        labels: name to number or list of numbers.
-    """
-    regions = {
-        name: {*number} if isinstance(number, list) else {number} for name, number in labels.items()
-    }
-    smallest = {
-        number: min((r for r in regions if number in regions[r]), key=lambda r: len(regions[r]))
-        for number in sorted(set().union(*regions.values()))
-    }
-    named: dict[str, object] = {}
-    for number, region in smallest.items():
-        name = region if len(regions[region]) == 1 else f"rest of {region}"
-        taken = name in named or [*smallest.values()].count(region) > 1
-        named[f"{name} ({number})" if taken else name] = number
-    return named

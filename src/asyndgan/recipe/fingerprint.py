@@ -35,9 +35,8 @@ Count = Annotated[int, Field(strict=True, ge=1, le=2**31)]
 Patients = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 
 Behind = Literal[
-    "patients", "cases", "slices", "axes", "orientation", "sagittal", "coronal", "axial",
-    "voxels", "mm", "view", "common", "kind", "bits", "whole", "inside", "outside", "explained",
-    "area", "side", "kept", "exchanged",
+    "patients", "axes", "sagittal", "coronal", "axial", "voxels", "mm", "view", "common",
+    "kind", "bits", "whole", "inside", "explained", "slices", "area", "side",
 ]  # fmt: skip
 """Figures that leave only if enough patients are behind them."""
 
@@ -87,18 +86,10 @@ class Spread(Figures):
 
 @final
 class Levels(Figures):
-    """Percentiles of the stored intensities of a case, over patients."""
+    """Where the stored intensities of a case end, as percentiles, over patients."""
 
     p0_5: Spread
-    p1: Spread
-    p50: Spread
-    p99: Spread
     p99_5: Spread
-
-    @property
-    def spreads(self) -> tuple[Spread, ...]:
-        """All, from the lowest percentile on."""
-        return (self.p0_5, self.p1, self.p50, self.p99, self.p99_5)
 
     def rounded(self, digits: int, *, tails: bool, low: float, high: float) -> "Levels":
         """As `Spread.rounded`."""
@@ -107,8 +98,7 @@ class Levels(Figures):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        middles = [each.middle for each in self.spreads]
-        if sorted(middles) != middles:
+        if self.p0_5.middle > self.p99_5.middle:
             raise ValueError("percentiles are not in order")
         return self
 
@@ -120,8 +110,7 @@ class Counted(Figures):
         behind: by a figure's name (of `unlabelled`: by axis), patients of whom it is the median,
             the mean or what most have. Then, of a fraction: patients above its least value, and
             below its greatest; of `bits`: patients who need more than 8, and more than 16; of
-            `patients`: those who lack the part; of `cases` and `slices`: the median of a patient.
-            It never leaves a site.
+            `patients`: those who lack the part. It never leaves a site.
     """
 
     digits: ClassVar[int] = DIGITS
@@ -162,7 +151,7 @@ class Counted(Figures):
         if name == "patients":
             few = first if first < fewest else 0
             return int(_rounded((patients + few) // fewest * fewest, DIGITS))
-        return int(_rounded(told * first, DIGITS)) if name in ("cases", "slices") else value
+        return value
 
     def _ends(self, fewest: int) -> tuple[float, float]:
         """Between which all of its spreads lie."""
@@ -190,7 +179,7 @@ HARDEST: Final = 1e5
 ROUNDED: Final = 1.02
 """Ratio by which rounding may set figures further apart."""
 
-PERCENTILES: Final = (0.5, 1.0, 50.0, 99.0, 99.5)
+PERCENTILES: Final = (0.5, 99.5)
 
 
 @final
@@ -198,30 +187,28 @@ class ModalityFigures(Counted):
     """One modality.
 
     Attributes:
-        kind: ct, volumes in Hounsfield units; mri, other volumes; grey or rgb, pictures; unknown.
+        kind: ct, volumes in Hounsfield units; mri, other volumes; grey, pictures; unknown.
         bits: 8 and 16 hold whole numbers of that size, 32 all others; as it leaves a site, those
             that enough patients need, and the others' intensities may lie beyond.
         patients: who have it.
-        whole: intensities of whole cases; inside and outside: within and beyond all labels.
+        whole: intensities of whole cases; inside: within all labels.
         explained: part of the variance of a case's intensities that its labels explain: where
             slices hold one, and within the range that a plan takes.
     """
 
     name: Name
-    kind: Literal["ct", "mri", "grey", "rgb", "unknown"] = "unknown"
+    kind: Literal["ct", "mri", "grey", "unknown"] = "unknown"
     bits: Literal[8, 16, 32] = 32
     patients: Count | None = None
     whole: Levels | None = None
     inside: Levels | None = None
-    outside: Levels | None = None
     explained: Share | None = None
 
     @model_validator(mode="after")
     def _within_its_bits(self) -> Self:
         low, high = self._range(self.bits)
-        for each in filter(None, (self.whole, self.inside, self.outside)):
-            spreads = each.spreads
-            if spreads[0].lowest < low or spreads[-1].highest > high:
+        for each in filter(None, (self.whole, self.inside)):
+            if each.p0_5.lowest < low or each.p99_5.highest > high:
                 raise ValueError(f"{self.kind} of {self.bits} bits is from {low:g} to {high:g}")
         return self
 
@@ -252,8 +239,6 @@ class LabelFigures(Counted):
         area: fraction of the pixels of such a slice that it covers.
         side: where it lies: -1, always in the image's right half; 1, in its left half; 0, in both.
             Its mean over patients.
-        kept: fraction of its pixels that have the same label after the mirror.
-        exchanged: another label that more of them have.
     """
 
     name: Name
@@ -262,8 +247,6 @@ class LabelFigures(Counted):
     slices: Share | None = None
     area: Spread | None = None
     side: float | None = Field(None, ge=-1, le=1)
-    kept: Share | None = None
-    exchanged: Name | None = None
 
     @model_validator(mode="after")
     def _part_of_a_slice(self) -> Self:
@@ -316,24 +299,18 @@ class Fingerprint(Counted):
     Fractions are means over patients.
 
     Attributes:
-        cases: pictures or volumes.
-        slices: pictures or axial slices.
         patients: number of patients.
         spaced: whether most patients' cases are volumes, whose files store a spacing.
         axes: two of pictures, three of volumes.
-        orientation: of most patients' files, such as RAS; empty: pictures.
         modalities: in the order of channel_names.
         labels: by number, without the background.
         unlabelled: fraction of the slices without a label, by the axis along which they are cut.
     """
 
-    version: Literal[2] = 2
-    cases: Count | None = None
-    slices: Count | None = None
+    version: Literal[3] = 3
     patients: Count | None = None
     spaced: bool
     axes: tuple[Side, ...] = Field((), max_length=3)
-    orientation: str = Field("", pattern="^([LRAPSI]{3})?$")
     modalities: tuple[ModalityFigures, ...] = Field(min_length=1, max_length=MODALITIES_LIMIT)
     labels: tuple[LabelFigures, ...] = Field((), max_length=LABELS_LIMIT)
     unlabelled: dict[Axis, Share] = {}

@@ -142,7 +142,7 @@ RULES: Final = (
     Rule("sagittal", "slices are sagittal",
          lambda s: s.axis == "sagittal", lambda s: {("training", "flip"): False},
          "a mirror would swap front and back of sagittal slices"),
-    Rule("sides", "a label lies on one side, or a mirror exchanges two labels",
+    Rule("sides", "a label lies on one side",
          lambda s: s.sided, lambda s: {("training", "flip"): False},
          "a mirrored mask of '{s.sided[0]}' resembles no mask of these patients",
          "[hippocampi](results/search-length.md) were trained so"),

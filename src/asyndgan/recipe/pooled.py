@@ -223,12 +223,10 @@ class Sites:
 
     @cached_property
     def sided(self) -> list[str]:
-        """Labels that lie on one side in most patients, or that a mirror exchanges."""
+        """Labels that lie on one side in most patients."""
         figures: dict[str, list[tuple[int, float]]] = {}
-        found = set()
+        found = []
         for label in self._labels:
-            if label.exchanged:
-                found.add(label.name)
             if label.side is not None and label.patients:
                 figures.setdefault(label.name, []).append((label.patients, label.side))
         for name, sides in figures.items():
@@ -236,7 +234,7 @@ class Sites:
             # Sides of few patients agree by chance: two standard errors, at most 1 each.
             least = max(ONE_SIDED, 2 / math.sqrt(patients))
             if abs(sum(count * side for count, side in sides)) >= least * patients:
-                found.add(name)
+                found.append(name)
         return sorted(found)
 
     def kind(self, modality: str) -> str:
@@ -247,7 +245,7 @@ class Sites:
         if kinds == {"ct"}:
             return "ct"
         bright = all(_brightest(part) >= DARKEST * 255 for part in parts if part.whole)
-        if kinds <= {"grey", "rgb"} and all(part.bits == 8 for part in parts) and bright:
+        if kinds == {"grey"} and all(part.bits == 8 for part in parts) and bright:
             return "bytes"
         if None not in known and "unknown" not in kinds:
             levels = [each for each in known if each]

@@ -174,7 +174,7 @@ def planned(summaries: Mapping[str, Summary]) -> TableSection:
     for site, form in forms.items():
         if reason := _difference(forms[first], form):
             raise CohortError(
-                f"{site} and {first} have {reason}. Write the same schema.json at both."
+                f"{site} has {reason} than {first}. Write the same schema.json at both."
             )
     records = {site: sum(summary.classes.values()) for site, summary in summaries.items()}
     total = sum(records.values())
@@ -248,8 +248,8 @@ def check_schema(table: TableSection, schema: Schema, who: str) -> None:
         reason = f"another 'missing' of column '{lacking[0]}'" if lacking else ""
     if reason:
         raise CohortError(
-            f"{who}: its schema.json and the recipe have {reason}. Write there what "
-            "the sites have, or plan the recipe anew from all sites."
+            f"{who}: its schema.json has {reason} than the recipe. Write there what the sites "
+            "have, or plan the recipe anew from all sites."
         )
 
 
@@ -270,30 +270,19 @@ def check_declared(table: TableSection, schema: Schema, who: str) -> None:
         )
 
 
-_Form = tuple[str, set[str], dict[str, tuple[Kind, tuple[str, ...]]]]
-
-
 def _form(
     target: str,
     classes: Iterable[str],
     columns: Mapping[str, SummaryColumn] | Mapping[str, TableColumn] | Mapping[str, SchemaColumn],
-) -> _Form:
-    others = {name: (c.kind, c.categories) for name, c in columns.items() if name != target}
-    return target, set(classes), others
+) -> dict[str, object]:
+    """What all sites' tables have alike, by what it is called."""
+    others = {f"column '{n}'": (c.kind, c.categories) for n, c in columns.items() if n != target}
+    return {"target": target, f"set of categories of '{target}'": {*classes}, **others}
 
 
-def _difference(one: _Form, other: _Form) -> str:
+def _difference(one: Mapping[str, object], other: Mapping[str, object]) -> str:
     """What two tables have that is not alike, with its name; empty: nothing."""
-    if one[0] != other[0]:
-        return f"another target, '{one[0]}' and '{other[0]}'"
-    if one[1] != other[1]:
-        return f"other categories of the target '{one[0]}'"
-    if alone := sorted(one[2].keys() ^ other[2].keys()):
-        return f"other columns: only one has '{alone[0]}'"
-    for name, column in one[2].items():
-        if column != other[2][name]:
-            return f"another kind, or other categories, of column '{name}'"
-    return ""
+    return next((f"another {k}" for k in {**one, **other} if one.get(k) != other.get(k)), "")
 
 
 def _pooled(

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from asyndgan.intake.readers.mha import Mha
 from asyndgan.intake.readers.nifti import Nifti
 from asyndgan.intake.readers.nrrd import Nrrd
 from asyndgan.intake.readers.pictures import Jpeg, Png
@@ -29,7 +28,6 @@ READERS: Final[Mapping[str, Reader]] = {
     ".tif": Tiff(),
     ".tiff": Tiff(),
     ".nrrd": Nrrd(),
-    ".mha": Mha(),
 }
 """The ending of a file's name to the reader of its format."""
 
@@ -75,17 +73,3 @@ def answers(
 def lossless(ending: str) -> str:
     """How masks and synthetic images beside images of this ending end: as they do, or in .png."""
     return ending if ending in LOSSLESS else ".png"
-
-
-__all__ = [
-    "AXIAL",
-    "LOSSLESS",
-    "NOT_ACQUIRED",
-    "READERS",
-    "DataFileError",
-    "Geometry",
-    "Reader",
-    "Stored",
-    "lossless",
-    "reader_of",
-]

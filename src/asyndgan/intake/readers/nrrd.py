@@ -14,7 +14,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from asyndgan.intake.readers.reader import DataFileError
-from asyndgan.intake.readers.volumes import TO_RAS, Header, Volumes
+from asyndgan.intake.readers.volumes import ONE_EACH, TO_RAS, Header, Volumes
 from asyndgan.lazy import Late
 from asyndgan.received import UnreadableError, opened
 
@@ -26,8 +26,6 @@ _SPACES: Final = {
     **dict.fromkeys(("left-posterior-superior", "lps", ""), TO_RAS),
 }
 """NRRD's names of spaces to what turns them to RAS; without a name it is LPS, as ITK takes it."""
-
-_CHANNELS: Final = ("vector", "list", "rgb-color", "point", "2-vector", "3-vector", "4-vector")
 
 
 @final
@@ -46,17 +44,17 @@ class Nrrd(Volumes):
                     "is a header without voxels: they lie in another file",
                     "Store both in one (pynrrd: write('NEW.nrrd', *read('FILE'))).",
                 )
-            shape = fields["sizes"].tolist()
-            affine, channels = _affine(fields, len(shape))
-
-            def read() -> np.ndarray:
-                values = nrrd.read_data(fields, file)
-                return values if channels is None else np.moveaxis(values, channels, -1)
-
-            if channels is not None:
-                shape.append(shape.pop(channels))
-            dtype = nrrd.reader._determine_datatype(fields)
-            yield Header(tuple(shape), dtype, affine, fields.get("content", ""), read)
+            shape = tuple(fields["sizes"].tolist())
+            kinds = [kind.lower() for kind in fields.get("kinds", [])]
+            if len(shape) > 3 or {*kinds} - {"domain", "space", "none", "???"}:
+                raise DataFileError(path, "holds several numbers a voxel", ONE_EACH)
+            yield Header(
+                shape,
+                nrrd.reader._determine_datatype(fields),
+                _affine(fields, len(shape)),
+                fields.get("content", ""),
+                lambda: nrrd.read_data(fields, file),
+            )
 
     def _save(
         self, path: Path, voxels: np.ndarray, affine: np.ndarray, note: str, place: Any
@@ -75,27 +73,22 @@ class Nrrd(Volumes):
         path.write_bytes(head + gap + voxels_packed)
 
 
-def _affine(fields: Mapping[str, Any], count: int) -> tuple[np.ndarray, int | None]:
-    """The affine to RAS of `count` axes, and which of them is of modalities (None: none)."""
+def _affine(fields: Mapping[str, Any], count: int) -> np.ndarray:
+    """The affine to RAS of `count` axes."""
     space = _SPACES.get(fields.get("space", "").lower())
     if space is None or {*fields.get("space units", [])} - {"mm"}:
         raise UnreadableError("its space is none of RAS, LAS and LPS in millimetres")
-    rows, kinds = fields.get("space directions"), fields.get("kinds", [])
-    channel = [axis for axis, kind in enumerate(kinds) if kind.lower() in _CHANNELS]
-    if rows is not None:
-        channel = channel or np.flatnonzero(np.isnan(rows).all(-1)).tolist()
-    spatial = [axis for axis in range(count) if axis not in channel]
-    if not 2 <= len(spatial) <= 3 or len(channel) > 1 or (rows is not None and len(rows) != count):
-        raise UnreadableError("it has not two or three axes of space, and at most one more")
+    rows = fields.get("space directions")
+    if count not in (2, 3) or (rows is not None and len(rows) != count):
+        raise UnreadableError("it has not two or three axes of space")
     affine = np.eye(4)
     if rows is None:
-        spacings = np.array(fields.get("spacings", [1.0] * count))
-        np.fill_diagonal(affine, [*spacings[spatial], *[1.0] * (4 - len(spatial))])
+        np.fill_diagonal(affine, [*fields.get("spacings", [1.0] * count), *[1.0] * (4 - count)])
     else:
-        affine[: rows.shape[1], : len(spatial)] = rows[spatial].T
-        if len(spatial) == 2:  # across the slice, which has no thickness
+        affine[: rows.shape[1], :count] = rows.T
+        if count == 2:  # across the slice, which has no thickness
             across = np.cross(affine[:3, 0], affine[:3, 1])
             affine[:3, 2] = across / np.linalg.norm(across)
     origin = fields.get("space origin", [0.0])
     affine[: len(origin), 3] = origin
-    return space @ affine, channel[0] if channel else None
+    return space @ affine

@@ -10,10 +10,8 @@ from PIL import Image as Picture
 from PIL.PngImagePlugin import PngInfo
 
 from asyndgan.intake.readers.reader import (
-    AXIAL,
-    NOT_ACQUIRED,
     DataFileError,
-    Geometry,
+    Place,
     Reader,
     Stored,
     decoding,
@@ -35,59 +33,29 @@ class Pictures(Reader):
     colour = True
 
     @abstractmethod
-    def _check(self, path: Path, picture: Any, *, labels: bool) -> bool:
+    def _check(self, path: Path, picture: Any) -> bool:
         """Refuses an open picture whose samples Pillow reads otherwise than they are stored.
 
         Returns:
             Whether it says that it was painted by a generator.
         """
 
-    @abstractmethod
-    def _save(self, path: Path, plane: np.ndarray, note: str) -> None:
-        """Writes a plane, and a note unless it is empty."""
-
-    def image(self, path: Path, *, most: int) -> list[Stored]:
-        """See `Reader.image`; an RGB picture holds three modalities."""
-        pixels, mode, painted = self._read(path, labels=False)
-        return [Stored(plane, painted=painted) for plane in modalities_of(path, pixels, mode, most)]
-
-    def mask(self, path: Path) -> Stored:
-        """See `Reader.mask`."""
-        pixels, mode, painted = self._read(path, labels=True)
-        return Stored(labels_of(path, pixels, mode), painted=painted)
-
-    def place(self, path: Path) -> Mapping[str, Any]:
+    def place(self, path: Path) -> Place:
         """See `Reader.place`; a picture has none."""
         return {}
 
-    def write(
-        self,
-        path: Path,
-        plane: np.ndarray,
-        *,
-        spacing: tuple[float, ...],
-        note: str,
-        geometry: Geometry = AXIAL,
-    ) -> None:
-        """See `Reader.write`; rounds and clips to 8 bits, and the spacing is lost."""
-        self._save(path, plane, note)
-
-    def write_painted(
-        self, path: Path, planes: Sequence[np.ndarray], *, place: Mapping[str, Any], axis: int
-    ) -> None:
-        """See `Reader.write_painted`."""
-        (plane,) = planes
-        self._save(path, plane, NOT_ACQUIRED)
-
-    def _read(self, path: Path, *, labels: bool) -> tuple[np.ndarray, str, bool]:
+    def _read(self, path: Path, most: int, *, labels: bool) -> list[Stored]:
+        """One array, or three of an RGB picture."""
         with (
             decoding(path, self.kind),
             opened(path) as file,
             Picture.open(file, formats=[self.kind]) as picture,
         ):
             bounded(path, *picture.size)
-            painted = self._check(path, picture, labels=labels)
-            return np.array(picture), picture.mode, painted
+            painted = self._check(path, picture)
+            pixels, mode = np.array(picture), picture.mode
+        planes = planes_of(path, pixels, mode, most, labels=labels)
+        return [Stored(plane, painted=painted) for plane in planes]
 
 
 @final
@@ -96,7 +64,15 @@ class Png(Pictures):
 
     kind = "PNG"
 
-    def _save(self, path: Path, plane: np.ndarray, note: str) -> None:
+    def _put(
+        self,
+        path: Path,
+        planes: Sequence[np.ndarray],
+        place: Mapping[str, Any],
+        axis: int,
+        note: str,
+    ) -> None:
+        (plane,) = planes
         deep = plane.dtype == np.uint16
         deep = deep or (bool(note) and plane.ndim == 2 and float(plane.max()) > 255)
         about = PngInfo()
@@ -105,19 +81,13 @@ class Png(Pictures):
         picture = Picture.fromarray(whole_numbers(path, plane, 65535 if deep else 255))
         picture.save(path, format="PNG", compress_level=6, pnginfo=about)
 
-    def _check(self, path: Path, picture: Any, *, labels: bool) -> bool:
+    def _check(self, path: Path, picture: Any) -> bool:
         stored = picture.tile[0][3]  # Pillow's name of the samples, such as RGB;16B
         if stored.endswith(";16B") and not picture.mode.startswith("I"):
             raise DataFileError(
                 path,
                 "stores 16 bits a colour, of which only the upper 8 would be read",
                 "Save it with 8 bits a colour, or each colour as a grey picture of 16 bits.",
-            )
-        if labels and stored in ("L;2", "L;4"):
-            raise DataFileError(
-                path,
-                f"is a mask of {stored[-1]} bits a pixel, whose numbers programs stretch to 0..255",
-                _LABELS,
             )
         return NOTE in picture.info
 
@@ -129,10 +99,17 @@ class Jpeg(Pictures):
     kind = "JPEG"
     lossy = True
 
-    def _save(self, path: Path, plane: np.ndarray, note: str) -> None:
+    def _put(
+        self,
+        path: Path,
+        planes: Sequence[np.ndarray],
+        place: Mapping[str, Any],
+        axis: int,
+        note: str,
+    ) -> None:
         raise DataFileError(path, "would be a JPEG, which changes what it stores", "Write PNG.")
 
-    def _check(self, path: Path, picture: Any, *, labels: bool) -> bool:
+    def _check(self, path: Path, picture: Any) -> bool:
         if picture.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT:
             raise DataFileError(
                 path,
@@ -142,12 +119,20 @@ class Jpeg(Pictures):
         return False
 
 
-def modalities_of(path: Path, pixels: np.ndarray, mode: str, most: int) -> list[np.ndarray]:
-    """The planes of a picture of Pillow's `mode`, of which there may be `most`.
+def planes_of(
+    path: Path, pixels: np.ndarray, mode: str, most: int, *, labels: bool
+) -> list[np.ndarray]:
+    """The planes of a picture of Pillow's `mode`, of which there may be `most`, or its labels.
 
     Raises:
-        DataFileError: it is of another kind than grey, or RGB where three are wanted.
+        DataFileError: it is of another kind than grey, or RGB where three are wanted, or a mask in
+            colour; the index of a palette is a label.
     """
+    if labels:
+        if mode in (*_GREY, "P", "1"):
+            return [pixels]
+        reason = f"is a picture of kind {mode}, where a mask was expected"
+        raise DataFileError(path, reason, _LABELS)
     if mode == "RGB" and most >= 3:
         return list(np.moveaxis(pixels, -1, 0))
     if mode in _GREY:
@@ -157,17 +142,6 @@ def modalities_of(path: Path, pixels: np.ndarray, mode: str, most: int) -> list[
     raise DataFileError(
         path, f"is a picture of kind {mode}, where {wanted} was expected", f"Save it so{remedy}."
     )
-
-
-def labels_of(path: Path, values: np.ndarray, mode: str) -> np.ndarray:
-    """The labels of a picture of Pillow's `mode`.
-
-    Raises:
-        DataFileError: it is in colour; the index of a palette is a label.
-    """
-    if mode in (*_GREY, "P", "1"):
-        return values
-    raise DataFileError(path, f"is a picture of kind {mode}, where a mask was expected", _LABELS)
 
 
 def bounded(path: Path, columns: int, rows: int) -> None:

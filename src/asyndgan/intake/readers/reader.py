@@ -17,6 +17,9 @@ from asyndgan.texts import printable
 
 nib: Any = Late("nibabel")  # half a second that pictures need not
 
+Place = Mapping[str, Any]
+"""Where the voxels of a file lie, as its format says it, for JSON."""
+
 NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
 """Note in the header of a painted file; NIfTI allows 80 bytes."""
 
@@ -129,27 +132,31 @@ class Reader(ABC):
     lossy: bool = False
     """Whether storing changes values: then only images are read, and nothing is written."""
 
-    @abstractmethod
     def image(self, path: Path, *, most: int) -> list[Stored]:
         """Reads the intensities of one file, one array each of at most `most` modalities.
 
         Raises:
             DataFileError: the file cannot be read, is too large, or holds more modalities.
         """
+        return self._read(path, most, labels=False)
 
-    @abstractmethod
     def mask(self, path: Path) -> Stored:
         """Reads the labels of one file.
 
         Raises:
             DataFileError: the file cannot be read, is too large, or is no mask.
         """
+        (stored,) = self._read(path, 1, labels=True)
+        return stored
 
     @abstractmethod
-    def place(self, path: Path) -> Mapping[str, Any]:
+    def _read(self, path: Path, most: int, *, labels: bool) -> list[Stored]:
+        """See `image`, or `mask` for `labels`."""
+
+    @abstractmethod
+    def place(self, path: Path) -> Place:
         """What `write_painted` needs to put another file on the grid of this one, for JSON."""
 
-    @abstractmethod
     def write(
         self,
         path: Path,
@@ -173,15 +180,29 @@ class Reader(ABC):
             DataFileError: the format cannot store these values.
             OSError: the file cannot be written.
         """
+        planes = [*plane] if self.volumes and plane.ndim == 3 else [plane]
+        place = {"mm": (geometry.thickness, *spacing)[-3:], "geometry": geometry, "stack": False}
+        self._put(path, planes, place, geometry.axis, note)
 
-    @abstractmethod
     def write_painted(
-        self, path: Path, planes: Sequence[np.ndarray], *, place: Mapping[str, Any], axis: int
+        self, path: Path, planes: Sequence[np.ndarray], *, place: Place, axis: int
     ) -> None:
         """Writes all slices of a file on the `place` of an acquired one, noted `NOT_ACQUIRED`.
 
         `axis` is that of the volume along which it was cut (see `plane_of`); raises as `write`.
         """
+        self._put(path, planes, place, axis, NOT_ACQUIRED)
+
+    @abstractmethod
+    def _put(
+        self,
+        path: Path,
+        planes: Sequence[np.ndarray],
+        place: Mapping[str, Any],
+        axis: int,
+        note: str,
+    ) -> None:
+        """Writes slices on a place that `write` makes, or `place` of a file."""
 
 
 @contextmanager
