@@ -24,7 +24,7 @@ BASES: dict[str, tuple[str, list[str], int]] = {
     "tif": (".tif", ["T1"], 0), "jpg": (".jpg", ["T1"], 0),
     "ct": (".nii.gz", ["CT"], 12), "mr": (".nii.gz", ["T1", "T2"], 12), "plain": (".nii", ["CT"],
         12),
-    "nrrd": (".nrrd", ["CT"], 12),
+    "nrrd": (".nrrd", ["CT"], 12), "mha": (".mha", ["CT"], 12),
 }  # fmt: skip
 
 Spoil = Callable[[Owned], object]
@@ -849,6 +849,7 @@ UNOBEYED = {
     "pictures: Replace them by": NOT_OF_SETS, 
     "patients: {} without": "A note on names, which test_findings.py obeys.",
     "reader: {}": PARTS,
+    "mha: Store both in": "SimpleITK is not among what is installed.",
     "nrrd: Store both in": "Its other file lies elsewhere.",
     "listing: Mend these": "It follows a thousand others.",
     "labelling: {} Objects": AGAIN, "sniffing: Convert images": AGAIN,

@@ -68,6 +68,16 @@ def vast_nrrd(side: int) -> bytes:
     return b"NRRD0004\n" + text.encode() + gzip.compress(bytes(64))
 
 
+def vast_mha(side: int) -> bytes:
+    return mha(f"{side} {side} {side}", "MET_UCHAR", zlib.compress(bytes(64)), packed=True)
+
+
+def mha(sizes: str, kind: str, content: bytes, *, packed: bool = False, more: str = "") -> bytes:
+    head = f"ObjectType = Image\nNDims = {len(sizes.split())}\nBinaryData = True\n{more}"
+    head += f"CompressedData = {packed}\nDimSize = {sizes}\nElementType = {kind}\n"
+    return f"{head}ElementDataFile = LOCAL\n".encode() + content
+
+
 VAST_FILES: dict[str, Callable[[int], bytes]] = {
     ".png": vast_png,
     ".jpg": vast_jpeg,
@@ -77,6 +87,7 @@ VAST_FILES: dict[str, Callable[[int], bytes]] = {
     ".nii.gz": lambda side: gzip.compress(vast_nifti(side)),
     ".nii": vast_nifti,
     ".nrrd": vast_nrrd,
+    ".mha": vast_mha,
 }
 """For every ending, a file of few bytes whose header claims this many pixels along each axis."""
 
@@ -90,10 +101,26 @@ def make_nrrd(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
     nrrd.write(str(path), voxels, {**space, "space origin": affine[:3, 3]})
 
 
+def make_mha(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    lps = LPS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    more = "BinaryDataByteOrderMSB = True\n"
+    for key, values in {
+        "TransformMatrix": (lps[:3, :3] / spacing).T.ravel(),
+        "Offset": lps[:3, 3],
+        "ElementSpacing": spacing,
+    }.items():
+        more += f"{key} = {' '.join(map(repr, values.tolist()))}\n"
+    kind = {"u1": "UCHAR", "i2": "SHORT", "u2": "USHORT", "f4": "FLOAT"}[voxels.dtype.str[1:]]
+    content = voxels.astype(voxels.dtype.newbyteorder(">")).tobytes(order="F")
+    path.write_bytes(mha(" ".join(map(str, voxels.shape)), f"MET_{kind}", content, more=more))
+
+
 MAKE_VOLUME: dict[str, Callable[[Path, np.ndarray, np.ndarray], None]] = {
     ".nii.gz": make_nifti,
     ".nii": make_nifti,
     ".nrrd": make_nrrd,
+    ".mha": make_mha,
 }
 """For every ending of volumes, how other software than this package writes voxels (x, y, z)."""
 

@@ -1,5 +1,6 @@
 """What only some formats have: pyramids, channels, units, Exif, other files."""
 
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -198,11 +199,18 @@ def test_several_numbers_a_voxel_are_refused_of_other_formats(tmp_path: Path) ->
     path = tmp_path / "ann.nrrd"
     nrrd.write(str(path), np.zeros((2, 4, 5, 6)), {"kinds": ["vector", *["domain"] * 3]})
     assert "several numbers a voxel" in refused(path)
+    path = tmp_path / "ann.mha"
+    head = "ObjectType = Image\nNDims = 2\nElementNumberOfChannels = 2\nDimSize = 2 3\n"
+    path.write_text(f"{head}ElementType = MET_UCHAR\nElementDataFile = LOCAL\n")
+    assert "several numbers a voxel" in refused(path)
 
 
 def test_voxels_in_another_file_are_not_looked_for(tmp_path: Path) -> None:
     nrrd.write(str(tmp_path / "a.nhdr"), pages(2))
     path = (tmp_path / "a.nhdr").rename(tmp_path / "a.nrrd")
+    assert "lie in another file" in refused(path)
+    path = tmp_path / "a.mha"
+    path.write_text("ObjectType = Image\nNDims = 2\nDimSize = 2 2\nElementDataFile = /etc/hosts\n")
     assert "lie in another file" in refused(path)
 
 
@@ -240,11 +248,21 @@ def test_a_header_of_nrrd_that_cannot_be_used_is_refused_without_its_text(
     assert "Meier" not in refused(path)
 
 
-@pytest.mark.parametrize("packing", ["raw", "gzip"])
+@pytest.mark.parametrize("packing", ["mha", "zlib", "raw", "gzip"])
 def test_voxels_beyond_those_that_a_header_claims_are_a_fault(packing: str, tmp_path: Path) -> None:
     path, values = tmp_path / "ann_0000.nrrd", np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
-    nrrd.write(str(path), values, {"encoding": packing})
-    path.write_bytes(path.read_bytes().replace(b"sizes: 3 4 5", b"sizes: 2 4 5"))
+    if packing in ("mha", "zlib"):
+        path = path.with_suffix(".mha")
+        content = values.tobytes() if packing == "mha" else zlib.compress(values.tobytes())
+        path.write_bytes(
+            b"ObjectType = Image\nNDims = 3\nElementType = MET_UCHAR\nDimSize = 2 4 5\n"
+            b"CompressedData = %s\nElementDataFile = LOCAL\n"
+            % (b"True" if packing == "zlib" else b"False")
+            + content
+        )
+    else:
+        nrrd.write(str(path), values, {"encoding": packing})
+        path.write_bytes(path.read_bytes().replace(b"sizes: 3 4 5", b"sizes: 2 4 5"))
     assert "cannot be read as" in refused(path)
 
 

@@ -50,7 +50,7 @@ def write_dataset(
     PNG stores intensities rounded and clipped to 0..255 (PNG uint16, and a synthetic set's
     grey pictures where they exceed 255, to 0..65535) and no spacing; modalities named R, G, B go
     into one RGB picture, also of TIFF. The other formats store whole numbers in their type, other
-    images in float32, masks in uint8, and the spacing, a slice or (NIfTI, NRRD) volume a file.
+    images in float32, masks in uint8, and the spacing, a slice or (NIfTI, NRRD, MHA) volume a file.
     `extra` are further keys of dataset.json, and `geometry` says how a case lies in files of
     volumes.
 

@@ -18,8 +18,8 @@ MOST_OPENED: Final = 5
 
 _ENDINGS: Final = (
     *READERS,
-    *(".gif", ".bmp", ".webp", ".jp2", ".pgm", ".ppm", ".mha", ".mhd", ".nhdr", ".mgz", ".mnc"),
-    *(".img", ".hdr", ".dcm", ".ima", ".npy", ".npz", ".mat", ".h5"),
+    *(".gif", ".bmp", ".webp", ".jp2", ".pgm", ".ppm", ".mhd", ".nhdr", ".mgz", ".mnc", ".img"),
+    *(".hdr", ".dcm", ".ima", ".npy", ".npz", ".mat", ".h5"),
 )
 _IMAGE: Final = re.compile(  # a name may go on behind its ending: `p1.nii.bz2`, `p1.png (1)`
     f"(.+?)({'|'.join(map(re.escape, sorted(_ENDINGS, key=len, reverse=True)))})(\\W.*)?", re.I

@@ -30,6 +30,7 @@ _KINDS: Final = {
     ),
     "TIFF": Content("a TIFF picture"),
     "NRRD": Content("an NRRD volume"),
+    "MetaImage": Content("a MetaImage volume"),
 }
 """`Reader.kind` to what a file of it holds, but for NIfTI, which is packed or not."""
 
@@ -46,7 +47,7 @@ _BEGINS: Final = (
     (344, b"n+1\0", _NIFTI),
     (4, b"n+2\0", _NIFTI),
     (0, b"NRRD000", _KINDS["NRRD"]),
-    (0, b"ObjectType", Content("a MetaImage volume")),
+    (0, b"ObjectType", _KINDS["MetaImage"]),
     (0, b"\x89HDF", Content("an HDF5 file")),
     (0, b"PK\x03\x04", Content("a ZIP archive", "Unpack it.")),
     (0, b"version https://git-lfs", Content("a Git LFS pointer", _POINTER)),

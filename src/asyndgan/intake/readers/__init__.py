@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from asyndgan.intake.readers.mha import Mha
 from asyndgan.intake.readers.nifti import Nifti
 from asyndgan.intake.readers.nrrd import Nrrd
 from asyndgan.intake.readers.pictures import Jpeg, Png
@@ -28,6 +29,7 @@ READERS: Final[Mapping[str, Reader]] = {
     ".tif": Tiff(),
     ".tiff": Tiff(),
     ".nrrd": Nrrd(),
+    ".mha": Mha(),
 }
 """The ending of a file's name to the reader of its format."""
 
