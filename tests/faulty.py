@@ -592,6 +592,10 @@ def regions(own: Owned) -> None:
     own.write(labels={"background": 0, "whole": [1, 2], "core": [2]})
 
 
+def with_order(own: Owned, file: Path, said: str) -> None:
+    own.write(regions_class_order=[1, 2])
+
+
 def patient_each(own: Owned) -> None:
     own.write(patient_pattern=r"([ns])")
 
@@ -736,6 +740,9 @@ CASES: list[tuple[str, Case]] = [
         written(patient_pattern=r"(.+)_s\d+"))),
     ("description: Store masks without", case("one", described(mask_ending=".jpg"),
         written(mask_ending=".png"))),
+    ("description: Write labels without", case("one",
+        described(labels={"background": 0, **{f"r{n}": [1, n] for n in range(2, 70)}},
+            regions_class_order=[1]), written(labels=L))),
     ("description: Correct it there", case("one", broken_json, restore)),
     ("description: Leave out channels", case("one",
         described(channel_names={str(n): f"c{n}" for n in range(70)}),
@@ -744,7 +751,7 @@ CASES: list[tuple[str, Case]] = [
         described(labels={f"l{n}": n for n in range(300)}), written(labels=L))),
     ("description: Leave out the cases that", case("one", ignoring, without_ignored, annotated)),
     ("description: Leave out the cases that", case("one", ignoring_alone, ignored_is_0)),
-    ("description: Name each number of", case("one", regions, written(labels=L))),
+    ("description: Give regions_class_order", case("one", regions, with_order, written(labels=L))),
     ("description: Exchange 0 and", case("one", background_is_1, exchanged)),
     ("description: Take 1 to", case("one", described(labels={"background": 0, "": 1}),
         written(labels=L))),

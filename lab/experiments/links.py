@@ -33,7 +33,7 @@ from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import CONNECTED_S, free_port, join
 from asyndgan.engines.flare.service import SiteService
 from asyndgan.engines.flare.transport import Flare
-from asyndgan.protocol import Exchange
+from asyndgan.protocol import Exchange, away
 from asyndgan.runs import load_recipe
 from asyndgan.training import Coordinator
 
@@ -171,8 +171,8 @@ def federation(
         flare = Flare(Office(made, recipe, "run"))
         ends.callback(flare.close)
         ends.callback(flare.office.close)
-        if not flare.wait_for(names, CONNECTED_S):
-            raise SystemExit(f"connected are only: {', '.join(flare.sites())}")
+        if missing := away(flare, names, CONNECTED_S):
+            raise SystemExit(f"not connected: {', '.join(missing)}")
         exchange = Exchange(flare, recipe)
         ends.callback(exchange.close)
         yield Coordinator.begin(recipe, exchange, run="11"), links, services

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, final
@@ -33,7 +33,7 @@ class Clock:
     """Adds up the CPU seconds that methods take in the threads that call them."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def on(self, owner: object, method: str) -> None:
         """Times a method of an object from now on."""

@@ -101,6 +101,9 @@ def make_nrrd(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
     nrrd.write(str(path), voxels, {**space, "space origin": affine[:3, 3]})
 
 
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
 def make_mha(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
     lps = LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)

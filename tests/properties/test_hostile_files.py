@@ -433,6 +433,13 @@ def test_a_description_of_very_many_names_is_refused_in_few_words(
     assert len(str(found.value)) < LONGEST_ERROR
 
 
+def test_regions_of_very_many_numbers_are_refused_before_they_are_compared(tmp_path: Path) -> None:
+    labels = {f"r{n}": list(range(256 * n, 256 * n + 256)) for n in range(64)}
+    table = {"channel_names": {"0": "T1"}, "labels": labels, "regions_class_order": [1]}
+    (tmp_path / "dataset.json").write_text(json.dumps({**table, "file_ending": ".png"}))
+    refused_soon(lambda: describe(tmp_path), "more than 64 regions, or 256 numbers")
+
+
 def test_files_that_are_listed_and_not_there_are_no_hundred_thousand_faults(tmp_path: Path) -> None:
     files = {f"c{n}": {"images": [f"{n}.png"], "label": f"l/{n}.png"} for n in range(5000)}
     table = {"channel_names": {"0": "T1"}, "labels": {"a": 0}, "file_ending": ".png"}

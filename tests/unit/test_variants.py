@@ -184,6 +184,45 @@ def test_the_name_of_a_listed_case_is_that_of_a_file(name: str, tmp_path: Path) 
         describe(folder)
 
 
+@pytest.mark.parametrize(
+    ("regions", "disjoint"),
+    [
+        (
+            {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3},
+            {"background": 0, "rest of whole": 1, "rest of core": 2, "enhancing": 3},
+        ),
+        (
+            {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumour": 2},
+            {"background": 0, "rest of kidney": 1, "tumour": 2, "rest of masses": 3},
+        ),
+        (
+            {"background": 0, "organ": [1, 2]},
+            {"background": 0, "rest of organ (1)": 1, "rest of organ (2)": 2},
+        ),
+        (
+            {"background": 0, "A": [1, 2], "B": [2, 3]},
+            {"background": 0, "rest of A (1)": 1, "rest of A (2)": 2, "rest of B": 3},
+        ),
+        (
+            {"background": 0, "rest of A": 1, "A": [1, 2]},
+            {"background": 0, "rest of A": 1, "rest of A (2)": 2},
+        ),
+    ],
+)
+def test_regions_become_labels_that_do_not_overlap(
+    regions: dict, disjoint: dict, tmp_path: Path
+) -> None:
+    folder = listed(tmp_path / "a", labels=regions, regions_class_order=[1, 2, 3])
+    assert describe(folder).labels == disjoint
+
+
+@pytest.mark.parametrize("numbers", [[], ["1"], [[1]], [True], [300, 1], list(range(1000))])
+def test_regions_that_cannot_be_used_are_refused(numbers: list, tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": numbers, "core": 1}
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        describe(listed(tmp_path / "a", labels=labels, regions_class_order=[1, 2]))
+
+
 def photographs(folder: Path, colours: int = 0) -> Path:
     """JPEG images with masks in PNG."""
     for part in ("imagesTr", "labelsTr"):

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from asyndgan.intake.near import MOST_OPENED, files_below, is_dicom
 from asyndgan.intake.readers import LOSSLESS, READERS, DataFileError, lossless
 from asyndgan.intake.sniffing import FROM_DICOM, content_of
-from asyndgan.intake.variants import FILES, checked_files, in_version_2
+from asyndgan.intake.variants import FILES, checked_files, disjoint, in_version_2
 from asyndgan.recipe import shown
 from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.store.info import DatasetInfo
@@ -28,6 +28,7 @@ WRITE_IT = (
 
 MAX_JSON_BYTES = 2**24
 MAX_LABEL = 255  # what an 8-bit mask can hold
+MAX_REGIONS = 64
 LONGEST_PATTERN = 1000
 OWN_KEYS = ("channel_names", "labels", "numTraining", "file_ending", "mask_ending", "name", FILES)
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -77,13 +78,29 @@ def describe(folder: Path, table: Mapping[str, object] | None = None) -> Dataset
     return DatasetInfo(
         name=str(table.get("name") or folder.resolve().name),
         modalities=checked_modalities(path, table.get("channel_names", table.get("modality"))),
-        labels=checked_labels(path, table.get("labels")),
+        labels=checked_labels(path, _without_regions(path, table)),
         file_ending=ending,
         mask_ending=masks_end,
         listed=checked_files(path, table.get(FILES)),
         extra={key: value for key, value in table.items() if key not in OWN_KEYS},
         training=training,
     )
+
+
+def _without_regions(path: Path, table: Mapping[str, object]) -> object:
+    """The labels of a dataset.json, disjoint if some are regions in the order of their classes."""
+    labels, order = table.get("labels"), table.get("regions_class_order")
+    if not isinstance(labels, dict) or not any(isinstance(one, list) for one in labels.values()):
+        return labels
+    numbers = [one if isinstance(one, list) else [one] for one in labels.values()]
+    if any(not each or not all(map(_is_number, each)) for each in numbers) or not isinstance(
+        order, list
+    ):
+        return labels
+    if len(labels) > MAX_REGIONS or len({n for each in numbers for n in each}) > MAX_LABEL + 1:
+        reason = f"labels names more than {MAX_REGIONS} regions, or {MAX_LABEL + 1} numbers"
+        raise DataFileError(path, reason, "Write labels without regions.")
+    return disjoint(labels)
 
 
 def json_table(path: Path) -> dict[str, object]:
@@ -175,7 +192,11 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
             )
         if isinstance(number, list):
             said = f"label '{name}' is a region, a list of labels"
-            raise fault(said, "Name each number of the masks by itself, without regions.")
+            raise fault(
+                said,
+                "Give regions_class_order too, as nnU-Net wants it; or name each number of the "
+                f"masks. {remedy}",
+            )
         if not _is_number(number) or not 0 <= number <= MAX_LABEL:
             reason = f"label '{name}' has the number {shown(number)}, none of 0 to {MAX_LABEL}"
             raise fault(reason, f"{remedy} Numbers in the masks have to be the same.")

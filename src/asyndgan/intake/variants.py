@@ -2,7 +2,7 @@
 
 The Medical Segmentation Decathlon (MSD) and nnU-Net's version 1 number the names of labels and list
 the training files, which may hold several modalities each. Version 2 may list the files of each
-case under `dataset`.
+case under `dataset`, and may name regions, lists of labels that overlap.
 """
 
 from collections.abc import Iterator, Mapping
@@ -111,3 +111,28 @@ def checked_files(
             raise DataFileError(path, f"{FILES} names {shown((outside or [case])[0])}", _INSIDE)
         checked[case] = (tuple(images), label)
     return checked
+
+
+def disjoint(labels: Mapping[str, object]) -> dict[str, object]:
+    """Labels that do not overlap, in place of regions; the numbers in the masks stay.
+
+    A number is named by the smallest region that holds it: alone, by the region's name, with
+    others, as the rest of it. With whole = [1, 2, 3], core = [2, 3] and enhancing = 3 these are
+    1, "rest of whole", 2, "rest of core" and 3, "enhancing". A name that is taken gets its number.
+
+    Args:
+        labels: name to number or list of numbers.
+    """
+    regions = {
+        name: {*number} if isinstance(number, list) else {number} for name, number in labels.items()
+    }
+    smallest = {
+        number: min((r for r in regions if number in regions[r]), key=lambda r: len(regions[r]))
+        for number in sorted(set().union(*regions.values()))
+    }
+    named: dict[str, object] = {}
+    for number, region in smallest.items():
+        name = region if len(regions[region]) == 1 else f"rest of {region}"
+        taken = name in named or [*smallest.values()].count(region) > 1
+        named[f"{name} ({number})" if taken else name] = number
+    return named

@@ -33,7 +33,7 @@ from asyndgan.painting.records import make_records, schema_of_run
 from asyndgan.painting.sets import painted_once
 from asyndgan.painting.synthesise import PAINTING_VERSION, chosen_masks, masks_digest
 from asyndgan.runs import RunFolder
-from asyndgan.runs.schema import Count, Hex
+from asyndgan.runs.facts import Count, Hex
 from asyndgan.runs.sites import RunSites, changed_sites
 from asyndgan.tables.schema import Schema, refuse_for_images
 from asyndgan.training import checkpoint
