@@ -230,7 +230,6 @@ def scored(
     a text, the models trained and all models.
     """
     truth = (judged[schema.target] == schema.positive_class).to_numpy()
-    samples = _samples(truth)
     scores, done, total = [], 0, 2 * len(sets)
     for model, seeded in (("boosting", seeds), ("regression", 1)):
         reference: Array | None = None
@@ -240,7 +239,7 @@ def scored(
                 for records in tables
                 for seed in range(seeded)
             ]
-            aucs = np.mean([_aucs(truth, own, samples) for own in found], axis=0)
+            aucs = np.mean([_aucs(truth, own) for own in found], axis=0)
             reference = aucs if reference is None else reference
             scores.append(_score(name, model, len(tables[0]), aucs, reference, truth, found))
             done += 1
@@ -264,20 +263,11 @@ def _score(
     return Score(name, model, count, *(float(number) for number in numbers))
 
 
-def _samples(truth: Array) -> list[Array]:
-    """All test records, and bootstrap samples of them, each class by itself."""
-    random = np.random.default_rng(0)
-    parts = [np.flatnonzero(truth), np.flatnonzero(~truth)]
-    drawn = [
-        np.concatenate([random.choice(part, len(part)) for part in parts]) for _ in range(DRAWN)
-    ]
-    return [np.arange(len(truth)), *drawn]
-
-
-def _aucs(truth: Array, scores: Array, samples: Sequence[Array]) -> Array:
-    return np.array(
-        [area_under_curve(scores[own][truth[own]], scores[own][~truth[own]]) for own in samples]
-    )
+def _aucs(truth: Array, scores: Array) -> Array:
+    """AUC on all test records, then on bootstrap samples of them, each class by itself."""
+    random, of, other = np.random.default_rng(0), scores[truth], scores[~truth]
+    drawn = ([random.choice(part, len(part)) for part in (of, other)] for _ in range(DRAWN))
+    return np.array([area_under_curve(*each) for each in ((of, other), *drawn)])
 
 
 def predicted(
@@ -330,10 +320,12 @@ def _numbers(records: "pd.DataFrame", schema: Schema, *, one_hot: bool) -> Array
     return np.stack(parts, axis=1)
 
 
-def _ordered(records: "pd.DataFrame", schema: Schema) -> Array:
-    """The same, with missing values below all others."""
+def _ordered(records: "pd.DataFrame", schema: Schema) -> "pd.DataFrame":
+    """The same as a frame, with missing values below all others."""
+    import pandas as pd
+
     numbers = _numbers(records, schema, one_hot=False)
-    return np.where(np.isnan(numbers), -1e18, numbers)
+    return pd.DataFrame(numbers, columns=[*_inputs(schema)]).fillna(-1e18)
 
 
 def column_likeness(real: "pd.DataFrame", made: "pd.DataFrame", schema: Schema) -> dict[str, float]:
@@ -342,12 +334,11 @@ def column_likeness(real: "pd.DataFrame", made: "pd.DataFrame", schema: Schema) 
 
     both = _ordered(real, schema), _ordered(made, schema)
     likeness = {}
-    for place, (name, column) in enumerate(_inputs(schema).items()):
-        one, other = both[0][:, place], both[1][:, place]
+    for name, column in _inputs(schema).items():
+        one, other = (own[name] for own in both)
         if column.kind == "categorical":
-            codes = np.union1d(one, other)
-            parts = [np.array([(own == code).mean() for code in codes]) for own in (one, other)]
-            distance = float(np.abs(parts[0] - parts[1]).sum() / 2)
+            parts = [own.value_counts(normalize=True) for own in (one, other)]
+            distance = float(parts[0].sub(parts[1], fill_value=0).abs().sum() / 2)
         else:
             distance = float(ks_2samp(one, other, method="asymp").statistic)
         likeness[name] = 1 - distance
@@ -356,17 +347,10 @@ def column_likeness(real: "pd.DataFrame", made: "pd.DataFrame", schema: Schema) 
 
 def pair_likeness(real: "pd.DataFrame", made: "pd.DataFrame", schema: Schema) -> float:
     """Mean likeness of pairs of columns, 0 to 1; see `RecordsEvaluation.pairs`."""
-    from scipy.stats import rankdata
-
-    tables = []
-    for own in (real, made):
-        ranks = rankdata(_ordered(own, schema), axis=0)
-        with np.errstate(invalid="ignore"):  # of a column with one value
-            tables.append(np.nan_to_num(np.atleast_2d(np.corrcoef(ranks, rowvar=False))))
-    upper = np.triu_indices(len(tables[0]), 1)
-    if not len(upper[0]):
-        return 1.0
-    return float(1 - np.abs(tables[0] - tables[1])[upper].mean() / 2)
+    # A column with one value correlates with none.
+    one, other = (_ordered(own, schema).corr("spearman").fillna(0) for own in (real, made))
+    apart = np.abs(one - other).to_numpy()[np.triu_indices(len(one), 1)]
+    return float(1 - apart.mean() / 2) if len(apart) else 1.0
 
 
 def distances(encoder: Encoder, of: "pd.DataFrame", to: "pd.DataFrame") -> Array:
