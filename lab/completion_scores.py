@@ -14,15 +14,14 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
 from asyndgan.errors import DataError
 from asyndgan.judging.metrics import mean
 from asyndgan.painting.budget import TranslationBudget
-from asyndgan.painting.completion import painted_from_masks
-from asyndgan.painting.regression import Regression
 from asyndgan.painting.sets import masks_of
+from asyndgan.painting.synthesise import synthesise
 from asyndgan.painting.translation import (
     Incomplete,
+    Regression,
     filled,
     translated,
     translator_of,
-    without_mask,
 )
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case
@@ -86,7 +85,9 @@ def completions(
     sites = {site: [widened(case, painted) for case in own] for site, own in sites.items()}
     hidden = [blanked(case, lacking) for case in judged]
     masked = [Incomplete(case, True) for case in hidden]
-    unmasked = [without_mask(each) for each in masked]
+    unmasked = [
+        Incomplete(replace(case, mask=torch.zeros_like(case.mask)), masked=False) for case in hidden
+    ]
     real = [case for own in sites.values() for case in own]
     translator = translator_of(
         run,
@@ -99,7 +100,7 @@ def completions(
     )
     found = {
         "mean of each label": _label_means(real, masked),
-        "painted from the mask": painted_from_masks(run, masked, seed=seed),
+        "painted from the mask": _painted(run, hidden, seed),
         "linear regression": _regressed(real, masked),
         f"linear regression{HIDDEN}": _regressed(real, unmasked),
         "translated": translated(translator, masked),
@@ -112,6 +113,13 @@ def completions(
     }
     back = [painted.index(name) for name in theirs]
     return {way: [image[back] for image in images] for way, images in found.items()}
+
+
+def _painted(run: RunFolder, cases: Sequence[Case], seed: int) -> list[Image]:
+    """Painted by the generator from each mask alone (Chang et al. 2020)."""
+    masks = [(case.name, case.mask) for case in cases]
+    found = synthesise(run, masks, seed=seed)
+    return [filled(case, own.image) for case, own in zip(cases, found, strict=True)]
 
 
 def nearness(

@@ -10,12 +10,12 @@ from typing import Any, final
 import torch
 
 from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet, write_whole
-from asyndgan.judging.compare import compare, contenders, levelled_off
+from asyndgan.judging.compare import compare, contenders
 from asyndgan.judging.metrics import mean
 from asyndgan.judging.table import REAL_ALL, SYNTHETIC, Evaluation, of_single_sites
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.pictures import plot_paintings
-from asyndgan.painting.sets import patients_of_masks
+from asyndgan.painting.sets import of_sites
 from asyndgan.store import Case
 from asyndgan.store.prepare import blanked
 from lab import local
@@ -25,6 +25,7 @@ from lab.costs import of_a_site, traffic
 from lab.diagnosis import diagnose_run
 from lab.fedavg import LOCAL_STEPS, weight
 from lab.kids import kids
+from lab.levelling import levelled_off
 from lab.paintings import Paintings
 from lab.real import Real
 from lab.result import FEDAVG, FEDAVG_WITHOUT, LOCAL, POOLED, SuiteResult
@@ -138,7 +139,7 @@ class Judging:
         return {}
 
     def _add_kids(self, result: SuiteResult) -> None:
-        owners = list(patients_of_masks(self.real.sites).values())
+        owners = list(of_sites(self.real.sites).patients.values())
         for name, runs in self.paintings.runs.items():
             alike = (self.paintings.alike(run) for run in runs)
             measured = [asdict(kids(cases, owners, self.real.sites)) for cases in alike]

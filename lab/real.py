@@ -13,7 +13,6 @@ from asyndgan.errors import RecipeError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.nnunet import read_arrays, slices_of
 from asyndgan.intake.patients import found_in
-from asyndgan.judging.compare import HELD_OUT
 from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.painting.fading import Fading
 from asyndgan.recipe import ImageSection
@@ -21,6 +20,7 @@ from asyndgan.store import Case
 from asyndgan.store.geometry import AXES
 from asyndgan.store.prepare import prepare
 from asyndgan.store.splits import hold_out
+from lab.levelling import HELD_OUT
 from lab.suite import SetSection, Suite
 
 

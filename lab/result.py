@@ -67,7 +67,7 @@ class SuiteResult:
             `steps`, those `sent` and `received` per step; `generator` and `discriminator`, of their
             weights in float32, for all modalities; `fedgan_round`, of both networks to the site and
             back; `break_even` (K*), the number of steps that move as many bytes as such a round.
-        levelling: for each set and label, whether its budget was long enough: `table.Levelling`.
+        levelling: for each set and label, whether its budget was long enough: `Levelling`.
         trainings: for each run, by its folder: digests of its resolved recipe and its sites' files,
             the versions that trained it (asyndgan, torch), and SHA-256 of its generator.
         evaluations: folder of each (set, recipe), relative to the output folder.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asyndgan.arrays import Mask
-from asyndgan.auditing.distances import by_patient, pairwise, smaller
+from asyndgan.auditing.distances import SIDE, by_patient, pairwise
 from asyndgan.auditing.membership import attack
 from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
@@ -76,7 +76,8 @@ def attacked(learned: Named, members: Sequence[Case], others: Sequence[Case], la
     """AUC of telling members by how near the nearest learned mask is, over patients."""
 
     def small(masks: list[Mask]) -> Tensor:
-        return smaller(F.one_hot(torch.stack(masks), labels).movedim(-1, 1).float())
+        maps = F.one_hot(torch.stack(masks), labels).movedim(-1, 1).float()
+        return F.interpolate(maps, size=(SIDE, SIDE), mode="area")
 
     found = small([mask for _, mask in learned])
 

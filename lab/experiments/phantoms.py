@@ -28,7 +28,7 @@ from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.metrics import average, bootstrap_interval
 from asyndgan.judging.real import load_real
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.painting.sets import masks_of, painting_of, patients_of_masks
+from asyndgan.painting.sets import masks_of, of_sites, painting_of
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
@@ -189,7 +189,7 @@ def apart(variant: Variant, data: Path, out: Path) -> dict[str, Any]:
         opened, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
     )  # fmt: skip
     painted = counterparts(run, real)
-    return asdict(kids(painted, list(patients_of_masks(real).values()), real))
+    return asdict(kids(painted, list(of_sites(real).patients.values()), real))
 
 
 def minorities(data: Path, out: Path) -> str:

@@ -163,7 +163,7 @@ def measured(
             folder = out / "audits" / f"{name.replace(' ', '-')}-{place}"
             audit = audit_records(run, opened[name], folder)
             audits[f"{name}, seed {place}"] = asdict(audit.attacks[-1]) | {
-                "copied": audit.copied, "matched": audit.matched,
+                "copied": audit.copies[-1] / audit.attacks[-1].members, "matched": audit.matched,
             }  # fmt: skip
     return {
         "judged_on": f"{len(judged)} {'test' if test else 'held-out'} records",

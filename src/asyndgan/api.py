@@ -32,8 +32,7 @@ from asyndgan.judging.table import Evaluation
 from asyndgan.kinds import kind_of
 from asyndgan.models import check_parts
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.painting.looks import check_look
-from asyndgan.painting.painter import PaintedSet, Painter
+from asyndgan.painting.painter import PaintedSet, Painter, check_look
 from asyndgan.painting.publishing import Release, describe
 from asyndgan.painting.synthesise import (
     check_labels_of,

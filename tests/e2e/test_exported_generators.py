@@ -20,8 +20,7 @@ from asyndgan.errors import MissingPackageError, RunError
 from asyndgan.export.arrays import from_arrays
 from asyndgan.painting import portable
 from asyndgan.painting.bundle import write_bundle
-from asyndgan.painting.looks import looks_of_holders
-from asyndgan.painting.painter import Painter
+from asyndgan.painting.painter import Painter, looks_of_holders
 from asyndgan.painting.portable import Alone, Apart, traced, write_onnx
 from asyndgan.painting.synthesise import masks_in, released_masks
 from asyndgan.runs.train import train
@@ -82,7 +81,7 @@ def painted(bundle: Path, masks: Path, out: Path, **how: object) -> None:
 def expected(run, mask, look):
     """What asyndgan paints from a mask with the noise of MONAI's seed."""
     looks, (random, drawn) = [run.facts().look_of(look)], (torch.Generator() for _ in range(2))
-    others = looks_of_holders(run.facts(), looks, [drawn.manual_seed(0)])
+    others = looks_of_holders(run.facts(), looks, drawn.manual_seed(0))
     return Painter(run).paint(mask[None], looks, others, random.manual_seed(0))[0]
 
 

@@ -5,7 +5,6 @@ import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -31,10 +30,9 @@ from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import Participation, RunSites
 from asyndgan.runs.train import train
 from asyndgan.store import derived_seed
-from asyndgan.store.prepare import blanked, invert
+from asyndgan.store.prepare import invert
 from asyndgan.store.splits import held_out_by
 from asyndgan.training import SHARED_LOOK, generator_inputs
-from reading import told_by
 from volumes import write_volumes
 
 
@@ -42,13 +40,6 @@ from volumes import write_volumes
 def run(tiny, phantoms, tmp_path_factory):
     recipe = tiny("image.size=32", "training.steps=2", "generator.noise=2")
     return train(recipe, phantoms, tmp_path_factory.mktemp("run") / "run")
-
-
-@pytest.fixture(scope="module")
-def styled(tiny, phantoms, tmp_path_factory):
-    """A run of several looks."""
-    recipe = tiny("image.size=32", "training.steps=2", "generator.noise=2", "generator.style=4")
-    return train(recipe, phantoms, tmp_path_factory.mktemp("styled") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -98,31 +89,10 @@ def evaluated(run: RunFolder, phantoms: dict[str, Path], out: Path, *more: objec
     return command("evaluate", run.path, *sites, "--test", test, "--out", out, "--steps", 2, *more)
 
 
-def learned_from(
-    provenance: dict[str, Any],
-    run: RunFolder,
-    site: Path,
-    others: list[Any],
-    source: str = RELEASED,
-) -> None:
-    """Checks what a completed set says that its translator learned from."""
-    own = [case.mask for case in DataSet(site).cases(run.recipe().image)]
-    told = {
-        "masks": f"{len(own) + len(others)} out of {len(own)} of the site's own and {len(others)} "
-        f"others ({source}), moved at random",
-        "masks_sha256": digests_of([*own, *(mask for _, mask in others)]),
-        "budget": asdict(TranslationBudget(steps=2)),
-        "regressed": 0.5,
-    }
-    assert provenance["translator"] == (told if others else None)
-
-
-@pytest.mark.parametrize("way", ["translated", "painted"])
-def test_a_case_gets_the_modality_that_it_lacks(run, without_t2, tmp_path, way):
+def test_a_case_gets_the_modality_that_it_lacks(run, without_t2, tmp_path):
     out = tmp_path / "out"
-    steps = ("--steps", 2) if way == "translated" else ()
-    more = (*steps, "--seed", 2**64)  # larger than torch's own generators take
-    said = complete(run.path, "--site", without_t2, "--out", out, "--way", way, *more)
+    more = ("--steps", 2, "--seed", 2**64)  # larger than torch's own generators take
+    said = complete(run.path, "--site", without_t2, "--out", out, *more)
     cases = len(list((without_t2 / "labelsTr").iterdir()))
     assert f"{cases} files of synthetic T2 in" in said
     info = describe(out)
@@ -130,35 +100,21 @@ def test_a_case_gets_the_modality_that_it_lacks(run, without_t2, tmp_path, way):
     assert not check_folder(out).faults
     assert imread(out / "gallery.png").shape[0] > 100
     provenance = json.loads((out / "provenance.json").read_text())
-    assert provenance["way"] == way
     assert provenance["generator_sha256"] == run.facts().generator_sha256
     assert len(provenance["files"]) == cases
     told = {about["made_from"] for about in provenance["files"].values()}
-    acquired = "the acquired modalities and the mask"
-    assert told == {"the mask" if way == "painted" else acquired}
+    assert told == {"the acquired modalities and the mask"}
     # The recipe's range is fixed, so painted channels are in the units of acquired ones.
     assert provenance["intensity"] == {"T2": {"black": 0, "white": 255, "units": "as acquired"}}
-    assert not provenance["hide_masks"]
-    learned_from(provenance, run, without_t2, [] if way == "painted" else released_masks(run))
-
-
-def test_a_translator_learns_from_masks_that_were_moved(run, phantoms, monkeypatch):
-    taught: list[Any] = []
-    trained = translation.train_translator
-
-    def noting(cases, *others, **keys):
-        taught.extend(cases)
-        return trained(cases, *others, **keys)
-
-    monkeypatch.setattr(translation, "train_translator", noting)
-    masks = [(name, mask) for name, mask in released_masks(run) if bool(mask.any())][:4]
-    own = [mask for _, mask in masks]
-    whole, *_ = DataSet(phantoms["north"]).cases(run.recipe().image)
-    lacking = translation.Incomplete(blanked(whole, ["T2"]), True)
-    budget = TranslationBudget(steps=1, images=3)
-    translation.translator_of(run, [lacking], masks, budget=budget)
-    assert len(taught) == 12
-    assert sum(any(torch.equal(case.mask, mask) for mask in own) for case in taught) < 6
+    others = released_masks(run)
+    own = [case.mask for case in DataSet(without_t2).cases(run.recipe().image)]
+    assert provenance["translator"] == {
+        "masks": f"{len(own) + len(others)} out of {len(own)} of the site's own and {len(others)} "
+        f"others ({RELEASED}), moved at random",
+        "masks_sha256": digests_of([*own, *(mask for _, mask in others)]),
+        "budget": asdict(TranslationBudget(steps=2)),
+        "regressed": 0.5,
+    }
 
 
 def test_a_channel_says_if_its_numbers_are_not_those_of_acquired_ones(
@@ -177,7 +133,7 @@ def test_a_channel_says_if_its_numbers_are_not_those_of_acquired_ones(
     (without_t2 / "dataset.json").write_text(json.dumps(about))
     for path in (without_t2 / "imagesTr").glob("*_0001.png"):
         path.unlink()
-    complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--way", "painted")
+    complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--steps", 1)
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["intensity"] == {
         "T1": {"black": -100, "white": 300, "units": "as acquired"},
         "T2": {"black": 0, "white": 255, "units": "its own"},
@@ -204,40 +160,6 @@ def test_a_painted_file_on_its_own_is_not_taken_for_an_acquired_one(run, without
         DataSet(painted).cases(run.recipe().image)
 
 
-def test_masks_can_be_hidden_from_what_is_completed(run, without_t2, phantoms, tmp_path):
-    out, masks = tmp_path / "out", phantoms["south"]
-    complete(
-        run.path, "--site", without_t2, "--out", out, "--steps", 2, "--masks", masks, "--hide-masks"
-    )  # fmt: skip
-    provenance = json.loads((out / "provenance.json").read_text())
-    assert {a["made_from"] for a in provenance["files"].values()} == {"the acquired modalities"}
-    assert provenance["hide_masks"]
-    learned_from(provenance, run, without_t2, masks_in(masks, run), "a folder of masks")
-    assert (provenance["look"], provenance["looks"]) == (None, {"T2": []})
-    for look, said in (
-        ("nobody", "nobody is no site that this run learned from"),
-        ("north", "has no looks"),
-    ):
-        with pytest.raises(AsyndganError, match=said):
-            complete(run.path, "--site", without_t2, "--out", tmp_path / "no", "--look", look)
-
-
-@pytest.mark.parametrize(
-    "way", [("painted",), ("translated", "--steps", 2)], ids=lambda way: way[0]
-)
-def test_a_look_changes_what_is_completed(way, styled, without_t2, tmp_path):
-    painted = []
-    for number, look in enumerate(("north", "south")):
-        out = tmp_path / f"completed-{number}"
-        complete(
-            styled.path, "--site", without_t2, "--out", out, "--way", *way, "--look", look
-        )  # fmt: skip
-        provenance = json.loads((out / "provenance.json").read_text())
-        assert (provenance["look"], provenance["looks"]) == (look, {"T2": [look]})
-        painted.append([(out / name).read_bytes() for name in provenance["files"]])
-    assert painted[0] != painted[1]
-
-
 def test_a_translator_learns_from_images_all_of_whose_modalities_are_of_one_look(
     lacking, without_t2, tmp_path, monkeypatch
 ):
@@ -253,43 +175,6 @@ def test_a_translator_learns_from_images_all_of_whose_modalities_are_of_one_look
     complete(lacking.path, "--site", without_t2, "--out", out, "--steps", 2)
     assert set(used) == {"south"}
     assert json.loads((out / "provenance.json").read_text())["looks"] == {"T2": ["south"]}
-    with pytest.raises(AsyndganError, match=r"no site of north's look .* does \(south\)"):
-        complete(
-            lacking.path, "--site", without_t2, "--out", tmp_path / "no", "--steps", 2,
-            "--look", "north",
-        )  # fmt: skip
-
-
-@pytest.mark.parametrize("look", [(), ("--look", "west")], ids=["drawn", "of-a-site-without"])
-def test_all_slices_of_a_patient_are_painted_in_one_look_however_they_are_named(
-    look, tiny, phantoms, without_t2, tmp_path
-):
-    recipe = tiny("image.size=32", "training.steps=2", "generator.noise=0", "generator.style=4")
-    shutil.copytree(without_t2, tmp_path / "west")
-    run = train(recipe, phantoms | {"west": tmp_path / "west"}, tmp_path / "run")
-    first, *others = sorted((without_t2 / "labelsTr").iterdir())
-    for other in others:
-        shutil.copyfile(first, other)  # without noise, what differs is the look
-    patients: dict[str, list[str]] = {}
-    for number, mask in enumerate([first, *others]):
-        name = f"p{number % 3:02d}-{number:02d}"
-        patients.setdefault(name[:3], []).append(name)
-        for path in (*(without_t2 / "imagesTr").glob(f"{mask.stem}_*"), mask):
-            path.rename(path.with_name(path.name.replace(mask.stem, name)))
-    found = []
-    for number, pattern in enumerate(("", r"(p\d+)-\d+")):
-        out = tmp_path / f"out{number}"
-        told_by(without_t2, pattern)
-        complete(run.path, "--site", without_t2, "--out", out, "--way", "painted", *look)
-        provenance = json.loads((out / "provenance.json").read_text())
-        assert provenance["looks"] == {"T2": ["north", "south"]}  # west has no T2
-        looks = [
-            {(out / "imagesTr" / f"{name}_0002.png").read_bytes() for name in names}
-            for names in patients.values()
-        ]
-        found.append([len(of_patient) for of_patient in looks])
-    assert max(found[0]) == 2
-    assert found[1] == [1, 1, 1]
 
 
 def test_a_run_that_paints_from_nothing_neither_completes_nor_augments(
@@ -349,10 +234,9 @@ def test_nothing_is_left_of_a_completion_that_fails_as_of_images_too_small_for_a
     small, out = train(tiny("image.size=16"), phantoms, tmp_path / "run"), tmp_path / "out"
     with pytest.raises(AsyndganError, match=r"every case in .* has T1, T2, FLAIR already"):
         complete(run.path, "--site", phantoms["north"], "--out", out)
-    with pytest.raises(AsyndganError, match=r"measure \(16, 16\).*--way painted"):
+    with pytest.raises(AsyndganError, match=r"measure \(16, 16\).*another image.size"):
         complete(small.path, "--site", without_t2, "--out", out, "--steps", 2)
     assert not out.exists()
-    complete(small.path, "--site", without_t2, "--out", out, "--way", "painted")
 
 
 def test_a_synthetic_set_is_no_sites_and_judges_nothing(run, tiny, phantoms, tmp_path):
@@ -381,12 +265,12 @@ def test_modalities_and_labels_that_the_run_does_not_paint_are_refused(
         command("augment", run.path, "--site", without_t2, "--out", tmp_path / "out")
 
 
-def test_cases_without_masks_are_translated_and_not_painted(run, without_t2, tmp_path):
+def test_cases_without_masks_are_translated(run, without_t2, tmp_path):
     shutil.rmtree(without_t2 / "labelsTr")
-    with pytest.raises(AsyndganError, match="has no mask to paint from"):
-        complete(run.path, "--site", without_t2, "--out", tmp_path / "painted", "--way", "painted")
     complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--steps", 2)
     assert not (tmp_path / "out" / "labelsTr").exists()
+    files = json.loads((tmp_path / "out" / "provenance.json").read_text())["files"].values()
+    assert {about["made_from"] for about in files} == {"the acquired modalities"}
 
 
 def test_a_set_is_augmented_and_never_taken_for_patients(run, phantoms, tmp_path):

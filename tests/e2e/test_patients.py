@@ -14,7 +14,7 @@ from asyndgan.export.writing import SPLITS_FILE, write_dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet, told
 from asyndgan.intake.fingerprint import measured
-from asyndgan.painting.sets import patients_of_masks, synthetic_of_run
+from asyndgan.painting.sets import of_sites, synthetic_of_run
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.store import RawCase
@@ -93,7 +93,7 @@ def test_the_set_of_an_evaluation_has_folds_by_the_sites_patients(sites, tiny, t
     run = train(tiny(*TINY, "masks.release=false"), sites, tmp_path / "run")
     opened = RunSites.opened(run, sites)
     painted = synthetic_of_run(opened, tmp_path / "set")
-    owners = patients_of_masks(opened.kept())
+    owners = of_sites(opened.kept()).patients
     assert len(set(owners.values())) == 6
     assert not shared_by_folds(painted.folder, owners.__getitem__)
     card = (painted.folder / "MODEL_CARD.md").read_text()

@@ -527,7 +527,7 @@ def test_arrays_become_a_data_set_of_the_same_values_patients_and_spacing(
         ({"spacing": (1, 1, 1)}, "for each side the millimetres"),
         ({"spacing": (1, 0)}, "above 0"),
         ({"spacing": (float("nan"), 1)}, "for each side the millimetres"),
-        ({"images": [np.zeros((1, 8, 8), complex)] * 2}, "Give real numbers"),
+        ({"images": [np.zeros((1, 8, 8), complex)] * 2}, "of real numbers"),
         ({"images": [np.zeros((1, 8, 0))] * 2}, "2 sides"),
         ({"images": [np.zeros((3, 8, 8))] * 2, "modalities": ["R", "G", "B"]}, "in 8 bits"),
         ({"patients": ["", "p"]}, "read as another|file name"),

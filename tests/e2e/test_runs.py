@@ -26,7 +26,6 @@ from asyndgan.errors import (
     QuorumError,
     RunError,
 )
-from asyndgan.painting.looks import looks_of
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.protocol import Exchange
 from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe
@@ -165,7 +164,7 @@ def test_nothing_is_painted_in_the_look_of_a_site_that_came_and_never_judged(
     facts = run.facts()
     assert (set(facts.sites), facts.taught) == ({"north", "south"}, {"north": 4})
     assert facts.looks() == {"north": ["north"]}
-    assert set(looks_of([str(number) for number in range(50)], run)) == {"north"}
+    assert set(facts.drawn_sites(50, torch.Generator())) == {"north"}
 
 
 def test_a_run_that_goes_on_after_a_site_has_left_for_good_still_tells_of_it(

@@ -374,7 +374,7 @@ def test_two_audits_of_a_site_each_permit_together_what_neither_does_alone(run, 
 @pytest.mark.parametrize(
     "words",
     ["audit --masks x", "audit --canaries p", "audit --fade bone", "evaluate --network unetr",
-     "evaluate --workers 2", "evaluate --check-budget"],
+     "evaluate --workers 2", "evaluate --baselines"],
 )  # fmt: skip
 def test_options_of_images_are_refused_at_tables(run, sites, tmp_path, words):
     command, option, *value = words.split()

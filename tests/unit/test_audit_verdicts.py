@@ -41,7 +41,7 @@ BY_ITS_MASK = replace(ALARM, name="mask")
 
 def run_of(path: Path, *overrides: str, steps: int = 9000) -> RunFolder:
     """A finished run of two sites; of fewer steps than its recipe has it is a trial."""
-    recipe = load_recipe("default", overrides)
+    recipe = load_recipe("default", ("image.size=32", *overrides))
     run = RunFolder.create(path, recipe)
     run.generator_file.write_bytes(GENERATOR)
     about = {"cases": 60, "share": 0.5, "modalities": ["T1"]}
@@ -161,6 +161,9 @@ def test_who_has_no_further_patients_holds_some_out(tmp_path):
         (replace(QUIETLY, groups=BRIGHT), {}, "groups not alike"),
         (QUIETLY, {"canaries": "can"}, "compares canaries alone"),
         (QUIETLY, {"confirmed": {"north": True}}, "no audit covers south (T1)"),
+        (QUIETLY, {"modalities": frozenset()}, "no audit covers north (T1), south (T1)"),
+        (replace(QUIETLY, groups=MIXED), {}, "not alike, the others are of another mix"),
+        (replace(QUIETLY, attacks=[replace(QUIET, p_value=0.04)]), {}, "a weak sign of membership"),
         (QUIETLY, {"confirmed": {"west": True}}, "compares 60 members of west, more than"),
         (QUIETLY, {"confirmed": {"north": True, "south": False}}, "compares members of south"),
         (QUIETLY, {"generator": "0" * 64}, "is of another generator"),

@@ -12,13 +12,13 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.judging import bench, compare
 from asyndgan.judging.bench import Bench, Judged
-from asyndgan.judging.compare import levelled_off
 from asyndgan.judging.table import Evaluation
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.store.case import Preparation
 from asyndgan.store.prepare import blanked
 from asyndgan.store.prepared import Case
 from asyndgan.training.segmentation import SegmentationTraining, augment, predict, train_segmenter
+from lab.levelling import levelled_off
 
 BUDGET = SegmentationBudget(steps=3, batch=2, width=4)
 LABELS = {"background": 0, "head": 1, "lesion": 2}
@@ -269,15 +269,12 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(data, tmp_path, trai
 
 
 def test_the_budget_is_compared_with_half_as_many_steps_again(data, tmp_path, trainings):
-    evaluation = evaluate(**data, out=tmp_path, targets=["lesion"], check_budget=True)
-    (result,) = evaluation.levelling
+    judged, bench = Judged([], LABELS, ["lesion"]), Bench(tmp_path, BUDGET)
+    (result,) = levelled_off(data["sites"], judged, bench)
     assert (result.steps, result.longer_steps) == (3, 5)
     assert result.difference == pytest.approx(result.longer_dice - result.dice)
-    stored = json.loads((tmp_path / "evaluation.json").read_text())
-    assert stored["levelling"][0]["label"] == "lesion"
-    repeated = levelled_off(data["sites"], Judged([], LABELS, ["lesion"]), Bench(tmp_path, BUDGET))
-    assert repeated == evaluation.levelling
-    assert len(trainings) == 6
+    assert levelled_off(data["sites"], judged, bench) == (result,)
+    assert len(trainings) == 2
 
 
 def test_a_budget_is_judged_on_patients_that_train_none_of_its_networks(

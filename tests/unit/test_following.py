@@ -107,9 +107,9 @@ def test_train_says_before_and_after_what_is_missing_and_later_commands_read_not
         assert "masks.source=given" in part and "training.hold_out=0.2" in part
     assert f"asyndgan audit {run} --site north={folder / 'north'} --holdout OTHER" in after
     sites = RunSites.opened(RunFolder(run), missing)
-    with pytest.raises(RunError, match="no patients to judge on"):
+    with pytest.raises(RunError, match="no patients whom the run has not seen"):
         evaluate_run(sites, None, None, Bench(tmp_path / "evaluation"))
-    with pytest.raises(RunError, match="no patients to compare members with"):
+    with pytest.raises(RunError, match="no patients whom the run has not seen"):
         audit_run(sites, tmp_path / "audit")
     other = DataSet(missing["north"])
     with pytest.raises(DataError, match="cannot judge by label tumor; the data set has background"):

@@ -205,27 +205,15 @@ def test_slices_share_the_statistics_of_their_volume(tmp_path: Path) -> None:
     assert {case.intensities("MRI").extremes for case in slices} == {(0.0, 23.0)}
 
 
-def test_a_folder_that_holds_a_data_set_is_not_written_over(tmp_path: Path) -> None:
-    folder = write(tmp_path / "a")
-    before = digest(folder)
-    with pytest.raises(DataError, match="already holds a data set"):
-        write(folder)
-    assert digest(folder) == before
-
-
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
         ({"cases": []}, "no case to write"),
-        ({"modalities": ("T1", "FLAIR")}, "has no modality FLAIR"),
         ({"labels": {"background": 0}}, "has the labels 1, which"),
-        ({"cases": [*raw_cases(1), *raw_cases(1)]}, "two cases are named 'ann_s0'"),
         (
             {"cases": [RawCase("../x", "x", {"T1": picture(0), "T2": picture(1)}, None)]},
             "file name",
         ),
-        ({"extra": {"labels": {}}}, "extra may not hold"),
-        ({"file_ending": ".jpg"}, "file_ending would be '.jpg'"),
     ],
 )
 def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict, text: str) -> None:

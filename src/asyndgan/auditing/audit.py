@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from textwrap import fill
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ from asyndgan.painting.synthesise import PAINTING_VERSION, released_masks, shape
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
 from asyndgan.store import Case
-from asyndgan.texts import SiteName, counted, without_nan
+from asyndgan.texts import SiteName, without_nan
 
 AUDIT_FILE: Final = "audit.json"
 """Name of the file in an audit's folder that holds its numbers, and no image."""
@@ -111,9 +111,8 @@ def audit(
     `out` gets `audit.json`, and `nearest.png` with real images. `work` is told of each painting.
 
     Raises:
-        DataError: a group has fewer than two patients, or two patients have the same image.
+        DataError: two patients have the same image.
     """
-    check_two(members, others)
     real, work, audited = [*members, *others], work or Work(), audited or Audited()
     check_once(real)
     work.begin("attack: who took part?")
@@ -128,18 +127,17 @@ def audit(
     apart = relative_distances(real, synthetic)
     of_members, of_others = apart[: len(members)], apart[len(members) :]
     copies = near_copies(least(members, of_members), least(others, of_others))
-    trial = trial_of(run.facts(), run.recipe())
     # Patients whom a site itself held out have its name.
     given = any("/" not in case.patient for case in others)
     found = Audit(
         groups,
         attacks,
         copies,
-        sorted(set(run.facts().sites) - set(audited_sites(members))) if given else [],
+        sorted(run.facts().sites.keys() - groups.members) if given else [],
         given,
         len(_shapes_of_members(run, members) & shapes_of(shown)),
     )  # fmt: skip
-    near = of_members.min(dim=1)
+    near, trial = of_members.min(dim=1), trial_of(run.facts(), recipe)
     closest = near.values.argsort()[:6].tolist()
     pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
     write_whole(out / NEAREST_FILE, _picture(pairs, decided(found.copies.verdict, trial)))
@@ -151,8 +149,28 @@ def write_audit(
     run: RunFolder, out: Path, found: Audit, audited: Audited, modalities: Sequence[str]
 ) -> None:
     """Writes `audit.json`, which `read_audit` reads, with the names of what was compared."""
-    tables = without_nan(_tables(run, found, audited, modalities))
-    write_whole(out / AUDIT_FILE, json.dumps(tables, indent=1).encode())
+    trial, sites = trial_of(run.facts(), run.recipe()), sorted(found.groups.members)
+    tables = {
+        "generator_sha256": run.generator_digest(),
+        "trial": trial,
+        "masks": audited.source,
+        "masks_sha256": audited.masks,
+        "own_masks": found.own_masks,
+        "given": found.given,
+        "fading": audited.fading.told(),
+        "painting_version": PAINTING_VERSION,
+        "modalities": list(modalities),
+        "canaries": audited.canaries,
+        "confirmed": {site: site in audited.confirmed for site in sites},
+        "uncompared": found.uncompared,
+        "groups": {**asdict(found.groups), "verdict": found.groups.verdict},
+        "attacks": [
+            {**asdict(one), "verdict": decided(one.verdict, trial)} for one in found.attacks
+        ],
+        "copies": {**asdict(found.copies), "verdict": decided(found.copies.verdict, trial)},
+        "pixels": [{**asdict(one), "verdict": one.verdict} for one in audited.pixels],
+    }
+    write_whole(out / AUDIT_FILE, json.dumps(without_nan(tables), indent=1).encode())
 
 
 def _shapes_of_members(run: RunFolder, members: Sequence[Case]) -> set[str]:
@@ -178,32 +196,6 @@ def compare(
     ]
 
 
-def _tables(
-    run: RunFolder, found: Audit, audited: Audited, modalities: Sequence[str]
-) -> dict[str, Any]:
-    trial, sites = trial_of(run.facts(), run.recipe()), sorted(found.groups.members)
-    return {
-        "generator_sha256": run.generator_digest(),
-        "trial": trial,
-        "masks": audited.source,
-        "masks_sha256": audited.masks,
-        "own_masks": found.own_masks,
-        "given": found.given,
-        "fading": audited.fading.told(),
-        "painting_version": PAINTING_VERSION,
-        "modalities": list(modalities),
-        "canaries": audited.canaries,
-        "confirmed": {site: site in audited.confirmed for site in sites},
-        "uncompared": found.uncompared,
-        "groups": {**asdict(found.groups), "verdict": found.groups.verdict},
-        "attacks": [
-            {**asdict(one), "verdict": decided(one.verdict, trial)} for one in found.attacks
-        ],
-        "copies": {**asdict(found.copies), "verdict": decided(found.copies.verdict, trial)},
-        "pixels": [{**asdict(one), "verdict": one.verdict} for one in audited.pixels],
-    }
-
-
 def decided(verdict: str, trial: str) -> str:
     """A verdict on what the generator reveals; without its alarm if `trial` is not empty."""
     alarm = re.match(r"[A-Z]{2,}(?: [A-Z]{2,})*", verdict)
@@ -212,38 +204,24 @@ def decided(verdict: str, trial: str) -> str:
     return f"of a trial run, which decides nothing: {alarm[0].lower()}{verdict[alarm.end() :]}"
 
 
+def check_two(group: str, patients: Iterable[str], canaries: str = "", least: int = 2) -> None:
+    """Raises `DataError` if a group has fewer patients whose names start so, but for their site."""
+    names = {name for name in patients if _starts_so(name, canaries)}
+    if len(names) < least:
+        started = f" whose names start with '{canaries}'" if canaries else ""
+        raise DataError(
+            f"an audit needs {least} patients at least among the {group}{started}; there are "
+            f"{len(names)}. Name more."
+        )
+
+
 def of_canaries(cases: Sequence[Case], start: str) -> list[Case]:
-    """Cases of patients whose names, without their site's, start so; as `check_canaries`."""
-    check_canaries((case.patient for case in cases), start)
-    return [case for case in cases if case.patient.rpartition("/")[2].startswith(start)]
+    """Cases of patients whose names, without their site's, start so."""
+    return [case for case in cases if _starts_so(case.patient, start)]
 
 
-def check_canaries(patients: Iterable[str], start: str, *, least: int = 2) -> None:
-    """Raises `DataError` if fewer names of patients, without their site's, start so."""
-    names = set(patients)
-    if not start and len(names) < least:
-        raise DataError(
-            "an audit needs two patients at least among the members, and two among others; there "
-            f"{'is' if len(names) == 1 else 'are'} {counted(len(names), 'patient')}. Name more."
-        )
-    if sum(name.rpartition("/")[2].startswith(start) for name in names) < least:
-        raise DataError(
-            "an audit needs two patients at least of each group, and among "
-            f"{counted(len(names), 'patient')} the names of fewer than {least} start with "
-            f"'{start}'. Put more in on purpose, or correct --canaries."
-        )
-
-
-def check_two(members: Sequence[Case], others: Sequence[Case]) -> None:
-    """Raises `DataError` if a group has fewer than two patients."""
-    for name, cases in (("members", members), ("others", others)):
-        if len({case.patient for case in cases}) < 2:
-            raise DataError(f"an audit needs two patients at least among the {name}. Name more.")
-
-
-def audited_sites(members: Sequence[Case]) -> list[str]:
-    """Sites of members, whose patients are named `site/patient`."""
-    return sorted({case.patient.partition("/")[0] for case in members})
+def _starts_so(patient: str, start: str) -> bool:
+    return patient.rpartition("/")[2].startswith(start)
 
 
 def _picture(pairs: Sequence[tuple[Case, Case]], caption: str) -> bytes:

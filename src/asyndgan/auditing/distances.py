@@ -92,11 +92,7 @@ def paintings_of_case(run: RunFolder) -> int:
 
 def thumbnails(cases: Sequence[Case]) -> Images:
     """Images (case, c, *sides) of `SIDE` pixels a side, at which they are compared."""
-    return smaller(torch.stack([case.image for case in cases]))
-
-
-def smaller(images: Images) -> Tensor:
-    """Images (n, c, *sides), each side of `SIDE` pixels."""
+    images = torch.stack([case.image for case in cases])
     return torch.nn.functional.interpolate(images, size=(SIDE,) * (images.ndim - 2), mode="area")
 
 

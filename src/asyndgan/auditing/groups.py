@@ -12,9 +12,11 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from asyndgan.auditing.distances import by_patient
 from asyndgan.auditing.membership import LEVEL, holm
 from asyndgan.auditing.schema import Number, Whole
 from asyndgan.judging.metrics import area_under_curve
@@ -171,17 +173,15 @@ def _by_nearest(measures: NDArray[np.float64], inside: NDArray[np.bool_]) -> tup
 
 def plain_measures(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
     """Plain measures of each patient's images, mean over the cases: measure to patient to value."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for case in cases:
-        values = {"labelled area": float((case.mask > 0).double().mean())}
-        for name, plane in zip(case.modalities, case.image.double(), strict=True):
-            values |= {f"brightness of {name}": float(plane.mean())}
-            values |= {f"contrast of {name}": float(plane.std())}
-        for name, value in values.items():
-            found.setdefault(name, {}).setdefault(case.patient, []).append(value)
+    planes = torch.stack([case.image for case in cases]).double().flatten(2)
+    labelled = torch.stack([case.mask > 0 for case in cases]).double().flatten(1)
+    values = {"labelled area": labelled.mean(1)}
+    for place, name in enumerate(cases[0].modalities):
+        values[f"brightness of {name}"] = planes[:, place].mean(1)
+        values[f"contrast of {name}"] = planes[:, place].std(1)
     return {
-        name: {patient: float(np.mean(own)) for patient, own in by_patient.items()}
-        for name, by_patient in found.items()
+        name: {patient: float(mean) for patient, mean in by_patient(cases, own).items()}
+        for name, own in values.items()
     }
 
 

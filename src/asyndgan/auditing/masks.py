@@ -7,7 +7,7 @@ other patients.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
-from typing import Any, Final, final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -160,42 +160,36 @@ def segmented(members: Sequence[Case], others: Sequence[Case]) -> list[Mask]:
     }
     found: dict[int, Mask] = {}
     for own in (0, 1):
-        forest = _Forest([case for case in others if half[case.patient] != own])
         places = [place for place, case in enumerate(cases) if half[case.patient] == own]
-        found |= zip(places, forest.masks([cases[place].image for place in places]), strict=True)
+        learned = [case for case in others if half[case.patient] != own]
+        found |= zip(places, _found(learned, [cases[place].image for place in places]), strict=True)
     return [found[place] for place in range(len(cases))]
 
 
-@final
-class _Forest:
-    """A random forest (Breiman 2001) that finds each pixel's label; of no cases it finds none."""
+def _found(cases: Sequence[Case], images: Sequence[Image]) -> list[Mask]:
+    """Masks of images, at most `FINEST` pixels a side, by a random forest (Breiman 2001) of cases.
 
-    def __init__(self, cases: Sequence[Case]) -> None:
-        self.forest: Any = None
-        if not cases:
-            return
-        seen = np.concatenate([_features(case.image) for case in cases])
-        truth = np.concatenate([_coarse(case).numpy().ravel() for case in cases])
-        labels, counts = np.unique(truth, return_counts=True)
-        random = np.random.default_rng(0)
-        drawn = [
-            random.choice(np.flatnonzero(truth == label), min(count, PIXELS // len(labels)), False)
-            for label, count in zip(labels, counts, strict=True)
-        ]
-        chosen = np.concatenate(drawn)
-        self.forest = ensemble.RandomForestClassifier(
-            TREES, max_depth=DEPTH, min_samples_leaf=3, random_state=0
-        ).fit(seen[chosen], truth[chosen])
-        # As often as labels are in whole images, not among the pixels that were drawn.
-        self.weights = counts / [len(own) for own in drawn]
-
-    def masks(self, images: Sequence[Image]) -> list[Mask]:
-        """Masks of images of one size, at most `FINEST` pixels a side."""
-        if not images or self.forest is None:
-            return [torch.zeros(image.shape[1:], dtype=torch.int64) for image in images]
-        likely = self.forest.predict_proba(np.concatenate([_features(image) for image in images]))
-        found = self.forest.classes_[(likely * self.weights).argmax(1)]
-        return [*torch.from_numpy(found).reshape(len(images), *_smaller(images[0]).shape[1:])]
+    Of no cases it finds no label.
+    """
+    if not images or not cases:
+        return [torch.zeros(image.shape[1:], dtype=torch.int64) for image in images]
+    seen = np.concatenate([_features(case.image) for case in cases])
+    truth = np.concatenate([_coarse(case).numpy().ravel() for case in cases])
+    labels, counts = np.unique(truth, return_counts=True)
+    random = np.random.default_rng(0)
+    drawn = [
+        random.choice(np.flatnonzero(truth == label), min(count, PIXELS // len(labels)), False)
+        for label, count in zip(labels, counts, strict=True)
+    ]
+    chosen = np.concatenate(drawn)
+    forest = ensemble.RandomForestClassifier(
+        TREES, max_depth=DEPTH, min_samples_leaf=3, random_state=0
+    ).fit(seen[chosen], truth[chosen])
+    # As often as labels are in whole images, not among the pixels that were drawn.
+    weights = counts / [len(own) for own in drawn]
+    likely = forest.predict_proba(np.concatenate([_features(image) for image in images]))
+    found = forest.classes_[(likely * weights).argmax(1)]
+    return [*torch.from_numpy(found).reshape(len(images), *_smaller(images[0]).shape[1:])]
 
 
 def _step(space: Sequence[int]) -> int:

@@ -56,12 +56,9 @@ class Attack:
             patient's own mask), `nearest` (similarity to the nearest synthetic image), `density`
             (how many synthetic images are near), `mask` (overlap of the patient's mask with the
             nearest mask of the set) or `picture` (the same of a mask that is found in the image).
-        auc: area under the ROC curve over patients.
-        low: lower end of its 95 % bootstrap interval over patients.
-        high: upper end.
+        auc: area under the ROC curve over patients; `low` and `high` are the ends of its 95 %
+            bootstrap interval over patients.
         p_value: p-value of the one-sided test (Mann and Whitney) that members score higher.
-        members: number of members.
-        others: number of other patients.
         epsilon: lower bound of the generator's epsilon, valid if members were chosen by chance; of
             equally many of both groups.
         corrected: `p_value`, corrected for the number of attacks (Holm).
@@ -225,8 +222,7 @@ def epsilon_of_guesses(correct: int, guesses: int, candidates: int, *, delta: fl
 def _chance(epsilon: float, correct: int, guesses: int, candidates: int, delta: float) -> float:
     """Upper bound of the probability of at least `correct` correct guesses."""
     right = 1 / (1 + math.exp(-epsilon))
-    slack = total = 0.0
-    for fewer in range(1, correct + 1):
-        total += float(stats.binom.pmf(correct - fewer, guesses, right))
-        slack = max(slack, total / fewer)
+    fewer = np.arange(1, correct + 1)
+    totals = stats.binom.pmf(correct - fewer, guesses, right).cumsum()
+    slack = float((totals / fewer).max(initial=0.0))
     return float(stats.binom.sf(correct - 1, guesses, right)) + 2 * candidates * delta * slack

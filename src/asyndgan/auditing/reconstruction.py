@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Final, final
@@ -127,7 +126,12 @@ def read_pixels(
     try:
         with asked_again(run, recipe, setup, late=late, data=data) as (site, ask):
             real = site.cohort.batch(ask.card.batch, recipe.training.batch)
-            answer = partial(_answered, ask, work)
+
+            def answer(images: Images) -> Tensor:
+                if work:
+                    work.did(JUDGED * len(images))
+                return ask(images)
+
             read = bisected(answer, tuple(real.images.shape))
             painted = painted_for(run, setup.name, ask.card, real)
             drawn = followed(answer, painted)
@@ -136,23 +140,15 @@ def read_pixels(
             f"{setup.name} with its states in {setup.state} cannot be asked as a coordinator "
             f"would: {error} Give --state the folder that it trained with."
         ) from error
-    ways: dict[str, list[float]] = {"read": [], "followed": [], "painted": [], "flat": []}
-    for number, image in enumerate(real.images):
-        has = slice(None) if real.present is None else real.present[number]
-        truth = image[has][None]
-        flat = truth.mean(dim=tuple(range(2, truth.ndim)), keepdim=True).expand_as(truth)
-        ways["read"].append(psnr(read[number][has][None], truth))
-        ways["followed"].append(psnr(drawn[number][has][None], truth))
-        ways["painted"].append(psnr(painted[number][has][None], truth))
-        ways["flat"].append(psnr(flat, truth))
-    return PixelsRead(setup.name, ask.card.step, **ways)
+    truth, every = real.images, torch.ones(real.images.shape[:2], dtype=torch.bool)
+    flat = truth.mean(dim=tuple(range(2, truth.ndim)), keepdim=True).expand_as(truth)
+    has = every if real.present is None else real.present
 
+    def ratios(found: Images) -> list[float]:
+        shown = zip(found, truth, has, strict=True)
+        return [psnr(one[own][None], image[own][None]) for one, image, own in shown]
 
-def _answered(ask: RolledBack, work: Work | None, images: Images) -> Tensor:
-    feedback = ask(images)
-    if work:
-        work.did(JUDGED * len(images))
-    return feedback
+    return PixelsRead(setup.name, ask.card.step, *map(ratios, (read, drawn, painted, flat)))
 
 
 def questions_of(recipe: Recipe) -> int:

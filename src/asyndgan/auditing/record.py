@@ -84,12 +84,7 @@ class AuditRecord:
     @property
     def of_members(self) -> bool:
         """Whether the audited set was painted from masks of the members, as they are or moved."""
-        return bool(self.audit.own_masks) or self._of_sites
-
-    @property
-    def _of_sites(self) -> bool:
-        """Whether the masks came from the run's own sites, even if each of them was moved."""
-        return self.source.startswith((RELEASED, OF_SITES))
+        return bool(self.audit.own_masks) or self.source.startswith((RELEASED, OF_SITES))
 
     @property
     def owned(self) -> str:

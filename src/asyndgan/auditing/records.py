@@ -83,13 +83,8 @@ class RecordsAudit:
             raise ValueError(f"attacks on {len(strange)} sites that are not named")
 
     @property
-    def copied(self) -> float:
-        """Fraction of all members of which some synthetic record is a copy in all columns."""
-        return self.copies[-1] / max(self.attacks[-1].members, 1)
-
-    @property
     def matched(self) -> float:
-        """The same fraction of the others."""
+        """Fraction of the others of which some synthetic record is a copy in all columns."""
         return self.matches / self.attacks[-1].others
 
     @property
@@ -190,22 +185,13 @@ def audit_records(
 def _check_enough(
     kept: Mapping[str, "pd.DataFrame"], others: "pd.DataFrame", made: "pd.DataFrame"
 ) -> None:
-    few = {site: len(own) for site, own in kept.items() if len(own) < FEWEST}
-    if few or len(others) < FEWEST:
-        sites = "".join(f" {count} members of {site}," for site, count in few.items())
-        remedy = (
-            "A site of so few cannot be audited."
-            if few
-            else "Name others with --holdout, or train with training.hold_out above 0."
-        )
+    groups = {**{f"of {site}": own for site, own in kept.items()}, "of no site": others}
+    groups["that the generator makes by default"] = made
+    if few := [f"{len(own)} {name}" for name, own in groups.items() if len(own) < FEWEST]:
         raise RunError(
-            f"an audit compares {FEWEST} records of each site at least with as many that the run "
-            f"has not seen; there are{sites} {len(others)} of the latter. {remedy}"
-        )
-    if len(made) < FEWEST:
-        raise RunError(
-            f"the generator of this run makes {len(made)} records by default, and an audit takes "
-            f"{FEWEST} at least. Train on more records."
+            f"an audit compares {FEWEST} records at least of each site, of others and of synthetic "
+            f"ones; there are {', '.join(few)}. Name others with --holdout, or train on more "
+            "records, or with training.hold_out above 0. A site of so few cannot be audited."
         )
 
 

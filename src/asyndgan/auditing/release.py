@@ -100,19 +100,20 @@ def check_released(
     """
 
     def refusal(record: AuditRecord, name: str) -> str:
-        reason = _unfit(run, record, name)
-        if not reason and masks is not None and record.masks != masks:
-            reason = (
+        if reason := _unfit(run, record, name):
+            return reason
+        if masks is not None and record.masks != masks:
+            return (
                 f"{name} is of a set that was painted from other masks; audit with the same --masks"
             )
-        if not reason and record.fading != fading.told():
-            reason = (
+        if record.fading != fading.told():
+            return (
                 f"{name} is of a set in which other labels were faded; audit with the same --fade"
             )
-        reason = reason or unconfirmed(record.confirmed, name)
-        if not reason and (reason := _objection(run, record)):
-            reason = ". ".join([reason, *remedies(run, record.audit)]).rstrip(".")
-        return reason
+        if reason := unconfirmed(record.confirmed, name):
+            return reason
+        reason = _objection(run, record)
+        return reason and ". ".join([reason, *remedies(run, record.audit)])
 
     found = permitting(run, audits, read_audit, refusal, _uncovered)
     return ". ".join(f"{', '.join(sorted(one.confirmed))}: {_findings(one)}" for one in found)

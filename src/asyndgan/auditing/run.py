@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from asyndgan.auditing.audit import Audited, audit, check_canaries, check_two, of_canaries
+from asyndgan.auditing.audit import Audited, audit, check_two, of_canaries
 from asyndgan.auditing.distances import paintings_of_case
 from asyndgan.auditing.reconstruction import PixelsRead, not_asked, questions_of, read_pixels
 from asyndgan.auditing.record import AuditRecord, read_audit
@@ -17,11 +17,11 @@ from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import OnProgress
-from asyndgan.judging.real import load_real, shared_by_all
+from asyndgan.judging.real import check_sites, load_real, shared_by_all
 from asyndgan.locks import alone
 from asyndgan.painting.sets import check_provenance, check_set, synthetic_of_run
 from asyndgan.runs import RunFolder
-from asyndgan.runs.sites import RunSites, choosers_of
+from asyndgan.runs.sites import RunSites
 from asyndgan.store import Case
 from asyndgan.texts import storing
 from asyndgan.training.checkpoint import place_holding
@@ -62,9 +62,9 @@ def audit_run(
     work = Work(watch)
     work.begin("read the patients")
     members, others, confirmed = load_for_audit(sites, holdout)
-    if canaries:
-        members, others = of_canaries(members, canaries), of_canaries(others, canaries)
-    check_two(members, others)
+    members, others = of_canaries(members, canaries), of_canaries(others, canaries)
+    for group, cases in (("members", members), ("others", others)):
+        check_two(group, (case.patient for case in cases), canaries)
     attacked = {
         site: setup
         for site, setup in confirmed.items()
@@ -153,35 +153,25 @@ def load_for_audit(
 
 def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
     """Checks what an audit was given, without reading an image; raises `RunError`."""
-    facts = sites.run.facts()
     if holdout:
-        holdout.check_labels(facts.labels)
-    if holdout is None and not sites.run.recipe().training.hold_out:
-        raise RunError(
-            "there are no patients to compare members with: give patients of the same "
-            "hospitals that the run has not seen with --holdout FOLDER, or train "
-            "with --set training.hold_out=0.2."
-        )
+        holdout.check_labels(sites.run.facts().labels)
+    check_sites(sites, holdout, "--holdout")
     sites.check_patterns()
-    if set(sites.data) - set(facts.sites):
-        raise RunError(
-            "the members are those whom the run was trained on, at "
-            f"{', '.join(facts.sites)}. Name these sites, or some of them, with --site."
-        )
-    for data in sites.data.values():
+    for site, data in sites.data.items():
         data.files  # noqa: B018  (raises if it is no data set)
-    choosers_of(sites.run, sites.data, sites.states)
-    for site in sites.data:
         about_state(sites.run, site, sites.states.get(site, sites.run.site_state(site)))
 
 
 def _check_names(sites: RunSites, holdout: DataSet | None, canaries: str) -> None:
     """Refuses patients, or canaries, whom the names of files show to be too few."""
-    groups = [[holdout], [*sites.data.values()]] if holdout else [[*sites.data.values()]]
-    least = 2 if holdout else 4  # of each group two; without a hold-out set one folder holds both
-    for group in groups:
-        names = (f"{data.folder}/{patient}" for data in group for patient in data.patients.values())
-        check_canaries(names, canaries, least=least)
+    members = [
+        f"{site}/{name}" for site, data in sites.data.items() for name in data.patients.values()
+    ]
+    if holdout:
+        check_two("others", holdout.patients.values(), canaries)
+        check_two("members", members, canaries)
+    else:  # one folder holds both
+        check_two("members and others", members, canaries, least=4)
 
 
 def about_state(run: RunFolder, site: str, state: Path) -> dict[str, Any] | None:

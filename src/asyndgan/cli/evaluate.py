@@ -58,7 +58,6 @@ def evaluate(
     workers: ChosenCount = None,
     device: str = "cpu",
     baselines: Annotated[bool, typer.Option("--baselines")] = False,
-    check_budget: Annotated[bool, typer.Option("--check-budget")] = False,
     state: list[str] | None = None,
     study: StudyOption = None,
 ) -> None:
@@ -87,8 +86,6 @@ def evaluate(
         --steps N: Training steps per model.
         --network NAME: Segmentation network: unet, segresnet or unetr.
         --baselines: Also train each site's real cases with synthetic cases.
-        --check-budget: Also train the baseline for 1.5 times the steps, to check that it has
-            converged.
 
     Computation:
         --workers N: Models to train in parallel, each on one core. By default one per core.
@@ -104,7 +101,6 @@ def evaluate(
     how: dict[str, Any] = {
         "test": test, "synthetic": synthetic, "states": parsed_sites(state or [], "--state"),
         "fade": fade or (), "label": label, "baselines": baselines,
-        "check_budget": check_budget,
     }  # fmt: skip
     if isinstance(kind, Records):
         with EvaluationDisplay(console, "make records, train models of them"):

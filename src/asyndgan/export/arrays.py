@@ -66,13 +66,16 @@ def from_arrays(
         channels, patient = _array(image), str(whose)
         drawn = None if mask is None else _array(mask)
         sides = channels.shape[1:]
-        if len(channels) != len(modalities) or len(sides) != axes or 0 in sides:
+        if (
+            (len(channels), len(sides)) != (len(modalities), axes)
+            or 0 in sides
+            or channels.dtype.kind not in "biuf"
+        ):
             raise DataError(
-                f"image {number} has the shape {channels.shape}. Give {len(modalities)} channels "
-                f"({', '.join(modalities)}) and {axes} sides."
+                f"image {number} has the shape {channels.shape} and the type {channels.dtype}. "
+                f"Give {len(modalities)} channels ({', '.join(modalities)}) and {axes} sides of "
+                "real numbers."
             )
-        if channels.dtype.kind not in "biuf":
-            raise DataError(f"image {number} is of {channels.dtype}. Give real numbers.")
         if in_colour(modalities) and axes == 2 and channels.dtype != np.uint8:
             raise DataError(
                 f"image {number} is of {channels.dtype}, and red, green and blue are stored in 8 "
@@ -90,10 +93,10 @@ def from_arrays(
         count[patient] = count.get(patient, 0) + 1
         named = f"{patient}_s{count[patient]:03}"
         labelled = None if drawn is None else drawn.reshape(sides).astype(np.int64)
-        by_name = dict(zip(modalities, channels, strict=True))
-        if axes == 3:
-            labelled = None if labelled is None else viewed(labelled, 2)
-            by_name = {name: viewed(volume, 2) for name, volume in by_name.items()}
+        if axes == 3 and labelled is not None:
+            labelled = viewed(labelled, 2)
+        planes = [viewed(volume, 2) for volume in channels] if axes == 3 else channels
+        by_name = dict(zip(modalities, planes, strict=True))
         cases.append(RawCase(named, patient, by_name, labelled, held))
     read = patients_of(case.name for case in cases)
     if other := next((case for case in cases if read[case.name] != case.patient), None):

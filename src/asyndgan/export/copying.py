@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from asyndgan.export.writing import check_case, check_new, copy_file, writing_to
+from asyndgan.export.writing import check_new, copy_file, writing_to
 from asyndgan.intake import reading
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.grids import on_grid_of
@@ -38,15 +38,8 @@ def write_completed(
     the same pixels. A painted channel is a modality of its own, such as
     `synthetic T1c`, so that nothing mistakes it for T1c. Each of its files is marked as synthetic
     in its header, `dataset.json` names these modalities, and `provenance.json` lists every file.
-
-    Args:
-        source: the data set.
-        folder: must not exist.
-        planes: case name to modality to its slices (rows, columns) on the stored grid, in the
-            order in which `slices_of` yields them.
-        axis: axis along which volumes were cut.
-        made_from: case name to a description of what its channels were painted from.
-        provenance: provenance of the painted channels, serialisable as JSON.
+    `planes` has, by case and modality, slices (rows, columns) along `axis` on the stored grid, in
+    their order. `made_from` says by case what its channels were painted from.
 
     Returns:
         The number of files added.
@@ -104,7 +97,7 @@ def write_extended(
         The number of cases added; `dataset.json` names them under `synthetic_cases`.
 
     Raises:
-        DataError: `folder` exists or cannot be written, or a case does not fit the set.
+        DataError: `folder` exists or cannot be written.
     """
     info = source.info
     added: list[str] = []
@@ -114,17 +107,18 @@ def write_extended(
         for each in source.files:
             whole = each.name not in cut
             files |= _copied(each, folder, info) if whole else _cut(each, folder, info, AXES[axis])
-        names = set(files)
         for case, like in cases:
-            check_case(folder, case, info.modalities, info.labels, names)
-            names.add(case.name)
             added.append(case.name)
             for name, plane, acquired in _files_like(files[like], case, info):
-                (folder / name).parent.mkdir(exist_ok=True)
                 path = folder / name
+                path.parent.mkdir(exist_ok=True)
                 place = reading.place(acquired)
                 reader_of(path).write_painted(path, [plane], place=place, axis=AXES[axis])
-        about = {**_described(source), "numTraining": len(names), "synthetic_cases": added}
+        about = {
+            **_described(source),
+            "numTraining": len(files) + len(added),
+            "synthetic_cases": added,
+        }
         _describe_copy(folder, about, provenance)
     return len(added)
 

@@ -12,10 +12,9 @@ from typing import Final, Literal
 import numpy as np
 
 from asyndgan.errors import is_full
-from asyndgan.intake.description import OWN_KEYS, checked_labels, checked_modalities
-from asyndgan.intake.grids import shown_shape
+from asyndgan.intake.description import checked_labels, checked_modalities
 from asyndgan.intake.labelling import check_mask
-from asyndgan.intake.readers import AXIAL, LOSSLESS, NOT_ACQUIRED, READERS, DataFileError, Geometry
+from asyndgan.intake.readers import AXIAL, NOT_ACQUIRED, READERS, DataFileError, Geometry
 from asyndgan.locks import written_alone
 from asyndgan.received import UnreadableError, opened
 from asyndgan.store.case import RawCase
@@ -45,7 +44,7 @@ def write_dataset(
     extra: Mapping[str, object] | None = None,
     geometry: Callable[[RawCase], Geometry] = lambda _: AXIAL,
 ) -> int:
-    """Writes a data set, case by case, where there is none; equal cases give equal bytes.
+    """Writes a data set into a new folder, case by case; equal cases give equal bytes.
 
     PNG stores intensities rounded and clipped to 0..255 (PNG uint16, and a synthetic set's
     grey pictures where they exceed 255, to 0..65535) and no spacing; modalities named R, G, B go
@@ -58,23 +57,38 @@ def write_dataset(
         The number of cases.
 
     Raises:
-        DataError: the folder holds a data set or cannot be written, there is no case, or a case
-            does not fit the arguments.
+        DataError: the folder cannot be written, there is no case, or a case's name or labels do
+            not fit.
     """
-    head = _header(folder, modalities, labels, file_ending, name, extra)
-    names: set[str] = set()
-    note = NOT_ACQUIRED if extra and extra.get("synthetic") else ""
+    path, written = folder / "dataset.json", 0
+    channel_names = {str(number): modality for number, modality in enumerate(modalities)}
+    checked_modalities(path, channel_names)
+    head = {
+        "name": name,
+        "channel_names": channel_names,
+        "labels": checked_labels(path, dict(labels)),
+        "file_ending": file_ending,
+        **(extra or {}),
+    }
+    note = NOT_ACQUIRED if head.get("synthetic") else ""
     for case in cases:
-        check_case(folder, case, modalities, labels, names)
-        names.add(case.name)
+        if not re.fullmatch(r"\w[\w.+-]*", case.name):
+            raise DataFileError(
+                folder,
+                f"case '{case.name}' cannot be a file name",
+                "Use letters, digits, '_', '-', '+' and '.' only.",
+            )
+        if case.mask is not None:
+            check_mask(folder / "labelsTr" / case.name, case.mask, labels)
         with writing_to(folder):
             _write_case(folder, case, modalities, file_ending, note, geometry(case))
-    if not names:
+        written += 1
+    if not written:
         raise DataFileError(folder, "there is no case to write", "Ask for at least one.")
-    text = json.dumps({**head, "numTraining": len(names)}, indent=2, ensure_ascii=False)
+    text = json.dumps({**head, "numTraining": written}, indent=2, ensure_ascii=False)
     with writing_to(folder):
-        (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
-    return len(names)
+        path.write_text(text + "\n", encoding="utf-8")
+    return written
 
 
 def in_colour(modalities: Sequence[str]) -> bool:
@@ -117,75 +131,6 @@ def written_whole(folder: Path) -> Iterator[Path]:
                 with writing_to(folder):
                     raise
             raise
-
-
-def _header(
-    folder: Path,
-    modalities: Sequence[str],
-    labels: Mapping[str, int],
-    file_ending: str,
-    name: str,
-    extra: Mapping[str, object] | None,
-) -> dict[str, object]:
-    """Builds dataset.json without numTraining, with names and labels checked as in `describe`."""
-    for taken in ("dataset.json", "imagesTr", "labelsTr"):
-        if (folder / taken).exists():
-            raise DataFileError(
-                folder, f"already holds a data set ({taken})", "Name a folder that does not exist."
-            )
-    path = folder / "dataset.json"
-    if file_ending not in LOSSLESS:
-        raise DataFileError(
-            path, f"file_ending would be '{file_ending}'", f"Take one of {', '.join(LOSSLESS)}."
-        )
-    own = set(extra or {}) & set(OWN_KEYS)
-    if own:
-        raise DataFileError(path, f"extra may not hold {sorted(own)}", "Use the arguments instead.")
-    channel_names = {str(number): modality for number, modality in enumerate(modalities)}
-    checked_modalities(path, channel_names)
-    return {
-        "name": name,
-        "channel_names": channel_names,
-        "labels": checked_labels(path, dict(labels)),
-        "file_ending": file_ending,
-        **(extra or {}),
-    }
-
-
-def check_case(
-    folder: Path,
-    case: RawCase,
-    modalities: Sequence[str],
-    labels: Mapping[str, int],
-    written: set[str],
-) -> None:
-    """Checks a case to be written into a folder that holds the cases named in `written`."""
-    if not re.fullmatch(r"\w[\w.+-]*", case.name):
-        raise DataFileError(
-            folder,
-            f"case '{case.name}' cannot be a file name",
-            "Use letters, digits, '_', '-', '+' and '.' only.",
-        )
-    if case.name in written:
-        raise DataFileError(folder, f"two cases are named '{case.name}'", "Rename one of them.")
-    missing = [modality for modality in modalities if modality not in case.channels]
-    if missing:
-        raise DataFileError(
-            folder,
-            f"case '{case.name}' has no modality {', '.join(missing)}",
-            "Write only modalities that every case has.",
-        )
-    arrays = [case.channels[modality] for modality in modalities]
-    arrays += [] if case.mask is None else [case.mask]
-    if arrays[0].ndim not in (2, 3) or len({array.shape for array in arrays}) > 1:
-        shapes = ", ".join(shown_shape(array.shape) for array in arrays)
-        raise DataFileError(
-            folder,
-            f"case '{case.name}' has arrays of the shapes {shapes}",
-            "Each must have the same two sides, or three of a volume.",
-        )
-    if case.mask is not None:
-        check_mask(folder / "labelsTr" / case.name, case.mask, labels)
 
 
 @contextmanager

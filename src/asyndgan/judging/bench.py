@@ -8,7 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import chain
@@ -32,10 +32,7 @@ from asyndgan.texts import storing, without_empty
 from asyndgan.training.segmentation import TRAINING_VERSION, predict, train_segmenter
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with what is being trained, the steps done and the steps of the whole evaluation.
-
-A check of the budget counts its steps separately, from 0.
-"""
+"""Called with what is being trained, the steps done and the steps of the whole evaluation."""
 
 TrainingSet = Sequence[Case] | Mapping[str, Sequence[Case]]
 """The cases of one training; by site if `Bench.federated` trains one network of all sites."""
@@ -118,29 +115,6 @@ class Bench:
     federated: Callable[..., nn.Module] | None = None
 
     def scores(self, models: Contenders, judged: Judged) -> Found:
-        """Trains and judges the models; see `Trainings.scores`."""
-        total = sum(map(len, models.values())) * self.budget.steps
-        return Trainings(self, judged, total).scores(models, self.budget)
-
-
-@final
-@dataclass
-class Trainings:
-    """Trainings in progress on one bench, whose steps are counted together.
-
-    `running` are the steps done by each running training, by its progress text; `lock` guards them.
-    `stop` is set when a training fails, so that the others stop too.
-    """
-
-    bench: Bench
-    judged: Judged
-    total: int
-    done: int = 0
-    running: dict[str, int] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def scores(self, models: Contenders, budget: SegmentationBudget) -> Found:
         """Trains and judges the models, `workers` networks in parallel on one thread each.
 
         Raises:
@@ -150,98 +124,92 @@ class Trainings:
             ValueError: a model has no training set, or more than there are seeds.
         """
         for model, training_sets in models.items():
-            if not 0 < len(training_sets) <= len(self.bench.seeds):
-                raise ValueError(
-                    f"{model}: {len(training_sets)} sets for {len(self.bench.seeds)} seeds."
-                )
+            if not 0 < len(training_sets) <= len(self.seeds):
+                raise ValueError(f"{model}: {len(training_sets)} sets for {len(self.seeds)} seeds.")
             for cases in training_sets:
-                self._check_fit(cases)
-        workers = self.bench.workers or torch.get_num_threads()
+                _check_fit(cases, judged)
+        total = sum(map(len, models.values())) * self.budget.steps
+        trained = _Trainings(self, judged, total)
+        workers = self.workers or torch.get_num_threads()
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             trainings = {
                 model: [
-                    pool.submit(self._attempt, model, cases, budget, seed)
-                    for seed, cases in zip(self.bench.seeds, training_sets, strict=False)
+                    pool.submit(trained.attempt, model, cases, seed)
+                    for seed, cases in zip(self.seeds, training_sets, strict=False)
                 ]
                 for model, training_sets in models.items()
             }
             try:
                 masks = {model: [one.result() for one in own] for model, own in trainings.items()}
             except BaseException as error:  # Ctrl-C is raised here, not in the threads
-                self.stop.set()
-                raise _cause([*chain(*trainings.values())], error) from error
+                trained.failed = trained.failed or error
+                raise trained.failed from None
         scores = {
-            model: self.judged.scores(own, unlabelled=budget.unlabelled)
+            model: judged.scores(own, unlabelled=self.budget.unlabelled)
             for model, own in masks.items()
         }
         return Found(scores, {model: own[0] for model, own in masks.items()})
 
-    def _check_fit(self, cases: TrainingSet) -> None:
-        flat = pooled(cases)
-        if not flat or not self.judged.cases:
-            raise DataError("a comparison needs training cases of every model and test cases.")
-        first, judged = flat[0], self.judged.cases[0]
-        if first.modalities != judged.modalities or first.image.shape != judged.image.shape:
-            raise DataError(
-                f"training cases have {', '.join(first.modalities)} in size "
-                f"{tuple(first.image.shape[1:])}, test cases {', '.join(judged.modalities)} in "
-                f"size {tuple(judged.image.shape[1:])}; prepare all by one recipe."
-            )
 
-    def _attempt(
-        self, model: str, cases: TrainingSet, budget: SegmentationBudget, seed: int
-    ) -> Masks:
-        if self.stop.is_set():
-            raise CancelledError
+@final
+@dataclass
+class _Trainings:
+    """Trainings in progress on one bench, whose steps are counted together.
+
+    `running` are the steps done by each running training, by its progress text; `lock` guards them.
+    `failed` is why one failed, so that the others stop too.
+    """
+
+    bench: Bench
+    judged: Judged
+    total: int
+    done: int = 0
+    running: dict[str, int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    failed: BaseException | None = None
+
+    def attempt(self, model: str, cases: TrainingSet, seed: int) -> Masks:
+        """The predictions of a network, trained unless they are kept already."""
         try:
-            return self._predicted(model, cases, budget, seed)
-        except BaseException:
-            self.stop.set()
+            self._go_on()
+            return self._predicted(model, cases, seed)
+        except BaseException as error:
+            self.failed = self.failed or error
             raise
 
-    def _predicted(
-        self, model: str, cases: TrainingSet, budget: SegmentationBudget, seed: int
-    ) -> Masks:
-        test = self._as_trained(cases)
-        inputs = self._inputs(cases, test, budget, seed)
+    def _go_on(self) -> None:
+        if self.failed:
+            raise CancelledError
+
+    def _predicted(self, model: str, cases: TrainingSet, seed: int) -> Masks:
+        lacking = lacked_by_all(pooled(cases))
+        test = [blanked(case, lacking) if lacking else case for case in self.judged.cases]
+        inputs = self._inputs(cases, test, seed)
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         path = (self.bench.cache or self.bench.out / "cache") / f"{key[:32]}.json"
         if not path.exists():
             started = time.monotonic()
-            network = self._train(model, cases, budget, seed)
+            network = self._train(model, cases, seed)
             found = predict(network, torch.stack([case.image for case in test]))
             seconds = round(time.monotonic() - started, 1)
             entry = {"inputs": inputs, "seconds": seconds, **_packed(found)}
             write_whole(path, json.dumps(entry).encode())
         with self.lock:
-            self.done += budget.steps
+            self.done += self.bench.budget.steps
             self.running.pop(f"{model}, seed {seed}", None)
         self._tell(f"{model}, seed {seed}")
         return _unpacked(json.loads(contents(path, 2**32)))
 
-    def _train(
-        self, model: str, cases: TrainingSet, budget: SegmentationBudget, seed: int
-    ) -> nn.Module:
-        classes = max(self.judged.labels.values()) + 1
-
-        def tell(step: int, loss: float) -> None:
-            self._tell(f"{model}, seed {seed}", step)
-
+    def _train(self, model: str, cases: TrainingSet, seed: int) -> nn.Module:
         train: Any = self.bench.federated if isinstance(cases, Mapping) else train_segmenter
         network: nn.Module = train(
-            cases, classes=classes, budget=budget, seed=seed, on_progress=tell,
-            device=self.bench.device,
+            cases, classes=max(self.judged.labels.values()) + 1, budget=self.bench.budget,
+            seed=seed, device=self.bench.device,
+            on_progress=lambda step, _: self._tell(f"{model}, seed {seed}", step),
         )  # fmt: skip
         return network
 
-    def _as_trained(self, cases: TrainingSet) -> list[Case]:
-        """The test cases, blank in modalities that no training case has."""
-        lacking, judged = lacked_by_all(pooled(cases)), list(self.judged.cases)
-        return [blanked(case, lacking) for case in judged] if lacking else judged
-
-    def _inputs(
-        self, cases: TrainingSet, test: Sequence[Case], budget: SegmentationBudget, seed: int
-    ) -> dict[str, Any]:
+    def _inputs(self, cases: TrainingSet, test: Sequence[Case], seed: int) -> dict[str, Any]:
         """Everything that the predictions depend on."""
         return {
             "training": {site: digest_of_cases(own, with_masks=True) for site, own in cases.items()}
@@ -251,7 +219,7 @@ class Trainings:
             "classes": max(self.judged.labels.values()) + 1,
             "budget": {
                 name: value
-                for name, value in asdict(budget).items()
+                for name, value in asdict(self.bench.budget).items()
                 if name != "unlabelled" or value  # what was cached before the key came stays good
             },
             "seed": seed,
@@ -264,8 +232,7 @@ class Trainings:
 
     def _tell(self, text: str, step: int | None = None) -> None:
         """Reports the progress of all trainings; `step`: steps done by the one named `text`."""
-        if self.stop.is_set():
-            raise CancelledError
+        self._go_on()
         with self.lock:
             if step is not None:
                 self.running[text] = step
@@ -274,13 +241,17 @@ class Trainings:
                 self.bench.on_progress(text, done, self.total)
 
 
-def _cause(trainings: Sequence[Future[Masks]], error: BaseException) -> BaseException:
-    """The original error behind a cancellation: trainings that were stopped do not carry it."""
-    if not isinstance(error, CancelledError):
-        return error
-    wait(trainings)
-    ends = [one.exception() for one in trainings if not one.cancelled()]
-    return next((end for end in ends if end and not isinstance(end, CancelledError)), error)
+def _check_fit(cases: TrainingSet, judged: Judged) -> None:
+    flat = pooled(cases)
+    if not flat or not judged.cases:
+        raise DataError("a comparison needs training cases of every model and test cases.")
+    first, other = flat[0], judged.cases[0]
+    if first.modalities != other.modalities or first.image.shape != other.image.shape:
+        raise DataError(
+            f"training cases have {', '.join(first.modalities)} in size "
+            f"{tuple(first.image.shape[1:])}, test cases {', '.join(other.modalities)} in "
+            f"size {tuple(other.image.shape[1:])}; prepare all by one recipe."
+        )
 
 
 def pooled(cases: TrainingSet) -> list[Case]:

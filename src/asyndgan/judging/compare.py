@@ -7,11 +7,10 @@ training cases differ and, for FedAvg, how they are combined.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from asyndgan.judging.bench import Bench, Contenders, Judged, Trainings, TrainingSet, pooled
+from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet, pooled
 from asyndgan.judging.figures import plot_examples
 from asyndgan.judging.metrics import (
     ScoreArray,
@@ -29,7 +28,6 @@ from asyndgan.judging.table import (
     SYNTHETIC,
     Evaluation,
     Gain,
-    Levelling,
     Overall,
     Row,
     Scores,
@@ -37,14 +35,7 @@ from asyndgan.judging.table import (
     site_of,
 )
 from asyndgan.store.prepared import Case
-from asyndgan.store.splits import hold_out
 from asyndgan.texts import counted
-
-HELD_OUT = 0.2
-"""Fraction of each site's patients that `levelled_off` judges on."""
-
-LONGER = 1.5
-"""Length of the longer training of `levelled_off`, as a multiple of the budget."""
 
 
 def evaluate(
@@ -54,7 +45,6 @@ def evaluate(
     bench: Bench,
     *,
     baselines: bool = False,
-    check_budget: bool = False,
     about: Mapping[str, str] | None = None,
 ) -> Evaluation:
     """Compares training on all real cases, on each site's and on the synthetic ones.
@@ -71,11 +61,7 @@ def evaluate(
     seeds = len(bench.seeds)
     painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * seeds}
     models = contenders(sites, painted, seeds=seeds, augmented=baselines)
-    evaluation = compare(models, judged, bench, about=about or {})
-    if check_budget:
-        evaluation = replace(evaluation, levelling=levelled_off(sites, judged, bench))
-        evaluation.write(bench.out)
-    return evaluation
+    return compare(models, judged, bench, about=about or {})
 
 
 def contenders(
@@ -141,34 +127,6 @@ def compare(
         shown = {name: judged.labels[name] for name in names}
         plot_examples(evaluation, judged.cases, found.masks, shown, bench.out)
     return evaluation
-
-
-def levelled_off(
-    sites: Mapping[str, Sequence[Case]], judged: Judged, bench: Bench
-) -> tuple[Levelling, ...]:
-    """Trains on all real cases for the budget and for 50 % more steps; one result per target.
-
-    Judged on a fifth of the sites' patients, never on test patients: the cases of `judged` take no
-    part. Other arguments are those of `evaluate`.
-
-    Raises:
-        DataError, NotFiniteError: as in `evaluate`, or no site has a patient to spare.
-    """
-    budget, seeds = bench.budget, len(bench.seeds)
-    longer = replace(budget, steps=math.ceil(LONGER * budget.steps))
-    training, validation = hold_out(sites, part=HELD_OUT, seed=0)
-    total = seeds * (budget.steps + longer.steps)
-    trainings = Trainings(bench, replace(judged, cases=validation), total)
-    together = [pooled(training)] * seeds
-    (short,) = trainings.scores({"budget check": together}, budget).scores.values()
-    (long,) = trainings.scores({"budget check, longer": together}, longer).scores.values()
-    results = []
-    for name in judged.names():
-        dice = [average(scores[name])[:, 0] for scores in (short, long)]
-        before, after = map(mean, dice)
-        found = (before, after, after - before, known(dice[0]), seeds)
-        results.append(Levelling(name, budget.steps, longer.steps, *found))
-    return tuple(results)
 
 
 def _gains(label: str, scores: Scores) -> Iterator[Gain]:

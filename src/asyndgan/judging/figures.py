@@ -16,7 +16,7 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Mask, Masks
 from asyndgan.judging.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation, of_single_sites
-from asyndgan.painting.pictures import FAINT, STYLE, slices
+from asyndgan.painting.pictures import FAINT, STYLE, bare, slices
 from asyndgan.store.case import prepared_spacing
 from asyndgan.store.prepared import Case
 from asyndgan.texts import stored_whole
@@ -49,10 +49,12 @@ def plot_examples(
         size = (2.1 * (len(models) + 1) + 0.3, 2.3 * len(chosen) + 0.5)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(chosen), len(models) + 1, squeeze=False)
+        bare(grid)
         for line, (word, patient) in zip(grid, chosen.items(), strict=True):
             index, place = _largest(test, patients[patient], labels[name])
             _example(line[0], test[index], None, place, channel, labels)
             line[0].set_ylabel(word)
+            line[0].set_xlabel(test[index].modalities[channel], labelpad=3)
             for panel, model in zip(line[1:], models, strict=True):
                 _example(panel, test[index], masks[model][index], place, channel, labels)
                 dice = evaluation.dice(model, name)[patient]
@@ -128,18 +130,11 @@ def _example(
         vmax=max(float(np.quantile(picture, 0.995)), IMAGE_LOW + 0.1),
         aspect=rows / columns,
     )
-    truth = slices(case.mask)[place]
     for value, colour in _coloured(labels):
-        if found is None:
-            _outline(panel, truth == value, colour, "solid")
-        else:
-            _outline(panel, truth == value, "white", _DASHES)
-            _outline(panel, slices(found)[place] == value, colour, "solid")
-    if found is None:
-        panel.set_xlabel(case.modalities[channel], labelpad=3)
-    panel.set_xticks([])
-    panel.set_yticks([])
-    panel.spines[:].set_visible(False)
+        if found is not None:
+            _outline(panel, slices(case.mask)[place] == value, "white", _DASHES)
+        shown = case.mask if found is None else found
+        _outline(panel, slices(shown)[place] == value, colour, "solid")
 
 
 def _coloured(labels: Mapping[str, int]) -> list[tuple[int, str]]:

@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
+from statistics import fmean
 from typing import Any, final
 
 import numpy as np
@@ -121,15 +122,14 @@ def surface_distances(
 
 def average(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the first axis, such as seeds, of the values that are not nan."""
-    counted = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):  # nan where there is none
-        return np.where(counted, values, 0).sum(0) / counted.sum(0)
+    with warnings.catch_warnings(action="ignore"):  # nan where there is none
+        return np.nanmean(values, axis=0)
 
 
 def mean(values: Iterable[float]) -> float:
     """Mean of the values that are not nan; nan if there is none."""
     counted = [value for value in values if not math.isnan(value)]
-    return math.fsum(counted) / len(counted) if counted else math.nan
+    return fmean(counted) if counted else math.nan
 
 
 def area_under_curve(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
@@ -159,15 +159,13 @@ def paired_ratio(scores: ArrayLike, others: ArrayLike) -> tuple[float, float, fl
     return above / below if below else math.nan, *paired_ratio_interval(scores, others)
 
 
-def bootstrap_interval(
-    values: ArrayLike, *, draws: int = 2000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """A bias-corrected and accelerated (BCa) bootstrap interval of the mean over patients.
+def bootstrap_interval(values: ArrayLike, *, draws: int = 2000) -> tuple[float, float]:
+    """The 95 % bias-corrected and accelerated (BCa) bootstrap interval of the mean over patients.
 
     Where the correction is undefined, as for equal values, it is the percentile interval. Values
     that are nan do not count; both ends are nan with fewer than two others.
     """
-    return _interval([values], np.mean, draws, seed, level)
+    return _interval([values], np.mean, draws)
 
 
 def fraction_interval(count: int, of: int) -> tuple[float, float]:
@@ -177,18 +175,13 @@ def fraction_interval(count: int, of: int) -> tuple[float, float]:
 
 
 def paired_ratio_interval(
-    numerator: ArrayLike,
-    denominator: ArrayLike,
-    *,
-    draws: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
+    numerator: ArrayLike, denominator: ArrayLike, *, draws: int = 2000
 ) -> tuple[float, float]:
     """As `bootstrap_interval`, of mean(numerator) / mean(denominator) over the same patients.
 
     Resamples whose denominator is 0 do not count.
     """
-    return _interval([numerator, denominator], _ratio_of_means, draws, seed, level)
+    return _interval([numerator, denominator], _ratio_of_means, draws)
 
 
 def _ratio_of_means(above: np.ndarray, below: np.ndarray, axis: int = -1) -> Any:
@@ -197,7 +190,7 @@ def _ratio_of_means(above: np.ndarray, below: np.ndarray, axis: int = -1) -> Any
 
 
 def _interval(
-    samples: Sequence[ArrayLike], statistic: Callable[..., Any], draws: int, seed: int, level: float
+    samples: Sequence[ArrayLike], statistic: Callable[..., Any], draws: int
 ) -> tuple[float, float]:
     """BCa interval of a statistic of paired samples, or the percentile one where that is nan."""
     values = np.asarray(samples, dtype=np.float64)
@@ -207,12 +200,11 @@ def _interval(
     with warnings.catch_warnings(action="ignore"):  # of what the percentile interval is for
         found = stats.bootstrap(
             tuple(values), statistic, n_resamples=draws, paired=True, vectorized=True,
-            confidence_level=level, rng=np.random.default_rng(seed),
+            rng=np.random.default_rng(0),
         )  # fmt: skip
         low, high = found.confidence_interval
         if math.isnan(low + high):
-            ends = [(1 - level) / 2, (1 + level) / 2]
-            low, high = np.nanquantile(found.bootstrap_distribution, ends)
+            low, high = np.nanquantile(found.bootstrap_distribution, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -7,12 +7,12 @@ from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.compare import evaluate
-from asyndgan.judging.real import load_real, shared_by_all
+from asyndgan.judging.real import check_sites, load_real, shared_by_all
 from asyndgan.judging.table import Evaluation
 from asyndgan.locks import alone
 from asyndgan.models import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
-from asyndgan.runs.sites import RunSites, choosers_of, told_of_sites
+from asyndgan.runs.sites import RunSites, told_of_sites
 from asyndgan.runs.trial import trial_of
 from asyndgan.store import Case
 from asyndgan.store.prepare import lacked_by_all
@@ -29,7 +29,6 @@ def evaluate_run(
     fade: Sequence[str] = (),
     label: Sequence[str] | None = None,
     baselines: bool = False,
-    check_budget: bool = False,
 ) -> Evaluation:
     """Loads all data on the run's grid, paints what is to be judged, and compares the models.
 
@@ -64,7 +63,6 @@ def evaluate_run(
         Judged(unseen, labels, label, "test" if test else "validation"),
         replace(bench, budget=budget_for(recipe, bench.budget), device=device),
         baselines=baselines,
-        check_budget=check_budget,
         about={
             "run": facts.run,
             "generator_sha256": facts.generator_sha256,
@@ -106,26 +104,12 @@ def _painted(
 
 def check_judged(sites: RunSites, test: DataSet | None) -> None:
     """Raises `RunError` if a site is none of the run's, or there is nobody or nothing to judge."""
-    recipe, known = sites.run.recipe(), sites.run.facts().sites
-    if strange := sorted(set(sites.data) - set(known)):
-        raise RunError(
-            f"the run has no site {', '.join(strange)}; its sites are {', '.join(sorted(known))}. "
-            "Name them with --site as in the training; patients whom the run has not seen are "
-            "--test."
-        )
-    if test is None and not recipe.training.hold_out:
-        raise RunError(
-            "there are no patients to judge on: give real cases of unseen patients with --test "
-            "FOLDER, or train with --set training.hold_out=0.2."
-        )
-    if recipe.condition.kind != "mask":
+    check_sites(sites, test, "--test")
+    if sites.run.recipe().condition.kind != "mask":
         raise RunError(
             f"the run in {sites.run.path} paints without masks, so there is nothing to be "
             "segmented in its images."
         )
-    if recipe.training.hold_out:
-        sites.check_patterns()
-        choosers_of(sites.run, sites.data, sites.states)
 
 
 def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:

@@ -7,12 +7,37 @@ from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.patients import shared_patients
 from asyndgan.recipe import ImageSection, Recipe
-from asyndgan.runs.sites import Participation
+from asyndgan.runs.sites import Participation, RunSites, choosers_of
 from asyndgan.store import Case
 from asyndgan.store.prepare import widened
 from asyndgan.store.splits import hold_out
 from asyndgan.store.survey import picture_of
 from asyndgan.texts import counted
+
+
+def check_sites(sites: RunSites, unseen: DataSet | None, option: str) -> None:
+    """Checks without reading an image whom a run is judged or audited by; `option` gives `unseen`.
+
+    Raises:
+        RunError: a site is none of the run's, nobody can tell whom it held out, or there is no
+            patient whom the run has not seen.
+    """
+    known, held_out = sites.run.facts().sites, sites.run.recipe().training.hold_out
+    if strange := sorted(set(sites.data) - set(known)):
+        raise RunError(
+            f"the run has no site {', '.join(strange)}; its sites are {', '.join(sorted(known))}. "
+            "Name them with --site as in the training; patients whom the run has not seen are "
+            f"{option}."
+        )
+    if unseen is None and not held_out:
+        raise RunError(
+            "there are no patients whom the run has not seen: give real cases of such patients, "
+            f"of the same hospitals, with {option} FOLDER, or train with --set "
+            "training.hold_out=0.2."
+        )
+    if held_out:
+        sites.check_patterns()
+        choosers_of(sites.run, sites.data, sites.states)
 
 
 def load_real(

@@ -331,10 +331,12 @@ def numbers_of(records: "pd.DataFrame", schema: Schema, *, one_hot: bool) -> Arr
     return np.stack(parts, axis=1)
 
 
-def _ordered(records: "pd.DataFrame", schema: Schema) -> Array:
-    """The same, with missing values below all others."""
+def _ordered(records: "pd.DataFrame", schema: Schema) -> "pd.DataFrame":
+    """The same as a frame, with missing values below all others."""
+    import pandas as pd
+
     numbers = numbers_of(records, schema, one_hot=False)
-    return np.where(np.isnan(numbers), -1e18, numbers)
+    return pd.DataFrame(numbers, columns=[*_inputs(schema)]).fillna(-1e18)
 
 
 def column_likeness(real: "pd.DataFrame", made: "pd.DataFrame", schema: Schema) -> dict[str, float]:
@@ -343,12 +345,11 @@ def column_likeness(real: "pd.DataFrame", made: "pd.DataFrame", schema: Schema) 
 
     both = _ordered(real, schema), _ordered(made, schema)
     likeness = {}
-    for place, (name, column) in enumerate(_inputs(schema).items()):
-        one, other = both[0][:, place], both[1][:, place]
+    for name, column in _inputs(schema).items():
+        one, other = (own[name] for own in both)
         if column.kind == "categorical":
-            codes = np.union1d(one, other)
-            parts = [np.array([(own == code).mean() for code in codes]) for own in (one, other)]
-            distance = float(np.abs(parts[0] - parts[1]).sum() / 2)
+            parts = [own.value_counts(normalize=True) for own in (one, other)]
+            distance = float(parts[0].sub(parts[1], fill_value=0).abs().sum() / 2)
         else:
             distance = float(ks_2samp(one, other, method="asymp").statistic)
         likeness[name] = 1 - distance
@@ -357,17 +358,10 @@ def column_likeness(real: "pd.DataFrame", made: "pd.DataFrame", schema: Schema) 
 
 def pair_likeness(real: "pd.DataFrame", made: "pd.DataFrame", schema: Schema) -> float:
     """Mean likeness of pairs of columns, 0 to 1; see `RecordsEvaluation.pairs`."""
-    from scipy.stats import rankdata
-
-    tables = []
-    for own in (real, made):
-        ranks = rankdata(_ordered(own, schema), axis=0)
-        with np.errstate(invalid="ignore"):  # of a column with one value
-            tables.append(np.nan_to_num(np.atleast_2d(np.corrcoef(ranks, rowvar=False))))
-    upper = np.triu_indices(len(tables[0]), 1)
-    if not len(upper[0]):
-        return 1.0
-    return float(1 - np.abs(tables[0] - tables[1])[upper].mean() / 2)
+    # A column with one value correlates with none.
+    one, other = (_ordered(own, schema).corr("spearman").fillna(0) for own in (real, made))
+    apart = np.abs(one - other).to_numpy()[np.triu_indices(len(one), 1)]
+    return float(1 - apart.mean() / 2) if len(apart) else 1.0
 
 
 def distances(encoder: Encoder, of: "pd.DataFrame", to: "pd.DataFrame") -> Array:

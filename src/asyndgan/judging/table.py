@@ -101,24 +101,6 @@ class Overall:
 
 @final
 @dataclass(frozen=True)
-class Levelling:
-    """Whether training on the real cases would gain from 50 % more steps, for one label.
-
-    Dice is the mean over held-out patients after `steps`, those of the budget, and `longer_steps`.
-    """
-
-    label: str
-    steps: int
-    longer_steps: int
-    dice: Number
-    longer_dice: Number
-    difference: Number
-    patients: int
-    seeds: int
-
-
-@final
-@dataclass(frozen=True)
 class Gain:
     """Gain in Dice of a site's model over another one, without the further cases, by patient."""
 
@@ -152,7 +134,6 @@ class Evaluation:
         rows: one per model and label; by label, then in the order of the comparison's models.
         per_patient: the scores behind the rows, of each seed and patient; patients are positions,
             not names. In `evaluation.json`, averaged over seeds.
-        levelling: one per label if the budget was checked; else empty.
         judged_on: "test", or "validation" for patients held out of the sites.
         budget: budget of every training.
         seeds: seeds of the trainings.
@@ -164,7 +145,6 @@ class Evaluation:
     headline: str
     rows: tuple[Row, ...]
     per_patient: Annotated[Scores, PlainValidator(_arrays)] = field(default_factory=dict)
-    levelling: tuple[Levelling, ...] = ()
     judged_on: str = "test"
     budget: SegmentationBudget = field(default_factory=SegmentationBudget)
     seeds: tuple[int, ...] = ()

@@ -9,7 +9,6 @@ from typing import final
 import numpy as np
 import torch
 
-from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.errors import DataError, RunError
 from asyndgan.export.copying import write_extended
@@ -19,7 +18,8 @@ from asyndgan.intake.findings import check_contrast, check_uncut
 from asyndgan.intake.patients import patients_of
 from asyndgan.painting.completion import check_own_set
 from asyndgan.painting.fading import fading_of
-from asyndgan.painting.synthesise import digests_of, mask_digest, synthesise
+from asyndgan.painting.provenance import provenance_of
+from asyndgan.painting.synthesise import digests_of, mask_digest, mask_of, synthesise
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import choosers_of
 from asyndgan.store import Case, RawCase, derived_seed
@@ -102,7 +102,7 @@ def augment_folder(
         RunError: the run's held-out patients are unknown, or there is no such label to fade.
     """
     fading = fading_of(run, what.faded)
-    facts, info = run.facts(), data.info
+    info = data.info
     free, judged = _own_cases(run, data, state)
     image = run.recipe().image
     patients = {raw.name: raw.patient for each in data.files for raw in data.raw(each, image)}
@@ -124,31 +124,26 @@ def augment_folder(
         )
     painted = synthesise(run, named, seed=what.seed, move=True, fading=fading)
     cases = (
-        (_stored(case, source.like, info.modalities, name), source.like.name)
-        for case, source, (name, _) in zip(painted, drawn, named, strict=True)
+        (_stored(case, source.like, info.modalities), source.like.name)
+        for case, source in zip(painted, drawn, strict=True)
     )
+    owners = {name: source.of for (name, _), source in zip(named, drawn, strict=True)}
     provenance = {
-        "run": facts.run,
-        "generator_sha256": facts.generator_sha256,
+        **provenance_of(run),
         "ratio": what.ratio,
         "masks": _words(used, what.source),
         "masks_sha256": digests_of(one.mask for one in used if not one.of),
         "masks_left_out": left_out,
-        "recipe_sha256": facts.recipe_digest,
-        "asyndgan": __version__,
         "label": what.label,
         "seed": what.seed,
         **fading.told(),
         # Lets splits of the set keep a synthetic case together with the patient of its mask.
-        "mask_of": {name: source.of for (name, _), source in zip(named, drawn, strict=True)},
+        "mask_of": owners,
     }
     cut = {files.name for files in data.files} - patients.keys()
     added = write_extended(data, out, cases, axis=image.axis, provenance=provenance, cut=cut)
     # A synthetic case belongs to the patient of its mask.
-    names = {name: name for name in patients} | {
-        name: source.of or name for (name, _), source in zip(named, drawn, strict=True)
-    }
-    write_folds(out, {name: patients.get(of, of) for name, of in names.items()})
+    write_folds(out, patients | {name: patients.get(of, name) for name, of in owners.items()})
     return len(patients), added, left_out
 
 
@@ -264,13 +259,13 @@ def _drawn(sources: Sequence[Source], count: int, seed: int) -> list[Source]:
     return [sources[place] for place in torch.cat(orders)[:count].tolist()]
 
 
-def _stored(painted: Case, like: Case, modalities: Sequence[str], name: str) -> RawCase:
+def _stored(painted: Case, like: Case, modalities: Sequence[str]) -> RawCase:
     """A synthetic case on the grid and in the intensities in which a real case is stored."""
     places = [painted.modalities.index(modality) for modality in modalities]
     channels = invert(painted.image[places], like.preparation)
     return RawCase(
-        name=name,
-        patient=name,
+        name=mask_of(painted.name),
+        patient=mask_of(painted.name),
         channels=dict(zip(modalities, channels, strict=True)),
         mask=np.asarray(invert_mask(painted.mask, like.preparation)),
         spacing=like.preparation.spacing,

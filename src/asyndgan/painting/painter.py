@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from asyndgan.arrays import Images, Masks
-from asyndgan.painting.looks import Looks, check_look, drawn_looks, looks_of_holders
-from asyndgan.runs import RunFolder
+from asyndgan.errors import RunError
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.store import derived_seed
 from asyndgan.training import SHARED_LOOK, generator_inputs
 
 Transform = Callable[[dict[str, Tensor]], Any]
+
+Looks = dict[int, list[str]]
+"""Looks that some channels of images are painted in, by channel; one for each image."""
 
 
 @final
@@ -56,11 +60,9 @@ class Painter(nn.Module):
             random = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         if not self.recipe.generator.style:
             return self.paint(masks, [SHARED_LOOK] * len(masks), {}, random)
-        if look is None:
-            looks = drawn_looks(self.facts, len(masks), random)
-        else:
-            looks = [self.facts.look_of(look)] * len(masks)
-        others = looks_of_holders(self.facts, looks, [random] * len(masks))
+        looks = [self.facts.look_of(look)] * len(masks) if look else []
+        looks = looks or drawn_looks(self.facts, len(masks), random)
+        others = looks_of_holders(self.facts, looks, random)
         return self.paint(masks, looks, others, random)
 
     def paint(
@@ -125,3 +127,42 @@ class PaintedSet(Dataset[Any]):
         image = self.painter(mask[None], random=random)[0].cpu()
         item = {"image": image, "label": mask[None]}
         return self.transform(item) if self.transform else item
+
+
+def check_look(recipe: Recipe, facts: RunFacts, look: str) -> None:
+    """Refuses a look that a generator was not taught, which it would paint all the same."""
+    if look not in facts.teachers:
+        raise RunError(
+            f"{look} is no site that this run learned from; those are {', '.join(facts.teachers)}."
+        )
+    if not recipe.generator.style:
+        raise RunError(
+            "this run's generator has no looks to choose from (generator.style is 0); leave the "
+            "look out."
+        )
+
+
+def drawn_looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
+    """Draws the look that each image gets, by the sites' shares."""
+    return [facts.look_of(site) for site in facts.drawn_sites(count, random)]
+
+
+def looks_of_holders(facts: RunFacts, looks: Sequence[str], random: torch.Generator) -> Looks:
+    """Looks to paint channels in that no site of an image's own look holds, by channel.
+
+    All that one look lacks comes from another one, if any has it all.
+    """
+    held = facts.judged_in()
+    others: Looks = {}
+    for place, look in enumerate(looks):
+        own = held.get(look, set(facts.scope.modalities))  # of a site that never came
+        lacking = [name for name in facts.scope.modalities if name not in own]
+        if not lacking:
+            continue
+        drawn = dict.fromkeys(drawn_looks(facts, 8 * len(facts.sites), random) + sorted(held))
+        by_use = sorted(drawn, key=lambda other: -len(held[other] & set(lacking)))
+        for name in lacking:
+            holder = next((other for other in by_use if name in held[other]), look)
+            channel = facts.scope.modalities.index(name)
+            others.setdefault(channel, list(looks))[place] = holder
+    return others

@@ -17,7 +17,7 @@ from asyndgan.models import condition_maps
 from asyndgan.models.layout import batch_free
 from asyndgan.models.parts import style_code
 from asyndgan.painting.card import generator_card
-from asyndgan.painting.looks import looks_of_holders
+from asyndgan.painting.painter import looks_of_holders
 from asyndgan.painting.synthesise import check_paintable
 from asyndgan.runs import RunFolder
 from asyndgan.store.moves import deformed
@@ -90,7 +90,7 @@ class Alone(nn.Module):
         self.looks = list(facts.teachers) if styled else []
         own = [facts.look_of(site) for site in self.looks] or [SHARED_LOOK]
         random = torch.Generator().manual_seed(0)
-        others = looks_of_holders(facts, own, [random] * len(own)) if styled else {}
+        others = looks_of_holders(facts, own, random) if styled else {}
         worn = [tuple(others.get(place, own)) for place in range(len(facts.scope.modalities))]
         ways = list(dict.fromkeys(worn))
         self.way_of = [ways.index(each) for each in worn]

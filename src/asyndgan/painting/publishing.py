@@ -8,9 +8,10 @@ Croissant 1.1 with its terms of responsible AI (https://docs.mlcommons.org/crois
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from mimetypes import MimeTypes
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -28,12 +29,6 @@ _CARD: Final = "MODEL_CARD.md"
 
 LONGEST: Final = 200  # letters of a creator or contact
 _USE: Final = re.compile(r"DUO:[0-9]{7}")
-_TYPES: Final = {
-    ".json": "application/json", ".md": "text/markdown", ".txt": "text/plain", ".csv": "text/csv",
-    ".png": "image/png", ".tif": "image/tiff", ".tiff": "image/tiff",
-    ".gz": "application/gzip",
-}  # fmt: skip
-
 _OF_CROISSANT: Final = (
     "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field",
     "fileProperty", "fileObject", "fileSet", "format", "includes", "isArray", "isLiveDataset",
@@ -52,6 +47,19 @@ _CONTEXT: Final[dict[str, Any]] = {
     "examples": {"@id": "cr:examples", "@type": "@json"},
     "conformsTo": "dct:conformsTo",
     **{term: f"cr:{term}" for term in _OF_CROISSANT},
+}
+
+
+_RESPONSIBLE: Final = {
+    "rai:dataCollection": "Painted by a generative network from label maps; none was acquired.",
+    "rai:dataCollectionType": "Synthetic data",
+    "rai:hasSyntheticData": True,
+    "rai:dataUseCases": "Training of segmentation and prediction models, and research.",
+    "rai:dataLimitations": (
+        "Rare findings of the sites may be missing. Not for diagnosis, and not a stand-in for a "
+        f"validation on real patients. {_CARD} says more."
+    ),
+    "rai:dataBiases": "What the patients of the sites have in common, the set has too.",
 }
 
 
@@ -101,12 +109,24 @@ class Release:
             )
 
 
+@final
+@dataclass(frozen=True)
+class _Part:
+    """A file of the set, or a folder of files of one type, which has no `file`."""
+
+    name: str
+    encoding: str
+    file: Path | None = None
+
+
 def describe(folder: Path, release: Release, title: str, audited: str) -> None:
     """Writes what catalogues read into the folder of a painted set, and a manifest of its files.
 
     `audited` are the findings of the audits that permit its release.
     """
     day = datetime.now(UTC).date()
+    single = re.fullmatch(r"[\w.+-]+", release.licence)
+    listed = single and not release.licence.startswith("LicenseRef-")
     common = {
         "name": title,
         "description": (
@@ -115,193 +135,156 @@ def describe(folder: Path, release: Release, title: str, audited: str) -> None:
         ),
         "datePublished": f"{day}",
         "version": f"{day.year}.{day.month}.{day.day}",
+        "license": f"https://spdx.org/licenses/{release.licence}" if listed else release.licence,
     }
+    if release.use:
+        use = release.use.replace(":", "_")
+        common["usageInfo"] = f"http://purl.obolibrary.org/obo/{use}"
     own = folder / ("schema.json" if (folder / "schema.json").exists() else "dataset.json")
     about = json.loads(bounded_text(own))
     told = {"licence": release.licence, "creator": release.creator, "contact": release.contact}
-    _replace(own, about | ({} if own.name == "schema.json" else told))
+    _write(own, about | ({} if own.name == "schema.json" else told))
     with (folder / _CARD).open("a", encoding="utf-8") as card:
         card.write(
             f"\n## Publisher\n\n{plain(release.creator)}, {plain(release.contact)}. Licence: "
             f"{plain(release.licence)}.{f' Permitted use: {release.use}.' if release.use else ''}\n"
         )
-    _replace(folder / CROISSANT, _croissant(folder, release, common, audited))
-    _replace(folder / CRATE, _crate(folder, release, common))
+    columns = about["columns"] if own.name == "schema.json" else {}
+    reached = {"url" if release.contact.startswith("http") else "email": release.contact}
+    _write(
+        folder / CROISSANT,
+        {
+            **common,
+            "@context": _CONTEXT,
+            "@type": "sc:Dataset",
+            "conformsTo": [
+                "http://mlcommons.org/croissant/1.1",
+                "http://mlcommons.org/croissant/RAI/1.0",
+            ],
+            "creator": {"@type": "sc:Organization", "name": release.creator, **reached},
+            "publisher": {"@type": "sc:Organization", "name": release.creator},
+            "citeAs": f"{release.creator}: {title}, {common['version']}",
+            "url": reached.get("url", "./"),
+            **_RESPONSIBLE,
+            "rai:personalSensitiveInformation": f"Attacks before the release: {audited}",
+            "distribution": [_resource(part) for part in _parts(folder)],
+            "recordSet": [*_records(_parts(folder), columns)],
+        },
+    )
+    _write(folder / CRATE, _crate(_parts(folder), release, common, reached))
     lines = [f"{_sha256(file)}  {file.relative_to(folder).as_posix()}\n" for file in _files(folder)]
     (folder / MANIFEST).write_text("".join(lines), "utf-8")
 
 
-def _licence(release: Release, otherwise: str) -> str:
-    """A page of the licence where there is one."""
-    single = re.fullmatch(r"[\w.+-]+", release.licence)
-    listed = single and not release.licence.startswith("LicenseRef-")
-    return f"https://spdx.org/licenses/{release.licence}" if listed else otherwise
-
-
-def _reached(release: Release) -> dict[str, str]:
-    return {"url" if release.contact.startswith("http") else "email": release.contact}
-
-
-def _used(release: Release) -> dict[str, str]:
-    if not release.use:
-        return {}
-    return {"usageInfo": f"http://purl.obolibrary.org/obo/{release.use.replace(':', '_')}"}
-
-
-def _croissant(
-    folder: Path, release: Release, common: Mapping[str, Any], audited: str
-) -> dict[str, Any]:
-    files, sets = _resources(folder)
-    return {
-        "@context": _CONTEXT,
-        "@type": "sc:Dataset",
-        "conformsTo": [
-            "http://mlcommons.org/croissant/1.1",
-            "http://mlcommons.org/croissant/RAI/1.0",
-        ],
-        **common,
-        "license": _licence(release, release.licence),
-        "creator": {"@type": "sc:Organization", "name": release.creator, **_reached(release)},
-        "publisher": {"@type": "sc:Organization", "name": release.creator},
-        **_used(release),
-        "citeAs": f"{release.creator}: {common['name']}, {common['version']}",
-        "url": release.contact if release.contact.startswith("http") else "./",
-        "rai:dataCollection": "Painted by a generative network from label maps; none was acquired.",
-        "rai:dataCollectionType": "Synthetic data",
-        "rai:hasSyntheticData": True,
-        "rai:dataUseCases": "Training of segmentation and prediction models, and research.",
-        "rai:dataLimitations": (
-            "Rare findings of the sites may be missing. Not for diagnosis, and not a stand-in for "
-            f"a validation on real patients. {_CARD} says more."
-        ),
-        "rai:dataBiases": "What the patients of the sites have in common, the set has too.",
-        "rai:personalSensitiveInformation": f"Attacks before the release: {audited}",
-        "distribution": files + sets,
-        "recordSet": _records(folder, sets),
-    }
-
-
-def _resources(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Single files, and sets of files in folders, as Croissant describes them."""
-    single = [file for file in _files(folder) if file.parent == folder]
-    files = [
-        {
-            "@type": "cr:FileObject",
-            "@id": file.name,
-            "name": file.name,
-            "contentUrl": file.name,
-            "contentSize": f"{file.stat().st_size} B",
-            "encodingFormat": _type(file),
-            "sha256": _sha256(file),
-        }
-        for file in single
-        if file.name not in {CROISSANT, CRATE, MANIFEST}
-    ]
-    sets = [
-        {
-            "@type": "cr:FileSet",
-            "@id": inside.name,
-            "name": inside.name,
-            "encodingFormat": _type(next(iter(sorted(inside.iterdir())))),
-            "includes": f"{inside.relative_to(folder).as_posix()}/*",
-        }
-        for inside in _inner(folder)
-    ]
-    return files, sets
-
-
-def _records(folder: Path, sets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What a loader reads: each file of a folder with its name; or the columns of a table."""
-    if not sets:
-        schema = json.loads(bounded_text(folder / "schema.json"))
-        table = next(file for file in _files(folder) if file.suffix == ".csv")
-        fields = [
-            {
-                "@type": "cr:Field",
-                "@id": f"records/{name}",
-                "name": name,
-                "dataType": "sc:Float" if column["kind"] == "numeric" else "sc:Text",
-                "source": {"fileObject": {"@id": table.name}, "extract": {"column": name}},
-            }
-            for name, column in schema["columns"].items()
-        ]
-        return [{"@type": "cr:RecordSet", "@id": "records", "name": "records", "field": fields}]
-
-    def field(inside: str, name: str, kind: str, extract: str) -> dict[str, Any]:
-        return {
-            "@type": "cr:Field",
-            "@id": f"{inside}/{name}",
-            "name": name,
-            "dataType": kind,
-            "source": {"fileSet": {"@id": inside}, "extract": {"fileProperty": extract}},
-        }
-
-    return [
-        {
-            "@type": "cr:RecordSet",
-            "@id": f"files-{each['@id']}",
-            "name": f"files-{each['@id']}",
-            "field": [
-                field(each["@id"], "filename", "sc:Text", "filename"),
-                field(each["@id"], "image", "sc:ImageObject", "content")
-                if each["encodingFormat"].startswith("image/")
-                else field(each["@id"], "path", "sc:Text", "fullpath"),
-            ],
-        }
-        for each in sets
-    ]
-
-
-def _crate(folder: Path, release: Release, common: Mapping[str, Any]) -> dict[str, Any]:
-    """RO-Crate's graph: the set, who answers for it, its licence and its files."""
-    files = [file for file in _files(folder) if file.parent == folder and file.name != CRATE]
-    entities: list[dict[str, Any]] = [
-        {"@id": file.name, "@type": "File", "name": file.name, "encodingFormat": _type(file)}
-        for file in files
-    ]
-    entities += [
-        {"@id": f"{inside.name}/", "@type": "Dataset", "name": inside.name}
-        for inside in _inner(folder)
-    ]
-    agent, licence = "#creator", _licence(release, "#licence")
-    return {
-        "@context": "https://w3id.org/ro/crate/1.2/context",
-        "@graph": [
-            {
-                "@id": CRATE,
-                "@type": "CreativeWork",
-                "conformsTo": {"@id": "https://w3id.org/ro/crate/1.2"},
-                "about": {"@id": "./"},
-            },
-            {
-                "@id": "./",
-                "@type": "Dataset",
-                **common,
-                "license": {"@id": licence},
-                "author": {"@id": agent},
-                "publisher": {"@id": agent},
-                **_used(release),
-                "hasPart": [{"@id": entity["@id"]} for entity in entities],
-            },
-            {"@id": licence, "@type": "CreativeWork", "name": release.licence},
-            {"@id": agent, "@type": "Organization", "name": release.creator,
-             "contactPoint": {"@id": "#contact"}},
-            {"@id": "#contact", "@type": "ContactPoint", **_reached(release)},
-            *entities,
-        ],
-    }  # fmt: skip
-
-
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
+    return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
-def _inner(folder: Path) -> list[Path]:
-    return sorted({file.parent for file in _files(folder)} - {folder})
+def _parts(folder: Path) -> list[_Part]:
+    """The files that lie in a folder, then its inner folders."""
+    files = _files(folder)
+    single = [_Part(file.name, _type(file), file) for file in files if file.parent == folder]
+    inner = {file.parent: file for file in files if file.parent != folder}
+    return [*single, *(_Part(each.name, _type(file)) for each, file in inner.items())]
 
 
 def _type(file: Path) -> str:
-    return _TYPES.get(file.suffix.lower(), "application/octet-stream")
+    known = MimeTypes()
+    known.add_type("text/markdown", ".md")
+    kind, packed = known.guess_type(file.name)
+    return kind or f"application/{packed or 'octet-stream'}"
+
+
+def _resource(part: _Part) -> dict[str, Any]:
+    """A file, or a folder of files, as Croissant describes it."""
+    named = {"@id": part.name, "name": part.name, "encodingFormat": part.encoding}
+    if not part.file:
+        return {"@type": "cr:FileSet", **named, "includes": f"{part.name}/*"}
+    return {
+        "@type": "cr:FileObject",
+        **named,
+        "contentUrl": part.name,
+        "contentSize": f"{part.file.stat().st_size} B",
+        "sha256": _sha256(part.file),
+    }
+
+
+def _records(
+    parts: Sequence[_Part], columns: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """What a loader reads: the columns of a table, or each file of a folder with its name."""
+    if columns:
+        table = next(part.name for part in parts if part.encoding == "text/csv")
+        yield _record_set(
+            "records", "records", {"fileObject": {"@id": table}},
+            {
+                name: ("sc:Float" if column["kind"] == "numeric" else "sc:Text", {"column": name})
+                for name, column in columns.items()
+            },
+        )  # fmt: skip
+    for part in parts:
+        if not part.file:
+            content = {"path": ("sc:Text", {"fileProperty": "fullpath"})}
+            if part.encoding.startswith("image/"):
+                content = {"image": ("sc:ImageObject", {"fileProperty": "content"})}
+            named = {"filename": ("sc:Text", {"fileProperty": "filename"})}
+            source = {"fileSet": {"@id": part.name}}
+            yield _record_set(f"files-{part.name}", part.name, source, named | content)
+
+
+def _record_set(
+    name: str, of: str, source: Mapping[str, Any], fields: Mapping[str, tuple[str, dict[str, str]]]
+) -> dict[str, Any]:
+    return {
+        "@type": "cr:RecordSet",
+        "@id": name,
+        "name": name,
+        "field": [
+            {
+                "@type": "cr:Field",
+                "@id": f"{of}/{field}",
+                "name": field,
+                "dataType": kind,
+                "source": {**source, "extract": extract},
+            }
+            for field, (kind, extract) in fields.items()
+        ],
+    }
+
+
+def _crate(
+    parts: Sequence[_Part], release: Release, common: Mapping[str, str], reached: Mapping[str, str]
+) -> dict[str, Any]:
+    """RO-Crate's graph: the set, who answers for it, its licence and its files."""
+    licence = common["license"] if common["license"] != release.licence else "#licence"
+    entities = [
+        {"@id": part.name, "@type": "File", "name": part.name, "encodingFormat": part.encoding}
+        if part.file
+        else {"@id": f"{part.name}/", "@type": "Dataset", "name": part.name}
+        for part in parts
+    ]
+    whole = {
+        **common,
+        "@id": "./",
+        "@type": "Dataset",
+        "license": {"@id": licence},
+        "author": {"@id": "#creator"},
+        "publisher": {"@id": "#creator"},
+        "hasPart": [{"@id": entity["@id"]} for entity in entities],
+    }
+    version = {"@id": "https://w3id.org/ro/crate/1.2"}
+    return {
+        "@context": f"{version['@id']}/context",
+        "@graph": [
+            {"@id": CRATE, "@type": "CreativeWork", "conformsTo": version, "about": {"@id": "./"}},
+            whole,
+            {"@id": licence, "@type": "CreativeWork", "name": release.licence},
+            {"@id": "#creator", "@type": "Organization", "name": release.creator,
+             "contactPoint": {"@id": "#contact"}},
+            {"@id": "#contact", "@type": "ContactPoint", **reached},
+            *entities,
+        ],
+    }  # fmt: skip
 
 
 def _sha256(path: Path) -> str:
@@ -309,5 +292,5 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
+def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -96,15 +96,10 @@ def masks_of(sites: Mapping[str, Sequence[Case]]) -> list[tuple[str, Mask]]:
     ]
 
 
-def patients_of_masks(sites: Mapping[str, Sequence[Case]]) -> dict[str, str]:
-    """Patient (`site/patient`) of each mask of `masks_of`, by name; must stay on this machine."""
-    owners = [f"{site}/{case.patient}" for site, cases in sites.items() for case in cases]
-    return dict(zip(dict(masks_of(sites)), owners, strict=True))
-
-
 def of_sites(sites: Mapping[str, Sequence[Case]]) -> Origin:
-    """The origin of `masks_of`."""
-    return Origin(OF_SITES, patients_of_masks(sites))
+    """The origin of `masks_of`, with the patient (`site/patient`) of each mask, by its name."""
+    owners = [f"{site}/{case.patient}" for site, cases in sites.items() for case in cases]
+    return Origin(OF_SITES, dict(zip(dict(masks_of(sites)), owners, strict=True)))
 
 
 def painted_once(
@@ -228,12 +223,12 @@ def check_provenance(
             f"{folder} was not painted by the generator of {run.path}; "
             "generate it anew or name another folder."
         )
-    other = ""
-    if masks is not None and provenance.get("masks_sha256") != masks_digest(masks):
-        other = "from other masks than those of these sites"
-    wanted = {**(painting or {}), "painting_version": PAINTING_VERSION}
-    if painting is not None and any(provenance.get(key) != wanted[key] for key in wanted):
-        other = other or "in another way than is asked for now"
-    if other:
-        raise RunError(f"{folder} was painted {other}; remove it, or evaluate into another folder.")
+    wanted = {} if painting is None else {**painting, "painting_version": PAINTING_VERSION}
+    if masks is not None:
+        wanted["masks_sha256"] = masks_digest(masks)
+    if any(provenance.get(key) != value for key, value in wanted.items()):
+        raise RunError(
+            f"{folder} was painted from other masks, or in another way than is asked for now; "
+            "remove it, or evaluate into another folder."
+        )
     return provenance

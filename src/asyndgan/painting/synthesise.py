@@ -17,8 +17,7 @@ from asyndgan.intake.listing import list_masks
 from asyndgan.intake.patients import people_of
 from asyndgan.models.sizes import at_once
 from asyndgan.painting.fading import AS_PAINTED, Fading, faded, without_labels
-from asyndgan.painting.looks import Looks, drawn_looks, looks_of_holders
-from asyndgan.painting.painter import Painter
+from asyndgan.painting.painter import Looks, Painter, drawn_looks, looks_of_holders
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.store import Case, derived_seed
@@ -67,7 +66,6 @@ def synthesise(
     seed: int = 0,
     move: bool = False,
     looks: Sequence[str] = (),
-    patients: Sequence[str] = (),
     fading: Fading = AS_PAINTED,
 ) -> Iterator[Case]:
     """Paints images from masks with a run's averaged generator, some at a time.
@@ -79,14 +77,10 @@ def synthesise(
         run: a finished run.
         masks: names and label maps [H, W]; `released_masks` gives the run's own.
         draws: number of images per mask, each with different noise.
-        seed: seed of noise and augmentation.
+        seed: of noise and moves.
         move: first mirror, rotate, scale and shift the masks, differently for every draw.
         looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares. A
             modality that no site of this look holds is painted in another one.
-        patients: patient of each mask. Sites for modalities that the look's site lacks are drawn
-            once per patient; empty: once per image.
-        patients: patient of each mask. Sites for modalities that the look's site lacks are drawn
-            once per patient; empty: once per image.
         fading: labels to paint more or less clearly.
 
     Yields:
@@ -120,11 +114,7 @@ def synthesise(
         elif recipe.generator.style:
             own = drawn_looks(facts, len(names), random)
         if recipe.generator.style:
-            same = [
-                torch.Generator().manual_seed(derived_seed(seed, "holders", patient))
-                for patient in patients[place]
-            ]
-            others = looks_of_holders(facts, own, same or [holders] * len(names))
+            others = looks_of_holders(facts, own, holders)
         noise = random.get_state()
         images = painter.paint(conditions, own, others, random)
         if fading.labels:

@@ -12,13 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from asyndgan.arrays import IMAGE_LOW, Image, Images, Mask
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Images, Mask
 from asyndgan.errors import NotFiniteError
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.models.sizes import at_once
 from asyndgan.painting.budget import TranslationBudget
-from asyndgan.painting.looks import looks_of
-from asyndgan.painting.regression import Regression
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case, derived_seed
@@ -58,16 +56,65 @@ COLOURS: Final = Colours(intensity=0.1, gamma=0.2, noise=0.03)
 """Intensity augmentation of the input images only, since real images differ from painted ones."""
 
 
+FEWEST: Final = 100
+"""Pixels from which a label has a regression of its own; fewer are fitted too closely."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """Predicts each pixel's modalities from the others by least squares, separately for each label.
+
+    Attributes:
+        moments: second moments of the modalities and a constant 1, over the pixels of each label,
+            (labels, channels + 1, channels + 1) in float64: all that any such regression is fitted
+            to, whichever modalities are there.
+    """
+
+    moments: Tensor
+
+    @classmethod
+    def of(cls, complete: Sequence[Case], labels: int) -> "Regression":
+        """Fits to cases with all modalities, whose masks have values below `labels`."""
+        channels = len(complete[0].image)
+        moments = torch.zeros(labels, channels + 1, channels + 1, dtype=torch.float64)
+        for case in complete:
+            pixels = F.pad(case.image.flatten(1).T.double(), (0, 1), value=1.0)
+            place = case.mask.flatten()
+            for label in place.unique().tolist():
+                own = pixels[place == label]
+                moments[label] += own.T @ own
+        return cls(moments)
+
+    def predicted(self, case: Case, *, masked: bool) -> Image:
+        """Predicts all modalities [c, *sides] of a case from those that it has.
+
+        If the mask is not known, and where its label was hardly ever seen, one regression serves
+        all pixels.
+        """
+        weights = self._weights(case.present)
+        place = case.mask if masked else torch.full_like(case.mask, len(self.moments))
+        place = place.clamp(max=len(self.moments))
+        pixels = F.pad(case.image.movedim(0, -1).double(), (0, 1), value=1.0)
+        found = torch.einsum("...k,...kc->c...", pixels, weights[place])
+        return found.clamp(IMAGE_LOW, IMAGE_HIGH).to(case.image)
+
+    def _weights(self, present: tuple[bool, ...]) -> Tensor:
+        """Weights of each label's regression, and of all pixels' as the last."""
+        shown = torch.tensor([*present, True], dtype=torch.float64)
+        together = self.moments.sum(0)
+        seen = self.moments[:, -1, -1].ge(FEWEST)[:, None, None]
+        moments = torch.cat([torch.where(seen, self.moments, together), together[None]])
+        inputs = moments * shown[:, None] * shown  # what is absent has no weight
+        return torch.linalg.pinv(inputs, hermitian=True) @ (moments * shown[:, None])[..., :-1]
+
+
 @final
 class Translator(nn.Module):
     """Predicts missing modalities from the present ones and the mask.
 
-    Args:
-        regression: fitted to the cases that the network learns from.
-        channels: number of all modalities.
-        labels: number of labels of the masks, background included.
-        width: filters of the U-Net's first level.
-        space: rows and columns, of volumes slices before them.
+    `regression` is fitted to the cases that the network learns from, and `width` are the filters of
+    the U-Net's first level. `space` are rows and columns, of volumes slices before them.
     """
 
     def __init__(
@@ -119,18 +166,8 @@ def train_translator(
 ) -> Translator:
     """Trains a translator on complete synthetic cases.
 
-    Args:
-        complete: cases with all modalities.
-        patterns: patterns of present modalities to train for, one boolean per modality.
-        labels: number of labels of the masks, background included.
-        budget: steps, rates and width.
-        moves: how images are moved with their masks.
-        seed: seed of weights and draws.
-        device: device to train on.
-        on_progress: called after every step with the steps done.
-
-    Returns:
-        The translator, in evaluation mode.
+    `patterns` are those of present modalities to train for, one boolean per modality. `labels` is
+    the number of the masks' labels, background included. The translator is in evaluation mode.
 
     Raises:
         NotFiniteError: the loss became infinite or NaN.
@@ -176,12 +213,9 @@ def train_translator(
 def translated(
     translator: Translator, cases: Sequence[Incomplete], *, regressed: float = REGRESSED
 ) -> list[Image]:
-    """Completes cases by translation: images of all modalities, the acquired ones unchanged.
+    """Completes cases: images of all modalities, the acquired ones unchanged.
 
-    Args:
-        translator: network and regression.
-        cases: cases with absent modalities, which are completed.
-        regressed: part of the regression in the result, 0 to 1; the rest is the network's.
+    `regressed` is the part of the regression in the result, 0 to 1; the rest is the network's.
     """
     device = next(translator.parameters()).device
     found: list[Image] = []
@@ -189,7 +223,7 @@ def translated(
     for start in range(0, len(cases), batch):
         part = cases[start : start + batch]
         images = torch.stack([each.case.image for each in part]).to(device)
-        present = torch.stack([present_in(each.case) for each in part]).to(device)
+        present = torch.tensor([each.case.present for each in part], device=device)
         masks = torch.stack([each.case.mask for each in part]).to(device)
         masked = torch.tensor([each.masked for each in part], device=device)
         painted = translator(images, present, masks, masked).cpu()
@@ -206,63 +240,33 @@ def translator_of(
     *,
     budget: TranslationBudget,
     seed: int = 0,
-    look: str | None = None,
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
 ) -> Translator:
     """Trains a translator for these cases on images that a run's generator paints from masks.
 
-    Args:
-        run: a finished run.
-        cases: cases to be completed; only their patterns of present modalities are used.
-        masks: masks to paint the training images from.
-        budget: as for `train_translator`, like `device` and `on_progress`.
-        seed: seed of the painting and of the training.
-        look: site whose look to paint in; None: looks are drawn by the sites' shares. Where some
-            have every modality, only theirs: of an image whose channels come from several looks,
-            nothing is learned about how one modality follows from the others.
-        device: device to train on.
-        on_progress: called after every step with the steps done.
+    Looks are drawn by the sites' shares. Where some sites have every modality, only theirs: of an
+    image whose channels come from several looks, nothing is learned about how one modality follows
+    from the others. Of the cases only the patterns of present modalities are used.
 
     Raises:
-        ValueError: a case has other modalities than the run paints, or in another order.
-        NotFiniteError: as in `train_translator`.
+        NotFiniteError: as in `train_translator`, to which the other arguments go.
     """
-    facts = run.facts()
-    painted = tuple(facts.scope.modalities)
-    if other := [each.case for each in cases if each.case.modalities != painted]:
-        raise ValueError(f"{other[0].name} has {other[0].modalities}, the run paints {painted}.")
-    looks = [look] * len(masks) if look else []
-    if not look and run.recipe().generator.style and 0 < len(facts.whole) < len(facts.teachers):
-        names = [name for name, _ in masks]
-        looks = looks_of(names, run, seed=seed, among=facts.whole)
+    facts, looks = run.facts(), list[str]()
+    if run.recipe().generator.style and 0 < len(facts.whole) < len(facts.teachers):
+        random = torch.Generator().manual_seed(derived_seed(seed, "looks"))
+        looks = facts.drawn_sites(len(masks), random, facts.whole)
     apart = [(str(number), mask) for number, (_, mask) in enumerate(masks)]  # slices of no volume
     complete = list(synthesise(run, apart, draws=budget.images, seed=seed, move=True, looks=looks))
-    patterns = sorted({tuple(present_in(each.case).tolist()) for each in cases})
     return train_translator(
-        complete,
-        patterns,
-        labels=max(facts.scope.labels) + 1,
-        budget=budget,
-        moves=replace(MOVES, flips=mirrored(run.recipe())),
-        seed=seed,
-        device=device,
+        complete, sorted({each.case.present for each in cases}),
+        labels=max(facts.scope.labels) + 1, budget=budget,
+        moves=replace(MOVES, flips=mirrored(run.recipe())), seed=seed, device=device,
         on_progress=on_progress,
-    )
-
-
-def present_in(case: Case) -> Tensor:
-    """Which modalities a case has, as (c,) booleans."""
-    return torch.tensor(case.present)
+    )  # fmt: skip
 
 
 def filled(case: Case, painted: Image) -> Image:
     """A case's image with its absent modalities taken from `painted`."""
-    there = present_in(case).reshape(-1, *[1] * case.mask.ndim)
+    there = torch.tensor(case.present).reshape(-1, *[1] * case.mask.ndim)
     return torch.where(there, case.image, painted)
-
-
-def without_mask(each: Incomplete) -> Incomplete:
-    """The case with its mask removed."""
-    nothing = replace(each.case, mask=torch.zeros_like(each.case.mask))
-    return Incomplete(nothing, masked=False)

@@ -136,19 +136,19 @@ class Storage:
 
     def _volume(self, name: str, slices: Sequence[Case]) -> RawCase:
         """The slices of a volume, or a whole one, on the grid of its mask."""
-        grids, names = [self.grids[mask_of(case.name)] for case in slices], slices[0].modalities
+        grids = [self.grids[mask_of(case.name)] for case in slices]
         source = grids[0].preparation.source
         assert source
         shape = (source.shape[self.geometry.axis], *grids[0].preparation.shape[-2:])
-        images = np.full((len(names), *shape), IMAGE_LOW, np.float32)
+        images = np.full((len(slices[0].modalities), *shape), IMAGE_LOW, np.float32)
         labels = np.zeros(shape, np.int64)
-        one, none = (1.0,) * len(names), (0.0,) * len(names)
+        one, none = (1.0,) * len(images), (0.0,) * len(images)
         for case, grid in zip(slices, grids, strict=True):
             made = replace(grid.preparation, scale=one, shift=none)
             images[:, grid.index] = invert(case.image, made).clip(IMAGE_LOW, IMAGE_HIGH)
             labels[grid.index] = invert_mask(case.mask, made)
-        channels = {of: self._stored(of, each + 1) for of, each in zip(names, images, strict=True)}
-        return RawCase(name, name, channels, labels, self.spacing, source=source)
+        whole = self._raw(name, slices[0].modalities, images, labels)
+        return replace(whole, source=source)
 
     def lies(self, case: RawCase) -> Geometry:
         """How a stored case lies in its files."""
@@ -159,14 +159,14 @@ class Storage:
 
     def raw(self, case: Case) -> RawCase:
         """A painted case as it is stored."""
-        planes = zip(case.modalities, case.image.numpy() + 1, strict=True)
-        return RawCase(
-            name=case.name,
-            patient=case.patient,
-            channels={name: self._stored(name, plane) for name, plane in planes},
-            mask=case.mask.numpy(),
-            spacing=self.spacing,
-        )
+        return self._raw(case.name, case.modalities, case.image.numpy(), case.mask.numpy())
+
+    def _raw(
+        self, name: str, modalities: Sequence[str], images: np.ndarray, mask: np.ndarray
+    ) -> RawCase:
+        pairs = zip(modalities, images + 1, strict=True)
+        channels = {modality: self._stored(modality, plane) for modality, plane in pairs}
+        return RawCase(name, name, channels, mask, self.spacing)
 
     def _stored(self, modality: str, plane: np.ndarray) -> np.ndarray:
         """A channel from 0 to 2 as it is stored."""
