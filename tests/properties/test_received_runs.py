@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyndgan.errors import RunError
@@ -63,7 +63,7 @@ def test_a_run_with_a_size_that_its_recipe_lacks_is_refused(run, phantoms, tmp_p
     assert "run.json says images of (32, 7)" in ask(name, mine, phantoms, tmp_path / "out")
 
 
-@settings(fuzz, max_examples=90)
+@fuzz
 @given(changes(), st.sampled_from(COMMANDS))
 def test_what_a_stranger_says_of_a_run_is_read_or_refused_by_our_error(
     run, phantoms, tmp_path, change, name

@@ -53,7 +53,6 @@ def evaluate(
     fade: list[str] | None = None,
     seeds: Count = 1,
     steps: Count = SegmentationBudget.steps,
-    network: str = SegmentationBudget.network,
     label: list[str] | None = None,
     workers: ChosenCount = None,
     device: str = "cpu",
@@ -85,7 +84,6 @@ def evaluate(
     Training:
         --seeds N: Trainings per model, one per seed.
         --steps N: Training steps per model.
-        --network NAME: Segmentation network: unet, segresnet or unetr.
         --baselines: Also train each site's real cases with synthetic cases.
         --check-budget: Also train the baseline for 1.5 times the steps, to check that it has
             converged.
@@ -99,7 +97,7 @@ def evaluate(
     from asyndgan.runs import RunFolder
 
     console, kind, given = Terminal(), kind_of(RunFolder(run)), parsed_sites(site)
-    budget = SegmentationBudget(network=network, steps=steps)
+    budget = SegmentationBudget(steps=steps)
     bench = Bench(out, budget, range(seeds), workers, device)
     how: dict[str, Any] = {
         "test": test, "synthetic": synthetic, "states": parsed_sites(state or [], "--state"),

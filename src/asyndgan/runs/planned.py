@@ -43,12 +43,12 @@ class Planned:
     def notes(self) -> list[str]:
         """The notes of the plan that no override answers."""
         plan = self.plan
-        return plan.unanswered(self.recipe, recipe_text(plan.base)) if plan else []
+        return plan.unanswered(self.recipe, recipe_text(BASE)) if plan else []
 
     def to_toml(self) -> str:
         """The recipe as TOML, with the reason of each value that the plan chose."""
         plan = self.plan
-        return plan.toml(self.recipe, recipe_text(plan.base)) if plan else self.recipe.to_toml()
+        return plan.toml(self.recipe, recipe_text(BASE)) if plan else self.recipe.to_toml()
 
 
 def within(hours: float, device: str = "cpu") -> Fits:
@@ -82,14 +82,13 @@ def plan_for(
     sites: Mapping[str, Path],
     overrides: Sequence[str],
     *,
-    masks: bool = False,
     volumes: bool = False,
     fits: Fits | None = None,
 ) -> Planned:
     """The plan of sites' images, or of their tables, which have no masks; raises as these do."""
     if not (tables := plan_tables(sites, overrides)):
-        return planned(sites, overrides, masks=masks, volumes=volumes, fits=fits)
-    refuse_for_images({"masks": masks, "volumes": volumes})
+        return planned(sites, overrides, volumes=volumes, fits=fits)
+    refuse_for_images({"volumes": volumes})
     return Planned({}, None, tables)
 
 
@@ -97,7 +96,6 @@ def planned(
     sites: Mapping[str, Path],
     overrides: Sequence[str] = (),
     *,
-    masks: bool = False,
     volumes: bool = False,
     fits: Fits | None = None,
 ) -> Planned:
@@ -106,7 +104,6 @@ def planned(
     Args:
         sites: each site's folder, or its fingerprint: a file that `asyndgan fingerprint` wrote.
         overrides: keys of the recipe to override, each as `key=value`.
-        masks: whether the recipe learns masks, in place of images.
         volumes: whether whole volumes are painted, as also with three sides in `image.size`.
         fits: whether there is time for a recipe, as `within`: images get as many pixels as they
             have and there is time for. None, or if a site's is a fingerprint: as many as the
@@ -124,7 +121,7 @@ def planned(
     told = {site: str(path) for site, path in sites.items()}
     if any(path.is_file() for path in sites.values()):
         fits = None  # data that is elsewhere is trained on in a federation
-    return planned_from(found, overrides, told, masks=masks, volumes=volumes, fits=fits)
+    return planned_from(found, overrides, told, volumes=volumes, fits=fits)
 
 
 def planned_from(
@@ -132,7 +129,6 @@ def planned_from(
     overrides: Sequence[str] = (),
     told: Mapping[str, str] | None = None,
     *,
-    masks: bool = False,
     volumes: bool = False,
     fits: Fits | None = None,
 ) -> Planned:
@@ -147,7 +143,7 @@ def planned_from(
     if tables := {site: one for site, one in given.items() if isinstance(one, Summary)}:
         if found:
             raise RunError(f"{', '.join(tables)} has a table, and others have images. Name --site.")
-        refuse_for_images({"masks": masks, "volumes": volumes})
+        refuse_for_images({"volumes": volumes})
         return Planned({}, None, plan_from(tables, overrides))
     if clashing := [*clashes({(told or {}).get(site, site): one for site, one in found.items()})]:
         raise DataError(
@@ -159,14 +155,14 @@ def planned_from(
     first, *more = VOLUME_SIDES if volumes else (LARGEST_SIDE, *LARGER_SIDES)
     if volumes:
         _refuse_flat(found)
-    taken = _of_size(found, overrides, masks, first, volumes=volumes)
+    taken = _of_size(found, overrides, first, volumes=volumes)
     if volumes and not taken.recipe.image.whole:
         raise RunError("--volumes, and image.size has two sides. Give it three, or leave one out.")
     check_parts(taken.recipe)
     if fits is None:
         return taken
     for largest in more:
-        larger = _of_size(found, overrides, masks, largest, volumes=volumes)
+        larger = _of_size(found, overrides, largest, volumes=volumes)
         grows = larger.recipe.image.size != taken.recipe.image.size  # they have more, none given
         if not (grows and fits(larger.recipe, len(found))):
             break
@@ -198,10 +194,9 @@ def _refuse_flat(found: Mapping[str, Fingerprint]) -> None:
 def _of_size(
     found: Mapping[str, Fingerprint],
     overrides: Sequence[str],
-    masks: bool,
     largest: int,
     *,
     volumes: bool = False,
 ) -> Planned:
-    made = plan(found, masks=masks, largest=largest, volumes=volumes)
-    return Planned(found, made, made.recipe(recipe_text(made.base), overrides))
+    made = plan(found, largest=largest, volumes=volumes)
+    return Planned(found, made, made.recipe(recipe_text(BASE), overrides))
