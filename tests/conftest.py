@@ -1,10 +1,10 @@
 """Shape and type checks of the whole package, and small federations.
 
-Every function of `asyndgan` and `lab` runs under jaxtyping and beartype here, unless
-ASYNDGAN_UNCHECKED is set, as `scripts/test` does for all but unit and property tests. Left
-unchecked are otherwise only those that beartype cannot decorate one by one: methods that return
-`Self`, and `build_adversarial_loss`, whose `AdversarialLoss` is a protocol that is not
-`runtime_checkable`.
+Every function of `SHAPED`, in which tensors have shapes that mypy does not check, runs under
+jaxtyping and beartype here, unless ASYNDGAN_UNCHECKED is set, as `scripts/test` does for all but
+unit tests. Left unchecked are otherwise only those that beartype cannot decorate one by one:
+methods that return `Self`, and `build_adversarial_loss`, whose `AdversarialLoss` is a protocol that
+is not `runtime_checkable`.
 Processes that tests start run without the checks.
 """
 
@@ -24,6 +24,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 F = TypeVar("F", bound=Callable[..., object])
+SHAPED = ("auditing", "judging", "models", "painting", "store", "tables", "training", "wire")
 # The tower: an int is a float, as it is for mypy.
 _decorate = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
@@ -40,13 +41,15 @@ _checks = ModuleType("asyndgan_type_checks")
 _checks.checked = _checked  # type: ignore[attr-defined]
 sys.modules[_checks.__name__] = _checks
 if not os.environ.get("ASYNDGAN_UNCHECKED"):
-    install_import_hook(["asyndgan", "lab"], "asyndgan_type_checks.checked")
+    install_import_hook([f"asyndgan.{each}" for each in SHAPED], "asyndgan_type_checks.checked")
 
 # Nothing that is tested promises a time, and other work on the machine makes an example slow. The
-# same examples every time, so that a failure is of what changed; EXPLORE=1 draws others.
+# same few examples every time, so that a failure is of what changed; EXPLORE=1 draws many others.
+EXPLORE = bool(os.environ.get("EXPLORE"))
 settings.register_profile(
-    "asyndgan", deadline=None, derandomize=not os.environ.get("EXPLORE"), database=None
-)
+    "asyndgan", deadline=None, derandomize=not EXPLORE, database=None,
+    max_examples=500 if EXPLORE else 40,
+)  # fmt: skip
 settings.load_profile("asyndgan")
 
 import torch  # noqa: E402

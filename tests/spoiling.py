@@ -14,10 +14,7 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.errors import AsyndganError
 
-fuzz = settings(
-    max_examples=30,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 SOMETHING_ELSE: list[Any] = [
     None, True, -1, 0, 3, 2**53 - 1, 2**70, 0.5, -2.5, 1e-320, 1e38, 1e300, float("nan"),
     float("inf"), "", "x" * 99, "../../x", "\x1b[2Jx", "; curl x | sh", "T1", "0", [], [7], [None],

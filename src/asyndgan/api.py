@@ -351,25 +351,21 @@ def generate(
     *,
     masks: Folder | None = None,
     draws: Count | None = None,
-    augment: bool = False,
-    seed: Seed = 0,
     fade: Sequence[str] = (),
     like: Folder | None = None,
     watch: OnProgress | None = None,
 ) -> int:
     """Paints an nnU-Net data set with its folds, its provenance and a model card.
 
-    Without `draws`, `augment` and `seed` it is the set that `evaluate` and `audit` judge by
-    default: three images a mask, two of them of the mask moved at random.
+    Without `draws` it is the set that `evaluate` and `audit` judge by default.
 
     Args:
         run: a finished run.
         out: folder to write; must be new.
         masks: data set whose masks to paint from; None: the masks that the sites released. From
             masks of volumes, volumes are written on their grids.
-        draws: images per mask, each with other noise; None: see above.
-        augment: mirror, rotate, scale and shift the masks, differently for every draw.
-        seed: seed of noise and augmentation.
+        draws: images per mask: one of the mask itself, the others of it mirrored, rotated, scaled
+            and shifted at random; None: three.
         fade: names of labels to show more or less clearly from image to image.
         like: data set of a site whose file format, bit depth, spacing, orientation and range of
             intensities to take; None: PNG with 8 bits.
@@ -382,9 +378,8 @@ def generate(
         RunError, DataError: the run has not finished, or cannot paint from these masks.
     """
     return kind_of(_folder(run)).generate(
-        Path(out), masks=_path(masks), draws=draws, augment=augment, seed=seed, fade=fade,
-        like=_path(like), watch=watch,
-    )  # fmt: skip
+        Path(out), masks=_path(masks), draws=draws, fade=fade, like=_path(like), watch=watch
+    )
 
 
 @_checked
@@ -531,7 +526,6 @@ def report(
     evaluation: Folder | None = None,
     audits: Sequence[Folder] = (),
     synthetic: Folder | None = None,
-    title: str | None = None,
 ) -> Path:
     """Writes one HTML page about a run, as `asyndgan report` does.
 
@@ -542,7 +536,6 @@ def report(
         evaluation: folder of an evaluation; None: `evaluation` in the run's folder or beside it.
         audits: folders of audits; none: `audit`, likewise.
         synthetic: synthetic data set to show; None: images are painted from the run's masks.
-        title: title of the page.
 
     Returns:
         The file.
@@ -552,8 +545,7 @@ def report(
     """
     return report_run(
         _folder(run), _path(out), sites=_sites(sites or {}), evaluation=_path(evaluation),
-        audits=[Path(one) for one in audits], synthetic=_path(synthetic), title=title,
-        tell=log.warning,
+        audits=[Path(one) for one in audits], synthetic=_path(synthetic), tell=log.warning,
     ).page  # fmt: skip
 
 

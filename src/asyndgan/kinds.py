@@ -4,7 +4,7 @@ Arguments and errors are those of `asyndgan.generate`, `evaluate` and `audit`, a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -21,9 +21,9 @@ from asyndgan.judging.records import RecordsEvaluation, evaluate_records
 from asyndgan.judging.table import Evaluation
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.records import generate_records
-from asyndgan.painting.sets import watched, write_standard
-from asyndgan.painting.synthesise import Origin, chosen_masks, masks_digest, synthesise
-from asyndgan.painting.writing import Storage, write_synthetic
+from asyndgan.painting.sets import MOVED, write_standard
+from asyndgan.painting.synthesise import Origin, chosen_masks, masks_digest
+from asyndgan.painting.writing import Storage
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites
 from asyndgan.tables.schema import refuse_for_images
@@ -40,24 +40,16 @@ class Images:
     run: RunFolder
 
     def generate(
-        self, out: Path, *, masks: Path | None, draws: int | None, augment: bool, seed: int,
-        fade: Sequence[str], like: Path | None, watch: OnProgress | None,
+        self, out: Path, *, masks: Path | None, draws: int | None, fade: Sequence[str],
+        like: Path | None, watch: OnProgress | None,
     ) -> int:  # fmt: skip
         """Paints a synthetic set, by default the one that is judged."""
-        folder = self.run
-        named, origin = chosen_masks(folder, masks)
-        fading, storage = fading_of(folder, fade), self._storage(like, origin)
+        named, origin = chosen_masks(self.run, masks)
+        fading, storage = fading_of(self.run, fade), self._storage(like, origin)
         with written_whole(out) as half:  # on entry it looks whether it can be written
-            if (draws, augment, seed) == (None, False, 0):
-                return write_standard(
-                    half, folder, named, origin, fading=fading, watch=watch, storage=storage
-                )
-            draws = draws or 1
-            cases = synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
-            return write_synthetic(
-                half, folder, watched(cases, draws * len(named), watch), masks=named,
-                origin=replace(origin, text=origin.text + (", moved at random" if augment else "")),
-                painting={"draws": draws, "seed": seed, **fading.told()}, storage=storage,
+            return write_standard(
+                half, self.run, named, origin, moved=(draws or 1 + MOVED) - 1, fading=fading,
+                watch=watch, storage=storage,
             )  # fmt: skip
 
     def release(
@@ -116,12 +108,11 @@ class Records:
     run: RunFolder
 
     def generate(
-        self, out: Path, *, draws: int | None, seed: int, watch: OnProgress | None,
-        **of_images: object,
-    ) -> int:  # fmt: skip
+        self, out: Path, *, draws: int | None, watch: OnProgress | None, **of_images: object
+    ) -> int:
         """Makes a table."""
         refuse_for_images(of_images)
-        return generate_records(self.run, out, draws=draws, seed=seed)
+        return generate_records(self.run, out, draws=draws)
 
     def release(
         self, out: Path, audits: Sequence[Path], *, watch: OnProgress | None, **of_images: object

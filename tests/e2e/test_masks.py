@@ -114,7 +114,6 @@ def test_learned_masks_of_another_size_are_told_of_and_public_ones_are_not(
         DataSet(learned).masks(image)
     [said] = caplog.messages
     assert "32 x 32 pixels and are scaled to 48 x 48" in said
-    assert "--masks --set image.size=48x48" in said
 
 
 def test_patients_masks_leave_where_none_are_given(tiny, phantoms, tmp_path, left_sites):

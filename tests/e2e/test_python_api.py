@@ -164,16 +164,6 @@ def test_what_paints_without_masks_is_not_given_one(recipe, sites, mask, tmp_pat
     assert asyndgan.generate(run, tmp_path / "set", draws=3) == 3
 
 
-def test_a_run_starts_from_a_finished_one_of_the_same_kind(run, recipe, sites, tmp_path):
-    noisier = {"generator.noise": 3, "training.steps": 1}
-    longer = asyndgan.train(recipe, sites, tmp_path / "run", overrides=noisier, start=run)
-    start = longer.facts.start
-    assert start and start["took"].endswith(" of 43 layers of run, 9 of them in part")
-    other = {"generator.kind": "resnet", "generator.noise": 0, "generator.style": 0}
-    with pytest.raises(RunError, match="of kind 'topdown', and recipe 'tiny' one of kind 'resnet'"):
-        asyndgan.train(recipe, sites, tmp_path / "other", overrides=other, start=run.path)
-
-
 def test_an_unfinished_run_can_be_looked_at_and_says_that_it_has_to_be_finished(
     unfinished, sites, mask, tmp_path
 ):
@@ -193,7 +183,7 @@ def test_an_unfinished_run_can_be_looked_at_and_says_that_it_has_to_be_finished(
     assert not [*tmp_path.glob("*/*")]
 
 
-@pytest.mark.parametrize("name", ["../north", "a b", "", "x" * 65])
+@pytest.mark.parametrize("name", ["../north", "x" * 65])
 def test_a_sites_name_that_could_be_no_folder_is_refused(name, recipe, sites, tmp_path):
     with pytest.raises(RecipeError, match="a name has letters, digits, '-' and '_' only"):
         asyndgan.train(recipe, {name: sites["north"]}, tmp_path / "run")
@@ -335,14 +325,15 @@ def stored_between(case: RawCase, low: float, high: float, kind: str) -> RawCase
     return replace(case, channels=channels, spacing=(0.75, 0.75))
 
 
-@pytest.mark.parametrize("stored", [[1], {"T1": [2, 1]}, {"T1": "ab"}, {"T1": [0, float("inf")]}])
-def test_a_set_whose_provenance_gives_no_range_is_refused(stored, run, tmp_path):
-    asyndgan.generate(run, tmp_path / "set")
-    about = json.loads((tmp_path / "set" / "dataset.json").read_text())
-    about["provenance"]["stored"] = stored
-    (tmp_path / "set" / "dataset.json").write_text(json.dumps(about))
-    with pytest.raises(DataError, match=r"dataset\.json: says in its provenance no lowest"):
-        DataSet(tmp_path / "set").cases(run.recipe.image, synthetic=True)
+def test_a_set_whose_provenance_gives_no_range_is_refused(run, tmp_path):
+    asyndgan.generate(run, tmp_path / "set", draws=1)
+    file = tmp_path / "set" / "dataset.json"
+    about = json.loads(file.read_text())
+    for stored in ([1], {"T1": [2, 1]}, {"T1": "ab"}, {"T1": [0, float("inf")]}):
+        about["provenance"]["stored"] = stored
+        file.write_text(json.dumps(about))
+        with pytest.raises(DataError, match=r"dataset\.json: says in its provenance no lowest"):
+            DataSet(tmp_path / "set").cases(run.recipe.image, synthetic=True)
 
 
 @pytest.fixture
@@ -359,31 +350,14 @@ def disturbed():
 def test_torchs_threads_and_random_state_are_left_as_they_were(
     disturbed, run, recipe, sites, mask, tmp_path
 ):
+    run.paint(mask)
+    asyndgan.generate(run, tmp_path / "set", draws=1)
     asyndgan.train(recipe, sites, tmp_path / "run", watch=disturb)
     assert not disturbed()
-    south = {"south": sites["south"]}
-    asyndgan.evaluate(
-        run, south, tmp_path / "table", test=sites["north"], steps=1, labels=["head"], watch=disturb
-    )
-    assert not disturbed()
-    run.paint(mask)
-    asyndgan.generate(run, tmp_path / "set")
-    assert not disturbed()
-
-
-def test_torchs_threads_and_random_state_are_left_as_they_were_after_an_error(
-    disturbed, run, recipe, sites, tmp_path
-):
     with pytest.raises(StoppedError):
-        asyndgan.train(recipe, sites, tmp_path / "run", watch=stop)
-    assert not disturbed()
-    with pytest.raises(StoppedError):
-        asyndgan.evaluate(
-            run, {"south": sites["south"]}, tmp_path / "table", test=sites["north"], watch=stop
-        )
-    assert not disturbed()
+        asyndgan.train(recipe, sites, tmp_path / "stopped", watch=stop)
     with pytest.raises(AsyndganError, match="device 'abacus' cannot be used"):
-        asyndgan.train(recipe, sites, tmp_path / "run", device="abacus", threads=1)
+        asyndgan.train(recipe, sites, tmp_path / "other", device="abacus", threads=1)
     assert not disturbed()
 
 

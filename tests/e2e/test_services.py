@@ -237,13 +237,10 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
     before = {name: len(place.ledger(name)) for name in SITES}
     for name, text in place.policies.items():
         (place.folder / name / "policy.toml").write_text(text)
-    # Of masks, on the grid of the images; test_tables.py plans without.
-    shown = said(
-        "federation", "plan", place.federation.path, "--masks", "--out", tmp_path / "p.toml"
-    )
+    shown = said("federation", "plan", place.federation.path, "--out", tmp_path / "p.toml")
     planned = Recipe.from_toml((tmp_path / "p.toml").read_text())
     assert "north" in shown and "south" in shown
-    assert (planned.name, planned.image.size) == ("masks", (32, 32))
+    assert (planned.name, planned.image.size) == ("planned", (32, 32))
 
     site = DEFAULT_SITES[2]
     liar, kit = site.name, place.folder / site.name

@@ -153,9 +153,9 @@ def test_generate_makes_a_table_with_its_schema_and_card(run, tmp_path):
     assert found["yes"] == pytest.approx(shares["yes"], abs=0.01)
     assert generate(run, tmp_path / "b") == 960
     pd.testing.assert_frame_equal(Table.read(tmp_path / "b").records, table.records)
-    refused = asyndgan("generate", run, "--out", tmp_path / "c", "--augment")
+    refused = asyndgan("generate", run, "--out", tmp_path / "c", "--fade", "lesion")
     assert refused.returncode == 1
-    assert "--augment: this is for images" in refused.stderr
+    assert "--fade: this is for images" in refused.stderr
 
 
 def test_a_synthetic_table_is_no_site(run, data, tmp_path):
@@ -373,7 +373,7 @@ def test_two_audits_of_a_site_each_permit_together_what_neither_does_alone(run, 
 
 @pytest.mark.parametrize(
     "words",
-    ["audit --masks x", "audit --canaries p", "audit --fade bone", "evaluate --network unetr",
+    ["audit --masks x", "audit --canaries p", "audit --fade bone",
      "evaluate --workers 2", "evaluate --baselines"],
 )  # fmt: skip
 def test_options_of_images_are_refused_at_tables(run, sites, tmp_path, words):

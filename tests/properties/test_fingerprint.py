@@ -108,7 +108,7 @@ MEANS = ("unlabelled", "slices", "explained")
 """Fractions of slices, or of variance, which single patients move by their part and a step."""
 
 
-@settings(max_examples=20, phases=[Phase.generate])
+@settings(max_examples=settings.default.max_examples // 4, phases=[Phase.generate])
 @given(st.data(), st.sampled_from([*FEATURES]), st.integers(2, 4), st.booleans())
 def test_what_too_few_patients_have_or_lack_is_told_as_if_none_did(data, feature, fewest, lack):
     assume(not (lack and feature == "no organ"))  # a set without any label is not measured

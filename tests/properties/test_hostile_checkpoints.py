@@ -28,10 +28,7 @@ from asyndgan.training.optimiser import adam
 from asyndgan.wire import Evaluate, Judge, Open
 
 RUN = "abc123"
-fuzz = settings(
-    max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 CHANGES: list[Callable[[Tensor], Tensor]] = [
     lambda value: value.flatten()[:1], lambda value: value.flatten()[:0], lambda value: value[None],
     lambda value: torch.cat([value.flatten(), value.flatten()]), lambda value: value.to(torch.int8),

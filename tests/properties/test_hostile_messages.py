@@ -50,12 +50,7 @@ from asyndgan.wire.messages import HEADER_LIMIT, MAGIC, PREFIX, VERSION
 
 RUN = "abc123"
 LIMIT = 2**17
-fuzz = settings(
-    max_examples=200,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-few = settings(fuzz, max_examples=40)
+fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def split(payload: bytes) -> tuple[Any, bytes]:
@@ -321,7 +316,7 @@ def test_a_site_that_was_attacked_goes_on_as_if_nothing_had_been(tiny, make_site
     assert answers[0] == answers[1]
 
 
-@few
+@fuzz
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_replayed_and_reordered_requests_train_each_step_once_at_most(tiny, make_sites, order):
     federation = make_sites(tiny())
@@ -359,21 +354,7 @@ def test_replayed_and_reordered_requests_train_each_step_once_at_most(tiny, make
 # The coordinator
 
 
-@fuzz
-@given(mutated(GOOD_ANSWERS) | st.binary(max_size=64) | st.binary(max_size=64).map(joined))
-@example(joined(b"[" * HEADER_LIMIT))
-@example(b"")
-@example(with_array(GOOD_ANSWERS[1], "feedback", NOTHING, shape=[0, *[2**31 - 1] * 3]))
-def test_a_coordinator_unpacks_an_answer_or_raises_a_wire_error(payload):
-    try:
-        message = unpack(payload, ANSWERS, limit=LIMIT)
-    except WireError as error:
-        assert len(str(error)) < 100_000
-    else:
-        assert ANSWERS[message.kind] is type(message)
-
-
-@pytest.mark.parametrize("coding", ["float32", "float16", "int8", "int4"])
+@pytest.mark.parametrize("coding", ["float32", "int4"])
 @pytest.mark.parametrize("shape", [[0, 2**31 - 1, 2**31 - 1, 2**31 - 1], [0, 1, 16, 16]])
 def test_an_array_with_an_empty_axis_is_refused_however_long_the_others_are(coding, shape):
     hostile = with_array(GOOD_ANSWERS[1], "feedback", NOTHING, shape=shape, coding=coding)
@@ -395,7 +376,9 @@ class Hostile(Transport):
 
 
 @fuzz
-@given(mutated(GOOD_ANSWERS) | st.binary(max_size=64))
+@given(mutated(GOOD_ANSWERS) | st.binary(max_size=64) | st.binary(max_size=64).map(joined))
+@example(joined(b"[" * HEADER_LIMIT))
+@example(b"")
 def test_an_exchange_with_a_hostile_site_ends_in_an_answer_or_one_of_our_errors(
     federation, payload
 ):
@@ -408,7 +391,7 @@ def test_an_exchange_with_a_hostile_site_ends_in_an_answer_or_one_of_our_errors(
     assert len(result.answers) + len(result.missed) == 1
 
 
-@few
+@fuzz
 @given(payload=mutated(GOOD_ANSWERS[:1]))
 @example(packed(card_of().model_copy(update={"space": [4096] * 3})))
 @example(packed(card_of().model_copy(update={"labels": {"65536": "lesion"}})))
@@ -433,6 +416,7 @@ def test_a_run_begins_with_a_hostile_card_or_says_why_not(tiny, payload):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        (None, "did not answer step 0"),  # but with a card
         ({"step": 1}, "did not answer step 0"),
         ({"feedback": torch.zeros(2, 2, 16, 16)}, "feedback of shape"),
         ({"feedback": torch.zeros(1, 1, 16, 16)}, "feedback of shape"),
@@ -448,19 +432,12 @@ def test_a_judgement_that_does_not_fit_is_missed_and_moves_nothing(
 ):
     federation = make_sites(tiny())
     coordinator = federation.begin()
-    hostile = packed(judgement_of(**changes))
+    hostile = packed(card_of() if changes is None else judgement_of(**changes))
     federation.line.tap = lambda site, answer: hostile if site == "south" else answer
     report = coordinator.step()
     assert reason in report.missed["south"]
     assert report.shares == {"north": 1.0}
     assert list(coordinator.members) == ["north"]
-
-
-def test_another_kind_of_answer_than_the_one_asked_for_is_missed(tiny, make_sites):
-    federation = make_sites(tiny())
-    coordinator = federation.begin()
-    federation.line.tap = lambda site, answer: packed(card_of()) if site == "south" else answer
-    assert "did not answer step 0" in coordinator.step().missed["south"]
 
 
 def test_a_narrow_coding_announces_what_it_becomes_in_memory():
@@ -601,7 +578,6 @@ def test_what_was_begun_is_sent_first_and_nothing_piles_up_behind_it():
 
 
 @given(st.binary(min_size=16, max_size=64))
-@settings(max_examples=50)
 def test_any_bytes_on_a_connection_are_a_frame_or_one_of_our_errors(raw):
     ours, theirs = socket.socketpair()
     frames = Frames(ours, limit=32)

@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -29,7 +29,6 @@ def test_dice_lies_between_zero_and_one_and_does_not_know_which_mask_is_the_trut
         assert (value == 1) == torch.equal(first, second)
 
 
-@settings(max_examples=50)
 @given(masks, masks, spacings)
 def test_distances_are_symmetric_and_never_beyond_the_diagonal(first, second, spacing):
     ahead = surface_distances(first, second, spacing)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyndgan.errors import RunError
@@ -78,7 +78,7 @@ def test_what_a_stranger_says_of_a_sites_evaluation_is_read_or_refused_by_our_er
         assert str(read_evaluation(tmp_path)).isprintable()
 
 
-@settings(fuzz, max_examples=90)
+@fuzz
 @given(changes(), st.sampled_from(COMMANDS))
 def test_what_a_stranger_says_of_a_run_is_read_or_refused_by_our_error(
     run, phantoms, tmp_path, change, name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import asyndgan
@@ -76,7 +76,7 @@ def test_a_run_of_records_with_a_size_that_its_recipe_lacks_is_refused(audited, 
         assert "run.json says images of" in told(command, mine, audit, bank, tmp_path / "out")
 
 
-@settings(fuzz, max_examples=60)
+@fuzz
 @given(changes(), st.integers(0, 3))
 def test_what_a_stranger_says_of_a_run_of_records_is_read_or_refused_by_our_error(
     audited, tmp_path, change, command

@@ -25,7 +25,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     [
         ("train", "threads", 0), ("train", "threads", "many"), ("train", "sites", ["data/north"]),
         ("train", "overrides", ["image.size=32"]), ("train", "watch", "print"),
-        ("generate", "draws", 0), ("generate", "draws", 1.5), ("generate", "seed", -1),
+        ("generate", "draws", 0), ("generate", "draws", 1.5),
         ("generate", "fade", "lesion"), ("release", "fade", "lesion"), ("evaluate", "seeds", 0),
         ("evaluate", "steps", 0), ("evaluate", "workers", 0), ("evaluate", "labels", "lesion"),
         ("audit", "holdout", 3), ("audit", "fade", "lesion"),

@@ -220,19 +220,6 @@ def test_findings_are_told_as_json_by_kind_folder_and_cases(folder, tmp_path):
     assert "asyndgan plan" in found["intensities"]["remedy"]
 
 
-def test_a_file_that_cannot_be_written_whole_is_named_once(folder, tmp_path):
-    run("check", str(folder / "north"))  # keeps its cases, which are larger
-    done = subprocess.run(
-        [sys.executable, "-c", f"import resource; {MAIN}; "
-         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, -1)); main()",
-         "fingerprint", str(folder / "north"), "--out", str(tmp_path / "north.json")],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.stderr.startswith(f"error: {tmp_path / 'north.json'}: larger than its disk")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert not [*tmp_path.iterdir()]
-
-
 def test_a_policys_verdict_is_told_as_json_and_by_the_exit_code(folder):
     words = ("policy", "check", str(folder / "policy.toml"), "default", "--json", "--patients")
     assert json.loads(run(*words, "1000").stdout)["refused"] == []

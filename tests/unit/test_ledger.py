@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyndgan.errors import LedgerError
@@ -55,7 +55,6 @@ def test_a_ledger_goes_on_where_it_stopped(tmp_path):
     assert len(list(read(path))) == 8
 
 
-@settings(max_examples=60)
 @given(st.data())
 def test_any_change_of_a_ledger_is_found(tmp_path_factory, data):
     path = written(tmp_path_factory.mktemp("site") / "ledger.jsonl")

@@ -1,4 +1,4 @@
-"""Rules of a plan: each is needed, and `docs/plan.md` lists them.
+"""Rules of a plan, which `docs/plan.md` lists.
 
 After a change of a rule: `python tests/unit/test_planning.py`.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asyndgan.demo.phantoms import write_phantoms
+from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
 from asyndgan.intake.fingerprint import measured
 from asyndgan.privacy.measured_recipes import outside
@@ -181,26 +181,6 @@ def test_whoever_names_a_generator_gets_the_other_values_of_its_recipe():
     assert (recipe.generator, recipe.discriminator) == (base.generator, base.discriminator)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_without_a_rule_its_value_has_no_reason(name, monkeypatch):
-    before = example(name)
-    assert any(choice.rule == name for choice in before.choices)
-    without = tuple(rule for rule in RULES if rule.name != name)
-    monkeypatch.setattr(planning, "RULES", without)
-    after = example(name)
-    assert after.choices != before.choices
-    if name != "8 bits":  # which sets what is the default of a recipe, too
-        assert _taken(after) != _taken(before)
-
-
-def _taken(made: Plan) -> object:
-    """The recipe, or the rule that it violates."""
-    try:
-        return made.recipe(DEFAULT).to_tables()
-    except Exception as error:
-        return str(error)
-
-
 NOTED: dict[str, dict[str, Fingerprint]] = {
     "spacings differ": EXAMPLES["spacing"][0],
     "fields of view differ": {"a": volumes(), "b": volumes(axes=(side(64), side(64), side(60)))},
@@ -268,9 +248,7 @@ def test_sites_that_may_stop_early_are_named(patients, overrides, told):
 
 
 def test_a_plan_counts_as_many_steps_for_masks_as_they_take():
-    assert (
-        Recipe.from_toml(recipe_text(planning.OF_MASKS)).training.steps == planning.OF_MASKS_STEPS
-    )
+    assert Recipe.from_toml(recipe_text("masks")).training.steps == planning.OF_MASKS_STEPS
 
 
 def test_every_note_has_an_example():
@@ -334,35 +312,6 @@ def test_overrides_win_and_are_given_no_reason():
     assert "as the recipe 'default'" in text and "rule 'percentiles of crops'" in text
 
 
-def test_a_plan_of_masks_has_the_grid_of_the_images_and_the_networks_of_masks():
-    dark = modality(kind="mri", bits=32, whole=levels(0, 900, 200), explained=0.01)
-    site = crops(labels=(label(side=0.6),), modalities=(dark,), unlabelled={"axial": 0.3})
-    images = planned_from({"a": site}).recipe
-    made = planned_from({"a": site}, masks=True)
-    own, usual = made.recipe, Recipe.from_toml(recipe_text("masks"))
-    assert images.generator.kind == "topdown"  # the plan of images differs in more than the grid
-    grid = {key: getattr(images.image, key) for key in ("size", "axis", "spacing", "fit", "slices")}
-    assert own == usual.model_copy(
-        update={
-            "image": usual.image.model_copy(update=grid),
-            "training": usual.training.model_copy(update={"flip": images.training.flip}),
-        }
-    )
-    assert Recipe.from_toml(made.to_toml()) == own
-
-
-def test_a_plan_of_masks_tells_what_concerns_masks_and_nothing_of_intensities():
-    sites = {
-        "a": pictures(modalities=(modality("T1", explained=0.02), modality("T2"))),
-        "b": few(4, labels=(label("organ", 2),)),
-    }
-    images, masks = (planned_from(sites, masks=masks).notes for masks in (False, True))
-    told = ["label 'lesion' is not at b", "label 'organ' is not at a", "fewer than 5 patients at b"]
-    for note in told:
-        assert any(note in one for one in images) and any(note in one for one in masks)
-    assert len(masks) == len(told) < len(images)
-
-
 def test_a_modality_of_a_strange_name_is_planned():
     strange = modality('a = "b".c', bits=16)
     sites = {"a": pictures(modalities=(modality(), strange))}
@@ -374,7 +323,7 @@ def test_a_modality_of_a_strange_name_is_planned():
 
 
 def test_phantoms_are_planned_as_the_default_recipe_trains_them(tmp_path):
-    write_phantoms(tmp_path, size=64, patients_scale=0.2)
+    write_phantoms(tmp_path, size=64, sites=DEFAULT_SITES[:2], patients_scale=0.2)
     made = planned({name: tmp_path / name for name in ("north", "south")})
     changes = Recipe.from_toml(DEFAULT).changes(made.recipe)
     assert changes == ["name is 'planned' and was 'default'"]
@@ -418,7 +367,7 @@ def test_images_get_as_many_pixels_as_they_have_and_as_there_is_time_for(stored,
 
 def test_sites_whose_data_is_elsewhere_get_what_a_federation_allows(tmp_path):
     folder, file = tmp_path / "north", tmp_path / "there.json"
-    write_phantoms(tmp_path, size=96, patients_scale=0.2)
+    write_phantoms(tmp_path, size=96, sites=DEFAULT_SITES[:2], patients_scale=0.1)
     file.write_text(measured(tmp_path / "south").model_dump_json(), "utf-8")
     sizes = [
         planned({"a": folder, "b": other}, fits=lambda *_: True).recipe.image.size

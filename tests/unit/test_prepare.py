@@ -228,15 +228,6 @@ def test_a_halved_mask_lies_where_its_halved_image_does():
     assert torch.equal(case.mask == 1, case.image[0] > 0)
 
 
-def test_nearest_resampling_makes_no_new_intensities():
-    pixels = np.zeros((50, 50))
-    pixels[:, 25:] = 255
-    near = prepare(raw(pixels), section(resampling="nearest"), ("T1",)).image
-    linear = prepare(raw(pixels), section(), ("T1",)).image
-    assert near.unique().tolist() == [-1, 1]
-    assert len(linear.unique()) > 2
-
-
 def test_what_was_cropped_comes_back_as_the_lowest_intensity():
     settings = section(spacing=(1.0, 1.0), intensity={"default": {"low": 40, "high": 240}})
     stored = raw(np.full((16, 32), 140), np.ones((16, 32), np.int64))

@@ -357,7 +357,7 @@ def test_text_from_others_is_never_markup(tmp_path):
     folder = evaluation(tmp_path / "evaluation", headline=HOSTILE)
     modalities = ("T1", HOSTILE)
     found = page(
-        run, [case(f"{HOSTILE}-m00001", modalities=modalities)], evaluation=folder, title=HOSTILE,
+        run, [case(f"{HOSTILE}-m00001", modalities=modalities)], evaluation=folder,
         real={"north": [case("ann", modalities=modalities)]},
         audits=[hostile_audit(tmp_path / "audit")],
     )  # fmt: skip

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -121,7 +121,6 @@ def test_two_violated_rules_are_both_told():
         "training.flip mirrors", "loss.mismatch tells an image"))  # fmt: skip
 
 
-@settings(max_examples=300)
 @given(
     st.lists(
         st.sampled_from(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from pydantic import BaseModel
@@ -338,7 +338,6 @@ def tables(draw: st.DrawFn) -> tuple[TableSection, pd.DataFrame]:
     return table, pd.DataFrame(records)
 
 
-@settings(max_examples=60)
 @given(tables(), st.integers(0, 100))
 def test_an_encoded_table_decodes_to_the_same_columns_kinds_and_values(drawn, seed):
     table, records = drawn
@@ -362,7 +361,6 @@ def test_an_encoded_table_decodes_to_the_same_columns_kinds_and_values(drawn, se
     assert back["bad"].tolist() == records["bad"].tolist()
 
 
-@settings(max_examples=50)
 @given(tables())
 def test_records_as_they_are_written_are_written_so_again(drawn):
     table, records = drawn

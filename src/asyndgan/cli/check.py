@@ -1,6 +1,5 @@
 """`asyndgan check`: checks whether data sets are fit to train on."""
 
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -25,13 +24,10 @@ if TYPE_CHECKING:
     from asyndgan.tables.check import TableReport
 
 SHOWN = 10
-"""Most files listed for one fault, unless `--all` is given."""
+"""Most files listed for one fault; `--json` lists all."""
 
 MOST_KINDS = 50
-"""Most kinds of fault shown of a data set, unless `--all` is given; the others are counted."""
-
-_COPIED = re.compile(r' (--set .*?|"patient_pattern": .*?)\.?$|(python -c "[^"]*")\.? ?', re.DOTALL)
-"""Options at the end of a text, or a command within it."""
+"""Most kinds of fault shown of a data set; the others are counted."""
 
 
 def check(
@@ -41,7 +37,6 @@ def check(
     test: Path | None = None,
     recipe: str | None = None,
     overrides: Overrides = None,
-    every: Annotated[bool, typer.Option("--all")] = False,
     as_json: AsJson = False,
     study: StudyOption = None,
 ) -> None:
@@ -58,9 +53,6 @@ def check(
     Training:
         --recipe RECIPE: Recipe that the data sets are for. By default it is planned from them, as
             by 'asyndgan plan'; if one cannot be measured, intensities and sizes are not judged.
-
-    Output:
-        --all: Name every file, not only 10 per fault.
     """
     from asyndgan.intake.between import (
         compare_folders,
@@ -79,7 +71,7 @@ def check(
     acquired = not all(map(_is_painted, folders))
     wanted, unplanned, notes = _recipe(recipe, folders if acquired else [], overrides or [])
     if unplanned:
-        what = f"{unplanned[0].file} ({unplanned[0].reason})"
+        what = f"{unplanned.file} ({unplanned.reason})"
         notes += (f"not planned: {what}; intensities and sizes were not judged",)
     image = wanted.image if wanted else None
     reports = [
@@ -91,7 +83,7 @@ def check(
     between = (*compare_folders(trained), *same_pictures(reports))
     between += unheld_modalities(trained, wanted) if wanted else ()
     if unplanned and not (between or any(report.faults for report in reports)):
-        between = unplanned  # `train` refuses them, too
+        between = (unplanned,)  # `train` refuses it, too
     told = len(trained) if wanted and not recipe else 0
     notes += tuple(notes_between(reports, told=told))
     if wanted and study:  # whose training comes next
@@ -103,14 +95,12 @@ def check(
     else:
         for report in reports:
             _show(console, str(report.folder), report.rows)
-            _show_faults(console, report.faults, report.notes, report.folder, every)
+            _show_faults(console, report.faults, report.notes, report.folder)
         if between or notes:
             if len(reports) > 1:
                 console.say("Between the folders", "bold")
-            _show_faults(console, between, notes, None, every)
-        _show_count(console, count)
-    if count:
-        raise typer.Exit(1)
+            _show_faults(console, between, notes, None)
+    _end(console, count, as_json=as_json)
 
 
 def _is_painted(folder: Path) -> bool:
@@ -131,16 +121,12 @@ def _end_with_tables(console: Terminal, reports: Iterable["TableReport"], *, as_
             console.say(fault, style="red")
         for note in report.notes:
             console.say(f"! {note}", style="yellow")
-    count = sum(len(report.faults) for report in reports)
-    if not as_json:
-        _show_count(console, count)
-    if count:
-        raise typer.Exit(1)
+    _end(console, sum(len(report.faults) for report in reports), as_json=as_json)
 
 
 def _recipe(
     name: str | None, folders: list[Path], overrides: list[str]
-) -> tuple["Recipe | None", tuple["DataFileError", ...], tuple[str, ...]]:
+) -> tuple["Recipe | None", "DataFileError | None", tuple[str, ...]]:
     """The recipe of this name; without a name, as the folders are planned for, or why not.
 
     Also what contradicts between the folders, and what the plan did about it.
@@ -150,30 +136,17 @@ def _recipe(
 
     recipe = load_recipe(name or BASE, overrides)
     if name:
-        return recipe, (), ()
+        return recipe, None, ()
     if not folders:  # nobody trains on what was painted
-        return None, (), ()
+        return None, None, ()
     try:
         made = planned(dict(zip(site_names(folders), folders, strict=True)), overrides)
-        return made.recipe, (), tuple(note.rstrip(".") for note in made.notes)
-    except DataFileError as error:  # the check itself names nearly every fault
-        every = (error, *filter(None, map(_unmeasured, folders)))
-        return None, tuple({str(each): each for each in every}.values()), ()
+        return made.recipe, None, tuple(note.rstrip(".") for note in made.notes)
+    except DataFileError as error:
+        return None, error, ()
     except DataError as error:
         reason, _, remedy = f"{error}".partition(". ")
-        return None, (DataFileError(folders[0], reason, remedy),), ()
-
-
-def _unmeasured(folder: Path) -> "DataFileError | None":
-    """Why no recipe can be planned for a folder; None: it can."""
-    from asyndgan.intake.fingerprint import measured
-    from asyndgan.intake.readers import DataFileError
-
-    try:
-        measured(folder)
-    except DataFileError as error:
-        return error
-    return None
+        return None, DataFileError(folders[0], reason, remedy), ()
 
 
 def _print_json(
@@ -190,11 +163,12 @@ def _print_json(
     print_json({"folders": folders, "between": [vars(each) for each in between], "notes": notes})
 
 
-def _show_count(console: Terminal, count: int) -> None:
+def _end(console: Terminal, count: int, *, as_json: bool) -> None:
+    """Says how many faults there are; raises `typer.Exit` if there is one."""
+    if not as_json:
+        console.say(*((f"{counted(count, 'fault')}.", "red") if count else ("No faults.", "green")))
     if count:
-        console.say(f"{counted(count, 'fault')}.", "bold red")
-    else:
-        console.say("No faults.", "bold green")
+        raise typer.Exit(1)
 
 
 def _show(console: Terminal, title: str, rows: Iterable[tuple[str, str]]) -> None:
@@ -211,37 +185,27 @@ def _show_faults(
     faults: Iterable["DataFileError"],
     notes: Iterable[str],
     folder: Path | None,
-    every: bool,
 ) -> None:
     """Prints the faults, grouped by reason and remedy, with the files of each group."""
     groups: dict[tuple[str, str], list[Path]] = {}
     for fault in faults:
         groups.setdefault((fault.reason, fault.remedy), []).append(fault.file)
     kinds = list(groups.items())
-    for (reason, remedy), files in kinds if every else kinds[:MOST_KINDS]:
-        shown = files if every else files[:SHOWN]
+    for (reason, remedy), files in kinds[:MOST_KINDS]:
+        shown = files[:SHOWN]
         console.print(plain(f"✗ {reason[:1].upper()}{reason[1:]}.", "red"))
         for file in shown:
             console.print(plain(f"  {_name(file, folder)}"))
         if len(shown) < len(files):
-            console.say(f"  and {len(files) - len(shown)} more (--all names them)")
-        _show_text(console, "→", remedy, "dim")
-    if not every and len(kinds) > MOST_KINDS:
+            console.say(f"  and {len(files) - len(shown)} more (--json names them)")
+        console.print(plain(f"→ {remedy}", "dim"))
+    if len(kinds) > MOST_KINDS:
         more = sum(len(files) for _, files in kinds[MOST_KINDS:])
-        console.say(f"  and {more} other faults (--all names them)")
+        console.say(f"  and {more} other faults (--json names them)")
     for note in notes:
-        _show_text(console, "!", f"{note[:1].upper()}{note[1:]}.", "yellow")
+        end = "" if "--set" in note else "."  # an option is copied as it stands
+        console.print(plain(f"! {note[:1].upper()}{note[1:]}{end}", "yellow"))
     console.print()
-
-
-def _show_text(console: Terminal, mark: str, text: str, style: str) -> None:
-    """Prints a text; what is to be copied from it stands on a line of its own."""
-    found = _COPIED.search(text)
-    console.print(plain(f"{mark} {text[: found.start()] if found else text}", style))
-    if found:
-        console.print(plain(f"  {found[1] or found[2]}", style), soft_wrap=True)
-        if rest := text[found.end() :]:
-            _show_text(console, " ", rest, style)
 
 
 def _name(file: Path, folder: Path | None) -> str:

@@ -1,19 +1,13 @@
 """`asyndgan demo`: every stage once, on a small scale, with phantoms."""
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from asyndgan.cli.options import Count, Engine, NewFolder, Overrides
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
 from asyndgan.reports.words import duration
 from asyndgan.runs import load_recipe
-
-if TYPE_CHECKING:
-    from asyndgan.protocol import Transport
-    from asyndgan.runs import Progress
-    from asyndgan.runs.train import Watch
 
 RECIPE: Final = "demo"
 """Smaller networks and fewer steps than `default`."""
@@ -33,8 +27,7 @@ def demo(
 
     Draws patients, trains one generator, paints a synthetic data set, evaluates it, attacks it
     and writes a report. Takes about 9 minutes on two cores. With '--engine flare' a federation
-    with real startup kits runs on this machine over mutual TLS, and the connection of one
-    hospital is cut during training.
+    with real startup kits runs on this machine over mutual TLS.
 
     Example:
         asyndgan demo --out demo
@@ -54,15 +47,13 @@ def demo(
     from asyndgan.cli.audit import tell_audit
     from asyndgan.cli.evaluate import EvaluationDisplay, evaluate
     from asyndgan.cli.report import report
-    from asyndgan.cli.train import TrainingDisplay
+    from asyndgan.cli.train import trained
     from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
     from asyndgan.export.writing import written_whole
     from asyndgan.intake.dataset import DataSet
     from asyndgan.painting.sets import synthetic_of_run
     from asyndgan.runs import RunFolder
-    from asyndgan.runs.learned import learned_masks, learns_masks
     from asyndgan.runs.sites import RunSites
-    from asyndgan.runs.train import train as train_run
 
     console, begun = Terminal(), time.monotonic()
     folders = {site.name: out / "sites" / site.name for site in DEFAULT_SITES}
@@ -80,24 +71,11 @@ def demo(
         with written_whole(out / "sites") as half:
             write_phantoms(half, size=recipe.image.size[0], patients_scale=patients)
     console.say(f"Four hospitals' patients and a test set are in {out / 'sites'}.")
-    masks = None
-    if learns_masks(recipe, None, run.path, resume=resume):
-        console.say("Masks are learned first, so that none of a patient leaves.")
-        with TrainingDisplay(console) as training:
-            masks = learned_masks(
-                recipe, folders, run.path, engine=engine, resume=resume,
-                steps=MASK_STEPS // (3 if engine == "flare" else 1), watch=training.watch,
-            )  # fmt: skip
     if not run.generator_file.exists():
-        console.say("One generator is trained with four discriminators.")
-        with TrainingDisplay(console) as training:
-            first, third = next(iter(folders)), recipe.training.steps // 3
-            mishap = _mishap(first, third, training.watch)
-            started, watch = mishap if engine == "flare" else (None, training.watch)
-            train_run(
-                recipe, folders, run.path, engine=engine, masks=masks, resume=resume,
-                started=started, watch=watch,
-            )  # fmt: skip
+        mask_steps = MASK_STEPS // (3 if engine == "flare" else 1)
+        trained(
+            console, recipe, folders, run.path, mask_steps=mask_steps, resume=resume, engine=engine
+        )
     sites = RunSites.opened(run, folders)
     stopped = "the demo was stopped; the same command goes on."
     with EvaluationDisplay(console, "paint cases", stopped=stopped) as display:
@@ -118,15 +96,3 @@ def demo(
         audit=[audited] if audited.exists() else [], synthetic=synthetic.folder,
     )  # fmt: skip
     console.say(f"Done in {duration(time.monotonic() - begun)}. Open {out / 'report.html'}")
-
-
-def _mishap(site: str, step: int, watch: "Watch") -> tuple[Callable[["Transport"], None], "Watch"]:
-    """Kills a site's connection to the engine given to the first, after a step."""
-    engines: list[Any] = []
-
-    def watched(progress: "Progress") -> None:
-        for engine in engines if progress.step == step else ():
-            engine.kill(site)
-        watch(progress)
-
-    return engines.append, watched

@@ -53,7 +53,6 @@ def evaluate(
     fade: list[str] | None = None,
     seeds: Count = 1,
     steps: Count = SegmentationBudget.steps,
-    network: str = SegmentationBudget.network,
     label: list[str] | None = None,
     workers: ChosenCount = None,
     device: str = "cpu",
@@ -84,7 +83,6 @@ def evaluate(
     Training:
         --seeds N: Trainings per model, one per seed.
         --steps N: Training steps per model.
-        --network NAME: Segmentation network: unet, segresnet or unetr.
         --baselines: Also train each site's real cases with synthetic cases.
 
     Computation:
@@ -96,7 +94,7 @@ def evaluate(
     from asyndgan.runs import RunFolder
 
     console, kind, given = Terminal(), kind_of(RunFolder(run)), parsed_sites(site)
-    budget = SegmentationBudget(network=network, steps=steps)
+    budget = SegmentationBudget(steps=steps)
     bench = Bench(out, budget, range(seeds), workers, device)
     how: dict[str, Any] = {
         "test": test, "synthetic": synthetic, "states": parsed_sites(state or [], "--state"),

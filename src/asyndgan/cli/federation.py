@@ -9,8 +9,6 @@ from shlex import quote
 from typing import Annotated, Any, get_args
 
 import typer
-from rich.live import Live
-from rich.table import Table
 
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.following import tell_lacking
@@ -25,7 +23,6 @@ from asyndgan.cli.options import (
     RecipeName,
     SafetyNumber,
     StartOption,
-    StudyOption,
     print_json,
 )
 from asyndgan.cli.plan import refuse_old, tell_plan, write_new
@@ -188,7 +185,6 @@ def start(folder: Folder, device: str = "cpu") -> None:
 def plan(
     folder: Folder,
     out: Annotated[Path, typer.Option()],
-    masks: Annotated[bool, typer.Option("--masks")] = False,
     overrides: Overrides = None,
     site: list[str] | None = None,
 ) -> None:
@@ -202,7 +198,6 @@ def plan(
 
     Output:
         --out FILE: New file for the recipe, with the reasons as comments.
-        --masks: Plan a recipe that learns masks, on the grid of the planned images.
 
     Sites:
         --site NAME: Plan for this site. By default for all sites with a kit.
@@ -214,7 +209,7 @@ def plan(
     refuse_old(out)
     found = described(kits.Federation.of(folder), site or ())
     console = Terminal()
-    made = planned_from(found, overrides or [], masks=masks)
+    made = planned_from(found, overrides or [])
     tell_plan(console, made)
     write_new(out, made.to_toml())
     console.say(f"Written to {out}: asyndgan federation submit {quote(str(folder))} {out}")
@@ -230,7 +225,6 @@ def submit(
     yes: Annotated[bool, typer.Option("--yes")] = False,
     start: StartOption = None,
     masks: Annotated[Path | None, typer.Option("--masks", exists=True)] = None,
-    study: StudyOption = None,
 ) -> None:
     """Submits a run and asks you to confirm what it paints. Resumes a stopped run.
 
@@ -254,9 +248,7 @@ def submit(
     made = kits.Federation.of(folder)
     order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes, start=start, masks=masks)
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
-    tell_lacking(
-        Terminal(), resolved, masks=resolved.keeps_masks or resolved.given_masks, study=study
-    )
+    tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks or resolved.given_masks)
     if order.first and not order.begun():
         Terminal().say(f"Before it, run {order.first.name}: the sites teach a generator of masks.")
     for one in (order.first, order):
@@ -473,7 +465,6 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
 def status(
     folder: Folder,
     run: str | None = None,
-    watch: Annotated[bool, typer.Option("--watch")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Shows which sites are connected, and how a run stands.
@@ -482,10 +473,7 @@ def status(
     if its policy lets losses leave.
 
     Example:
-        asyndgan federation status fed --watch
-
-    Output:
-        --watch: Refresh every second, until Ctrl-C.
+        asyndgan federation status fed
     """
     kits = flare_part("kits")
     from asyndgan.runs.order import Order
@@ -502,17 +490,8 @@ def status(
     if as_json:
         print_json(standing.facts())
         return
-    if not watch:
-        console.print(standing.table())
-        console.say(standing.news())
-        return
-    with Live(console=console, refresh_per_second=2) as live:
-        while True:
-            grid = Table.grid()
-            grid.add_row(standing.table())
-            grid.add_row(standing.news())
-            live.update(grid)
-            time.sleep(1)
+    console.print(standing.table())
+    console.say(standing.news())
 
 
 @federation.command()

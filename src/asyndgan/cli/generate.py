@@ -2,13 +2,10 @@
 
 from inspect import unwrap
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 import asyndgan
 from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
-from asyndgan.cli.options import ChosenCount, FinishedRun, NewFolder, Seed, StudyOption
+from asyndgan.cli.options import ChosenCount, FinishedRun, NewFolder, StudyOption
 from asyndgan.cli.terminal import Terminal
 
 
@@ -17,8 +14,6 @@ def generate(
     out: NewFolder,
     masks: Path | None = None,
     draws: ChosenCount = None,
-    augment: Annotated[bool, typer.Option("--augment")] = False,
-    seed: Seed = 0,
     fade: list[str] | None = None,
     like: Path | None = None,
     study: StudyOption = None,
@@ -26,9 +21,8 @@ def generate(
     """Paints a synthetic data set with a trained generator.
 
     Writes an nnU-Net data set, its provenance in dataset.json, MODEL_CARD.md, and
-    splits_final.json, whose folds keep the images of a mask together. By default it paints
-    three images per mask, two of them of the mask moved at random. 'asyndgan evaluate' judges
-    the same set.
+    splits_final.json, whose folds keep the images of a mask together. By default it is the set
+    that 'asyndgan evaluate' judges.
 
     Example:
         asyndgan generate run --out synthetic
@@ -36,10 +30,10 @@ def generate(
     Masks:
         --masks FOLDER: Data set of masks to paint from. By default the masks that the sites
             released. From volumes, volumes are written that overlay them.
-        --augment: Mirror, rotate, scale and shift the masks at random.
 
     Painting:
-        --draws N: Images per mask, or, of a generator of masks, number of masks.
+        --draws N: Images per mask: one of the mask itself, the others of it moved at random. By
+            default three. Of a generator of masks: number of masks.
 
     Output:
         --like FOLDER: Store files as this data set of a site does: in its format and bit depth
@@ -52,9 +46,8 @@ def generate(
     console, generate_set = Terminal(), unwrap(asyndgan.generate)  # whose errors name arguments
     with EvaluationDisplay(console, "paint cases", counted=True) as display:
         count = generate_set(
-            run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
-            like=like, watch=display.show,
-        )  # fmt: skip
+            run, out, masks=masks, draws=draws, fade=fade or (), like=like, watch=display.show
+        )
     folder = RunFolder(run)
     if folder.recipe().table:
         return console.say(

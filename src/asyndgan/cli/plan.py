@@ -10,6 +10,7 @@ from asyndgan.cli.following import too_few_for
 from asyndgan.cli.options import Hours, Overrides, StudyOption, Volumes, parsed_sites
 from asyndgan.cli.terminal import Terminal, plain
 from asyndgan.errors import RecipeError
+from asyndgan.recipe.planning import BASE
 from asyndgan.runs.study import site_names
 from asyndgan.texts import counted, replace_text
 
@@ -27,7 +28,6 @@ def plan(
         ),
     ],
     out: Path | None = None,
-    masks: Annotated[bool, typer.Option("--masks")] = False,
     volumes: Volumes = False,
     hours: Hours = 1.0,
     overrides: Overrides = None,
@@ -35,21 +35,20 @@ def plan(
 ) -> None:
     """Plans a recipe from sites' data, each value with a reason.
 
-    What the plan does not name is as in the recipe 'default' or, of masks, 'masks'.
+    What the plan does not name is as in the recipe 'default'.
 
     Example:
         asyndgan plan data/north south.json --out recipe.toml
 
     Output:
         --out FILE: New file for the recipe, with the reasons as comments.
-        --masks: Plan a recipe that learns masks, on the grid of the planned images.
     """
     from asyndgan.reports.words import duration, size
     from asyndgan.runs.planned import planned, seconds, traffic, within
 
     if out:
         refuse_old(out)
-    made = planned(_named(sites), overrides or [], masks=masks, volumes=volumes, fits=within(hours))
+    made = planned(_named(sites), overrides or [], volumes=volumes, fits=within(hours))
     console = Terminal()
     tell_plan(console, made)
     if out:
@@ -85,7 +84,7 @@ def tell_plan(console: Terminal, made: "Planned") -> None:
         f"{name} ({counted(one.patients, 'patient') if one.patients else 'few patients'})"
         for name, one in made.sites.items()
     )
-    console.say(f"Planned for {', '.join(told)}; all else is as in the recipe '{made.plan.base}':")
+    console.say(f"Planned for {', '.join(told)}; all else is as in the recipe '{BASE}':")
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="cyan", overflow="fold", max_width=36)
     grid.add_column(overflow="fold")

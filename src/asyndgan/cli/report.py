@@ -14,7 +14,6 @@ def report(
     evaluation: Path | None = None,
     audit: list[Path] | None = None,
     synthetic: Path | None = None,
-    title: str | None = None,
     study: StudyOption = None,
 ) -> None:
     """Writes one HTML page about a run.
@@ -27,7 +26,6 @@ def report(
 
     Output:
         --out FILE: File to write. By default RUN/report.html.
-        --title TEXT: Title of the page.
 
     Data:
         --site NAME=FOLDER: Show real images of this site, and the examples of the evaluation and
@@ -52,7 +50,7 @@ def report(
     with EvaluationDisplay(console, "paint and draw the page"):
         page, judged, audits = report_run(
             RunFolder(run), out, sites=parsed_sites(site or []), evaluation=evaluation,
-            audits=audit or [], synthetic=synthetic, title=title, tell=tell,
+            audits=audit or [], synthetic=synthetic, tell=tell,
         )  # fmt: skip
     about = f"with the evaluation in {judged}" if judged else "without an evaluation"
     about += (

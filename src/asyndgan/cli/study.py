@@ -22,7 +22,6 @@ TAKEN: Final = {
     "report": "run",  # not the sites: their images would become part of the page
     "complete": "run site out",
     "augment": "run site out",
-    "submit": "recipe overrides",
 }
 """Parameters that each command with `--study` takes from a study."""
 

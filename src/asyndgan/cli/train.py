@@ -1,6 +1,6 @@
 """`asyndgan train`: trains one generator with several sites."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any, final
@@ -28,6 +28,7 @@ from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
 
 if TYPE_CHECKING:
+    from asyndgan.recipe import Recipe
     from asyndgan.runs import Progress as RunProgress
     from asyndgan.runs import RunFolder
 
@@ -78,9 +79,7 @@ def train(
     """
     from asyndgan.intake.between import check_apart
     from asyndgan.intake.dataset import SLICED, DataSet, sliced, told
-    from asyndgan.runs.learned import learned_masks, learns_masks
     from asyndgan.runs.planned import planned, within
-    from asyndgan.runs.train import train as train_run
     from asyndgan.tables.schema import refuse_for_images
 
     console = Terminal()
@@ -100,13 +99,13 @@ def train(
 
     def tell(proposal: str) -> None:
         data = {name: DataSet(folder) for name, folder in images.items()}
-        display.tell(f"{proposal}\n{told(data)}".rstrip())
+        console.say(f"{proposal}\n{told(data)}".rstrip())
         patients = sum(len({*one.patients.values()}) for one in data.values())
         if sliced(data.values(), resolved.image):
-            display.tell(SLICED)
+            console.say(SLICED)
         if part := resolved.training.hold_out:
             who = resolved.kind.patients
-            display.tell(f"About {part:.0%} of each site's {who} are held out, to judge on later.")
+            console.say(f"About {part:.0%} of each site's {who} are held out, to judge on later.")
         kept = resolved.keeps_masks or resolved.given_masks
         tell_lacking(console, resolved, masks=kept, study=study)
         for line in too_few_for(resolved, patients) if recipe else ():
@@ -122,22 +121,45 @@ def train(
     }
     if not resume:
         check_apart([*images.values()], resolved.image)
-    if learns_masks(resolved, masks, out, resume=resume):
+    run = trained(
+        console, resolved, folders, out, masks=masks, resume=resume, start=start, confirm=tell,
+        **how,
+    )  # fmt: skip
+    tell_finished(console, run, folders, study)
+
+
+def trained(
+    console: Terminal,
+    recipe: "Recipe",
+    sites: dict[str, Path],
+    out: Path,
+    *,
+    masks: Path | None = None,
+    mask_steps: int | None = None,
+    resume: bool = False,
+    start: Path | None = None,
+    confirm: Callable[[str], None] | None = None,
+    **how: Any,
+) -> "RunFolder":
+    """Trains with a bar; masks are learned first, in so many steps, if the run has to."""
+    from asyndgan.runs.learned import learned_masks, learns_masks
+    from asyndgan.runs.train import train as train_run
+
+    if learns_masks(recipe, masks, out, resume=resume):
         console.say(
             "First the sites teach a generator of masks; the images are painted from these."
         )
         with TrainingDisplay(console) as display:
             masks = learned_masks(
-                resolved, folders, out, resume=resume, confirm=display.tell, watch=display.watch,
-                **how,
+                recipe, sites, out, resume=resume, steps=mask_steps,
+                confirm=console.say if confirm else None, watch=display.watch, **how,
             )  # fmt: skip
         console.say(f"Look at the masks in {masks}. Now the images.")
     with TrainingDisplay(console) as display:
-        run = train_run(
-            resolved, folders, out, masks=masks, resume=resume, start=start, confirm=tell,
+        return train_run(
+            recipe, sites, out, masks=masks, resume=resume, start=start, confirm=confirm,
             watch=display.watch, **how,
         )  # fmt: skip
-    tell_finished(console, run, folders, study)
 
 
 def _withheld(pairs: list[str]) -> dict[str, list[str]]:
@@ -173,10 +195,6 @@ class TrainingDisplay(EvaluationDisplay):
 
     def __init__(self, console: Terminal) -> None:
         super().__init__(console, "set up the sites", stopped="stopped before the first step.")
-
-    def tell(self, proposal: str) -> None:
-        """Prints what the run paints. All sites are folders here, so none has to confirm."""
-        self.terminal.say(proposal)
 
     def watch(self, progress: "RunProgress") -> None:
         """Shows the state after a step."""

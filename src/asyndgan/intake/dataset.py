@@ -294,9 +294,9 @@ def _item(
 def _tell_scaled(folder: Path, had: tuple[int, ...], wanted: tuple[int, ...]) -> None:
     log.warning(
         "%s: its masks have %s pixels and are scaled to %s. Unless they show as much of "
-        "a patient as the sites' images, anatomy gets another size. 'asyndgan plan SITES --masks "
-        "--set image.size=%s' plans a recipe that learns masks of this size.",
-        folder, shown_shape(had), shown_shape(wanted), "x".join(map(str, wanted)),
+        "a patient as the sites' images, anatomy gets another size. Without --masks a run learns "
+        "masks of its own size first.",
+        folder, shown_shape(had), shown_shape(wanted),
     )  # fmt: skip
 
 

@@ -122,8 +122,7 @@ def evaluate_records(
     usual, out = Bench(bench.out), bench.out
     chosen = {
         "fade": (), "steps": bench.budget.steps != usual.budget.steps, "label": (),
-        "network": bench.budget.network != usual.budget.network, "workers": bench.workers,
-        "device": bench.device != usual.device,
+        "workers": bench.workers, "device": bench.device != usual.device,
     }  # fmt: skip
     refuse_for_images(chosen | of_images)
     split_up = split_sites(run, sites, states or {})

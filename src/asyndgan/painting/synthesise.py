@@ -192,7 +192,7 @@ def check_paintable(
     if draws > 1 and not recipe.generator.noise + recipe.generator.latent:
         raise RunError(
             f"recipe '{recipe.name}' paints without noise, so {draws} draws of a mask are equal. "
-            "Add --augment, or train with generator.noise above 0."
+            "Train with generator.noise above 0."
         )
     if fading.labels and recipe.condition.kind == "none":
         raise RunError(

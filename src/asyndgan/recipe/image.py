@@ -76,11 +76,6 @@ class ImageSection(Section):
         "label other than 0. Use labelled for small organs: a mask without a label does not say "
         "what to paint",
     )
-    resampling: Literal["linear", "nearest"] = Field(
-        "linear",
-        description="interpolation of images: linear, with antialiasing, or nearest. A pixel of "
-        "a mask always takes the label that covers most of it",
-    )
     fit: Literal["pad", "crop", "stretch"] = Field(
         "pad",
         description="how images get their size if spacing is left out: pad or crop, which keep "

@@ -20,10 +20,8 @@ BASE: Final = "default"
 
 NAME: Final = "planned"
 
-OF_MASKS: Final = "masks"
-"""Recipe that learns masks, and the name of a plan of it."""
-
 OF_MASKS_STEPS: Final = 2000
+"""Steps of the recipe `masks`."""
 
 SCALES_APART: Final = 4.0
 """Ratio of the sites' typical intensities above which the plan says so."""
@@ -64,11 +62,6 @@ VOLUMES: Final[dict[Key, Any]] = {
     ("training", "precision"): "bfloat16",
 }
 """Networks for whole volumes, which pretrained ones do not know."""
-
-GRID: Final = (
-    *(("image", key) for key in ("size", "axis", "spacing", "fit", "slices")),
-    ("training", "flip"),
-)  # fmt: skip
 
 DEFORM: Final[dict[Key, Any]] = {("generator", "deform"): 2.0}
 """Deformed masks for this generator, in pixels."""
@@ -234,13 +227,11 @@ class Plan:
         notes: what contradicts between sites, or is little, and what the plan did about it; each
             with the key of a recipe that answers it, or none.
         patients: their number at each site, where it is known.
-        base: the recipe whose keys all others are.
     """
 
     choices: tuple[Choice, ...]
     notes: Mapping[str, Key] = field(default_factory=dict)
     patients: Mapping[str, int] = field(default_factory=dict)
-    base: str = BASE
 
     def overrides(self, given: Sequence[str] = ()) -> list[str]:
         """The choices as `key=value`, without those for a generator that `given` replaces."""
@@ -254,9 +245,8 @@ class Plan:
         ]
 
     def recipe(self, base: str, overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe, from the text of `Plan.base`; overrides win and may raise `RecipeError`."""
-        name = NAME if self.base == BASE else self.base
-        made = Recipe.from_toml(base, [f"name={name}", *self.overrides(overrides), *overrides])
+        """The recipe, from the text of `BASE`; overrides win and may raise `RecipeError`."""
+        made = Recipe.from_toml(base, [f"name={NAME}", *self.overrides(overrides), *overrides])
         painted = made.image.modalities
         kept = [one for one in self.choices if not _of_another(one.key, painted)]
         if painted and len(kept) < len(self.choices):
@@ -296,7 +286,7 @@ class Plan:
     def toml(self, recipe: Recipe, base: str) -> str:
         """A recipe of this plan as TOML, with the reasons of the values that the plan chose."""
         tables = recipe.to_tables()
-        usual = f"as the recipe '{self.base}', which was measured (docs/evidence.md)"
+        usual = f"as the recipe '{BASE}', which was measured (docs/evidence.md)"
         reasons = {
             f"{section}.{key}": usual
             for section, table in tables_of(base, ()).items()
@@ -323,14 +313,12 @@ def _at(tables: Any, key: Key) -> Any:
 def plan(
     fingerprints: Mapping[str, Fingerprint],
     *,
-    masks: bool = False,
     largest: int = LARGEST_SIDE,
     volumes: bool = False,
 ) -> Plan:
     """Plans a recipe from one fingerprint or more, by name of the site.
 
-    With `masks` it learns masks, on the grid of the images; `largest`: pixels along a side at most;
-    with `volumes` whole volumes are painted.
+    `largest`: pixels along a side at most; with `volumes` whole volumes are painted.
     """
     sites = Sites(fingerprints, largest, volumes=volumes)
     choices: dict[Key, Choice] = {}
@@ -339,11 +327,9 @@ def plan(
             reason = rule.reason.format(s=sites)
             for key, value in rule.sets(sites).items():
                 choices[key] = Choice(key, value, rule.name, reason)
-    chosen = tuple(one for key, one in choices.items() if key in GRID or not masks)
-    noted = NOTES.keys() - OF_IMAGES if masks else NOTES
-    notes = {note: key for of, key in NOTES.items() if of in noted for note in of(sites)}
+    notes = {note: key for of, key in NOTES.items() for note in of(sites)}
     patients = {site: one.patients for site, one in sites.of.items() if one.patients}
-    return Plan(chosen, notes, patients, OF_MASKS if masks else BASE)
+    return Plan(tuple(choices.values()), notes, patients)
 
 
 def clashes(fingerprints: Mapping[str, Fingerprint]) -> Iterator[str]:
@@ -460,5 +446,3 @@ NOTES: Final[Mapping[Callable[[Sites], Iterator[str]], Key]] = {
     _void: ("masks", "unlabelled"),
 }  # fmt: skip
 """What sites contradict each other in, and what a plan cannot mend; see `Plan.notes`."""
-
-OF_IMAGES: Final = frozenset({_units, _modalities_lacked, _little, _void})

@@ -48,7 +48,6 @@ def report_run(
     evaluation: Path | None = None,
     audits: Sequence[Path] = (),
     synthetic: Path | None = None,
-    title: str | None = None,
     tell: Tell,
 ) -> Reported:
     """Writes one HTML page about a run; arguments are those of `asyndgan.report`.
@@ -70,7 +69,7 @@ def report_run(
         audits = [found] if found else answered_audits(run)
     if run.recipe().table:
         refuse_for_images({"site": folders, "synthetic": synthetic})
-        page = _page_of_records(run, out, evaluation, audits, title)
+        page = _page_of_records(run, out, evaluation, audits)
         return Reported(page, evaluation, audits)
     known = run.facts().sites
     if strange := [name for name in folders if name not in known]:
@@ -79,7 +78,7 @@ def report_run(
     real = {name: DataSet(path).cases(image, incomplete=True) for name, path in folders.items()}
     page = write_report(
         run, out, synthetic=_shown(run, synthetic, real, tell), real=real, folders=folders,
-        evaluation=evaluation, audits=audits, title=title,
+        evaluation=evaluation, audits=audits,
     )  # fmt: skip
     return Reported(page, evaluation, audits)
 
@@ -119,11 +118,7 @@ def _shown(
 
 
 def _page_of_records(
-    run: RunFolder,
-    out: Path,
-    evaluation: Path | None,
-    audits: Sequence[Path],
-    title: str | None,
+    run: RunFolder, out: Path, evaluation: Path | None, audits: Sequence[Path]
 ) -> Path:
     """Writes a page about a run of records, of which it holds none; raises as `report_run`."""
     facts, recipe = run.facts(), run.recipe()
@@ -142,7 +137,7 @@ def _page_of_records(
         )
     left = {site: size(sum(facts.left_sites.get(site, {}).values())) for site in facts.sites}
     page = {
-        "title": title or f"One generator of records, {counted(len(facts.sites), 'site')}",
+        "title": f"One generator of records, {counted(len(facts.sites), 'site')}",
         "facts": facts,
         "recipe": recipe,
         "trial": trial_of(facts, recipe),

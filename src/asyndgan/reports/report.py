@@ -43,7 +43,6 @@ def write_report(
     real: Mapping[str, Sequence[Case]] | None = None,
     evaluation: Path | None = None,
     audits: Sequence[Path] = (),
-    title: str | None = None,
     folders: Mapping[str, Path] | None = None,
 ) -> Path:
     """Writes a page about a run: images, usefulness, training, traffic, attacks and recipe.
@@ -68,7 +67,7 @@ def write_report(
     generator = facts.generator_sha256
     useful = evaluation and usefulness_of(evaluation, generator, examples=bool(real))
     page = {
-        "title": title or f"One generator, {counted(len(facts.sites), 'site')}",
+        "title": f"One generator, {counted(len(facts.sites), 'site')}",
         "name": run.path.resolve().name,
         "name_in_commands": quote(str(run.path)),
         "trial": trial_of(facts, recipe),

@@ -41,12 +41,12 @@ class Planned:
     def notes(self) -> list[str]:
         """The notes of the plan that no override answers."""
         plan = self.plan
-        return plan.unanswered(self.recipe, recipe_text(plan.base)) if plan else []
+        return plan.unanswered(self.recipe, recipe_text(BASE)) if plan else []
 
     def to_toml(self) -> str:
         """The recipe as TOML, with the reason of each value that the plan chose."""
         plan = self.plan
-        return plan.toml(self.recipe, recipe_text(plan.base)) if plan else self.recipe.to_toml()
+        return plan.toml(self.recipe, recipe_text(BASE)) if plan else self.recipe.to_toml()
 
 
 def within(hours: float, device: str = "cpu") -> Fits:
@@ -82,7 +82,6 @@ def planned(
     sites: Mapping[str, Path],
     overrides: Sequence[str] = (),
     *,
-    masks: bool = False,
     volumes: bool = False,
     fits: Fits | None = None,
 ) -> Planned:
@@ -98,7 +97,7 @@ def planned(
     asked for and there are none.
     """
     if tables := plan_tables(sites, overrides):  # which have no masks
-        refuse_for_images({"masks": masks, "volumes": volumes})
+        refuse_for_images({"volumes": volumes})
         return Planned({}, None, tables)
     check_own_data(sites)
     found = {
@@ -107,7 +106,7 @@ def planned(
     told = {site: str(path) for site, path in sites.items()}
     if any(path.is_file() for path in sites.values()):
         fits = None  # data that is elsewhere is trained on in a federation
-    return planned_from(found, overrides, told, masks=masks, volumes=volumes, fits=fits)
+    return planned_from(found, overrides, told, volumes=volumes, fits=fits)
 
 
 def planned_from(
@@ -115,7 +114,6 @@ def planned_from(
     overrides: Sequence[str] = (),
     told: Mapping[str, str] | None = None,
     *,
-    masks: bool = False,
     volumes: bool = False,
     fits: Fits | None = None,
 ) -> Planned:
@@ -130,7 +128,7 @@ def planned_from(
     if tables := {site: one for site, one in given.items() if isinstance(one, Summary)}:
         if found:
             raise RunError(f"{', '.join(tables)} has a table, and others have images. Name --site.")
-        refuse_for_images({"masks": masks, "volumes": volumes})
+        refuse_for_images({"volumes": volumes})
         return Planned({}, None, plan_from(tables, overrides))
     if clashing := [*clashes({(told or {}).get(site, site): one for site, one in found.items()})]:
         raise DataError(
@@ -142,14 +140,14 @@ def planned_from(
     first, *more = VOLUME_SIDES if volumes else (LARGEST_SIDE, *LARGER_SIDES)
     if volumes:
         _refuse_flat(found)
-    taken = _of_size(found, overrides, masks, first, volumes=volumes)
+    taken = _of_size(found, overrides, first, volumes=volumes)
     if volumes and not taken.recipe.image.whole:
         raise RunError("--volumes, and image.size has two sides. Give it three, or leave one out.")
     check_parts(taken.recipe)
     if fits is None:
         return taken
     for largest in more:
-        larger = _of_size(found, overrides, masks, largest, volumes=volumes)
+        larger = _of_size(found, overrides, largest, volumes=volumes)
         grows = larger.recipe.image.size != taken.recipe.image.size  # they have more, none given
         if not (grows and fits(larger.recipe, len(found))):
             break
@@ -181,10 +179,9 @@ def _refuse_flat(found: Mapping[str, Fingerprint]) -> None:
 def _of_size(
     found: Mapping[str, Fingerprint],
     overrides: Sequence[str],
-    masks: bool,
     largest: int,
     *,
     volumes: bool = False,
 ) -> Planned:
-    made = plan(found, masks=masks, largest=largest, volumes=volumes)
-    return Planned(found, made, made.recipe(recipe_text(made.base), overrides))
+    made = plan(found, largest=largest, volumes=volumes)
+    return Planned(found, made, made.recipe(recipe_text(BASE), overrides))

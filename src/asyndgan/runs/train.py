@@ -39,15 +39,14 @@ def train(
     threads: int | None = None,
     device: str = "cpu",
     start: Path | None = None,
-    started: Callable[[Transport], None] | None = None,
     confirm: Confirm | None = None,
     watch: Watch | None = None,
 ) -> RunFolder:
     """Trains one generator with these sites; what is not said here is as in `asyndgan.train`.
 
-    `records` is required if a policy limits what is spent or answered over all runs. `started` is
-    called with the engine once it is set up. `threads`: None: as the run began or, of a new run, as
-    many as compute fastest. Results are bit-equal only for equal numbers.
+    `records` is required if a policy limits what is spent or answered over all runs. `threads`:
+    None: as the run began or, of a new run, as many as compute fastest. Results are bit-equal only
+    for equal numbers.
 
     Raises:
         Interrupted: after Ctrl-C, when the checkpoint is written.
@@ -88,8 +87,6 @@ def train(
             folder.claim(recipe)
         transport = build_engine(engine, setups, recipe)
         try:
-            if started:
-                started(transport)
             run = Attempt(
                 folder, recipe, transport, engine, sites, device=device, precision=precision,
                 confirm=confirm, sets=sets,

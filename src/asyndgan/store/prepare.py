@@ -41,7 +41,7 @@ def prepare(
     ]
     picture = torch.from_numpy(np.stack(planes).astype(np.float32))
     resized, offset = preparation.resized, preparation.offset
-    picture = resample(picture, resized, image.resampling)
+    picture = resample(picture, resized)
     picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # antialiasing weights sum to 1 only roughly
     placed = moved_into(picture, image.size, offset, IMAGE_LOW)
     if min(offset) < 0:
@@ -75,7 +75,7 @@ def invert(image: Image, preparation: Preparation) -> np.ndarray:
     picture = image.detach().cpu().to(torch.float64)
     back = tuple(-start for start in preparation.offset)
     picture = moved_into(picture, preparation.resized, back, IMAGE_LOW)
-    picture = resample(picture, preparation.shape, "linear")
+    picture = resample(picture, preparation.shape)
     scale, shift = (
         np.array(values).reshape(-1, *[1] * len(preparation.shape))
         for values in (preparation.scale, preparation.shift)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,14 +10,10 @@ from torch.nn import functional as F
 from asyndgan.arrays import IMAGE_LOW, Images
 
 
-def resample(
-    image: Tensor, size: tuple[int, ...], resampling: Literal["linear", "nearest"]
-) -> Tensor:
-    """Resamples an image [C, *sides] to `size`, two or three sides."""
+def resample(image: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resamples an image [C, *sides] linearly, with antialiasing, to `size`: two or three sides."""
     if tuple(image.shape[1:]) == size:
         return image
-    if resampling == "nearest":
-        return F.interpolate(image[None], size, mode="nearest-exact")[0]
     smoothly = partial(F.interpolate, mode="bilinear", antialias=True)
     if len(size) == 2:
         return smoothly(image[None], size)[0]
@@ -36,7 +31,7 @@ def resample_labels(labels: Tensor, size: tuple[int, ...]) -> Tensor:
     most = torch.full(size, -1.0)
     taken = torch.zeros(size, dtype=labels.dtype)
     for label in labels.unique():
-        covers = resample((labels == label)[None].float(), size, "linear")[0]
+        covers = resample((labels == label)[None].float(), size)[0]
         taken = torch.where(covers > most, label, taken)
         most = torch.maximum(covers, most)
     return taken
@@ -44,7 +39,7 @@ def resample_labels(labels: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def nearest(labels: Tensor, size: tuple[int, ...]) -> Tensor:
     """Resamples labels [*sides]: each new pixel takes the nearest label."""
-    return resample(labels[None].double(), size, "nearest")[0].long()
+    return F.interpolate(labels[None, None].double(), size, mode="nearest-exact")[0, 0].long()
 
 
 def moved_into(image: Tensor, size: Sequence[int], offset: Sequence[int], fill: float) -> Tensor:
