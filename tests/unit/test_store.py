@@ -17,7 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from typer.testing import CliRunner
 
+from asyndgan.cli import app
 from asyndgan.intake import dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
@@ -26,7 +28,7 @@ from asyndgan.recipe import ImageSection
 from asyndgan.store import Cohort
 from asyndgan.store.prepare import prepare
 from asyndgan.store.prepared import Case
-from asyndgan.store.store import MOST_PARTS, compact
+from asyndgan.store.store import MOST_PARTS, Store, compact
 from reading import read_cases
 
 IMAGE = ImageSection(size=(16, 16))
@@ -231,6 +233,13 @@ def test_what_is_killed_half_way_leaves_nothing_half(folder, monkeypatch):
     assert {path.name.partition("-")[0] for path in store_of(folder).iterdir()} == {*MOST_PARTS}
 
 
+def test_a_folder_that_is_no_store_is_not_removed(folder):
+    DataSet(folder).cases(IMAGE)
+    (store_of(folder) / "thesis.txt").write_text("mine")
+    assert Store(folder).remove() == []
+    assert (store_of(folder) / "thesis.txt").exists()
+
+
 def test_nothing_stays_of_a_case_that_was_taken_out(folder):
     DataSet(folder).cases(IMAGE)
     DataSet(folder).cases(ImageSection(size=(32, 32)))
@@ -317,6 +326,20 @@ def test_a_synthetic_set_has_no_store(folder):
     (folder / "dataset.json").write_text(json.dumps({**table, "synthetic": True}))
     DataSet(folder).cases(IMAGE, synthetic=True)
     assert not store_of(folder).exists()
+
+
+def test_a_store_is_shown_and_removed_and_its_folder_stays(folder):
+    def said(*words):
+        done = CliRunner().invoke(app, ["store", *words, str(folder)])
+        assert done.exit_code == 0
+        return done.output.replace("\n", "")
+
+    assert "no copy" in said("show")
+    DataSet(folder).cases(IMAGE)
+    assert str(store_of(folder)) in said("show")
+    assert f"Removed {store_of(folder)}" in said("remove")
+    assert not store_of(folder).exists() and (folder / "dataset.json").exists()
+    assert "no copy" in said("remove")
 
 
 def test_cases_of_a_store_are_mapped_and_not_read_into_memory(folder):

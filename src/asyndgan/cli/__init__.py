@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "import": "Makes a data set of a folder of DICOM files.",
     "init": "Writes a study: sites, test set and recipe for all commands.",
     "check": "Checks data sets and names every fault.",
+    "store": "Shows and removes the copies of data sets that commands keep.",
     "fingerprint": "Measures a data set for a plan: figures, and no image.",
     "plan": "Plans a recipe from sites' data, each value with a reason.",
     "train": "Trains one generator with several sites.",

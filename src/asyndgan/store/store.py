@@ -131,6 +131,21 @@ class Store:
             log.warning("%s cannot be read; files are read anew.", part)
             return None
 
+    def size(self) -> dict[Path, int]:
+        """Bytes in each place where there is a store."""
+        found = [place for place in self.places if _is_store(place)]
+        return {
+            place: sum(path.lstat().st_size for path in place.rglob("*") if path.is_file())
+            for place in found
+        }
+
+    def remove(self) -> list[Path]:
+        """Removes the store, wherever it lies; returns what was removed."""
+        found = [*self.size()]
+        for place in found:
+            shutil.rmtree(place)
+        return found
+
 
 def compact(values: np.ndarray) -> np.ndarray:
     """Float32 in the smallest type that gives the same bits back."""
@@ -156,6 +171,16 @@ def _sum(arrays: Path) -> int:
         while some := file.read(_AT_ONCE):
             found = zlib.crc32(some, found)
     return found
+
+
+def _is_store(place: Path) -> bool:
+    """Whether a folder holds parts and nothing else, so that it may be removed."""
+    try:
+        known = {*MOST_PARTS, "new"}
+        parts = place.is_dir() and not place.is_symlink()
+        return parts and all(path.name.partition("-")[0] in known for path in place.iterdir())
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _is_own(place: Path) -> bool:
