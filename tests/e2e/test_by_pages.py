@@ -132,8 +132,8 @@ def test_a_federation_is_made_trains_is_audited_and_releases_a_set_by_pages(
     for name in SITES:
         said = person.types("site", "request", tmp_path / name)
         (number,) = re.findall(r"safety number: ([\d ]+)", said)
-        request = (tmp_path / name / f"{name}.csr").read_text()
-        press(coordinator, "Add", request=request, number=number)
+        request = tmp_path / name / f"{name}.csr"
+        press(coordinator, "Add", request=str(request), number=number)
         kit = folder / "kits" / f"{name}.json"
         person.types("site", "init", tmp_path / name, kit, "--data", data[name], answer="y\n")
         allow(tmp_path / name / "policy.toml", audits=1, known_start="true")

@@ -5,7 +5,6 @@ import subprocess
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Any, Final, final
 
 from asyndgan import children
@@ -71,7 +70,6 @@ class CoordinatorPage(FormServer):
         except AsyndganError as error:
             return {"name": order.name, "state": "unreadable", "fault": str(error)}
         sites = {site: number for number, site in enumerate(facts["sites"])}
-        folder = quote(str(self.federation.path))
         return {
             **facts,
             "name": order.name,
@@ -80,7 +78,6 @@ class CoordinatorPage(FormServer):
             "rows": standing.rows(),
             "news": [line for line in standing.latest().splitlines() if line],
             "proposal": order.said("proposal"),
-            "confirm": f"asyndgan federation confirm {folder} --run {order.name}",
             "charts": loss_charts(records, sites) if records else [],
             "numbers": sites,
             "picture": _newest_picture(order),
@@ -98,15 +95,13 @@ class CoordinatorPage(FormServer):
         return does[said["action"]](said)
 
     def _add(self, said: Mapping[str, str]) -> str:
-        kits, made = flare_part("kits"), federation_in(self.federation.path)
-        request = flare_part("member").request_in(said["request"], "What was pasted")
+        request = flare_part("member").read_request(Path(said["request"]))
         if "".join(said["number"].split()) != "".join(request.safety_number.split()):
             raise RunError(
-                f"The safety number of the request of {request.name} is another than the one that "
-                "you entered. Have it read out once more. If it still differs, the request may "
-                "have been exchanged on its way: have it sent again."
+                f"The safety number of the request of {request.name} is another. Have it read out "
+                "once more. If it still differs, have the request sent again."
             )
-        self.federation = made = kits.add_site(made, request)
+        made = flare_part("kits").add_site(federation_in(self.federation.path), request)
         return (
             f"Site {request.name} is added. Send it its kit, {made.kit(request.name)}, and read "
             f"out the federation's safety number: {made.safety_number}."

@@ -68,7 +68,7 @@ class LocalServer(ThreadingHTTPServer):
 
     def seen(self) -> str:
         """The page for who may only look."""
-        raise NotImplementedError
+        return self.page()
 
     @abstractmethod
     def answer(self, order: bytes) -> Answer:
@@ -81,7 +81,7 @@ class LocalServer(ThreadingHTTPServer):
 
 
 class FormServer(LocalServer):
-    """Serves a page whose forms decide: what one of them did, or why it did not, is told once."""
+    """Serves a page whose forms decide: what one did, or why it did not, is told once."""
 
     def __init__(self, port: int = 0) -> None:
         self._told, self._turn = "", Lock()
@@ -93,11 +93,9 @@ class FormServer(LocalServer):
 
     @abstractmethod
     def decide(self, said: Mapping[str, str]) -> str:
-        """Does what a form says; returns what was done.
+        """Does what a form says, or raises `AsyndganError`; returns what was done.
 
-        Raises:
-            AsyndganError: it is refused.
-            KeyError, ValueError: it is no form of the page.
+        Of what is no form of the page it raises `KeyError` or `ValueError`.
         """
 
     @final

@@ -134,37 +134,28 @@ class Request:
 
 def read_request(path: Path) -> Request:
     """Reads a site's request; raises `RunError` if it is none, or cannot be a site's."""
-    try:
-        text = bounded_text(path, MOST_PEM, links=True)
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}. Name the site's .csr.") from error
-    except ValueError:
-        text = ""  # which is no request
-    return request_in(text, f"{path}")
-
-
-def request_in(text: str, name: str) -> Request:
-    """A site's request in a text that errors call by this name; raises as `read_request`."""
     again = "Have the site make another with 'asyndgan site request'"
     try:
-        csr = x509.load_pem_x509_csr(text.encode())
+        csr = x509.load_pem_x509_csr(bounded_text(path, MOST_PEM, links=True).encode())
         signed = csr.is_signature_valid
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}. Name the site's .csr.") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise RunError(f"{name} is no request for a certificate. {again}.") from error
+        raise RunError(f"{path} is no request for a certificate. {again}.") from error
     if not signed:
         raise RunError(
-            f"{name} was altered: its signature is not of its own key. {again}, and send it again."
+            f"{path} was altered: its signature is not of its own key. {again}, and send it again."
         )
     key: Any = csr.public_key()
     sound = isinstance(key, rsa.RSAPublicKey) and key.key_size in KEY_BITS
     if not sound or key.public_numbers().e < 2**16:
         raise RunError(
-            f"the key of {name} is too weak, or of another kind: RSA of {KEY_BITS[0]} to "
+            f"the key of {path} is too weak, or of another kind: RSA of {KEY_BITS[0]} to "
             f"{KEY_BITS[-1]} bits is wanted. {again}."
         )
     names = [each.value for each in csr.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
     if len(names) != 1 or not SITE_NAME.fullmatch(str(names[0])):
-        raise RunError(f"{name} does not hold a site's name, and one is wanted. {again}.")
+        raise RunError(f"{path} does not hold a site's name, and one is wanted. {again}.")
     return Request(str(names[0]), key, safety_number(csr.public_bytes(Encoding.DER)))
 
 
