@@ -286,7 +286,8 @@ def _crate(folder: Path, release: Release, common: Mapping[str, Any]) -> dict[st
             {"@id": licence, "@type": "CreativeWork", "name": release.licence},
             {"@id": agent, "@type": "Organization", "name": release.creator,
              "contactPoint": {"@id": "#contact"}},
-            {"@id": "#contact", "@type": "ContactPoint", **_reached(release)},
+            {"@id": "#contact", "@type": "ContactPoint", "name": release.contact,
+             **_reached(release)},
             *entities,
         ],
     }  # fmt: skip

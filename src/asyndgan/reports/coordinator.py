@@ -3,7 +3,6 @@
 import secrets
 import subprocess
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -89,8 +88,7 @@ class CoordinatorPage(FormServer):
         """Does what a form says, as the command of the same name does."""
         does: dict[str, Callable[[Mapping[str, str]], str]] = {
             "add": self._add, "submit": self._submit, "confirm": self._confirm, "stop": self._stop,
-            "audit": partial(self._work, ("federation", "audit", self.federation.path, "--run")),
-            "release": partial(self._work, ("release",)),
+            "audit": self._begin, "release": self._begin,
         }  # fmt: skip
         return does[said["action"]](said)
 
@@ -129,22 +127,22 @@ class CoordinatorPage(FormServer):
         order.stop()
         return f"Run {order.name} stops after its step."
 
-    def _work(self, command: tuple[object, ...], said: Mapping[str, str]) -> str:
+    def _begin(self, said: Mapping[str, str]) -> str:
         """Starts a command that takes minutes; it goes on when the page is closed."""
-        order = Order.named(self.federation, said["run"])
+        action, order = said["action"], Order.named(self.federation, said["run"])
         if self._at_work(order.name):
             raise BusyError(f"A command is at work on run {order.name}. Wait for its end.")
         folder = self.federation.path / RELEASED
-        folder.mkdir(mode=0o700, exist_ok=True)
-        words = [*command, order.name]
-        if said["action"] == "release":
+        words: list[object] = ["federation", "audit", self.federation.path, "--run", order.name]
+        if action == "release":
             options = [f"--{key}={said[key]}" for key in PUBLISHER]
-            words = [*command, order.folder.path, f"--out={folder / order.name}", *options]
+            words = ["release", order.folder.path, f"--out={folder / order.name}", *options]
+        folder.mkdir(mode=0o700, exist_ok=True)
         with (folder / f"{order.name}.log").open("wb") as log:
             self._working[order.name] = children.start(
                 "asyndgan.cli", *words, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        return f"The {said['action']} of run {order.name} has begun. Look again in a while."
+        return f"The {action} of run {order.name} has begun. Look again in a while."
 
     def _at_work(self, run: str) -> bool:
         return run in self._working and self._working[run].poll() is None
