@@ -23,7 +23,7 @@ from waiting import until
 
 COMMAND = str(Path(sys.executable).with_name("asyndgan"))
 SITES = {"north": 0, "south": 5}  # with the seeds of their patients
-MOST = 12
+MOST, MOST_S = 12, 600  # commands; seconds of one step on a busy machine
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="FLARE's own limit")
 
@@ -90,7 +90,7 @@ def shows(tab, text: str) -> None:
         tab.reload()
         return text in tab.text_content("body")
 
-    until(there, 180)
+    until(there, MOST_S)
 
 
 def press(tab, name: str, **fields: str) -> None:
@@ -101,7 +101,7 @@ def press(tab, name: str, **fields: str) -> None:
         tab.reload()
         return form.count() == 1
 
-    until(there, 180)
+    until(there, MOST_S)
     for field, text in fields.items():
         form.locator(f"[name={field}]").fill(text)
     form.get_by_role("button").click()

@@ -34,7 +34,8 @@ from asyndgan.runs.order import Order
 from asyndgan.runs.shipped import run_of
 from asyndgan.runs.train import train
 from asyndgan.texts import replace_text
-from commands import asyndgan
+from commands import PUBLISHER, asyndgan
+from waiting import until
 
 WIDE = load_recipe("default", ["discriminator.width=96"])
 WHO = "coordinator@asyndgan.local"
@@ -418,6 +419,13 @@ def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_confirms_what_was
         shown = {"action": "confirm", "run": "waiting", "proposal": waiting.said("proposal")}
         assert sent(page.url, urlencode(shown))[0] == 303
         assert waiting.said("confirmed") and "Run waiting begins." in sent(page.url)[1]
+        release = {"action": "release", "run": "done"}
+        assert sent(page.url, urlencode(release))[0] == 409  # it says not by whom
+        assert sent(page.url, urlencode(release | PUBLISHER))[0] == 303
+        status, text = sent(page.url, urlencode(release | PUBLISHER))
+        assert status == 409 and "A command is at work on run done" in text
+        until(lambda: "done may not be released: no audit covers" in sent(page.url)[1])
+        until(lambda: "Release a set of done" in sent(page.url)[1])
         page.shutdown()
 
 
