@@ -284,6 +284,7 @@ def published(folder: Path) -> None:
     assert {each["@id"] for each in croissant["distribution"]} >= {"imagesTr", "labelsTr"}
     graph = {each["@id"]: each for each in json.loads((folder / CRATE).read_text())["@graph"]}
     parts = {each["@id"] for each in graph["./"]["hasPart"]}
+    assert all("name" in each for name, each in graph.items() if name != CRATE)
     assert parts <= {*graph} and {"imagesTr/", "dataset.json", "croissant.json"} <= parts
     listed = dict(line.split("  ")[::-1] for line in (folder / MANIFEST).read_text().splitlines())
     files = [file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST]

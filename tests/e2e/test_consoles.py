@@ -1,7 +1,10 @@
 """The pages on which a steward decides, and on which a coordinator sees how runs stand."""
 
+import base64
 import http.client
+import json
 import logging
+import math
 import re
 import shutil
 import subprocess
@@ -24,12 +27,15 @@ from asyndgan.errors import RunError
 from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import Ledger
 from asyndgan.reports.coordinator import CoordinatorPage
+from asyndgan.reports.playing import Playground
 from asyndgan.reports.steward import StewardPage
-from asyndgan.runs import load_recipe
+from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.order import Order
+from asyndgan.runs.shipped import run_of
 from asyndgan.runs.train import train
 from asyndgan.texts import replace_text
-from commands import asyndgan
+from commands import PUBLISHER, asyndgan
+from waiting import until
 
 WIDE = load_recipe("default", ["discriminator.width=96"])
 WHO = "coordinator@asyndgan.local"
@@ -219,31 +225,87 @@ def test_a_recipe_that_changed_after_it_was_shown_is_not_approved(kit, page):
     assert refused_by(kit) == refused_by(kit, other) == ["allows.approved"]
 
 
-@pytest.mark.parametrize("body", [None, "form"])
-@pytest.mark.parametrize(
-    ("foreign", "what"),
-    [
-        ({"Host": "evil.example"}, "name"),
-        ({"Origin": "http://evil.example"}, "origin"),
-        ({"Origin": "null"}, "origin"),
-        ({"path": "/"}, "key"),
-        ({"path": "/a-key-of-yesterday/"}, "key"),
-    ],
-)
-def test_strangers_get_nothing_decide_nothing_and_are_logged(
-    kit, page, caplog, body, foreign, what
-):
-    before = (kit / "policy.toml").read_bytes()
-    assert sent(page.url, body and form(kit), **foreign) == (404, "")
-    assert (kit / "policy.toml").read_bytes() == before
-    assert f"a request with a wrong {what} is refused" in caplog.text
-
-
-def test_a_key_ends_with_its_console(kit, page):
-    with StewardPage(kit) as other:
-        assert other.token != page.token
-        assert sent(page.url, form(kit), path=f"/{other.token}/") == (404, "")
+def test_a_form_that_is_too_long_is_not_read(kit, page):
     assert sent(page.url, form(kit, padding=3000 * "a"))[0] == 413
+
+
+def told_of_roles():
+    """Each cell of the table in the documentation: who, does what where, and whether they may."""
+    found = []
+    page = Path(__file__).parents[2] / "docs" / "hostile-input.md"
+    lines = page.read_text().split("### Local pages")[1].split("\n| who |")[1].split("\n\n")[0]
+    head, _, *rows = (line.strip("|").split("|") for line in lines.splitlines())
+    for who, *cells in rows:
+        for column, (deed, cell) in enumerate(zip(head, cells, strict=True)):
+            name = ("coordinator", "steward", "player")[column // 2]
+            assert cell.strip() in ("yes", "no")
+            acts, may = bool(column % 2), cell.strip() == "yes"
+            found.append(pytest.param(who.strip(), name, acts, may, id=f"{who} {deed}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Each page with the folder that it may change, and keys of consoles that have ended."""
+    folder = tmp_path_factory.mktemp("served")
+    federation = federation_here(folder / "f", folder / "north")
+    (folder / "north" / "site.toml").write_text(example(folder))
+    (folder / "north" / "policy.toml").write_text(first_policy("north", "ask").to_toml())
+    ask(folder / "north", "wide", WIDE)
+    with CoordinatorPage(federation) as before, StewardPage(folder / "north") as earlier:
+        ended = {"coordinator": before.token, "steward": earlier.token, "player": earlier.token}
+    with (
+        CoordinatorPage(federation) as coordinator,
+        StewardPage(folder / "north") as steward,
+        Playground(RunFolder(run_of("nuclei"))) as player,
+    ):
+        pages = {"coordinator": coordinator, "steward": steward, "player": player}
+        for page in pages.values():
+            Thread(target=page.serve_forever, daemon=True).start()
+        yield folder, pages, ended
+        for page in pages.values():
+            page.shutdown()
+
+
+@pytest.mark.parametrize(("who", "name", "acts", "may"), told_of_roles())
+def test_a_role_does_on_a_page_what_the_table_says_and_nothing_else(
+    served, caplog, who, name, acts, may
+):
+    folder, pages, ended = served
+    page = pages[name]
+    keys = {
+        "administrator": pages["coordinator"].token, "partner": pages["coordinator"].readers,
+        "steward": pages["steward"].token, "user": pages["player"].token, "stranger": "",
+        "holder of the keys": ended[name],
+    }  # fmt: skip
+    key = next((key for begins, key in keys.items() if who.startswith(begins)), page.token)
+    headers = {
+        "page of another": {"Origin": "http://evil.example"},
+        "request by another": {"Host": f"localhost:{page.server_port}"},
+    }.get(" ".join(who.split()[:3]), {})
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    run = {"action": "submit", "recipe": "default", "run": f"run-{len(before)}"}
+    orders = {
+        "coordinator": lambda: urlencode(run | {"keys": "masks.source=own"}),
+        "steward": lambda: form(folder / "north"),
+        "player": lambda: json.dumps({"mask": drawn(page), "look": None, "seed": 0, "draws": 1}),
+    }
+    path = f"/{key}/" if key else "/"
+    status, text = sent(page.url, orders[name]() if acts else None, path, **headers)
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    if may:
+        assert status == (303 if acts and name != "player" else 200)
+        assert (before != after) is (acts and name != "player")
+    else:
+        assert (status, text) == (403 if acts and key == page.readers else 404, "")
+        assert before == after and "is refused" in caplog.text
+    if who.startswith("partner") and may:
+        assert "<form" not in text and "Federation f" in text
+
+
+def drawn(player):
+    """An empty mask, as the page sends it."""
+    return base64.b64encode(bytes(2 * math.prod(player.scope.space))).decode()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
@@ -330,21 +392,42 @@ def federation(phantoms, tiny, tmp_path):
     return made
 
 
-def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_can_change_nothing(federation):
+def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_confirms_what_was_shown(federation):
     with CoordinatorPage(federation) as page:
         Thread(target=page.serve_forever, daemon=True).start()
         status, text = sent(page.url)
         assert status == 200
         for words in (
             "Run done", "Step 4 of 4", "allows.paired_l1", "Waits for your confirmation",
-            "federation confirm", "&lt;b&gt;16 x 16", "data:image/png", "<svg",
+            "&lt;b&gt;16 x 16", "data:image/png", "<svg",
         ):  # fmt: skip
             assert words in text, words
-        before = {path: path.stat().st_mtime_ns for path in federation.path.rglob("*")}
-        assert sent(page.url, "action=confirm&run=waiting")[0] == 413
-        assert sent(page.url, path="/")[0] == 404
-        assert sent(page.url, Host="evil.example")[0] == 404
-        assert {path: path.stat().st_mtime_ns for path in federation.path.rglob("*")} == before
+        waiting, faults = Order.named(federation, "waiting"), {}
+        for words in (
+            {"action": "confirm", "run": "waiting", "proposal": "paints nothing"},
+            {"action": "confirm", "run": "waiting"},
+            {"action": "stop", "run": "done"},
+            {"action": "submit", "run": "Not a name", "recipe": "default"},
+            {"action": "submit", "run": "new", "recipe": "none"},
+            {"action": "add", "request": "none", "number": "1"},
+            {"action": "delete", "run": "done"},
+        ):
+            status, text = sent(page.url, urlencode(words))
+            assert status == 409 and "Not done." in text, words
+            faults[words["action"]] = text
+        assert "nothing to stop" in faults["stop"] and "no form of the page" in faults["delete"]
+        assert "none cannot be read" in faults["add"]
+        assert not waiting.said("confirmed")
+        shown = {"action": "confirm", "run": "waiting", "proposal": waiting.said("proposal")}
+        assert sent(page.url, urlencode(shown))[0] == 303
+        assert waiting.said("confirmed") and "Run waiting begins." in sent(page.url)[1]
+        release = {"action": "release", "run": "done"}
+        assert sent(page.url, urlencode(release))[0] == 409  # it says not by whom
+        assert sent(page.url, urlencode(release | PUBLISHER))[0] == 303
+        status, text = sent(page.url, urlencode(release | PUBLISHER))
+        assert status == 409 and "A command is at work on run done" in text
+        until(lambda: "done may not be released: no audit covers" in sent(page.url)[1])
+        until(lambda: "Release a set of done" in sent(page.url)[1])
         page.shutdown()
 
 

@@ -151,6 +151,8 @@ def test_no_field_of_a_header_reaches_the_set_or_the_terminal_and_the_set_can_be
     told = (tmp_path / "north-patients.json").read_text()
     assert "canary-3" in told and "7351937" in told
     assert "Canary" in asyndgan("import", archive, tmp_path / "named", "--names", "--dry-run")
+    told = command("import", archive, tmp_path / "named", "--dry-run", "--json").stdout
+    assert [one["result"] for one in json.loads(told)["series"]].count("a case") >= 4
     assert "No faults" in asyndgan("check", out, *SET)
     train = ("train", "default", "--site", f"north={out}", "--out", tmp_path / "run", *SET)
     assert "step 2/2" in asyndgan(*train)

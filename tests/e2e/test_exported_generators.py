@@ -10,8 +10,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import shape_inference
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -206,6 +208,16 @@ def test_a_generator_without_noise_or_looks_is_exported(phantoms, tiny, tmp_path
     assert alone.apart.names == ("mask",) and not alone.looks
     images = traced(alone)(masks[:, None].float())
     assert torch.allclose(images, Painter(run)(masks), atol=1e-4)
+    write_onnx(run, tmp_path / "onnx")
+    graph = shape_inference.infer_shapes(onnx.load(tmp_path / "onnx/generator.onnx")).graph
+    empty = {
+        each.name
+        for each in graph.value_info
+        if any(size.HasField("dim_value") and not size.dim_value
+               for size in each.type.tensor_type.shape.dim)
+    }  # fmt: skip
+    reshaped = {node.input[0] for node in graph.node if node.op_type == "Reshape"}
+    assert reshaped and not reshaped & empty  # which ONNX Runtime refuses
 
 
 def test_a_network_that_counts_its_images_is_refused(pictures, monkeypatch):

@@ -5,30 +5,43 @@ After a change of a command or its help: `python tests/unit/test_command_line.py
 
 import json
 import os
+import pkgutil
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
+from inspect import isfunction, unwrap
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+import asyndgan.cli
 from asyndgan import __version__
 from asyndgan.cli import EXIT_CODES, app
 from asyndgan.cli.help import parts_of
 from asyndgan.cli.study import TAKEN
 from asyndgan.demo.phantoms import write_phantoms
 from asyndgan.engines.flare.localhost import federation_here
+from asyndgan.reports.standing import Standing
 from asyndgan.runs import load_recipe, recipe_names
 from asyndgan.runs.order import Order
+from commands import command as typed
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 MAIN = "import sys; from asyndgan.cli import main"
+WITHOUT_JSON = {
+    "asyndgan demo": "its evaluation.json and audit.json hold what it prints",
+    "asyndgan init": "its recipe.toml holds the plan with the reasons",
+    "asyndgan train": "the run's recipe.toml holds the plan",
+}
+"""Commands that print a table and have no `--json`, and where else scripts find what it tells."""
 
 
 def commands() -> Iterator[tuple[str, Any]]:
@@ -53,6 +66,7 @@ def help_of(name: str, option: str = "--help") -> str:
 
 def page() -> str:
     """The command reference."""
+    elsewhere = "\n".join(f"- `{name}`: {where}." for name, where in WITHOUT_JSON.items())
     codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
     text = f"""# Commands
 
@@ -67,9 +81,10 @@ This page is generated from the commands. `asyndgan COMMAND -h` prints the same 
 
 ## JSON for scripts
 
-`recipe list`, `check`, `policy check`, `ledger show`, `site check` and `federation status` print
-JSON with `--json`. `check` gives each finding its kind, folder, cases and remedy. `evaluate` and
-`audit` write `evaluation.json` and `audit.json` to their folder.
+Commands that print a table print JSON on standard output with `--json`, and all else on standard
+error. `check` gives each finding its kind, folder, cases and remedy. Without the option:
+
+{elsewhere}
 """
     for name, _ in commands():
         text += f"\n## {name}\n\n```text\n{help_of(name).rstrip()}\n```\n"
@@ -136,6 +151,39 @@ def test_every_option_has_a_topic_and_a_text_that_ends_a_sentence():
             assert parameter.help and parameter.help.endswith("."), (name, parameter.name)
             if name != "asyndgan" and parameter.param_type_name == "option":
                 assert parameter.rich_help_panel and (parameter.metavar or parameter.is_flag)
+
+
+def names_in(code: CodeType) -> set[str]:
+    """What a function names, and those within it."""
+    below = (each for each in code.co_consts if isinstance(each, CodeType))
+    return {*code.co_names}.union(*map(names_in, below))
+
+
+def test_every_command_that_prints_a_table_prints_json_for_scripts_too():
+    own = {name: each for name, each in commands() if not hasattr(each, "commands")}
+    callbacks = {name: unwrap(each.callback).__code__ for name, each in own.items()}
+    found = [each.name for each in pkgutil.iter_modules(asyndgan.cli.__path__)]
+    modules = [import_module(f"asyndgan.cli.{name}") for name in found if name != "__main__"]
+    helpers = {
+        name: unwrap(found).__code__
+        for module in modules
+        for name, found in vars(module).items()
+        if isfunction(found) and unwrap(found).__code__ not in callbacks.values()
+    }
+    helpers["Standing"] = unwrap(Standing.table).__code__
+    printing = set()
+    for name, each in own.items():
+        reached = {callbacks[name]}
+        ahead = [*reached]
+        while ahead:
+            named = {helpers[word] for word in names_in(ahead.pop()) & helpers.keys()}
+            ahead += named - reached
+            reached |= named
+        if any("Table" in names_in(code) for code in reached):
+            printing.add(name)
+            options = {option for parameter in each.params for option in parameter.opts}
+            assert ("--json" in options) is not (name in WITHOUT_JSON), name
+    assert {*WITHOUT_JSON, "asyndgan federation status", "asyndgan audit"} < printing
 
 
 def test_help_of_no_command_imports_torch():
@@ -218,6 +266,23 @@ def test_findings_are_told_as_json_by_kind_folder_and_cases(folder, tmp_path):
     assert (found["duplicates"]["cases"], found["duplicates"]["fault"]) == ([first, last], False)
     assert found["intensities"]["fault"] and found["intensities"]["folder"] == str(faulty)
     assert "asyndgan plan" in found["intensities"]["remedy"]
+
+
+def test_what_a_table_tells_is_told_as_json_alone(folder, tmp_path):
+    def told(*words):
+        return json.loads(typed(*words, "--json").stdout)
+
+    drawn = told("phantoms", tmp_path / "data", "--size", 32, "--patients", 0.1)
+    assert drawn["north"]["folder"] == str(tmp_path / "data" / "north")
+    assert drawn["north"]["cases"] == len([*(tmp_path / "data/north/labelsTr").iterdir()])
+    seen = told("fingerprint", folder / "north", "--out", tmp_path / "north.json")
+    assert seen == json.loads((tmp_path / "north.json").read_text())
+    planned = told("plan", tmp_path / "north.json", "--out", tmp_path / "recipe.toml")
+    assert planned["recipe"] == load_recipe(str(tmp_path / "recipe.toml")).to_tables()
+    assert all(reason in (tmp_path / "recipe.toml").read_text().replace("\n# ", " ")
+               for reason in planned["reasons"].values())  # fmt: skip
+    (kept,) = told("store", "show", folder / "north").values()
+    assert sum(kept.values()) > 1000
 
 
 def test_a_policys_verdict_is_told_as_json_and_by_the_exit_code(folder):

@@ -9,7 +9,15 @@ from rich.table import Table
 
 from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
 from asyndgan.cli.following import too_few
-from asyndgan.cli.options import FinishedRun, NewFolder, Sites, StudyOption, parsed_sites
+from asyndgan.cli.options import (
+    AsJson,
+    FinishedRun,
+    NewFolder,
+    Sites,
+    StudyOption,
+    parsed_sites,
+    print_written,
+)
 from asyndgan.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ def audit(
     fade: list[str] | None = None,
     state: list[str] | None = None,
     canaries: str = "",
+    as_json: AsJson = False,
     study: StudyOption = None,
 ) -> None:
     """Attacks a run to measure what it reveals about patients.
@@ -59,7 +68,7 @@ def audit(
     from asyndgan.kinds import Records, kind_of
     from asyndgan.runs import RunFolder
 
-    console, folder, given = Terminal(), RunFolder(run), parsed_sites(site)
+    console, folder, given = Terminal(stderr=as_json), RunFolder(run), parsed_sites(site)
     kind = kind_of(folder)
     how: dict[str, Any] = {
         "holdout": holdout, "states": parsed_sites(state or [], "--state"), "masks": masks,
@@ -69,7 +78,8 @@ def audit(
         with EvaluationDisplay(console, "compare records with the nearest synthetic ones"):
             found = kind.audit(given, out, **how)
         tell_records_audit(console, folder, found)
-        return console.say(f"{out / AUDIT_FILE}")
+        console.say(f"{out / AUDIT_FILE}")
+        return print_written(out / AUDIT_FILE, wanted=as_json)
 
     def tell(sites: "Sets", others: "Sets") -> None:
         console.say(told({**sites, **others}))
@@ -83,6 +93,7 @@ def audit(
         record = kind.audit(given, out, tell=tell, watch=display.show, **how)
     tell_audit(console, folder, record)
     console.say(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE} (real patients: keep it at the site)")
+    print_written(out / AUDIT_FILE, wanted=as_json)
 
 
 def tell_few(console: Terminal, run: "RunFolder", sites: "Sets", holdout: "Sets") -> None:

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.table import Table
 
 from asyndgan.cli.options import (
+    AsJson,
     ChosenCount,
     Count,
     FinishedRun,
@@ -25,6 +26,7 @@ from asyndgan.cli.options import (
     Sites,
     StudyOption,
     parsed_sites,
+    print_written,
 )
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import Interrupted
@@ -58,6 +60,7 @@ def evaluate(
     device: str = "cpu",
     baselines: Annotated[bool, typer.Option("--baselines")] = False,
     state: list[str] | None = None,
+    as_json: AsJson = False,
     study: StudyOption = None,
 ) -> None:
     r"""Compares models trained on synthetic and on real data.
@@ -93,7 +96,7 @@ def evaluate(
     from asyndgan.kinds import Records, kind_of
     from asyndgan.runs import RunFolder
 
-    console, kind, given = Terminal(), kind_of(RunFolder(run)), parsed_sites(site)
+    console, kind, given = Terminal(stderr=as_json), kind_of(RunFolder(run)), parsed_sites(site)
     budget = SegmentationBudget(steps=steps)
     bench = Bench(out, budget, range(seeds), workers, device)
     how: dict[str, Any] = {
@@ -104,7 +107,8 @@ def evaluate(
         with EvaluationDisplay(console, "make records, train models of them"):
             found = kind.evaluate(given, bench, **how)
         tell_records(console, found)
-        return console.say(f"{out / EVALUATION_FILE}")
+        console.say(f"{out / EVALUATION_FILE}")
+        return print_written(out / EVALUATION_FILE, wanted=as_json)
     stopped = (
         f"the evaluation was stopped; the same command goes on with what {out} holds already, "
         "and begins anew what was unfinished."
@@ -113,6 +117,7 @@ def evaluate(
         bench = replace(bench, on_progress=display.show)
         evaluation = kind.evaluate(given, bench, tell=console.say, **how)
     tell_evaluation(console, evaluation)
+    print_written(out / EVALUATION_FILE, wanted=as_json)
     if not synthetic:
         painted = out / "synthetic"
         same = "; 'asyndgan generate' paints the same images" if kind.run.has_masks else ""

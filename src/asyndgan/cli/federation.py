@@ -1,5 +1,6 @@
 """`asyndgan federation`: commands for the coordinator's administrator."""
 
+import json
 import shutil
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from asyndgan.cli.options import (
     StartOption,
     print_json,
 )
-from asyndgan.cli.plan import refuse_old, tell_plan, write_new
+from asyndgan.cli.plan import as_values, refuse_old, tell_plan, write_new
 from asyndgan.cli.serving import log_to, serve_page
 from asyndgan.cli.terminal import Terminal, have_compared
 from asyndgan.engines import flare_part
@@ -187,6 +188,7 @@ def plan(
     out: Annotated[Path, typer.Option()],
     overrides: Overrides = None,
     site: list[str] | None = None,
+    as_json: AsJson = False,
 ) -> None:
     """Plans a recipe from the fingerprints that sites send.
 
@@ -208,9 +210,11 @@ def plan(
 
     refuse_old(out)
     found = described(kits.Federation.of(folder), site or ())
-    console = Terminal()
+    console = Terminal(stderr=as_json)
     made = planned_from(found, overrides or [])
     tell_plan(console, made)
+    if as_json:
+        print_json(as_values(made))
     write_new(out, made.to_toml())
     console.say(f"Written to {out}: asyndgan federation submit {quote(str(folder))} {out}")
 
@@ -263,6 +267,7 @@ def audit(
     site: list[str] | None = None,
     masks: Path | None = None,
     fade: list[str] | None = None,
+    as_json: AsJson = False,
 ) -> None:
     """Has sites attack what a finished run paints, each with its own patients.
 
@@ -280,8 +285,9 @@ def audit(
     Sites:
         --site NAME: Ask this site. By default all sites that took part.
     """
-    order, console = _order(folder, run), Terminal()
+    order, console = _order(folder, run), Terminal(stderr=as_json)
     from asyndgan.auditing.asking import answered_audits, ask_audits
+    from asyndgan.auditing.audit import AUDIT_FILE
     from asyndgan.auditing.record import AuditRecord, read_audit
     from asyndgan.auditing.release import release_by
     from asyndgan.cli.audit import tell_attacks
@@ -296,7 +302,10 @@ def audit(
     missed = ask_audits(
         order.federation, order.folder, sites=site or (), masks=masks, fade=fade or (), tell=tell
     )
-    records = [read_audit(each) for each in answered_audits(order.folder)]
+    kept = answered_audits(order.folder)
+    records = [read_audit(each) for each in kept]
+    if as_json:
+        print_json({each.name: json.loads((each / AUDIT_FILE).read_text("utf-8")) for each in kept})
     if records:
         console.say(f"release: {release_by(order.folder, records[0], records[1:])}")
     if missed:
@@ -502,8 +511,9 @@ def console(
 ) -> None:
     """Opens a page on which runs, their sites and what they wait for are seen.
 
-    It decides nothing. Serves this machine alone, until Ctrl-C. The address holds a key: whoever
-    has it can read the page.
+    Its forms add sites, submit, confirm and stop runs, ask for audits and release sets. Serves this
+    machine alone, until Ctrl-C. The address holds a key: whoever has it can do all this. The second
+    address is for those who may only look.
 
     Example:
         asyndgan federation console fed

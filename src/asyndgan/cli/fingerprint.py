@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from asyndgan.cli.options import StudyOption
+from asyndgan.cli.options import AsJson, StudyOption, print_json
 from asyndgan.cli.plan import refuse_old, write_new
 from asyndgan.cli.terminal import Terminal
 
@@ -17,6 +17,7 @@ def fingerprint(
         Path, typer.Argument(metavar="FOLDER", help="Data set. It holds a dataset.json.")
     ],
     out: Path | None = None,
+    as_json: AsJson = False,
     study: StudyOption = None,
 ) -> None:
     """Measures a data set for a plan: figures, and no image.
@@ -38,7 +39,7 @@ def fingerprint(
 
     if out:
         refuse_old(out)
-    console, shown = Terminal(), Table("figure", "tells", show_header=False)
+    console, shown = Terminal(stderr=as_json), Table("figure", "tells", show_header=False)
     if is_table(folder):
         read = Records.read(folder)
         found: Any = summarised(read)
@@ -59,6 +60,8 @@ def fingerprint(
         shown.add_row(*row)
     console.print(shown)
     console.say(about)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
     if out:
         write_new(out, found.model_dump_json(indent=2) + "\n")
         console.say(f"Written to {out}.")

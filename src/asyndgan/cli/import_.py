@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from asyndgan.cli.options import AsJson, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import DataError
 from asyndgan.texts import NAME_LENGTH, counted
@@ -33,6 +34,7 @@ def import_(
     label: list[str] | None = None,
     patients: Annotated[Path | None, typer.Option("--map")] = None,
     names: Annotated[bool, typer.Option("--names")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Makes a data set of a folder of DICOM files.
 
@@ -70,7 +72,7 @@ def import_(
     if not out.name:
         raise DataError(f"{out} is there already. Name a folder that does not exist.")
     choice = Choice(_pairs(series), segmentation or (), _pairs(label))
-    console = Terminal()
+    console = Terminal(stderr=as_json)
     try:
         check_new(out)
         known = PatientMap(patients or out.with_name(f"{out.name}-patients.json"), out)
@@ -143,14 +145,21 @@ def _show(
     for fault in picked.faults:
         number = faults.setdefault((fault.reason, fault.remedy), len(faults) + 1)
         results[id(fault.series)] = f"see {number}"
-    table = Table("patient", "study", "series", "holds", "result")
+    columns = ("patient", "study", "series", "holds", "result")
+    rows = list[dict[str, str]]()
+    table = Table(*columns)
     for patient, study, number, series in _numbered(archive):
         result = results.get(id(series), "not taken")
-        table.add_row(str(patient), str(study), str(number), _holds(series), result)
+        row = (str(patient), str(study), str(number), _holds(series), result)
+        rows.append(dict(zip(columns, row, strict=True)))
+        table.add_row(*row)
         if names:
             told = (series.key[0], series.number, series.description, str(series.files[0]))
             table.add_row("", "", "", " | ".join(told))
     console.print(table)
+    if console.stderr:
+        listed = [f"{number}. {reason}. {remedy}" for (reason, remedy), number in faults.items()]
+        print_json({"series": rows, "faults": listed})
     for (reason, remedy), number in faults.items():
         console.say(f"{number}. {reason[:1].upper()}{reason[1:]}. {remedy}", style="yellow")
     _show_notes(console, archive, picked)

@@ -65,8 +65,17 @@ Engine = Annotated[
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as JSON in ASCII, so that what others wrote cannot steer the terminal."""
+    """Prints a value as JSON in ASCII, so that what others wrote cannot steer the terminal.
+
+    All else that the command says goes to `Terminal(stderr=True)`.
+    """
     typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def print_written(file: Path, *, wanted: bool) -> None:
+    """Prints the JSON that a command has written, if it is wanted."""
+    if wanted:
+        print_json(json.loads(file.read_text("utf-8")))
 
 
 def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from asyndgan.cli.options import AsJson, print_json
 from asyndgan.cli.terminal import Terminal
 
 
@@ -18,6 +19,7 @@ def phantoms(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     patients: float = 1.0,
     slices: Annotated[int | None, typer.Option(min=2, max=256)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Draws phantom data sets: four sites and a test set.
 
@@ -43,6 +45,10 @@ def phantoms(
     table.add_column("cases", justify="right")
     for name, cases in written.items():
         table.add_row(name, str(out / name), str(cases))
-    console = Terminal()
+    console = Terminal(stderr=as_json)
     console.print(table)
     console.say(f"\nNext: asyndgan init {quote(str(out))}")
+    if as_json:
+        print_json(
+            {name: {"folder": out / name, "cases": cases} for name, cases in written.items()}
+        )

@@ -1,13 +1,21 @@
 """`asyndgan plan`: plans a recipe from the sites' data."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from asyndgan.cli.following import too_few_for
-from asyndgan.cli.options import Hours, Overrides, StudyOption, Volumes, parsed_sites
+from asyndgan.cli.options import (
+    AsJson,
+    Hours,
+    Overrides,
+    StudyOption,
+    Volumes,
+    parsed_sites,
+    print_json,
+)
 from asyndgan.cli.terminal import Terminal, plain
 from asyndgan.errors import RecipeError
 from asyndgan.recipe.planning import BASE
@@ -31,6 +39,7 @@ def plan(
     volumes: Volumes = False,
     hours: Hours = 1.0,
     overrides: Overrides = None,
+    as_json: AsJson = False,
     study: StudyOption = None,
 ) -> None:
     """Plans a recipe from sites' data, each value with a reason.
@@ -49,8 +58,10 @@ def plan(
     if out:
         refuse_old(out)
     made = planned(_named(sites), overrides or [], volumes=volumes, fits=within(hours))
-    console = Terminal()
+    console = Terminal(stderr=as_json)
     tell_plan(console, made)
+    if as_json:
+        print_json(as_values(made))
     if out:
         write_new(out, made.to_toml())
         console.say(f"Written to {out}.")
@@ -98,6 +109,13 @@ def tell_plan(console: Terminal, made: "Planned") -> None:
     patients = sum(one.patients or 0 for one in made.sites.values())
     for note in [*made.notes, *too_few_for(made.recipe, patients)]:
         console.print(plain(f"! {note}", "yellow"))
+
+
+def as_values(made: "Planned") -> dict[str, Any]:
+    """A plan for scripts: the recipe, the reason of each value that the plan chose, and notes."""
+    chosen = made.plan.kept(made.recipe) if made.plan else ()
+    reasons = {choice.name: choice.reason for choice in chosen}
+    return {"recipe": made.recipe.to_tables(), "reasons": reasons, "notes": made.notes}
 
 
 def write_new(path: Path, text: str) -> None:

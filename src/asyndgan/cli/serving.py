@@ -30,7 +30,10 @@ def serve_page(server: "LocalServer", *, browser: bool) -> None:
     The browser is given a file that leads there: every user of the machine may read its arguments,
     and the address is a key.
     """
-    Terminal().say(f"{server.url}\nCtrl-C ends it.")
+    Terminal().say(server.url)
+    if server.readers:
+        Terminal().say(f"{server.url_of(server.readers)} for those who may only look")
+    Terminal().say("Ctrl-C ends it.")
     with tempfile.TemporaryDirectory(prefix="asyndgan-") as folder:  # of this user alone
         if browser:
             leads = Path(folder) / "page.html"

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from asyndgan.cli.help import Commands
+from asyndgan.cli.options import AsJson, print_json
 from asyndgan.cli.terminal import Terminal
 
 store = Commands(
@@ -23,7 +24,7 @@ Folders = Annotated[
 
 
 @store.command()
-def show(folders: Folders) -> None:
+def show(folders: Folders, as_json: AsJson = False) -> None:
     """Shows where the copy of each data set lies, and how large it is.
 
     Example:
@@ -32,8 +33,12 @@ def show(folders: Folders) -> None:
     from asyndgan.reports.words import size
     from asyndgan.store.store import Store
 
-    for folder in folders:
-        found = Store(folder).size()
+    sizes = {folder: Store(folder).size() for folder in folders}
+    if as_json:
+        return print_json(
+            {f"{at}": {f"{p}": n for p, n in own.items()} for at, own in sizes.items()}
+        )
+    for folder, found in sizes.items():
         for place, count in found.items():
             Terminal().say(f"{folder}: {place}, {size(count)}")
         if not found:

@@ -157,11 +157,13 @@ class TopDownGenerator(nn.Module):
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's size, a multiple of 2 ** (levels - 1)."""
-        grain, codes = noise[:, : self.noise], noise[:, self.noise :].flatten(2).mean(2)
+        grain, codes = noise[:, : self.noise], noise[:, self.noise :]
         found = [F.pad(2 * condition - 1, (*[0, 0] * (condition.ndim - 2), 0, 1), value=1.0)]
         for layer in self.encoder:
             found.append(F.leaky_relu(layer(found[-1]), SLOPE))
-        code = self.mapping(torch.cat([codes, found[-1].flatten(2).mean(2)], dim=1))
+        # Without codes nothing is joined: ONNX Runtime reshapes no array of no channel.
+        told = [each.flatten(2).mean(2) for each in (codes, found[-1]) if each.shape[1]]
+        code = self.mapping(torch.cat(told, dim=1))
         start = self.start(code).reshape(code.shape[0], -1, *[GRID] * (condition.ndim - 2))
         features = self._resized(start, found[-1].shape[2:])
         features = torch.cat([features, found[-1], positions(features)], dim=1)

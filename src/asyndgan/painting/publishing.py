@@ -281,7 +281,7 @@ def _crate(
             {"@id": licence, "@type": "CreativeWork", "name": release.licence},
             {"@id": "#creator", "@type": "Organization", "name": release.creator,
              "contactPoint": {"@id": "#contact"}},
-            {"@id": "#contact", "@type": "ContactPoint", **reached},
+            {"@id": "#contact", "@type": "ContactPoint", "name": release.contact, **reached},
             *entities,
         ],
     }  # fmt: skip

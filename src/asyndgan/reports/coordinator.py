@@ -1,48 +1,64 @@
-"""The page of a federation's coordinator: how its runs stand. It decides nothing."""
+"""The page of a federation's coordinator: how its runs stand, and what its administrator does."""
 
-from shlex import quote
-from threading import Lock
+import secrets
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final, final
 
+from asyndgan import children
 from asyndgan.engines import flare_part
-from asyndgan.engines.federation import Federation
-from asyndgan.errors import AsyndganError
+from asyndgan.engines.federation import Federation, federation_in
+from asyndgan.errors import AsyndganError, BusyError, RunError
 from asyndgan.received import contents
 from asyndgan.reports.charts import loss_charts
-from asyndgan.reports.local import LocalServer
+from asyndgan.reports.local import FormServer
 from asyndgan.reports.page import data_uri, rendered
 from asyndgan.reports.standing import COLUMNS, Standing
 from asyndgan.reports.words import duration
+from asyndgan.runs import load_recipe, recipe_names
 from asyndgan.runs.order import Order
+from asyndgan.texts import printable
 
 NEWEST: Final = 5  # runs that the page shows
 MOST_PICTURE: Final = 2**24  # bytes of a picture
+MOST_SAID: Final = 2**12  # bytes of what a command said, its end
+RELEASED: Final = "released"  # folder of a federation: sets, and what the commands of them said
+PUBLISHER: Final = ("licence", "creator", "contact")
 
 
 @final
-class CoordinatorPage(LocalServer):
-    """Serves the page of a federation."""
+class CoordinatorPage(FormServer):
+    """Serves the page of a federation; who has the address for readers sees it without forms."""
+
+    most = 2**14
 
     def __init__(self, federation: Federation, port: int = 0) -> None:
         self.federation = federation
+        self.readers = secrets.token_urlsafe(16)
         self._standings: dict[str, Standing] = {}
-        self._turn = Lock()
+        self._working: dict[str, subprocess.Popen[bytes]] = {}
         super().__init__(port)
 
-    def page(self) -> str:
+    def seen(self) -> str:
+        """The page without forms."""
+        return self.shown(acts=False)
+
+    def shown(self, told: str = "", *, refused: str = "", acts: bool = True) -> str:
         """The page."""
         with self._turn:  # a `Standing` reads on from where it was
             orders = Order.all(self.federation)[::-1]
             return rendered(
                 "coordinator.html.jinja",
                 {
-                    "name": self.federation.path.resolve().name,
+                    "name": self.federation.path.resolve().name, "acts": acts,
+                    "told": told, "refused": refused, "recipes": recipe_names(),
                     "connected": flare_part("attendance").connected(self.federation),
-                    "columns": COLUMNS,
+                    "columns": COLUMNS, "publisher": PUBLISHER,
                     "runs": [self._run(order) for order in orders[:NEWEST]],
                     "older": [order.name for order in orders[NEWEST:]],
                 },
-            )
+            )  # fmt: skip
 
     def _run(self, order: Order) -> dict[str, Any]:
         """What the page tells of a run."""
@@ -53,7 +69,6 @@ class CoordinatorPage(LocalServer):
         except AsyndganError as error:
             return {"name": order.name, "state": "unreadable", "fault": str(error)}
         sites = {site: number for number, site in enumerate(facts["sites"])}
-        folder = quote(str(self.federation.path))
         return {
             **facts,
             "name": order.name,
@@ -62,11 +77,83 @@ class CoordinatorPage(LocalServer):
             "rows": standing.rows(),
             "news": [line for line in standing.latest().splitlines() if line],
             "proposal": order.said("proposal"),
-            "confirm": f"asyndgan federation confirm {folder} --run {order.name}",
             "charts": loss_charts(records, sites) if records else [],
             "numbers": sites,
             "picture": _newest_picture(order),
+            "at_work": self._at_work(order.name),
+            "said": self._said(order.name),
         }
+
+    def decide(self, said: Mapping[str, str]) -> str:
+        """Does what a form says, as the command of the same name does."""
+        does: dict[str, Callable[[Mapping[str, str]], str]] = {
+            "add": self._add, "submit": self._submit, "confirm": self._confirm, "stop": self._stop,
+            "audit": self._begin, "release": self._begin,
+        }  # fmt: skip
+        return does[said["action"]](said)
+
+    def _add(self, said: Mapping[str, str]) -> str:
+        request = flare_part("member").read_request(Path(said["request"]))
+        if "".join(said["number"].split()) != "".join(request.safety_number.split()):
+            raise RunError(
+                f"The safety number of the request of {request.name} is another. Have it read out "
+                "once more. If it still differs, have the request sent again."
+            )
+        made = flare_part("kits").add_site(federation_in(self.federation.path), request)
+        return (
+            f"Site {request.name} is added. Send it its kit, {made.kit(request.name)}, and read "
+            f"out the federation's safety number: {made.safety_number}."
+        )
+
+    def _submit(self, said: Mapping[str, str]) -> str:
+        recipe = load_recipe(said["recipe"], said.get("keys", "").splitlines())
+        masks = Path(said["masks"]) if "masks" in said else None
+        made = federation_in(self.federation.path)
+        order = Order.submit(made, said["run"], recipe, (), masks=masks)
+        return f"Run {order.name} is ordered. It begins when its sites and you have agreed."
+
+    def _confirm(self, said: Mapping[str, str]) -> str:
+        order = Order.named(self.federation, said["run"])
+        text = order.said("proposal")
+        if said["proposal"].splitlines() != printable(text).splitlines():  # as the page shows it
+            raise RunError(f"What run {order.name} would paint changed after it was shown.")
+        order.confirm(text)
+        return f"Run {order.name} begins."
+
+    def _stop(self, said: Mapping[str, str]) -> str:
+        order = Order.named(self.federation, said["run"])
+        if not order.goes_on():
+            raise RunError(f"Run {order.name} is {order.state()}; there is nothing to stop.")
+        order.stop()
+        return f"Run {order.name} stops after its step."
+
+    def _begin(self, said: Mapping[str, str]) -> str:
+        """Starts a command that takes minutes; it goes on when the page is closed."""
+        action, order = said["action"], Order.named(self.federation, said["run"])
+        if self._at_work(order.name):
+            raise BusyError(f"A command is at work on run {order.name}. Wait for its end.")
+        folder = self.federation.path / RELEASED
+        words: list[object] = ["federation", "audit", self.federation.path, "--run", order.name]
+        if action == "release":
+            options = [f"--{key}={said[key]}" for key in PUBLISHER]
+            words = ["release", order.folder.path, f"--out={folder / order.name}", *options]
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with (folder / f"{order.name}.log").open("wb") as log:
+            self._working[order.name] = children.start(
+                "asyndgan.cli", *words, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        return f"The {action} of run {order.name} has begun. Look again in a while."
+
+    def _at_work(self, run: str) -> bool:
+        return run in self._working and self._working[run].poll() is None
+
+    def _said(self, run: str) -> str:
+        """The end of what the latest command about a run said."""
+        try:
+            with (self.federation.path / RELEASED / f"{run}.log").open("rb") as log:
+                return log.read()[-MOST_SAID:].decode(errors="replace")
+        except OSError:
+            return ""
 
 
 def _newest_picture(order: Order) -> str:

@@ -5,11 +5,14 @@ import re
 import secrets
 import sys
 from abc import abstractmethod
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock
 from typing import Any, Final, NamedTuple, final
+from urllib.parse import parse_qs
 
-from asyndgan.errors import RunError
+from asyndgan.errors import AsyndganError, RunError
 
 log = logging.getLogger(__name__)
 
@@ -30,17 +33,20 @@ HTML: Final = "text/html; charset=utf-8"
 class LocalServer(ThreadingHTTPServer):
     """Serves one page to this machine alone; raises `RunError` if the port is taken.
 
-    Requests without the key in the address, of another origin or by another name of this machine
+    Requests without a key in the address, of another origin or by another name of this machine
     get nothing, and are logged. Port 0 is any that is free.
 
     Attributes:
         most: longest order in bytes; a longer one is not read.
         scripts: whether the page has scripts.
+        token: key of who may order.
+        readers: key of who may only look; None: nobody.
     """
 
     daemon_threads = True
     most = 0
     scripts = False
+    readers: str | None = None
 
     def __init__(self, port: int = 0) -> None:
         self.token = secrets.token_urlsafe(16)
@@ -50,20 +56,66 @@ class LocalServer(ThreadingHTTPServer):
             raise RunError(
                 f"port {port} cannot be used ({error.strerror}). Name another."
             ) from error
-        self.url = f"http://{HERE}:{self.server_port}/{self.token}/"
+        self.url = self.url_of(self.token)
+
+    def url_of(self, key: str) -> str:
+        """The address of the page for who has this key."""
+        return f"http://{HERE}:{self.server_port}/{key}/"
 
     @abstractmethod
     def page(self) -> str:
         """The page."""
 
+    def seen(self) -> str:
+        """The page for who may only look."""
+        return self.page()
+
+    @abstractmethod
     def answer(self, order: bytes) -> Answer:
-        """The answer to an order of the page; a page that only shows takes none."""
-        return Answer(HTTPStatus.METHOD_NOT_ALLOWED)
+        """The answer to an order of the page."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of a page that was closed while it was answered."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
+
+
+class FormServer(LocalServer):
+    """Serves a page whose forms decide: what one did, or why it did not, is told once."""
+
+    def __init__(self, port: int = 0) -> None:
+        self._told, self._turn = "", Lock()
+        super().__init__(port)
+
+    @abstractmethod
+    def shown(self, told: str = "", *, refused: str = "") -> str:
+        """The page, with what the latest form did or why it was refused."""
+
+    @abstractmethod
+    def decide(self, said: Mapping[str, str]) -> str:
+        """Does what a form says, or raises `AsyndganError`; returns what was done.
+
+        Of what is no form of the page it raises `KeyError` or `ValueError`.
+        """
+
+    @final
+    def page(self) -> str:
+        """The page, with the news of the latest decision, once."""
+        told, self._told = self._told, ""
+        return self.shown(told)
+
+    @final
+    def answer(self, order: bytes) -> Answer:
+        """Does what a form says, one after the other."""
+        try:
+            said = parse_qs(order.decode(), strict_parsing=True)
+            with self._turn:
+                self._told = self.decide({key: values[0] for key, values in said.items()})
+        except (AsyndganError, ValueError, KeyError) as error:
+            why = str(error) if isinstance(error, AsyndganError) else "This is no form of the page."
+            log.warning("a decision is refused: %s", why)
+            return Answer(HTTPStatus.CONFLICT, self.shown(refused=why).encode(), HTML)
+        return Answer(HTTPStatus.SEE_OTHER)
 
 
 @final
@@ -74,33 +126,39 @@ class _Answers(BaseHTTPRequestHandler):
     timeout = 30.0
 
     def do_GET(self) -> None:
-        if self._known():
-            self._answer(Answer(HTTPStatus.OK, self.server.page().encode(), HTML))
+        if key := self._key():
+            page = self.server.page() if key == self.server.token else self.server.seen()
+            self._answer(Answer(HTTPStatus.OK, page.encode(), HTML))
 
     def do_POST(self) -> None:
-        if not self._known():
+        if not (key := self._key()):
             return
+        if key != self.server.token:
+            log.warning("an order of somebody who may only look is refused")
+            return self._answer(Answer(HTTPStatus.FORBIDDEN))
         said = self.headers.get("Content-Length", "")
         length = int(said) if re.fullmatch("[0-9]{1,9}", said) else 0
         if not 0 < length < self.server.most:
             return self._answer(Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
         self._answer(self.server.answer(self.rfile.read(length)))
 
-    def _known(self) -> bool:
+    def _key(self) -> str | None:
+        """The key in the address, if it is one and the request comes from the page itself."""
         own = f"{HERE}:{self.server.server_port}"
         origin = self.headers.get("Origin")
+        keys = [key for key in (self.server.token, self.server.readers) if key]
+        given = self.path.encode()
+        key = next((k for k in keys if secrets.compare_digest(given, f"/{k}/".encode())), None)
         faults = {
             "name": self.headers.get("Host") != own,
             "origin": origin not in (None, f"http://{own}"),
-            "key": not secrets.compare_digest(
-                self.path.encode(), f"/{self.server.token}/".encode()
-            ),
+            "key": key is None,
         }
-        found = [fault for fault, there in faults.items() if there]
-        if found:
+        if found := [fault for fault, there in faults.items() if there]:
             log.warning("a request with a wrong %s is refused", ", ".join(found))
             self._answer(Answer(HTTPStatus.NOT_FOUND))
-        return not found
+            return None
+        return key
 
     def _answer(self, answer: Answer) -> None:
         self.send_response(answer.status)

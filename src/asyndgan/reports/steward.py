@@ -4,11 +4,8 @@ import logging
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from http import HTTPStatus
 from pathlib import Path
-from threading import Lock
 from typing import Any, Final, final
-from urllib.parse import parse_qs
 
 from asyndgan.engines import flare_part
 from asyndgan.errors import AsyndganError, PolicyError, RecipeError, RunError
@@ -20,7 +17,7 @@ from asyndgan.privacy.measured_recipes import outside
 from asyndgan.privacy.policy import ASKED, QUESTIONS
 from asyndgan.recipe import Recipe
 from asyndgan.reports.asked import DIFFER, costs, differences, leaving, purpose
-from asyndgan.reports.local import HTML, Answer, LocalServer
+from asyndgan.reports.local import FormServer
 from asyndgan.reports.page import rendered
 from asyndgan.tables.schema import is_table
 from asyndgan.texts import counted
@@ -41,7 +38,7 @@ DONE: Final = {
 
 
 @final
-class StewardPage(LocalServer):
+class StewardPage(FormServer):
     """Serves the page of a site.
 
     Its buttons write `policy.toml`, which alone decides; the site reads it with the next request.
@@ -57,7 +54,6 @@ class StewardPage(LocalServer):
         self.kit, self.name = kit, service.name_of(kit)
         self.settings = service.SiteFile.of(kit)
         self.books = kit / "records"
-        self._told, self._turn = "", Lock()
         super().__init__(port)
 
     @cached_property
@@ -69,12 +65,8 @@ class StewardPage(LocalServer):
         except AsyndganError:
             return None
 
-    def page(self) -> str:
-        """The page, with the news of the latest decision, once."""
-        told, self._told = self._told, ""
-        return self._page(told)
-
-    def _page(self, told: str, *, refused: str = "") -> str:
+    def shown(self, told: str = "", *, refused: str = "") -> str:
+        """The page."""
         alarms, books = list[str](), None
         ledger = self.books / "ledger.jsonl"
         try:
@@ -144,21 +136,9 @@ class StewardPage(LocalServer):
             "may_approve": keys <= {*ASKED, "allows.refused"} and bool(keys),
         }  # fmt: skip
 
-    def answer(self, order: bytes) -> Answer:
+    def decide(self, said: Mapping[str, str]) -> str:
         """Writes a decision, if policy and recipe are those that were shown."""
-        try:
-            said = {
-                key: values[0]
-                for key, values in parse_qs(order.decode(), strict_parsing=True).items()
-            }
-            with self._turn:
-                self._told = decide(self.kit, said)
-        except (AsyndganError, ValueError, KeyError) as error:
-            why = str(error) if isinstance(error, AsyndganError) else "This is no form of the page."
-            log.warning("a decision is refused: %s", why)
-            page = self._page("", refused=why)
-            return Answer(HTTPStatus.CONFLICT, page.encode(), HTML)
-        return Answer(HTTPStatus.SEE_OTHER)
+        return decide(self.kit, said)
 
 
 def decide(kit: Path, said: Mapping[str, str]) -> str:
