@@ -60,7 +60,7 @@ def run_folder(
                 "run": "ab12", "version": "0.1.0", "recipe_digest": recipe.digest(),
                 "engine": "flare", "state": "finished", "steps": 12, "seconds": 75.0,
                 "modalities": ["T1", "T2"], "labels": {str(n): name for n, name in LABELS.items()},
-                "space": [32, 32], "sites": dict.fromkeys(sites, about),
+                "space": [*recipe.space], "sites": dict.fromkeys(sites, about),
                 "left_sites": dict.fromkeys(sites, left),
                 "came_to_sites": dict.fromkeys(sites, came),
                 **facts,
