@@ -418,7 +418,7 @@ def test_a_model_card_says_how_much_noise_there_was_and_promises_nothing(tiny, t
     run = RunFolder.create(tmp_path / "run", recipe)
     facts = RunFacts(
         "1f", "0", recipe.digest(), "inprocess", modalities=["T1"], labels={"0": "a"},
-        space=[2, 2], sites={"north": {"cases": 1, "share": 1.0, "modalities": ["T1"]}},
+        space=[16, 16], sites={"north": {"cases": 1, "share": 1.0, "modalities": ["T1"]}},
     )  # fmt: skip
     run.write_facts(facts)
     case = Case(
