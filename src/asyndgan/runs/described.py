@@ -13,7 +13,7 @@ from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import BASE
-from asyndgan.runs.order import Order, sites_alone
+from asyndgan.runs.order import Order, no_site, sites_alone
 from asyndgan.runs.recipes import recipe_text
 from asyndgan.tables.summary import Summary
 from asyndgan.wire import Describe, Described
@@ -60,7 +60,7 @@ def connected(federation: Federation, wanted: Sequence[str], run: str) -> Iterat
         BusyError, RunError: as `described`.
     """
     if not wanted:
-        raise RunError("the federation has no site yet; 'asyndgan federation add' adds one.")
+        raise RunError(no_site(federation))
     if unknown := {*wanted} - {*federation.sites}:
         raise RunError(f"there is no kit for {', '.join(sorted(unknown))}.")
     for order in Order.all(federation):
@@ -81,8 +81,9 @@ def connected(federation: Federation, wanted: Sequence[str], run: str) -> Iterat
         while away := sorted({*wanted} - {*transport.sites()}):
             if time.monotonic() > end:
                 raise RunError(
-                    f"{', '.join(away)} cannot be reached. 'asyndgan federation status' says who "
-                    "is connected; name with --site those that are."
+                    f"{', '.join(away)} cannot be reached. 'asyndgan federation status "
+                    f"{quote(str(federation.path))}' says who is connected; name with --site those "
+                    "that are."
                 )
             time.sleep(LOOK_S)
         yield transport
