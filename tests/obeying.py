@@ -20,10 +20,17 @@ SOURCE = Path(__file__).parents[1] / "src/asyndgan"
 
 
 def remedies_of(*files: str) -> Iterator[tuple[str, str]]:
-    """Module and text of every remedy that is written in the source; `{}` where one is put in.
+    """Module and text of every remedy that is written in the source, as `texts_of`.
 
-    Those are the sentences that begin with a capital and end with a full stop, but docstrings.
+    Those are the sentences that begin with a capital and end with a full stop.
     """
+    for module, text in texts_of(*files):
+        if re.fullmatch(r"([A-Z]|\{\}).{3,}([.] ?|: \{\}|[.] .*\{\})", text, re.DOTALL):
+            yield module, text
+
+
+def texts_of(*files: str) -> Iterator[tuple[str, str]]:
+    """Module and text of all that the source says but docstrings; `{}` where one is put in."""
     for path in sorted(path for pattern in files for path in SOURCE.glob(pattern)):
         tree = ast.parse(path.read_text())
         said = {
@@ -44,7 +51,7 @@ def remedies_of(*files: str) -> Iterator[tuple[str, str]]:
                 text = "".join(map(str, parts))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 text = node.value
-            if re.fullmatch(r"([A-Z]|\{\}).{3,}([.] ?|: \{\}|[.] .*\{\})", text, re.DOTALL):
+            if text:
                 yield path.stem.strip("_") or path.parent.name, text
 
 

@@ -75,7 +75,9 @@ def main() -> None:
     try:
         folder = RunFolder.create(out / "run", recipe)
         with folder.held():
-            train_over(folder, engine, engine="flare", sites=engine.sites(), watch=look)
+            train_over(
+                folder, engine, engine="flare", sites=engine.sites(), watch=look, go_on="again"
+            )
     finally:
         engine.close()
     rows = []

@@ -32,7 +32,9 @@ from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.reports.standing import Standing
 from asyndgan.runs import load_recipe, recipe_names
 from asyndgan.runs.order import Order
+from commands import check_named, named_in
 from commands import command as typed
+from obeying import texts_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
 MAIN = "import sys; from asyndgan.cli import main"
@@ -99,6 +101,27 @@ def run(*words: str | bytes, **environment: str) -> subprocess.CompletedProcess[
         capture_output=True, text=True, errors="replace", check=False, timeout=120,
         env={**os.environ, "COLUMNS": "80", **environment},
     )  # fmt: skip
+
+
+OPEN = {
+    "federation add {} NAME.csr", "federation init NEW --host HOST",
+    "federation init {} --host HOST",
+    "federation remove {} SITE", "site approve SITE {}",
+    "site init {} FILE", "site init {} KIT", "site request NAME",
+}  # fmt: skip
+"""Commands that the source names with capitals for what the program cannot know."""
+
+
+def test_each_command_of_a_federation_that_the_source_names_is_whole_or_known_to_be_open():
+    texts = texts_of(
+        "cli/federation.py", "cli/site.py", "engines/**/*.py", "reports/*.py", "runs/*.py"
+    )
+    named = {line for _, text in texts for line in named_in(text)}
+    named -= {line for line in named if line.split()[1] == "{}"}  # seen where it is printed
+    assert len(named) > 20
+    for line in sorted(named):
+        check_named(f"asyndgan {line}")
+    assert {line for line in named if re.search(r"\b[A-Z]{2}", line)} == OPEN
 
 
 def test_the_command_reference_is_generated_from_the_commands():

@@ -104,3 +104,14 @@ def test_a_run_waits_for_the_one_that_learns_its_masks_as_long_as_that_goes_on(t
     assert federated._wants_work(order)
     with pytest.raises(RunError, match="run one-masks, which is stopped"):
         order.train()
+
+
+def test_what_the_first_policies_do_with_a_run_is_said_when_it_is_submitted(tmp_path):
+    path = federation_here(tmp_path / "f", tmp_path / "north").path
+    for number, (words, said) in enumerate((
+        (("default",), "run 0 waits at each site for: asyndgan site approve SITE 0\n"),
+        (("demo",), "  By 'measured' as well: it is outside what was measured (discriminator."),
+        (("default", "--set", "masks.source=own"), "refuses run 2: condition.kind is mask"),
+    )):  # fmt: skip
+        told = asyndgan("federation", "submit", path, *words, "--run", number, "--yes")
+        assert said in told and ("'measured'" in told) is ("measured" in said)

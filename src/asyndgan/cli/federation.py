@@ -28,10 +28,12 @@ from asyndgan.cli.options import (
 )
 from asyndgan.cli.plan import as_values, refuse_old, tell_plan, write_new
 from asyndgan.cli.serving import log_to, serve_page
+from asyndgan.cli.site import first_policy
 from asyndgan.cli.terminal import Terminal, have_compared
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
 from asyndgan.models.budget import SegmentationBudget
+from asyndgan.privacy.policy import ASKED
 from asyndgan.recipe import Recipe
 from asyndgan.reports.standing import Standing
 from asyndgan.runs import load_recipe
@@ -136,7 +138,7 @@ def remove(folder: Folder, site: SiteName) -> None:
     kits.remove_site(kits.Federation.of(folder), site)
     Terminal().say(
         f"{site} is left out, and its key is not added again. To add it with another key, remove "
-        "site.key there and call 'asyndgan site request'."
+        f"site.key there and call 'asyndgan site request {site}'."
     )
 
 
@@ -150,11 +152,10 @@ def renew(folder: Folder) -> None:
     kits, console = flare_part("kits"), Terminal()
     made = kits.Federation.of(folder)
     kits.renew(made)
-    console.say("1. Start 'asyndgan federation start' again.")
-    console.say("2. Send each site its new kit, which holds no secret:")
+    console.say(f"1. End 'asyndgan federation start {quote(str(folder))}', and start it again.")
+    console.say("2. Send each site its new kit, which holds no secret; there, take it and restart:")
     for site in made.sites:
-        console.say(f"     {made.kit(site)}")
-    console.say("3. There: asyndgan site renew NAME NAME.json, and start again.")
+        console.say(f"     {made.kit(site)}    asyndgan site renew {site} {site}.json")
 
 
 @federation.command()
@@ -170,10 +171,13 @@ def start(folder: Folder, device: str = "cpu") -> None:
     from asyndgan.runs.federated import serve
 
     made = kits.Federation.of(folder)
-    for file, remedy in (("rootCA.pem", "init (and add everybody again)"), ("server.crt", "renew")):
+    for file, remedy in (
+        ("rootCA.pem", f"init NEW --host {made.host}' and add every site again."),
+        ("server.crt", f"renew {quote(str(folder))}'."),
+    ):
         found = flare_part("checks").certificate(made.server_kit / "startup" / file)
         if not found.fine:
-            Terminal().say(f"{file}: {found.text}. Use 'asyndgan federation {remedy}'.")
+            Terminal().say(f"{file}: {found.text}. Use 'asyndgan federation {remedy}")
     log_to(folder / "federation.log", shown=True)
     Terminal().say(
         f"Serving {', '.join(made.sites) or 'no site yet'} at {made.host}:{made.port}; what "
@@ -216,7 +220,9 @@ def plan(
     if as_json:
         print_json(as_values(made))
     write_new(out, made.to_toml())
-    console.say(f"Written to {out}: asyndgan federation submit {quote(str(folder))} {out}")
+    console.say(
+        f"Written to {out}: asyndgan federation submit {quote(str(folder))} {quote(str(out))}"
+    )
 
 
 @federation.command()
@@ -256,6 +262,8 @@ def submit(
     if order.first and not order.begun():
         Terminal().say(f"Before it, run {order.first.name}: the sites teach a generator of masks.")
     for one in (order.first, order):
+        if one and not one.begun():
+            _tell_policies(one)
         if one and not yes and not one.begun():
             _have_confirmed(one, ask=sys.stdin.isatty() and (one is not order or not order.first))
 
@@ -413,6 +421,19 @@ def export(
     Terminal().say(f"Prepare sites and FLARE as in docs/flare.md. Then {submit}")
 
 
+def _tell_policies(order: Any) -> None:
+    """Says what policies that 'site init' writes will do with a run: have it wait, or refuse it."""
+    found, name = first_policy("", "measured").refused_by(order.folder.recipe()), order.name
+    if refused := "; ".join(reason for key, reason in found if key not in ASKED):
+        return Terminal().say(f"The default policy of 'site init' refuses run {name}: {refused}.")
+    asks = f"asyndgan site approve SITE {name}"
+    Terminal().say(
+        f"By the default policy of 'site init' run {name} waits at each site for: {asks}"
+    )
+    for _, reason in found:
+        Terminal().say(f"  By 'measured' as well: {reason.partition(';')[0]}.")
+
+
 def _run_name(run: str | None, recipe: Recipe) -> str:
     return run or recipe.name.lower().replace(" ", "-")
 
@@ -464,9 +485,9 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
         return
     order.stop()
     console.say(
-        f"Run {order.name} is stopped. To leave out a site, call 'asyndgan federation remove'. "
-        "Then submit it again, or another that names what it paints (image.modalities, "
-        "image.labels)."
+        f"Run {order.name} is stopped. To leave out a site, call 'asyndgan federation remove "
+        f"{quote(str(order.federation.path))} SITE'. Then submit it again, or another that names "
+        "what it paints (image.modalities, image.labels)."
     )
 
 
@@ -493,7 +514,8 @@ def status(
         if as_json:
             print_json({"run": None, "connected": line})
         else:
-            console.say(f"{line}\nNo run is ordered: asyndgan federation submit.")
+            submit = f"asyndgan federation submit {quote(str(folder))} default"
+            console.say(f"{line}\nNo run is ordered: {submit}")
         return
     standing = Standing(Order.named(made, run))
     if as_json:
@@ -537,7 +559,8 @@ def stop(folder: Folder, run: str | None = None) -> None:
     state = order.state()
     if state == "finished":
         raise RunError(
-            f"run {order.name} is finished; there is nothing to stop. 'fetch' copies it."
+            f"run {order.name} is finished; there is nothing to stop. 'asyndgan federation fetch "
+            f"{quote(str(folder))} --run {order.name} --out {order.name}' copies it."
         )
     order.stop()
     soon = "stops after its step" if state == "running" else "will not go on until it is submitted"

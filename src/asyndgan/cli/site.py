@@ -45,7 +45,7 @@ Kit = Annotated[
 Part = Literal["data", "flare"]
 Choice = Literal["ask", "measured", "masks"]
 CHOICES: Final = """What may runs learn here, and which begin unasked?
-  ask       every run waits until you approve it: asyndgan site console
+  ask       every run waits until you approve it
   measured  recipes for which attacks were measured run unasked, any other waits
   masks     as measured, and recipes may take label maps of patients to paint from"""
 Received = Annotated[

@@ -122,7 +122,8 @@ class Standing:
         if ahead:
             said.append(
                 f"\nbehind run {ahead}, since runs are trained one after the other; "
-                f"'asyndgan federation stop FOLDER --run {quote(ahead)}' lets this one go first"
+                f"'asyndgan federation stop {quote(str(order.federation.path))} --run {ahead}' "
+                "lets this one go first"
             )
         elif not reason and not waiting and self._ago() > PAUSE_S:
             said.append(f"\nlast step {duration(self._ago())} ago")

@@ -79,7 +79,7 @@ class StewardPage(FormServer):
                         "a generator in training hardly paints. Ask the coordinator."
                     )
         except AsyndganError as error:
-            alarms.append(f"{error} Stop 'asyndgan site start', and keep the folder records.")
+            alarms.append(f"{error} End what 'site start' runs, and keep the folder records.")
         policy, asked = None, list[dict[str, Any]]()
         try:
             policy = Policy.from_file(self.settings.policy)

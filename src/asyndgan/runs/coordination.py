@@ -60,6 +60,7 @@ class Coordination(Controller):
                     folder, sites, engine="flare", sites=list(self.keys),
                     masks=painted_masks(teachers) if recipe.given_masks else None,
                     stop=lambda: abort_signal.triggered,
+                    go_on="the same job, submitted again, has it go on",
                 )  # fmt: skip
         except Interrupted as error:
             log.info("run %s: %s", self.run, error)

@@ -13,7 +13,7 @@ from asyndgan.protocol import Exchange, Transport, away
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import BASE
-from asyndgan.runs.order import Order, sites_alone
+from asyndgan.runs.order import Order, no_site, sites_alone
 from asyndgan.runs.recipes import recipe_text
 from asyndgan.tables.summary import Summary
 from asyndgan.wire import Describe, Described
@@ -58,7 +58,7 @@ def connected(federation: Federation, wanted: Sequence[str], run: str) -> Iterat
     as `described`.
     """
     if not wanted:
-        raise RunError("the federation has no site yet; 'asyndgan federation add' adds one.")
+        raise RunError(no_site(federation))
     if unknown := {*wanted} - {*federation.sites}:
         raise RunError(f"there is no kit for {', '.join(sorted(unknown))}.")
     for order in Order.all(federation):
@@ -78,7 +78,8 @@ def connected(federation: Federation, wanted: Sequence[str], run: str) -> Iterat
         transport = ends.enter_context(closing(transport_to(federation, None, run, wanted)))
         if missing := away(transport, wanted, end - time.monotonic()):
             raise RunError(
-                f"{', '.join(missing)} cannot be reached. 'asyndgan federation status' says who "
-                "is connected; name with --site those that are."
+                f"{', '.join(missing)} cannot be reached. 'asyndgan federation status "
+                f"{quote(str(federation.path))}' says who is connected; name with --site those "
+                "that are."
             )
         yield transport

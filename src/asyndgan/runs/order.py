@@ -87,15 +87,15 @@ class Order:
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
         if not federation.sites:
-            raise RunError("the federation has no site yet; 'asyndgan federation add' adds one.")
+            raise RunError(no_site(federation))
         order = cls(federation, name)
         # A run that was begun goes on although sites of its timeline were removed since.
         begun = order._order_file.exists()
         timeline = () if begun else (part.site for part in recipe.timeline)
         if unknown := {*sites, *timeline} - set(federation.sites):
             raise RunError(
-                f"there is no kit for {', '.join(sorted(unknown))}; 'asyndgan federation add' "
-                "makes one."
+                f"there is no kit for {', '.join(sorted(unknown))}; 'asyndgan federation add "
+                f"{quote(str(federation.path))} NAME.csr' makes one."
             )
         if begun:
             if order.state() == "finished":
@@ -159,7 +159,7 @@ class Order:
         if not found:
             raise RunError(
                 f"there is no run {f'{name} ' if name else ''}in {federation.path}; order one with "
-                "'asyndgan federation submit'."
+                f"'asyndgan federation submit {quote(str(federation.path))} default'."
             )
         return found[-1]
 
@@ -259,6 +259,7 @@ class Order:
         Raises:
             Interrupted: the run was stopped instead.
         """
+        reason = f"{reason} At each: 'asyndgan site approve SITE {self.name}'."
         if reason != self.said("trouble"):
             log.info("%s", reason)
             self.say("trouble", reason)
@@ -313,6 +314,8 @@ class Order:
                     start=Path(start) if start else None,
                     masks=Path(masks) if masks else None,
                     watch=watch,
+                    go_on=f"'asyndgan federation submit {quote(str(self.federation.path))} "
+                    f"{quote(str(self.folder.recipe_file))} --run {self.name}' has it go on",
                 )
             finally:
                 transport.close()
@@ -363,6 +366,12 @@ def sites_alone(federation: Federation) -> Iterator[None]:
     runs.mkdir(exist_ok=True)
     with held(runs, f"the sites of {federation.path} serve another run or question; wait for it."):
         yield
+
+
+def no_site(federation: Federation) -> str:
+    """That a federation has no site, and how it gets one."""
+    add = f"asyndgan federation add {quote(str(federation.path))} NAME.csr"
+    return f"the federation has no site yet; '{add}' adds one."
 
 
 def _digest(text: str) -> str:

@@ -112,18 +112,19 @@ def train_over(
     start: Path | None = None,
     masks: Path | None = None,
     watch: Watch | None = None,
+    go_on: str,
 ) -> None:
     """Trains over an existing transport; continues from the newest checkpoint if there is one.
 
     The caller holds the lock of the folder, which has the recipe, and closes the transport. Without
     the `sites` named the run does not begin; others may join. `stop` is called after every step and
     while waiting for sites; True stops the run. `pending` has a run wait for stewards, as for
-    `open_all`. All else is as for `train`.
+    `open_all`; `go_on` says how a run that was stopped goes on. All else is as for `train`.
     """
     run = Attempt(
         folder, folder.recipe(), transport, engine, sites, device=device,
         precision=precision_of(folder, folder.recipe(), usable_device(device)),
-        go_on="'asyndgan federation submit' has it go on", confirm=confirm, pending=pending,
+        go_on=go_on, confirm=confirm, pending=pending,
         start=start_of(start, folder, folder.recipe(), sites),
         given=given_masks(folder.recipe(), masks, folder),
     )  # fmt: skip

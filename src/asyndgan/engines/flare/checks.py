@@ -27,6 +27,7 @@ from asyndgan.privacy import Policy
 from asyndgan.tables.check import checked
 from asyndgan.tables.planning import fingerprint_in
 from asyndgan.tables.schema import is_table
+from asyndgan.texts import counted
 
 SOON_DAYS: Final = 30
 REFUSAL_S: Final = 2.0  # seconds within which a server refuses our certificate
@@ -69,7 +70,8 @@ def checks(kit: Path) -> Iterator[Check]:
 def _membership(kit: Path, member: Member) -> Iterator[Check]:
     """Checks key, certificate, connection and versions."""
     seen = [path for path in (kit, kit / KEY_FILE) if path.stat().st_mode & 0o77]
-    others = f"others can read {', '.join(map(str, seen))}; 'asyndgan site start' forbids it"
+    start = f"asyndgan site start {quote(str(kit))}"
+    others = f"others can read {', '.join(map(str, seen))}; '{start}' forbids it"
     yield Check("permissions", not seen, others if seen else "nobody else reads the key")
     yield _dates(x509.load_pem_x509_certificate(member.certificate.encode()))
     yield _connection(member, kit / KEY_FILE)
@@ -110,7 +112,8 @@ def _data(file: SiteFile) -> str:
     report = check_folder(file.data)
     if report.faults:
         raise AsyndganError(
-            f"{len(report.faults)} faults: asyndgan check {quote(str(file.data))} names them."
+            f"{counted(len(report.faults), 'fault')}. 'asyndgan check {quote(str(file.data))}' "
+            "names all."
         )
     facts = [f"{heading} {text}" for heading, text in report.rows[:3]]
     return "; ".join([*facts, *report.notes])

@@ -82,7 +82,7 @@ class Federation:
         except (OSError, ValueError, KeyError) as error:
             raise RunError(
                 f"{path} is no federation; make one with 'asyndgan federation init "
-                f"{quote(str(path))} --host NAME'."
+                f"{quote(str(path))} --host HOST'."
             ) from error
 
 
@@ -112,7 +112,7 @@ class Authority:
         if end <= now:
             raise RunError(
                 f"the authority that signs all certificates expired on {end:%Y-%m-%d}. Make a new "
-                "federation with 'asyndgan federation init'."
+                "federation with 'asyndgan federation init NEW --host HOST'."
             )
         made = generate_cert(
             Identity(name, PROJECT, role), Identity(PROJECT), self.key, key,
@@ -168,7 +168,7 @@ def add_site(federation: Federation, request: Request) -> Federation:
         whose = f"is that of site {same[0]}" if same else "was removed from this federation"
         raise RunError(
             f"the key of this request {whose}. {site} has to make another: remove site.key there, "
-            "and call 'asyndgan site request' again."
+            f"and call 'asyndgan site request {site}' again."
         )
     certificate = Authority.of(federation.path).sign(request.key, site)
     more = replace(federation, sites=(*federation.sites, site))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final, final
 
 from cryptography import x509
@@ -134,7 +135,7 @@ class Request:
 
 def read_request(path: Path) -> Request:
     """Reads a site's request; raises `RunError` if it is none, or cannot be a site's."""
-    again = "Have the site make another with 'asyndgan site request'"
+    again = "Have the site make another with 'asyndgan site request NAME'"
     try:
         csr = x509.load_pem_x509_csr(bounded_text(path, MOST_PEM, links=True).encode())
         signed = csr.is_signature_valid
@@ -168,13 +169,13 @@ def read_key(folder: Path) -> Any:
         )
     except FileNotFoundError as error:
         raise RunError(
-            f"{folder} holds no key of a site ({KEY_FILE}): name the folder in which 'asyndgan "
-            "site request' made it."
+            f"{folder} holds no key of a site ({KEY_FILE}). Name the folder that holds it, or "
+            f"make one with 'asyndgan site request {quote(str(folder))}'."
         ) from error
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
         raise RunError(
             f"{path} cannot be used as a private key. Put it back from a copy, or remove it and "
-            "make another with 'asyndgan site request'."
+            f"make another with 'asyndgan site request {quote(str(folder))}'."
         ) from None
 
 
@@ -190,7 +191,7 @@ def received_kit(path: Path, folder: Path) -> Member:
         raise RunError(
             f"{path} is a kit of site {member.name} for another key than that in {folder}. Send "
             f"the coordinator's administrator the request of this folder ('asyndgan site request "
-            f"{folder}' writes it), and use the kit that is made from it."
+            f"{quote(str(folder))}' writes it), and use the kit that is made from it."
         )
     return member
 
@@ -205,9 +206,11 @@ def parsed_kit(path: Path) -> Member:
     try:
         return _parsed(parsed_json(bounded_text(path, MOST_BYTES, links=True)))
     except (FileNotFoundError, NotADirectoryError) as error:
+        put = "At a site, name the file that the coordinator sent."
+        if path.name == KIT_FILE:
+            put = f"At a site, 'asyndgan site init {quote(str(path.parent))} FILE' puts it there."
         raise RunError(
-            f"{path} is missing. At a site, 'asyndgan site init' puts the kit there that the "
-            "coordinator sent. At the coordinator, put it back from a copy."
+            f"{path} is missing. {put} At the coordinator, put it back from a copy."
         ) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be used: {error}. Ask for another kit.") from error
