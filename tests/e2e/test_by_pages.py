@@ -173,9 +173,9 @@ def test_a_federation_is_made_trains_is_audited_and_releases_a_set_by_pages(
     press(coordinator, "Have its sites audit two")
     shows(coordinator, "release: permitted")
     press(coordinator, "Release a set of two", creator="Ward 3", contact="ask@ward3.example")
-    shows(coordinator, "40 cases in")
+    shows(coordinator, "120 cases in")  # three of each mask
     released = folder / "released" / "two"
     about = json.loads((released / "croissant.json").read_text())
     assert about["rai:hasSyntheticData"] and PUBLISHER["licence"] in json.dumps(about)
-    assert len([*(released / "imagesTr").iterdir()]) == 40
+    assert len([*(released / "imagesTr").iterdir()]) == 120
     assert len(person.typed) <= MOST, person.typed
