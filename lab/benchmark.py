@@ -63,10 +63,9 @@ def sites(out: Path) -> Any:
 
     data = phantoms(out / "data", 64)
     default = [*scale.SMALL, "image.size=64"]
-    turns = [*scale.TINY, scale.timeline(1000, 100)]
     return {
         "default": [apart(scale.coordinator, data, n, 1, default) for n in (2, 16, 64)],
-        "turns": apart(scale.coordinator, data, 1000, 100, turns),
+        "turns": apart(scale.coordinator, data, 1000, 100, scale.TINY, True),
         "all": [apart(scale.coordinator, data, n, 1, scale.TINY) for n in (100, 1000)],
     }
 

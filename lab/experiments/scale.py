@@ -43,7 +43,7 @@ class Elsewhere(Transport):
         ours, theirs = multiprocessing.Pipe()
         self._line = ours
         start = multiprocessing.get_context("spawn").Process
-        self._process = start(target=_answer, args=(theirs, recipe.to_toml(), data, names))
+        self._process = start(target=_answer, args=(theirs, recipe.to_tables(), data, names))
         self._process.start()
         theirs.close()
         self.seconds()  # waits until all are there
@@ -70,9 +70,9 @@ class Elsewhere(Transport):
         self._process.join()
 
 
-def _answer(line: Connection, recipe_text: str, data: Path, names: Sequence[str]) -> None:
+def _answer(line: Connection, tables: dict[str, Any], data: Path, names: Sequence[str]) -> None:
     torch.set_num_threads(1)
-    recipe = Recipe.from_toml(recipe_text)
+    recipe = Recipe.from_tables(tables)
     cohort = load_cohort(SiteSetup("north", data, data), recipe)
     limit = message_limit(recipe)
     sites = [Endpoint(Site(name, cohort, recipe), limit=limit) for name in names]
@@ -87,14 +87,14 @@ def _answer(line: Connection, recipe_text: str, data: Path, names: Sequence[str]
             line.send_bytes(str(time.process_time()).encode())
 
 
-def timeline(sites: int, steps: int) -> str:
-    """The key of a recipe by which each of so many sites takes part in one step of so many."""
-    turns = (
-        f'{{site = "{name}", first = {step}, last = {step}}}'
-        for number, name in enumerate(named(sites))
-        for step in [number * steps // sites]
-    )
-    return f"timeline=[{', '.join(turns)}]"
+def in_turns(recipe: Recipe, sites: int) -> Recipe:
+    """A recipe by whose timeline each of so many sites takes part in one step, as many in each."""
+    steps = [number * recipe.training.steps // sites for number in range(sites)]
+    turns = [
+        {"site": site, "first": step, "last": step}
+        for site, step in zip(named(sites), steps, strict=True)
+    ]
+    return Recipe.from_tables(recipe.to_tables() | {"timeline": turns})
 
 
 def named(sites: int) -> list[str]:
@@ -102,21 +102,26 @@ def named(sites: int) -> list[str]:
     return [f"site-{number:04}" for number in range(sites)]
 
 
-def coordinator(data: Path, sites: int, steps: int, overrides: Sequence[str]) -> dict[str, Any]:
+def coordinator(
+    data: Path, sites: int, steps: int, overrides: Sequence[str], turns: bool = False
+) -> dict[str, Any]:
     """Peak memory and CPU seconds a step of a coordinator that runs in this process."""
     torch.set_num_threads(1)
-    recipe = load_recipe("default", [*overrides, "training.precision=float32"])
+    own = [f"training.steps={steps}", "training.precision=float32"]
+    recipe = load_recipe("default", [*overrides, *own])
+    if turns:
+        recipe = in_turns(recipe, sites)
     transport = Elsewhere(recipe, data / "north", named(sites))
     exchange = Exchange(transport, recipe)
     run = Coordinator.begin(recipe, exchange, run="be")
-    before, own, theirs = memory(), time.process_time(), transport.seconds()
+    before, since, theirs = memory(), time.process_time(), transport.seconds()
     reports = [run.step() for _ in range(steps)]
     found = {
         "sites": sites, "steps": steps,
         "updates": sum(report.updated for report in reports),
         "took part": len(set().union(*(report.losses for report in reports))),
         "MB before": before, "MB peak": memory(),
-        "CPU s a step": (time.process_time() - own) / steps,
+        "CPU s a step": (time.process_time() - since) / steps,
         "CPU s a step, all sites": (transport.seconds() - theirs) / steps,
     }  # fmt: skip
     exchange.close()

@@ -181,6 +181,12 @@ def test_any_recipe_survives_its_own_toml(name, options, rate, timeline):
     assert Recipe.from_toml(recipe.to_toml()).digest() == recipe.digest()
 
 
+def test_a_recipe_with_the_longest_timeline_survives_its_own_toml():
+    names = [f"site-{number:04}" for number in range(1024)]
+    recipe = Recipe.from_tables({"timeline": [{"site": name, "first": 3} for name in names]})
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
 def test_equal_recipes_have_equal_digests_however_they_were_written(tiny):
     recipe = tiny()
     assert Recipe.from_tables(recipe.to_tables()).digest() == recipe.digest()

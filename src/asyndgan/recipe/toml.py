@@ -55,7 +55,10 @@ def lines_of(
     prefix: str = "",
     reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[str]:
-    """Lines of a TOML document that parses back to an equal value; see `Section.to_toml`."""
+    """Lines of a TOML document that parses back to an equal value; see `Section.to_toml`.
+
+    Of a list of tables the first has comments: 1,024 of a timeline would else be too long to read.
+    """
     tables: list[tuple[str, str, BaseModel]] = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
@@ -74,13 +77,15 @@ def lines_of(
             note = _comment(field) if comments else ""
             note = reasons.get(f"{prefix}{name}", note)
             yield f"{line}  # {note}" if note else line
+    before = ""
     for name, heading, table in tables:
         yield ""
-        about = str(type(table).__doc__ or "").splitlines()[:1] if comments else []
+        commented, before = comments and heading != before, heading
+        about = str(type(table).__doc__ or "").splitlines()[:1] if commented else []
         for line in [reasons[f"{prefix}{name}"]] if f"{prefix}{name}" in reasons else about:
             yield f"# {line}"
         yield heading
-        yield from lines_of(table, comments, f"{prefix}{name}.", reasons)
+        yield from lines_of(table, commented, f"{prefix}{name}.", reasons)
 
 
 def _is_section(field: FieldInfo) -> bool:
