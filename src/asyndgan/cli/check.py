@@ -71,7 +71,7 @@ def check(
     acquired = not all(map(_is_painted, folders))
     wanted, unplanned, notes = _recipe(recipe, folders if acquired else [], overrides or [])
     if unplanned:
-        what = f"{unplanned.file} ({unplanned.reason})"
+        what = f"{unplanned[0].file} ({unplanned[0].reason})"
         notes += (f"not planned: {what}; intensities and sizes were not judged",)
     image = wanted.image if wanted else None
     reports = [
@@ -83,7 +83,7 @@ def check(
     between = (*compare_folders(trained), *same_pictures(reports))
     between += unheld_modalities(trained, wanted) if wanted else ()
     if unplanned and not (between or any(report.faults for report in reports)):
-        between = (unplanned,)  # `train` refuses it, too
+        between = unplanned  # `train` refuses them, too
     told = len(trained) if wanted and not recipe else 0
     notes += tuple(notes_between(reports, told=told))
     if wanted and study:  # whose training comes next
@@ -126,7 +126,7 @@ def _end_with_tables(console: Terminal, reports: Iterable["TableReport"], *, as_
 
 def _recipe(
     name: str | None, folders: list[Path], overrides: list[str]
-) -> tuple["Recipe | None", "DataFileError | None", tuple[str, ...]]:
+) -> tuple["Recipe | None", tuple["DataFileError", ...], tuple[str, ...]]:
     """The recipe of this name; without a name, as the folders are planned for, or why not.
 
     Also what contradicts between the folders, and what the plan did about it.
@@ -136,17 +136,30 @@ def _recipe(
 
     recipe = load_recipe(name or BASE, overrides)
     if name:
-        return recipe, None, ()
+        return recipe, (), ()
     if not folders:  # nobody trains on what was painted
-        return None, None, ()
+        return None, (), ()
     try:
         made = planned(dict(zip(site_names(folders), folders, strict=True)), overrides)
-        return made.recipe, None, tuple(note.rstrip(".") for note in made.notes)
-    except DataFileError as error:
-        return None, error, ()
+        return made.recipe, (), tuple(note.rstrip(".") for note in made.notes)
+    except DataFileError as error:  # the check itself names nearly every fault
+        every = (error, *filter(None, map(_unmeasured, folders)))
+        return None, tuple({str(each): each for each in every}.values()), ()
     except DataError as error:
         reason, _, remedy = f"{error}".partition(". ")
-        return None, DataFileError(folders[0], reason, remedy), ()
+        return None, (DataFileError(folders[0], reason, remedy),), ()
+
+
+def _unmeasured(folder: Path) -> "DataFileError | None":
+    """Why no recipe can be planned for a folder; None: it can."""
+    from asyndgan.intake.fingerprint import measured
+    from asyndgan.intake.readers import DataFileError
+
+    try:
+        measured(folder)
+    except DataFileError as error:
+        return error
+    return None
 
 
 def _print_json(
