@@ -131,7 +131,7 @@ def test_the_address_of_a_page_is_in_no_argument_of_the_browser(monkeypatch):
     monkeypatch.setattr(webbrowser, "open", opened.append)
 
     class Served:
-        url = "http://127.0.0.1:1/key/"
+        url, readers = "http://127.0.0.1:1/key/", ""
 
         def serve_forever(self):
             file = Path(urlsplit(opened[0]).path)
