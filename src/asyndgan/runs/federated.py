@@ -47,7 +47,7 @@ LONGEST_PAUSE_S: Final = 60.0
 """Longest pause in seconds between attempts at a run that ends within that time; pauses start at
 two seconds and double."""
 
-GRACE_S: Final = 240.0
+GRACE_S: Final = 60.0
 """Seconds for the step and the checkpoint of a run that a signal tells to end."""
 
 STOP_S: Final = 30.0
