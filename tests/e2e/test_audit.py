@@ -676,7 +676,7 @@ def test_a_recipe_that_was_changed_after_the_training_hides_nothing(parts, tmp_p
 
 def test_without_others_there_is_nobody_to_compare_with(parts, tmp_path):
     run, _, others, _ = parts
-    with pytest.raises(DataError, match="2 patients at least among the others; there are 1"):
+    with pytest.raises(DataError, match="2 patients at least among the others; there is 1 patient"):
         check_two("others", [others[0].patient])
     whole = run.recipe().model_copy(
         update={"training": run.recipe().training.model_copy(update={"hold_out": 0.0})}

@@ -33,7 +33,7 @@ from asyndgan.painting.synthesise import PAINTING_VERSION, released_masks, shape
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
 from asyndgan.store import Case
-from asyndgan.texts import SiteName, without_nan
+from asyndgan.texts import SiteName, counted, without_nan
 
 AUDIT_FILE: Final = "audit.json"
 """Name of the file in an audit's folder that holds its numbers, and no image."""
@@ -210,8 +210,8 @@ def check_two(group: str, patients: Iterable[str], canaries: str = "", least: in
     if len(names) < least:
         started = f" whose names start with '{canaries}'" if canaries else ""
         raise DataError(
-            f"an audit needs {least} patients at least among the {group}{started}; there are "
-            f"{len(names)}. Name more."
+            f"an audit needs {least} patients at least among the {group}{started}; there "
+            f"{'is' if len(names) == 1 else 'are'} {counted(len(names), 'patient')}. Name more."
         )
 
 

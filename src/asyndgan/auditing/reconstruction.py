@@ -26,7 +26,7 @@ from asyndgan.runs import RunFolder
 from asyndgan.store import Batch
 from asyndgan.texts import SiteName, counted
 from asyndgan.training import Site, generator_inputs
-from asyndgan.training.checkpoint import place_holding, seeded
+from asyndgan.training.checkpoint import place_holding, place_of, seeded
 from asyndgan.training.steps import stored_steps
 from asyndgan.wire import Card
 
@@ -199,9 +199,11 @@ def asked_again(
         state, step = Path(folder), 0
         held = place_holding(setup.state, run.facts().run) if late else None
         if held:
+            place = place_of(state, run.facts().run)
+            place.mkdir()
             for path in held[0].glob("*.safetensors"):
-                copy_file(path, state / path.name)
-            step = stored_steps(state)[0]
+                copy_file(path, place / path.name)
+            step = stored_steps(place)[0]
             step = step if step < recipe.training.steps else 0
         cohort = load_cohort(setup, recipe, data=data)
         site = Site(setup.name, cohort, recipe, folder=state, policy=policy)
