@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from asyndgan.engines import Processes, SiteSetup
+from asyndgan.engines import SiteSetup
+from asyndgan.engines.processes import Processes
 from asyndgan.errors import AsyndganError
 from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.ledger import read

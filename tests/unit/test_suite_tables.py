@@ -21,7 +21,6 @@ from asyndgan.errors import MissingPackageError, RecipeError
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.metrics import SCORES
 from asyndgan.judging.table import ADDED, SITE_PREFIX, Evaluation, Scores
-from asyndgan.models.budget import SegmentationBudget
 from asyndgan.texts import without_nan
 from lab.__main__ import app
 from lab.costs import a_step
@@ -118,7 +117,7 @@ def evaluation(*labels: str, **dice: Any) -> Evaluation:
         for label in labels or ("lesion",)
         for model, own in scores.items()
     )
-    return Evaluation("", rows, scores, (), "test", SegmentationBudget(), (0,))
+    return Evaluation("", rows, scores, seeds=(0,))
 
 
 def shown(

@@ -539,7 +539,7 @@ def described(file: Path, policy: Policy, books: Path) -> Released:
     door = open_release(None, policy, books, "a", 0)
     try:
         setup = SiteSetup("a", file.parent, books, fingerprint=file)
-        return Answering(setup, door, answering.audited).handle(Describe(run="ab"))
+        return Answering(setup, door, answering.answered).handle(Describe(run="ab"))
     finally:
         door.close()
 
