@@ -106,6 +106,8 @@ def ask_evaluations(
     _check_evaluated(run)
     facts, wanted = run.facts(), _wanted(run, sites)
     groups = {site: tuple(facts.sites[site]["modalities"]) for site in wanted}
+    with connected(federation, wanted, Evaluate.answer.what):
+        pass  # before minutes of work for sites that are away
     about, models = train_models(run, {*groups.values()}, bench, masks, fade)
     with _sending(run):
         requests = {

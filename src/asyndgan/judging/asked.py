@@ -240,6 +240,9 @@ def judged_network(
     run, ((site, data),) = sites.run, sites.data.items()
     recipe, facts = run.recipe(), run.facts()
     data.check_labels(facts.labels)
+    if {*data.info.labels} - {*facts.labels.values()}:
+        # Else which of them are refused, as too few patients have them, would be told uncounted.
+        raise ProtocolError("the run is told without all of this site's labels.")
     modalities = facts.sites[site]["modalities"]
 
     def build() -> nn.Module:

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Final, Self, final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from asyndgan.texts import Name, Title
 
@@ -91,6 +91,12 @@ class ScoreFigures(_Figures):
     score: Score  # mean Dice over these patients, or AUC
     low: Score
     high: Score
+
+    @model_validator(mode="after")
+    def _has_both_ends(self) -> Self:
+        if (self.low is None) != (self.high is None) or (self.low or 0) > (self.high or 0):
+            raise ValueError("an interval has two ends, the lower one first")
+        return self
 
     def rounded(self) -> Self:
         """To hundredths, without an interval of few patients."""
