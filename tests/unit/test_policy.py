@@ -134,6 +134,7 @@ OUTSIDE = {
     "discriminator.layers": "discriminator.layers=1", "loss.adversarial": "loss.adversarial=bce",
     "loss.adversarial_weight": "loss.adversarial_weight=0.5",
     "loss.segmentation": "loss.segmentation=2", "loss.mismatch": "loss.mismatch=2",
+    "loss.gradient_penalty": "loss.gradient_penalty=2",
     "optimiser.discriminator_rate": "optimiser.discriminator_rate=0.01",
     "training.batch": "training.batch=64", "training.move": "training.move=false",
 }  # fmt: skip

@@ -32,7 +32,7 @@ from asyndgan.runs.bank import MaskBank
 from asyndgan.store import Batch, Cohort, derived_seed
 from asyndgan.training import SHARED_LOOK, Coordinator, Site, StepReport, checkpoint, scope_maps
 from asyndgan.training.admission import Arrivals
-from asyndgan.training.objective import Objective
+from asyndgan.training.objective import PENALISED, Objective
 from asyndgan.training.optimiser import rate_factor
 from asyndgan.training.painting import Diversity, Painting, sameness
 from asyndgan.training.roster import _TurnedAway, open_all
@@ -1213,6 +1213,45 @@ def test_a_real_image_that_is_told_the_mask_of_another_counts_as_synthetic(
     masks = masks[:1].expand(2, -1, -1) if alike else masks
     real, synthetic = Batch(masks[:, None] / 2 - 1, masks), Batch(torch.zeros(2, 1, 16, 16), masks)
     assert float(judge.learn(real, synthetic)["discriminator"]) == pytest.approx(loss)
+
+
+class _Weighs(torch.nn.Module):
+    """Finds images as real as they are bright, by a weight that learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, images: Tensor, condition: Tensor) -> Verdict:
+        return Verdict(score=self.weight * images.flatten(1).sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("augment", ["[]", "['shift']"])
+def test_the_gradient_penalty_is_half_the_squared_slope_of_realness_and_lowers_it(augment, tiny):
+    recipe = tiny("image.size=16", "loss.gradient_penalty=0.5", f"discriminator.augment={augment}")
+    judge = judging_by(network := _Weighs(), recipe)
+    masks = torch.zeros(2, 16, 16, dtype=torch.long)
+    real = Batch(torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)), masks)
+    penalty = judge.penalty(real, judge.maps(masks))
+    whole = 0.5 * 0.5 * 3.0**2 * 256
+    assert float(penalty) == pytest.approx(whole) if augment == "[]" else 0 < penalty < whole
+    (slope,) = torch.autograd.grad(penalty, network.weight)
+    assert float(slope) == pytest.approx(2 * float(penalty) / 3)
+
+
+def test_the_gradient_penalty_counts_for_the_steps_between_two_of_them(tiny):
+    masks = torch.zeros(2, 16, 16, dtype=torch.long)
+    real, synthetic = (Batch(torch.full((2, 1, 16, 16), at), masks) for at in (0.5, -0.5))
+    losses = {}
+    for weight in (0, 1):
+        for step in range(PENALISED + 1):
+            recipe = tiny("image.size=16", f"loss.gradient_penalty={weight}")
+            judge = judging_by(_Weighs(), recipe)
+            judge.begin_step(step)
+            losses[weight, step] = float(judge.learn(real, synthetic)["discriminator"])
+    added = [losses[1, step] - losses[0, step] for step in range(PENALISED + 1)]
+    whole = PENALISED * 0.5 * 3.0**2 * 256
+    assert added == pytest.approx([whole, *[0.0] * (PENALISED - 1), whole])
 
 
 def test_a_segmentation_asks_nothing_about_labels_that_no_case_of_the_site_has(tiny):

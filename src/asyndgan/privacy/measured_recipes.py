@@ -137,6 +137,12 @@ FAMILY: Final = (
         "What discriminators that compare images with other masks learn was not measured.",
     ),
     Row(
+        "loss.gradient_penalty", _one_of(0.0),
+        "A network that is kept from telling images apart learns otherwise than those that were "
+        "measured.",
+        of_masks=_between(0, 1),
+    ),
+    Row(
         "optimiser.discriminator_rate", _between(0, 2e-4),
         "Networks that learn faster memorise patients after fewer answers.",
         of_masks=_between(0, 5e-4),

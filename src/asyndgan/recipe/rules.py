@@ -136,9 +136,11 @@ RULES: Final = (
          "discriminator.cross_fitted is true, but privacy.kind 'discriminator' bounds what each "
          "patient changes in one network; {set}", ("discriminator.cross_fitted=false",)),
     Rule(lambda r: r.privacy.kind == "discriminator"
-         and (r.loss.paired_l1 or r.loss.segmentation or r.loss.mismatch),
+         and (r.loss.paired_l1 or r.loss.segmentation or r.loss.mismatch
+              or r.loss.gradient_penalty),
          f"a term of [loss] {_PAST}",
-         ("loss.paired_l1=0", "loss.segmentation=0", "loss.mismatch=0")),
+         ("loss.paired_l1=0", "loss.segmentation=0", "loss.mismatch=0",
+          "loss.gradient_penalty=0")),
     Rule(lambda r: r.loss.mismatch and r.training.batch == 1,
          "loss.mismatch tells an image the mask of another one of the batch, but training.batch "
          "is 1; {set}, or training.batch to 2", ("loss.mismatch=0",)),

@@ -212,6 +212,11 @@ class LossSection(Section):
         description="weight, in the discriminators' loss, of real images that are told the mask of "
         "another case and count as synthetic, so that images have to fit the whole mask",
     )
+    gradient_penalty: Weight = Field(
+        0.0,
+        description="weight, in the discriminators' loss, of the squared gradient of realness with "
+        "respect to real images. Use 1 when discriminators win against the generator, as on masks",
+    )
 
 
 @final

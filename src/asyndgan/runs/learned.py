@@ -33,7 +33,7 @@ BATCH: Final = 50  # most masks that are painted at a time
 
 ALIKE: Final = {
     "image": ("size", "axis", "spacing", "fit", "slices", "labels"),
-    "training": ("flip", "seed", "hold_out", "hold_out_seed", "precision"),
+    "training": ("flip", "move", "seed", "hold_out", "hold_out_seed", "precision"),
 }
 """Keys in which the recipe of the masks is that of the images, by section."""
 
@@ -63,6 +63,8 @@ def recipe_of_masks(recipe: Recipe, steps: int | None = None) -> Recipe:
     # Differential privacy allows one network alone; and who moves no image hides nobody.
     if recipe.privacy.kind != "none" or not recipe.training.move:
         own["discriminator"]["cross_fitted"] = False
+    if recipe.privacy.kind != "none":
+        own["loss"]["gradient_penalty"] = 0.0
     least = min(recipe.image.size) // 2  # of what networks see
     judge = own["discriminator"]
     judge["layers"] = min(judge["layers"], least.bit_length() - 1)

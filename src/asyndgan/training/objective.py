@@ -38,6 +38,7 @@ from asyndgan.training.private import PrivateDiscriminator
 
 Losses = dict[str, Tensor]
 
+PENALISED: Final = 4  # Steps between two gradient penalties, each as large as all of these (lazy)
 NEWEST: Final = 0.05  # weight of a new batch in the running mean of `_OnReal`
 
 
@@ -117,8 +118,25 @@ class Objective:
             halves=halves,
         )
         loss = self.lesson(said, maps, len(seen))
+        if self.recipe.loss.gradient_penalty and self.step % PENALISED == 0:
+            loss = loss + PENALISED * self.penalty(real, seen)
         update(self.discriminator_optimiser, loss)
         return {"discriminator": loss.detach()}
+
+    def penalty(self, real: Batch, seen: Condition) -> Scalar:
+        """The weighted mean squared length of realness' gradient with respect to real images.
+
+        Source: R1 of Mescheder et al. 2018 ("Which Training Methods for GANs do actually
+        Converge?", equation 9). Realness is the mean of an image's logits.
+        """
+        images = real.images.detach().requires_grad_()
+        crossed = real.halves if self.recipe.discriminator.cross_fitted else None
+        said, _ = self.judged(images, seen, halves=crossed)
+        if said.score is None:
+            return real.images.new_zeros(())
+        realness = said.score.flatten(1).mean(1).sum()
+        (slope,) = torch.autograd.grad(realness, images, create_graph=True)
+        return 0.5 * self.recipe.loss.gradient_penalty * slope.square().flatten(1).sum(1).mean()
 
     def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
         """One differentially private update; see `PrivateDiscriminator.learn`."""
@@ -213,6 +231,7 @@ class Objective:
             torch.Generator().manual_seed(derived_seed(self.seed, purpose, step))
             for purpose in ("augmentation", "augmentation of what is asked")
         )
+        self.step = step
         factor = rate_factor(self.recipe, step)
         set_rate(self.discriminator_optimiser, self.recipe.optimiser.discriminator_rate * factor)
 
