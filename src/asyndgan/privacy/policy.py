@@ -192,7 +192,8 @@ class Policy(Section):
             return cls.model_validate(tables, strict=True)
         except ValidationError as error:
             known = list(known_keys(cls))
-            raise PolicyError(f"the policy:\n{explained(error, known)}") from error
+            faults = explained(error, known, "asyndgan policy show")
+            raise PolicyError(f"the policy:\n{faults}") from error
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
@@ -200,7 +201,10 @@ class Policy(Section):
         try:
             text = bounded_text(path, links=True)
         except (OSError, ValueError) as error:
-            raise PolicyError(f"'{path}' is no policy file that can be read.") from error
+            raise PolicyError(
+                f"'{path}' is no policy file that can be read. Name a site's policy.toml, or write "
+                "one: 'asyndgan policy show > policy.toml'."
+            ) from error
         return cls.from_toml(text)
 
     def digest(self) -> str:
