@@ -69,9 +69,10 @@ class LeavesSection(Section):
     evaluations: int = Field(
         0, ge=0, le=10**6,
         description="evaluations that may leave, in total over all runs; 0: none. In each the site "
-        "judges a network that the coordinator sends on its held-out patients, and sends rounded "
-        "scores of each label that allows.fewest_patients of them have. Of a network that was made "
-        "to recognise one person's image they can tell whether that person was held out",
+        "judges a network that the coordinator sends on its held-out patients, and sends, for each "
+        "label that allows.fewest_patients of them have, their number, a rounded score and, of "
+        "five patients or more, its interval. Of a network that was made to recognise one person's "
+        "image they can tell whether that person was held out",
     )  # fmt: skip
 
     @property
