@@ -111,6 +111,13 @@ class BusyError(RunError):
     """Another process is using a folder."""
 
 
+def explained(error: "AsyndganError | OSError") -> str:
+    """What went wrong, for a person; of an error of the system also the remedy."""
+    if isinstance(error, AsyndganError):
+        return str(error)
+    return not_written(error.filename2 or error.filename or "the output", error)
+
+
 def is_full(error: OSError) -> bool:
     """Whether a disk, or what somebody may store on it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import BinaryIO, ParamSpec, TypeVar
 
 from asyndgan.errors import BusyError
 from asyndgan.texts import storing, without_empty
@@ -45,6 +45,29 @@ def written_alone(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def begun_alone(log: Path, busy: str) -> Iterator[BinaryIO]:
+    """Empties the log of a command that is begun within; it holds the log's lock until it ends.
+
+    Raises:
+        BusyError: another command holds it.
+    """
+    with open(log, "ab", opener=_no_link) as file:
+        if not _has_locked(file):
+            raise BusyError(busy)
+        file.truncate(0)
+        yield file
+
+
+def in_use(log: Path) -> bool:
+    """Whether a command that `begun_alone` began is at work."""
+    try:
+        with log.open("rb") as file:
+            return not _has_locked(file, shared=True)
+    except OSError:
+        return False
+
+
 def alone(place: Callable[..., Path]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Has a function hold the lock of what it writes, which `place` says by its arguments."""
 
@@ -70,6 +93,15 @@ def _locked(lock: Path, busy: str) -> Iterator[None]:
         except (BlockingIOError, FileNotFoundError) as error:  # or its owner just removed it
             raise BusyError(busy) from error
         yield
+
+
+def _has_locked(file: BinaryIO, *, shared: bool = False) -> bool:
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _no_link(path: str, flags: int) -> int:

@@ -30,7 +30,7 @@ from asyndgan.reports.coordinator import CoordinatorPage
 from asyndgan.reports.playing import Playground
 from asyndgan.reports.steward import StewardPage
 from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.runs.order import Order
+from asyndgan.runs.order import Order, digest_of
 from asyndgan.runs.shipped import run_of
 from asyndgan.runs.train import train
 from asyndgan.texts import replace_text
@@ -225,8 +225,22 @@ def test_a_recipe_that_changed_after_it_was_shown_is_not_approved(kit, page):
     assert refused_by(kit) == refused_by(kit, other) == ["allows.approved"]
 
 
-def test_a_form_that_is_too_long_is_not_read(kit, page):
-    assert sent(page.url, form(kit, padding=3000 * "a"))[0] == 413
+def test_a_form_that_is_too_long_is_not_read_and_the_page_says_so(kit, page):
+    before = (kit / "policy.toml").read_bytes()
+    status, text = sent(page.url, form(kit, padding=3000 * "a"))
+    assert status == 413 and "reads no form of 2,000 bytes or more" in text
+    assert (kit / "policy.toml").read_bytes() == before
+    assert sent(page.url, "a=" + 2**19 * "a")[0] == 413  # its sender is not cut off
+
+
+def test_a_request_that_cannot_be_read_is_told_to_the_steward(kit, page):
+    file = kit / "requests" / "wide.json"
+    file.write_text(file.read_text()[:99])
+    _, text = sent(page.url)
+    assert f"{file} cannot be read" in text and "Run wide" not in text
+    ask(kit, "wide", WIDE)
+    _, text = sent(page.url)
+    assert "cannot be read" not in text and "Run wide" in text
 
 
 def told_of_roles():
@@ -404,7 +418,7 @@ def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_confirms_what_was
             assert words in text, words
         waiting, faults = Order.named(federation, "waiting"), {}
         for words in (
-            {"action": "confirm", "run": "waiting", "proposal": "paints nothing"},
+            {"action": "confirm", "run": "waiting", "digest": digest_of("paints nothing")},
             {"action": "confirm", "run": "waiting"},
             {"action": "stop", "run": "done"},
             {"action": "submit", "run": "Not a name", "recipe": "default"},
@@ -418,7 +432,8 @@ def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_confirms_what_was
         assert "nothing to stop" in faults["stop"] and "no form of the page" in faults["delete"]
         assert "none cannot be read" in faults["add"]
         assert not waiting.said("confirmed")
-        shown = {"action": "confirm", "run": "waiting", "proposal": waiting.said("proposal")}
+        digest = digest_of(waiting.said("proposal"))
+        shown = {"action": "confirm", "run": "waiting", "digest": digest}
         assert sent(page.url, urlencode(shown))[0] == 303
         assert waiting.said("confirmed") and "Run waiting begins." in sent(page.url)[1]
         release = {"action": "release", "run": "done"}
@@ -429,6 +444,111 @@ def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_confirms_what_was
         until(lambda: "done may not be released: no audit covers" in sent(page.url)[1])
         until(lambda: "Release a set of done" in sent(page.url)[1])
         page.shutdown()
+
+
+@pytest.fixture
+def ordered(tiny, tmp_path):
+    """The page of a federation with a run that has not begun."""
+    federation = federation_here(tmp_path / "fed", tmp_path / "north")
+    Order.submit(federation, "first", tiny(), ())
+    with CoordinatorPage(federation) as page:
+        Thread(target=page.serve_forever, daemon=True).start()
+        yield page
+        page.shutdown()
+
+
+def test_a_run_whose_order_is_damaged_stays_on_the_page_with_its_fault(ordered):
+    order = Order.named(ordered.federation, "first")
+    file = order.folder.path / "order.json"
+    whole = file.read_text()
+    for damaged in (whole[: len(whole) // 2], "", "[]", "{}", '{"ordered": 1, "sites": 2}'):
+        file.write_text(damaged)
+        status, text = sent(ordered.url)
+        assert status == 200 and f"{file} is damaged" in text and "No run is ordered" not in text
+        assert order.state() == "unreadable" and not order.goes_on()
+    status, text = sent(ordered.url, "action=stop&run=first")
+    assert status == 409 and "Run first is unreadable" in text
+    file.write_text(whole)
+    assert sent(ordered.url, "action=stop&run=first")[0] == 303
+
+
+def test_a_refused_form_keeps_what_was_typed(ordered):
+    submit = {
+        "action": "submit", "recipe": "demo", "run": "no-<b>", "masks": "/no/folder",
+        "keys": "training.steps=3\ntraining.hold_out=0.3",
+    }  # fmt: skip
+    status, text = sent(ordered.url, urlencode(submit))
+    assert status == 409 and 'name="run" value="no-&lt;b&gt;"' in text
+    assert 'name="recipe" value="demo"' in text and 'name="masks" value="/no/folder"' in text
+    assert ">\ntraining.steps=3\ntraining.hold_out=0.3</textarea>" in text
+    _, text = sent(ordered.url, "action=add&request=no.csr&number=12+34")
+    assert 'name="request" value="no.csr"' in text and 'name="number" value="12 34"' in text
+    assert 'name="recipe" value="default"' in text
+    _, text = sent(ordered.url, "action=confirm&run=first&digest=0")
+    assert 'name="run" value=""' in text  # of the form that submits another
+    assert "no.csr" not in sent(ordered.url)[1]
+
+
+def test_blank_lines_among_the_keys_of_a_run_are_passed_over(ordered, tiny):
+    keys = "\n\ntraining.steps=3\n \nmasks.source=own\n"
+    submit = {"action": "submit", "recipe": "demo", "run": "second", "keys": keys}
+    assert sent(ordered.url, urlencode(submit))[0] == 303
+    assert Order.named(ordered.federation, "second").folder.recipe().training.steps == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"action": "submit", "recipe": "default", "run": "second", "masks": f"/{300 * 'a'}"},
+        {"action": "submit", "recipe": f"/{300 * 'a'}", "run": "second"},
+        {"action": "add", "request": f"/{300 * 'a'}", "number": "1"},
+    ],
+)
+def test_what_the_system_refuses_is_answered_on_the_page(ordered, words):
+    status, text = sent(ordered.url, urlencode(words))
+    assert status == 409 and "Not done." in text and 300 * "a" in text
+
+
+def test_a_form_as_long_as_a_proposal_of_400_sites_is_not_needed_to_confirm_it(ordered):
+    order = Order.named(ordered.federation, "first")
+    line = "site-{} sends 'T1', 16 x 16 pixels, and <masks>"
+    text = "\n".join(map(line.format, range(400)))
+    order.say("proposal", text)
+    _, page = sent(ordered.url)
+    (digest,) = re.findall('name="digest" value="(.*?)"', page)
+    assert "site-399" in page and len(text) > ordered.most
+    order.say("proposal", f"{text}.")
+    shown = urlencode({"action": "confirm", "run": "first", "digest": digest})
+    status, page = sent(ordered.url, shown)
+    assert status == 409 and "changed after it was shown" in page and not order.said("confirmed")
+    order.say("proposal", text)
+    assert sent(ordered.url, shown)[0] == 303 and order.said("confirmed") == digest
+    status, page = sent(ordered.url, f"action=submit&keys={2**14 * 'a'}")
+    assert status == 413 and "reads no form of 16,384 bytes or more" in page
+
+
+def test_page_and_command_say_the_same_of_a_stopped_run_that_has_not_begun(ordered):
+    said = "Run first will not go on until it is submitted."
+    assert sent(ordered.url, "action=stop&run=first")[0] == 303
+    assert said in sent(ordered.url)[1]
+    assert asyndgan("federation", "stop", ordered.federation.path).strip() == said
+
+
+def test_of_two_consoles_one_begins_a_command_and_the_other_keeps_its_log(ordered):
+    audit = "action=audit&run=first"
+    log = ordered.federation.path / "released" / "first.log"
+    with CoordinatorPage(ordered.federation) as other:
+        Thread(target=other.serve_forever, daemon=True).start()
+        assert sent(ordered.url, audit)[0] == 303
+        log.write_text("asks the sites")
+        status, text = sent(other.url, audit)
+        assert status == 409 and "A command is at work on run first" in text
+        assert log.read_text() == "asks the sites"
+        assert "said, which is at work" in sent(other.url)[1]
+        until(lambda: "said, which is at work" not in sent(other.url)[1])
+        assert sent(other.url, audit)[0] == 303
+        until(lambda: "said, which is at work" not in sent(ordered.url)[1])
+        other.shutdown()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])

@@ -159,7 +159,7 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
 def test_a_job_that_cannot_be_run_is_not_written(tmp_path):
     words = ("demo", "--run", "One Run", "--to", tmp_path / "job", "--site", "north")
     done = command("federation", "export", *words)
-    assert done.returncode and "is no name of a run or of a site" in " ".join(done.stderr.split())
+    assert done.returncode and "'One Run': name a run in" in " ".join(done.stderr.split())
     assert not (tmp_path / "job").exists()
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "file").touch()

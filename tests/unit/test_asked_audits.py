@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load
+from typer.testing import CliRunner
 
 from asyndgan import release
 from asyndgan.auditing import asking
@@ -26,6 +27,7 @@ from asyndgan.auditing.membership import ATTACKS, Attack
 from asyndgan.auditing.record import read_audit
 from asyndgan.auditing.release import release_by
 from asyndgan.auditing.run import audit_run
+from asyndgan.cli import app
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import InProcess, SiteSetup
 from asyndgan.engines.setup import Finder, answering
@@ -225,14 +227,46 @@ def test_sites_judge_a_network_of_the_synthetic_set_alone_on_their_held_out_pati
     for site in SITES:
         assert booked(hospitals.setup(site)) == [("evaluated", "evaluation")]
         assert not [*hospitals.setup(site).state.iterdir()]
-    report_run(hospitals.run, tmp_path / "page.html", tell=lambda _: None)
-    page = (tmp_path / "page.html").read_text()
+    page = reported(hospitals.run, tmp_path / "page.html", "with the evaluations of two sites")
     assert "Dice of a network trained on the synthetic set alone" in page
     masks, _ = chosen_masks(hospitals.run, None)
     digest = set_digest(hospitals.run, masks)
     card = evaluated_at_sites(hospitals.run, digest)
     assert card == "; ".join(f"{site}: {told[site]}" for site in SITES)
     assert not evaluated_at_sites(hospitals.run, set_digest(hospitals.run, masks[1:]))
+
+
+def reported(run: RunFolder, page: Path, with_what: str) -> str:
+    """The page of a run, of which the command says what it shows."""
+    told = CliRunner().invoke(app, ["report", str(run.path), "--out", str(page)])
+    assert f"{with_what}, without an audit" in " ".join(told.output.split()), told.output
+    return page.read_text()
+
+
+def test_a_report_shows_answers_on_the_newest_model_and_counts_those_on_earlier_ones(
+    hospitals, tmp_path
+):
+    run, page = hospitals.run, tmp_path / "page.html"
+    (label, *_) = run.facts().labels.values()
+
+    def answers(site: str, score: float, **about: Any) -> None:
+        one = ScoreFigures(name=label, patients=6, score=score, low=None, high=None)
+        found = EvaluationFigures(scores=[one])
+        answer = Evaluated(run=run.facts().run, asked="0" * 64, found=found)
+        newest = SiteEvaluation(run.facts().generator_sha256, "ab", 6, [], 20.0)
+        keep_evaluation(run, replace(newest, **about), site, answer, run.path / "audits" / site)
+
+    answers(NORTH, 0.31, asked=10.0)  # of the same model, asked about earlier
+    answers(SITES[1], 0.47)
+    both = reported(run, page, "with the evaluations of two sites")
+    assert "0.31" in both and "0.47" in both and "an earlier model" not in both
+    for other in ({"set_sha256": "cd"}, {"steps": 1}):
+        answers(NORTH, 0.31, asked=10.0, **other)
+        text = reported(run, page, "with the evaluations of one site")
+        assert "0.31" not in text and "0.47" in text and "One site judged an earlier model" in text
+    answers(NORTH, 0.31, asked=30.0, steps=1)
+    text = reported(run, page, "with the evaluations of one site")
+    assert "0.31" in text and "0.47" not in text
 
 
 @pytest.mark.parametrize(

@@ -539,12 +539,16 @@ def test_what_a_training_refuses_for_its_data_is_a_fault_of_check(
 
 def test_a_pattern_that_fits_no_name_is_told_where_patients_are_counted(tmp_path: Path) -> None:
     folder = volumes(tmp_path / "a")
-    for pattern, fits in (("x(.+)", False), ("(.+)_ses", False), ("(.+)", True)):
-        said = f'"patient_pattern": "{pattern}" in dataset.json fits none of the'
+    nobody = "fits, but names no patient in the 4 names"
+    for pattern, fault in (
+        ("x(.+)", "fits none of the"), ("(.+)_ses", "fits none of the"), ("(.+)", ""),
+        ("(x?)", nobody), ("(x)?.+", nobody), ("x?", nobody),
+    ):  # fmt: skip
+        said = f'"patient_pattern": "{pattern}" in dataset.json {fault}'
         told_by(folder, pattern)
-        assert (said in told({"north": DataSet(folder)})) != fits
+        assert (said in told({"north": DataSet(folder)})) == bool(fault)
         notes = check_folder(folder).notes
-        assert any(note.startswith(said) for note in notes) != fits
+        assert any(note.startswith(said) for note in notes) == bool(fault)
 
 
 @pytest.mark.parametrize("overrides", [(), (CROSSED,)])

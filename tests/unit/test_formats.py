@@ -196,13 +196,43 @@ def test_the_fourth_axis_of_a_nifti_is_of_modalities_and_no_mask_has_one(tmp_pat
 
 
 def test_several_numbers_a_voxel_are_refused_of_other_formats(tmp_path: Path) -> None:
+    several = "holds several numbers a voxel. Store one file a modality and time point."
+
+    def label_map(path: Path) -> None:
+        with pytest.raises(DataFileError, match=r"a mask with 2 numbers a voxel\. Make a label"):
+            reader_of(path).mask(path)
+
     path = tmp_path / "ann.nrrd"
     nrrd.write(str(path), np.zeros((2, 4, 5, 6)), {"kinds": ["vector", *["domain"] * 3]})
-    assert "several numbers a voxel" in refused(path)
+    assert refused(path, 2) == several
+    label_map(path)
     path = tmp_path / "ann.mha"
     head = "ObjectType = Image\nNDims = 2\nElementNumberOfChannels = 2\nDimSize = 2 3\n"
     path.write_text(f"{head}ElementType = MET_UCHAR\nElementDataFile = LOCAL\n")
-    assert "several numbers a voxel" in refused(path)
+    assert refused(path, 2) == several
+    label_map(path)
+
+
+@pytest.mark.parametrize(
+    ("axis", "about"),
+    [
+        (0, {"space directions": np.array([[np.nan] * 3, *np.diag([1.0, 1.0, 3.0])])}),
+        (3, {"space directions": np.array([*np.diag([1.0, 1.0, 3.0]), [np.nan] * 3])}),
+        (0, {"kinds": ["vector", *["domain"] * 3], "spacings": [np.nan, 1.0, 1.0, 3.0]}),
+        (3, {"spacings": [1.0, 1.0, 3.0, np.nan]}),
+    ],
+)
+def test_an_axis_of_one_number_a_voxel_in_a_nrrd_is_left_out(
+    axis: int, about: dict[str, object], tmp_path: Path
+) -> None:
+    path, values = tmp_path / "ann.nrrd", np.random.default_rng(1).integers(0, 9, (4, 5, 6))
+    place = {"space": "LPS"} if "space directions" in about else {}
+    nrrd.write(str(path), np.expand_dims(values, axis), {**place, **about})
+    plain = tmp_path / "plain.nrrd"
+    nrrd.write(str(plain), values, {"spacings": [1.0, 1.0, 3.0]})
+    for found in (reader_of(path).image(path, most=1)[0], reader_of(path).mask(path)):
+        np.testing.assert_array_equal(found.values, reader_of(plain).image(plain, most=1)[0].values)
+        assert found.spacing == (1.0, 1.0, 3.0)
 
 
 def test_voxels_in_another_file_are_not_looked_for(tmp_path: Path) -> None:

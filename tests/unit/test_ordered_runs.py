@@ -106,6 +106,28 @@ def test_a_run_waits_for_the_one_that_learns_its_masks_as_long_as_that_goes_on(t
         order.train()
 
 
+@pytest.mark.parametrize(
+    ("name", "masks", "valid"),
+    [
+        (64 * "a", "own", True), (65 * "a", "own", False), ("--json", "own", False),
+        ("-a", "own", False), ("a.b", "own", False), ("0-a", "own", True),
+        (58 * "a", "given", True), (59 * "a", "given", False),
+    ],
+)  # fmt: skip
+def test_a_run_is_refused_by_the_name_that_was_typed_and_told_how_long_one_may_be(
+    tiny, tmp_path, name, masks, valid
+):
+    federation = federation_here(tmp_path / "f", tmp_path / "north")
+    release = ["masks.release=false"] if masks == "given" else []
+    recipe = tiny(f"masks.source={masks}", *release)
+    if valid:
+        assert Order.submit(federation, name, recipe, ()).name == name
+        return
+    with pytest.raises(RunError, match=rf"^'{name}': name a run .* at most 64 .* masks, 58\."):
+        Order.submit(federation, name, recipe, ())
+    assert not Order.all(federation)
+
+
 def test_what_the_first_policies_do_with_a_run_is_said_when_it_is_submitted(tmp_path):
     path = federation_here(tmp_path / "f", tmp_path / "north").path
     for number, (words, said) in enumerate((

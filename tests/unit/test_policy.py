@@ -463,6 +463,11 @@ def test_a_policy_that_cannot_be_understood_is_refused(text, said):
         policy(text)
 
 
+def test_a_file_that_is_no_policy_is_refused_with_the_command_that_writes_one(tmp_path):
+    with pytest.raises(PolicyError, match=r"nope' is no policy file .* 'asyndgan policy show > "):
+        Policy.from_file(tmp_path / "nope")
+
+
 def test_images_that_come_again_in_another_step_are_noted_in_the_ledger(
     tiny, make_cohort, tmp_path
 ):

@@ -20,7 +20,7 @@ from asyndgan.recipe.fingerprint import (
     Side,
     Spread,
 )
-from asyndgan.wire import ANSWERS, REQUESTS
+from asyndgan.wire import ANSWERS, REQUESTS, ScoreFigures
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("evaluated", "found"): Exposure(
         "how well a model that the coordinator sent does on all patients whom the site held out: "
         "for each label the number of patients who have it, their mean Dice and its interval; of a "
-        "table for each class the AUC",
+        "table for each class the number of records, the AUC and its interval",
         "at most 1,024 labels of 4 numbers, and names of at most 64 characters",
         "who was held out: of a network that was made to find a label in one person's image alone, "
         "the mean tells whether that person is among them. What a network computes, on average "
@@ -340,6 +340,13 @@ def with_tables(text: str) -> str:
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n" + "\n".join(table()) + f"\n{END}{after}"
+
+
+def test_an_answer_to_an_evaluation_has_the_figures_of_each_label_that_the_page_names():
+    figures = {*ScoreFigures.model_fields} - {"name"}
+    assert figures == {"patients", "score", "low", "high"}
+    text = " ".join(DOCUMENT.read_text("utf-8").split())
+    assert "at most four figures for each label: the number of patients, their mean Dice" in text
 
 
 def test_every_field_that_crosses_the_wire_is_in_the_threat_model():

@@ -12,7 +12,7 @@ import typer
 
 from asyndgan import __version__
 from asyndgan.cli.help import Commands, Group
-from asyndgan.errors import AsyndganError, Interrupted, not_written
+from asyndgan.errors import AsyndganError, Interrupted, explained
 
 COMMANDS: Final = {
     "demo": "Runs every stage on four phantom hospitals.",
@@ -139,11 +139,8 @@ def main(commands: Commands = app, name: str = "asyndgan") -> None:
         _say(str(stop), "yellow")
         sys.exit(130)
     except (AsyndganError, OSError) as error:
-        text = str(error)
-        if isinstance(error, OSError) and not isinstance(error, AsyndganError):
-            text = not_written(error.filename2 or error.filename or "the output", error)
         _say("error:", "bold red", end=" ")
-        _say(text)
+        _say(explained(error))
         sys.exit(1)
 
 

@@ -405,13 +405,15 @@ def export(
         --run NAME: Name of the run. By default the name of the recipe.
         --site NAME: Site that takes part, as FLARE names it.
     """
-    from asyndgan.runs.learned import SUFFIX, beside, recipe_of_masks
+    from asyndgan.engines.federation import MASKS_SUFFIX, check_run_name
+    from asyndgan.runs.learned import beside, recipe_of_masks
 
     resolved = load_recipe(recipe, overrides or [])
     name = _run_name(run, resolved)
+    check_run_name(name, learns_masks=resolved.given_masks)
     jobs = {to: (resolved, name)}
     if resolved.given_masks:
-        jobs = {beside(to): (recipe_of_masks(resolved), name + SUFFIX), **jobs}
+        jobs = {beside(to): (recipe_of_masks(resolved), name + MASKS_SUFFIX), **jobs}
     flare_part("jobs").export_jobs(jobs, site)
     submit = ", and when it has finished ".join(
         f"nvflare job submit -j {quote(str(place))}" for place in jobs
@@ -556,15 +558,12 @@ def stop(folder: Folder, run: str | None = None) -> None:
         asyndgan federation stop fed
     """
     order = _order(folder, run)
-    state = order.state()
-    if state == "finished":
+    if order.state() == "finished":
         raise RunError(
             f"run {order.name} is finished; there is nothing to stop. 'asyndgan federation fetch "
             f"{quote(str(folder))} --run {order.name} --out {order.name}' copies it."
         )
-    order.stop()
-    soon = "stops after its step" if state == "running" else "will not go on until it is submitted"
-    Terminal().say(f"Run {order.name} {soon}.")
+    Terminal().say(order.stop())
 
 
 @federation.command()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from asyndgan.cli.options import FinishedRun, StudyOption, parsed_sites
 from asyndgan.cli.terminal import Terminal
-from asyndgan.reports.words import size
+from asyndgan.reports.words import counted, size
 
 
 def report(
@@ -39,6 +39,7 @@ def report(
             released masks.
     """
     from asyndgan.cli.evaluate import EvaluationDisplay
+    from asyndgan.judging.asked import newest_evaluations
     from asyndgan.reports.of_run import report_run
     from asyndgan.runs import RunFolder
 
@@ -52,7 +53,10 @@ def report(
             RunFolder(run), out, sites=parsed_sites(site or []), evaluation=evaluation,
             audits=audit or [], synthetic=synthetic, tell=tell,
         )  # fmt: skip
-    about = f"with the evaluation in {judged}" if judged else "without an evaluation"
+    at_sites, _ = newest_evaluations(RunFolder(run))
+    shown = [f"the evaluation in {judged}"] if judged else []
+    shown += [f"the evaluations of {counted(len(at_sites), 'site')}"] if at_sites else []
+    about = f"with {' and '.join(shown)}" if shown else "without an evaluation"
     about += (
         f", with the audit in {', '.join(map(str, audits))}" if audits else ", without an audit"
     )

@@ -7,13 +7,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from asyndgan.errors import MissingPackageError
+from asyndgan.errors import MissingPackageError, RunError
 from asyndgan.recipe import Recipe
 
 if TYPE_CHECKING:  # it imports torch, which `asyndgan federation --help` needs not
     from asyndgan.protocol import Transport
 
-RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")  # name of a run, also of its folder at sites
+RUN_LENGTH: Final = 64
+RUN_NAME: Final = re.compile(rf"[a-z0-9][a-z0-9-]{{0,{RUN_LENGTH - 1}}}")
+"""Name of a run, also of its folder at sites; a command takes no `-` at its start."""
+
+MASKS_SUFFIX: Final = "-masks"  # of the run that learns masks, beside the run painted from them
 
 
 class Federation(Protocol):
@@ -26,6 +30,17 @@ class Federation(Protocol):
     @property
     def sites(self) -> tuple[str, ...]:
         """Names of the sites that may connect."""
+
+
+def check_run_name(name: str, *, learns_masks: bool) -> None:
+    """Raises `RunError` unless a run, and one that learns its masks, may be called so."""
+    shorter = RUN_LENGTH - len(MASKS_SUFFIX)
+    if not RUN_NAME.fullmatch(name) or len(name) > (shorter if learns_masks else RUN_LENGTH):
+        raise RunError(
+            f"'{name}': name a run in small letters, digits and hyphens, with a letter or digit at "
+            f"its start, and at most {RUN_LENGTH} of them; where its sites first learn masks, "
+            f"{shorter}."
+        )
 
 
 def federation_in(path: Path) -> Federation:

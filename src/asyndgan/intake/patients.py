@@ -187,14 +187,15 @@ def people_of(names: Sequence[str]) -> dict[str, str]:
 
 
 def doubts(names: Sequence[str], pattern: str, *, volumes: bool) -> Iterator[str]:
-    """What to say of a pattern that fits no name, or by which slices may pass for patients."""
-    if names and pattern and not any(found_in(pattern, tuple(names))):
+    """What to say of a pattern that finds nobody, or by which slices may pass for patients."""
+    if names and pattern and not any(found := found_in(pattern, tuple(names))):
+        fits = "fits, but names no patient in" if "" in found else "fits none of"
         yield (
-            f"{_key(pattern)} in dataset.json fits none of the {len(names)} names, such as "
+            f"{_key(pattern)} in dataset.json {fits} the {len(names)} names, such as "
             f"{names[0]}: each case counts as a patient"
         )
-    if found := joined(names, pattern, volumes=volumes):
-        yield str(found)
+    if slices := joined(names, pattern, volumes=volumes):
+        yield str(slices)
 
 
 def joined(names: Sequence[str], pattern: str, *, volumes: bool = False) -> Joined | None:

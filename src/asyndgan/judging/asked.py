@@ -7,14 +7,15 @@ the weights fit. Images have a segmentation network, records a logistic regressi
 import hashlib
 import json
 import tempfile
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, final
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from asyndgan.arrays import Mask
@@ -62,12 +63,14 @@ class SiteEvaluation:
         set_sha256: digest of what the set was painted from, and how (`set_digest`).
         steps: of the network's training; 0 for records.
         scores: of each label or class.
+        asked: when the sites were asked, in seconds since 1970.
     """
 
     generator_sha256: Hex
     set_sha256: Hex
     steps: Count
     scores: list[ScoreFigures]
+    asked: Annotated[float, Field(ge=0, le=1e11)] = 0.0
 
     def __str__(self) -> str:
         after = f", after {self.steps:,} training steps" if self.steps else ""
@@ -97,6 +100,18 @@ def site_evaluations(run: RunFolder) -> dict[str, SiteEvaluation]:
     return {site: one for site, one in found.items() if one.generator_sha256 == generator}
 
 
+def newest_evaluations(run: RunFolder) -> tuple[dict[str, SiteEvaluation], int]:
+    """Answers of sites on the model that was asked about last, and how many are on earlier ones."""
+    found = site_evaluations(run)
+    newest = max(found.values(), key=lambda one: one.asked, default=None)
+    same = {
+        site: one
+        for site, one in found.items()
+        if newest and (one.set_sha256, one.steps) == (newest.set_sha256, newest.steps)
+    }
+    return same, len(found) - len(same)
+
+
 def evaluated_at_sites(run: RunFolder, digest: str) -> str:
     """The scores at the sites of a set with this digest, for its model card; empty: none."""
     found = site_evaluations(run).items()
@@ -124,7 +139,8 @@ def train_models(
         chosen = {"steps": budget.steps != usual.steps, "network": budget.network != usual.network}
         refuse_for_images({"masks": masks, "fade": fade, **chosen})
         model = {"network": "regression", "width": 1, "weights": weights_of(_regression(run))}
-        return SiteEvaluation(generator, set_digest(run), 0, []), dict.fromkeys(groups, model)
+        about = SiteEvaluation(generator, set_digest(run), 0, [], time.time())
+        return about, dict.fromkeys(groups, model)
     fading, (named, origin) = fading_of(run, fade), chosen_masks(run, masks)
     painted = painted_once(
         run, named, origin, bench.out / "synthetic", fading=fading, watch=bench.on_progress
@@ -136,7 +152,8 @@ def train_models(
         }
         for group in groups
     }  # fmt: skip
-    return SiteEvaluation(generator, set_digest(run, named, fading), budget.steps, []), models
+    digest = set_digest(run, named, fading)
+    return SiteEvaluation(generator, digest, budget.steps, [], time.time()), models
 
 
 def set_digest(

@@ -69,9 +69,10 @@ class LeavesSection(Section):
     evaluations: int = Field(
         0, ge=0, le=10**6,
         description="evaluations that may leave, in total over all runs; 0: none. In each the site "
-        "judges a network that the coordinator sends on its held-out patients, and sends rounded "
-        "scores of each label that allows.fewest_patients of them have. Of a network that was made "
-        "to recognise one person's image they can tell whether that person was held out",
+        "judges a network that the coordinator sends on its held-out patients, and sends, for each "
+        "label that allows.fewest_patients of them have, their number, a rounded score and, of "
+        "five patients or more, its interval. Of a network that was made to recognise one person's "
+        "image they can tell whether that person was held out",
     )  # fmt: skip
 
     @property
@@ -192,7 +193,8 @@ class Policy(Section):
             return cls.model_validate(tables, strict=True)
         except ValidationError as error:
             known = list(known_keys(cls))
-            raise PolicyError(f"the policy:\n{explained(error, known)}") from error
+            faults = explained(error, known, "asyndgan policy show")
+            raise PolicyError(f"the policy:\n{faults}") from error
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
@@ -200,7 +202,10 @@ class Policy(Section):
         try:
             text = bounded_text(path, links=True)
         except (OSError, ValueError) as error:
-            raise PolicyError(f"'{path}' is no policy file that can be read.") from error
+            raise PolicyError(
+                f"'{path}' is no policy file that can be read. Name a site's policy.toml, or write "
+                "one: 'asyndgan policy show > policy.toml'."
+            ) from error
         return cls.from_toml(text)
 
     def digest(self) -> str:

@@ -21,10 +21,13 @@ WORDS: Final = {
 }
 
 
-def explained(error: ValidationError, known: Sequence[str]) -> str:
-    """A line for each of `SHOWN_FAULTS` faults: key, value, what is allowed, nearest known key."""
+def explained(error: ValidationError, known: Sequence[str], lists: str = "") -> str:
+    """A line for each of `SHOWN_FAULTS` faults: key, value, what is allowed, nearest known key.
+
+    Of a key that resembles none it names the command that `lists` all.
+    """
     faults = _innermost(error.errors())
-    lines = [f"  {_explain(fault, known)}" for fault in faults[:SHOWN_FAULTS]]
+    lines = [f"  {_explain(fault, known, lists)}" for fault in faults[:SHOWN_FAULTS]]
     more = len(faults) - len(lines)
     return "\n".join([*lines, f"  and {more} more."] if more else lines)
 
@@ -41,12 +44,13 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _explain(fault: Any, known: Sequence[str]) -> str:
+def _explain(fault: Any, known: Sequence[str], lists: str) -> str:
     key = shown(".".join(str(part) for part in fault["loc"]) or "recipe")[1:-1]
     if fault["type"] == "extra_forbidden":
         nearest = [other for other in known if other.endswith(f".{key}")]
         nearest += difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        hint = f" '{lists}' lists them." if lists else ""
+        hint = f" Did you mean {nearest[0]}?" if nearest else hint
         return f"{key} is no key here.{hint}"
     if fault["type"] == "missing":
         return f"{key} is missing."

@@ -187,7 +187,8 @@ class Recipe(Section):
             rows = known_keys(PresenceSection, "timeline.")
             known = [*cls.model_fields, *known_keys(), *rows]
             name = shown(tables.get("name", "unnamed"))
-            raise RecipeError(f"recipe {name}:\n{explained(error, known)}") from error
+            faults = explained(error, known, "asyndgan recipe show default")
+            raise RecipeError(f"recipe {name}:\n{faults}") from error
 
     def to_tables(self) -> dict[str, Any]:
         """The recipe as nested dictionaries of plain values, without keys that are not set."""

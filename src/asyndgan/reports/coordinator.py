@@ -9,16 +9,16 @@ from typing import Any, Final, final
 from asyndgan import children
 from asyndgan.engines import flare_part
 from asyndgan.engines.federation import Federation, federation_in
-from asyndgan.errors import AsyndganError, BusyError, RunError
+from asyndgan.errors import AsyndganError, RunError
+from asyndgan.locks import begun_alone, in_use
 from asyndgan.received import contents
 from asyndgan.reports.charts import loss_charts
-from asyndgan.reports.local import FormServer
+from asyndgan.reports.local import NOTHING, FormServer
 from asyndgan.reports.page import data_uri, rendered
 from asyndgan.reports.standing import COLUMNS, Standing
 from asyndgan.reports.words import duration
 from asyndgan.runs import load_recipe, recipe_names
-from asyndgan.runs.order import Order
-from asyndgan.texts import printable
+from asyndgan.runs.order import Order, digest_of
 
 NEWEST: Final = 5  # runs that the page shows
 MOST_PICTURE: Final = 2**24  # bytes of a picture
@@ -44,7 +44,14 @@ class CoordinatorPage(FormServer):
         """The page without forms."""
         return self.shown(acts=False)
 
-    def shown(self, told: str = "", *, refused: str = "", acts: bool = True) -> str:
+    def shown(
+        self,
+        told: str = "",
+        *,
+        refused: str = "",
+        typed: Mapping[str, str] = NOTHING,
+        acts: bool = True,
+    ) -> str:
         """The page."""
         with self._turn:  # a `Standing` reads on from where it was
             orders = Order.all(self.federation)[::-1]
@@ -52,7 +59,7 @@ class CoordinatorPage(FormServer):
                 "coordinator.html.jinja",
                 {
                     "name": self.federation.path.resolve().name, "acts": acts,
-                    "told": told, "refused": refused, "recipes": recipe_names(),
+                    "told": told, "refused": refused, "typed": typed, "recipes": recipe_names(),
                     "connected": flare_part("attendance").connected(self.federation),
                     "columns": COLUMNS, "publisher": PUBLISHER,
                     "runs": [self._run(order) for order in orders[:NEWEST]],
@@ -68,6 +75,7 @@ class CoordinatorPage(FormServer):
             records = order.folder.metrics() if order.folder.metrics_file.exists() else []
         except AsyndganError as error:
             return {"name": order.name, "state": "unreadable", "fault": str(error)}
+        proposal = order.said("proposal")
         sites = {site: number for number, site in enumerate(facts["sites"])}
         return {
             **facts,
@@ -76,7 +84,8 @@ class CoordinatorPage(FormServer):
             "left": None if left is None else duration(left),
             "rows": standing.rows(),
             "news": [line for line in standing.latest().splitlines() if line],
-            "proposal": order.said("proposal"),
+            "proposal": proposal,
+            "digest": digest_of(proposal),
             "charts": loss_charts(records, sites) if records else [],
             "numbers": sites,
             "picture": _newest_picture(order),
@@ -106,7 +115,8 @@ class CoordinatorPage(FormServer):
         )
 
     def _submit(self, said: Mapping[str, str]) -> str:
-        recipe = load_recipe(said["recipe"], said.get("keys", "").splitlines())
+        keys = [line for line in said.get("keys", "").splitlines() if line.strip()]
+        recipe = load_recipe(said["recipe"], keys)
         masks = Path(said["masks"]) if "masks" in said else None
         made = federation_in(self.federation.path)
         order = Order.submit(made, said["run"], recipe, (), masks=masks)
@@ -115,7 +125,7 @@ class CoordinatorPage(FormServer):
     def _confirm(self, said: Mapping[str, str]) -> str:
         order = Order.named(self.federation, said["run"])
         text = order.said("proposal")
-        if said["proposal"].splitlines() != printable(text).splitlines():  # as the page shows it
+        if said["digest"] != digest_of(text):
             raise RunError(f"What run {order.name} would paint changed after it was shown.")
         order.confirm(text)
         return f"Run {order.name} begins."
@@ -124,33 +134,36 @@ class CoordinatorPage(FormServer):
         order = Order.named(self.federation, said["run"])
         if not order.goes_on():
             raise RunError(f"Run {order.name} is {order.state()}; there is nothing to stop.")
-        order.stop()
-        return f"Run {order.name} stops after its step."
+        return order.stop()
 
     def _begin(self, said: Mapping[str, str]) -> str:
         """Starts a command that takes minutes; it goes on when the page is closed."""
         action, order = said["action"], Order.named(self.federation, said["run"])
-        if self._at_work(order.name):
-            raise BusyError(f"A command is at work on run {order.name}. Wait for its end.")
         folder = self.federation.path / RELEASED
         words: list[object] = ["federation", "audit", self.federation.path, "--run", order.name]
         if action == "release":
             options = [f"--{key}={said[key]}" for key in PUBLISHER]
             words = ["release", order.folder.path, f"--out={folder / order.name}", *options]
         folder.mkdir(mode=0o700, exist_ok=True)
-        with (folder / f"{order.name}.log").open("wb") as log:
+        busy = f"A command is at work on run {order.name}. Wait for its end."
+        with begun_alone(self._log(order.name), busy) as log:
             self._working[order.name] = children.start(
                 "asyndgan.cli", *words, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         return f"The {action} of run {order.name} has begun. Look again in a while."
 
     def _at_work(self, run: str) -> bool:
-        return run in self._working and self._working[run].poll() is None
+        own = self._working.get(run)
+        return (own is not None and own.poll() is None) or in_use(self._log(run))
+
+    def _log(self, run: str) -> Path:
+        """What the latest command about a run said; the command holds its lock."""
+        return self.federation.path / RELEASED / f"{run}.log"
 
     def _said(self, run: str) -> str:
         """The end of what the latest command about a run said."""
         try:
-            with (self.federation.path / RELEASED / f"{run}.log").open("rb") as log:
+            with self._log(run).open("rb") as log:
                 return log.read()[-MOST_SAID:].decode(errors="replace")
         except OSError:
             return ""

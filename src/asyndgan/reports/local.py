@@ -9,14 +9,17 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
 from urllib.parse import parse_qs
 
-from asyndgan.errors import AsyndganError, RunError
+from asyndgan.errors import AsyndganError, RunError, explained
 
 log = logging.getLogger(__name__)
 
 HERE: Final = "127.0.0.1"
+PASSED_OVER: Final = 2**20  # bytes read of too long an order: who is cut off reads no answer
+NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Answer(NamedTuple):
@@ -37,7 +40,7 @@ class LocalServer(ThreadingHTTPServer):
     get nothing, and are logged. Port 0 is any that is free.
 
     Attributes:
-        most: longest order in bytes; a longer one is not read.
+        most: bytes of an order, which is not read if it has as many.
         scripts: whether the page has scripts.
         token: key of who may order.
         readers: key of who may only look; None: nobody.
@@ -74,6 +77,10 @@ class LocalServer(ThreadingHTTPServer):
     def answer(self, order: bytes) -> Answer:
         """The answer to an order of the page."""
 
+    def too_long(self) -> Answer:
+        """The answer to an order that is not read."""
+        return Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of a page that was closed while it was answered."""
         if not isinstance(sys.exception(), OSError):
@@ -88,8 +95,10 @@ class FormServer(LocalServer):
         super().__init__(port)
 
     @abstractmethod
-    def shown(self, told: str = "", *, refused: str = "") -> str:
-        """The page, with what the latest form did or why it was refused."""
+    def shown(
+        self, told: str = "", *, refused: str = "", typed: Mapping[str, str] = NOTHING
+    ) -> str:
+        """The page, with what the latest form did, or why it was refused and what it said."""
 
     @abstractmethod
     def decide(self, said: Mapping[str, str]) -> str:
@@ -107,15 +116,27 @@ class FormServer(LocalServer):
     @final
     def answer(self, order: bytes) -> Answer:
         """Does what a form says, one after the other."""
+        said = NOTHING
         try:
-            said = parse_qs(order.decode(), strict_parsing=True)
+            parsed = parse_qs(order.decode(), strict_parsing=True)
+            said = {key: values[0] for key, values in parsed.items()}
             with self._turn:
-                self._told = self.decide({key: values[0] for key, values in said.items()})
-        except (AsyndganError, ValueError, KeyError) as error:
-            why = str(error) if isinstance(error, AsyndganError) else "This is no form of the page."
-            log.warning("a decision is refused: %s", why)
-            return Answer(HTTPStatus.CONFLICT, self.shown(refused=why).encode(), HTML)
+                self._told = self.decide(said)
+        except (AsyndganError, OSError) as error:
+            return self._refusal(HTTPStatus.CONFLICT, explained(error), said)
+        except (ValueError, KeyError):
+            return self._refusal(HTTPStatus.CONFLICT, "This is no form of the page.", said)
         return Answer(HTTPStatus.SEE_OTHER)
+
+    @final
+    def too_long(self) -> Answer:
+        """See `LocalServer.too_long`."""
+        why = f"The page reads no form of {self.most:,} bytes or more. Use the command instead."
+        return self._refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, why, NOTHING)
+
+    def _refusal(self, status: HTTPStatus, why: str, said: Mapping[str, str]) -> Answer:
+        log.warning("a decision is refused: %s", why)
+        return Answer(status, self.shown(refused=why, typed=said).encode(), HTML)
 
 
 @final
@@ -138,9 +159,10 @@ class _Answers(BaseHTTPRequestHandler):
             return self._answer(Answer(HTTPStatus.FORBIDDEN))
         said = self.headers.get("Content-Length", "")
         length = int(said) if re.fullmatch("[0-9]{1,9}", said) else 0
-        if not 0 < length < self.server.most:
-            return self._answer(Answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE))
-        self._answer(self.server.answer(self.rfile.read(length)))
+        if length < self.server.most:
+            return self._answer(self.server.answer(self.rfile.read(length)))
+        self.rfile.read(min(length, PASSED_OVER))
+        self._answer(self.server.too_long())
 
     def _key(self) -> str | None:
         """The key in the address, if it is one and the request comes from the page itself."""

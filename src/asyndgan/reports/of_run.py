@@ -11,7 +11,7 @@ from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.auditing.records import RecordsAudit, release_by_records
 from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
-from asyndgan.judging.asked import site_evaluations
+from asyndgan.judging.asked import newest_evaluations
 from asyndgan.judging.records import EVALUATION_FILE, RecordsEvaluation
 from asyndgan.judging.table import read_result
 from asyndgan.painting.sets import check_provenance
@@ -142,7 +142,7 @@ def _page_of_records(
         "recipe": recipe,
         "trial": trial_of(facts, recipe),
         "useful": useful,
-        "at_sites": site_evaluations(run),
+        "at_sites": newest_evaluations(run),
         "audits": [
             (one, release_by_records(run, one, [other for other in found if other is not one]))
             for one in found

@@ -12,7 +12,7 @@ import torch
 from asyndgan import __version__
 from asyndgan.auditing.reconstruction import not_asked
 from asyndgan.errors import RunError
-from asyndgan.judging.asked import site_evaluations
+from asyndgan.judging.asked import newest_evaluations
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
 from asyndgan.reports.audited import MEANING, figures_of, guarantee, read_audited
@@ -79,7 +79,7 @@ def write_report(
         "simulated": facts.engine in _SIMULATED,
         "gallery": gallery,
         "useful": useful,
-        "at_sites": site_evaluations(run),
+        "at_sites": newest_evaluations(run),
         "records": records,
         "charts": loss_charts(records, numbers) if records else [],
         "presence": presence(records, list(numbers)) if records else {},

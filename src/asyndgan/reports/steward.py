@@ -17,7 +17,7 @@ from asyndgan.privacy.measured_recipes import outside
 from asyndgan.privacy.policy import ASKED, QUESTIONS
 from asyndgan.recipe import Recipe
 from asyndgan.reports.asked import DIFFER, costs, differences, leaving, purpose
-from asyndgan.reports.local import FormServer
+from asyndgan.reports.local import NOTHING, FormServer
 from asyndgan.reports.page import rendered
 from asyndgan.tables.schema import is_table
 from asyndgan.texts import counted
@@ -65,8 +65,10 @@ class StewardPage(FormServer):
         except AsyndganError:
             return None
 
-    def shown(self, told: str = "", *, refused: str = "") -> str:
-        """The page."""
+    def shown(
+        self, told: str = "", *, refused: str = "", typed: Mapping[str, str] = NOTHING
+    ) -> str:
+        """The page; nothing is typed into it."""
         alarms, books = list[str](), None
         ledger = self.books / "ledger.jsonl"
         try:
@@ -80,6 +82,11 @@ class StewardPage(FormServer):
                     )
         except AsyndganError as error:
             alarms.append(f"{error} End what 'site start' runs, and keep the folder records.")
+        alarms += [
+            f"{path} cannot be read, so this request is not shown. Remove the file: the next time "
+            "that the coordinator asks writes it anew."
+            for path in flare_part("requests").unreadable(self.kit)
+        ]
         policy, asked = None, list[dict[str, Any]]()
         try:
             policy = Policy.from_file(self.settings.policy)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 
 from asyndgan.arrays import IMAGE_LOW
+from asyndgan.engines.federation import MASKS_SUFFIX
 from asyndgan.errors import PolicyError, RunError
 from asyndgan.export.writing import written_whole
 from asyndgan.models.sizes import at_once
@@ -27,7 +28,6 @@ MOST: Final = 4000
 SLICES: Final = 8
 """As many masks count as a volume of them does."""
 
-SUFFIX: Final = "-masks"  # of the run that learns masks, beside the run painted from them
 PAINTED: Final = "painted"  # folder of the masks, in the run that learned to paint them
 BATCH: Final = 50  # most masks that are painted at a time
 
@@ -43,7 +43,7 @@ WHOLE: Final = ("shares", "quorum", "privacy", "integrity")  # sections in which
 def beside(path: Path) -> Path:
     """Where what learns masks lies, beside what is painted from them."""
     whole = path.resolve()
-    return whole.with_name(whole.name + SUFFIX)
+    return whole.with_name(whole.name + MASKS_SUFFIX)
 
 
 def learns_masks(recipe: Recipe, masks: Path | None, out: Path, *, resume: bool) -> bool:

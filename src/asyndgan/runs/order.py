@@ -10,7 +10,12 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final, Literal, final
 
-from asyndgan.engines.federation import RUN_NAME, Federation, transport_to
+from asyndgan.engines.federation import (
+    MASKS_SUFFIX,
+    Federation,
+    check_run_name,
+    transport_to,
+)
 from asyndgan.errors import BusyError, Interrupted, RunError
 from asyndgan.lazy import Late
 from asyndgan.locks import held
@@ -84,8 +89,7 @@ class Order:
         Raises `RunError` if the name or a site is not valid, or a run of that name is another or
         finished.
         """
-        if not RUN_NAME.fullmatch(name):
-            raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
+        check_run_name(name, learns_masks=False)
         if not federation.sites:
             raise RunError(no_site(federation))
         order = cls(federation, name)
@@ -124,9 +128,10 @@ class Order:
         if masks or not recipe.given_masks:
             checks.given_masks(recipe, masks)
         else:
+            check_run_name(name, learns_masks=True)
             teaches = learning.recipe_of_masks(recipe)
             wanted["first"] = cls.submit(
-                federation, name + learning.SUFFIX, teaches, sites, yes=yes
+                federation, name + MASKS_SUFFIX, teaches, sites, yes=yes
             ).name
         if masks:
             wanted["masks"] = str(masks.resolve())
@@ -142,14 +147,14 @@ class Order:
 
     @classmethod
     def all(cls, federation: Federation) -> list["Order"]:
-        """All runs, in the order of their submission; unreadable orders are skipped."""
+        """All runs, in the order of their submission; `wanted` refuses orders that are damaged."""
         found: list[tuple[float, str]] = []
         for path in (federation.path / "runs").glob("*/order.json"):
-            name = path.parent.name
+            order = cls(federation, path.parent.name)
             try:
-                found.append((float(cls(federation, name).wanted()["ordered"]), name))
-            except (RunError, KeyError, TypeError, ValueError) as error:
-                log.warning("%s is passed over: %s", path, error)
+                found.append((order.wanted()["ordered"], order.name))
+            except RunError:
+                found.append((path.lstat().st_mtime, order.name))
         return [cls(federation, name) for _, name in sorted(found)]
 
     @classmethod
@@ -170,12 +175,16 @@ class Order:
             RunError: they are unreadable.
         """
         try:
-            return dict(parsed_json(bounded_text(self._order_file)))
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{self._order_file} is no order of ours.") from error
+            wanted = dict(parsed_json(bounded_text(self._order_file)))
+            return wanted | {"sites": [*wanted["sites"]], "ordered": float(wanted["ordered"])}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RunError(
+                f"run {self.name} cannot be read: {self._order_file} is damaged, or no order of "
+                "this package. Move the run's folder elsewhere, and submit another."
+            ) from error
 
     def state(self) -> str:
-        """`ordered`, `running`, `stopped`, `failed` or `finished`."""
+        """`ordered`, `running`, `stopped`, `failed`, `finished`, or `unreadable` by `wanted`."""
         begun = self.folder.facts_file.exists()
         if begun and self.folder.facts().state == "finished":
             return "finished"
@@ -183,6 +192,10 @@ class Order:
             return "stopped"
         if self.said("failed"):
             return "failed"
+        try:
+            self.wanted()
+        except RunError:
+            return "unreadable"
         return "running" if begun else "ordered"
 
     def goes_on(self) -> bool:
@@ -214,9 +227,12 @@ class Order:
         name = self.wanted().get("first")
         return Order(self.federation, name) if name else None
 
-    def stop(self) -> None:
-        """Requests that the run stops after its current step, with a checkpoint."""
+    def stop(self) -> str:
+        """Requests that the run stops after its step, with a checkpoint; says what will happen."""
+        running = self.state() == "running"
+        soon = "stops after its step" if running else "will not go on until it is submitted"
         self._stop_file.touch()
+        return f"Run {self.name} {soon}."
 
     def stopped(self) -> bool:
         """Whether `stop` was called."""
@@ -228,7 +244,7 @@ class Order:
 
     def confirm(self, text: str) -> None:
         """Lets the run begin if its proposal equals this text; `ANYTHING` permits all."""
-        self.say("confirmed", _digest(text))
+        self.say("confirmed", digest_of(text))
 
     def await_confirmation(self, text: str) -> None:
         """Waits until a person has confirmed it; raises `Interrupted` if the run is stopped."""
@@ -268,7 +284,7 @@ class Order:
         time.sleep(STEWARDS_S)
 
     def _is_confirmed(self, text: str) -> bool:
-        return self.said("confirmed") in (_digest(ANYTHING), _digest(text))
+        return self.said("confirmed") in (digest_of(ANYTHING), digest_of(text))
 
     def train(self, watch: "Watch | None" = None, *, device: str = "cpu") -> None:
         """Trains in this process until the run is finished or stopped.
@@ -374,5 +390,6 @@ def no_site(federation: Federation) -> str:
     return f"the federation has no site yet; '{add}' adds one."
 
 
-def _digest(text: str) -> str:
+def digest_of(text: str) -> str:
+    """SHA-256 of what a run would paint, by which it is confirmed, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()

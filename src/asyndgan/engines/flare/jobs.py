@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from asyndgan import children
-from asyndgan.engines.federation import RUN_NAME
+from asyndgan.engines.federation import check_run_name
 from asyndgan.engines.flare.kits import Federation, key_of
 from asyndgan.engines.flare.member import APP, SITE_NAME
 from asyndgan.engines.flare.sealing import Seal, line_key, write_letter
@@ -231,9 +231,12 @@ def export_jobs(jobs: Mapping[Path, tuple[Recipe, str]], sites: Collection[str])
     for folder, (_, run) in jobs.items():
         if folder.exists() and any(folder.iterdir()):
             raise RunError(f"{folder} is not empty; choose another folder.")
-        if not RUN_NAME.fullmatch(run) or not all(map(SITE_NAME.fullmatch, sites)):
-            named = ", ".join(sites)
-            raise RunError(f"'{run}' or one of {named} is no name of a run or of a site.")
+        check_run_name(run, learns_masks=False)
+        if unknown := [site for site in sites if not SITE_NAME.fullmatch(site)]:
+            raise RunError(
+                f"{', '.join(unknown)} cannot be a site's name, which has letters, digits, '-' and "
+                "'_' alone, at most 48. Name the sites as FLARE does."
+            )
     for folder, (recipe, run) in jobs.items():
         keys = {site: secrets.token_hex(32) for site in sites}
         ours = {"recipe": recipe.to_toml(), "run": run, "keys": keys}

@@ -53,11 +53,19 @@ def keep(kit: Path, request: Request) -> int:
 
 def kept(kit: Path) -> list[Request]:
     """The requests that are kept, the newest first; unreadable ones are left out."""
-    found = []
-    for path in _files(kit / FOLDER):
-        with suppress(OSError, ValueError):
-            found.append(Request.model_validate_json(bounded_text(path, MOST)))
+    found = filter(None, map(_read, _files(kit / FOLDER)))
     return sorted(found, key=lambda each: -each.time)
+
+
+def unreadable(kit: Path) -> list[Path]:
+    """Files of requests that cannot be read."""
+    return [path for path in _files(kit / FOLDER) if not _read(path)]
+
+
+def _read(path: Path) -> Request | None:
+    with suppress(OSError, ValueError):
+        return Request.model_validate_json(bounded_text(path, MOST))
+    return None
 
 
 def _files(folder: Path) -> list[Path]:

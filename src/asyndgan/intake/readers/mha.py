@@ -15,7 +15,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from asyndgan.intake.readers.reader import DataFileError
-from asyndgan.intake.readers.volumes import ONE_EACH, TO_RAS, Header, Volumes
+from asyndgan.intake.readers.volumes import TO_RAS, Header, Volumes
 from asyndgan.received import UnreadableError, opened
 
 _TYPES: Final = {
@@ -61,8 +61,7 @@ class Mha(Volumes):
             count = len(sizes)
             if count not in (2, 3) or count != int(fields.get("ndims", "0")):
                 raise UnreadableError("it is no volume of two or three axes")
-            if int(fields.get("elementnumberofchannels", "1")) != 1:
-                raise DataFileError(path, "holds several numbers a voxel", ONE_EACH)
+            numbers = int(fields.get("elementnumberofchannels", "1"))
             packed = fields.get("compresseddata", "false").lower() == "true"
 
             def read() -> np.ndarray:
@@ -77,7 +76,8 @@ class Mha(Volumes):
                 return np.frombuffer(content, dtype).reshape(sizes, order="F")
 
             note = fields.get("comment", "")
-            yield Header(tuple(sizes), dtype, _affine(fields, count), note, read)
+            affine = _affine(fields, count)
+            yield Header(tuple(sizes), dtype, affine, note, read, numbers=numbers)
 
     def _save(
         self, path: Path, voxels: np.ndarray, affine: np.ndarray, note: str, place: Any

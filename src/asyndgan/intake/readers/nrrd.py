@@ -4,8 +4,9 @@ Axes are turned to RAS and then to the closest canonical orientation. The format
 https://teem.sourceforge.net/nrrd/format.html.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from asyndgan.intake.readers.reader import DataFileError
-from asyndgan.intake.readers.volumes import ONE_EACH, TO_RAS, Header, Volumes
+from asyndgan.intake.readers.volumes import TO_RAS, Header, Volumes
 from asyndgan.lazy import Late
 from asyndgan.received import UnreadableError, opened
 
@@ -26,6 +27,8 @@ _SPACES: Final = {
     **dict.fromkeys(("left-posterior-superior", "lps", ""), TO_RAS),
 }
 """NRRD's names of spaces to what turns them to RAS; without a name it is LPS, as ITK takes it."""
+
+_KINDS: Final = ("domain", "space", "stub", "none", "???")  # of axes of space
 
 
 @final
@@ -44,16 +47,16 @@ class Nrrd(Volumes):
                     "is a header without voxels: they lie in another file",
                     "Store both in one (pynrrd: write('NEW.nrrd', *read('FILE'))).",
                 )
-            shape = tuple(fields["sizes"].tolist())
-            kinds = [kind.lower() for kind in fields.get("kinds", [])]
-            if len(shape) > 3 or {*kinds} - {"domain", "space", "none", "???"}:
-                raise DataFileError(path, "holds several numbers a voxel", ONE_EACH)
+            sizes = fields["sizes"].tolist()
+            spatial = _spatial(fields, len(sizes))
+            others = tuple(axis for axis in range(len(sizes)) if axis not in spatial)
             yield Header(
-                shape,
+                tuple(sizes[axis] for axis in spatial),
                 nrrd.reader._determine_datatype(fields),
-                _affine(fields, len(shape)),
+                _affine(fields, spatial),
                 fields.get("content", ""),
-                lambda: nrrd.read_data(fields, file),
+                lambda: nrrd.read_data(fields, file).squeeze(others),
+                numbers=math.prod(sizes[axis] for axis in others),
             )
 
     def _save(
@@ -73,19 +76,32 @@ class Nrrd(Volumes):
         path.write_bytes(head + gap + voxels_packed)
 
 
-def _affine(fields: Mapping[str, Any], count: int) -> np.ndarray:
-    """The affine to RAS of `count` axes."""
+def _spatial(fields: Mapping[str, Any], count: int) -> list[int]:
+    """The axes of space among `count`, three at most; along others the numbers of a voxel lie."""
+    kinds, rows = fields.get("kinds", []), fields.get("space directions")
+    if rows is not None and len(rows) != count:
+        raise UnreadableError("it says of some axes alone where they lie")
+    numbers = {axis for axis, kind in enumerate(kinds) if kind.lower() not in _KINDS}
+    if rows is not None:
+        numbers |= {*np.flatnonzero(np.isnan(rows).all(-1)).tolist()}
+    return [axis for axis in range(count) if axis not in numbers][:3]
+
+
+def _affine(fields: Mapping[str, Any], spatial: Sequence[int]) -> np.ndarray:
+    """The affine to RAS of the axes of space."""
+    count = len(spatial)
     space = _SPACES.get(fields.get("space", "").lower())
     if space is None or {*fields.get("space units", [])} - {"mm"}:
         raise UnreadableError("its space is none of RAS, LAS and LPS in millimetres")
     rows = fields.get("space directions")
-    if count not in (2, 3) or (rows is not None and len(rows) != count):
+    if count not in (2, 3):
         raise UnreadableError("it has not two or three axes of space")
     affine = np.eye(4)
     if rows is None:
-        np.fill_diagonal(affine, [*fields.get("spacings", [1.0] * count), *[1.0] * (4 - count)])
+        spacings = fields.get("spacings", [1.0] * (1 + max(spatial)))
+        np.fill_diagonal(affine, [*(spacings[n] for n in spatial), *[1.0] * (4 - count)])
     else:
-        affine[: rows.shape[1], :count] = rows.T
+        affine[: rows.shape[1], :count] = rows[spatial].T
         if count == 2:  # across the slice, which has no thickness
             across = np.cross(affine[:3, 0], affine[:3, 1])
             affine[:3, 2] = across / np.linalg.norm(across)

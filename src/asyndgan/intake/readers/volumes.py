@@ -44,6 +44,7 @@ class Header:
         note: text in the header.
         read: decodes the voxels, in `shape`; only while the file is open.
         place: fields that say where the voxels lie, for another file of the format.
+        numbers: how many a voxel has beside those of `shape`; of several nothing can be read.
     """
 
     shape: tuple[int, ...]
@@ -52,6 +53,7 @@ class Header:
     note: str
     read: Callable[[], np.ndarray]
     place: Any = None
+    numbers: int = 1
 
 
 class Volumes(Reader):
@@ -140,9 +142,11 @@ def _check(path: Path, header: Header, most: int, *, labels: bool) -> None:
         reason = f"claims the shape {shape}, outside 1 to {MAX_VOXELS} voxels"
         raise DataFileError(path, reason, "Cut it into smaller volumes.")
     modalities = int(np.prod(shape[3:], dtype=object))
-    if labels and modalities > 1:
+    if labels and (numbers := modalities * header.numbers) > 1:
         remedy = "Make a label map of it: each voxel the number of one label."
-        raise DataFileError(path, f"is a mask with {modalities} numbers a voxel", remedy)
+        raise DataFileError(path, f"is a mask with {numbers} numbers a voxel", remedy)
+    if header.numbers != 1:
+        raise DataFileError(path, "holds several numbers a voxel", ONE_EACH)
     if len(shape) < 2 or modalities > (most if len(shape) == 4 else 1):
         reason = f"has the shape {shape}, where a volume was expected"
         more = f" Or name {modalities} channels in dataset.json." if len(shape) == 4 else ""
