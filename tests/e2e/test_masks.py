@@ -444,6 +444,19 @@ def test_discriminators_of_small_masks_halve_them_less_often(size, layers):
     assert min(learns.space) >= learns.discriminator.least_side
 
 
+def test_masks_are_moved_and_shifted_where_images_are_and_else_penalised_unless_private():
+    moved, still = (
+        learned.recipe_of_masks(load_recipe("demo", [f"training.move={move}"]))
+        for move in ("true", "false")
+    )
+    assert moved.training.move and moved.discriminator.augment and moved.discriminator.cross_fitted
+    assert not moved.loss.gradient_penalty
+    assert not (still.training.move or still.discriminator.augment)
+    assert still.loss.gradient_penalty == learned.PENALTY
+    private = ["privacy.kind=discriminator", "discriminator.kind=patch", "loss.segmentation=0"]
+    assert not learned.recipe_of_masks(load_recipe("demo", private)).loss.gradient_penalty
+
+
 def test_masks_are_learned_without_a_site_of_few_patients_which_is_then_sent_those_of_others(
     tiny, tmp_path
 ):

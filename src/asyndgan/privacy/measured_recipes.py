@@ -140,7 +140,6 @@ FAMILY: Final = (
         "loss.gradient_penalty", _one_of(0.0),
         "A network that is kept from telling images apart learns otherwise than those that were "
         "measured.",
-        of_masks=_between(0, 1),
     ),
     Row(
         "optimiser.discriminator_rate", _between(0, 2e-4),

@@ -215,7 +215,7 @@ class LossSection(Section):
     gradient_penalty: Weight = Field(
         0.0,
         description="weight, in the discriminators' loss, of the squared gradient of realness with "
-        "respect to real images. Use 1 when discriminators win against the generator, as on masks",
+        "respect to real images. Use 1 when shapes of masks that nothing moves come slowly",
     )
 
 

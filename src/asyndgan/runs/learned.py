@@ -29,6 +29,7 @@ SLICES: Final = 8
 """As many masks count as a volume of them does."""
 
 PAINTED: Final = "painted"  # folder of the masks, in the run that learned to paint them
+PENALTY: Final = 1.0  # on discriminators of masks that neither move nor shift
 BATCH: Final = 50  # most masks that are painted at a time
 
 ALIKE: Final = {
@@ -63,8 +64,9 @@ def recipe_of_masks(recipe: Recipe, steps: int | None = None) -> Recipe:
     # Differential privacy allows one network alone; and who moves no image hides nobody.
     if recipe.privacy.kind != "none" or not recipe.training.move:
         own["discriminator"]["cross_fitted"] = False
-    if recipe.privacy.kind != "none":
-        own["loss"]["gradient_penalty"] = 0.0
+    if not recipe.training.move:  # shifts, too, only hide patients, and shapes take longer
+        own["discriminator"]["augment"] = []
+        own["loss"]["gradient_penalty"] = PENALTY if recipe.privacy.kind == "none" else 0.0
     least = min(recipe.image.size) // 2  # of what networks see
     judge = own["discriminator"]
     judge["layers"] = min(judge["layers"], least.bit_length() - 1)
