@@ -3,10 +3,10 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import BinaryIO, ParamSpec, TypeVar
+from typing import IO, Any, BinaryIO, ParamSpec, TypeVar
 
 from asyndgan.errors import BusyError
 from asyndgan.texts import storing, without_empty
@@ -85,17 +85,17 @@ def alone(place: Callable[..., Path]) -> Callable[[Callable[P, R]], Callable[P, 
 @contextmanager
 def _locked(lock: Path, busy: str) -> Iterator[None]:
     with open(lock, "w", opener=_no_link) as file:
-        try:
-            if sys.platform != "win32":
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                    raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError) as error:  # or its owner just removed it
-            raise BusyError(busy) from error
+        free = False
+        with suppress(FileNotFoundError):  # its owner just removed it
+            free = _has_locked(file) and (
+                sys.platform == "win32" or os.path.samestat(os.fstat(file.fileno()), lock.stat())
+            )
+        if not free:
+            raise BusyError(busy)
         yield
 
 
-def _has_locked(file: BinaryIO, *, shared: bool = False) -> bool:
+def _has_locked(file: IO[Any], *, shared: bool = False) -> bool:
     try:
         if sys.platform != "win32":
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
