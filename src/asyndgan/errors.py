@@ -71,6 +71,10 @@ class PolicyError(AsyndganError):
         self.keys = keys
 
 
+class WithheldError(PolicyError):
+    """An answer may not leave a site. The coordinator may be told the text: it names no file."""
+
+
 class LedgerError(AsyndganError):
     """A site's ledger cannot be written or was altered. Addressed to the site's own staff."""
 

@@ -146,7 +146,7 @@ def test_who_is_held_out_follows_from_the_sites_secret_and_is_the_same_in_every_
         for name in ("first", "second"):
             setup = setup_of(hospital, tmp_path / books, policy, name)
             with closing(set_up(setup, recipe)) as endpoint:
-                members[books + name] = endpoint.handler.cases.members
+                members[books + name] = endpoint.handler.cohort.members
             with closing(set_up(setup, tiny(*overrides))) as endpoint:  # nobody is held out
                 halves[books + name] = str(endpoint.handler.cases.halves)
     for found in (members, halves):  # also which network of a cross-fitted pair sees whom

@@ -65,7 +65,7 @@ def test_whose_images_a_first_step_saw_is_recognised_only_where_initial_weights_
     policy = Policy(leaves=SENT, allows=allows)
     site = Site("north", make_cohort(recipe), recipe, policy=policy)
     ask = rolled_back(site, recipe)
-    batches = [site.cohort.batch(number, recipe.training.batch).images for number in range(6)]
+    batches = [site.draws.batch(number, recipe.training.batch).images for number in range(6)]
     images = through(torch.zeros_like(batches[0]), recipe.wire.images)
     answer = ask(images)
     rehearsal = Rehearsal(recipe, "north", ask.card, images)
@@ -135,7 +135,7 @@ def test_what_disturbs_images_is_drawn_anew_at_each_start_and_kept_with_its_stat
     def drawn(site):
         site.objective.begin_step(3)
         shifts = torch.rand(8, generator=site.objective.random)
-        return [site.cohort.batch(0, recipe.training.batch).images, shifts]
+        return [site.draws.batch(0, recipe.training.batch).images, shifts]
 
     def same(one, other):
         return [torch.equal(*pair) for pair in zip(one, other, strict=True)]
@@ -180,7 +180,7 @@ def test_a_start_at_which_nothing_was_judged_shows_no_further_masks(tiny, make_c
 def test_what_is_asked_shows_nothing_of_how_others_were_shifted(tiny, make_cohort):
     recipe = tiny('discriminator.augment=["shift"]')
     site = Site("north", make_cohort(recipe), recipe)
-    objective, batch = site.objective, site.cohort.batch(0, recipe.training.batch)
+    objective, batch = site.objective, site.draws.batch(0, recipe.training.batch)
     hidden, shown = objective.random.get_state(), objective.shown.get_state()
     objective.ask(batch)
     assert torch.equal(objective.random.get_state(), hidden)

@@ -67,6 +67,7 @@ def test_classes_are_not_mirrored():
     [
         (torch.zeros(0, 1, 4, 4), torch.zeros(0, 4, 4), ["T1"], "at least one"),
         (torch.zeros(2, 1, 4, 4), torch.zeros(3, 4, 4), ["T1"], "2 images and 3 conditions"),
+        (torch.zeros(2, 2, 4, 4), torch.zeros(2, 4, 4), ["T1"], "2 channels came with 1 names"),
         (torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 5), ["T1"], r"\(4, 4\).*\(4, 5\)"),
         (torch.zeros(2, 1, 4, 4), torch.full((2, 4, 4), 3), ["T1"], r"labels \[3\]"),
         (torch.zeros(2, 1, 4, 4), torch.full((2, 4, 4), -1), ["T1"], r"labels \[-1\]"),

@@ -40,6 +40,24 @@ def test_a_network_learns_from_its_half_of_the_patients_alone(tiny, judge, half)
         assert all(same) is (number != half)
 
 
+def test_a_network_is_told_no_mask_of_the_other_half(tiny):
+    """Real images with another case's mask, too, are shown to the network of their half alone."""
+    shown: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    objective = objective_of(tiny(BOTH, "loss.mismatch=1"))
+    objective.discriminator.register_forward_pre_hook(lambda _, told: shown.append(told))
+    real = cases(5, 0, [0, 1, 0, 1, 1])
+    for case in range(5):
+        real.conditions[case] = 0
+        real.conditions[case, case] = 1  # a row of its own tells whose mask it is
+    objective.learn(real, cases(5, 1))
+    _, maps, halves = shown[0]
+    of_case = maps[10:, 1].flatten(1).argmax(1) // 16
+    assert len(of_case) == 5, "each case has a neighbour in its half"
+    assert real.halves is not None
+    assert torch.equal(real.halves[of_case], halves[10:])
+    assert (of_case != torch.arange(5)).all()
+
+
 def test_images_of_no_patient_go_to_the_network_of_the_real_image_beside_them(tiny):
     objective = objective_of(tiny(BOTH, "training.batch=1"))
     networks = list(objective.discriminator.get_submodule("networks").children())

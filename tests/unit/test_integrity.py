@@ -77,9 +77,10 @@ def test_with_a_bound_one_liar_of_four_does_not_turn_the_generators_gradient_rou
     parts = tiny, make_sites, make_cohort
     honest, quiet = gradient(*parts, liar=False)
     undefended, notes = gradient(*parts, liar=True)
-    defended, _ = gradient(*parts, "integrity.bound=1", liar=True)
+    defended, shortened = gradient(*parts, "integrity.bound=1", liar=True)
     assert quiet == []
-    assert "west: the feedback of step 0" in notes[0]
+    assert "west: the feedback of step 0" in notes[0] and "was used as it is" in notes[0]
+    assert "and was shortened to 1 times it" in shortened[0]
     assert torch.cosine_similarity(honest, undefended, dim=0) < 0
     assert torch.cosine_similarity(honest, defended, dim=0) > 0.3
     assert defended.norm() < 2 * honest.norm()

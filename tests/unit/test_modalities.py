@@ -62,7 +62,7 @@ def test_shares_by_modality_are_those_among_the_sites_that_hold_it(tiny, make_co
     scope = coordinator.scope.modalities
     loss = torch.zeros(())
     for (name, site), own in zip(twins.items(), images.split(recipe.training.batch), strict=True):
-        real = site.cohort.batch(0, recipe.training.batch)
+        real = site.draws.batch(0, recipe.training.batch)
         held = [scope.index(modality) for modality in site.cohort.modalities]
         site.objective.begin_step(0)
         site.objective.learn(real, replace(real, images=own[:, held].detach()))
@@ -240,11 +240,11 @@ def test_a_site_says_how_many_cases_lack_a_modality_unless_its_policy_keeps_that
     whole = make_cohort(recipe, cases=4, modalities=["T1", "T2"])
     cohort = incomplete(whole, [[True, True], [True, False], [True, True], [True, True]])
     card = Card(
-        run="0", step=0, cases=4, share=4, modalities=["T1", "T2"], parts=cohort.parts,
+        run="0", step=0, cases=4, share=4, modalities=["T1", "T2"], parts=cohort.declared.parts,
         labels={"0": "background"}, space=[16, 16], batch=0, conditions=cohort.conditions[:2],
         keep=True,
     )  # fmt: skip
-    assert cohort.parts == [1.0, 0.75]
+    assert cohort.declared.parts == [1.0, 0.75]
     silent = Policy(leaves=LeavesSection(cases=False, masks="released", feedback=("float16",)))
     door = Release(recipe)
     door.policy = silent
@@ -301,7 +301,7 @@ def test_a_missing_file_is_a_fault_until_the_data_set_says_that_cases_are_incomp
     assert not report.faults
     assert ("lack T2", "1 cases; they are judged by what they have") in report.rows
     cohort = load_cohort(setup, recipe)
-    assert cohort.parts == pytest.approx([1, 2 / 3])
+    assert cohort.declared.parts == pytest.approx([1, 2 / 3])
     assert (cohort.images[1, 1] == -1).all()
     with pytest.raises(DataError, match="case p1 has no modality T2"):  # a segmentation wants all
         DataSet(patchy).cases(recipe.image)

@@ -1,5 +1,6 @@
 """What a steward writes, what it refuses, and that the door holds to it."""
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -12,9 +13,9 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.cli.site import first_policy
-from asyndgan.errors import LedgerError, PolicyError
+from asyndgan.errors import LedgerError, PolicyError, ProtocolError, WithheldError
 from asyndgan.privacy import SIMULATION, Policy, Release
-from asyndgan.privacy.ledger import read
+from asyndgan.privacy.ledger import Ledger, read
 from asyndgan.privacy.measured_recipes import FAMILY, TABLES
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe, Section, known_keys
@@ -64,7 +65,7 @@ def through_the_door(recipe: Recipe, text: str, message: Any) -> Any:
     return unpack(door.let_out(message).payload, ANSWERS, limit=2**20)
 
 
-def test_there_is_no_door_for_a_recipe_that_the_policy_refuses(tiny):
+def test_there_is_no_door_for_a_recipe_that_the_policy_refuses_or_cannot_count(tiny, tmp_path):
     """Whoever builds a site, nothing leaves for a run that its steward would not have."""
     for override, text, said in (
         ("loss.paired_l1=100", "", "gives real pixels away"),
@@ -77,7 +78,10 @@ def test_there_is_no_door_for_a_recipe_that_the_policy_refuses(tiny):
         *PRIVATE, "training.steps=9", "timeline=[{site='a', last=3}, {site='b', first=4}]"
     )
     few = policy("[allows]\nmost_answers = 5")
-    Release(recipe, few, site="a")  # four steps and the start
+    books = Ledger(tmp_path / "ledger.jsonl", few.digest(), recipe.digest())
+    Release(recipe, few, books, site="a")  # four steps and the start
+    with pytest.raises(PolicyError, match="there is no ledger that counts it"):
+        Release(recipe, few, site="a")
     with pytest.raises(PolicyError, match="most_answers is 5"):
         Release(recipe, few)
 
@@ -161,7 +165,7 @@ def test_a_recipe_that_leaves_the_measured_family_by_one_key_runs_by_its_digest_
 
 
 def test_one_small_discriminator_without_masks_is_refused_under_what_site_init_writes(
-    tiny, make_cohort
+    tiny, make_cohort, tmp_path
 ):
     """Through it a coordinator told 26 patients from 26 others with an AUC of 0.86."""
     recipe = tiny(
@@ -174,7 +178,8 @@ def test_one_small_discriminator_without_masks_is_refused_under_what_site_init_w
     with pytest.raises(PolicyError, match=r"masks or classes of patients or records leave"):
         Site("north", make_cohort(recipe), recipe, policy=first_policy("north", "measured"))
     recipe = tiny(*PRIVATE, "masks.source=given")
-    Site("north", make_cohort(recipe), recipe, policy=first_policy("north", "measured"))
+    policy = first_policy("north", "measured")
+    Site("north", make_cohort(recipe), recipe, policy=policy, folder=tmp_path)
 
 
 def test_by_the_policy_that_site_init_writes_no_loss_leaves(tiny):
@@ -376,6 +381,35 @@ def test_a_site_answers_no_more_steps_than_its_policy_allows_rolled_back_ones_co
         site.release.let_out(card())  # or masks would leave without end, moved differently
     site.release.refuse("ab", "policy", "That is all.")  # other answers go on
     site.release.close()
+
+
+@pytest.mark.parametrize(
+    "error, told",
+    [
+        (PolicyError("/data/ward 3/policy.toml is no file"), "its policy refuses; the reason"),
+        (PolicyError("12 patients are few", ("allows.approved",)), "refuses (allows.approved);"),
+        (WithheldError("this site's privacy budget is spent."), "budget is spent"),
+    ],
+)
+def test_of_a_refusal_by_the_policy_only_keys_and_texts_without_files_cross_the_wire(
+    tiny, make_cohort, monkeypatch, error, told
+):
+    site = Site("a", make_cohort(tiny()), tiny())
+
+    def refuse(request: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(site, "handle", refuse)
+    answer = Endpoint(site, limit=2**20).answer(pack(Close(run="0" * 32), {}))
+    said = unpack(answer, ANSWERS, limit=2**20)
+    assert isinstance(said, Refusal) and said.code == "policy" and told in said.reason
+    assert "ward" not in said.reason and "12" not in said.reason
+
+
+def test_bytes_of_another_make_are_not_released(tiny):
+    released = Release(tiny()).let_out(judgement())
+    with pytest.raises(ProtocolError, match="only Release"):
+        dataclasses.replace(released, payload=b"other")
 
 
 def test_the_last_answer_comes_again_as_often_as_it_is_lost_and_the_next_is_refused_untaught(

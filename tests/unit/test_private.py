@@ -321,7 +321,7 @@ def drawn_patients(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[list[int
         drawn.append(same.nonzero()[:, 1].tolist())
         return {}
 
-    coded = through(site.cases.images, site.recipe.wire.images)
+    coded = through(site.draws.images, site.recipe.wire.images)
     monkeypatch.setattr(site.objective, "learn_privately", look)
     judged(site, 0)
     return drawn

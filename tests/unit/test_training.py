@@ -186,7 +186,7 @@ def centrally_painted(
 ) -> Tensor:
     recipe = coordinator.recipe
     conditions = torch.cat(
-        [site.cohort.batch(step, recipe.training.batch).conditions for site in sites.values()]
+        [site.draws.batch(step, recipe.training.batch).conditions for site in sites.values()]
     )
     seed = derived_seed(recipe.training.seed, "noise", step)
     random = torch.Generator().manual_seed(seed)
@@ -205,7 +205,7 @@ def site_loss(site: Site, images: Tensor, step: int, modalities: tuple[str, ...]
     channels = [modalities.index(name) for name in site.cohort.modalities]
     own = images[:, channels]
     size, coding = site.recipe.training.batch, site.recipe.wire.images
-    batch = site.cohort.batch(step, size)
+    batch = site.draws.batch(step, size)
     real = replace(batch, images=through(batch.images, coding))
     # The gradient is taken where the images arrived, as the coding left them.
     arrived = own + (through(own, coding) - own).detach()
@@ -761,7 +761,7 @@ def test_a_site_says_who_it_is_and_sends_its_first_masks(tiny, make_sites):
     assert (card.step, card.batch, card.cases, card.share) == (0, 0, 6, 6.0)
     assert card.labels == {"0": "background", "1": "organ", "2": "lesion"}
     assert (card.modalities, card.space) == (["T1"], [16, 16])
-    assert torch.equal(card.conditions, federation.sites["north"].cohort.batch(0, 2).conditions)
+    assert torch.equal(card.conditions, federation.sites["north"].draws.batch(0, 2).conditions)
     assert isinstance(ask(federation, "north", Save(run=RUN, step=0)), Saved)
     assert isinstance(ask(federation, "north", Close(run=RUN)), Closed)
 
@@ -845,6 +845,43 @@ def test_losses_that_are_not_finite_stop_the_run_where_no_quorum_is_left(tiny, m
     with pytest.raises(NotFiniteError, match=r"site north, step 2: the loss '.*' of step 2 is nan"):
         coordinator.step()
     assert torch.equal(weights(coordinator.generator), before)
+
+
+def test_a_site_whose_network_broke_comes_back_with_the_state_that_it_saved(
+    tiny, make_sites, tmp_path
+):
+    """Or it would refuse every step from then on, and save what no run can load."""
+    federation = make_sites(tiny("training.steps=8"), folder=tmp_path)
+    coordinator = federation.begin()
+    for _ in range(2):
+        coordinator.step()
+    coordinator.roster.save(coordinator.step_number)
+    site = federation.sites["south"]
+    saved = weights(site.objective.discriminator)
+    with torch.no_grad():
+        next(site.objective.discriminator.parameters()).fill_(float("nan"))
+    assert "south" in coordinator.step().missed
+    invite_until_back(coordinator, "south")
+    assert "south" in coordinator.step().losses
+    assert site.step == 4
+    assert torch.isfinite(weights(site.objective.discriminator)).all()
+    assert site.next_batch == 3, "two steps that were saved, and one more"
+    assert not torch.equal(weights(site.objective.discriminator), saved)
+
+
+def test_states_beyond_a_step_are_abandoned_and_the_one_it_went_on_from_is_not(
+    tiny, make_sites, tmp_path
+):
+    """A site that missed steps names its states by the run's steps, which are ahead of its own."""
+    federation = make_sites(tiny("training.steps=9"), folder=tmp_path)
+    opened(federation)
+    ask(federation, "north", judge(federation.recipe))
+    for step in (4, 6):
+        ask(federation, "north", Save(run=RUN, step=step))
+    again = make_sites(federation.recipe, folder=tmp_path)
+    opened(again, step=4)
+    ask(again, "north", judge(again.recipe, step=4, batch=1))
+    assert checkpoint.stored_steps(tmp_path / "north" / f"run-{RUN}") == [4]
 
 
 def test_feedback_so_long_that_the_generator_would_break_counts_as_missed(tiny, make_sites):
@@ -960,11 +997,11 @@ def test_a_run_does_not_go_on_with_patients_told_by_another_pattern(
     opened(federation)
     ask(federation, "north", judge(recipe))
     ask(federation, "north", Save(run=RUN, step=1))
-    before = federation.sites["north"].cases.halves
+    before = federation.sites["north"].cohort.halves
     again = sites("")
     assert opened(again, step=1).step == 1
     other = sites(pattern)
-    assert not torch.equal(other.sites["north"].cases.halves, before)
+    assert not torch.equal(other.sites["north"].cohort.halves, before)
     answer = ask(other, "north", Open(run=RUN, recipe=recipe.digest(), step=1))
     assert isinstance(answer, Refusal)
     assert "give it back its data and its settings" in answer.reason

@@ -126,7 +126,7 @@ def load_cohort(
     kept, _ = held_out_by(recipe, cases, chooser)
     return Cohort.from_cases(
         kept,
-        told=cases,
+        everyone=cases,
         chooser=chooser,
         labels=data.info.labels,
         condition=recipe.condition.kind,

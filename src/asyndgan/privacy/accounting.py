@@ -18,7 +18,7 @@ from typing import Final, final
 
 import numpy as np
 
-from asyndgan.errors import PolicyError
+from asyndgan.errors import PolicyError, WithheldError
 from asyndgan.privacy.ledger import FEEDBACK, MASKS, Tally
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json, replace_text
@@ -160,7 +160,7 @@ class Account:
         if not self.mechanism or not uses:
             return
         if uses > self._left:
-            raise PolicyError("this site's privacy budget is spent.")
+            raise WithheldError("this site's privacy budget is spent.")
         spent = {**self.spent, self.mechanism: self.spent.get(self.mechanism, 0) + uses}
         if self.path:
             _write(self.path, spent)

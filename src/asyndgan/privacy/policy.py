@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, Self, final
 
 from pydantic import Field, ValidationError
 
-from asyndgan.errors import PolicyError
+from asyndgan.errors import PolicyError, WithheldError
 from asyndgan.privacy.measured_recipes import Outside, kind_of, outside
 from asyndgan.recipe import Recipe, Section, explained, known_keys
 from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
@@ -264,13 +264,13 @@ class Policy(Section):
         """Checks that an answer to one of `QUESTIONS` may leave; raises `PolicyError` if not."""
         if not self.may_leave(what):
             key = QUESTIONS[what]
-            raise PolicyError(f"this site's policy lets no {what} out ({key}).", (key,))
+            raise WithheldError(f"this site's policy lets no {what} out ({key}).", (key,))
         if self.privacy.epsilon is not None:
             reason = f"limits epsilon, which covers no {what}"
-            raise PolicyError(f"this site's policy {reason}.", ("privacy.epsilon",))
+            raise WithheldError(f"this site's policy {reason}.", ("privacy.epsilon",))
         if what != "fingerprint" and not self.leaves.cases:
             reason = f"withholds its number of cases, which {what}s tell"
-            raise PolicyError(f"this site's policy {reason}.", ("leaves.cases",))
+            raise WithheldError(f"this site's policy {reason}.", ("leaves.cases",))
 
     def check_asked(self) -> None:
         """Checks that one of `QUESTIONS` is answered; raises `PolicyError` if none is."""

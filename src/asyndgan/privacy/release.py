@@ -5,13 +5,13 @@ Everything that must not leave is stopped here, so there is one place to review.
 does not allow never becomes bytes. What leaves is written to the ledger first.
 """
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import final
 
 import torch
 
-from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
+from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError, WithheldError
 from asyndgan.privacy.accounting import Account, mechanism_of
 from asyndgan.privacy.ledger import FEEDBACK, MASKS, Ledger, check_not_removed
 from asyndgan.privacy.policy import QUESTIONS, SIMULATION, WITHIN, Policy
@@ -52,10 +52,10 @@ class Released:
     masks: int  # number of patients' label maps or classes in it
     bare: str  # its contents that no limit on epsilon covers; see `ledger.Entry`
     repeated: int = 0  # number of images that it judges and that came in an earlier step; see there
-    key: object = None  # proof that `Release` made it
+    key: InitVar[object] = None  # proof that `Release` made it
 
-    def __post_init__(self) -> None:
-        if self.key is not _KEY:
+    def __post_init__(self, key: object) -> None:
+        if key is not _KEY:
             raise ProtocolError("only Release lets an answer out of a site.")
 
 
@@ -63,11 +63,12 @@ class Released:
 class Release:
     """Lets answers out, in the recipe's codings, as far as the policy allows.
 
-    Without a recipe only answers to `QUESTIONS` may leave. The ledger is written first (None:
-    tests). `site` sets the number of steps by the timeline; without `patients` answers are counted
-    in all, not for each.
+    Without a recipe only answers to `QUESTIONS` may leave. The ledger is written first (None: for
+    policies that limit no answers). `site` sets the number of steps by the timeline; without
+    `patients` answers are counted in all, not for each.
 
-    Raises `PolicyError` if the policy does not allow the recipe.
+    Raises `PolicyError` if the policy does not allow the recipe, or limits answers of which no
+    ledger would know.
     """
 
     def __init__(
@@ -81,6 +82,12 @@ class Release:
     ) -> None:
         if recipe:
             policy.check(recipe, site, patients=patients)
+        if ledger is None and policy.most_answers(patients):
+            raise PolicyError(
+                "the policy limits how often this site answers, and there is no ledger that counts "
+                "it. Name a folder for the site's books.",
+                ("allows.most_answers",),
+            )
         self.patients = patients
         self._recipe = recipe
         self.policy = policy
@@ -115,66 +122,66 @@ class Release:
         if isinstance(answer, WITH_CONDITIONS) and MASKS in bare:
             masks = len(answer.conditions)
         payload, step = pack(answer, codings), getattr(answer, "step", None)
-        return self.let_out_again(
-            Released(answer.kind, payload, answer.run, step, norm, masks, bare, repeated, _KEY)
-        )
+        told = (answer.run, step, norm, masks, " ".join(bare), repeated)
+        return self.let_out_again(Released(answer.kind, payload, *told, key=_KEY))
 
-    def _bare(self, answer: Message) -> str:
+    def _bare(self, answer: Message) -> tuple[str, ...]:
         if isinstance(answer, Described):
-            return "fingerprint"
+            return ("fingerprint",)
         if isinstance(answer, Answered):
-            return answer.what
-        contents = []
-        if isinstance(answer, Judgement) and not self.policy.covers(self.recipe):
-            contents.append(FEEDBACK)
-        if isinstance(answer, WITH_CONDITIONS) and self.recipe.sends_own_conditions:
-            contents.append(MASKS)
-        return " ".join(contents)
+            return (answer.what,)
+        uncovered = isinstance(answer, Judgement) and not self.policy.covers(self.recipe)
+        own = isinstance(answer, WITH_CONDITIONS) and self.recipe.sends_own_conditions
+        return (*((FEEDBACK,) if uncovered else ()), *((MASKS,) if own else ()))
 
     def _allowed(self, answer: Message) -> Message:
         """The answer without what the policy withholds; refused if that cannot be taken out."""
-        leaves = self.policy.leaves
-        if isinstance(answer, Described):
-            self.policy.check_question("fingerprint")
-            bounded = answer.fingerprint.bounded(self.policy.allows.fewest_patients)
-            if bounded is None:
-                raise PolicyError("its figures are of fewer records than allows.fewest_patients.")
-            answer = answer.model_copy(update={"fingerprint": bounded})
-        if isinstance(answer, Answered):
-            self.check_question(type(answer))
-            found = answer.found.bounded(self.policy.allows.fewest_patients)
-            if found is None:
-                raise PolicyError("its figures are of fewer patients than allows.fewest_patients.")
-            answer = answer.model_copy(update={"found": found})
-        if isinstance(answer, Card) and not leaves.cases:
-            parts = [1.0] * len(answer.parts)
-            answer = answer.model_copy(
-                update={"cases": CASES_WITHHELD, "parts": parts, "few": False}
-            )
-        if isinstance(answer, Card) and leaves.masks != "released" and self.recipe.sends_own_masks:
-            answer = answer.model_copy(update={"keep": False})
-        if isinstance(answer, Judgement) or MASKS in self._bare(answer):
-            self.check_count()
-        if isinstance(answer, Judgement):
-            if self.recipe.wire.feedback not in leaves.feedback:
-                raise PolicyError("this site's policy lets no feedback out in this coding.")
-            every = leaves.discriminator_losses or self.policy.covers(self.recipe)
-            names = (*LOSSES, *(OWN_LOSSES if every else ())) if leaves.losses else ()
-            losses = {name: value for name, value in answer.losses.items() if name in names}
-            answer = answer.model_copy(update={"losses": losses})
-        if (
-            isinstance(answer, WITH_CONDITIONS)
-            and leaves.masks in WITHIN
-            and (self.recipe.sends_own_conditions or answer.conditions.ndim > 1)
-        ):
-            raise PolicyError("this site's policy lets no masks or classes out.")
+        fewest = self.policy.allows.fewest_patients
+        match answer:
+            case Described():
+                self.policy.check_question("fingerprint")
+                seen = answer.fingerprint.bounded(fewest)
+                return answer.model_copy(update={"fingerprint": _of_enough(seen, "records")})
+            case Answered():
+                self.check_question(type(answer))
+                found = answer.found.bounded(fewest)
+                return answer.model_copy(update={"found": _of_enough(found, "patients")})
+            case Card():
+                self._check_conditions(answer)
+                return answer.model_copy(update=self._withheld_of_card(answer))
+            case Judgement():
+                self._check_conditions(answer)
+                return answer.model_copy(update={"losses": self._losses(answer)})
         return answer
+
+    def _check_conditions(self, answer: Card | Judgement) -> None:
+        own = self.recipe.sends_own_conditions
+        if own or isinstance(answer, Judgement):
+            self.check_count()
+        if self.policy.leaves.masks in WITHIN and (own or answer.conditions.ndim > 1):
+            raise WithheldError("this site's policy lets no masks or classes out.")
+
+    def _withheld_of_card(self, card: Card) -> dict[str, object]:
+        leaves, withheld = self.policy.leaves, {}
+        if not leaves.cases:
+            withheld = {"cases": CASES_WITHHELD, "parts": [1.0] * len(card.parts), "few": False}
+        if leaves.masks != "released" and self.recipe.sends_own_masks:
+            withheld["keep"] = False
+        return withheld
+
+    def _losses(self, answer: Judgement) -> dict[str, float]:
+        leaves = self.policy.leaves
+        if self.recipe.wire.feedback not in leaves.feedback:
+            raise WithheldError("this site's policy lets no feedback out in this coding.")
+        every = leaves.discriminator_losses or self.policy.covers(self.recipe)
+        names = (*LOSSES, *(OWN_LOSSES if every else ())) if leaves.losses else ()
+        return {name: value for name, value in answer.losses.items() if name in names}
 
     def check_count(self) -> None:
         """Raises `PolicyError` if the site has answered as often as its policy allows."""
         most = self.policy.most_answers(self.patients)
-        if most and self.ledger and self.ledger.tally.answers >= most:
-            raise PolicyError("this site has answered as often as its policy allows.")
+        if self.ledger and most and self.ledger.tally.answers >= most:
+            raise WithheldError("this site has answered as often as its policy allows.")
 
     def check_question(self, answer: type[Answered], policy: Policy | None = None) -> None:
         """Raises `PolicyError` if no such answer may leave, or no further one.
@@ -184,7 +191,7 @@ class Release:
         policy, what = policy or self.policy, answer.what
         policy.check_question(what)
         if self.ledger and self.ledger.tally.of_kind[answer.kind] >= policy.may_leave(what):
-            raise PolicyError(f"this site has sent all {what}s that {QUESTIONS[what]} allows.")
+            raise WithheldError(f"this site has sent all {what}s that {QUESTIONS[what]} allows.")
 
     def let_out_again(self, released: Released) -> Released:
         """Records bytes that leave, for the first time or because they were lost.
@@ -211,6 +218,12 @@ class Release:
         """Lets out a refusal: a code and a sentence of our own, no foreign exception's text."""
         line = "".join(letter if letter.isprintable() else " " for letter in reason)
         return self.let_out(Refusal(run=run, code=code, reason=line))
+
+
+def _of_enough(figures: object, what: str) -> object:
+    if figures is None:
+        raise WithheldError(f"its figures are of fewer {what} than allows.fewest_patients.")
+    return figures
 
 
 def open_release(

@@ -16,6 +16,7 @@ from asyndgan.errors import (
     ProtocolError,
     RecipeError,
     WireError,
+    WithheldError,
 )
 from asyndgan.privacy import Release, Released
 from asyndgan.wire import REQUESTS, Asked, Judge, Message, unpack
@@ -91,6 +92,9 @@ class Endpoint:
         elif type(error) in _CODES:
             # This package wrote these texts: they concern the protocol, never a site's data.
             code, reason = _CODES[type(error)], str(error)
+        elif isinstance(error, PolicyError):
+            keys = f" ({', '.join(error.keys)})" if error.keys else ""
+            code, reason = "policy", f"its policy refuses{keys}; the reason is in its own log"
         log.warning("refused a request: %s", error, exc_info=not isinstance(error, AsyndganError))
         run = request.run if request else NO_RUN
         return self.handler.release.refuse(run, code, reason[:500]).payload
@@ -99,7 +103,7 @@ class Endpoint:
 _CODES: dict[type[Exception], str] = {
     WireError: "malformed",
     ProtocolError: "order",
-    PolicyError: "policy",
+    WithheldError: "policy",
     RecipeError: "recipe",
     NotFiniteError: "not_finite",
 }

@@ -6,9 +6,10 @@ from asyndgan.lazy import lazily
 from asyndgan.store.case import Preparation, RawCase
 
 if TYPE_CHECKING:
-    from asyndgan.store.cohort import Batch, Cohort, derived_seed, digest_of, drawn_from
+    from asyndgan.store.cohort import Batch, Cohort, Declared, derived_seed, digest_of, drawn_from
     from asyndgan.store.prepared import Case
 else:
     __getattr__ = lazily(
-        __name__, {"cohort": "Batch Cohort derived_seed digest_of drawn_from", "prepared": "Case"}
+        __name__,
+        {"cohort": "Batch Cohort Declared derived_seed digest_of drawn_from", "prepared": "Case"},
     )

@@ -74,6 +74,22 @@ class Stack:
 
 
 @final
+@dataclass(frozen=True)
+class Declared:
+    """What a site says that it has, with the patients whom it holds out.
+
+    Attributes:
+        cases: their number.
+        parts: the part of the cases that has each modality of the cohort.
+        patients: their number.
+    """
+
+    cases: int
+    parts: list[float]
+    patients: int
+
+
+@final
 class Cohort:
     """The cases of one site. A batch depends on its number and the site's seed alone.
 
@@ -84,9 +100,7 @@ class Cohort:
         patients: of each case; None: each case is of another patient.
         present: (n, c) booleans; None: no case lacks a modality.
         labels: name of every label or class, by its number.
-        told: number of cases that the site says it has, and the part of them that has each
-            modality; None: those of this cohort.
-        people: number of patients at the site, with those held out; None: of this cohort.
+        declared: what the site says that it has; None: this cohort.
         chooser: of the patients of the two halves.
         seed: seed of the draws.
         flip, move: whether images are mirrored (last axis) and moved, with their label maps.
@@ -106,8 +120,7 @@ class Cohort:
         labels: Mapping[int, str],
         patients: Sequence[str] | None = None,
         present: Tensor | None = None,
-        told: tuple[int, list[float]] | None = None,
-        people: int | None = None,
+        declared: Declared | None = None,
         chooser: Chooser = OPEN,
         seed: int = 0,
         flip: bool = False,
@@ -132,6 +145,12 @@ class Cohort:
                 "every case needs a modality, and every modality that a site names a case; leave "
                 "the others out of the folder's dataset.json, or name them under image.modalities."
             )
+        if len(modalities) != images.shape[1] or len(patients or images) != len(images):
+            raise CohortError(
+                f"{len(images)} images of {images.shape[1]} channels came with "
+                f"{len(modalities)} names of modalities and {len(patients or images)} patients. "
+                "Name each channel, and the patient of each image."
+            )
         unknown = {int(n) for part in conditions for n in part.unique()} - set(labels)
         if unknown:
             raise CohortError(
@@ -143,7 +162,6 @@ class Cohort:
         self.modalities = tuple(modalities)
         self.present = None if present is None or present.all() else present
         self.labels = dict(labels)
-        self.told, self.parts = told or (len(images), self._parts())
         self.seed = seed
         self.flip = flip
         self.move = move
@@ -152,7 +170,7 @@ class Cohort:
         for case, patient in enumerate(patients or range(len(images))):
             cases.setdefault(patient, []).append(case)
         self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
-        self.people = people or self.patients
+        self.declared = declared or Declared(len(images), self._parts(), self.patients)
         names = [str(patient) for patient in patients or range(len(images))]
         given = None if self.present is None else self.present.tolist()
         self.halves = torch.tensor(halves_of(names, chooser, given))
@@ -164,7 +182,7 @@ class Cohort:
         cases: Sequence[Case],
         *,
         labels: Mapping[str, int],
-        told: Sequence[Case] | None = None,
+        everyone: Sequence[Case] | None = None,
         chooser: Chooser = OPEN,
         condition: str = "mask",
         seed: int = 0,
@@ -176,7 +194,7 @@ class Cohort:
 
         Args are those of the constructor, and:
             labels: number of each label by name.
-            told: all cases of the site, with those that it holds out; None: `cases`.
+            everyone: all cases of the site, with those that it holds out; None: `cases`.
             condition: `mask` uses the label maps, `none` does not.
 
         Raises:
@@ -191,7 +209,9 @@ class Cohort:
             )
         present = torch.tensor([case.present for case in cases])
         held = present.any(0)  # a modality that the folder names but no case has is dropped
-        every = torch.tensor([case.present for case in told or cases])[:, held]
+        everyone = everyone or cases
+        every = torch.tensor([case.present for case in everyone])[:, held]
+        patients = len({case.patient for case in everyone})
         images = [case.image if held.all() else case.image[held] for case in cases]
         masks = Stack([case.labels for case in cases], torch.int64)
         return cls(
@@ -201,8 +221,7 @@ class Cohort:
             patients=[case.patient for case in cases],
             present=present[:, held],
             labels={number: name for name, number in labels.items()},
-            told=(len(every), every.double().mean(0).tolist()),
-            people=len({case.patient for case in told or cases}),
+            declared=Declared(len(every), every.double().mean(0).tolist(), patients),
             chooser=chooser,
             seed=seed,
             flip=flip,

@@ -9,7 +9,7 @@ from torch import Tensor
 from asyndgan.errors import CohortError
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.table import TableSection
-from asyndgan.store import Cohort, derived_seed
+from asyndgan.store import Cohort, Declared, derived_seed
 from asyndgan.store.splits import OPEN, Chooser, held_out_by
 from asyndgan.store.survey import Enrolled
 from asyndgan.tables.encoding import Encoder
@@ -78,7 +78,7 @@ def cohort_of(recipe: Recipe, table: Table, site: str, chooser: Chooser) -> Coho
         modalities=("record",),
         labels={number: name for name, number in encoder.classes.items()},
         patients=[str(number) for number in kept.index],
-        told=(len(table.records), [1.0]),
+        declared=Declared(len(table.records), [1.0], len(table.records)),
         chooser=chooser,
         seed=seed,
         weights=rarity(classes) if recipe.training.rare_first else None,

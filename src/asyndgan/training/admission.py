@@ -32,7 +32,7 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
             f"site {name}: its cohort has move={cohort.move}, and training.move is "
             f"{recipe.training.move}. Build the cohort as the recipe says."
         )
-    cases = Cases(cohort.patients, cohort.untaught, min(cohort.parts) < 1)
+    cases = Cases(cohort.patients, cohort.untaught, min(cohort.declared.parts) < 1)
     for reason, remedy in refusals(cases, recipe):
         raise CohortError(f"site {name}: {reason}. {remedy}")
 
@@ -53,7 +53,7 @@ def share_of(name: str, cohort: Cohort, policy: Policy, declared: float | None) 
             "lack a modality, and zeros in the feedback would tell which. Leave these cases "
             "out, or let leaves.cases be true."
         )
-    return float(cohort.told) if declared is None else declared
+    return float(cohort.declared.cases) if declared is None else declared
 
 
 def too_few_to_teach(recipe: Recipe, people: int) -> bool:

@@ -236,20 +236,16 @@ def to_resume(folder: Path) -> State | None:
 
 
 def place_of(folder: Path, run: str) -> Path:
-    """The folder of a run's states within a party's; of other runs the newest `KEPT_RUNS` stay."""
-    place = folder / f"run-{run}"
-    others = sorted({*folder.glob("run-*")} - {place}, key=lambda path: path.stat().st_mtime)
-    for old in others[:-KEPT_RUNS]:
-        shutil.rmtree(old)
-    return place
+    """The folder of a run's states within a party's."""
+    return folder / f"run-{run}"
 
 
 def place_holding(folder: Path, run: str) -> tuple[Path, dict[str, Any]] | None:
     """Folder of a party's states of a run, and the facts of the newest whole one; None if none.
 
-    Unlike `place_of` it removes nothing, and finds what earlier versions wrote.
+    It also finds what earlier versions wrote.
     """
-    for place in (folder / f"run-{run}", folder):
+    for place in (place_of(folder, run), folder):
         state = newest(place)
         if state and state[1].get("run") == run:
             return place, state[1]
@@ -262,6 +258,13 @@ def forget_old(folder: Path) -> None:
         step_file(folder, step).unlink(missing_ok=True)
     for half in folder.glob(half_of(folder / "step-*").name):
         half.unlink(missing_ok=True)
+
+
+def forget_old_runs(place: Path) -> None:
+    """Removes a party's states of runs other than that of `place`, but for `KEPT_RUNS`."""
+    others = sorted({*place.parent.glob("run-*")} - {place}, key=lambda one: one.stat().st_mtime)
+    for old in others[:-KEPT_RUNS]:
+        shutil.rmtree(old)
 
 
 def forget_after(folder: Path, step: int) -> None:

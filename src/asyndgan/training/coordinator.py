@@ -72,6 +72,7 @@ class Coordinator:
         self.device = device
         self.step_number = 0
         self.events: list[str] = []  # for a person, in no report yet
+        self.loudest: dict[str, float] = {}  # multiple of the median that was told of a site
         with seeded(derived_seed(self.recipe.training.seed, "generator")):
             self.generator = new_generator(self.recipe, self.scope).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
@@ -190,11 +191,16 @@ class Coordinator:
         feedback, loud = bounded(
             {s: answer.feedback for s, answer in answers.items()}, self.recipe.integrity
         )
-        self.events += [
-            f"{site}: the feedback of step {self.step_number} is {times:.0f} times as strong as "
-            "the median of all sites' (its norm; it was used as it is)"
-            for site, times in loud.items()
-        ]
+        bound = self.recipe.integrity.bound
+        for site, times in loud.items():
+            if times > 2 * self.loudest.get(site, 0.0):
+                self.loudest[site] = times
+                cut = bound and times > bound
+                used = f"was shortened to {bound:g} times it" if cut else "was used as it is"
+                self.events.append(
+                    f"{site}: the feedback of step {self.step_number} is {times:.3g} times as "
+                    f"strong (L2 norm) as the median of all sites', and {used}"
+                )
         return {s: a.model_copy(update={"feedback": feedback[s]}) for s, a in answers.items()}
 
     def paint(self, generator: nn.Module, of_sites: Mapping[str, Tensor]) -> Painting:

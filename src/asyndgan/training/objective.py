@@ -57,7 +57,7 @@ class Objective:
             party that can compute a first step could recognise its images. None: all follows from
             the seed.
         known: labels of the site's own cases; the segmentation term ignores others. None: all.
-        taught: labels that each half of its patients has, (2, labels) booleans; for cross-fitted
+        by_half: labels that each half of its patients has, (2, labels) booleans; for cross-fitted
             discriminators. None: all.
     """
 
@@ -72,12 +72,12 @@ class Objective:
         device: torch.device = CPU,
         secret: str | None = None,
         known: Iterable[int] | None = None,
-        taught: Tensor | None = None,
+        by_half: Tensor | None = None,
     ) -> None:
         self.recipe = recipe
         self.labels = labels
-        self.taught = frozenset(range(1 if recipe.masks.unlabelled else 0, labels))
-        self.known = self.taught if known is None else self.taught.intersection(known)
+        self.counted = frozenset(range(1 if recipe.masks.unlabelled else 0, labels))
+        self.known = self.counted if known is None else self.counted.intersection(known)
         self.space = space
         self.seed = seed if secret is None else derived_seed(seed, secret)
         self.adversarial = build_adversarial_loss(recipe)
@@ -89,7 +89,7 @@ class Objective:
         with seeded(derived_seed(seed, "discriminator")):
             self.discriminator = build_discriminator(recipe, sizes).to(device)
         if isinstance(self.discriminator, CrossFitted):
-            self.discriminator.taught = taught
+            self.discriminator.taught = by_half
         rate = recipe.optimiser.discriminator_rate
         self.discriminator_optimiser = adam(self.discriminator, rate)
         self.on_real = _OnReal(channels if recipe.loss.as_real else 0).to(device)
@@ -104,11 +104,11 @@ class Objective:
         """One update of the discriminator, from real cases and as many synthetic ones."""
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
+        halves = self._halves(real)
         mismatched, other = torch.zeros(0, dtype=torch.long, device=seen.device), seen
         if self.recipe.loss.mismatch:  # real images that are told another one's mask
-            other = seen.roll(1, 0)
+            other = seen[_next_in_half(halves, len(seen))]
             mismatched = torch.nonzero((other != seen).flatten(1).any(1)).flatten()
-        halves = real.halves if self.recipe.discriminator.cross_fitted else None
         if halves is not None:  # as many synthetic images for a network as real ones
             halves = torch.cat([halves, halves, halves[mismatched]])
         # One pass over all is faster, and no network here mixes the images of a batch.
@@ -130,13 +130,15 @@ class Objective:
         Converge?", equation 9). Realness is the mean of an image's logits.
         """
         images = real.images.detach().requires_grad_()
-        crossed = real.halves if self.recipe.discriminator.cross_fitted else None
-        said, _ = self.judged(images, seen, halves=crossed)
+        said, _ = self.judged(images, seen, halves=self._halves(real))
         if said.score is None:
             return real.images.new_zeros(())
         realness = said.score.flatten(1).mean(1).sum()
         (slope,) = torch.autograd.grad(realness, images, create_graph=True)
         return 0.5 * self.recipe.loss.gradient_penalty * slope.square().flatten(1).sum(1).mean()
+
+    def _halves(self, batch: Batch) -> Tensor | None:
+        return batch.halves if self.recipe.discriminator.cross_fitted else None
 
     def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
         """One differentially private update; see `PrivateDiscriminator.learn`."""
@@ -200,7 +202,7 @@ class Objective:
             refused = self.adversarial.synthetic(mismatched.score)
             terms.append(0.5 * self.recipe.loss.mismatch * refused)
         if self.recipe.loss.segmentation and real.segmentation is not None:
-            fits = balanced_cross_entropy(real.segmentation, labels_in(maps[:count]), self.taught)
+            fits = balanced_cross_entropy(real.segmentation, labels_in(maps[:count]), self.counted)
             terms.append(self.recipe.loss.segmentation * fits)
             if self.recipe.loss.as_real:
                 self.on_real.take(real.segmentation.detach(), labels_in(maps[:count]))
@@ -270,6 +272,17 @@ class _OnReal(torch.nn.Module):
         each, there = cross_entropy_by_label(logits, masks, known)
         excess = torch.where(there, F.relu(each - self.usual), 0.0)
         return excess.sum() / there.sum().clamp(min=1)
+
+
+def _next_in_half(halves: Tensor | None, count: int) -> Tensor:
+    """Of each case the place of the next one of its half of the patients; perhaps its own."""
+    places = torch.arange(count)
+    if halves is None:
+        return places.roll(1)
+    for half in halves.unique():
+        own = torch.nonzero(halves == half).flatten().cpu()
+        places[own] = own.roll(1)
+    return places
 
 
 def _as_complete_as(batch: Batch) -> Batch:

@@ -87,7 +87,7 @@ class Site(Handler):
         check_cohort(name, cohort, recipe)
         policy.check(recipe, name, patients=cohort.fewest)
         self.name = name
-        self.cases = cohort
+        self.cohort = cohort
         self.recipe = recipe
         self.folder = folder
         self.device = device
@@ -128,7 +128,7 @@ class Site(Handler):
     def _judge(self, request: Judge) -> Judgement:
         """One step: the discriminator learns, then returns its feedback on the images."""
         self._check_fits(request)
-        batch = self.cohort.batch(self.next_batch, self.recipe.training.batch)
+        batch = self.draws.batch(self.next_batch, self.recipe.training.batch)
         if request.images.shape != batch.images.shape:
             raise ProtocolError(
                 f"synthetic images of shape {tuple(request.images.shape)} came; "
@@ -151,12 +151,13 @@ class Site(Handler):
         synthetic.images.requires_grad_()
         loss, terms = self.objective.ask(synthetic, real)
         (feedback,) = torch.autograd.grad(loss, synthetic.images)
+        numbers = self._finite(losses | terms, feedback, request.step)
         self.step = request.step + 1
         self.next_batch += 1
         return Judgement(
             run=request.run,
             step=request.step,
-            losses=self._finite(losses | terms, request.step),
+            losses=numbers,
             feedback=feedback.cpu(),
             batch=self.next_batch,
             conditions=self._conditions(),
@@ -165,9 +166,9 @@ class Site(Handler):
     def _given(self, request: Judge) -> torch.Tensor | None:
         """The masks of the coordinator's choice that it painted from; None: this site's own."""
         given = self.recipe.given_masks
-        shape = (self.recipe.training.batch, *self.cohort.space) if given else NO_CONDITIONS.shape
+        shape = (self.recipe.training.batch, *self.draws.space) if given else NO_CONDITIONS.shape
         masks = request.conditions
-        if masks.shape != shape or masks.max() > (max(self.cohort.labels) if given else 0):
+        if masks.shape != shape or masks.max() > (max(self.draws.labels) if given else 0):
             raise ProtocolError(
                 f"conditions of shape {tuple(masks.shape)} with labels up to {int(masks.max())} "
                 f"came with the images; this site takes {tuple(shape)}, with labels that it has."
@@ -181,20 +182,20 @@ class Site(Handler):
         # Else states of steps that are now done anew would count as the newest. Being opened alone
         # removes nothing: a late `Open` may ask for a step that is long over.
         if self._opened and self.folder and self.run:
-            checkpoint.forget_after(checkpoint.place_of(self.folder, self.run), self.step)
+            checkpoint.forget_after(checkpoint.place_of(self.folder, self.run), request.step)
         self._opened = False
         self.objective.begin_step(request.step)
 
     def _learn_privately(self, synthetic: Batch) -> dict[str, torch.Tensor]:
         """Charges and makes updates on randomly drawn patients and on stored synthetic images."""
         account, uses = self.release.account, self.recipe.privacy.updates
-        account.charge(uses)
         if account.mechanism is None:
             raise ProtocolError("this recipe has no privacy to learn under.")
+        account.charge(uses)
         self.received.append(Batch(synthetic.images.clone(), synthetic.conditions))
         losses: dict[str, torch.Tensor] = {}
         for _ in range(uses):
-            real = self._real(self.cohort.patients_by_chance(account.mechanism.rate, uniform))
+            real = self._real(self.draws.patients_by_chance(account.mechanism.rate, uniform))
             place = int(uniform(1) * len(self.received))
             losses = self.objective.learn_privately(real, self.received[place])
         return losses
@@ -206,19 +207,25 @@ class Site(Handler):
         """The conditions of the next batch, for the coordinator; zeros if it chooses them."""
         size = self.recipe.training.batch
         if not self.recipe.draws_conditions:
-            return self.cohort.batch(self.next_batch, size).conditions
+            return self.draws.batch(self.next_batch, size).conditions
         if self.recipe.given_masks:
             return torch.zeros(size, dtype=torch.int64)
         # Classes are drawn uniformly, not as often as patients have them.
-        pool = torch.tensor(sorted(self.cohort.labels))
+        pool = torch.tensor(sorted(self.draws.labels))
         seed = derived_seed(self.recipe.training.seed, "conditions", self.name, self.next_batch)
         return drawn_from(pool, size, torch.Generator().manual_seed(seed), flip=False)
 
-    def _finite(self, losses: dict[str, torch.Tensor], step: int) -> dict[str, float]:
+    def _finite(
+        self, losses: dict[str, torch.Tensor], feedback: torch.Tensor, step: int
+    ) -> dict[str, float]:
+        """The losses as numbers; raises `NotFiniteError`, and forgets what has learned from it."""
         numbers = {name: float(value) for name, value in losses.items()}
-        for name, value in numbers.items():
+        checked = {f"the loss '{name}'": value for name, value in numbers.items()}
+        checked["the feedback"] = float(feedback.abs().max())
+        for name, value in checked.items():
             if not math.isfinite(value):
-                raise NotFiniteError(f"the loss '{name}' of step {step} is {value}.")
+                self._start_afresh()  # the next `Open` takes the newest whole state
+                raise NotFiniteError(f"{name} of step {step} is {value}.")
         return numbers
 
     def _open(self, request: Open) -> Card:
@@ -234,16 +241,16 @@ class Site(Handler):
         return Card(
             run=request.run,
             step=self.step,
-            cases=self.cohort.told,
+            cases=self.draws.declared.cases,
             share=self.share,
-            modalities=list(self.cohort.modalities),
-            parts=self.cohort.parts,
-            labels={str(number): name for number, name in self.cohort.labels.items()},
-            space=list(self.cohort.space),
+            modalities=list(self.draws.modalities),
+            parts=self.draws.declared.parts,
+            labels={str(number): name for number, name in self.draws.labels.items()},
+            space=list(self.draws.space),
             batch=self.next_batch,
             conditions=self._conditions(),
             keep=self.recipe.keeps_masks,
-            few=too_few_to_teach(self.recipe, self.cohort.people),
+            few=too_few_to_teach(self.recipe, self.draws.declared.patients),
         )
 
     def _check_attempt(self, request: Open) -> None:
@@ -288,11 +295,12 @@ class Site(Handler):
                 "step": self.step,
                 "batch": self.next_batch,
                 "data": self._data_digest,
-                "members": self.cases.members,
-                "modalities": list(self.cases.modalities),
+                "members": self.cohort.members,
+                "modalities": list(self.cohort.modalities),
                 "secret": self.secret,
             }
             place = checkpoint.place_of(self.folder, request.run)
+            checkpoint.forget_old_runs(place)
             path = checkpoint.step_file(place, request.step)
             checkpoint.write(path, self.objective.state(), about)
             checkpoint.forget_old(place)
@@ -334,7 +342,7 @@ class Site(Handler):
         tensors, about = stored
         if (about.get("run"), about.get("recipe")) != (run, self.recipe.digest()):
             raise RunError("the site's state is of another run or recipe; remove it to go on.")
-        check_same(about, data=self._data_digest, modalities=self.cases.modalities)
+        check_same(about, data=self._data_digest, modalities=self.cohort.modalities)
         try:
             step, batch = (checkpoint.count_in(about, key) for key in ("step", "batch"))
             known = about.get("secret")
@@ -353,7 +361,7 @@ class Site(Handler):
         Which half of the patients a case belongs to follows from the patients' names, and what has
         learned from one half must never learn from the other.
         """
-        return self.cases.members + digest_of([self.cases.halves])
+        return self.cohort.members + digest_of([self.cohort.halves])
 
     def _start_afresh(self, known: str | None = None) -> None:
         """Resets the site; its draws are secret (`known`: repeated), unless the start is known."""
@@ -363,20 +371,20 @@ class Site(Handler):
         if not self.release.policy.allows.known_start:
             known = known or secret()
         self.secret = known
-        self.cohort = self.cases.redrawn(known) if known else self.cases
+        self.draws = self.cohort.redrawn(known) if known else self.cohort
         self.step = 0
         self.next_batch = 0
         self.received: deque[Batch] = deque(maxlen=KEPT_BATCHES)
-        recipe, by_half = self.recipe, self.cases.labels_by_half
+        recipe, by_half = self.recipe, self.cohort.labels_by_half
         self.objective = Objective(
             recipe,
-            modalities=len(self.cohort.modalities),
-            labels=max(self.cohort.labels) + 1,
-            space=self.cohort.space,
+            modalities=len(self.draws.modalities),
+            labels=max(self.draws.labels) + 1,
+            space=self.draws.space,
             seed=derived_seed(self.recipe.training.seed, "site", self.name),
             device=self.device,
             secret=self.secret,
             known=by_half.any(0).nonzero().flatten().tolist() if recipe.given_masks else None,
-            taught=by_half if recipe.discriminator.cross_fitted else None,
+            by_half=by_half if recipe.discriminator.cross_fitted else None,
         )
         self._fresh = True
