@@ -72,7 +72,7 @@ def asked_once(
     )
     setup = SiteSetup(name, data, run.site_state(name))
     with asked_again(run, recipe, setup, late=False, policy=policy) as (site, ask):
-        batches = [site.cohort.batch(k, recipe.training.batch) for k in range(1 + OTHERS)]
+        batches = [site.draws.batch(k, recipe.training.batch) for k in range(1 + OTHERS)]
         real = batches[0].images
         random = torch.Generator().manual_seed(0)
         sent = through(torch.rand(real.shape, generator=random) * 2 - 1, recipe.wire.images)
