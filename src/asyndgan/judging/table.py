@@ -13,8 +13,7 @@ from pydantic import BeforeValidator, PlainValidator, TypeAdapter
 from asyndgan.errors import DataError, MissingPackageError, RunError
 from asyndgan.judging.metrics import SCORES, ScoreArray, average
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.received import lacking
-from asyndgan.texts import bounded_text, parsed_json, replace_text, without_nan
+from asyndgan.texts import bounded_text, lacking, parsed_json, replace_text, without_nan
 
 if TYPE_CHECKING:
     import pandas as pd
