@@ -30,7 +30,7 @@ def digest_of_files(folder: Path, further: Sequence[str] = ()) -> str:
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with opened(path, 2**63) as file:
+        with opened(path, 2**63, links=True) as file:
             while part := file.read(2**20):
                 digest.update(part)
     return digest.hexdigest()

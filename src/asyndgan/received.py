@@ -26,17 +26,18 @@ class UnreadableError(ValueError):
 
 
 @contextmanager
-def opened(path: Path, most: int = 2**34, *, links: bool = True) -> Iterator[BufferedReader]:
+def opened(path: Path, most: int = 2**34, *, links: bool = False) -> Iterator[BufferedReader]:
     """Opens a regular file for reading; anything else is neither waited for nor read.
 
     Args:
         path: the file.
         most: largest size in bytes.
-        links: whether the file itself may be a link, as one that its reader named may be.
+        links: whether the file itself may be a link, as one that its reader named, or of a data
+            set, may be.
 
     Raises:
         OSError: it cannot be opened.
-        ValueError: it is no regular file, is larger, or is a link although none is allowed.
+        UnreadableError: it is no regular file, is larger, or is a link although none is allowed.
     """
     if not links and path.is_symlink():
         raise UnreadableError("is a link")
@@ -54,7 +55,7 @@ def opened(path: Path, most: int = 2**34, *, links: bool = True) -> Iterator[Buf
 
 
 def contents(path: Path, most: int, *, links: bool = False) -> bytes:
-    """Reads a whole file, which is no link by default; otherwise as `opened`."""
+    """Reads a whole file; arguments and errors are those of `opened`."""
     with opened(path, most, links=links) as file:
         content = file.read(most + 1)  # it may have grown, and some of the system's state no size
     if len(content) > most:
@@ -63,23 +64,18 @@ def contents(path: Path, most: int, *, links: bool = False) -> bytes:
 
 
 def link_in(folder: Path) -> Path | None:
-    """A link within a folder that was handed over; None if it holds none."""
-    for place, folders, files in os.walk(folder):
+    """A link within a folder that was handed over; None if it holds none.
+
+    Raises:
+        OSError: a folder in it cannot be read, so a link may be there.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):  # or nothing is in it
+            raise error
+
+    for place, folders, files in os.walk(folder, onerror=refuse):
         for name in (*folders, *files):
             if (found := Path(place, name)).is_symlink():
                 return found
     return None
-
-
-def lacking(path: Path, command: str) -> str:
-    """What is wrong if a command, such as "asyndgan audit", has not written `path`, its last file.
-
-    Returns:
-        A sentence and the remedy; empty if the file is there.
-    """
-    if path.exists():
-        return ""
-    return (
-        f"{path.parent} holds no {path.name}: '{command}' has not finished in it, or never wrote "
-        "to it. Run it again, or name another folder."
-    )

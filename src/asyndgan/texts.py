@@ -273,3 +273,17 @@ def without_nan(value: Any) -> Any:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: 1 patient, 21 patients."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def lacking(path: Path, command: str) -> str:
+    """What is wrong if a command, such as "asyndgan audit", has not written `path`, its last file.
+
+    Returns:
+        A sentence and the remedy; empty if the file is there.
+    """
+    if path.exists():
+        return ""
+    return (
+        f"{path.parent} holds no {path.name}: '{command}' has not finished in it, or never wrote "
+        "to it. Run it again, or name another folder."
+    )

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.errors import AsyndganError, DataError
+from asyndgan.errors import AsyndganError, DataError, RunError
 from asyndgan.export.writing import SPLITS_FILE
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
@@ -570,6 +570,11 @@ def test_masks_of_a_label_are_painted_and_labels_are_faded(run, phantoms, tmp_pa
                 "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no",
                 "--label", label,
             )  # fmt: skip
+    with pytest.raises(AsyndganError, match="Take a larger --ratio"):
+        command(
+            "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no",
+            "--ratio", 0.01,
+        )  # fmt: skip
     with pytest.raises(AsyndganError, match="there is nothing to paint"):
         command(
             "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no", "--no-own"
@@ -604,6 +609,21 @@ def test_who_is_held_out_does_not_come_back_by_his_mask(tiny, phantoms, tmp_path
     assert (told["masks_sha256"], told["masks_left_out"]) == (
         [], {"of held-out patients": len(kept_back)},
     )  # fmt: skip
+    facts = held.facts()
+    facts.patient_patterns["south"] = "(.+)_"
+    held.write_facts(facts)
+    of_south = DataSet(phantoms["north"])
+    of_south.info.extra["patient_pattern"] = "(.+)_"
+    what = augmenting.Augmentation(1.0)
+    for data, state, said in (
+        (of_south, None, "Name the states of the site"),
+        (of_south, held.site_state("north"), "patients of north by another pattern"),
+        (DataSet(phantoms["north"]), held.site_state("south"), "patients of south by another"),
+    ):
+        with pytest.raises(RunError, match=said):
+            augmenting.augment_folder(held, data, tmp_path / "no", what, state=state)
+    data, state = DataSet(phantoms["north"]), held.site_state("north")
+    assert augmenting.augment_folder(held, data, tmp_path / "of north", what, state=state)[1]
 
 
 def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(run, phantoms, tmp_path):
@@ -630,7 +650,7 @@ def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(run, p
     assert f"Further masks {without}." in said
     told = json.loads((tmp_path / "own" / "provenance.json").read_text())
     assert told["masks_left_out"] == {"for which no real case has room": masks}
-    with pytest.raises(DataError, match=rf"0 masks can be used \({without}\)"):
+    with pytest.raises(DataError, match=rf"no mask can be used \({without}\)"):
         command("augment", run.path, "--site", folder, "--out", tmp_path / "none", *words)
 
 

@@ -389,7 +389,18 @@ def test_a_run_whose_sites_tell_no_number_of_records_makes_enough_to_be_audited(
     facts.write_text(re.sub(r'"cases": \d+', '"cases": 1', facts.read_text()))
     assert {about["cases"] for about in Run(facts.parent).facts.sites.values()} == {1}
     assert len(make_records(RunFolder(facts.parent))) == 2000
-    assert generate(facts.parent, tmp_path / "few", draws=3) == 6  # as asked for
+    assert generate(facts.parent, tmp_path / "made") == 2000
+    provenance = Table.read(tmp_path / "made").schema.provenance
+    assert provenance["records"] == 2000 and "draws" not in provenance
+    with pytest.raises(RunError, match="Leave --draws out: 2,000 records are made"):
+        make_records(RunFolder(facts.parent), draws=3)
+
+
+def test_a_site_that_tells_no_number_of_records_counts_as_none(run, tmp_path):
+    facts = shutil.copytree(run, tmp_path / "run") / "run.json"
+    facts.write_text(re.sub(r'"cases": \d+', '"cases": 1', facts.read_text(), count=1))
+    (told,) = {about["cases"] for about in Run(facts.parent).facts.sites.values()} - {1}
+    assert len(make_records(RunFolder(facts.parent), draws=3)) == 3 * told
 
 
 def test_a_trial_of_a_table_is_told_as_such(run, data, tmp_path):

@@ -32,6 +32,20 @@ def test_a_choice_is_changed_for_a_clear_gain_alone(seconds, chosen, monkeypatch
     assert fastest(seconds, use) == chosen
 
 
+def test_what_is_set_up_at_first_use_counts_for_no_choice_even_where_one_round_is_long(
+    monkeypatch,
+):
+    now, used = [0.0], []
+    for clock in ("perf_counter", "monotonic"):
+        monkeypatch.setattr(time, clock, lambda: now[0])
+
+    def use(name):
+        now[0] += 10 if used else 20
+        used.append(name)
+
+    assert fastest("ab", use) == "a"
+
+
 @pytest.mark.parametrize("asked", ["float32", "bfloat16"])
 def test_a_named_precision_is_taken_without_measuring(asked, tiny, monkeypatch):
     monkeypatch.setattr(compute, "fastest", pytest.fail)
@@ -125,7 +139,7 @@ def test_expected_time_grows_with_the_image(tiny):
 
 def test_of_large_images_one_is_timed_for_all_of_a_batch(tiny, monkeypatch):
     counts = []
-    monkeypatch.setattr(compute, "_step", lambda _, count, *__, judged: counts.append(count))
+    monkeypatch.setattr(compute, "_step", lambda _, count, *__, judging: counts.append(count))
     monkeypatch.setattr(compute, "_seconds", lambda choices, _: dict.fromkeys(choices, 1.0))
     one, eight = (
         compute.expected_seconds(

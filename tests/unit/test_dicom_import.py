@@ -166,6 +166,8 @@ VAST = ["1e308", "1e308", "-1e308"]
         ),
         (placeless, "Has images without a place in space"),
         (setting(0, PhotometricInterpretation="MONOCHROME1"), "Is stored inverted"),
+        (setting(0, PhotometricInterpretation="PALETTE COLOR"), "Holds pictures in colour"),
+        (setting(0, PhotometricInterpretation=None), "Does not say which values are bright"),
         (setting(PatientID=" "), "Has no PatientID"),
         (setting(ImagePositionPatient=VAST), "vast numbers"),
         (setting(Rows=65535, Columns=65535), "or more than 536870912"),

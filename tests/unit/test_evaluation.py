@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -192,7 +193,7 @@ def test_every_model_has_a_row_a_label_with_the_promised_keys(data, tmp_path):
         assert row["patients"] <= 3
     assert [row["cases"] for row in stored["rows"]][:4] == [14, 8, 8, 6]
     assert evaluation.row("real-all", "head").ratio == 1
-    assert len(stored["per_patient"]["synthetic"]["lesion"]["dice"]) == 3
+    assert len(stored["per_patient"]["synthetic"]["lesion"]["dice"][1]) == 3
     assert stored["headline"].count("of the all-real Dice") == 2
     assert stored["judged_on"] == "test"
     assert (tmp_path / "examples.png").stat().st_size > 1000
@@ -203,8 +204,10 @@ def test_every_model_has_a_row_a_label_with_the_promised_keys(data, tmp_path):
 
 
 def test_the_frame_has_a_row_for_each_model_label_seed_and_patient(data, tmp_path, unplotted):
-    evaluation = evaluate(**data, out=tmp_path, seeds=(0, 1))
+    evaluation = evaluate(**data, out=tmp_path, seeds=(3, 5))
     frame = evaluation.frame
+    assert {*frame["seed"]} == {3, 5}
+    pd.testing.assert_frame_equal(Evaluation.read(tmp_path).frame, frame)
     assert list(frame)[:5] == ["model", "label", "cases", "seed", "patient"]
     assert len(frame) == 4 * 2 * 2 * 3
     own = frame[(frame["model"] == "synthetic") & (frame["label"] == "head")]

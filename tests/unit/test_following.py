@@ -67,7 +67,7 @@ def test_before_a_training_it_is_said_whether_an_audit_could_permit_a_release(
 @pytest.mark.parametrize("overrides", [[], ["training.hold_out=0.3"]])
 def test_the_next_commands_are_whole_and_have_the_paths_of_this_run(masks, overrides):
     recipe, run = load_recipe("default", overrides), Path("my run")
-    lines = next_commands(run, recipe, SITES, masks=masks)
+    lines = next_commands(run, recipe, SITES, engine="processes", masks=masks)
     assert [line.split()[1] for line in lines] == ["generate", "evaluate", "audit", "report"]
     assert ("--masks MASKS" in lines[0]) is not masks
     unseen = [f"{option} OTHER_PATIENTS" in line for option, line in
@@ -83,6 +83,15 @@ def test_the_next_commands_are_whole_and_have_the_paths_of_this_run(masks, overr
         assert given["run"] == str(run) and not rest
         if given.get("site"):
             assert parsed_sites(given["site"]) == SITES
+
+
+@pytest.mark.parametrize("engine", ["inprocess", "processes", "flare"])
+@pytest.mark.parametrize("held_out", [0, 0.3])
+def test_a_judging_command_names_states_where_sites_keep_them_and_they_are_needed(held_out, engine):
+    recipe = load_recipe("default", [f"training.hold_out={held_out}"])
+    lines = next_commands(Path("run"), recipe, SITES, engine=engine, masks=True)
+    named = [" --state NAME=FOLDER" in line for line in lines]
+    assert named == [False, bool(held_out) and engine == "flare", engine == "flare", False]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from asyndgan.cli.evaluate import tell_evaluation, tell_trial
 from asyndgan.cli.report import report as report_command
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
+from asyndgan.judging.metrics import SCORES
 from asyndgan.judging.table import Evaluation, Row
 from asyndgan.painting.card import model_card
 from asyndgan.painting.fading import AS_PAINTED, Fading
@@ -276,7 +277,7 @@ def test_many_labels_have_one_mean(tmp_path):
 
 
 def test_each_patient_is_a_dot_and_those_left_of_the_bar_are_counted_at_its_edge(tmp_path):
-    dice = {"real-all": {"lesion": {"dice": [0.7, 0.9, 0.1, 0.2, None]}}}
+    dice = {"real-all": {"lesion": {key: [[0.7, 0.9, 0.1, 0.2, None]] for key in SCORES}}}
     folder = evaluation(tmp_path / "evaluation", per_patient=dice, about={"sites": "Others."})
     found = page(run_folder(tmp_path / "run"), evaluation=folder)
     dots = [attributes["style"] for attributes in found.all("b") if "style" in attributes]
@@ -608,7 +609,8 @@ def test_without_an_audit_the_page_says_how_to_make_one(tmp_path, monkeypatch):
     assert "asyndgan audit run --site north=FOLDER --site south=FOLDER --holdout FOLDER" in text
     held_out = load_recipe("default", ["training.hold_out=0.2"])
     text = page(run_folder(Path("held"), recipe=held_out)).text
-    assert "--site south=FOLDER --state NAME=FOLDER ... --out held/audit" in text
+    for written in ("evaluation", "audit"):
+        assert f"--site south=FOLDER --state NAME=FOLDER ... --out held/{written}" in text
     text = page(run_folder(Path("here"), recipe=held_out, engine="processes")).text
     assert "--site south=FOLDER --out here/audit" in text
 

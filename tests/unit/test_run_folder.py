@@ -177,3 +177,19 @@ def test_a_pipe_in_a_folder_that_is_copied_is_refused_and_not_waited_for(tmp_pat
     os.mkfifo(tmp_path / "run" / "pipe")
     with pytest.raises(DataError, match=r"pipe: is a folder, a pipe or a device"):
         copy_folder(tmp_path / "run", tmp_path / "copy")
+
+
+def test_a_run_with_a_folder_that_cannot_be_read_is_refused_as_it_could_hold_a_link(
+    tmp_path, tiny, monkeypatch
+):
+    run = RunFolder.create(tmp_path / "run", tiny())
+    monkeypatch.chdir(run.path)
+    for _ in range(20):  # its path is longer than a system opens, even for an administrator
+        Path("d" * 250).mkdir()
+        os.chdir("d" * 250)
+    Path("link").symlink_to("/")
+    with pytest.raises(RunError, match=r"cannot be read .* and could hold a link"):
+        RunFolder(run.path).check_links()
+    monkeypatch.undo()
+    with pytest.raises(RunError, match="is no run folder"):
+        RunFolder(tmp_path / "none").facts()

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,16 +233,17 @@ def test_a_study_elsewhere_is_used_if_it_is_named_and_missing_things_are_said(he
 
 def test_the_next_commands_of_a_study_leave_out_what_it_says(here):
     study, recipe = Study.load("study.toml"), load_recipe("default")
+    told = partial(next_commands, engine="inprocess", masks=True)
     short = Path("study.toml")
     for file, more in ((short, ""), (here / short, f" --study {here / short}")):
         own = Study.load(file)
-        lines = next_commands(own.out, recipe, own.sites, masks=True, study=file)
+        lines = told(own.out, recipe, own.sites, study=file)
         names = ("generate", "evaluate", "audit", "report")
         assert lines == [f"asyndgan {name}{more}" for name in names]
     other = {"a": Path("elsewhere")}
-    for line in next_commands(study.out, recipe, other, masks=True, study=short):
+    for line in told(study.out, recipe, other, study=short):
         assert "--site a=elsewhere" in line or line.split()[1] in ("generate", "report")
-    for line in next_commands(Path("b"), recipe, study.sites, masks=True, study=short):
+    for line in told(Path("b"), recipe, study.sites, study=short):
         assert line.split()[2] == "b"
 
 

@@ -665,13 +665,20 @@ def test_records_of_one_table_in_another_are_told_if_chance_does_not_bring_them(
     for folder, copied in ((south, 90), (test, 60)):
         with (folder / "records.csv").open("a") as file:
             file.writelines(rows[:copied])
-    faults = checked([north, south], test)[-1].faults
+    _, at_sites, of_test = (report.faults for report in checked([north, south], test))
     # Of 90 that were copied; the others occur more than once.
-    assert "85 of the 200 records of" in faults[0] and "are also in" in faults[0]
-    assert "test records are also at a site" in faults[-1]
+    (fault,) = at_sites
+    assert f"85 of the 200 records of {north}" in fault and f"are also in {south}" in fault
+    assert len(of_test) == 1 and "test records are also at a site" in of_test[0]
     few, many = Table.read(test).records, Table.read(north).records
     with pytest.raises(RunError, match=r"of the 260 records .* Give others with --test"):
         check_apart(few, [many], "--test")
+
+
+def test_two_equal_tables_are_one_fault(tmp_path):
+    same = drawn(tmp_path / "n")
+    again = drawn(tmp_path / "s")
+    assert len([fault for report in checked([same, again]) for fault in report.faults]) == 1
 
 
 def test_records_of_few_values_are_not_those_of_another_table():

@@ -16,6 +16,7 @@ from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
 from asyndgan.intake.nnunet import read_masks
 from asyndgan.intake.readers import reader_of
+from asyndgan.recipe import ImageSection
 from asyndgan.store.case import RawCase
 from reading import read_cases
 
@@ -80,6 +81,41 @@ def test_a_set_of_nnunets_version_1_is_read_by_its_numbered_files(tmp_path: Path
     for path in list((folder / "imagesTr").iterdir()):
         path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
     assert len(list(read_cases(folder))) == 6
+
+
+def test_a_gap_in_a_case_of_nnunets_version_1_is_that_of_its_modality(tmp_path: Path) -> None:
+    folder = decathlon(tmp_path / "a", 1)
+    table = json.loads((folder / "dataset.json").read_text())
+    names = {"0": "T1", "1": "T2", "2": "FLAIR"}
+    described(folder, **{**table, "modality": names})
+    for path in list((folder / "imagesTr").iterdir()):
+        for number in range(3):
+            image = nib.Nifti1Image(random(6, 5, 3) + number, np.eye(4))
+            nib.save(image, path.with_name(path.name.replace(".nii", f"_{number:04d}.nii")))
+        path.unlink()
+    (folder / "imagesTr/BRATS_001_0001.nii.gz").unlink()
+    (fault,) = check_folder(folder).faults
+    assert fault.file.name == "BRATS_001_0001.nii.gz" and "'T2' is missing" in fault.reason
+    described(folder, **{**table, "modality": names, "incomplete": True})
+    assert not check_folder(folder).faults
+    channels = next(iter(DataSet(folder).raw(DataSet(folder).files[0], ImageSection()))).channels
+    assert list(channels) == ["T1", "FLAIR"]
+    np.testing.assert_array_equal(channels["FLAIR"] - channels["T1"], 2)
+
+
+def test_a_list_has_null_in_the_place_of_an_image_that_a_case_lacks(tmp_path: Path) -> None:
+    names = {"0": "T1", "1": "T2", "2": "FLAIR"}
+    folder = listed(tmp_path / "a", channel_names=names, incomplete=True)
+    fault, *_ = check_folder(folder).faults
+    assert fault.reason == "lists 2 images of ann, for 3 modalities" and "null" in fault.remedy
+    table = json.loads((folder / "dataset.json").read_text())
+    for files in table["dataset"].values():
+        files["images"].insert(1, None)
+    described(folder, **table)
+    assert not check_folder(folder).faults
+    data = DataSet(folder)
+    raw = [next(iter(data.raw(files, ImageSection()))) for files in data.files]
+    assert [list(each.channels) for each in raw] == [["T1", "FLAIR"]] * 2
 
 
 def test_a_list_of_training_files_of_no_one_format_is_refused(tmp_path: Path) -> None:

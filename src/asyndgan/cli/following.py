@@ -8,6 +8,7 @@ from typing import Final
 from asyndgan.cli.study import WRITTEN
 from asyndgan.cli.terminal import Terminal
 from asyndgan.recipe import Recipe
+from asyndgan.runs.following import judging_options
 from asyndgan.runs.study import STUDY_FILE, Study
 from asyndgan.texts import counted
 
@@ -72,7 +73,13 @@ def tell_lacking(
 
 
 def next_commands(
-    path: Path, recipe: Recipe, sites: Mapping[str, Path], *, masks: bool, study: Path | None = None
+    path: Path,
+    recipe: Recipe,
+    sites: Mapping[str, Path],
+    *,
+    engine: str,
+    masks: bool,
+    study: Path | None = None,
 ) -> list[str]:
     """The commands that use a finished run; what is not known of them is named in capitals.
 
@@ -80,6 +87,7 @@ def next_commands(
         path: folder of the run.
         recipe: its recipe.
         sites: folders of its sites' data, by name.
+        engine: by which it was trained.
         masks: whether it kept masks to paint from.
         study: file of the study that it was trained in.
     """
@@ -90,10 +98,9 @@ def next_commands(
     from_masks = "" if masks or kind != "mask" else " --masks MASKS"
     words = {"generate": from_masks} if kind != "class" or recipe.table else {}
     if recipe.image.source == "images":
-        unseen = not recipe.training.hold_out
-        if _judged(recipe):
-            words["evaluate"] = given + f" --test {others}" * unseen
-        words["audit"] = given + f" --holdout {others}" * unseen
+        words |= judging_options(recipe, engine, given, others)
+        if not _judged(recipe):
+            del words["evaluate"]
     if study and (path, sites) == (said.out, said.sites):  # which then gives all else
         run = "" if study == Path(STUDY_FILE) else f" --study {quote(str(study))}"
         words = {name: from_masks if name == "generate" else "" for name in words}

@@ -185,7 +185,9 @@ def tell_finished(
     tell_trial(console, run)
     tell_lacking(console, recipe, masks=masks, study=study)
     console.say("Next:")
-    for command in next_commands(run.path, recipe, sites, masks=masks, study=study):
+    for command in next_commands(
+        run.path, recipe, sites, engine=facts.engine, masks=masks, study=study
+    ):
         console.say(command)
 
 

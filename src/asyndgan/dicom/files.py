@@ -112,7 +112,7 @@ def _header(path: Path, tags: Sequence[str]) -> Iterator[Any]:
     from pydicom import dcmread
     from pydicom.filereader import read_dataset
 
-    with silent(), opened(path, MAX_FILE) as stored:
+    with silent(), opened(path, MAX_FILE, links=True) as stored:
         if stored.read(132)[128:] != b"DICM":
             raise NotDicomError
         file = _Bounded(stored, MAX_HEADER)

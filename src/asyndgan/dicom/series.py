@@ -153,7 +153,9 @@ def read_archive(folder: Path) -> Archive:
         for path in (Path(place, name) for name in sorted(names)):
             try:
                 with header_of(path, _TAGS) as dataset:
-                    if not _add(found, copies, path, dataset):
+                    if kind := _kind_of(dataset):
+                        _add(found, copies, path, dataset, kind)
+                    else:
                         archive.others += 1
             except NotDicomError:
                 archive.foreign.append(path)
@@ -164,52 +166,55 @@ def read_archive(folder: Path) -> Archive:
     return archive
 
 
+def _kind_of(dataset: Any) -> str:
+    """Kind of a file's series; "" if it has neither images nor segments. May raise `DicomError`."""
+    sop, modality = str(dataset.get("SOPClassUID")), str(dataset.get("Modality"))
+    if "SOPClassUID" not in dataset and str(dataset.file_meta.get(_CLASS)) != _DIRECTORY:
+        raise DicomError("is cut off", "Export it again.")
+    image = modality if modality in MODALITIES and "Rows" in dataset else ""
+    return "SEG" if sop in _SEG else "RTSTRUCT" if sop == RTSTRUCT else image
+
+
+def _new_series(dataset: Any, kind: str) -> Series:
+    """The series that a file is of, still without it."""
+    label = "StructureSetLabel" if kind == "RTSTRUCT" else "SeriesDescription"
+    names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber", label)
+    patient, study, uid, number, told = (str(dataset.get(name) or "").strip() for name in names)
+    frame_of_reference = str(dataset.get("FrameOfReferenceUID") or "")
+    return Series((patient.casefold(), study, uid), kind, number, told, frame_of_reference)
+
+
 def _add(
     found: dict[tuple[str, ...], Series],
     copies: dict[tuple[str, ...], Path],
     path: Path,
     dataset: Any,
-) -> bool:
-    """Adds a file to its series; returns whether it holds images or a segmentation.
+    kind: str,
+) -> None:
+    """Adds a file to its series, unless it is a copy, as in a copied folder, of one that is there.
 
-    A file may be there twice, as in a copied folder: it counts once.
+    Each file of a segmentation is a series of its own.
     """
-    sop, modality = str(dataset.get("SOPClassUID")), str(dataset.get("Modality"))
-    if "SOPClassUID" not in dataset and str(dataset.file_meta.get(_CLASS)) != _DIRECTORY:
-        raise DicomError("cannot be read: a file is cut off", "Export it again.")
-    kind = "SEG" if sop in _SEG else "RTSTRUCT" if sop == RTSTRUCT else ""
-    alone = str(path) if kind else ""  # each such file is one segmentation
-    if not kind and (modality not in MODALITIES or "Rows" not in dataset):
-        return False
-    kind = kind or modality
-    names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
-    patient, study, uid = (str(dataset.get(name) or "").strip() for name in names)
-    label = "StructureSetLabel" if sop == RTSTRUCT else "SeriesDescription"
-    number, description = (str(dataset.get(name) or "").strip() for name in ("SeriesNumber", label))
-    key = (patient.casefold(), study, uid)
-    frame_of_reference = str(dataset.get("FrameOfReferenceUID") or "")
+    new = _new_series(dataset, kind)
     image = [str(dataset.get(name)) for name in ("SOPInstanceUID", "ImagePositionPatient")]
-    first = copies.setdefault((*key, kind, *image), path)
-    differs = first != path and not filecmp.cmp(first, path, shallow=False)
-    if first != path and not differs:
-        return True
-    new = Series(key, kind, number, description, frame_of_reference)
-    series = found.setdefault((*key, kind, alone), new)
-    if differs and not alone:
+    first = copies.setdefault((*new.key, kind, *image), path)
+    if first != path and filecmp.cmp(first, path, shallow=False):
+        return
+    alone = str(path) if new.is_segmentation else ""
+    series = found.setdefault((*new.key, kind, alone), new)
+    series.files.append(path)
+    if series.is_segmentation:
+        _describe_segments(series, dataset)
+    elif first != path:
         series.faults.append(
             DicomError(
                 "holds two files of one image, and their contents differ",
                 "Keep the right one of each pair with one SOP Instance UID.",
             )
         )
-    series.files.append(path)
-    if alone:
-        _describe_segments(series, dataset)
-    if sop == RTSTRUCT:
-        regions = dataset.get("ROIContourSequence") or ()
-        _keep(series, {int(item.ReferencedROINumber) for item in regions if _is_drawn(item)})
-        return True
-    _describe_images(series, sop, dataset)
+    if kind == "RTSTRUCT":  # which has no planes
+        return
+    _describe_images(series, dataset)
     try:
         _check_pixels(dataset, kind)
         shape = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
@@ -219,13 +224,13 @@ def _add(
             _keep(series, {frame.segment for frame in series.frames})
     except DicomError as fault:
         series.faults.append(fault)
-    return True
 
 
-def _describe_images(series: Series, sop: str, dataset: Any) -> None:
+def _describe_images(series: Series, dataset: Any) -> None:
     types = str(dataset.get("ImageType")).upper()
     burned = str(dataset.get("BurnedInAnnotation") or "").upper()
-    doubtful = "SECONDARY" in types or sop.startswith(_CAPTURE) or series.kind == "US"
+    captured = str(dataset.get("SOPClassUID")).startswith(_CAPTURE)
+    doubtful = "SECONDARY" in types or captured or series.kind == "US"
     series.burned |= burned == "YES" or (doubtful and burned != "NO" and series.kind != "SEG")
     series.localizer |= "LOCALIZER" in types
     series.synthetic |= str(dataset.get("SyntheticData") or "").upper() == "YES"
@@ -258,6 +263,9 @@ def _describe_segments(series: Series, dataset: Any) -> None:
         for study in frame.get("RTReferencedStudySequence") or ():
             named += study.get("RTReferencedSeriesSequence") or ()
     series.references |= {str(item.get("SeriesInstanceUID")) for item in named}
+    if series.kind == "RTSTRUCT":
+        regions = dataset.get("ROIContourSequence") or ()
+        _keep(series, {int(item.ReferencedROINumber) for item in regions if _is_drawn(item)})
 
 
 def _is_drawn(region: Any) -> bool:
@@ -281,11 +289,14 @@ def _check_pixels(dataset: Any, kind: str) -> None:
             "stores its intensities by a table (Modality LUT)",
             "Export it with a rescale slope and intercept.",
         )
-    if int(dataset.get("SamplesPerPixel") or 0) != 1:
+    stored = str(dataset.get("PhotometricInterpretation"))
+    coloured = stored == "PALETTE COLOR" and kind != "SEG"
+    if coloured or int(dataset.get("SamplesPerPixel") or 0) != 1:
         raise DicomError("holds pictures in colour", "Export them as PNG, one file a case.")
-    wanted = ("MONOCHROME2", "PALETTE COLOR") if kind == "SEG" else ("MONOCHROME2",)
-    if str(dataset.get("PhotometricInterpretation")) not in wanted:
+    if stored == "MONOCHROME1":
         raise DicomError("is stored inverted (MONOCHROME1)", "Export it as MONOCHROME2.")
+    if stored not in ("MONOCHROME2", "PALETTE COLOR"):
+        raise DicomError("does not say which values are bright", "Export it as MONOCHROME2.")
     if kind == "SEG" and str(dataset.get("SegmentationType")) == "FRACTIONAL":
         raise DicomError("holds probabilities", "Threshold it, and export it as a binary SEG.")
 

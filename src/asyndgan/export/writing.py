@@ -179,7 +179,11 @@ def copy_folder(source: Path, folder: Path, ignore: Callable[..., set[str]] | No
 def copy_file(path: Path, copy: Path) -> None:
     """Copies a regular file of at most `MOST_COPIED` to a path that does not exist."""
     try:
-        with writing_to(copy), opened(path, MOST_COPIED) as file, copy.open("xb") as into:
+        with (
+            writing_to(copy),
+            opened(path, MOST_COPIED, links=True) as file,
+            copy.open("xb") as into,
+        ):
             shutil.copyfileobj(file, into)
     except UnreadableError as error:
         raise DataFileError(path, f"{error}", "Put a file of the data there.") from error

@@ -149,7 +149,7 @@ def _as_listed(folder: Path, info: DatasetInfo) -> Listing:
             reason = f"lists {MOST_FAULTS} files or more that are not there, and may list others"
             faults.append(DataFileError(folder / "dataset.json", reason, "Mend these first."))
             break
-        paths = {number: folder / image for number, image in enumerate(images)}
+        paths = {number: folder / image for number, image in enumerate(images) if image}
         wanted = [(path, info.file_ending) for path in paths.values()]
         wanted += [(folder / mask, info.mask_ending)] if mask else []
         for path, ending in wanted:
@@ -160,6 +160,10 @@ def _as_listed(folder: Path, info: DatasetInfo) -> Listing:
                 )
             elif fault := dangling(path):
                 faults.append(fault)
+        if 1 < len(images) < len(info.modalities):  # one file may hold them all
+            reason = f"lists {len(images)} images of {name}, for {len(info.modalities)} modalities"
+            remedy = "Write null in the place of each image that the case lacks."
+            faults.append(DataFileError(folder / "dataset.json", reason, remedy))
         if not mask:
             unmasked.append(_unmasked(next(iter(paths.values()))))
         cases.append(CaseFiles(composed(name), paths, folder / mask if mask else None))

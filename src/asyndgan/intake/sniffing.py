@@ -60,7 +60,7 @@ _BEGINS: Final = (
 def content_of(path: Path) -> Content | None:
     """The kind of a file by its first bytes; None if they are of no known kind or not readable."""
     try:
-        with opened(path) as file:
+        with opened(path, links=True) as file:
             head = file.read(2 * _HEAD)
             if head.startswith(b"\x1f\x8b"):
                 inside = zlib.decompressobj(31).decompress(head, _HEAD)

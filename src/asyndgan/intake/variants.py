@@ -5,7 +5,7 @@ the training files, which may hold several modalities each. Version 2 may list t
 case under `dataset`, and may name regions, lists of labels that overlap.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -58,7 +58,7 @@ def in_version_2(path: Path, table: Mapping[str, object]) -> dict[str, object]:
         "file_ending": ending,
         FILES: {
             PurePosixPath(name).name.removesuffix(ending): {
-                "images": list(_images(path.parent, name, ending, len(modality))),
+                "images": _images(path.parent, name, ending, len(modality)),
                 "label": entry.get("label"),
             }
             for name, entry in zip(images, entries, strict=True)
@@ -73,11 +73,14 @@ def _numbers_names(labels: Mapping[str, object]) -> bool:
     return len({*names}) == len(numbers) == len(labels)
 
 
-def _images(folder: Path, name: str, ending: str, modalities: int) -> Iterator[str]:
-    """The files of a case in MSD's list: version 1 of nnU-Net lists them without a number."""
+def _images(folder: Path, name: str, ending: str, modalities: int) -> list[str | None]:
+    """The files of a case in MSD's list: version 1 of nnU-Net lists them without a number.
+
+    The place of a number without a file holds None, so the others keep theirs.
+    """
     numbered = [f"{name.removesuffix(ending)}_{n:04d}{ending}" for n in range(modalities)]
-    found = [each for each in numbered if is_inside(each) and (folder / each).is_file()]
-    yield from found if found and not (is_inside(name) and (folder / name).exists()) else [name]
+    found = [one if is_inside(one) and (folder / one).is_file() else None for one in numbered]
+    return found if any(found) and not (is_inside(name) and (folder / name).exists()) else [name]
 
 
 def is_inside(name: str) -> bool:
@@ -90,8 +93,10 @@ def is_inside(name: str) -> bool:
 
 def checked_files(
     path: Path, files: object
-) -> dict[str, tuple[tuple[str, ...], str | None]] | None:
+) -> dict[str, tuple[tuple[str | None, ...], str | None]] | None:
     """Checks the map of cases to files, and returns the images and mask of each; None: no map.
+
+    Images are in the order of the modalities, with None in place of one that the case lacks.
 
     Raises:
         DataFileError: it is of another form, or leads out of the folder.
@@ -99,17 +104,21 @@ def checked_files(
     if files is None:
         return None
     form = f'Write "{FILES}": {{"CASE": {{"images": ["a.png"], "label": "b.png"}}}}.'
+    fault = DataFileError(path, f"{FILES} is no map of cases to files", form)
+    if not isinstance(files, dict) or not files:
+        raise fault
     checked = {}
-    for case, entry in files.items() if isinstance(files, dict) and files else [("", None)]:
+    for case, entry in files.items():
         images = entry.get("images") if isinstance(entry, dict) else None
         label = entry.get("label") if isinstance(entry, dict) else None
-        names = [*images, *([] if label is None else [label])] if isinstance(images, list) else []
-        if not names or not images or not all(isinstance(name, str) for name in names):
-            raise DataFileError(path, f"{FILES} is no map of cases to files", form)
+        places = images if isinstance(images, list) else []
+        names = [name for name in (*places, label) if name is not None]
+        if places.count(None) == len(places) or not all(isinstance(name, str) for name in names):
+            raise fault
         outside = [name for name in (*names, case) if not is_inside(name)]
         if outside or PurePosixPath(case).name != case:  # folders bear the names of cases
             raise DataFileError(path, f"{FILES} names {shown((outside or [case])[0])}", _INSIDE)
-        checked[case] = (tuple(images), label)
+        checked[case] = (tuple(places), label)
     return checked
 
 

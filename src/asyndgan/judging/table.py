@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeVar, final
 
@@ -13,8 +13,7 @@ from pydantic import BeforeValidator, PlainValidator, TypeAdapter
 from asyndgan.errors import DataError, MissingPackageError, RunError
 from asyndgan.judging.metrics import SCORES, ScoreArray, average
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.received import lacking
-from asyndgan.texts import bounded_text, parsed_json, replace_text, without_nan
+from asyndgan.texts import bounded_text, lacking, parsed_json, replace_text, without_nan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,14 +113,14 @@ class Gain:
 
 
 def _arrays(stored: Mapping[str, Any]) -> Scores:
-    """The scores of a file, as of one seed; those that it lacks are nan."""
-    scores: Scores = {}
-    for model, labels in stored.items():
-        for label, own in labels.items():
-            unknown = [None] * len(own["dice"])
-            columns = [own.get(name, unknown) for name in SCORES]
-            scores.setdefault(model, {})[label] = np.array(columns, np.float64).T[None]
-    return scores
+    """The scores of a file, which has null for nan."""
+    return {
+        model: {
+            label: np.array([own[name] for name in SCORES], np.float64).transpose(1, 2, 0)
+            for label, own in labels.items()
+        }
+        for model, labels in stored.items()
+    }
 
 
 @final
@@ -133,7 +132,7 @@ class Evaluation:
         headline: one line per label.
         rows: one per model and label; by label, then in the order of the comparison's models.
         per_patient: the scores behind the rows, of each seed and patient; patients are positions,
-            not names. In `evaluation.json`, averaged over seeds.
+            not names.
         judged_on: "test", or "validation" for patients held out of the sites.
         budget: budget of every training.
         seeds: seeds of the trainings.
@@ -181,7 +180,7 @@ class Evaluation:
             seed, patient = np.indices(scores.shape[:2]).reshape(2, -1)
             about = {"model": row.model, "label": row.label, "cases": row.cases}
             part = pd.DataFrame(scores.reshape(-1, len(SCORES)), columns=list(SCORES))
-            parts.append(part.assign(**about, seed=seed, patient=patient))
+            parts.append(part.assign(**about, seed=np.take(self.seeds, seed), patient=patient))
         columns = ["model", "label", "cases", "seed", "patient", *SCORES]
         return pd.concat(parts, ignore_index=True)[columns]
 
@@ -213,10 +212,10 @@ class Evaluation:
 
     def to_tables(self) -> dict[str, Any]:
         """Nested dictionaries and lists for JSON, with None in place of nan."""
-        tables = asdict(self)
+        tables = asdict(replace(self, per_patient={}))  # without a copy of each array
         tables["per_patient"] = {
             model: {
-                label: dict(zip(SCORES, average(scores).T.tolist(), strict=True))
+                label: {name: scores[..., n].tolist() for n, name in enumerate(SCORES)}
                 for label, scores in labels.items()
             }
             for model, labels in self.per_patient.items()

@@ -45,16 +45,26 @@ class Source:
     of: str
 
 
-def _chooser(run: RunFolder, state: Path | None) -> Chooser:
-    """How the site of a data set, whose name is not known, chose its held-out patients."""
-    sites = run.facts().sites
+def _chooser(run: RunFolder, pattern: str, state: Path | None) -> Chooser:
+    """How the site of a data set, whose name is not known, chose its held-out patients.
+
+    `pattern` finds patients in the set's names, and has to be that of the site.
+    """
+    facts = run.facts()
+    sites = facts.sites
     choosers = set(choosers_of(run, sites, dict.fromkeys(sites, state) if state else None).values())
-    if len(choosers) > 1:
+    if not choosers:
+        return OPEN
+    same = [name for name in sites if state and run.site_state(name).resolve() == state.resolve()]
+    known = {name: facts.patient_patterns.get(name, pattern) for name in same or sites}
+    if len(choosers) > 1 or len({*known.values()}) > 1:
         raise RunError(
-            "each site of this run held patients out by a secret of its own. Name the states of "
-            "the site that this data set is of with --state (KIT/runs/RUN in a federation)."
+            "each site of this run found its patients, or held some out, in a way of its own. Name "
+            "the states of the site that this data set is of with --state (RUN/sites/SITE, or "
+            "KIT/runs/RUN in a federation)."
         )
-    return choosers.pop() if choosers else OPEN
+    facts.check_patterns(dict.fromkeys(known, pattern))
+    return choosers.pop()
 
 
 @final
@@ -105,19 +115,24 @@ def augment_folder(
     info = data.info
     free, judged = _own_cases(run, data, state)
     image = run.recipe().image
-    patients = {raw.name: raw.patient for each in data.files for raw in data.raw(each, image)}
-    if patients_of(patients, info.patient_pattern) != patients:
+    patient_of = {raw.name: raw.patient for each in data.files for raw in data.raw(each, image)}
+    if patients_of(patient_of, info.patient_pattern) != patient_of:
         raise DataError(
             f"'patient_pattern' of {data.folder} takes slices of a volume for patients. Have it "
             "end before '_z' and a number, by which slices are named."
         )
     sources, left_out = _sources(free, judged, what)
-    count = round(what.ratio * len(patients))
-    chosen = _chosen(data, sources, left_out, count, len(patients), what.label)
+    count = round(what.ratio * len(patient_of))
+    if count < 1:
+        raise DataError(
+            f"{what.ratio:g} synthetic cases for each of {counted(len(patient_of), 'real case')} "
+            "are none. Take a larger --ratio."
+        )
+    chosen = _chosen(data, sources, left_out, what.label)
     drawn = _drawn(chosen, count, what.seed)
     used = {id(one): one for one in drawn}.values()  # each once, however often it is painted
     named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
-    if taken := patients.keys() & {name for name, _ in named}:
+    if taken := patient_of.keys() & {name for name, _ in named}:
         raise DataError(
             f"{data.folder} has a real case '{min(taken)}', which is the name of a synthetic one. "
             "Rename it."
@@ -140,11 +155,11 @@ def augment_folder(
         # Lets splits of the set keep a synthetic case together with the patient of its mask.
         "mask_of": owners,
     }
-    cut = {files.name for files in data.files} - patients.keys()
+    cut = {files.name for files in data.files} - patient_of.keys()
     added = write_extended(data, out, cases, axis=image.axis, provenance=provenance, cut=cut)
     # A synthetic case belongs to the patient of its mask.
-    write_folds(out, patients | {name: patients.get(of, name) for name, of in owners.items()})
-    return len(patients), added, left_out
+    write_folds(out, patient_of | {name: patient_of.get(of, name) for name, of in owners.items()})
+    return len(patient_of), added, left_out
 
 
 def _own_cases(run: RunFolder, data: DataSet, state: Path | None) -> tuple[list[Case], list[Case]]:
@@ -155,11 +170,8 @@ def _own_cases(run: RunFolder, data: DataSet, state: Path | None) -> tuple[list[
     real = data.cases(image, info.modalities)
     masked = {case.name for case in data.files if case.mask}
     check_contrast(real, image, folder)
-    known = run.facts().patient_patterns
-    if run.recipe().training.hold_out and data.info.patient_pattern not in known.values():
-        run.facts().check_patterns(dict.fromkeys(known, data.info.patient_pattern))
     # Masks of held-out patients must not be used, since evaluations judge on these patients.
-    free, judged = held_out_by(run.recipe(), real, _chooser(run, state))
+    free, judged = held_out_by(run.recipe(), real, _chooser(run, info.patient_pattern, state))
     sources = ((case, case.preparation.source) for case in free)
     free = [case for case, source in sources if source and source.name in masked]
     if not free:
@@ -175,11 +187,9 @@ def _chosen(
     data: DataSet,
     sources: Sequence[Source],
     left_out: Mapping[str, int],
-    count: int,
-    real: int,
     label: str | None,
 ) -> list[Source]:
-    """The sources with a label in their mask; for `count` > 0 at least one is required."""
+    """The sources with a label in their mask (None: all); raises `DataError` if there is none."""
     chosen, having, labels = list(sources), "", data.info.labels
     if label is not None:
         if not labels.get(label):
@@ -190,12 +200,11 @@ def _chosen(
             )
         having = f" with label '{label}'"
         chosen = [one for one in sources if bool((one.mask == labels[label]).any())]
-    if not chosen or count < 1:
+    if not chosen:
         without = f" ({words_of(left_out)})" if left_out else ""
         raise DataError(
-            f"there is nothing to paint: {len(chosen)} masks{having} can be used{without}, and "
-            f"{count} cases are wanted of {real} real ones. Take another label, other "
-            "masks or a larger ratio."
+            f"there is nothing to paint: no mask{having} can be used{without}. Take another label "
+            "or other masks."
         )
     return chosen
 

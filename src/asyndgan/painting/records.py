@@ -39,13 +39,20 @@ def make_records(run: RunFolder, draws: int | None = None, seed: int = 0) -> "pd
     all at least if a site declared no number.
 
     Raises:
-        RunError: the run has not finished, or no records or more than `MOST_RECORDS` are asked for.
+        RunError: the run has not finished, no records or more than `MOST_RECORDS` are asked for, or
+            `draws` are given and no site declared a number.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     table = table_of(recipe)
     cases = [int(about["cases"]) for about in facts.teachers.values()]
-    count = (draws or DRAWS) * sum(cases)
-    if draws is None and CASES_WITHHELD in cases:
+    told = [number for number in cases if number != CASES_WITHHELD]
+    if draws and not told:
+        raise RunError(
+            f"no site of {run.path} tells how many records it has. Leave --draws out: "
+            f"{WITHHELD:,} records are made then."
+        )
+    count = (draws or DRAWS) * sum(told)
+    if draws is None and len(told) < len(cases):
         count = max(count, WITHHELD)
     if not 1 <= count <= MOST_RECORDS:
         raise RunError(f"{count:,} records are asked for; 1 to {MOST_RECORDS:,} can be made.")
@@ -90,7 +97,7 @@ def generate_records(
         half.mkdir(parents=True)
         # CSV is written as RFC 4180 says, in UTF-8, with an empty field where a value is missing.
         records.to_csv(half / "records.csv", index=False)
-        about = {"draws": draws or DRAWS, "seed": seed, **provenance_of(run)}
+        about = {"records": len(records), "seed": seed, **provenance_of(run)}
         schema = schema_of_run(run) | {"synthetic": True, "provenance": about}
         (half / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n", "utf-8")
         card = model_card(run.facts(), about, len(records), run.recipe(), findings)

@@ -190,7 +190,7 @@ class Ledger:
     def _drop_torn_line(self) -> None:
         """Removes an incomplete last line: the site stopped while writing it, so nothing left."""
         try:
-            with opened(self.path, MOST_LEDGER) as file:
+            with opened(self.path, MOST_LEDGER, links=True) as file:
                 start = max(0, os.fstat(file.fileno()).st_size - MOST_BYTES)
                 file.seek(start)
                 content = file.read(MOST_BYTES)
@@ -224,7 +224,7 @@ def read(path: Path) -> Iterator[Entry]:
         # The head comes first: the line that it names is checked on the way.
         head_number, head_digest = _read_head(path)
         found = FIRST
-        with opened(path, MOST_LEDGER) as file:
+        with opened(path, MOST_LEDGER, links=True) as file:
             while line := file.readline(MOST_BYTES):
                 if not line.endswith(b"\n"):
                     break

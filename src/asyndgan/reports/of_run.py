@@ -16,7 +16,6 @@ from asyndgan.judging.records import EVALUATION_FILE, RecordsEvaluation
 from asyndgan.judging.table import read_result
 from asyndgan.painting.sets import check_provenance
 from asyndgan.painting.synthesise import released_masks, synthesise
-from asyndgan.received import lacking
 from asyndgan.reports.audited import guarantee
 from asyndgan.reports.gallery import worth_painting
 from asyndgan.reports.page import write_page
@@ -28,6 +27,7 @@ from asyndgan.runs.shipped import is_shipped
 from asyndgan.runs.trial import trial_of
 from asyndgan.store import Case
 from asyndgan.tables.schema import refuse_for_images
+from asyndgan.texts import lacking
 
 Tell = Callable[[str], None]
 

@@ -22,6 +22,7 @@ from asyndgan.reports.page import write_page
 from asyndgan.reports.usefulness import usefulness_of
 from asyndgan.reports.words import DASH, amount, counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs.following import SIMULATED, judging_options
 from asyndgan.runs.trial import NO_RESULT, trial_of
 from asyndgan.store import Case
 from asyndgan.training.checkpoint import read
@@ -30,7 +31,6 @@ from asyndgan.wire import CASES_WITHHELD, Judge, Judgement
 Counts = Mapping[str, Mapping[str, int]]
 """Bytes by site and kind of message."""
 
-_SIMULATED: Final = ("inprocess", "processes")
 MANY: Final = 6
 """Largest number of sites that are all named."""
 
@@ -65,6 +65,7 @@ def write_report(
     gallery = build_gallery(synthetic, real, list(numbers), labels)
     traffic = _traffic(facts, records)
     generator = facts.generator_sha256
+    found = run.generator_digest() if generator and run.generator_file.exists() else ""
     useful = evaluation and usefulness_of(evaluation, generator, examples=bool(real))
     page = {
         "title": f"One generator, {counted(len(facts.sites), 'site')}",
@@ -75,8 +76,8 @@ def write_report(
         "facts": facts,
         "recipe": recipe,
         "numbers": numbers,
-        "tiles": list(_tiles(run, facts, recipe, traffic)),
-        "simulated": facts.engine in _SIMULATED,
+        "tiles": list(_tiles(run, facts, recipe, traffic, found)),
+        "simulated": facts.engine in SIMULATED,
         "gallery": gallery,
         "useful": useful,
         "at_sites": newest_evaluations(run),
@@ -93,7 +94,7 @@ def write_report(
         "not_asked": not_asked(run),
         "figures_of": figures_of,
         "guarantee": guarantee(recipe),
-        "provenance": list(_provenance(run, facts)),
+        "provenance": list(_provenance(facts, found)),
         "recipe_text": recipe.to_toml(comments=False),
         **_commands(run, facts, folders or {}),
     }
@@ -148,21 +149,22 @@ def _commands(run: RunFolder, facts: RunFacts, folders: Mapping[str, Path]) -> d
     sites = " ".join(
         options if few or folders.keys() >= named.keys() else ["--site NAME=FOLDER ..."]
     )
-    held_out = run.recipe().training.hold_out
-    test, holdout = ("", "") if held_out else ("--test FOLDER ", "--holdout FOLDER ")
-    states = "" if facts.engine in _SIMULATED else "--state NAME=FOLDER ... "
+    words = judging_options(run.recipe(), facts.engine, sites, "FOLDER")
     judged, tried = (quote(str(run.path / name)) for name in ("evaluation", "audit"))
     return {
-        "evaluate": f"asyndgan evaluate {path} {sites} {test}--out {judged}",
-        "audit": f"asyndgan audit {path} {sites} {holdout}{states}--out {tried}",
+        "evaluate": f"asyndgan evaluate {path} {words['evaluate']} --out {judged}",
+        "audit": f"asyndgan audit {path} {words['audit']} --out {tried}",
         "show_real": f"asyndgan report {path} {next(iter(options), '--site NAME=FOLDER')}",
     }
 
 
 def _tiles(
-    run: RunFolder, facts: RunFacts, recipe: Recipe, traffic: Traffic
+    run: RunFolder, facts: RunFacts, recipe: Recipe, traffic: Traffic, digest: str
 ) -> Iterator[tuple[str, str, str]]:
-    """Numbers to print large, as text, with what they are and further detail."""
+    """Numbers to print large, as text, with what they are and further detail.
+
+    `digest` is that of the generator's file; empty: there is none.
+    """
     named = list(facts.sites)
     if len(named) > MANY:
         named = [*named[: MANY - 1], f"{len(named) - MANY + 1} more"]
@@ -178,10 +180,10 @@ def _tiles(
     yield amount(facts.steps), "steps", f"{of}in {duration(facts.seconds)}"
     total = sum(sum(kinds.values()) for kinds in traffic.left.values())
     yield traffic.left_step, "left a site each step", f"{size(total)} in all"
-    if facts.generator_sha256 and run.generator_file.exists():
+    if digest:
         tensors, _ = read(run.generator_file)
         weights = sum(tensor.numel() for tensor in tensors.values())
-        about = f"{size(run.generator_file.stat().st_size)}, {run.generator_digest()[:12]}"
+        about = f"{size(run.generator_file.stat().st_size)}, {digest[:12]}"
         yield _rounded(weights), "weights in the generator", about
 
 
@@ -194,7 +196,7 @@ def _rounded(number: int) -> str:
     return str(number)
 
 
-def _provenance(run: RunFolder, facts: RunFacts) -> Iterator[tuple[str, str]]:
+def _provenance(facts: RunFacts, digest: str) -> Iterator[tuple[str, str]]:
     yield "Run", facts.run
     yield "State", f"{facts.state}, {amount(facts.steps)} steps, engine {facts.engine}"
     if start := facts.start:
@@ -202,13 +204,12 @@ def _provenance(run: RunFolder, facts: RunFacts) -> Iterator[tuple[str, str]]:
         yield "Of its generator", start["took"]
     yield "Recipe, SHA-256", facts.recipe_digest
     stored = facts.generator_sha256
-    found = run.generator_digest() if stored and run.generator_file.exists() else ""
-    if not found:
+    if not digest:
         said = f"{stored} (the file is not there)" if stored else "none yet"
-    elif stored == found:
+    elif stored == digest:
         said = f"{stored} (checked: it is that of the file)"
     else:
-        said = f"{stored}, BUT THE FILE HAS {found}"
+        said = f"{stored}, BUT THE FILE HAS {digest}"
     yield "Generator, SHA-256", said
     yield "Trained with", f"asyndgan {facts.version}"
     made = f"PyTorch {torch.__version__}, Python {platform.python_version()}"

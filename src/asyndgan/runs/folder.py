@@ -181,8 +181,17 @@ class RunFolder:
             raise _damaged(file, f"  {error}.") from error
 
     def check_links(self) -> None:
-        """Raises `RunError` if the folder holds a link; looks once."""
-        if not self._without_links and (link := link_in(self.path)):
+        """Raises `RunError` if the folder holds a link, or could; looks once."""
+        if self._without_links:
+            return
+        try:
+            link = link_in(self.path)
+        except OSError as error:
+            raise RunError(
+                f"{error.filename} cannot be read ({error.strerror}), and could hold a link. Let "
+                "it be read, or remove it."
+            ) from error
+        if link:
             raise RunError(
                 f"{link} is a link, and a run folder may hold none: it could lead to what only you "
                 "can read. If you made it, put there what it leads to."

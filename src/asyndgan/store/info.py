@@ -17,7 +17,8 @@ class DatasetInfo:
         file_ending, mask_ending: of images and of masks.
         extra: all other keys, such as "synthetic" or "provenance".
         training: numTraining; None if absent.
-        listed: images and mask of each case, in paths from the folder; None: by their names.
+        listed: images and mask of each case, in paths from the folder, with None in place of an
+            image that it lacks; None: by their names.
     """
 
     name: str
@@ -27,7 +28,7 @@ class DatasetInfo:
     mask_ending: str
     extra: dict[str, object] = field(default_factory=dict)
     training: int | None = None
-    listed: dict[str, tuple[tuple[str, ...], str | None]] | None = None
+    listed: dict[str, tuple[tuple[str | None, ...], str | None]] | None = None
 
     @property
     def synthetic(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import permutations
+from itertools import combinations
 from pathlib import Path
 from typing import final
 
@@ -46,9 +46,7 @@ def checked(paths: Sequence[Path], test: Path | None = None) -> list[TableReport
         except AsyndganError as error:
             report.faults.append(str(error) + drafted(path))
     if not any(report.faults for report in reports):
-        reports[-1].faults += _between(
-            told, tables[: len(paths)], tables[len(paths) :], reports[-1]
-        )
+        _compare(told, tables[: len(paths)], tables[len(paths) :], reports)
     return reports
 
 
@@ -72,36 +70,41 @@ def _facts(table: Table) -> dict[str, str]:
     }
 
 
-def _between(
+def _compare(
     told: Mapping[str, Summary | TableSection],
     tables: Sequence[Table],
     test: Sequence[Table],
-    last: TableReport,
-) -> list[str]:
-    """Faults between tables: schemas that differ, and records of one in another."""
+    reports: Sequence[TableReport],
+) -> None:
+    """Reports what is wrong between tables: schemas that differ, and records of one in another.
+
+    What is between sites is in the report of the last of them.
+    """
+    sites, last = reports[len(tables) - 1], reports[-1]
     try:
         check_positive({str(one.path): one.schema for one in (*tables, *test)})
         table = agreed(told)
-        last.notes += gaps(told)
+        sites.notes += gaps(told)
         for one in test:
             check_schema(table, one.schema, str(one.path))
     except CohortError as error:
-        return [str(error)]
-    faults = list(_same_at_two(tables))
+        last.faults.append(str(error))
+        return
+    sites.faults += _same_at_two(tables)
     for one in test:
         shared = shared_records(one.records, [own.records for own in tables])
         last.rows["also at a site"] = f"{shared} records, in all columns"
         if shared > MOST_SAME * len(one.records):
-            faults.append(
+            last.faults.append(
                 f"{shared} test records are also at a site, in all columns; at most "
                 f"{MOST_SAME:.0%} may be so by chance. Take them out of the test."
             )
-    return faults
 
 
 def _same_at_two(tables: Sequence[Table]) -> Iterator[str]:
     """Faults of sites whose records are those of another: each would count twice."""
-    for one, other in permutations(tables, 2):
+    for pair in combinations(tables, 2):
+        one, other = sorted(pair, key=lambda table: len(table.records))  # of the fewer, more are
         shared = shared_records(one.records, [other.records])
         if shared > MOST_SAME * len(one.records):
             yield (

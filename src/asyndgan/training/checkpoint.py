@@ -183,7 +183,7 @@ def _checked(path: Path) -> Iterator[Path]:
     Raises:
         OSError, ValueError: it is none.
     """
-    with opened(path, MOST_STATE) as file:
+    with opened(path, MOST_STATE, links=True) as file:
         start = file.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else MOST_HEADER + 1
         # Each tensor has a brace of its own, which JSON can write in no other way.

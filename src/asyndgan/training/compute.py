@@ -32,7 +32,7 @@ def measured_precision(recipe: Recipe, device: torch.device) -> str:
     if private or (device.type == "cpu" and not native_bfloat16()):
         return "float32"
     with torch_threads(1):  # more are slow wherever another process computes
-        step = _step(recipe, recipe.training.batch, device, judged=True)
+        step = _step(recipe, recipe.training.batch, device, judging=True)
         return fastest(("float32", "bfloat16"), step)
 
 
@@ -41,7 +41,7 @@ def measured_threads(recipe: Recipe, images: int, precision: str, device: torch.
     most = torch.get_num_threads() if device.type == "cpu" else 1
     if most == 1:
         return 1
-    step = _step(recipe, min(images, recipe.training.chunk), device, judged=False)
+    step = _step(recipe, min(images, recipe.training.chunk), device, judging=False)
 
     def on(threads: int) -> None:
         torch.set_num_threads(threads)
@@ -62,13 +62,13 @@ def expected_seconds(recipe: Recipe, sites: int, device: torch.device) -> float:
     fewer = recipe.training.model_copy(update={"batch": batch})
     precision = measured_precision(recipe.model_copy(update={"training": fewer}), device)
     with torch_threads(1):
-        painted, judged = (
-            _seconds([precision], _step(recipe, batch, device, judged=judged))[precision]
-            for judged in (False, True)
+        painting, both = (
+            _seconds([precision], _step(recipe, batch, device, judging=judging))[precision]
+            for judging in (False, True)
         )
     # A site judges real and synthetic images to learn, and the synthetic ones again to answer.
     paintings = 2 if recipe.generator.diversity else 1
-    return sites * whole / batch * (paintings * painted + 3 * max(0.0, judged - painted))
+    return sites * whole / batch * (paintings * painting + 3 * max(0.0, both - painting))
 
 
 @contextmanager
@@ -95,6 +95,7 @@ def fastest(choices: Iterable[Choice], use: Callable[[Choice], None]) -> Choice:
 def _seconds(choices: Iterable[Choice], use: Callable[[Choice], None]) -> dict[Choice, float]:
     """Seconds that the use of each choice takes: the best of rounds in which all take turns."""
     best = dict.fromkeys(choices, math.inf)
+    use(next(iter(best)))  # what is set up at first use counts for no choice
     begun = time.monotonic()
     for done in range(_ROUNDS):
         if done and time.monotonic() - begun > _PATIENCE_S:
@@ -107,15 +108,15 @@ def _seconds(choices: Iterable[Choice], use: Callable[[Choice], None]) -> dict[C
 
 
 def _step(
-    recipe: Recipe, count: int, device: torch.device, *, judged: bool
+    recipe: Recipe, count: int, device: torch.device, *, judging: bool
 ) -> Callable[[str], None]:
-    """Paints, judges and backpropagates once, with random conditions of likely sizes."""
+    """Paints, backpropagates and, if `judging`, judges, with random conditions of likely sizes."""
     labels = {number: name for name, number in recipe.image.labels.items()} or {0: "", 1: ""}
     scope = Scope(recipe.image.painted or ("",), labels, recipe.space)
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng([]):
         generator = new_generator(recipe, scope).to(device)
-        judge = judged and build_discriminator(recipe, scope.sizes(recipe)).to(device)
+        judge = build_discriminator(recipe, scope.sizes(recipe)).to(device) if judging else None
     shape = (count,) if recipe.condition.kind == "class" else (count, *scope.space)
     conditions = torch.randint(max(labels) + 1, shape, generator=random)
     inputs = generator_inputs(recipe, scope, conditions, [""] * count, random, device)

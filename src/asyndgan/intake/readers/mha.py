@@ -40,7 +40,7 @@ class Mha(Volumes):
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[Header]:
-        with opened(path) as file:
+        with opened(path, links=True) as file:
             head = file.read(_MAX_HEADER)
             last = re.search(rb"(?:^|\n)ElementDataFile *= *([^\r\n]*)\r?\n", head)
             if not last or not head.lstrip().startswith((b"ObjectType", b"NDims", b"Comment")):

@@ -35,7 +35,7 @@ class Nifti(Volumes):
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[Header]:
-        with opened(path) as stored:
+        with opened(path, links=True) as stored:
             file: Any = GzipFile(fileobj=stored) if path.name.endswith(".gz") else stored
             head = file.read(540)
             kind = nib.Nifti1Image if head[4:7] != b"n+2" else nib.Nifti2Image

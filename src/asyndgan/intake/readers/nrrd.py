@@ -39,7 +39,7 @@ class Nrrd(Volumes):
 
     @contextmanager
     def _opened(self, path: Path) -> Iterator[Header]:
-        with opened(path) as file:
+        with opened(path, links=True) as file:
             fields = nrrd.read_header(file)
             if "data file" in fields or "datafile" in fields:
                 raise DataFileError(

@@ -48,7 +48,7 @@ class Pictures(Reader):
         """One array, or three of an RGB picture."""
         with (
             decoding(path, self.kind),
-            opened(path) as file,
+            opened(path, links=True) as file,
             Picture.open(file, formats=[self.kind]) as picture,
         ):
             bounded(path, *picture.size)

@@ -123,7 +123,7 @@ class Tiff(Reader):
 
 
 def _stack(path: Path, *, labels: bool) -> _Stack:
-    with decoding(path, "TIFF"), opened(path) as file:
+    with decoding(path, "TIFF"), opened(path, links=True) as file:
         pages = _directories(file)
         numbers = [at for at, page in enumerate(pages) if not page.get(_SUBFILE, 0) & _REDUCED]
         if not numbers or numbers[0]:
