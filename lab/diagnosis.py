@@ -23,7 +23,7 @@ from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case, derived_seed
-from asyndgan.store.moves import LIKE_PATIENTS, Moves, mirrored, moved
+from asyndgan.store.augmentation import LIKE_PATIENTS, Moves, mirrored, moved
 from asyndgan.store.prepare import widened
 from asyndgan.store.splits import split_patients
 from asyndgan.training.checkpoint import seeded

@@ -17,7 +17,7 @@ from pydantic import (
 
 from asyndgan.errors import RecipeError
 from asyndgan.intake.variants import is_inside
-from asyndgan.models.budget import SegmentationBudget
+from asyndgan.models.segmentation_budget import SegmentationBudget
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.fading import CONTRASTS
 from asyndgan.painting.sets import MOVED

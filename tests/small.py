@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from asyndgan.auditing import reconstruction
-from asyndgan.auditing.attacks import bisected, followed
+from asyndgan.auditing.pixel_attacks import bisected, followed
 
 SMALL = [
     "image.size=16",

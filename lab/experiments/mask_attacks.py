@@ -27,7 +27,7 @@ from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import load_recipe
 from asyndgan.store import Case
-from asyndgan.store.moves import LIKE_PATIENTS, moved
+from asyndgan.store.augmentation import LIKE_PATIENTS, moved
 from asyndgan.store.splits import held_out_by
 from lab.experiments.common import arguments, markdown, publish, sites_of, trained
 

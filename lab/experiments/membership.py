@@ -47,7 +47,7 @@ from asyndgan.engines import SiteSetup
 from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.judging.real import load_real
-from asyndgan.models.augment import disturbed
+from asyndgan.models.shifts import disturbed
 from asyndgan.painting.sets import masks_of, painting_of
 from asyndgan.privacy.accounting import Account, epsilon_of
 from asyndgan.recipe import Recipe

@@ -26,7 +26,7 @@ from statistics import fmean
 
 import torch
 
-from asyndgan.auditing.attacks import psnr
+from asyndgan.auditing.pixel_attacks import psnr
 from asyndgan.auditing.reconstruction import asked_again, painted_for, read_pixels
 from asyndgan.engines import SiteSetup
 from asyndgan.privacy import SIMULATION, Policy

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Scalar
-from asyndgan.auditing.attacks import TINY
+from asyndgan.auditing.pixel_attacks import TINY
 from asyndgan.recipe import Recipe
 from asyndgan.store import derived_seed
 from asyndgan.training.objective import Objective

@@ -54,7 +54,7 @@ from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.store import Case, Cohort
-from asyndgan.store.moves import LIKE_PATIENTS, moved
+from asyndgan.store.augmentation import LIKE_PATIENTS, moved
 from asyndgan.store.prepare import masks_as_images
 from asyndgan.store.resampling import label_shares
 from asyndgan.training import Scope, Site, generator_inputs, new_generator

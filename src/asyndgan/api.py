@@ -31,7 +31,7 @@ from asyndgan.judging.records import RecordsEvaluation
 from asyndgan.judging.table import Evaluation
 from asyndgan.kinds import kind_of
 from asyndgan.models import check_parts
-from asyndgan.models.budget import SegmentationBudget
+from asyndgan.models.segmentation_budget import SegmentationBudget
 from asyndgan.painting.painter import PaintedSet, Painter, check_look
 from asyndgan.painting.publishing import Release, describe
 from asyndgan.painting.synthesise import (

@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 import asyndgan
 from asyndgan.auditing import reconstruction
-from asyndgan.auditing.attacks import STEPS, bisected, followed
 from asyndgan.auditing.audit import Audited, audit, check_two
 from asyndgan.auditing.copies import NearCopies, near_copies
 from asyndgan.auditing.distances import least, relative_distances
 from asyndgan.auditing.membership import ATTACKS
+from asyndgan.auditing.pixel_attacks import STEPS, bisected, followed
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.record import read_audit
 from asyndgan.auditing.run import audit_run, load_for_audit

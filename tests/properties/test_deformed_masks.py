@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyndgan.store.moves import deformed
+from asyndgan.store.augmentation import deformed
 
 SPACES = [(8, 8), (16, 12), (48, 64), (8, 12, 16)]
 

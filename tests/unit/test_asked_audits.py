@@ -43,12 +43,12 @@ from asyndgan.judging.asked import (
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.table import SYNTHETIC
-from asyndgan.models.budget import SegmentationBudget
+from asyndgan.models.segmentation_budget import SegmentationBudget
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.synthesise import chosen_masks
 from asyndgan.privacy import Policy
+from asyndgan.privacy.door import open_release
 from asyndgan.privacy.ledger import read
-from asyndgan.privacy.release import open_release
 from asyndgan.protocol import ASKED_LIMIT, Endpoint, Transport
 from asyndgan.reports.of_run import report_run
 from asyndgan.runs import RunFolder

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from asyndgan.auditing.attacks import RolledBack, bisected, psnr
+from asyndgan.auditing.pixel_attacks import RolledBack, bisected, psnr
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.protocol import Endpoint, message_limit

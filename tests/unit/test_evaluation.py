@@ -14,7 +14,7 @@ from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.judging import bench, compare
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.table import Evaluation
-from asyndgan.models.budget import SegmentationBudget
+from asyndgan.models.segmentation_budget import SegmentationBudget
 from asyndgan.store.case import Preparation
 from asyndgan.store.prepare import blanked
 from asyndgan.store.prepared import Case

@@ -14,7 +14,7 @@ from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.intake.dataset import DataSet
 from asyndgan.recipe import ImageSection
 from asyndgan.store import Case
-from asyndgan.store.moves import LIKE_PATIENTS, moved
+from asyndgan.store.augmentation import LIKE_PATIENTS, moved
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from asyndgan.models import (
     draw_noise,
     site_noise,
 )
-from asyndgan.models.augment import Disturbance, disturbed
 from asyndgan.models.discriminators import PatchNetwork
 from asyndgan.models.generators import within_range
+from asyndgan.models.shifts import Disturbance, disturbed
 from asyndgan.models.topdown import softened
 from asyndgan.recipe import DiscriminatorSection, Recipe
 from asyndgan.training import Site

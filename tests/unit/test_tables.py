@@ -27,8 +27,8 @@ from asyndgan.engines.setup import Answering, SiteSetup
 from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError, RunError
 from asyndgan.models import Sizes, build_discriminator, build_generator, condition_maps, site_noise
 from asyndgan.privacy import Policy, Released
+from asyndgan.privacy.door import open_release
 from asyndgan.privacy.ledger import read as read_ledger
-from asyndgan.privacy.release import open_release
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.table import MOST_COLUMNS, TableColumn, TableSection
 from asyndgan.runs import load_recipe

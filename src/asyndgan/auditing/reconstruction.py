@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from asyndgan.arrays import Images
-from asyndgan.auditing.attacks import QUESTIONS, RolledBack, bisected, followed, psnr
+from asyndgan.auditing.pixel_attacks import QUESTIONS, RolledBack, bisected, followed, psnr
 from asyndgan.auditing.schema import Decibels, Whole
 from asyndgan.auditing.work import JUDGED, Work
 from asyndgan.engines import SiteSetup, load_cohort

@@ -16,7 +16,7 @@ from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.findings import findings, refuse
 from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Openings, Policy, Release, Released
-from asyndgan.privacy.release import open_release
+from asyndgan.privacy.door import open_release
 from asyndgan.protocol import ASKED_LIMIT, Endpoint, Handler, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.store import Cohort, derived_seed

@@ -127,8 +127,11 @@ def list_masks(folder: Path, info: DatasetInfo) -> dict[str, Path]:
         DataError: there is no mask, or one would drop out.
     """
     if info.listed is not None:
-        cases = _as_listed(folder, info).cases
-        return {files.name: files.mask for files in cases if files.mask}
+        own = {composed(name): folder / mask for name, (_, mask) in info.listed.items() if mask}
+        raise_first([fault for mask in own.values() if (fault := _missing(mask, info.mask_ending))])
+        if not own:
+            raise _no_masks(folder / "dataset.json", "lists images without masks", info)
+        return dict(sorted(own.items()))
     masks = folder / f"labels{part_of(folder)}"
     ending = info.mask_ending
     found, others, faults = _entries(masks, ending)
@@ -152,14 +155,7 @@ def _as_listed(folder: Path, info: DatasetInfo) -> Listing:
         paths = {number: folder / image for number, image in enumerate(images) if image}
         wanted = [(path, info.file_ending) for path in paths.values()]
         wanted += [(folder / mask, info.mask_ending)] if mask else []
-        for path, ending in wanted:
-            if not path.name.endswith(ending):
-                reason = f"is listed in dataset.json and does not end in {ending}"
-                faults.append(
-                    DataFileError(path, reason, "Store images, and masks, in one format each.")
-                )
-            elif fault := dangling(path):
-                faults.append(fault)
+        faults += [fault for path, ending in wanted if (fault := _missing(path, ending))]
         if 1 < len(images) < len(info.modalities):  # one file may hold them all
             reason = f"lists {len(images)} images of {name}, for {len(info.modalities)} modalities"
             remedy = "Write null in the place of each image that the case lacks."
@@ -175,6 +171,14 @@ def _as_listed(folder: Path, info: DatasetInfo) -> Listing:
     if info.training not in (None, len(listed)):
         faults.append(_miscounted(folder, info, "it lists", len(listed)))
     return Listing(whole, faults, unmasked)
+
+
+def _missing(path: Path, ending: str) -> DataFileError | None:
+    """What keeps a file that dataset.json lists from being read as one of this ending."""
+    if path.name.endswith(ending):
+        return dangling(path)
+    reason = f"is listed in dataset.json and does not end in {ending}"
+    return DataFileError(path, reason, "Store images, and masks, in one format each.")
 
 
 def _miscounted(folder: Path, info: DatasetInfo, where: str, count: int) -> DataFileError:

@@ -20,7 +20,7 @@ from asyndgan.painting.card import generator_card
 from asyndgan.painting.painter import looks_of_holders
 from asyndgan.painting.synthesise import check_paintable
 from asyndgan.runs import RunFolder
-from asyndgan.store.moves import deformed
+from asyndgan.store.augmentation import deformed
 from asyndgan.training import SHARED_LOOK
 
 OPSET: Final = 17

@@ -21,9 +21,9 @@ from asyndgan.painting.painter import Looks, Painter, drawn_looks, looks_of_hold
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.store import Case, derived_seed
+from asyndgan.store.augmentation import Moves, mirrored, moved
 from asyndgan.store.case import Preparation
 from asyndgan.store.cohort import digest_of
-from asyndgan.store.moves import Moves, mirrored, moved
 from asyndgan.store.plan import grid_for
 from asyndgan.training import SHARED_LOOK
 from asyndgan.training.scope import enlarged

@@ -20,8 +20,8 @@ from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case, derived_seed
+from asyndgan.store.augmentation import Moves, mirrored, moved
 from asyndgan.store.colours import Colours, recoloured
-from asyndgan.store.moves import Moves, mirrored, moved
 from asyndgan.training.checkpoint import seeded
 
 TRANSLATION_VERSION: Final = 3

@@ -7,7 +7,7 @@ from asyndgan.privacy.ledger import Ledger
 from asyndgan.privacy.policy import SIMULATION, Policy
 
 if TYPE_CHECKING:
+    from asyndgan.privacy.door import Release, Released
     from asyndgan.privacy.openings import Openings
-    from asyndgan.privacy.release import Release, Released
 else:
     __getattr__ = lazily(__name__, {"openings": "Openings", "release": "Release Released"})

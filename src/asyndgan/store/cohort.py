@@ -12,8 +12,8 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Images
 from asyndgan.errors import CohortError
+from asyndgan.store.augmentation import LIKE_PATIENTS, moved
 from asyndgan.store.enrolment import untaught
-from asyndgan.store.moves import LIKE_PATIENTS, moved
 from asyndgan.store.prepared import Case
 from asyndgan.store.resampling import label_shares
 from asyndgan.store.splits import OPEN, Chooser, halves_of

@@ -110,8 +110,8 @@ class Coordinator:
             kept = Scope.from_plain(checkpoint[1]["scope"]) if checkpoint else None
         request = Open(run=run, recipe=recipe.digest(), step=step, attempt=secrets.token_hex(8))
         cards, missed = open_all(recipe, exchange, request, needed, pending)
-        asked = {s: card for s, card in cards.items() if needed is None or s in needed}
-        scope = kept or agree(recipe, asked or cards)
+        asked = {s: card for s, card in cards.items() if needed is None or s in needed} or cards
+        scope = kept or agree(recipe, asked)
         if given:
             given.folder.check_labels({str(n): name for n, name in scope.labels.items()})
         roster = Roster(recipe, exchange, request, scope, keep, given)
@@ -122,7 +122,7 @@ class Coordinator:
                 coordinator.load(*checkpoint)
         coordinator.events += roster.welcome_all(cards, needed)
         if confirm and not checkpoint:
-            confirm(scope, asked or cards)
+            confirm(scope, asked)
         return coordinator
 
     @property

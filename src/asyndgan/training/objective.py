@@ -20,9 +20,9 @@ from asyndgan.models import (
     condition_channels,
     condition_maps,
 )
-from asyndgan.models.augment import disturbed
 from asyndgan.models.discriminators import CrossFitted, labels_in
 from asyndgan.models.losses import balanced_cross_entropy, cross_entropy_by_label
+from asyndgan.models.shifts import disturbed
 from asyndgan.privacy.chance import shuffled
 from asyndgan.recipe import Recipe
 from asyndgan.store import Batch, derived_seed

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Scalar
 from asyndgan.models import Verdict
-from asyndgan.models.augment import disturbed
 from asyndgan.models.losses import AdversarialLoss
+from asyndgan.models.shifts import disturbed
 from asyndgan.privacy.chance import normal_noise
 from asyndgan.recipe import Recipe
 from asyndgan.store import Batch

@@ -14,9 +14,9 @@ from asyndgan.errors import CohortError
 from asyndgan.models import Sizes, build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.models.generators import smooth
 from asyndgan.recipe import LABELS_LIMIT, Recipe
+from asyndgan.store.augmentation import deformed
 from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.store.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES, unheld
-from asyndgan.store.moves import deformed
 from asyndgan.texts import named_alike
 from asyndgan.wire import Card
 

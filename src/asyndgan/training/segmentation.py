@@ -10,12 +10,12 @@ from torch import Generator, nn
 
 from asyndgan.arrays import Images, Masks
 from asyndgan.errors import DataError, NotFiniteError
-from asyndgan.models.budget import SegmentationBudget
+from asyndgan.models.segmentation_budget import SegmentationBudget
 from asyndgan.models.segmenters import build_segmenter, check_size
 from asyndgan.models.sizes import at_once
 from asyndgan.recipe import Recipe
+from asyndgan.store.augmentation import Moves, moved
 from asyndgan.store.colours import Colours, recoloured
-from asyndgan.store.moves import Moves, moved
 from asyndgan.store.prepared import Case
 from asyndgan.training.checkpoint import seeded
 

@@ -15,7 +15,7 @@ from asyndgan.arrays import CPU
 from asyndgan.errors import NotFiniteError, ProtocolError, RunError
 from asyndgan.privacy import SIMULATION, Openings, Policy, Released
 from asyndgan.privacy.chance import secret, uniform
-from asyndgan.privacy.release import open_release
+from asyndgan.privacy.door import open_release
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.store import Batch, Cohort, derived_seed, digest_of, drawn_from
