@@ -10,4 +10,4 @@ if TYPE_CHECKING:
     from asyndgan.privacy.door import Release, Released
     from asyndgan.privacy.openings import Openings
 else:
-    __getattr__ = lazily(__name__, {"openings": "Openings", "release": "Release Released"})
+    __getattr__ = lazily(__name__, {"openings": "Openings", "door": "Release Released"})
