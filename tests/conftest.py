@@ -337,10 +337,12 @@ def left_sites(monkeypatch):
     return left
 
 
-@pytest.fixture
-def few_masks(monkeypatch):
+@pytest.fixture(scope="module")
+def few_masks():
     """So few are learned to paint from: each costs images that are written, read and compared."""
-    monkeypatch.setattr(learned, "FEWEST", 24)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learned, "FEWEST", 24)
+        yield
 
 
 @pytest.fixture

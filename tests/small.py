@@ -1,6 +1,9 @@
 """What makes recipes and audits of tests as small as they may be."""
 
+import json
+import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,18 @@ SMALL = [
     "discriminator.layers=1",
 ]
 """Overrides of a recipe that ships, whose networks allow no smaller ones."""
+
+
+def declare(folder: Path, **about: object) -> Path:
+    """Writes into the description of a data set what else it says of itself; the folder."""
+    file = folder / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | about))
+    return folder
+
+
+def copied(folder: Path, to: Path, **about: object) -> Path:
+    """A copy of a data set that says this of itself."""
+    return declare(Path(shutil.copytree(folder, to)), **about)
 
 
 def ask_little(patch: pytest.MonkeyPatch) -> None:

@@ -17,15 +17,13 @@ SWITCHES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask_little(monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def unplotted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def in_little_time() -> Iterator[None]:
     """An evaluation draws no examples, which are half of its time; unit tests look at them."""
-    monkeypatch.setattr(compare, "plot_examples", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:
+        ask_little(patch)
+        patch.setattr(compare, "plot_examples", lambda *_: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from typer.testing import CliRunner
 
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
+from asyndgan.errors import AsyndganError, RecipeError, RunError
 from asyndgan.export.writing import write_dataset
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
@@ -30,7 +29,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.store import Cohort, RawCase
 from asyndgan.texts import without_nan
-from lab import completion_scores
+from lab import completion_scores, running
 from lab.__main__ import app
 from lab.evidence import replace_block, to_markdown
 from lab.real import Real
@@ -40,6 +39,7 @@ from lab.suite import PaintingSection, Suite
 from lab.trainings import train_all, trainings_of
 from lab.views import views
 from reading import told_by
+from small import declare
 from waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +99,18 @@ overrides = ["training.steps=2"]
 """
 
 
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """To train in another imports torch for seconds; `train_all` is tested below."""
+
+    def trained(trainings, *_):
+        for each in trainings:
+            if not each.finished():
+                each.run()
+
+    monkeypatch.setattr(running, "train_all", trained)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
@@ -112,25 +124,24 @@ def write_recipe(folder: Path, tiny: Callable[..., Recipe]) -> Path:
     return recipe
 
 
-def write_suite(folder: Path, tiny: Callable[..., Recipe]) -> Path:
-    suite = folder / "suite.toml"
-    suite.write_text(SUITE.replace("RECIPE", str(write_recipe(folder, tiny))))
-    return suite
+def small(folder: Path, tiny: Callable[..., Recipe]) -> str:
+    return SMALL.replace("RECIPE", str(write_recipe(folder, tiny)))
 
 
-def run(*arguments: object) -> str:
+def run(*arguments: object) -> list[str]:
     result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.output.splitlines()
 
 
 def test_a_suite_trains_everything_once_and_writes_its_tables(data, tiny, tmp_path):
-    suite = write_suite(tmp_path, tiny)
-    suite.write_text(suite.read_text().replace('networks = ["segresnet"]', ""))
+    suite = tmp_path / "suite.toml"
+    text = SUITE.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    suite.write_text(text.replace('networks = ["segresnet"]', ""))
     document = tmp_path / "evidence.md"
     document.write_text("before\n<!-- suite: tiny -->\nold\n<!-- end of suite: tiny -->\nafter\n")
     out = tmp_path / "out"
-    first = run(suite, "--data", data, "--out", out, "--document", document, "--workers", 2)
+    first = run(suite, "--data", data, "--out", out, "--document", document)
     result = json.loads((out / "suite.json").read_text())
     scores = by_key(read_scores(out / "scores.csv.gz"))
     computed = views(Suite.from_toml(suite.read_text()), scores, result["groups"], result["costs"])
@@ -148,12 +159,9 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(data, tiny, tmp_pa
     contrasts = lesions[3]
     assert contrasts["cases"] == lesions[1]["cases"]
     assert (contrasts["seeds"], contrasts["bytes"]) == (2, None)
-    assert "| random contrast from masks, no generator |" in document.read_text()
     assert [row["model"] for row in lesions if "trainings_low" in row] == ["synthetic"] * 2
-    assert "| **synthetic images of all seeds (small)** |" in document.read_text()
     synthetic, fedgan = lesions[1:3]
     assert all(row["dice_least"] <= row["dice_mean"] <= row["dice_most"] for row in lesions)
-    assert "| of seeds |" in document.read_text()
     assert (synthetic["seeds"], synthetic["label"]) == (2, "lesion")
     assert json.loads((out / "runs/heads/paired-1/run.json").read_text())["steps"] == 3
     small = result["traffic"][0]
@@ -170,29 +178,21 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(data, tiny, tmp_pa
     assert [(row["label"], row["seeds"]) for row in result["levelling"]] == [
         ("lesion", 2), ("ventricle", 2),
     ]  # fmt: skip
-    assert "two seeds of every generator, one segmentation network of each" in document.read_text()
-    assert "**heads: KID x 1000 from real images (between real halves)**" in document.read_text()
     paintings = [(row["recipe"], row["cases"]) for row in result["paintings"]]
     once = paintings[1][1]
     assert paintings == [("small", cases) for cases in (3 * once, once, 3 * once)]
     faded, *_, as_painted = result["paintings"]
     assert (faded["faded"], as_painted["faded"]) == (["lesion"], [])
     assert faded["dice_mean"] != as_painted["dice_mean"]
-    assert "3 images a mask, lesion at 0.5 to 1.1 of its contrast" in document.read_text()
     compared = {(row["model"], row["over"]) for row in result["differences"]}
     assert ("synthetic", "fedgan-synthetic") in compared
     assert ("every real:NAME+synthetic", "real:NAME") in compared
     between, apart = [row for row in result["differences"] if row["over"] == "synthetic of small"]
     assert (between["apart"], apart["apart"]) == ("", "the first patient")
     assert {row["patients"] for row in result["apart"]} == {apart["patients"]}
-    assert "**heads, the first patient: paired differences of Dice**" in document.read_text()
     assert (between["recipe"], between["model"]) == ("paired", "synthetic")
-    dice = {
-        row["recipe"]: row["dice_mean"]
-        for row in result["rows"]
-        if row["model"] == "synthetic" and row["label"] == "lesion"
-    }
-    assert between["difference"] == pytest.approx(dice["paired"] - dice["small"])
+    difference = lesions[-1]["dice_mean"] - synthetic["dice_mean"]
+    assert between["difference"] == pytest.approx(difference)
     text = document.read_text()
     assert text.startswith("before\n<!-- suite: tiny -->")
     assert text.endswith("<!-- end of suite: tiny -->\nafter\n")
@@ -201,10 +201,7 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(data, tiny, tmp_pa
     assert (out / "suite.md").read_text().strip() in text
     before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
     cached = sorted((out / "cache").iterdir())
-    assert (
-        run(suite, "--data", data, "--out", out, "--workers", 2).splitlines()[-30:]
-        == (first.splitlines()[-30:])
-    )
+    assert run(suite, "--data", data, "--out", out)[-30:] == first[-30:]
     assert before == {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*.safetensors")}
     assert cached == sorted((out / "cache").iterdir())
     assert len([*(out / "random-contrast/heads").iterdir()]) == 2  # a set for each seed
@@ -215,13 +212,10 @@ def finished(data, tiny, tmp_path_factory):
     """Text, data and result of a small suite; south lacks FLAIR, and a pattern tells patients."""
     folder = tmp_path_factory.mktemp("finished")
     shutil.copytree(data / "heads", folder / "heads")
-    south = folder / "heads/south"
-    about = json.loads((south / "dataset.json").read_text())
-    del about["channel_names"]["2"]
-    (south / "dataset.json").write_text(json.dumps(about))
+    south = declare(folder / "heads/south", channel_names={"0": "T1", "1": "T2"})
     for path in south.glob("imagesTr/*_0002.*"):
         path.unlink()
-    text = SMALL.replace("RECIPE", str(write_recipe(folder, tiny)))
+    text = small(folder, tiny)
     for name in ("north", "south", "test"):
         told_by(folder / "heads" / name, "[a-z]+")
     return text, folder, run_suite(text, folder, folder / "out")
@@ -248,62 +242,62 @@ def test_what_was_trained_from_other_data_or_painted_otherwise_is_not_taken(fini
         painted_once(training.folder, masks_of(both), Origin(""), synthetic, moved=1)
 
 
-def test_sites_are_judged_by_the_modalities_that_all_of_them_hold(finished):
+def test_sites_are_judged_by_the_modalities_that_all_hold_and_patients_are_as_the_set_says(
+    finished,
+):
     text, data, result = finished
     facts = json.loads((data / "out/runs/heads/small-0/run.json").read_text())
     assert facts["modalities"] == ["T1", "T2", "FLAIR"]  # the generator paints all of them
     assert facts["sites"]["south"]["modalities"] == ["T1", "T2"]
     suite = Suite.from_toml(text)
-    assert Real(suite, suite.sets[0], data).modalities == ["T1", "T2"]
+    real = Real(suite, suite.sets[0], data)
+    assert real.modalities == ["T1", "T2"]
     assert {row["model"] for row in result.rows} == {"real-all", "synthetic"}
-
-
-def test_a_set_says_what_a_patient_is(finished):
-    text, data, result = finished
-    suite = Suite.from_toml(text)
-    assert {case.patient for case in Real(suite, suite.sets[0], data).judged} == {"test"}
+    assert {case.patient for case in real.judged} == {"test"}
     assert {row["patients"] for row in result.rows} == {1}
 
 
-@pytest.mark.parametrize("folds", [1, 2])
-def test_on_validation_no_training_sees_a_patient_that_judges(data, tiny, tmp_path, folds):
+def test_on_validation_no_training_sees_a_patient_that_judges(data, tiny, tmp_path):
     """And a suite without a test folder can be judged; with folds, by all patients."""
     shutil.copytree(data / "heads", tmp_path / "heads", ignore=lambda *_: ["test"])
-    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
-    text = text.replace('"test"', '"validation"').replace("single_sites = false", "")
-    text = text.replace("segmentation_steps = 2", f"segmentation_steps = 2\nfolds = {folds}")
-    text = text.replace('label = "lesion"', 'label = "lesion"\nby_site = true')
-    suite, out = Suite.from_toml(text), tmp_path / "out"
-    result = run_suite(text, tmp_path, out)
-    assert (result.judged_on, result.folds) == ("validation", folds)
-    assert ("in 2 folds" in to_markdown(result.to_tables())) == (folds == 2)
-    trainings = list(trainings_of(suite, tmp_path, out, "cpu"))
-    judged = [{*Real(suite, suite.sets[0], tmp_path, fold).patients} for fold in range(folds)]
-    rows = {row["model"]: row for row in result.rows}
+    once = small(tmp_path, tiny).replace('"test"', '"validation"')
+    once = once.replace("single_sites = false", "")
+    once = once.replace('label = "lesion"', 'label = "lesion"\nby_site = true')
+    text = once.replace("segmentation_steps = 2", "segmentation_steps = 2\nfolds = 2")
+    out = tmp_path / "out"
     everybody = {
         f"{name}/{patient}"
         for name in ("north", "south")
         for patient in DataSet(tmp_path / "heads" / name).patients.values()
     }
-    assert set.union(*judged) == everybody if folds > 1 else set.union(*judged) < everybody
-    of_table = read_scores(out / "scores.csv.gz")["patient"]
-    assert of_table.nunique() == sum(map(len, judged)) == len(set.union(*judged))
-    assert {patient.split("/")[0] for patient in judged[-1]} == {"north", "south"}
+    for suite in map(Suite.from_toml, (once, text)):
+        reals = [Real(suite, suite.sets[0], tmp_path, fold) for fold in range(suite.folds)]
+        judged = [{*real.patients} for real in reals]
+        assert (set.union(*judged) == everybody) == (suite.folds > 1)
+        assert {patient.split("/")[0] for patient in judged[-1]} == {"north", "south"}
+        trainings, cases = trainings_of(suite, tmp_path, out, "cpu"), dict[str, int]()
+        for people, training in zip(judged, trainings, strict=True):
+            for name in ("north", "south"):
+                folder = tmp_path / "heads" / name
+                every = DataSet(folder).cases(training.recipe.image)
+                kept = [case for case in every if f"{name}/{case.patient}" not in people]
+                wanted = Cohort.from_cases(kept, labels=describe(folder).labels)
+                trained = load_cohort(SiteSetup(name, folder, tmp_path), training.recipe)
+                assert trained.digest == wanted.digest and len(kept) < len(every)
+                cases.setdefault(name, len(kept))
+    result = run_suite(text, tmp_path, out)
+    assert (result.judged_on, result.folds) == ("validation", 2)
+    assert "in 2 folds" in to_markdown(result.to_tables())
+    rows = {row["model"]: row for row in result.rows}
+    assert all(rows[f"real:{name}"]["cases"] == count for name, count in cases.items())
+    assert read_scores(out / "scores.csv.gz")["patient"].nunique() == len(everybody)
     of_sites = {
         row["apart"]: row["patients"] for row in result.apart if row["model"] == "synthetic"
     }
     assert set(of_sites) == {"of north", "of south"}
     assert sum(of_sites.values()) == rows["synthetic"]["patients"]
-    for name, (fold, training) in product(("north", "south"), enumerate(trainings)):
-        folder = tmp_path / "heads" / name
-        every = DataSet(folder).cases(training.recipe.image)
-        kept = [case for case in every if f"{name}/{case.patient}" not in judged[fold]]
-        assert fold or len(kept) == rows[f"real:{name}"]["cases"] < len(every)
-        wanted = Cohort.from_cases(kept, labels=describe(folder).labels)
-        trained = load_cohort(SiteSetup(name, folder, tmp_path), training.recipe)
-        assert trained.digest == wanted.digest
     with pytest.raises(RecipeError, match="too few patients for 20 folds"):
-        run_suite(text.replace(f"folds = {folds}", "folds = 20"), tmp_path, out)
+        run_suite(text.replace("folds = 2", "folds = 20"), tmp_path, out)
 
 
 def test_slices_that_train_nobody_are_judged_all_the_same(tiny, tmp_path):
@@ -333,7 +327,7 @@ def test_slices_that_train_nobody_are_judged_all_the_same(tiny, tmp_path):
 
 
 def test_a_training_that_fails_does_not_keep_the_others_from_theirs(data, tiny, tmp_path):
-    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    text = small(tmp_path, tiny)
     (good,) = trainings_of(Suite.from_toml(text), data, tmp_path / "out", "cpu")
     bad = replace(good, out=tmp_path / "bad", sites={"north": tmp_path / "nowhere"})
     with pytest.raises(RunError, match=r"/bad: .*1 of 2 trainings ended well"):
@@ -343,17 +337,12 @@ def test_a_training_that_fails_does_not_keep_the_others_from_theirs(data, tiny, 
 
 def test_a_suite_that_is_killed_leaves_no_training_behind(data, tiny, tmp_path):
     suite = tmp_path / "long.toml"
-    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    text = small(tmp_path, tiny)
     suite.write_text(text.replace("training.steps=2", "training.steps=1000000"))
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [
-            sys.executable, "-m", "lab", suite, "--data", data, "--out", out,
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd=ROOT,
+        [sys.executable, "-m", "lab", suite, "--data", data, "--out", out],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, cwd=ROOT,
     )  # fmt: skip
     training = RunFolder(out / "runs" / "heads" / "small-0")
     try:
@@ -371,17 +360,10 @@ def test_a_suite_that_is_killed_leaves_no_training_behind(data, tiny, tmp_path):
     ("old", "new", "said"),
     [
         ('label = "lesion"', 'label = "lesoin"', "no label 'lesoin'"),
-        ('label = "lesion"', 'label = "lesion"\nfurther_labels = ["brain"]', "no label 'brain'"),
         ('label = "lesion"', 'label = "background"', "no label 'background' to be judged by"),
         ('label = "lesion"', 'label = "lesion"\napart = { x = "*" }', "not a regular expression"),
         ('label = "lesion"', 'label = "lesion"\napart = { x = "y" }', "no test patient's name"),
         ('label = "lesion"', 'label = "lesion"\ntest = "north"', "of site north's patients"),
-        ('label = "lesion"', 'label = "tumour"', "there is no label 'tumour'"),
-        ('label = "lesion"', 'label = "lesion"\nfaded = ["tumour"]', "no label 'tumour' to fade"),
-        (
-            'label = "lesion"', 'label = "lesion"\nfaded = ["background"]',
-            "no label 'background' to fade",
-        ),
         (
             'label = "lesion"', 'label = "lesion"\nfaded = ["head", "lesion", "ventricle"]',
             "no generator learns what",
@@ -391,7 +373,7 @@ def test_a_suite_that_is_killed_leaves_no_training_behind(data, tiny, tmp_path):
 def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
     data, tiny, tmp_path, old, new, said
 ):
-    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    text = small(tmp_path, tiny)
     assert old in text
     with pytest.raises(AsyndganError, match=said):
         run_suite(text.replace(old, new), data, tmp_path / "out")
@@ -405,7 +387,6 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ('label = "lesion"\n', "", "sets.0.label is missing"),
         ('name = "paired"', 'name = "small"', "two of models are called 'small'"),
         ("seeds = 2\nseg", "seeds = 1\nseg", "model small: pooled needs several seeds"),
-        ("loss.paired_l1=10", "image.size=64", "small and paired prepare or mirror"),
         ("loss.paired_l1=10", "training.flip=false", "small and paired prepare or mirror"),
         ("loss.paired_l1=10", "loss.pared_l1=10", "loss.paired_l1"),
         ("on = { heads", "on = { haeds", "set on 'haeds', which is no set"),
@@ -417,10 +398,7 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ),
         ("[1.0, 1.0]", "[1.1, 0.3]", "two numbers from 0 to 2, the lower one first"),
         ("segresnet", "resnet", "no segmentation network 'resnet'"),
-        ("[[sets]]", "[[sets]", "not valid TOML"),
         ('["ventricle"]', '["ventricle", "lesion"]', "further_labels name something twice"),
-        ("{ images = 1 },", "{ images = 3 },", "paintings .* name something twice"),
-        ('["segresnet"]', '["unet"]', "networks name something twice"),
         ("fedavg = true", "single_sites = false", "is augmented, which has nothing"),
         (
             'overrides = ["loss.paired_l1=10"]',
@@ -431,20 +409,11 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ('name = "tiny"', 'name = "tiny"\njudged_on = "validation"', "apart names test patients"),
         ('name = "tiny"', 'name = "tiny"\nfolds = 2', "folds are of validation patients"),
         ("loss.paired_l1=10", "training.seed=7", "training.seed is the suite's own"),
-        ('"training.steps=3"', '"training.hold_out = 0.3"', "training.hold_out is the suite's own"),
-        (
-            'label = "lesion"',
-            'label = "lesion"\nby_site = true',
-            "by_site is of validation patients",
-        ),
-        ("augmented = true", "overrides = ['integrity.bound=2']", "so integrity would not be"),
         ("augmented = true", "overrides = ['shares.by=modality']", "so shares would not be"),
     ],
 )
-def test_a_suite_that_cannot_run_is_refused_before_anything_is_trained(
-    tiny, tmp_path, old, new, said
-):
-    text = write_suite(tmp_path, tiny).read_text()
+def test_a_suite_that_cannot_run_is_refused_before_anything_is_trained(old, new, said):
+    text = SUITE.replace("RECIPE", "default")
     assert old in text
     with pytest.raises(AsyndganError, match=said):
         Suite.from_toml(text.replace(old, new))
@@ -456,8 +425,7 @@ def test_a_document_without_the_place_is_left_alone():
 
 
 def test_a_suite_has_sites_go_without_modalities(data, tiny, tmp_path):
-    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
-    text = text.replace(
+    text = small(tmp_path, tiny).replace(
         "single_sites = false",
         "single_sites = false\nfedavg = true\nconsistency = true\ndiagnosis = true",
     )
@@ -494,17 +462,11 @@ local = true
         ("small", "head", "T1 and FLAIR"),
         ("small", "head", "T2 and FLAIR"),
     ]
-    stray = text.replace("north = [", "west = [")
     with pytest.raises(RecipeError, match="without names 'west', which is no site of heads"):
-        Suite.from_toml(stray)
-    other = replace_in(text, "misaligned", 'north = ["FLAIR"]')
+        Suite.from_toml(text.replace("north = [", "west = ["))
+    other = text.replace('{ north = ["T1"]', '{ north = ["FLAIR"]')
     with pytest.raises(RunError, match="was trained from other sites or images"):
         run_suite(other, data, tmp_path / "out")
-
-
-def replace_in(text: str, model: str, north: str) -> str:
-    before, after = text.split(f'name = "{model}"')
-    return f'{before}name = "{model}"' + after.replace('north = ["T1"]', north)
 
 
 def test_a_suite_completes_cases_and_says_how_near_they_come(data, tiny, tmp_path):
@@ -515,10 +477,8 @@ def test_a_suite_completes_cases_and_says_how_near_they_come(data, tiny, tmp_pat
     (lacking / "truth").mkdir()
     for path in sorted((lacking / "imagesTr").glob("*_0002.png")):
         path.rename(lacking / "truth" / path.name)
-    about = json.loads((lacking / "dataset.json").read_text())
-    about["channel_names"] = {"0": "T1", "1": "T2"}
-    (lacking / "dataset.json").write_text(json.dumps(about))
-    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    declare(lacking, channel_names={"0": "T1", "1": "T2"})
+    text = small(tmp_path, tiny)
     text = text.replace('name = "small"\nrecipe', 'name = "small"\ncompletion = true\nrecipe')
     text = text.replace(
         'label = "lesion"',
@@ -558,9 +518,6 @@ def test_a_suite_completes_cases_and_says_how_near_they_come(data, tiny, tmp_pat
             picture.point(lambda value: value // 2).save(first)
         with pytest.raises(ZeroDivisionError):
             run_suite(text, tmp_path / "data", tmp_path / "out")
-    Image.new("L", (20, 20)).save(first)
-    with pytest.raises(DataError, match=first.name):
-        run_suite(text, tmp_path / "data", tmp_path / "out")
     first.unlink()
     with pytest.raises(RecipeError, match="set heads: there is no truth of case"):
         run_suite(text, tmp_path / "data", tmp_path / "out")

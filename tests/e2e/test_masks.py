@@ -1,8 +1,6 @@
 """Whose masks are painted from: patients' own, given ones, or learned ones."""
 
-import json
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +9,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
-from asyndgan.cli import app
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.localhost import federation_here
-from asyndgan.errors import CohortError, DataError, ProtocolError, RunError
+from asyndgan.errors import CohortError, DataError, PolicyError, ProtocolError, RunError
 from asyndgan.export.writing import write_dataset
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
@@ -36,6 +32,8 @@ from asyndgan.training import Scope, Site
 from asyndgan.training.given import Given, site_of
 from asyndgan.training.scope import enlarged
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, unpack
+from commands import asyndgan
+from small import copied, declare
 
 GIVEN = ("image.size=32", "masks.source=given", "masks.release=false")
 pytestmark = pytest.mark.usefixtures("few_masks")
@@ -104,10 +102,7 @@ def test_learned_masks_of_another_size_are_told_of_and_public_ones_are_not(
 ):
     image = tiny("image.size=48").image
     assert len(DataSet(given).masks(image)) == 5 and not caplog.messages
-    learned = tmp_path / "learned"
-    shutil.copytree(given, learned)
-    about = json.loads((learned / "dataset.json").read_text())
-    (learned / "dataset.json").write_text(json.dumps(about | {"synthetic": True}))
+    learned = copied(given, tmp_path / "learned", synthetic=True)
     DataSet(learned).masks(tiny("image.size=32").image)
     assert not caplog.messages
     for _ in range(2):  # sites
@@ -165,18 +160,22 @@ def test_a_mask_that_is_written_would_be_found(tmp_path, phantoms):
         assert any(pattern in content for pattern in written_as([case.mask]))
 
 
+@pytest.mark.parametrize(("size", "layers"), [("16x32", 3), ("32", 4), ("48", 4)])
+def test_discriminators_of_small_masks_halve_them_less_often(size, layers):
+    demo = load_recipe("demo", [f"image.size={size}", "discriminator.layers=1"])
+    learns = learned.recipe_of_masks(demo)
+    assert learns.discriminator.layers == layers
+    assert min(learns.space) >= learns.discriminator.least_side
+
+
 def test_a_generator_of_masks_paints_a_data_set_that_images_are_painted_from(
     tiny, phantoms, tmp_path
 ):
     masks_run = train(tiny(*OF_MASKS), phantoms, tmp_path / "masks-run")
     run = train(tiny("image.size=32", "masks.release=false"), phantoms, tmp_path / "run")
-    for words in (
-        ["generate", masks_run.path, "--draws", 7, "--out", tmp_path / "masks"],
-        ["generate", run.path, "--masks", tmp_path / "masks", "--draws", 1, "--out",
-         tmp_path / "synthetic"],
-    ):  # fmt: skip
-        said = CliRunner().invoke(app, [str(word) for word in words])
-        assert said.exit_code == 0, said.output
+    masks, out = tmp_path / "masks", tmp_path / "synthetic"
+    asyndgan("generate", masks_run.path, "--draws", 7, "--out", masks)
+    asyndgan("generate", run.path, "--masks", masks, "--draws", 1, "--out", out)
     with pytest.raises(RunError, match="paints masks"):  # which segmentation does not judge
         synthetic_of_run(RunSites.opened(masks_run, phantoms), tmp_path / "out")
     recipe = run.recipe()
@@ -184,61 +183,45 @@ def test_a_generator_of_masks_paints_a_data_set_that_images_are_painted_from(
     assert len(painted) == 7
     cases = DataSet(tmp_path / "synthetic").cases(recipe.image, synthetic=True)
     assert [case.mask.tolist() for case in cases] == [mask.tolist() for _, mask in painted]
-    # And they can be given to sites, so that no patient's mask is ever sent.
-    train(tiny(*GIVEN), phantoms, tmp_path / "third", masks=tmp_path / "masks")
 
 
-def test_without_a_folder_masks_are_learned_first_and_no_patients_mask_leaves(
+def learning(recipe: Recipe, sites: dict[str, Path], out: Path, *options: str) -> str:
+    """What `train` says that learns masks first."""
+    out.with_suffix(".toml").write_text(recipe.to_toml())
+    words = [f"--site={name}={data}" for name, data in sites.items()]
+    said = asyndgan("train", out.with_suffix(".toml"), *words, "--out", out, *options)
+    return " ".join(said.split())
+
+
+def masks_in(folder: Path, recipe: Recipe) -> set[bytes]:
+    return {mask.numpy().tobytes() for _, mask in DataSet(folder).masks(recipe.image)}
+
+
+def kept_by(run: RunFolder) -> set[bytes]:
+    return {mask.numpy().tobytes() for _, mask in released_masks(run)}
+
+
+def test_without_a_folder_masks_are_learned_for_this_run_alone_and_no_patients_mask_leaves(
     tiny, phantoms, tmp_path, left_sites
 ):
-    out, file = tmp_path / "run", tmp_path / "recipe.toml"
-    file.write_text(tiny(*GIVEN).to_toml(), "utf-8")
-    sites = [f"--site={name}={data}" for name, data in phantoms.items()]
-    words = ["train", str(file), *sites, "--out", str(out)]
-    said = CliRunner().invoke(app, words)
-    assert said.exit_code == 0, said.output
-    assert f"Look at the masks in {out}-masks/painted" in said.output.replace("\n", "")
+    out, recipe = tmp_path / "run", tiny(*GIVEN)
+    said = learning(recipe, phantoms, out)
+    assert "Look at the masks in" in said
     assert not torch.stack(conditions_in(left_sites)).any()  # numbers, which say nothing
-    image = tiny(*GIVEN).image
-    learned = {
-        mask.numpy().tobytes()
-        for _, mask in DataSet(tmp_path / "run-masks" / "painted").masks(image)
-    }
-    kept = {mask.numpy().tobytes() for _, mask in released_masks(RunFolder(out))}
-    assert kept == learned and len(kept) > 1
-    words = ["generate", str(out), "--draws", "1", "--out", str(tmp_path / "set")]
-    assert CliRunner().invoke(app, words).exit_code == 0
-    assert len(DataSet(tmp_path / "set").cases(image, synthetic=True)) == len(kept)
-
-
-def learning(
-    recipe: Recipe, sites: dict[str, Path], out: Path, *options: str
-) -> subprocess.CompletedProcess[str]:
-    """What `train` answers that learns masks first."""
-    file = out.with_suffix(".toml")
-    file.write_text(recipe.to_toml(), "utf-8")
-    words = [f"--site={name}={data}" for name, data in sites.items()]
-    said = CliRunner().invoke(app, ["train", str(file), *words, "--out", str(out), *options])
-    text = " ".join(f"{said.output} {said.exception or ''}".split())
-    return subprocess.CompletedProcess([], said.exit_code, text)
-
-
-def test_masks_that_were_learned_for_another_run_are_not_taken(tiny, phantoms, tmp_path):
-    out = tmp_path / "run"
-    assert learning(tiny(*GIVEN), phantoms, out).returncode == 0
-    again = learning(tiny(*GIVEN), phantoms, out)
-    assert "holds a run already" in again.stdout
-    shutil.rmtree(out)
-    site = dict(list(phantoms.items())[:1])
-    for recipe, sites in (
+    kept = kept_by(RunFolder(out))
+    assert kept == masks_in(tmp_path / "run-masks" / "painted", recipe) and len(kept) > 1
+    asyndgan("generate", out, "--draws", 1, "--out", tmp_path / "set")
+    assert len(DataSet(tmp_path / "set").cases(recipe.image, synthetic=True)) == len(kept)
+    with pytest.raises(RunError, match="holds a run already"):
+        learning(recipe, phantoms, out)
+    for other, sites in (
         (tiny(*GIVEN, "training.seed=9"), phantoms),
         (tiny(*GIVEN, "privacy.kind=discriminator"), phantoms),
-        (tiny(*GIVEN), site),
+        (recipe, dict(list(phantoms.items())[:1])),
     ):
-        said = learning(recipe, sites, out)
-        assert said.returncode and "were learned for another run" in said.stdout
         shutil.rmtree(out)
-    assert learning(tiny(*GIVEN), phantoms, out).returncode == 0
+        with pytest.raises(RunError, match="were learned for another run"):
+            learning(other, sites, out)
 
 
 def test_a_run_that_was_interrupted_while_masks_were_learned_goes_on(
@@ -256,32 +239,28 @@ def test_a_run_that_was_interrupted_while_masks_were_learned_goes_on(
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(learned, "painted_masks", stopped)
-        assert learning(recipe, phantoms, out).returncode
-    with monkeypatch.context() as patch:
-        patch.setattr(MaskBank, "keep", killed)
-        assert learning(recipe, phantoms, out, "--resume").returncode
+    for target, name, end, options in (
+        (learned, "painted_masks", stopped, []), (MaskBank, "keep", killed, ["--resume"])
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, end)
+            learning(recipe, phantoms, out, *options)
     assert 0 < len(list((out / "masks" / "labelsTr").iterdir())) <= 3
-    assert learning(recipe, phantoms, out, "--resume").returncode == 0
-    image = recipe.image
-    own = {
-        mask.numpy().tobytes() for _, mask in DataSet(tmp_path / "run-masks/painted").masks(image)
-    }
-    assert {mask.numpy().tobytes() for _, mask in released_masks(RunFolder(out))} == own
+    learning(recipe, phantoms, out, "--resume")
+    assert kept_by(RunFolder(out)) == masks_in(tmp_path / "run-masks/painted", recipe)
 
 
 def test_with_policies_both_trainings_hold_out_the_same_patients_or_none_begins(tiny, tmp_path):
-    write_phantoms(tmp_path / "data", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.3)
+    write_phantoms(tmp_path / "data", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.2)
     phantoms = {site.name: tmp_path / "data" / site.name for site in DEFAULT_SITES[:2]}
     policy = tmp_path / "policy.toml"
     policy.write_text("[allows]\nunmeasured = true\nfewest_patients = 1\n", "utf-8")
     policies = [f"--policy={name}={policy}" for name in phantoms]
     recipe, out = tiny(*GIVEN, "training.hold_out=0.4"), tmp_path / "run"
-    said = learning(recipe, phantoms, out, *policies)
-    assert "--records FOLDER" in said.stdout and not (tmp_path / "run-masks").exists()
-    said = learning(recipe, phantoms, out, *policies, f"--records={tmp_path / 'books'}")
-    assert said.returncode == 0, said.stdout
+    with pytest.raises(PolicyError, match="--records FOLDER"):
+        learning(recipe, phantoms, out, *policies)
+    assert not (tmp_path / "run-masks").exists()
+    learning(recipe, phantoms, out, *policies, f"--records={tmp_path / 'books'}")
     for name in phantoms:
         one, other = (
             (RunFolder(run).site_state(name) / "hold_out.json").read_text()
@@ -315,9 +294,7 @@ def test_masks_come_back_from_the_shares_of_labels_in_pixels_of_twice_the_size(p
     assert (enlarged(cohort.images).argmax(1) == masks).float().mean() > 0.96
 
 
-def test_masks_are_given_exactly_where_the_recipe_says_so(
-    given, tiny, make_cohort, phantoms, tmp_path
-):
+def test_masks_are_given_exactly_where_the_recipe_says_so(given, tiny, phantoms, tmp_path):
     with pytest.raises(RunError, match="no folder of masks"):
         train(tiny(*GIVEN), phantoms, tmp_path / "a")
     with pytest.raises(RunError, match=r"masks.source 'own'"):
@@ -435,15 +412,6 @@ def test_more_labels_than_a_message_may_name_are_refused_before_training(phantom
         masks_as_images(cases, {f"l{number}": number for number in range(65)})
 
 
-@pytest.mark.parametrize(("size", "layers"), [("16x32", 3), ("32", 4), ("48", 4)])
-def test_discriminators_of_small_masks_halve_them_less_often(size, layers):
-    learns = learned.recipe_of_masks(
-        load_recipe("demo", [f"image.size={size}", "discriminator.layers=1"])
-    )
-    assert learns.discriminator.layers == layers
-    assert min(learns.space) >= learns.discriminator.least_side
-
-
 def test_masks_are_moved_and_shifted_where_images_are_and_else_penalised_unless_private():
     moved, still = (
         learned.recipe_of_masks(load_recipe("demo", [f"training.move={move}"]))
@@ -464,15 +432,14 @@ def test_masks_are_learned_without_a_site_of_few_patients_which_is_then_sent_tho
     write_phantoms(tmp_path, size=32, sites=sites)
     few, many = (site.name for site in sites)
     folders, out = {name: tmp_path / name for name in (few, many)}, tmp_path / "run"
-    about = json.loads((folders[few] / "dataset.json").read_text())
-    lacking = about["labels"].pop("ventricle")
-    (folders[few] / "dataset.json").write_text(json.dumps(about))
+    labels = describe(folders[few]).labels
+    lacking = labels.pop("ventricle")
+    declare(folders[few], labels=labels)
     for path in (folders[few] / "labelsTr").iterdir():
         mask = np.array(Image.open(path))
         Image.fromarray(np.where(mask == lacking, 1, mask).astype(np.uint8)).save(path)
     said = learning(tiny(*GIVEN), folders, out)
-    assert f"{few} has too few patients to teach masks" in said.stdout
-    assert f"{few} 12 0%" in said.stdout
+    assert f"{few} has too few patients to teach masks" in said and f"{few} 12 0%" in said
     learns = RunFolder(learned.beside(out))
     assert list(learns.facts().teachers) == [many]
     asked = [entry.kind for entry in read(learns.site_state(few) / "ledger.jsonl")]
@@ -483,4 +450,4 @@ def test_masks_are_learned_without_a_site_of_few_patients_which_is_then_sent_tho
         painted[site_of(name)] |= sum(1 << label for label in mask.unique().tolist())
     assert all(painted.values()) and not painted[few] & 1 << lacking
     shutil.rmtree(out)  # its masks are there still
-    assert learning(tiny(*GIVEN), folders, out).returncode == 0
+    learning(tiny(*GIVEN), folders, out)

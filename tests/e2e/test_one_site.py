@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -33,6 +35,7 @@ from asyndgan.store import derived_seed
 from asyndgan.store.prepare import invert
 from asyndgan.store.splits import held_out_by
 from asyndgan.training import SHARED_LOOK, generator_inputs
+from small import copied, declare
 from volumes import write_volumes
 
 
@@ -50,19 +53,47 @@ def lacking(tiny, phantoms, tmp_path_factory):
     return train(recipe, phantoms, out, without={"north": ["T2"]})
 
 
-@pytest.fixture
-def without_t2(phantoms, tmp_path):
-    folder = tmp_path / "without"
-    shutil.copytree(phantoms["north"], folder)
-    about = json.loads((folder / "dataset.json").read_text())
-    assert about["channel_names"] == {"0": "T1", "1": "T2", "2": "FLAIR"}
-    about["channel_names"] = {"0": "T1", "1": "FLAIR"}
-    (folder / "dataset.json").write_text(json.dumps(about))
+@pytest.fixture(scope="module")
+def lacks_t2(phantoms, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lacks") / "without"
+    copied(phantoms["north"], folder, channel_names={"0": "T1", "1": "FLAIR"})
     for path in sorted((folder / "imagesTr").glob("*_0001.png")):
         path.unlink()
     for path in sorted((folder / "imagesTr").glob("*_0002.png")):
         path.rename(path.with_name(path.name.replace("_0002", "_0001")))
     return folder
+
+
+@pytest.fixture
+def without_t2(lacks_t2, tmp_path):
+    """A copy, to be changed."""
+    return copied(lacks_t2, tmp_path / "without")
+
+
+@pytest.fixture(scope="module")
+def completed(run, lacks_t2, tmp_path_factory):
+    """A completed set, and what was said."""
+    out = tmp_path_factory.mktemp("completed") / "out"
+    more = ("--steps", 2, "--seed", 2**64)  # larger than torch's own generators take
+    return out, command("complete", run.path, "--site", lacks_t2, "--out", out, *more)
+
+
+@pytest.fixture(scope="module")
+def painted(run, phantoms, tmp_path_factory):
+    """A set that was painted."""
+    out = tmp_path_factory.mktemp("painted") / "painted"
+    command("generate", run.path, "--masks", phantoms["south"], "--draws", 1, "--out", out)
+    return out
+
+
+def augmented(run: RunFolder, site: Path, out: Path, *more: object) -> dict[str, Any]:
+    """The provenance of an augmented set."""
+    command("augment", run.path, "--site", site, "--out", out, *more)
+    return json.loads((out / "provenance.json").read_text())
+
+
+def pictures(folder: Path) -> list[Path]:
+    return sorted((folder / "labelsTr").iterdir())
 
 
 def command(*arguments: object) -> str:
@@ -71,29 +102,13 @@ def command(*arguments: object) -> str:
     return " ".join(result.output.split())
 
 
-def count_cases(folder: Path) -> None:
-    """Writes the number of cases that are left."""
-    about = json.loads((folder / "dataset.json").read_text())
-    about["numTraining"] = len(list((folder / "labelsTr").iterdir()))
-    (folder / "dataset.json").write_text(json.dumps(about))
-
-
-def complete(*arguments: object) -> str:
-    return command("complete", *arguments)
-
-
 def evaluated(run: RunFolder, phantoms: dict[str, Path], out: Path, *more: object) -> str:
-    """Judged on the phantoms' test patients."""
     sites = (f"--site={name}={path}" for name, path in phantoms.items())
-    test = phantoms["north"].parent / "test"
-    return command("evaluate", run.path, *sites, "--test", test, "--out", out, "--steps", 2, *more)
+    return command("evaluate", run.path, *sites, "--out", out, "--steps", 1, *more)
 
 
-def test_a_case_gets_the_modality_that_it_lacks(run, without_t2, tmp_path):
-    out = tmp_path / "out"
-    more = ("--steps", 2, "--seed", 2**64)  # larger than torch's own generators take
-    said = complete(run.path, "--site", without_t2, "--out", out, *more)
-    cases = len(list((without_t2 / "labelsTr").iterdir()))
+def test_a_case_gets_the_modality_that_it_lacks(run, lacks_t2, completed):
+    (out, said), cases = completed, len(pictures(lacks_t2))
     assert f"{cases} files of synthetic T2 in" in said
     info = describe(out)
     assert info.modalities == ("T1", "FLAIR", "synthetic T2")
@@ -107,7 +122,7 @@ def test_a_case_gets_the_modality_that_it_lacks(run, without_t2, tmp_path):
     # The recipe's range is fixed, so painted channels are in the units of acquired ones.
     assert provenance["intensity"] == {"T2": {"black": 0, "white": 255, "units": "as acquired"}}
     others = released_masks(run)
-    own = [case.mask for case in DataSet(without_t2).cases(run.recipe().image)]
+    own = [case.mask for case in DataSet(lacks_t2).cases(run.recipe().image)]
     assert provenance["translator"] == {
         "masks": f"{len(own) + len(others)} out of {len(own)} of the site's own and {len(others)} "
         f"others ({RELEASED}), moved at random",
@@ -128,40 +143,33 @@ def test_a_channel_says_if_its_numbers_are_not_those_of_acquired_ones(
         "image.intensity.default.high=99",
     )  # fmt: skip
     run = train(recipe, phantoms, tmp_path / "run")
-    about = json.loads((without_t2 / "dataset.json").read_text())
-    about["channel_names"] = {"0": "FLAIR"}
-    (without_t2 / "dataset.json").write_text(json.dumps(about))
+    declare(without_t2, channel_names={"0": "FLAIR"})
     for path in (without_t2 / "imagesTr").glob("*_0001.png"):
         path.unlink()
-    complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--steps", 1)
+    words = ("--site", without_t2, "--out", tmp_path / "out", "--steps", 1)
+    command("complete", run.path, *words)
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["intensity"] == {
         "T1": {"black": -100, "white": 300, "units": "as acquired"},
         "T2": {"black": 0, "white": 255, "units": "its own"},
     }
 
 
-def test_a_painted_file_on_its_own_is_not_taken_for_an_acquired_one(run, without_t2, tmp_path):
-    out, mixed = tmp_path / "out", tmp_path / "mixed"
-    complete(run.path, "--site", without_t2, "--out", out, "--steps", 2)
-    shutil.copytree(without_t2, mixed)
-    about = json.loads((mixed / "dataset.json").read_text())
-    about["channel_names"]["2"] = "T2"
-    (mixed / "dataset.json").write_text(json.dumps(about))
-    for path in (out / "imagesTr").glob("*_0002.png"):
+def test_a_painted_file_on_its_own_is_not_taken_for_an_acquired_one(
+    run, without_t2, completed, painted, tmp_path
+):
+    mixed = declare(without_t2, channel_names={"0": "T1", "1": "FLAIR", "2": "T2"})
+    for path in (completed[0] / "imagesTr").glob("*_0002.png"):
         shutil.copyfile(path, mixed / "imagesTr" / path.name)
     with pytest.raises(AsyndganError, match="was painted, not acquired"):
         DataSet(mixed).cases(run.recipe().image)
     assert any("painted, not acquired" in fault for fault in map(str, check_folder(mixed).faults))
-    painted = tmp_path / "painted"
-    command("generate", run.path, "--masks", without_t2, "--out", painted)
-    table = json.loads((painted / "dataset.json").read_text())
-    (painted / "dataset.json").write_text(json.dumps({**table, "synthetic": False}))
+    undeclared = copied(painted, tmp_path / "undeclared", synthetic=False)
     with pytest.raises(AsyndganError, match="was painted, not acquired"):
-        DataSet(painted).cases(run.recipe().image)
+        DataSet(undeclared).cases(run.recipe().image)
 
 
 def test_a_translator_learns_from_images_all_of_whose_modalities_are_of_one_look(
-    lacking, without_t2, tmp_path, monkeypatch
+    lacking, lacks_t2, tmp_path, monkeypatch
 ):
     """What one modality says of another is learned from images that some site has judged whole."""
     used: list[str] = []
@@ -172,14 +180,12 @@ def test_a_translator_learns_from_images_all_of_whose_modalities_are_of_one_look
 
     monkeypatch.setattr(translation, "synthesise", painted)
     out = tmp_path / "out"
-    complete(lacking.path, "--site", without_t2, "--out", out, "--steps", 2)
+    command("complete", lacking.path, "--site", lacks_t2, "--out", out, "--steps", 2)
     assert set(used) == {"south"}
     assert json.loads((out / "provenance.json").read_text())["looks"] == {"T2": ["south"]}
 
 
-def test_a_run_that_paints_from_nothing_neither_completes_nor_augments(
-    tiny, phantoms, without_t2, tmp_path
-):
+def test_a_run_that_paints_from_nothing_does_not_augment(tiny, phantoms, tmp_path):
     recipe = tiny(
         "image.size=32", "training.steps=1", "condition.kind=none", "masks.release=false",
         "generator.kind=dcgan", "generator.latent=4", "generator.noise=0",
@@ -219,29 +225,25 @@ def test_a_label_that_no_run_knows_is_found_before_anything_is_trained(
     # One mask is drawn to train with, so that most of a site's are seen at the end alone.
     monkeypatch.setattr(completion, "MOST_MASKS", 0)
     monkeypatch.setattr(completion, "translator_of", lambda *_, **__: pytest.fail("trained"))
-    about = json.loads((without_t2 / "dataset.json").read_text())
-    about["labels"]["of nobody else"] = 7
-    (without_t2 / "dataset.json").write_text(json.dumps(about))
-    *_, last = sorted((without_t2 / "labelsTr").iterdir())
+    declare(without_t2, labels=describe(without_t2).labels | {"of nobody else": 7})
+    *_, last = pictures(without_t2)
     Image.fromarray(np.full_like(np.asarray(Image.open(last)), 7)).save(last)
     with pytest.raises(AsyndganError, match="hold label 7; this generator knows 0, 1, 2, 3"):
-        complete(run.path, "--site", without_t2, "--out", tmp_path / "out")
+        command("complete", run.path, "--site", without_t2, "--out", tmp_path / "out")
 
 
 def test_nothing_is_left_of_a_completion_that_fails_as_of_images_too_small_for_a_translator(
-    tiny, run, phantoms, without_t2, tmp_path
+    tiny, run, phantoms, lacks_t2, tmp_path
 ):
     small, out = train(tiny("image.size=16"), phantoms, tmp_path / "run"), tmp_path / "out"
     with pytest.raises(AsyndganError, match=r"every case in .* has T1, T2, FLAIR already"):
-        complete(run.path, "--site", phantoms["north"], "--out", out)
+        command("complete", run.path, "--site", phantoms["north"], "--out", out)
     with pytest.raises(AsyndganError, match=r"measure \(16, 16\).*another image.size"):
-        complete(small.path, "--site", without_t2, "--out", out, "--steps", 2)
+        command("complete", small.path, "--site", lacks_t2, "--out", out, "--steps", 2)
     assert not out.exists()
 
 
-def test_a_synthetic_set_is_no_sites_and_judges_nothing(run, tiny, phantoms, tmp_path):
-    painted = tmp_path / "painted"
-    command("generate", run.path, "--masks", phantoms["south"], "--out", painted)
+def test_a_synthetic_set_is_no_sites_and_judges_nothing(run, painted, tiny, phantoms, tmp_path):
     assert any("refused as a site's data" in note for note in check_folder(painted).notes)
     with pytest.raises(AsyndganError, match="is a synthetic data set, and patients are wanted"):
         train(tiny("image.size=32"), {**phantoms, "south": painted}, tmp_path / "again")
@@ -267,7 +269,8 @@ def test_modalities_and_labels_that_the_run_does_not_paint_are_refused(
 
 def test_cases_without_masks_are_translated(run, without_t2, tmp_path):
     shutil.rmtree(without_t2 / "labelsTr")
-    complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--steps", 2)
+    words = ("--site", without_t2, "--out", tmp_path / "out", "--steps", 2)
+    command("complete", run.path, *words)
     assert not (tmp_path / "out" / "labelsTr").exists()
     files = json.loads((tmp_path / "out" / "provenance.json").read_text())["files"].values()
     assert {about["made_from"] for about in files} == {"the acquired modalities"}
@@ -275,7 +278,7 @@ def test_cases_without_masks_are_translated(run, without_t2, tmp_path):
 
 def test_a_set_is_augmented_and_never_taken_for_patients(run, phantoms, tmp_path):
     out, folder = tmp_path / "augmented", phantoms["north"]
-    real = len(list((folder / "labelsTr").iterdir()))
+    real = len(pictures(folder))
     wanted = round(1.5 * real)
     said = command("augment", run.path, "--site", folder, "--out", out, "--ratio", 1.5)
     assert f"{real} real and {wanted} synthetic cases in" in said
@@ -290,7 +293,7 @@ def test_a_set_is_augmented_and_never_taken_for_patients(run, phantoms, tmp_path
         check_folder(out).rows
     )
     provenance = json.loads((out / "provenance.json").read_text())
-    names = {path.stem for path in (folder / "labelsTr").iterdir()}
+    names = {path.stem for path in pictures(folder)}
     assert list(provenance["mask_of"]) == table["synthetic_cases"]
     assert set(provenance["mask_of"].values()) == names
     for fold in json.loads((out / SPLITS_FILE).read_text()):
@@ -312,9 +315,9 @@ def test_a_set_is_augmented_and_never_taken_for_patients(run, phantoms, tmp_path
 
 
 def test_sites_that_lack_a_modality_are_judged_in_all_that_test_patients_have(
-    run, phantoms, without_t2, tmp_path
+    run, phantoms, lacks_t2, tmp_path
 ):
-    sites = phantoms | {"north": without_t2}
+    sites = phantoms | {"north": lacks_t2}
     test = phantoms["north"].parent / "test"
     facts, recipe = run.facts(), run.recipe()
     opened, every = RunSites.opened(run, sites).data, RunSites.opened(run, phantoms).data
@@ -327,15 +330,12 @@ def test_sites_that_lack_a_modality_are_judged_in_all_that_test_patients_have(
         assert torch.equal(black.image[1], case.image[1])
         assert invert(black.image, black.preparation)[0].max() == 0
     assert not any(case.absent for case in (*real["south"], *judged))
-    args = [f"--site={name}={path}" for name, path in sites.items()]
-    said = command(
-        "evaluate", run.path, *args, "--test", test, "--out", tmp_path / "judged", "--steps", 2
-    )
+    said = evaluated(run, sites, tmp_path / "judged", "--test", test)
     assert "Judged in T1, T2, FLAIR; north has no T2" in said
 
 
 def test_no_network_sees_mirrored_images_if_sides_are_no_mirror_images(
-    tiny, phantoms, without_t2, tmp_path, monkeypatch
+    tiny, phantoms, lacks_t2, tmp_path, monkeypatch
 ):
     recipe = tiny("image.size=32", "training.steps=1", "training.flip=false")
     run = train(recipe, phantoms, tmp_path / "run")
@@ -344,36 +344,31 @@ def test_no_network_sees_mirrored_images_if_sides_are_no_mirror_images(
     monkeypatch.setattr(
         translation, "moved", lambda *args: seen.append(args[2].flips) or moved(*args)
     )
-    complete(run.path, "--site", without_t2, "--out", tmp_path / "completed", "--steps", 2)
-    evaluated(run, phantoms, tmp_path / "judged")
+    words = ("--site", lacks_t2, "--out", tmp_path / "completed", "--steps", 2)
+    command("complete", run.path, *words)
+    evaluated(run, phantoms, tmp_path / "judged", "--test", phantoms["north"].parent / "test")
     judged = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
     assert seen and not any(seen)
     assert judged["budget"]["flips"] == []
 
 
 def test_a_sites_own_mask_among_others_counts_as_its_own(run, phantoms, tmp_path):
-    names = sorted(path.stem for path in (phantoms["north"] / "labelsTr").iterdir())
-    mirrored = tmp_path / "mirrored"
-    shutil.copytree(phantoms["north"], mirrored)
-    for file in (mirrored / "labelsTr").iterdir():
+    mirrored = copied(phantoms["north"], tmp_path / "mirrored")
+    for file in pictures(mirrored):
         ImageOps.mirror(Image.open(file)).save(file)
     for flags in ([], ["--no-own"]):
-        out = tmp_path / f"out{len(flags)}"
-        command(
-            "augment", run.path, "--site", phantoms["north"], "--out", out, "--masks", mirrored,
-            *flags,
-        )  # fmt: skip
-        of = json.loads((out / "provenance.json").read_text())["mask_of"].values()
-        assert sorted(of) == names  # each of them once
+        words = ("--masks", mirrored, *flags)
+        told = augmented(run, phantoms["north"], tmp_path / f"out{len(flags)}", *words)
+        names = [path.stem for path in pictures(mirrored)]
+        assert sorted(told["mask_of"].values()) == names  # each of them once
 
 
 def test_a_real_case_with_the_name_of_a_synthetic_one_is_found_before_anything_is_painted(
     run, phantoms, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(augmenting, "synthesise", None)
-    folder = tmp_path / "site"
-    shutil.copytree(phantoms["north"], folder)
-    name = next((folder / "labelsTr").iterdir()).stem
+    folder = copied(phantoms["north"], tmp_path / "site")
+    name = pictures(folder)[0].stem
     for file in (*folder.glob(f"imagesTr/{name}*"), *folder.glob(f"labelsTr/{name}*")):
         file.rename(file.with_name(file.name.replace(name, "synthetic-00001")))
     with pytest.raises(AsyndganError, match="site has a real case 'synthetic-00001'"):
@@ -396,10 +391,7 @@ def test_a_set_that_cannot_be_written_is_refused_before_anything_is_painted(
 
 def test_patients_whom_a_run_held_out_are_those_that_it_is_judged_on(tiny, phantoms, tmp_path):
     """Also where judging can use fewer of a site's cases than training did."""
-    folder = tmp_path / "some"
-    shutil.copytree(phantoms["north"], folder)
-    info = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**info, "incomplete": True}))
+    folder = copied(phantoms["north"], tmp_path / "some", incomplete=True)
     files = sorted((folder / "imagesTr").glob("*_0000.png"))
     patients = sorted({patient_of(file.name[: -len("_0000.png")]) for file in files})
     for file in files:  # a third of the patients lacks the first modality
@@ -423,58 +415,39 @@ def test_a_set_that_lost_cases_since_it_trained_judges_nobody_also_if_it_is_inco
     tiny, phantoms, tmp_path
 ):
     """Who is held out depends on all patients: another would be judged who has taught."""
-    whole, fewer = tmp_path / "whole", tmp_path / "fewer"
-    shutil.copytree(phantoms["north"], whole)
+    whole = copied(phantoms["north"], tmp_path / "whole", incomplete=True)
     next((whole / "imagesTr").glob("*_0001.png")).unlink()
-    about = json.loads((whole / "dataset.json").read_text())
-    (whole / "dataset.json").write_text(json.dumps({**about, "incomplete": True}))
     recipe = tiny("image.size=32", "training.steps=2", "training.hold_out=0.4")
-    run = train(recipe, {"north": whole, "south": phantoms["south"]}, tmp_path / "run")
-    shutil.copytree(whole, fewer)
-    patient = patient_of(min(path.stem for path in (fewer / "labelsTr").iterdir()))
+    run = train(recipe, phantoms | {"north": whole}, tmp_path / "run")
+    fewer = copied(whole, tmp_path / "fewer")
+    patient = patient_of(pictures(fewer)[0].stem)
     for file in [*(fewer / "imagesTr").iterdir(), *(fewer / "labelsTr").iterdir()]:
         if patient_of(file.stem).startswith(patient):
             file.unlink()
-    count_cases(fewer)
-
-    def judge(north, out):
-        return command(
-            "evaluate", run.path, "--site", f"north={north}", "--site",
-            f"south={phantoms['south']}", "--out", out, "--steps", "2", "--seeds", "1",
-        )  # fmt: skip
-
+    declare(fewer, numTraining=len(pictures(fewer)))
     with pytest.raises(AsyndganError, match=r"site north trained with .* and here are"):
-        judge(fewer, tmp_path / "no")
-    judge(whole, tmp_path / "judged")
+        evaluated(run, phantoms | {"north": fewer}, tmp_path / "no")
+    evaluated(run, phantoms | {"north": whole}, tmp_path / "judged")
 
 
 def test_what_augment_wants_of_an_incomplete_set_is_not_that_it_says_so(run, phantoms, tmp_path):
-    folder = tmp_path / "some"
-    shutil.copytree(phantoms["north"], folder)
+    folder = copied(phantoms["north"], tmp_path / "some", incomplete=True)
     next((folder / "imagesTr").glob("*_0001.png")).unlink()
-    about = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**about, "incomplete": True}))
     wanted = "has no modality T2; .* augment want every modality of every case"
     with pytest.raises(AsyndganError, match=wanted):
         command("augment", run.path, "--site", folder, "--out", tmp_path / "out")
 
 
 def test_cases_without_a_mask_are_no_masks_to_paint_from(run, phantoms, tmp_path):
-    folder = tmp_path / "some"
-    shutil.copytree(phantoms["north"], folder)
-    masks = sorted((folder / "labelsTr").iterdir())
+    folder = copied(phantoms["north"], tmp_path / "some")
+    masks = pictures(folder)
     for path in masks[1:]:
         path.unlink()
-    out = tmp_path / "out"
-    command("augment", run.path, "--site", folder, "--out", out)
-    provenance = json.loads((out / "provenance.json").read_text())
-    assert set(provenance["mask_of"].values()) == {masks[0].stem}
+    told = augmented(run, folder, tmp_path / "out")
+    assert set(told["mask_of"].values()) == {masks[0].stem}
     masks[0].unlink()
     with pytest.raises(AsyndganError, match="so there is none to store synthetic cases like"):
-        command(
-            "augment", run.path, "--site", folder, "--out", tmp_path / "no",
-            "--masks", phantoms["south"],
-        )  # fmt: skip
+        augmented(run, folder, tmp_path / "no", "--masks", phantoms["south"])
 
 
 def test_volumes_are_cut_beside_the_slices_that_are_painted(tiny, run, tmp_path):
@@ -488,7 +461,7 @@ def test_volumes_are_cut_beside_the_slices_that_are_painted(tiny, run, tmp_path)
         labels={name: int(number) for number, name in run.facts().labels.items()},
     )  # fmt: skip
     out = tmp_path / "out"
-    command("augment", run.path, "--site", folder, "--out", out, "--ratio", 0.25)
+    like = augmented(run, folder, out, "--ratio", 0.25)["mask_of"]
     real = sorted(path.name for path in (out / "imagesTr").glob("a_v1_*_0001.nii.gz"))
     assert real == [f"a_v1_z{index:04d}_0001.nii.gz" for index in range(4)]
     for index, name in enumerate(real):
@@ -497,23 +470,20 @@ def test_volumes_are_cut_beside_the_slices_that_are_painted(tiny, run, tmp_path)
         assert cut.affine @ [0, 0, 0, 1] == pytest.approx(affine @ [0, 0, index, 1])
         assert cut.affine[:3, :3] == pytest.approx(affine[:3, :3])
     assert not check_folder(out).faults
-    like = json.loads((out / "provenance.json").read_text())["mask_of"]
     assert len(like) == 4
     for name, of in like.items():
         images = [nib.load(out / f"imagesTr/{each}_0000.nii.gz") for each in (name, of)]
         assert images[0].affine == pytest.approx(images[1].affine)
     for fold in json.loads((out / "splits_final.json").read_text()):
         assert len({like.get(name, name)[0] for name in fold["val"]}) == 1  # a patient's
-    about = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**about, "patient_pattern": "(.*)"}))
+    declare(folder, patient_pattern="(.*)")
     with pytest.raises(AsyndganError, match="takes slices of a volume for patients"):
         command("augment", run.path, "--site", folder, "--out", tmp_path / "no")
 
 
 def test_synthetic_cases_are_stored_as_the_real_ones_are(run, phantoms, tmp_path):
     """On the grid of the real case whose mask was painted, whatever the recipe's grid is."""
-    folder = tmp_path / "large"
-    shutil.copytree(phantoms["north"], folder)
+    folder = copied(phantoms["north"], tmp_path / "large")
     for path in folder.rglob("*.png"):
         with Image.open(path) as picture:
             picture.resize((48, 40), Image.Resampling.NEAREST).save(path)
@@ -527,84 +497,48 @@ def test_synthetic_cases_are_stored_as_the_real_ones_are(run, phantoms, tmp_path
 
 
 def test_masks_of_a_label_are_painted_and_labels_are_faded(run, phantoms, tmp_path):
-    out = tmp_path / "out"
-    command(
-        "augment", run.path, "--site", phantoms["north"], "--out", out, "--ratio", 2,
-        "--label", "lesion", "--released",
-    )  # fmt: skip
+    north, lesion, out = phantoms["north"], ("--label", "lesion"), tmp_path / "out"
+    told = augmented(run, north, out, "--ratio", 2, *lesion, "--released")
     masks = sorted((out / "labelsTr").glob("synthetic-*.png"))
     with_lesion = [np.array(Image.open(path)).max() == 3 for path in masks]
     assert sum(with_lesion) > 0.8 * len(masks)  # a small one may be moved off the image
-    told = json.loads((out / "provenance.json").read_text())
     assert re.fullmatch(
         r"\d+ of the site's own and \d+ kept during training as the sites allowed, moved at random",
         told["masks"],
     )
-    own = DataSet(phantoms["north"]).cases(run.recipe().image)
+    own = DataSet(north).cases(run.recipe().image)
     having = {case.name for case in own if bool((case.mask == 3).any())}
     assert having < {case.name for case in own}
-    command(
-        "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "of", "--ratio", 1,
-        "--label", "lesion",
-    )  # fmt: skip
-    told = json.loads((tmp_path / "of" / "provenance.json").read_text())
+    told = augmented(run, north, tmp_path / "of", *lesion)
     assert set(told["mask_of"].values()) == having
     assert told["masks"] == f"{len(having)} of the site's own, moved at random"
-    more = tmp_path / "more"
-    command("augment", run.path, "--site", phantoms["north"], "--out", more, "--ratio", 5)
-    faded = tmp_path / "faded"
-    command(
-        "augment", run.path, "--site", phantoms["north"], "--out", faded, "--ratio", 5,
-        "--fade", "lesion",
-    )  # fmt: skip
-    provenance = json.loads((faded / "provenance.json").read_text())
-    assert (provenance["faded"], provenance["contrasts"]) == ([3], [0.5, 1.1])
-    plain = {path.name: path.read_bytes() for path in (more / "imagesTr").iterdir()}
+    faded = augmented(run, north, tmp_path / "faded", *lesion, "--fade", "lesion")
+    assert (faded["faded"], faded["contrasts"]) == ([3], [0.5, 1.1])
+    plain = {path.name: path.read_bytes() for path in (tmp_path / "of/imagesTr").iterdir()}
     other = [
-        path for path in (faded / "imagesTr").iterdir() if plain[path.name] != path.read_bytes()
-    ]
-    assert other and all(path.name.startswith("synthetic-") for path in other)
-    for label in ("tumour", "background"):
-        with pytest.raises(AsyndganError, match=f"has no label '{label}' that masks can be chosen"):
-            command(
-                "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no",
-                "--label", label,
-            )  # fmt: skip
-    with pytest.raises(AsyndganError, match="Take a larger --ratio"):
-        command(
-            "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no",
-            "--ratio", 0.01,
-        )  # fmt: skip
-    with pytest.raises(AsyndganError, match="there is nothing to paint"):
-        command(
-            "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no", "--no-own"
-        )
+        path.name for path in (tmp_path / "faded/imagesTr").iterdir()
+        if plain[path.name] != path.read_bytes()
+    ]  # fmt: skip
+    assert other and all(name.startswith("synthetic-") for name in other)
+    for words, said in (
+        (("--label", "tumour"), "has no label 'tumour' that masks can be chosen"),
+        (("--label", "background"), "has no label 'background' that masks can be chosen"),
+        (("--ratio", 0.01), "Take a larger --ratio"),
+        (("--no-own",), "there is nothing to paint"),
+    ):
+        with pytest.raises(AsyndganError, match=said):
+            augmented(run, north, tmp_path / "no", *words)
 
 
 def test_who_is_held_out_does_not_come_back_by_his_mask(tiny, phantoms, tmp_path):
     recipe = tiny("image.size=32", "training.steps=2", "training.hold_out=0.5")
-    held = train(recipe, phantoms, tmp_path / "run")
-    seen: list[int] = []
-    paint = augmenting.synthesise
-
-    def painting(run, named, **keys):
-        seen.append(len({mask.numpy().tobytes() for _, mask in named}))
-        return paint(run, named, **keys)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(augmenting, "synthesise", painting)
-        command(
-            "augment", held.path, "--site", phantoms["north"], "--out", tmp_path / "o", "--ratio", 3
-        )
-    cases = DataSet(phantoms["north"]).cases(recipe.image)
-    free, kept_back = held_out_by(recipe, cases)
+    held, north = train(recipe, phantoms, tmp_path / "run"), phantoms["north"]
+    free, kept_back = held_out_by(recipe, DataSet(north).cases(recipe.image))
     assert kept_back
-    assert seen == [len({case.mask.numpy().tobytes() for case in free})]
-    command(  # nor does his mask come back from a folder that has it
-        "augment", held.path, "--site", phantoms["north"], "--out", tmp_path / "again",
-        "--masks", phantoms["north"],
-    )  # fmt: skip
-    told = json.loads((tmp_path / "again" / "provenance.json").read_text())
+    told = augmented(held, north, tmp_path / "o", "--ratio", 3)
+    assert set(told["mask_of"].values()) == {case.name for case in free}
+    # Nor does it come back from a folder that has it.
+    told = augmented(held, north, tmp_path / "again", "--masks", north)
     assert set(told["mask_of"].values()) == {case.name for case in free}
     assert (told["masks_sha256"], told["masks_left_out"]) == (
         [], {"of held-out patients": len(kept_back)},
@@ -612,25 +546,24 @@ def test_who_is_held_out_does_not_come_back_by_his_mask(tiny, phantoms, tmp_path
     facts = held.facts()
     facts.patient_patterns["south"] = "(.+)_"
     held.write_facts(facts)
-    of_south = DataSet(phantoms["north"])
+    of_south = DataSet(north)
     of_south.info.extra["patient_pattern"] = "(.+)_"
     what = augmenting.Augmentation(1.0)
     for data, state, said in (
         (of_south, None, "Name the states of the site"),
         (of_south, held.site_state("north"), "patients of north by another pattern"),
-        (DataSet(phantoms["north"]), held.site_state("south"), "patients of south by another"),
+        (DataSet(north), held.site_state("south"), "patients of south by another"),
     ):
         with pytest.raises(RunError, match=said):
             augmenting.augment_folder(held, data, tmp_path / "no", what, state=state)
-    data, state = DataSet(phantoms["north"]), held.site_state("north")
+    data, state = DataSet(north), held.site_state("north")
     assert augmenting.augment_folder(held, data, tmp_path / "of north", what, state=state)[1]
 
 
 def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(run, phantoms, tmp_path):
     """A narrow picture is padded to the recipe's grid; nothing on the padding is stored."""
-    folder = tmp_path / "site"
-    shutil.copytree(phantoms["north"], folder)
-    names = sorted(path.stem for path in (folder / "labelsTr").iterdir())
+    folder = copied(phantoms["north"], tmp_path / "site")
+    names = [path.stem for path in pictures(folder)]
     for path in folder.rglob("*.png"):
         if not path.stem.startswith(names[0]):
             with Image.open(path) as picture:
@@ -641,11 +574,11 @@ def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(run, p
     assert sizes == {Image.open(folder / "labelsTr" / f"{names[0]}.png").size}
     for path in folder.rglob(f"{names[0]}*"):
         path.unlink()
-    count_cases(folder)
+    declare(folder, numTraining=len(pictures(folder)))
     said = command(
         "augment", run.path, "--site", folder, "--out", tmp_path / "own", "--masks", words[1]
     )
-    masks = len(list((phantoms["south"] / "labelsTr").iterdir()))
+    masks = len(pictures(phantoms["south"]))
     without = f"left out: {masks} masks for which no real case has room"
     assert f"Further masks {without}." in said
     told = json.loads((tmp_path / "own" / "provenance.json").read_text())
@@ -654,16 +587,15 @@ def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(run, p
         command("augment", run.path, "--site", folder, "--out", tmp_path / "none", *words)
 
 
+def in_look(run: RunFolder, masks: list[tuple[str, torch.Tensor]], look: str) -> torch.Tensor:
+    return torch.stack([case.image for case in synthesise(run, masks, looks=[look] * len(masks))])
+
+
 def test_what_a_site_does_not_hold_is_painted_in_the_look_of_one_that_does(lacking, phantoms):
     """Nobody has judged it in the other look, so what would be painted there means nothing."""
-    run, masks = lacking, masks_in(phantoms["north"], lacking)
-
-    def painted(look):
-        cases = list(synthesise(run, masks, looks=[look] * len(masks)))
-        return torch.stack([case.image for case in cases])
-
-    north, south = painted("north"), painted("south")
-    place = run.facts().scope.modalities.index("T2")
+    masks = masks_in(phantoms["north"], lacking)
+    north, south = (in_look(lacking, masks, look) for look in ("north", "south"))
+    place = lacking.facts().scope.modalities.index("T2")
     assert north[:, place].equal(south[:, place])
     others = [channel for channel in range(north.shape[1]) if channel != place]
     assert not north[:, others].allclose(south[:, others])
@@ -683,13 +615,8 @@ def test_sites_that_lack_a_modality_share_one_look_in_which_all_that_they_hold_i
     sites = phantoms | {"west": tmp_path / "west", "whole": tmp_path / "whole"}
     lacking = {"north": ["T2"], "south": ["T1"], "west": ["FLAIR"]}
     run = train(recipe, sites, tmp_path / "run", without=lacking)
-    masks = masks_in(phantoms["north"], run)
-    scope = run.facts().scope
-
-    def painted(look):
-        cases = list(synthesise(run, masks, looks=[look] * len(masks)))
-        return torch.stack([case.image for case in cases])
-
+    masks, scope = masks_in(phantoms["north"], run), run.facts().scope
+    painted = partial(in_look, run, masks)
     shared = painted("north")
     assert shared.equal(painted("south")) and shared.equal(painted("west"))
     assert not shared.allclose(painted("whole"))

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from contextlib import closing
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +33,7 @@ from asyndgan.wire import (
     pack,
     unpack,
 )
+from small import declare
 from volumes import write_volumes
 
 BARE = (
@@ -108,7 +108,7 @@ def test_nothing_that_a_site_tells_before_it_answers_depends_on_whom_a_recipe_ho
     setup = setup_of(hospital, tmp_path, policy)
     names = [*patients_in(hospital), "somebody_else"]
     # A private recipe that holds nearly everybody out may by chance leave nobody.
-    numbers = sorted(map(number_of, names))[:4] if kind == "private" else [0.1, 0.6, 0.9, 0.97]
+    numbers = sorted(map(number_of, names))[:2] if kind == "private" else [0.1, 0.97]
     found = set()
     for number in numbers:
         for part in (number - STEP, number + STEP):
@@ -128,7 +128,7 @@ def test_how_many_cases_a_site_tells_of_does_not_depend_on_the_grid(kind, tiny, 
     overrides, policy = POLICIES[kind]
     setup = setup_of(tmp_path / "data", tmp_path, policy)
     chosen = (*overrides, "image.slices=labelled", *PERCENTILES)
-    grids = ["image.fit=stretch", *(f"image.spacing=[{mm},0.9]" for mm in (0.5, 0.9, 1.3, 2.6))]
+    grids = ["image.fit=stretch", *(f"image.spacing=[{mm},0.9]" for mm in (0.5, 2.6))]
     found = [told(setup, tiny(*chosen, grid)) for grid in grids]
     assert len({card.partition(" modalities")[0] for card in found}) == 1
     assert all("cases=8" in card for card in found)
@@ -236,8 +236,7 @@ def incomplete(folder: Path, holders: int) -> Path:
     """Twelve patients of one case each, of whom so many have a second modality."""
     write_phantoms(folder, size=32, sites=DEFAULT_SITES[:1], patients_scale=0.6)
     data = folder / DEFAULT_SITES[0].name
-    about = json.loads((data / "dataset.json").read_text()) | {"incomplete": True}
-    (data / "dataset.json").write_text(json.dumps(about))
+    declare(data, incomplete=True)
     for number, patient in enumerate(patients_in(data)):
         if number >= holders:
             for file in data.glob(f"imagesTr/{patient}_*_0001.png"):
@@ -255,16 +254,14 @@ def test_a_modality_of_few_patients_is_not_learned_whatever_a_recipe_holds_out(
     for books in "ab":  # each with a secret of its own
         (tmp_path / books).mkdir()
         setup = setup_of(data, tmp_path / books, policy)
-        for part, seed in product((0.1, 0.4, 0.6, 0.9), range(3)):
-            held = (f"training.hold_out={part}", f"training.hold_out_seed={seed}")
-            found.add(told(setup, tiny(*overrides, *held, f"discriminator.cross_fitted={crossed}")))
+        for part in (0.1, 0.6, 0.9):
+            held = (f"training.hold_out={part}", f"discriminator.cross_fitted={crossed}")
+            found.add(told(setup, tiny(*overrides, *held)))
     assert len(found) == 1
     assert ("modalities=['T1', 'T2', 'FLAIR']" in found.pop()) == begins
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"secret": "zz"}', '{"secret": 5, "least": 1e400}', '{"least": -5}']
-)
+@pytest.mark.parametrize("text", ["", '{"secret": "zz"}', '{"secret": 5, "least": 1e400}'])
 def test_a_damaged_record_of_who_was_held_out_is_an_error_of_ours(text, tmp_path):
     (tmp_path / CHOOSER_FILE).write_text(text)
     with pytest.raises(RunError, match="not as the site wrote it"):

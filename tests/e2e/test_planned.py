@@ -9,15 +9,12 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.runs import RunFolder, load_recipe
+from small import SMALL
 from volumes import write_volumes
 
-SHORT = ("--set", "training.steps=2", "--threads", "1")
-
-HOUNSFIELD = (
-    "training.steps=2",
-    "image.intensity.default.low=-1000",
-    "image.intensity.default.high=1000",
-)
+TINY = (*SMALL[1:], "training.steps=2")
+SHORT = (*(word for override in TINY for word in ("--set", override)), "--threads", "1")
+HOUNSFIELD = ("image.intensity.default.low=-1000", "image.intensity.default.high=1000")
 
 
 def scans(folder: Path, chance: np.random.Generator, spacing: float) -> Path:
@@ -56,17 +53,14 @@ def test_scans_in_hounsfield_units_train_without_an_option(few_masks, sites, tmp
     assert "spacings differ: 3 x 3 mm at north, 2.5 x 2.5 mm at south; taken: 3 mm" in shown
     recipe = RunFolder(tmp_path / "run").recipe()
     found = recipe.image.intensity_of("CT")
-    assert (recipe.name, recipe.image.slices, recipe.training.flip) == (
-        "planned",
-        "labelled",
-        False,
-    )
+    about = recipe.name, recipe.image.slices, recipe.training.flip
+    assert about == ("planned", "labelled", False)
     assert found.kind == "range" and -100 < found.low < 110 < found.high < 400
 
 
-def test_a_run_that_is_resumed_keeps_its_recipe(few_masks, sites, tmp_path):
+def test_a_run_that_is_resumed_keeps_its_recipe(sites, tmp_path):
     options = [word for name, path in sites.items() for word in ("--site", f"{name}={path}")]
-    begun = load_recipe("default", ["name=kept", "image.slices=labelled", *HOUNSFIELD])
+    begun = load_recipe("default", ["name=kept", "masks.source=own", *TINY, *HOUNSFIELD])
     RunFolder.create(tmp_path / "run", begun)
     shown = asyndgan("train", *options, "--out", tmp_path / "run", "--resume", "--threads", "1")
     assert "Planned" not in shown and "2 steps" in shown
@@ -81,7 +75,6 @@ def test_a_check_without_a_recipe_takes_the_planned_one(sites):
         assert "without a label are left out" in folder["facts"]["in training"]
     notes = " ".join(json.loads(checked)["notes"])
     assert "spacings differ" in notes and "north" in notes and "south" in notes
-    ends = [f"image.intensity.default.{end}" for end in ("low=-1000", "high=1000")]
-    window = [word for end in ends for word in ("--set", end)]
+    window = [word for end in HOUNSFIELD for word in ("--set", end)]
     named = asyndgan("check", *sites.values(), "--recipe", "default", *window, "--json")
     assert "left out" not in str([one["facts"] for one in json.loads(named)["folders"]])

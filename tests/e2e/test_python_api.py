@@ -1,7 +1,6 @@
 """The public Python API as a notebook uses it."""
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,6 +25,7 @@ from asyndgan.models import Sizes
 from asyndgan.recipe import GeneratorSection
 from asyndgan.store import RawCase
 from reading import read_cases
+from small import copied, declare
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "phantoms.ipynb"
 
@@ -87,23 +87,16 @@ def test_importing_the_package_imports_no_torch_and_names_what_it_exports():
         asyndgan.trian  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    "as_given",
-    [
-        *(lambda mask, kind=kind: mask.astype(kind) for kind in ("u1", "i1", ">u2", "u8", "i4")),
-        lambda mask: mask[::-1].copy()[::-1],
-        lambda mask: mask.tolist(),
-        *(
-            lambda mask, kind=kind: torch.from_numpy(mask.astype(np.int64)).to(kind)
-            for kind in (torch.uint8, torch.int16, torch.int64)
-        ),
-    ],
-)
-def test_a_mask_is_painted_whatever_whole_numbers_it_is_given_in(as_given, run, mask):
-    image = run.paint(as_given(mask), look="north")
-    assert (image.shape, image.dtype) == ((3, 32, 32), np.float32)
-    assert abs(image).max() <= 1
-    assert np.array_equal(image, run.paint(mask.astype(np.int64), look="north"))
+def test_a_mask_is_painted_whatever_whole_numbers_it_is_given_in(run, mask):
+    wanted = run.paint(mask.astype(np.int64), look="north")
+    assert (wanted.shape, wanted.dtype) == ((3, 32, 32), np.float32)
+    assert abs(wanted).max() <= 1
+    whole = torch.from_numpy(mask.astype(np.int64))
+    for given in (
+        *(mask.astype(kind) for kind in ("u1", "i1", ">u2", "u8", "i4")), mask.tolist(),
+        mask[::-1].copy()[::-1], *(whole.to(kind) for kind in (torch.uint8, torch.int16)),
+    ):  # fmt: skip
+        assert np.array_equal(run.paint(given, look="north"), wanted)
 
 
 def test_a_stack_of_one_mask_gives_images_that_differ_and_are_the_same_again(run, mask):
@@ -138,17 +131,13 @@ WHOLE = r"holds {}\. This run paints from whole numbers"
     ("wrong", "said"),
     [
         (np.zeros((16, 16), int), SIZE), (np.zeros((32, 32, 3), int), SIZE),
-        (np.zeros((2, 1, 32, 32), int), SIZE), ("mask.png", SIZE),
-        (np.zeros(32, int), SIZE), (7, SIZE), (torch.zeros(32, 16, dtype=torch.int64), SIZE),
+        (np.zeros((2, 1, 32, 32), int), SIZE), ("mask.png", SIZE), (7, SIZE),
         (np.full((32, 32), 9), "hold label 9; this generator knows 0, 1, 2, 3"),
-        (np.full((32, 32), -1), "hold label -1"),
         (np.full((32, 32), 2**64 - 1, np.uint64), "hold label -1"),
         (torch.full((32, 32), 255, dtype=torch.uint8), "hold label 255"),
         (np.zeros((32, 32)), WHOLE.format("float64")),
-        (np.full((32, 32), "a"), WHOLE.format("<U1")),
         (np.full((32, 32), None), WHOLE.format("object")),
         (torch.zeros(32, 32, dtype=torch.bfloat16), WHOLE.format("torch.bfloat16")),
-        (torch.zeros(32, 32, dtype=torch.complex64), WHOLE.format("torch.complex64")),
     ],
 )  # fmt: skip
 def test_a_mask_of_another_size_or_type_or_with_unknown_labels_is_refused(wrong, said, run):
@@ -202,7 +191,7 @@ def test_a_set_is_generated_from_a_folder_of_masks_and_judged(run, sites, tmp_pa
     told: list[tuple[object, ...]] = []
     table = asyndgan.evaluate(
         run, {"south": sites["south"]}, tmp_path / "table", test=sites["north"], synthetic=out,
-        steps=2, labels=["head"], watch=lambda *words: told.append(words),
+        steps=1, labels=["head"], watch=lambda *words: told.append(words),
     )  # fmt: skip
     assert table.row("synthetic", "head").cases == count
     assert told[-1][1:] == (6, 6)
@@ -300,11 +289,8 @@ def test_a_set_is_stored_as_a_site_stores_its_own(stored, recipe, phantoms, tmp_
 
 
 def test_a_set_is_not_stored_like_a_set_of_other_modalities(run, phantoms, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(phantoms["south"], other)
-    about = json.loads((other / "dataset.json").read_text())
-    about["channel_names"] = {number: f"CT{number}" for number in about["channel_names"]}
-    (other / "dataset.json").write_text(json.dumps(about))
+    names = {str(number): f"CT{number}" for number in range(3)}
+    other = copied(phantoms["south"], tmp_path / "other", channel_names=names)
     with pytest.raises(DataError, match=r"the run paints .*Name with like"):
         asyndgan.generate(run, tmp_path / "set", like=other)
     assert not (tmp_path / "set").exists()
@@ -315,8 +301,7 @@ def in_jpeg(folder: Path) -> None:
     for path in list((folder / "imagesTr").iterdir()):
         Image.open(path).save(path.with_suffix(".jpg"), quality=95)
         path.unlink()
-    about = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**about, "file_ending": ".jpg"}))
+    declare(folder, file_ending=".jpg")
 
 
 def stored_between(case: RawCase, low: float, high: float, kind: str) -> RawCase:
@@ -498,13 +483,11 @@ def test_arrays_become_a_data_set_of_the_same_values_patients_and_spacing(
         ({"patients": ["p_s1", "p_s2"]}, "read as another"),
         ({"patients": ["a b", "c"]}, "cannot be a file name"),
         ({"modalities": ["T1", "T2"]}, r"Give 2 channels \(T1, T2\)"),
-        ({"spacing": (1, 1, 1)}, "for each side the millimetres"),
         ({"spacing": (1, 0)}, "above 0"),
         ({"spacing": (float("nan"), 1)}, "for each side the millimetres"),
         ({"images": [np.zeros((1, 8, 8), complex)] * 2}, "of real numbers"),
         ({"images": [np.zeros((1, 8, 0))] * 2}, "2 sides"),
         ({"images": [np.zeros((3, 8, 8))] * 2, "modalities": ["R", "G", "B"]}, "in 8 bits"),
-        ({"patients": ["", "p"]}, "read as another|file name"),
         ({"masks": [np.zeros((4, 4), int)] * 2}, r"mask 0 has the shape \(4, 4\)"),
         ({"masks": [np.zeros((8, 8))] * 2}, "Give whole numbers"),
         ({"masks": [np.full((8, 8), 7)] * 2}, "has the labels 7"),
