@@ -6,7 +6,6 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -31,7 +30,7 @@ from commands import asyndgan
 STYLED = ("generator.style=2", "generator.latent=1", "generator.soften=1", "training.steps=2")
 PARTLY = {"without": {"south": ["T1"]}}
 WITHOUT = """
-import importlib.abc, runpy, sys
+import importlib.abc, json, os, runpy, sys
 
 class Blocked(importlib.abc.MetaPathFinder):
     def find_spec(self, name, *_):
@@ -39,8 +38,10 @@ class Blocked(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Blocked())
-sys.argv = ["monai.bundle", *sys.argv[1:]]
-runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+for bundle, *words in json.loads(sys.argv[1]):
+    os.chdir(bundle)
+    sys.argv = ["monai.bundle", *words]
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 """
 
 
@@ -69,15 +70,24 @@ def whole(tiny, tmp_path_factory):
     return train(recipe, sites, folder / "run"), sites["north"]
 
 
-def painted(bundle: Path, masks: Path, out: Path, **how: object) -> None:
-    """Has MONAI paint, in a process that has no asyndgan."""
-    told = {"masks_dir": masks, "output_dir": out, "device": "cpu", **how}
-    options = [word for key, value in told.items() for word in (f"--{key}", str(value))]
-    command = [sys.executable, "-c", WITHOUT, "run", "--config_file", "configs/inference.json"]
-    subprocess.run(
-        [*command, "--bundle_root", ".", *options], cwd=bundle, check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def painted(pictures, whole, tmp_path_factory):
+    """What MONAI paints from both bundles, in a process that has no asyndgan."""
+    folder, calls = tmp_path_factory.mktemp("painted"), []
+    asyndgan("export", pictures.path, folder / "flat", "--to", "monai-bundle")
+    asyndgan("export", whole[0].path, folder / "deep", "--to", "monai-bundle")
+    for bundle, masks, look in (
+        ("flat", pictures.masks / "labelsTr", "south"), ("deep", whole[1] / "labelsTr", "north")
+    ):  # fmt: skip
+        told = {
+            "config_file": "configs/inference.json", "bundle_root": ".", "device": "cpu",
+            "masks_dir": masks, "output_dir": folder / f"{bundle}-out", "look": look,
+        }  # fmt: skip
+        options = [word for key, value in told.items() for word in (f"--{key}", str(value))]
+        calls.append([str(folder / bundle), "run", *options])
+    command = [sys.executable, "-c", WITHOUT, json.dumps(calls)]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return folder
 
 
 def expected(run, mask, look):
@@ -88,34 +98,27 @@ def expected(run, mask, look):
 
 
 def test_a_bundle_of_pictures_paints_every_modality_in_the_look_of_a_site_that_lacks_one(
-    pictures, tmp_path
+    pictures, painted
 ):
-    look = "south"  # the volumes below are painted in the other's
-    write_bundle(pictures, tmp_path / "bundle")
-    masks = pictures.masks / "labelsTr"
-    painted(tmp_path / "bundle", masks, tmp_path / "out", look=look)
+    masks, out = pictures.masks / "labelsTr", painted / "flat-out"
     names = sorted(path.stem for path in masks.glob("*.png"))
-    images = expected(pictures, dict(released_masks(pictures))[names[0]], look)
+    images = expected(pictures, dict(released_masks(pictures))[names[0]], "south")
     for channel, image in enumerate(images):
-        shown = np.asarray(Image.open(tmp_path / f"out/imagesTr/{names[0]}_{channel:04}.png"))
+        shown = np.asarray(Image.open(out / f"imagesTr/{names[0]}_{channel:04}.png"))
         assert np.abs(shown - (image.numpy() + 1) * 127.5).max() <= 0.51
     for name in names:
-        drawn, copied = (
-            Image.open(at / f"{name}.png") for at in (masks, tmp_path / "out/labelsTr")
-        )
+        drawn, copied = (Image.open(at / f"{name}.png") for at in (masks, out / "labelsTr"))
         assert np.array_equal(np.asarray(drawn), np.asarray(copied))
-        assert len([*(tmp_path / "out/imagesTr").glob(f"{name}_*.png")]) == 3
+        assert len([*(out / "imagesTr").glob(f"{name}_*.png")]) == 3
 
 
-def test_a_bundle_of_volumes_paints_them_where_their_masks_lie(whole, tmp_path):
-    run, north = whole
-    asyndgan("export", run.path, tmp_path / "bundle", "--to", "monai-bundle")
-    painted(tmp_path / "bundle", north / "labelsTr", tmp_path / "out", look="north")
+def test_a_bundle_of_volumes_paints_them_where_their_masks_lie(whole, painted):
+    (run, north), out = whole, painted / "deep-out"
     files = sorted((north / "labelsTr").iterdir())
     mask = masks_in(north, run)[0][1]
     name = files[0].name.removesuffix(".nii.gz")
-    stored = [nib.load(tmp_path / f"out/imagesTr/{name}_{place:04}.nii.gz") for place in range(3)]
-    copied, given = nib.load(tmp_path / f"out/labelsTr/{name}.nii.gz"), nib.load(files[0])
+    stored = [nib.load(out / f"imagesTr/{name}_{place:04}.nii.gz") for place in range(3)]
+    copied, given = nib.load(out / f"labelsTr/{name}.nii.gz"), nib.load(files[0])
     assert np.allclose(stored[0].affine, copied.affine)
     held = np.flip(copied.get_fdata().transpose(1, 2, 0), (1, 2))
     assert (held == mask.numpy()).mean() > 0.97
@@ -130,12 +133,10 @@ def test_a_bundle_of_volumes_paints_them_where_their_masks_lie(whole, tmp_path):
     assert np.allclose(*where, atol=1.0)
 
 
-def test_a_bundle_says_of_itself_what_monai_asks_for(pictures, whole, tmp_path):
+def test_a_bundle_says_of_itself_what_monai_asks_for(painted):
     from monai.bundle import verify_net_in_out
 
-    for number, run in enumerate((pictures, whole[0])):
-        bundle = tmp_path / str(number)
-        write_bundle(run, bundle)
+    for bundle in (painted / "flat", painted / "deep"):
         about = json.loads((bundle / "configs/metadata.json").read_text())
         # The keys that MONAI's specification calls mandatory; its schema is on a server.
         assert about.keys() >= {

@@ -185,16 +185,6 @@ def test_a_translator_learns_from_images_all_of_whose_modalities_are_of_one_look
     assert json.loads((out / "provenance.json").read_text())["looks"] == {"T2": ["south"]}
 
 
-def test_a_run_that_paints_from_nothing_does_not_augment(tiny, phantoms, tmp_path):
-    recipe = tiny(
-        "image.size=32", "training.steps=1", "condition.kind=none", "masks.release=false",
-        "generator.kind=dcgan", "generator.latent=4", "generator.noise=0",
-    )  # fmt: skip
-    none = train(recipe, phantoms, tmp_path / "none")
-    with pytest.raises(AsyndganError, match="does not paint images from masks"):
-        command("augment", none.path, "--site", phantoms["north"], "--out", tmp_path / "out")
-
-
 def test_images_that_the_recipe_turns_white_are_not_augmented(run, without_t2, tmp_path):
     for path in (without_t2 / "imagesTr").glob("*.png"):
         stored = np.asarray(Image.open(path)).astype(np.uint16)
@@ -430,14 +420,6 @@ def test_a_set_that_lost_cases_since_it_trained_judges_nobody_also_if_it_is_inco
     evaluated(run, phantoms | {"north": whole}, tmp_path / "judged")
 
 
-def test_what_augment_wants_of_an_incomplete_set_is_not_that_it_says_so(run, phantoms, tmp_path):
-    folder = copied(phantoms["north"], tmp_path / "some", incomplete=True)
-    next((folder / "imagesTr").glob("*_0001.png")).unlink()
-    wanted = "has no modality T2; .* augment want every modality of every case"
-    with pytest.raises(AsyndganError, match=wanted):
-        command("augment", run.path, "--site", folder, "--out", tmp_path / "out")
-
-
 def test_cases_without_a_mask_are_no_masks_to_paint_from(run, phantoms, tmp_path):
     folder = copied(phantoms["north"], tmp_path / "some")
     masks = pictures(folder)
@@ -479,21 +461,6 @@ def test_volumes_are_cut_beside_the_slices_that_are_painted(tiny, run, tmp_path)
     declare(folder, patient_pattern="(.*)")
     with pytest.raises(AsyndganError, match="takes slices of a volume for patients"):
         command("augment", run.path, "--site", folder, "--out", tmp_path / "no")
-
-
-def test_synthetic_cases_are_stored_as_the_real_ones_are(run, phantoms, tmp_path):
-    """On the grid of the real case whose mask was painted, whatever the recipe's grid is."""
-    folder = copied(phantoms["north"], tmp_path / "large")
-    for path in folder.rglob("*.png"):
-        with Image.open(path) as picture:
-            picture.resize((48, 40), Image.Resampling.NEAREST).save(path)
-    out = tmp_path / "out"
-    command("augment", run.path, "--site", folder, "--out", out, "--ratio", 0.5)
-    with Image.open(out / "imagesTr" / "synthetic-00001_0000.png") as picture:
-        assert picture.size == (48, 40)
-    report = check_folder(out)
-    assert not report.faults
-    assert ("size", "40 x 48") in report.rows
 
 
 def test_masks_of_a_label_are_painted_and_labels_are_faded(run, phantoms, tmp_path):

@@ -115,14 +115,6 @@ def test_a_look_is_one_of_the_sites_and_changes_the_image(run, mask):
         run.paint(mask, look="east")
 
 
-def test_a_look_of_a_generator_without_looks_is_refused(recipe, sites, mask, tmp_path):
-    plain = asyndgan.train(recipe, sites, tmp_path / "run", overrides={"generator.style": 0})
-    assert plain.looks == ()
-    assert plain.paint(mask).shape == (3, 32, 32)
-    with pytest.raises(RunError, match="no looks to choose from"):
-        plain.paint(mask, look="north")
-
-
 SIZE = r"has shape .*whole numbers in arrays of \(32, 32\), or \(n, 32, 32\) for n masks"
 WHOLE = r"holds {}\. This run paints from whole numbers"
 
@@ -147,9 +139,12 @@ def test_a_mask_of_another_size_or_type_or_with_unknown_labels_is_refused(wrong,
 
 def test_what_paints_without_masks_is_not_given_one(recipe, sites, mask, tmp_path):
     without = {"condition.kind": "none", "masks.release": False, "generator.noise": 4}
-    run = asyndgan.train(recipe, sites, tmp_path / "run", overrides=without)
+    run = asyndgan.train(
+        recipe, sites, tmp_path / "run", overrides=without | {"generator.style": 0}
+    )
     with pytest.raises(RunError, match="paints without masks"):
         run.paint(mask)
+    assert run.looks == ()
     assert asyndgan.generate(run, tmp_path / "set", draws=3) == 3
 
 
@@ -172,16 +167,17 @@ def test_an_unfinished_run_can_be_looked_at_and_says_that_it_has_to_be_finished(
     assert not [*tmp_path.glob("*/*")]
 
 
-@pytest.mark.parametrize("name", ["../north", "x" * 65])
-def test_a_sites_name_that_could_be_no_folder_is_refused(name, recipe, sites, tmp_path):
+def test_a_sites_name_that_could_be_no_folder_is_refused(recipe, sites, tmp_path):
     with pytest.raises(RecipeError, match="a name has letters, digits, '-' and '_' only"):
-        asyndgan.train(recipe, {name: sites["north"]}, tmp_path / "run")
+        asyndgan.train(recipe, {"../north": sites["north"]}, tmp_path / "run")
     with pytest.raises(RecipeError, match="capitals do not tell two apart"):
         asyndgan.train(recipe, {"north": sites["north"], "North": sites["south"]}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_set_is_generated_from_a_folder_of_masks_and_judged(run, sites, tmp_path):
+def test_a_set_is_generated_and_judged_as_an_evaluation_without_one_would_paint_it(
+    run, sites, tmp_path
+):
     out = str(tmp_path / "set")
     with pytest.raises(RunError, match="there is no label 'tumour' to fade"):
         asyndgan.generate(run, out, masks=sites["south"], fade=["tumour"])
@@ -189,30 +185,22 @@ def test_a_set_is_generated_from_a_folder_of_masks_and_judged(run, sites, tmp_pa
     assert len([*(tmp_path / "set" / "labelsTr").iterdir()]) == count
     assert describe(tmp_path / "set").extra["synthetic"] is True
     told: list[tuple[object, ...]] = []
+    how = {"test": sites["north"], "steps": 1, "labels": ["head"]}
     table = asyndgan.evaluate(
-        run, {"south": sites["south"]}, tmp_path / "table", test=sites["north"], synthetic=out,
-        steps=1, labels=["head"], watch=lambda *words: told.append(words),
+        run, {"south": sites["south"]}, tmp_path / "table", synthetic=out, **how,
+        watch=lambda *words: told.append(words),
     )  # fmt: skip
     assert table.row("synthetic", "head").cases == count
-    assert told[-1][1:] == (6, 6)
+    assert told[-1][1:] == (3, 3)
     assert repr(table) == f"Evaluation on real test patients:\n{table.headline}"
-
-
-def test_the_generated_set_is_the_one_that_is_judged_and_its_folds_share_no_mask(
-    run, sites, tmp_path
-):
-    count = asyndgan.generate(run, tmp_path / "set")
-    asyndgan.evaluate(
-        run, {"south": sites["south"]}, tmp_path / "table", test=sites["north"], steps=1,
-        labels=["head"],
-    )  # fmt: skip
+    count = asyndgan.generate(run, tmp_path / "own")
+    asyndgan.evaluate(run, {"south": sites["south"]}, tmp_path / "judged", **how)
     ours, judged = (
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
-        for folder in (tmp_path / "set", tmp_path / "table" / "synthetic")
+        for folder in (tmp_path / "own", tmp_path / "judged" / "synthetic")
     )
-    assert ours == judged
-    assert len({name.name[:12] for name in ours}) * 3 == count
-    for fold in json.loads((tmp_path / "set" / SPLITS_FILE).read_text()):
+    assert ours == judged and len({name.name[:12] for name in ours}) * 3 == count
+    for fold in json.loads((tmp_path / "own" / SPLITS_FILE).read_text()):
         train, val = ({name.partition("_d")[0] for name in fold[part]} for part in fold)
         assert train and val and not train & val
 
@@ -430,14 +418,6 @@ def test_a_network_of_a_notebook_is_trained_by_its_registered_name(recipe, sites
         RecipeError, match=r"'wide' paints images of shape \(7, 32, 32\), wanted \(3, "
     ):
         asyndgan.train(recipe, sites, tmp_path / "other", overrides={"generator.kind": "wide"})
-
-
-@pytest.mark.parametrize(
-    "words", [("generator", "flat", Flat), ("generators", "", Flat), ("generators", "flat", 3)]
-)
-def test_what_no_recipe_could_use_is_not_registered(words):
-    with pytest.raises(RecipeError, match="give one of generators, discriminators, advers"):
-        asyndgan.register(*words)
 
 
 def test_a_plan_is_a_recipe_for_the_sites_data(sites):
