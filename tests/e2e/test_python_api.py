@@ -140,7 +140,10 @@ def test_a_mask_of_another_size_or_type_or_with_unknown_labels_is_refused(wrong,
 def test_what_paints_without_masks_is_not_given_one(recipe, sites, mask, tmp_path):
     without = {"condition.kind": "none", "masks.release": False, "generator.noise": 4}
     run = asyndgan.train(
-        recipe, sites, tmp_path / "run", overrides=without | {"generator.style": 0}
+        recipe,
+        sites,
+        tmp_path / "run",
+        overrides=without | {"generator.style": 0},
     )
     with pytest.raises(RunError, match="paints without masks"):
         run.paint(mask)
