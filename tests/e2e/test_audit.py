@@ -38,6 +38,7 @@ from asyndgan.runs.trial import trial_of
 from asyndgan.store import Case, Preparation
 from commands import AS_OPTIONS, PUBLISHER, asyndgan
 from reading import told_by
+from small import SMALL
 
 SITES = [site.name for site in DEFAULT_SITES[:2]]
 
@@ -541,45 +542,34 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(tiny, tmp_pa
     monkeypatch.setattr(reconstruction, "bisected", partial(bisected, parts=8, rounds=2))
     monkeypatch.setattr(reconstruction, "followed", followed)
     monkeypatch.setattr(reconstruction, "QUESTIONS", 9 * 2 + STEPS)
-    write_phantoms(tmp_path, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.3)
-    sites = {site.name: tmp_path / site.name for site in DEFAULT_SITES[:2]}
-    both = (
-        "image.size=32", "training.steps=3", "training.hold_out=0.4", "generator.noise=0",
+    write_phantoms(tmp_path, size=16, sites=DEFAULT_SITES[:1], patients_scale=0.3)
+    sites = {SITES[0]: tmp_path / SITES[0]}
+    how = (
+        "training.steps=3", "training.hold_out=0.4", "generator.noise=0",
         "training.checkpoint_every=2",
     )  # fmt: skip
-    told: dict[str, list[PixelsRead]] = {}
-    small = (
-        "image.size=32", "generator.width=8", "generator.blocks=1", "discriminator.width=8",
-        "discriminator.layers=2",
-    )  # fmt: skip
-    recipes = {
-        "paired": (tiny(*both, "loss.paired_l1=100"), SITES[:1]),
-        "none": (load_recipe("default", (*small, *both, "masks.source=own")), SITES[:1]),
-    }
-    for term, (recipe, audited) in recipes.items():
-        run = train(recipe, sites, tmp_path / term)
+    told = []
+    for term, recipe in (
+        ("paired", tiny(*how, "loss.paired_l1=100")),
+        ("none", load_recipe("default", (*SMALL, *how, "masks.source=own"))),
+    ):
+        run, out = train(recipe, sites, tmp_path / term), tmp_path / f"{term}-audit"
         kept = {path: path.read_bytes() for path in files_in(run.path)}
-        of = named({name: sites[name] for name in audited})
-        said = asyndgan("audit", run.path, "--out", tmp_path / f"{term}-audit", *of)
+        said = asyndgan("audit", run.path, "--out", out, *named(sites))
         assert {path: path.read_bytes() for path in files_in(run.path)} == kept
-        assert said.count("pixels: ") == len(audited)
+        assert said.count("pixels: ") == 1
         assert ("REAL PIXELS CAN BE READ" in said) is (term == "paired")
-        stored = json.loads((tmp_path / f"{term}-audit" / "audit.json").read_text())["pixels"]
-        told[term] = [
-            PixelsRead(**{key: one[key] for key in one if key != "verdict"}) for one in stored
-        ]
-    assert "; by image -" in told["none"][0].verdict
-    assert "no nearer to real pixels in this test of 2 images" in told["none"][0].verdict
-    assert told["none"][0].verdict.endswith("that of step 2, the oldest kept")
-    assert [one.site for one in told["paired"]] == SITES[:1]
-    assert all(one.step == 2 for one in told["none"])
-    assert all(one.told == recipes["paired"][0].training.batch for one in told["paired"])
-    for one in told["paired"]:
-        assert min(one.read + one.followed) > 30 > max(one.painted)
-    assert all(one.told == 0 for one in told["none"])
+        (stored,) = json.loads((out / "audit.json").read_text())["pixels"]
+        told.append(PixelsRead(**{key: stored[key] for key in stored if key != "verdict"}))
+    paired, none = told
+    assert (paired.site, paired.told, none.told, none.step) == (SITES[0], 2, 0, 2)
+    assert min(paired.read + paired.followed) > 30 > max(paired.painted)
+    assert "; by image -" in none.verdict
+    assert "no nearer to real pixels in this test of 2 images" in none.verdict
+    assert none.verdict.endswith("that of step 2, the oldest kept")
     # Not one image is nearer than what can be had without asking, as by painting the same mask.
-    none = [pair for one in told["none"] for pair in zip(one.asked, one.anyway, strict=True)]
-    assert len(none) == 2 and all(asked <= anyway for asked, anyway in none)
+    pairs = [*zip(none.asked, none.anyway, strict=True)]
+    assert len(pairs) == 2 and all(asked <= anyway for asked, anyway in pairs)
 
 
 def store(run: RunFolder, recipe: Recipe, facts: RunFacts) -> None:
