@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def declare(folder: Path, **about: object) -> Path:
 def copied(folder: Path, to: Path, **about: object) -> Path:
     """A copy of a data set that says this of itself."""
     return declare(Path(shutil.copytree(folder, to)), **about)
+
+
+def named(sites: Mapping[str, Path]) -> list[str]:
+    """Sites as options of a command."""
+    return [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
 
 
 def ask_little(patch: pytest.MonkeyPatch) -> None:

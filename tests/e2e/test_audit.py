@@ -38,7 +38,7 @@ from asyndgan.runs.trial import trial_of
 from asyndgan.store import Case, Preparation
 from commands import AS_OPTIONS, PUBLISHER, asyndgan
 from reading import told_by
-from small import SMALL
+from small import SMALL, declare, named
 
 SITES = [site.name for site in DEFAULT_SITES[:2]]
 
@@ -97,10 +97,6 @@ def permitting(audited, tmp_path):
     shutil.copy(audited[0] / "audit.json", tmp_path)
     of_many_patients(tmp_path)
     return tmp_path
-
-
-def named(sites: dict[str, Path]) -> list[str]:
-    return [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
 
 
 def of_many_patients(audited: Path, **change: object) -> None:
@@ -413,9 +409,7 @@ def test_canaries_put_in_on_purpose_are_audited_alone_and_release_nothing(tiny, 
                 file = folder / "imagesTr" / f"{name}_{channel:04}.png"
                 Picture.fromarray(noise).save(file)
             Picture.new("L", (32, 32), 1).save(folder / "labelsTr" / f"{name}.png")
-        about = json.loads((folder / "dataset.json").read_text())
-        about["numTraining"] += 8
-        (folder / "dataset.json").write_text(json.dumps(about))
+        declare(folder, numTraining=len([*(folder / "labelsTr").iterdir()]))
     recipe = tiny("image.size=32", "training.steps=2", "training.hold_out=0.5")
     run = train(recipe, sites, tmp_path / "run")
     words = ("--out", tmp_path / "audit", "--masks", given, "--canaries", "can")

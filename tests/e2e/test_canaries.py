@@ -14,6 +14,7 @@ from asyndgan.runs.train import train
 from asyndgan.store import RawCase
 from asyndgan.wire import ANSWERS, unpack
 from commands import asyndgan
+from small import named
 
 CANARY = "Kanarienvogel"
 PERCENTILES = (
@@ -59,7 +60,7 @@ def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
         "image.size=32", *PERCENTILES, "training.checkpoint_every=2", "training.hold_out=0.5"
     )
     run = train(recipe, sites, tmp_path / "run")
-    pairs = [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
+    pairs = named(sites)
     judged = ["evaluate", run.path, *pairs, "--steps", 1, "--out"]
     for words in (
         ["generate", run.path, "--out", tmp_path / "synthetic"],

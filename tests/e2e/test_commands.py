@@ -14,7 +14,7 @@ from asyndgan.intake.check import check_folder
 from asyndgan.intake.description import describe
 from asyndgan.reports.words import counted
 from commands import command
-from small import SMALL
+from small import SMALL, named
 
 TINY = [*SMALL, "image.size=32", "training.steps=4", "training.batch=2"]
 SET = [word for override in TINY for word in ("--set", override)]
@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sites(data):
-    return [word for name in ("north", "west") for word in ("--site", f"{name}={data / name}")]
+    return named({name: data / name for name in ("north", "west")})
 
 
 @pytest.fixture(scope="module")

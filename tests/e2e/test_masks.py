@@ -26,7 +26,7 @@ from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.order import Order
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
-from asyndgan.store import Batch, Cohort, RawCase
+from asyndgan.store import Cohort, RawCase
 from asyndgan.store.prepare import masks_as_images
 from asyndgan.training import Scope, Site
 from asyndgan.training.given import Given, site_of
@@ -388,22 +388,6 @@ def test_each_site_is_sent_the_masks_that_were_learned_for_it(tiny, tmp_path):
     assert len(masks.of_labels("west", labels)) == 2  # nothing was learned for it
     assert len(masks.of_labels("south", {0: "background"})) == 1  # what it has no label for
     assert replace(masks, sites=masks.sites[::-1]).digest != masks.digest
-
-
-def test_a_site_asks_about_given_masks_only_what_its_own_cases_have_taught_it(tiny, make_cohort):
-    recipe = tiny(
-        "masks.source=given", "masks.release=false", "discriminator.kind=patch_segmentation",
-        "loss.segmentation=1",
-    )  # fmt: skip
-    cohort = make_cohort(recipe)
-    healthy = Cohort(
-        cohort.images, cohort.conditions.clamp(max=1), modalities=["T1"], labels=cohort.labels
-    )
-    site = Site("north", healthy, recipe)
-    assert site.objective.known == {0, 1}
-    images = -torch.ones(2, 1, *recipe.image.size)
-    _, terms = site.objective.ask(Batch(images, torch.full((2, *recipe.image.size), 2)))
-    assert terms["segmentation"] == 0
 
 
 def test_more_labels_than_a_message_may_name_are_refused_before_training(phantoms, tiny):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.runs import RunFolder, load_recipe
-from small import SMALL
+from small import SMALL, named
 from volumes import write_volumes
 
 TINY = (*SMALL[1:], "training.steps=2")
@@ -47,8 +47,7 @@ def asyndgan(*words: object) -> str:
 
 
 def test_scans_in_hounsfield_units_train_without_an_option(few_masks, sites, tmp_path):
-    options = [word for name, path in sites.items() for word in ("--site", f"{name}={path}")]
-    shown = " ".join(asyndgan("train", *options, "--out", tmp_path / "run", *SHORT).split())
+    shown = " ".join(asyndgan("train", *named(sites), "--out", tmp_path / "run", *SHORT).split())
     assert "Planned for north (5 patients), south (5 patients)" in shown
     assert "spacings differ: 3 x 3 mm at north, 2.5 x 2.5 mm at south; taken: 3 mm" in shown
     recipe = RunFolder(tmp_path / "run").recipe()
@@ -59,10 +58,11 @@ def test_scans_in_hounsfield_units_train_without_an_option(few_masks, sites, tmp
 
 
 def test_a_run_that_is_resumed_keeps_its_recipe(sites, tmp_path):
-    options = [word for name, path in sites.items() for word in ("--site", f"{name}={path}")]
     begun = load_recipe("default", ["name=kept", "masks.source=own", *TINY, *HOUNSFIELD])
     RunFolder.create(tmp_path / "run", begun)
-    shown = asyndgan("train", *options, "--out", tmp_path / "run", "--resume", "--threads", "1")
+    shown = asyndgan(
+        "train", *named(sites), "--out", tmp_path / "run", "--resume", "--threads", "1"
+    )
     assert "Planned" not in shown and "2 steps" in shown
     assert RunFolder(tmp_path / "run").recipe() == begun
 

@@ -21,6 +21,7 @@ from asyndgan.errors import (
     QuorumError,
     RunError,
 )
+from asyndgan.intake.description import describe
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.protocol import Exchange
 from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe
@@ -31,6 +32,7 @@ from asyndgan.training.checkpoint import place_of, read
 from asyndgan.training.steps import step_file, stored_steps
 from asyndgan.wire import ANSWERS, Judge, Judgement, pack, unpack
 from commands import asyndgan, command
+from small import declare, named
 from waiting import halt
 
 Sites = dict[str, Path]
@@ -51,10 +53,6 @@ def recipe(tiny):
 def whole(recipe, phantoms, tmp_path_factory):
     """A run in one process that nothing disturbed."""
     return train(recipe, phantoms, tmp_path_factory.mktemp("whole") / "run")
-
-
-def named(sites: Sites) -> list[str]:
-    return [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
 
 
 def stop_after(step: int) -> Callable[[Progress], None]:
@@ -430,9 +428,7 @@ def test_a_timeline_that_cannot_be_followed_is_refused_before_anything_begins(
 ):
     south = Path(shutil.copytree(phantoms["south"], tmp_path / "south"))
     if "bleeding" in said:
-        about = json.loads((south / "dataset.json").read_text())
-        about["labels"]["bleeding"] = 9
-        (south / "dataset.json").write_text(json.dumps(about))
+        declare(south, labels=describe(south).labels | {"bleeding": 9})
     recipe = tiny("image.size=32", f"timeline=[{timeline}]")
     with pytest.raises(RunError, match=said):
         train(recipe, phantoms | {"south": south}, tmp_path / "run", without=lacking)

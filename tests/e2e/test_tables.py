@@ -34,6 +34,7 @@ from asyndgan.tables.schema import schema_of
 from asyndgan.tables.summary import loaded
 from asyndgan.tables.table import Table
 from commands import PUBLISHER, command
+from small import named
 from waiting import until
 
 SCHEMA = {
@@ -97,7 +98,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sites(data):
-    return [word for name in ("north", "south") for word in ("--site", f"{name}={data / name}")]
+    return named({name: data / name for name in ("north", "south")})
 
 
 @pytest.fixture(scope="module")
