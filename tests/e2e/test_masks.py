@@ -435,3 +435,14 @@ def test_masks_are_learned_without_a_site_of_few_patients_which_is_then_sent_tho
     assert all(painted.values()) and not painted[few] & 1 << lacking
     shutil.rmtree(out)  # its masks are there still
     learning(tiny(*GIVEN), folders, out)
+
+
+def test_a_site_asks_about_given_masks_only_what_its_own_cases_have_taught_it(tiny, make_cohort):
+    recipe = tiny(
+        "masks.source=given", "masks.release=false", "discriminator.kind=patch_segmentation",
+        "loss.segmentation=1",
+    )  # fmt: skip
+    cohort = make_cohort(recipe)
+    masks = cohort.conditions.clamp(max=1)
+    healthy = Cohort(cohort.images, masks, modalities=["T1"], labels=cohort.labels)
+    assert Site("north", healthy, recipe).objective.known == {0, 1}
