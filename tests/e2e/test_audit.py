@@ -534,7 +534,7 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(tiny, tmp_pa
     monkeypatch.setattr(reconstruction, "bisected", partial(bisected, parts=8, rounds=2))
     monkeypatch.setattr(reconstruction, "followed", followed)
     monkeypatch.setattr(reconstruction, "QUESTIONS", 9 * 2 + STEPS)
-    write_phantoms(tmp_path, size=16, sites=DEFAULT_SITES[:1], patients_scale=0.3)
+    write_phantoms(tmp_path, size=32, sites=DEFAULT_SITES[:1], patients_scale=0.3)
     sites = {SITES[0]: tmp_path / SITES[0]}
     how = (
         "training.steps=3", "training.hold_out=0.4", "generator.noise=0",
