@@ -401,8 +401,10 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ("augmented = true", "overrides = ['shares.by=modality']", "so shares would not be"),
     ],
 )
-def test_a_suite_that_cannot_run_is_refused_before_anything_is_trained(old, new, said):
-    text = SUITE.replace("RECIPE", "default")
+def test_a_suite_that_cannot_run_is_refused_before_anything_is_trained(
+    tiny, tmp_path, old, new, said
+):
+    text = SUITE.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
     assert old in text
     with pytest.raises(AsyndganError, match=said):
         Suite.from_toml(text.replace(old, new))

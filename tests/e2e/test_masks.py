@@ -12,7 +12,14 @@ from safetensors.torch import save_file
 
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.localhost import federation_here
-from asyndgan.errors import CohortError, DataError, PolicyError, ProtocolError, RunError
+from asyndgan.errors import (
+    CohortError,
+    DataError,
+    Interrupted,
+    PolicyError,
+    ProtocolError,
+    RunError,
+)
 from asyndgan.export.writing import write_dataset
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
@@ -244,7 +251,8 @@ def test_a_run_that_was_interrupted_while_masks_were_learned_goes_on(
     ):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(target, name, end)
-            learning(recipe, phantoms, out, *options)
+            with pytest.raises(Interrupted):
+                learning(recipe, phantoms, out, *options)
     assert 0 < len(list((out / "masks" / "labelsTr").iterdir())) <= 3
     learning(recipe, phantoms, out, "--resume")
     assert kept_by(RunFolder(out)) == masks_in(tmp_path / "run-masks/painted", recipe)
