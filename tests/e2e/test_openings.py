@@ -148,7 +148,7 @@ def test_who_is_held_out_follows_from_the_sites_secret_and_is_the_same_in_every_
             with closing(set_up(setup, recipe)) as endpoint:
                 members[books + name] = endpoint.handler.cohort.members
             with closing(set_up(setup, tiny(*overrides))) as endpoint:  # nobody is held out
-                halves[books + name] = str(endpoint.handler.cases.halves)
+                halves[books + name] = str(endpoint.handler.cohort.halves)
     for found in (members, halves):  # also which network of a cross-fitted pair sees whom
         assert found["onefirst"] == found["onesecond"] != found["twofirst"]
         assert found["twofirst"] == found["twosecond"]
