@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from asyndgan.errors import DataError
 from asyndgan.judging.metrics import (
     bootstrap_interval,
     paired_ratio_interval,
@@ -34,12 +33,6 @@ def case(mask, patient="p", preparation=STORED):
 
 
 EMPTY = square(0, 0, 0)
-
-
-def test_distances_of_two_single_pixels_are_their_distance_in_millimetres():
-    first, second = square(4, 4, 1) == 1, square(7, 8, 1) == 1
-    assert surface_distances(first, second, (1.0, 1.0)) == pytest.approx((5.0, 5.0))
-    assert surface_distances(first, second, (2.0, 0.5)) == pytest.approx((math.hypot(6, 2),) * 2)
 
 
 def test_distances_of_concentric_squares_match_a_hand_count():
@@ -73,22 +66,11 @@ def test_a_patient_without_the_label_has_no_dice_whatever_is_predicted(predicted
     assert score.false_alarm == alarm
 
 
-def test_a_label_that_is_not_found_counts_as_a_miss():
-    score = score_patients([case(square(3, 3, 4))], EMPTY[None], 1)["p"]
-    assert score.dice == 0
-    assert score.hd95 == score.assd == pytest.approx(DIAGONAL)
-    assert math.isnan(score.false_alarm)
-
-
-def test_other_labels_count_as_background():
-    truth = square(4, 4, 8) * 2
-    score = score_patients([case(truth)], square(4, 4, 8)[None], 2)["p"]
-    assert score.dice == 0
-
-
-def test_patients_keep_the_order_in_which_they_appear():
-    cases = [case(square(1, 1, 4), patient) for patient in "bab"]
-    assert list(score_patients(cases, torch.stack([EMPTY] * 3), 1)) == ["b", "a"]
+def test_a_label_that_is_not_found_counts_as_a_miss_whatever_else_is_found():
+    for found in (EMPTY, square(3, 3, 4)):
+        score = score_patients([case(2 * square(3, 3, 4))], found[None], 2)["p"]
+        assert score.dice == 0 and math.isnan(score.false_alarm)
+        assert score.hd95 == score.assd == pytest.approx(DIAGONAL)
 
 
 def test_spacing_follows_the_image_to_its_prepared_size():
@@ -108,11 +90,6 @@ def test_a_volume_is_scored_whole():
     assert of_slices["p"].dice == of_volume["p"].dice
     # The square that was not found is a slice away from the surface that was.
     assert of_volume["p"].hd95 == pytest.approx(9.0, abs=0.5)
-
-
-def test_masks_that_do_not_fit_the_cases_are_refused():
-    with pytest.raises(DataError, match="predict exactly these cases"):
-        score_patients([case(EMPTY)], torch.stack([EMPTY, EMPTY]), 1)
 
 
 def test_an_interval_covers_the_spread_of_the_mean_and_repeats():
@@ -137,13 +114,6 @@ def test_an_interval_over_trainings_is_wider_the_more_generators_differ():
     far = 0.09 * math.sqrt(3 / 2)
     assert (low, high) == pytest.approx((0.9 - far, 0.9 + far), abs=0.001)
     assert (low, high) == ratio_over_trainings(differing, real)
-
-
-def test_no_ratio_over_trainings_is_negative_though_generators_are_moved_apart():
-    real = np.full((1, 10), 0.1)
-    unlike = np.stack([np.full((1, 10), dice) for dice in (0.0, 0.0, 0.9)])
-    low, high = ratio_over_trainings(unlike, real)
-    assert low == 0 and high > 8
 
 
 def test_an_interval_over_trainings_holds_that_over_patients_alone():
