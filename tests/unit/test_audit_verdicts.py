@@ -2,29 +2,26 @@
 
 import hashlib
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asyndgan.auditing.audit import Audit, decided
+from asyndgan.auditing.audit import Audit
 from asyndgan.auditing.copies import NearCopies
 from asyndgan.auditing.groups import Groups
 from asyndgan.auditing.membership import ATTACKS, Attack
-from asyndgan.auditing.reconstruction import PixelsRead
-from asyndgan.auditing.record import AuditRecord, read_audit
+from asyndgan.auditing.record import AuditRecord
 from asyndgan.auditing.release import check_released, release_by
 from asyndgan.auditing.remedies import remedies
-from asyndgan.cli.audit import tell_attacks, tell_audit
+from asyndgan.cli.audit import tell_audit
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import Interrupted, RunError
 from asyndgan.painting.fading import AS_PAINTED
 from asyndgan.painting.sets import OF_SITES
 from asyndgan.painting.synthesise import PAINTING_VERSION, RELEASED
-from asyndgan.reports.audited import figures_of, read_audited
 from asyndgan.runs import RunFacts, RunFolder, load_recipe
 
 GENERATOR = b"a generator"
@@ -77,13 +74,6 @@ def told(run: RunFolder, record: AuditRecord) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def test_an_alarm_of_a_trial_run_is_none():
-    verdict = "MEMBERS CAN BE TOLD: AUC 0.62"
-    said = decided(verdict, "Trial run: 60 of 3,000 steps")
-    assert said == "of a trial run, which decides nothing: members can be told: AUC 0.62"
-    assert decided(verdict, "") == verdict
-
-
 def test_a_trial_runs_audit_has_no_capitals_and_begins_with_a_finished_training(tmp_path):
     run = run_of(tmp_path / "run", steps=60)
     found = replace(QUIETLY, attacks=[ALARM], copies=COPIED)
@@ -95,27 +85,6 @@ def test_a_trial_runs_audit_has_no_capitals_and_begins_with_a_finished_training(
     assert advice[0].startswith("to do: Audit a finished training of ")
     assert not any("Train with" in line for line in advice)
     assert lines[-1].startswith("release: not permitted, because of a trial run")
-
-
-@pytest.mark.parametrize(
-    ("own", "source", "words"),
-    [
-        (7, RELEASED, "of the members (kept during training as the sites allowed; 7 of them"),
-        (0, "a folder of masks", "of which none was recognised as a member's (a folder of masks)"),
-        (0, "none; painted from noise", ""),
-    ],
-)
-def test_an_audit_says_from_whose_masks_its_set_was_painted(own, source, words, tmp_path):
-    run = run_of(tmp_path / "run")
-    found = replace(QUIETLY, own_masks=own)
-    (line,) = [
-        line for line in told(run, record_of(run, found, source=source)) if line.startswith("masks")
-    ] or [""]
-    assert words in line and bool(line) is bool(words)
-    members = remedies(run, replace(found, attacks=[ALARM]))
-    for lines in ([line], members):
-        assert ("--masks OTHER" in "".join(lines)) is bool(own)
-    assert members[-1].startswith("If the alarm" if own else "Release nothing of this run: train")
 
 
 def test_the_first_thing_to_do_is_to_audit_with_others_who_are_like_the_members(tmp_path):
@@ -201,55 +170,6 @@ def test_no_release_is_promised_of_masks_that_only_the_audit_had_or_without_a_ge
     record = record_of(run)
     run.generator_file.unlink()
     assert "cannot be read" in release_by(run, record)
-
-
-@pytest.mark.parametrize("read", [12.1, 19.0])
-def test_pixels_that_were_not_read_are_told_in_the_order_that_they_are_compared(read):
-    said = PixelsRead("north", 0, [read] * 2, [9.0] * 2, [17.6] * 2, [12.0] * 2).verdict
-    words = "no nearer to" if read < 17 else "nearer by less than 3 dB to"
-    assert f"asking north brought a coordinator {words} real pixels in this test of 2" in said
-    assert f"or an even grey: 17.6 dB; by asking: {read:.1f} dB" in said
-    assert "is untrained, since the site kept no state" in said
-
-
-def test_the_table_of_attacks_says_what_its_numbers_and_dashes_mean():
-    out = io.StringIO()
-    tell_attacks(Terminal(file=out, width=200), [QUIET, ALARM, replace(ALARM, explained=True)])
-    text = " ".join(out.getvalue().split())
-    assert "one-sided" in text and "it may still be large" in text
-    assert text.count("\N{EN DASH}") == 3 + 1  # of which one explains them
-    assert text.count("none") == 2 + 1  # likewise
-    assert "up to 9% of such patients may be copied" in COPIED.verdict
-
-
-def test_a_report_says_what_to_do_and_no_more_than_the_verdicts(tmp_path):
-    run = run_of(tmp_path / "run")
-    near = {"name": "nearest", "auc": 0.8, "low": 0.7, "high": 0.9, "p_value": 0.001}
-    tables: dict[str, Any] = {
-        "generator_sha256": run.generator_digest(), "masks_sha256": "ef", "own_masks": 4,
-        "masks": "a folder of masks", "fading": AS_PAINTED.told(),
-        "painting_version": PAINTING_VERSION, "modalities": ["T1"], "canaries": "",
-        "confirmed": {"north": True, "south": True}, "uncompared": [],
-        "groups": vars(ALIKE), "attacks": [{**vars(QUIET), **near, "corrected": 0.003}],
-        "copies": vars(APART), "pixels": [],
-    }  # fmt: skip
-
-    def card(**changes):
-        (tmp_path / "audit.json").write_text(json.dumps(tables | changes))
-        (found,) = read_audited(run, [tmp_path])
-        return found
-
-    whole = card()
-    assert whole.learned == 1 and not whole.unlike
-    attack = whole.attempts[0].attack
-    assert attack and figures_of(attack) == ("0.001", "0.003", "none")
-    assert whole.advice == list(remedies(run, read_audit(tmp_path).audit)) != []
-    assert whole.release.startswith("not permitted, because nearest: MEMBERS CAN BE TOLD")
-    assert "4 of them are a member's" in whole.record.painted_from
-    trial = card(trial="Trial run: 60 of 3,000")
-    assert (trial.learned, trial.undecided) == (0, 1)
-    assert "MEMBERS" not in trial.attempts[0].answer
-    assert card(groups=vars(MIXED)).unlike
 
 
 @pytest.mark.parametrize(

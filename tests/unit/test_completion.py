@@ -29,7 +29,7 @@ from asyndgan.recipe import ImageSection
 from asyndgan.store import Case, Preparation
 from asyndgan.store.plan import levels_of, shared_modalities
 from asyndgan.store.prepare import blanked
-from lab.completion_scores import _label_means, _regressed, nearness
+from lab.completion_scores import nearness
 from reading import read_cases
 
 GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
@@ -69,15 +69,6 @@ def test_what_was_acquired_is_never_replaced_and_what_is_absent_not_looked_at():
     strange = torch.stack([torch.rand(32, 32), judged[0].image[1]])
     (again,) = translated(translator, [Incomplete(replace(hidden[0].case, image=strange), True)])
     assert torch.equal(first, again)
-
-
-def test_a_mask_that_is_not_known_is_told_from_one_that_is_empty():
-    translator = untrained()
-    case = replace(without(cases(1)[0], "T2"), mask=torch.zeros(32, 32, dtype=torch.int64))
-    known, unknown = (
-        translated(translator, [Incomplete(case, m)], regressed=0)[0] for m in (True, False)
-    )
-    assert not torch.equal(known, unknown)
 
 
 def test_half_of_what_a_translator_says_is_a_regressions():
@@ -143,15 +134,6 @@ def test_a_perfect_completion_scores_as_one_within_labels():
     assert same["psnr"] > 100 and same["ahead"] == 0
     assert off["psnr"] == pytest.approx(20.0, abs=1e-3)  # 10 log10(2^2 / 0.2^2)
     assert off["ahead"] == pytest.approx(same["ssim"] - off["ssim"]) and off["ahead_low"] > 0
-
-
-def test_regression_finds_a_linear_relation_and_means_find_a_label():
-    real, hidden = cases(12), [Incomplete(without(case, "T2"), True) for case in cases(3, seed=2)]
-    for found, case in zip(_regressed(real, hidden), cases(3, seed=2), strict=True):
-        torch.testing.assert_close(found, case.image, rtol=0, atol=1e-3)
-    flat = [replace(case, image=torch.stack([case.image[0], 0.5 * case.mask])) for case in real]
-    means = _label_means(flat, hidden)
-    assert all(torch.allclose(m[1], 0.5 * h.case.mask) for m, h in zip(means, hidden, strict=True))
 
 
 def test_one_fit_predicts_any_modality_from_those_that_are_there():

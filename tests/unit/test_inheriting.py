@@ -10,10 +10,7 @@ from torch import Tensor, nn
 
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.errors import RunError
-from asyndgan.models import Sizes
-from asyndgan.models.generators import DCGANGenerator, MaskGenerator, ResNetGenerator
-from asyndgan.models.topdown import TopDownGenerator
-from asyndgan.recipe import GeneratorSection, Recipe
+from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.order import Order
 from asyndgan.runs.start import Start, start_of
@@ -115,29 +112,6 @@ def test_layers_of_other_shapes_are_left_as_they_are(tiny):
     assert found.whole < found.layers and not found.part
     assert not torch.equal(new.paint.bias, fresh.paint.bias)  # which fits
     assert torch.equal(new.paint.weight, fresh.paint.weight)
-
-
-def test_every_channel_that_depends_on_what_is_painted_has_a_name():
-    """With one more of something, a generator differs in just the layers that it names."""
-    sizes = {"label": 3, "noise": 2, "style": 3, "latent": 2, "modality": 2}
-
-    def shapes(kind, sizes):
-        section = {key: sizes[key] for key in ("noise", "style", "latent")}
-        network = kind(
-            Sizes(sizes["label"], sizes["modality"], 2),
-            GeneratorSection(width=4, blocks=1, **section),
-        )  # fmt: skip
-        return network, {name: list(one.shape) for name, one in network.state_dict().items()}
-
-    for kind in (ResNetGenerator, DCGANGenerator, MaskGenerator, TopDownGenerator):
-        network, plain = shapes(kind, sizes)
-        for layer, channels in network.reads.items():
-            assert len(channels) == plain[f"{layer}.weight"][1], (kind, layer)
-        for part in sizes:
-            _, larger = shapes(kind, {**sizes, part: sizes[part] + 1})
-            changed = {name.rpartition(".")[0] for name in plain if plain[name] != larger[name]}
-            named = {layer for layer, all in network.reads.items() if (part, 0) in all}
-            assert changed == (set(network.paints) if part == "modality" else named), (kind, part)
 
 
 def test_a_generator_of_another_package_needs_the_same_labels_and_modalities():

@@ -95,29 +95,6 @@ def test_labels_without_end_are_painted_where_the_recipe_names_them(tiny, three)
         tiny("image.labels={organ=1024}")
 
 
-@pytest.mark.parametrize(
-    ("named", "reason"),
-    [
-        ([NAMED], "this run paints background, organ, lesion at"),
-        ([], "hold 67 modalities, north alone 64, .* paints 64 at most"),
-    ],
-)
-def test_where_masks_are_painted_the_recipes_labels_are_what_is_painted(
-    named, reason, tiny, make_cohort, make_sites
-):
-    recipe = tiny(
-        "image.source=masks", "condition.kind=none", "generator.kind=masks", "masks.release=false",
-        "generator.noise=0", "generator.latent=2", "discriminator.kind=dcgan", *named,
-    )  # fmt: skip
-    names = ["lesion", "organ", "background"]
-    federation = make_sites(
-        recipe, {site: make_cohort(recipe, modalities=names) for site in ("east", "north")}
-    )
-    lie(federation, north={"modalities": [f"M{n}" for n in range(64)], "parts": [1.0] * 64})
-    with pytest.raises(CohortError, match=reason):
-        federation.begin()
-
-
 @pytest.mark.parametrize("liar", ["east", "north"])
 def test_of_labels_that_contradict_each_other_the_odd_one_out_is_named_first(liar, tiny, three):
     federation = three(tiny())

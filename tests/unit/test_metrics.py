@@ -7,7 +7,6 @@ import torch
 
 from asyndgan.judging.metrics import (
     bootstrap_interval,
-    paired_ratio_interval,
     prepared_spacing,
     score_patients,
     surface_distances,
@@ -116,18 +115,3 @@ def test_an_interval_over_trainings_is_wider_the_more_generators_differ():
     assert (low, high) == ratio_over_trainings(differing, real)
 
 
-def test_an_interval_over_trainings_holds_that_over_patients_alone():
-    random = np.random.default_rng(1)
-    real = random.uniform(0.6, 0.9, (6, 40))
-    synthetic = np.clip(real[:2] - random.uniform(0, 0.2, (3, 2, 40)), 0, 1)
-    low, high = ratio_over_trainings(synthetic, real)
-    inner = paired_ratio_interval(synthetic.mean((0, 1)), real.mean(0))
-    assert low < inner[0] < inner[1] < high
-    absent = np.full((3, 2, 1), math.nan)
-    with_absent = (
-        np.concatenate([synthetic, absent], 2),
-        np.concatenate([real, absent[0, :1].repeat(6, 0)], 1),
-    )
-    assert ratio_over_trainings(*with_absent) == (low, high)
-    assert all(math.isnan(end) for end in ratio_over_trainings(synthetic[..., :1], real[:, :1]))
-    assert all(math.isnan(end) for end in ratio_over_trainings(synthetic, 0 * real))

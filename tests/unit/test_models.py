@@ -10,7 +10,6 @@ from torch import nn
 from asyndgan.errors import RecipeError
 from asyndgan.models import (
     Sizes,
-    build_adversarial_loss,
     build_discriminator,
     build_generator,
     condition_channels,
@@ -221,25 +220,6 @@ def test_no_bias_stands_before_an_instance_norm(tiny, kind):
     convolutions = [layer for layer in normalised if isinstance(layer, nn.Conv2d)]
     assert convolutions
     assert all(layer.bias is None for layer in convolutions)
-
-
-@pytest.mark.parametrize(
-    ("override", "build", "known"),
-    [
-        ("generator.kind=vit", build_generator, "dcgan, masks, resnet, rows, topdown"),
-        (
-            "discriminator.kind=vit", build_discriminator,
-            "dcgan, masks, patch, patch_segmentation, projected, projected_segmentation, rows",
-        ),
-        (
-            "loss.adversarial=vit", lambda recipe, _: build_adversarial_loss(recipe),
-            "bce, hinge, least_squares",
-        ),
-    ],
-)  # fmt: skip
-def test_an_unknown_part_is_answered_with_those_that_exist(tiny, override, build, known):
-    with pytest.raises(RecipeError, match=f"offers '{override.partition('=')[2]}'.*: {known}"):
-        build(tiny(override), Sizes(3, 1))
 
 
 def test_networks_that_no_machine_holds_are_refused_before_they_are_built(tiny, make_cohort):

@@ -9,7 +9,6 @@ from asyndgan.errors import RunError
 from asyndgan.models import Sizes, build_discriminator, condition_maps, pretrained
 from asyndgan.models.projected import features
 from asyndgan.recipe import Recipe
-from asyndgan.training.objective import Objective
 
 HEADS = ("discriminator.kind=projected", "image.size=32")
 SEGMENTS = ("discriminator.kind=projected_segmentation", "loss.segmentation=1", "image.size=32")
@@ -65,30 +64,6 @@ def test_a_verdict_depends_on_the_mask_a_segmentation_does_not_and_neither_on_ba
     assert one.segmentation.shape == (2, 3, 32, 32)
     alone = network(images[:1], maps[:1])
     torch.testing.assert_close(one.score[:1], alone.score, rtol=1e-4, atol=1e-4)
-
-
-def test_both_halves_of_a_cross_fitted_site_share_one_look(tiny, monkeypatch):
-    looks: list[int] = []
-    network = pretrained.pretrained("lite1", CPU)
-
-    def looking(name, device):
-        def look(images):
-            looks.append(len(images))
-            return network(images)
-
-        return look
-
-    monkeypatch.setattr("asyndgan.models.pretrained.pretrained", looking)
-    recipe = tiny(*SEGMENTS, "discriminator.cross_fitted=true")
-    objective = Objective(recipe, modalities=1, labels=3, space=(32, 32), seed=1)
-    halves = torch.tensor([0, 1])
-    verdict = objective.discriminator(images_of(), maps_of())
-    own = objective.discriminator(images_of(), maps_of(), halves)
-    assert looks == [2, 2]
-    one, other = objective.discriminator.get_submodule("networks").children()
-    both = [network(images_of(), maps_of()).score for network in (one, other)]
-    assert torch.equal(verdict.score, torch.minimum(*both))
-    torch.testing.assert_close(own.score, torch.stack([both[0][0], both[1][1]]))
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
