@@ -9,47 +9,11 @@ from asyndgan.privacy import Policy
 from asyndgan.privacy.deciding import write_policy
 from asyndgan.privacy.measured_recipes import ALIKE, FAMILY
 from asyndgan.privacy.policy import ASKED
-from asyndgan.reports.asked import costs, differences, leaving, purpose
+from asyndgan.reports.asked import leaving
 from asyndgan.runs import load_recipe
 from commands import asyndgan
 
 WIDE = ("discriminator.width=96", "training.steps=9000")
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("default", "images (all modalities that sites hold) of 64 x 64 pixels from label maps of "
-         "no patient, in 2"),
-        ("masks", "learns what patients' label maps look like"),
-    ],
-)  # fmt: skip
-def test_what_a_run_is_for_and_how_it_differs_from_the_nearest_recipe_is_said(name, said):
-    recipe = load_recipe(name, WIDE)
-    assert said in purpose(load_recipe(name))
-    near, changed = differences(recipe)
-    assert near == name
-    assert [(key, new) for key, new, _ in changed] == [
-        ("discriminator.width", "96"), ("training.steps", "9000"),
-    ]  # fmt: skip
-
-
-def test_answers_are_counted_in_all_and_for_each_patient_who_takes_part():
-    policy, recipe = (
-        first_policy("north", "measured"),
-        load_recipe("default", ["training.hold_out=0.25"]),
-    )
-    every, each = costs(recipe, policy, "north", patients=8, answered=600)
-    assert (every.asked, every.before) == ("2\u202f000", "600")
-    assert (each.of, each.asked, each.before, each.allowed) == (
-        "answers a patient (6 take part)", "333.3", "100", "700",
-    )  # fmt: skip
-    assert not every.beyond and not each.beyond
-    (*_, each) = costs(recipe, policy, "north", patients=4, answered=600)
-    assert each.beyond
-    assert [c.of for c in costs(recipe, policy, "n", patients=None, answered=0)] == [
-        "answers in all"
-    ]
 
 
 def test_what_leaves_follows_from_recipe_and_policy():

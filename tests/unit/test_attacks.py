@@ -62,24 +62,6 @@ def test_whose_images_a_first_step_saw_is_recognised_only_where_initial_weights_
     assert (truth < 0.6 * min(others)) is known_start
 
 
-def test_a_start_that_nobody_knows_is_another_one_each_time_with_the_same_weights(
-    tiny, make_cohort
-):
-    recipe = tiny("masks.release=false", "training.move=true")
-    cohort = make_cohort(recipe)
-    known = Site("north", cohort, recipe).objective.discriminator
-    own = [Site("north", cohort, recipe, policy=ANY).objective.discriminator for _ in range(2)]
-    for name, weights in known.named_parameters():
-        shuffled = [dict(one.named_parameters())[name] for one in own]
-        assert all(
-            torch.equal(one.sort().values, weights.flatten().sort().values)
-            for one in (each.flatten() for each in shuffled)
-        )
-    first = next(own[0].parameters())
-    assert not torch.equal(first, next(own[1].parameters()))
-    assert not torch.equal(first, next(known.parameters()))
-
-
 def test_what_disturbs_images_is_drawn_anew_at_each_start_and_kept_with_its_states(
     tiny, make_cohort, tmp_path
 ):

@@ -15,12 +15,11 @@ from asyndgan.runs import RunFolder
 from asyndgan.store import Cohort
 from asyndgan.store.case import Preparation
 from asyndgan.store.prepared import Case
-from asyndgan.training import Scope
 from asyndgan.training.checkpoint import read
 from asyndgan.training.optimiser import average_decay
 from asyndgan.training.segmentation import predict
 from lab.fedavg import average_weights, train_fedavg
-from lab.fedgan import _common_scope, _FedGan, _Party, train_fedgan
+from lab.fedgan import _common_scope, _FedGan, train_fedgan
 
 Sites = dict[str, Path]
 STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0,), (0.0,))
@@ -110,21 +109,6 @@ def test_a_round_of_fedgan_is_local_learning_and_then_the_mean_by_shares(
     for key, now in federation.average.state_dict().items():
         learned = networks[0][0].state_dict()[key]
         torch.testing.assert_close(now, kept * start[key] + (1 - kept) * learned)
-
-
-def test_a_site_that_stores_its_modalities_in_another_order_is_averaged_channel_by_channel(tiny):
-    recipe = tiny("image.size=32")
-    images, masks = torch.rand(4, 2, 32, 32), torch.randint(0, 2, (4, 32, 32))
-    labels = {0: "background", 1: "organ"}
-    cohorts = {
-        "north": Cohort(images, masks, modalities=["T1", "T2"], labels=labels),
-        "south": Cohort(images.flip(1), masks, modalities=["T2", "T1"], labels=labels),
-    }
-    scope = _common_scope(cohorts)
-    assert scope == Scope(("T1", "T2"), labels, (32, 32))
-    parties = [_Party(name, cohort, recipe, scope, CPU) for name, cohort in cohorts.items()]
-    seen = [party._in_order(party.cohort.batch(0, 4)).images.mean((0, 2, 3)) for party in parties]
-    torch.testing.assert_close(*seen)
 
 
 def test_sites_and_recipes_that_cannot_be_averaged_are_refused(tiny, phantoms, tmp_path):

@@ -140,33 +140,6 @@ def test_a_canary_shows_no_more_than_was_claimed_unless_a_bug_is_planted(tiny, k
     assert (shown_epsilon(tiny, kind) <= CLAIM) is (kind is PrivateDiscriminator)
 
 
-@pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_one_training_with_many_canaries_shows_noise_that_is_missing(tiny, noise):
-    """Half of 60 canaries take part by the toss of a coin; the attacker guesses who did."""
-    private = learner(tiny, PrivateDiscriminator if noise else NoNoise)
-    random = torch.Generator().manual_seed(3)
-    images = torch.rand(60, 1, 16, 16, generator=random).round() * 2 - 1
-    classes = torch.zeros(60, dtype=torch.int64)
-    takes_part = torch.rand(60, generator=random) < 0.5
-    alone = [private.clipped_sum(Batch(images[[i]], classes[[i]])) for i in range(60)]
-    each = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in alone])
-    before = torch.cat([p.detach().flatten() for p in private.parameters])
-    chosen = Batch(images[takes_part], classes[takes_part])
-    nothing = Batch(torch.zeros(1, 1, 16, 16), torch.zeros(1, dtype=torch.int64))
-    judged = private._score(private.discriminator, nothing.images, private.maps(nothing.conditions))
-    known = torch.autograd.grad(0.5 * private.adversarial.synthetic(judged), private.parameters)
-    private.learn(torch.optim.SGD(private.parameters, lr=1.0), chosen, nothing)
-    after = torch.cat([p.detach().flatten() for p in private.parameters])
-    moved = before - after - torch.cat([part.flatten() for part in known])
-    weights = torch.linalg.lstsq(each.T, moved[:, None]).solution[:, 0]
-    order = weights.argsort()
-    guesses = 20
-    correct = int(takes_part[order[-guesses // 2 :]].sum())
-    correct += int((~takes_part[order[: guesses // 2]]).sum())
-    shown = epsilon_of_guesses(correct, guesses, 60, delta=DELTA)
-    assert shown <= CLAIM if noise else shown > CLAIM
-
-
 def test_the_bound_of_guesses_is_where_luck_becomes_unlikely():
     """All of n right: (1 / (1 + exp(-epsilon))) ** n = 0.05."""
     shown = epsilon_of_guesses(100, 100, 100, delta=0.0)

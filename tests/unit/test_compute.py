@@ -106,15 +106,3 @@ def test_a_site_of_a_federation_keeps_a_choice_of_its_own(tiny, phantoms, tmp_pa
     assert set_up(setup, recipe).handler.recipe.training.precision == "bfloat16"
 
 
-def test_of_large_images_one_is_timed_for_all_of_a_batch(tiny, monkeypatch):
-    counts = []
-    monkeypatch.setattr(compute, "_step", lambda _, count, *__, judging: counts.append(count))
-    monkeypatch.setattr(compute, "_seconds", lambda choices, _: dict.fromkeys(choices, 1.0))
-    one, eight = (
-        compute.expected_seconds(
-            tiny("image.size=512", f"training.batch={batch}", "training.precision=float32"), 1, CPU
-        )
-        for batch in (1, 8)
-    )
-    assert counts == [1] * 4
-    assert eight == 8 * one

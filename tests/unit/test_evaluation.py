@@ -77,7 +77,7 @@ def trainings(monkeypatch, unplotted):
 
 
 def test_a_short_training_finds_the_parts_of_a_phantom():
-    budget = SegmentationBudget(steps=80, batch=4, width=6, rate=5e-3)
+    budget = SegmentationBudget(steps=40, batch=4, width=6, rate=1e-2)
     network = train_segmenter(phantoms(12), classes=3, budget=budget, seed=0)
     unseen = phantoms(4, 40)
     found = predict(network, torch.stack([case.image for case in unseen]))
@@ -131,27 +131,6 @@ def test_a_network_is_judged_without_what_none_of_its_cases_had(
     black = [bool((images[:, 1] == -1).all()) for images in seen.values()]
     assert black == [False, True, False]  # all real, north, south
     assert all(torch.equal(images[:, 0], seen[0][:, 0]) for images in seen.values())
-
-
-@pytest.mark.parametrize(
-    ("cases", "message"),
-    [
-        ([], "no cases"),
-        ([phantom("p", 0), replace(phantom("q", 1), modalities=("T2",))], "modalities"),
-        ([replace(phantom("p", 0), mask=torch.full((32, 32), 3))], "label 3"),
-        (
-            [
-                replace(
-                    phantom("p", 0), image=torch.zeros(1, 16, 16), mask=torch.zeros(16, 16).long()
-                )
-            ],
-            "multiples of 16 from 32",
-        ),
-    ],
-)
-def test_cases_that_do_not_fit_are_refused_by_name(cases, message):
-    with pytest.raises(DataError, match=message):
-        train_segmenter(cases, classes=3, budget=BUDGET, seed=0)
 
 
 def test_augmentation_moves_masks_with_images_and_stays_in_range():
@@ -328,9 +307,11 @@ def test_what_cannot_be_compared_is_said(data, tmp_path, change, message):
 
 
 def test_a_sites_gain_is_paired_by_patient_and_counts_those_with_the_label(
-    data, tmp_path, unplotted
+    data, tmp_path, unplotted, monkeypatch
 ):
-    data["budget"] = replace(BUDGET, steps=30)  # so that both networks find some of the heads
+    rows = iter(range(9))  # each network finds heads some rows farther down
+    found = lambda _, images: (images[:, 0] > -0.6).long().roll(next(rows), 1)  # noqa: E731
+    monkeypatch.setattr(bench, "predict", found)
     healthy = [replace(case, mask=case.mask * 0) for case in data["test"][:2]]  # one of 3 patients
     data["test"] = [*healthy, *data["test"][2:]]
     evaluation = evaluate(**data, out=tmp_path, targets=["head"], baselines=True)

@@ -85,21 +85,6 @@ def test_two_sets_of_one_kind_are_as_far_apart_as_the_floor(monkeypatch):
     assert between(synthetic, sites).mixture == pytest.approx(found.mixture, abs=1e-6)
 
 
-def test_images_that_are_the_real_ones_come_to_the_floor_and_not_below():
-    """Slices of a patient resemble each other: a reference that holds his others is no floor."""
-    cases = [
-        replace(
-            case, patient=f"p{number % 6}", image=(case.image + 0.1 * (number % 6)).clamp(-1, 1)
-        )
-        for number, case in enumerate(heads(30))
-    ]
-    sites = {"north": cases}
-    found = kids(cases, [f"north/{case.patient}" for case in cases], sites)
-    assert found.mixture == pytest.approx(found.floor)
-    assert found.of_sites["north"] == pytest.approx(found.floors["north"])
-    assert found.floor > 0
-
-
 @pytest.mark.parametrize("change", ["blurred", "without spots", "all one image"])
 def test_what_a_person_would_see_is_seen(change):
     cases = heads(40, 100)

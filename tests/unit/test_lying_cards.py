@@ -216,10 +216,13 @@ def test_a_site_that_comes_or_comes_back_with_a_share_above_all_others_is_told_o
     note, back = coordinator.events
     assert note == "south declares a share of 4.5036e+15, and counts for 75% from now on"
     assert back == "south is back, with its discriminator of step 2"
+    federation = three(tiny())
+    lie(federation, south={"share": 2.0**52})
     unasked = Coordinator.begin(
-        federation.recipe, federation.exchange, run="def", needed={"east", "north"}
+        federation.recipe, federation.exchange, run=RUN, needed={"east", "north"}
     )
-    assert unasked.events[0].startswith("south declares a share of 4.5036e+15")
+    (note,) = unasked.events
+    assert note.startswith("south declares a share of 4.5036e+15, and counts for 75%")
 
 
 def test_a_line_of_news_is_cut_where_a_cards_names_make_it_too_long(tiny, three):

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from asyndgan.judging.metrics import (
-    bootstrap_interval,
     prepared_spacing,
     score_patients,
     surface_distances,
@@ -89,15 +88,6 @@ def test_a_volume_is_scored_whole():
     assert of_slices["p"].dice == of_volume["p"].dice
     # The square that was not found is a slice away from the surface that was.
     assert of_volume["p"].hd95 == pytest.approx(9.0, abs=0.5)
-
-
-def test_an_interval_covers_the_spread_of_the_mean_and_repeats():
-    values = np.random.default_rng(1).normal(0.7, 0.1, 100).tolist()
-    low, high = bootstrap_interval(values)
-    assert (low, high) == bootstrap_interval(values)
-    # 1.96 standard errors of 0.01 on either side
-    assert high - low == pytest.approx(0.039, abs=0.008)
-    assert bootstrap_interval([*values, math.nan]) == (low, high)
 
 
 def test_an_interval_over_trainings_is_wider_the_more_generators_differ():

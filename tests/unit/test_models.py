@@ -4,7 +4,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from monai.networks import nets as monai
 from torch import nn
 
 from asyndgan.errors import RecipeError
@@ -17,11 +16,9 @@ from asyndgan.models import (
     draw_noise,
     site_noise,
 )
-from asyndgan.models.discriminators import PatchNetwork
 from asyndgan.models.generators import within_range
 from asyndgan.models.shifts import Disturbance, disturbed
-from asyndgan.models.topdown import softened
-from asyndgan.recipe import DiscriminatorSection, Recipe
+from asyndgan.recipe import Recipe
 from asyndgan.training import Site
 
 MakeRecipe = Callable[..., Recipe]
@@ -54,30 +51,6 @@ def discriminator_of(tiny: MakeRecipe, kind: str, space: tuple[int, ...]) -> nn.
     torch.manual_seed(0)
     recipe = tiny(f"discriminator.kind={kind}", "loss.segmentation=1")
     return build_discriminator(recipe, Sizes(3, 2, len(space)))
-
-
-def test_a_generator_paints_at_as_many_sizes_as_the_recipe_says(tiny):
-    keys = "image.size=32", "generator.kind=topdown", "generator.levels=3", "generator.noise=2"
-    generator = build_generator(tiny(*keys), Sizes(3, 1))
-    entered: list[int] = []
-    for level in generator.get_submodule("levels").children():
-        level.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0].shape[2]))
-    assert generator(maps_of("mask", (32, 32)), noise_of((32, 32))).shape == (2, 1, 32, 32)
-    assert entered == [8, 16, 32]
-
-
-def test_softened_maps_keep_their_mean_and_blur_every_border():
-    space = (8, 12, 10)
-    maps = torch.zeros(2, 3, *space)
-    maps[0, 1] = 1
-    maps[1, 2, 4:8, 4:8, 4:8] = 1
-    soft = softened(maps, 1.0)
-    torch.testing.assert_close(soft[0], maps[0])
-    assert soft[1, 2].sum().item() == pytest.approx(4**3, rel=0.01)
-    for axis in range(3):
-        across = soft[1, 2].movedim(axis, 0)[:, 5, 5]
-        assert 0 < across[3] < 0.4 < 0.5 < across[4] < across[5]
-    assert softened(maps, 0) is maps
 
 
 def test_a_pixel_that_became_white_in_bfloat16_can_become_dark_again():
@@ -176,23 +149,6 @@ def test_a_discriminator_judges_given_the_mask_finds_it_without_and_looks_at_no_
     alone = network(images[:1], maps[:1])
     torch.testing.assert_close(own.score[:1], alone.score, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(own.segmentation[:1], alone.segmentation, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("norm", ["instance", "layer"])
-@pytest.mark.parametrize("space", [(32, 32), (32, 32, 32)])
-def test_the_patch_network_is_monais_down_to_the_last_bit(space, norm):
-    named = {"instance": ("INSTANCE", {"affine": True}), "layer": ("GROUP", {"num_groups": 1})}
-    torch.manual_seed(0)
-    theirs = monai.PatchDiscriminator(
-        spatial_dims=len(space), channels=4, in_channels=3, num_layers_d=3, norm=named[norm]
-    )
-    torch.manual_seed(0)
-    ours = PatchNetwork(len(space), 3, DiscriminatorSection(width=4, layers=3, norm=norm))
-    images = torch.rand(2, 3, *space)
-    first, second = (network.state_dict() for network in (ours, theirs))
-    assert list(first) == list(second)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert all(map(torch.equal, ours(images), theirs(images)))
 
 
 @pytest.mark.parametrize("kind", GENERATORS)

@@ -39,7 +39,7 @@ MakeRecipe = Callable[..., Recipe]
 CLASSES = ("condition.kind=class", "generator.kind=topdown", "masks.release=false")
 PRIVATE = (*CLASSES, "privacy.kind=discriminator", "privacy.patients=3")
 DELTA = 1e-5
-ASKS = Policy.from_toml("[privacy]\nepsilon = 5.0")
+ASKS = Policy.from_toml("[privacy]\nepsilon = 1.0")
 
 
 @pytest.mark.parametrize(("noise", "rate", "uses"), [(1.0, 0.01, 1000), (10.0, 1.0, 50)])
@@ -60,10 +60,10 @@ def test_mechanisms_of_different_runs_add_up():
 
 
 def test_a_budget_is_used_to_its_last_step_and_no_further():
-    mechanism = Mechanism(2.0, 0.1)
-    most = most_uses({}, mechanism, epsilon=3.0, delta=DELTA)
-    assert epsilon_of({mechanism: most}, DELTA) <= 3.0 < epsilon_of({mechanism: most + 1}, DELTA)
-    assert most_uses({mechanism: most}, mechanism, epsilon=3.0, delta=DELTA) == 0
+    mechanism = Mechanism(4.0, 0.25)
+    most = most_uses({}, mechanism, epsilon=1.0, delta=DELTA)
+    assert epsilon_of({mechanism: most}, DELTA) <= 1.0 < epsilon_of({mechanism: most + 1}, DELTA)
+    assert most_uses({mechanism: most}, mechanism, epsilon=1.0, delta=DELTA) == 0
     rare = Mechanism(1.0, 0.001)  # where exactness would cost minutes
     most = most_uses({}, rare, epsilon=1.0, delta=DELTA)
     assert most > 10_000
@@ -71,11 +71,11 @@ def test_a_budget_is_used_to_its_last_step_and_no_further():
 
 
 def test_what_is_spent_is_written_before_it_is_used_and_never_comes_back(tmp_path):
-    path, mechanism = tmp_path / "privacy.json", Mechanism(2.0, 0.1)
-    most = most_uses({}, mechanism, epsilon=3.0, delta=DELTA)
-    Account(path, mechanism, epsilon=3.0, delta=DELTA).charge(most - 1)
-    again = Account(path, mechanism, epsilon=3.0, delta=DELTA)  # after a crash, or a roll-back
-    assert 0 < again.epsilon() <= 3.0
+    path, mechanism = tmp_path / "privacy.json", Mechanism(4.0, 0.25)
+    most = most_uses({}, mechanism, epsilon=1.0, delta=DELTA)
+    Account(path, mechanism, epsilon=1.0, delta=DELTA).charge(most - 1)
+    again = Account(path, mechanism, epsilon=1.0, delta=DELTA)  # after a crash, or a roll-back
+    assert 0 < again.epsilon() <= 1.0
     with pytest.raises(PolicyError, match="budget is spent"):
         again.charge(2)
     again.charge(1)
@@ -84,9 +84,9 @@ def test_what_is_spent_is_written_before_it_is_used_and_never_comes_back(tmp_pat
 
 
 def test_the_shown_epsilon_is_never_below_the_spent_one():
-    mechanism = Mechanism(2.0, 0.2)
+    mechanism = Mechanism(4.0, 0.25)
     account = Account(None, mechanism, epsilon=None, delta=DELTA)
-    for uses in (1, 3, 20, 1, 1, 200):
+    for uses in (1, 3, 20, 1, 30):
         account.charge(uses)
         assert account.epsilon() >= epsilon_of(account.spent, DELTA) - 1e-9
 
@@ -236,22 +236,22 @@ def judged(site: Site, step: int) -> Any:
 
 
 def test_a_private_sites_ledger_says_what_was_spent(tiny, tmp_path):
-    recipe = tiny(*PRIVATE, "privacy.updates=2", "privacy.noise=2")
+    recipe = tiny(*PRIVATE, "privacy.updates=2", "privacy.noise=4")
     site = opened(recipe, tmp_path, ASKS)
     answers = [judged(site, step) for step in range(3)]
     # The loss on real images would say something of who was drawn.
     assert all(set(each.losses) == {"adversarial", "discriminator_synthetic"} for each in answers)
     site.release.close()
     entries = [e for e in read(tmp_path / "ledger.jsonl") if e.kind == "judgement"]
-    spent = [epsilon_of({Mechanism(2.0, 0.25): 2 * step}, DELTA) for step in (1, 2, 3)]
+    spent = [epsilon_of({Mechanism(4.0, 0.25): 2 * step}, DELTA) for step in (1, 2, 3)]
     for entry, least in zip(entries, spent, strict=True):
-        assert entry.epsilon is not None and least - 1e-9 <= entry.epsilon <= 5.0
-        assert (entry.noise, entry.delta) == (2.0, DELTA)
+        assert entry.epsilon is not None and least - 1e-9 <= entry.epsilon <= 1.0
+        assert (entry.noise, entry.delta) == (4.0, DELTA)
 
 
 def test_a_policy_check_counts_what_the_sites_books_say_was_spent(tiny, tmp_path):
-    recipe = tiny(*PRIVATE, "privacy.updates=2", "privacy.noise=4", "training.steps=300")
-    policy = Policy.from_toml("[privacy]\nepsilon = 8.0\n[allows]\nmost_answers = 302")
+    recipe = tiny(*PRIVATE, "privacy.noise=4", "training.steps=9")
+    policy = Policy.from_toml("[privacy]\nepsilon = 1.0\n[allows]\nmost_answers = 11")
     site = opened(recipe, tmp_path / "books", policy)
     for step in range(3):
         judged(site, step)
@@ -266,18 +266,18 @@ def test_a_policy_check_counts_what_the_sites_books_say_was_spent(tiny, tmp_path
 
     books = ["--records", str(tmp_path / "books")]
     rate = recipe.privacy.patients / 12
-    for more, uses in (([], 600), (books, 606)):
+    for more, uses in (([], 9), (books, 12)):
         code, output = told(policy.to_toml(), *more)
         assert code == 0
         assert f"epsilon {epsilon_of({Mechanism(4.0, rate): uses}, DELTA):.2f}" in output
-        assert ("would stop after 299 more answers: it has given 3" in output) == bool(more)
+        assert ("would stop after 8 more answers: it has given 3" in output) == bool(more)
     code, output = told("[privacy]\nepsilon = 0.01")
     assert code == 1 and "its first step spends more than is left of epsilon 0.01" in output
     code, output = told("[allows]\nmost_answers = 3", *books)
     assert code == 1 and "it has answered 3 times; its policy allows 3 answers in all" in output
     (tmp_path / "books/privacy.json").write_text("[]")
     code, output = told(policy.to_toml(), *books)
-    assert code == 1 and "shows 6 uses of private mechanisms, the account only 0" in output
+    assert code == 1 and "shows 3 uses of private mechanisms, the account only 0" in output
     code, output = told(policy.to_toml(), "--records", str(tmp_path))
     assert code == 1 and "no ledger.jsonl" in output
 
@@ -349,9 +349,9 @@ def test_what_a_site_has_charged_stays_charged_if_it_dies_before_it_answers(
 
 
 def test_a_site_whose_budget_is_spent_answers_no_more_even_if_it_starts_again(tiny, tmp_path):
-    recipe = tiny(*PRIVATE, "privacy.noise=1.5")
-    policy = Policy.from_toml("[privacy]\nepsilon = 2.2")
-    most = most_uses({}, Mechanism(1.5, 0.25), epsilon=2.2, delta=DELTA)
+    recipe = tiny(*PRIVATE, "privacy.noise=4")
+    policy = Policy.from_toml("[privacy]\nepsilon = 0.5")
+    most = most_uses({}, Mechanism(4.0, 0.25), epsilon=0.5, delta=DELTA)
     assert 1 < most < 6
     site = opened(recipe, tmp_path, policy)
     for step in range(most):
@@ -364,7 +364,7 @@ def test_a_site_whose_budget_is_spent_answers_no_more_even_if_it_starts_again(ti
 
 
 def test_public_conditions_do_not_depend_on_the_patients(tiny):
-    recipe = tiny(*PRIVATE, "privacy.noise=2", "training.batch=64")
+    recipe = tiny(*PRIVATE, "privacy.noise=4", "training.batch=64")
     drawn = [opened(recipe, None, ASKS, seed)._conditions() for seed in (0, 1)]
     assert torch.equal(*drawn)
     assert drawn[0].unique().tolist() == [0, 1, 2]
@@ -455,7 +455,7 @@ def test_a_patient_who_is_there_or_not_moves_nobody_in_or_out():
 @pytest.mark.parametrize("left", ["policies", "privacy.json"])
 def test_a_site_whose_ledger_was_taken_away_does_not_begin_another(tiny, tmp_path, left):
     """It would have forgotten its answers, of which a policy may allow only so many."""
-    recipe = tiny(*PRIVATE, "privacy.noise=2")
+    recipe = tiny(*PRIVATE, "privacy.noise=4")
     site = opened(recipe, tmp_path, ASKS)
     judged(site, 0)
     site.release.close()
@@ -473,7 +473,7 @@ def test_a_site_whose_ledger_was_taken_away_does_not_begin_another(tiny, tmp_pat
 def test_a_use_that_could_not_be_written_is_neither_charged_nor_in_the_ledger(
     tiny, tmp_path, monkeypatch
 ):
-    recipe = tiny(*PRIVATE, "privacy.noise=2")
+    recipe = tiny(*PRIVATE, "privacy.noise=4")
     site = opened(recipe, tmp_path, ASKS)
     judged(site, 0)
 
@@ -490,7 +490,7 @@ def test_a_use_that_could_not_be_written_is_neither_charged_nor_in_the_ledger(
 
 
 def test_an_account_put_back_by_a_single_use_is_found(tiny, tmp_path):
-    recipe = tiny(*PRIVATE, "privacy.noise=2")
+    recipe = tiny(*PRIVATE, "privacy.noise=4")
     site = opened(recipe, tmp_path, ASKS)
     judged(site, 0)
     site.release.close()
@@ -502,7 +502,7 @@ def test_an_account_put_back_by_a_single_use_is_found(tiny, tmp_path):
 
 
 def test_what_left_without_privacy_is_not_forgotten(tiny, tmp_path):
-    private = tiny(*PRIVATE, "privacy.noise=2")
+    private = tiny(*PRIVATE, "privacy.noise=4")
     site = opened(tiny(*CLASSES), tmp_path / "answers", SIMULATION)
     judged(site, 0)
     site.release.close()
@@ -510,10 +510,10 @@ def test_what_left_without_privacy_is_not_forgotten(tiny, tmp_path):
         opened(private, tmp_path / "answers", ASKS)
     masks = tiny(
         "privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false",
-        "privacy.noise=2", "wire.feedback=float16",
+        "privacy.noise=4", "wire.feedback=float16",
     )  # fmt: skip
     open_ = Policy.from_toml(
-        "[privacy]\nepsilon = 5.0\nunprotected_masks = true\n[leaves]\nmasks = 'transient'"
+        "[privacy]\nepsilon = 1.0\nunprotected_masks = true\n[leaves]\nmasks = 'transient'"
     )
     for _ in range(2):  # a card, with the masks of its first batch, which this policy lets out
         opened(masks, tmp_path / "masks", open_).release.close()
@@ -527,7 +527,7 @@ def test_noise_that_no_policy_asks_for_leaves_feedback_bare_and_is_charged(
 ):
     recipe = tiny(*PRIVATE, f"privacy.noise={noise}")
     judge = Judge(run="1f", step=0, batch=0, images=torch.zeros(2, 1, 16, 16))
-    open_, limit = "[allows]\nunmeasured = true\nfewest_patients = 1", "[privacy]\nepsilon = 5.0"
+    open_, limit = "[allows]\nunmeasured = true\nfewest_patients = 1", "[privacy]\nepsilon = 1.0"
     found = []
     for text in (open_, limit):
         endpoint = Endpoint(opened(recipe, tmp_path, Policy.from_toml(text)), limit=2**20)

@@ -9,7 +9,6 @@ import torch
 
 from asyndgan.cli.options import parsed_sites
 from asyndgan.errors import DataError, RecipeError, RunError
-from asyndgan.export.writing import copy_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names
@@ -133,13 +132,6 @@ while sender.is_alive() or not told():
     pass
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
-
-
-def test_a_pipe_in_a_folder_that_is_copied_is_refused_and_not_waited_for(tmp_path):
-    (tmp_path / "run").mkdir()
-    os.mkfifo(tmp_path / "run" / "pipe")
-    with pytest.raises(DataError, match=r"pipe: is a folder, a pipe or a device"):
-        copy_folder(tmp_path / "run", tmp_path / "copy")
 
 
 def test_a_run_with_a_folder_that_cannot_be_read_is_refused_as_it_could_hold_a_link(
