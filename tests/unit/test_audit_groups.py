@@ -17,9 +17,8 @@ from asyndgan.auditing.groups import (
     sites_of,
 )
 from asyndgan.auditing.membership import Attack, holm
-from asyndgan.store import Case, Preparation
+from asyndgan.store import Case
 
-PREPARED = Preparation((16, 16), (1.0, 1.0), (16, 16), (0, 0), (1.0,), (0.0,))
 BRIGHTNESS = {"north": -0.2, "south": 0.2, "abroad": 0.6}
 
 
@@ -32,7 +31,7 @@ def patients(names: Sequence[str], brightness: float, seed: int) -> list[Case]:
         image = (mean + 0.2 * torch.randn(1, 16, 16, generator=random)).clamp(-1, 1)
         mask = torch.zeros(16, 16, dtype=torch.int64)
         mask[2 : int(torch.randint(6, 12, (1,), generator=random)), 2:10] = 1
-        cases.append(Case(name, name, image, mask, ("T1",), PREPARED))
+        cases.append(Case.drawn(name, image, mask, ("T1",)))
     return cases
 
 

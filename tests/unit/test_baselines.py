@@ -13,7 +13,6 @@ from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.store import Cohort
-from asyndgan.store.case import Preparation
 from asyndgan.store.prepared import Case
 from asyndgan.training.checkpoint import read
 from asyndgan.training.optimiser import average_decay
@@ -22,14 +21,13 @@ from lab.fedavg import average_weights, train_fedavg
 from lab.fedgan import _common_scope, _FedGan, train_fedgan
 
 Sites = dict[str, Path]
-STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0,), (0.0,))
 
 
 def disc(patient: str, row: int) -> Case:
     """A bright disc on black."""
     rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     mask = ((rows - row) ** 2 + (columns - 16) ** 2 < 40).long()
-    return Case(patient, patient, mask[None] * 1.6 - 0.8, mask, ("T1",), STORED)
+    return Case.drawn(patient, mask[None] * 1.6 - 0.8, mask, ("T1",))
 
 
 def test_sites_learn_one_network_by_averaging_by_their_numbers_of_cases(monkeypatch):

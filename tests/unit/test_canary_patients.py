@@ -145,5 +145,3 @@ def test_the_bound_of_guesses_is_where_luck_becomes_unlikely():
     shown = epsilon_of_guesses(100, 100, 100, delta=0.0)
     assert (1 / (1 + math.exp(-shown))) ** 100 == pytest.approx(0.05, rel=0.01)
     assert epsilon_of_guesses(100, 100, 100, delta=1e-3) < shown
-
-

@@ -26,13 +26,12 @@ from asyndgan.painting.translation import (
     translated,
 )
 from asyndgan.recipe import ImageSection
-from asyndgan.store import Case, Preparation
+from asyndgan.store import Case
 from asyndgan.store.plan import levels_of, shared_modalities
 from asyndgan.store.prepare import blanked
 from lab.completion_scores import nearness
 from reading import read_cases
 
-GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
 NAMES = ("T1", "T2")
 
 
@@ -47,7 +46,8 @@ def cases(count: int, seed: int = 0) -> list[Case]:
         mask[8:24, 8:24] = 1
         second = -first + 0.4 * mask
         image = torch.stack([first, second])
-        made.append(Case(f"c{number}", f"p{number % 3}", image, mask, NAMES, GRID))
+        case = Case.drawn(f"c{number}", image, mask, NAMES)
+        made.append(replace(case, patient=f"p{number % 3}"))
     return made
 
 

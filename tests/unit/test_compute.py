@@ -104,5 +104,3 @@ def test_a_site_of_a_federation_keeps_a_choice_of_its_own(tiny, phantoms, tmp_pa
     assert set_up(setup, recipe).handler.recipe.training.precision == "bfloat16"
     monkeypatch.setattr("asyndgan.engines.setup.measured_precision", pytest.fail)
     assert set_up(setup, recipe).handler.recipe.training.precision == "bfloat16"
-
-

@@ -12,7 +12,6 @@ from asyndgan.judging import bench, compare
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.table import Evaluation
 from asyndgan.models.segmentation_budget import SegmentationBudget
-from asyndgan.store.case import Preparation
 from asyndgan.store.prepare import blanked
 from asyndgan.store.prepared import Case
 from asyndgan.training.segmentation import SegmentationTraining, augment, predict, train_segmenter
@@ -20,7 +19,6 @@ from lab.levelling import levelled_off
 
 BUDGET = SegmentationBudget(steps=3, batch=2, width=4)
 LABELS = {"background": 0, "head": 1, "lesion": 2}
-STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0,), (0.0,))
 
 
 def phantom(patient, seed):
@@ -32,7 +30,7 @@ def phantom(patient, seed):
     mask = (distance < 100).long() + (distance < 16).long()
     image = torch.tensor([-1.0, -0.2, 0.7])[mask][None]
     image = (image + 0.05 * torch.randn(1, 32, 32, generator=generator)).clamp(-1, 1)
-    return Case(f"{patient}_{seed}", patient, image, mask, ("T1",), STORED)
+    return replace(Case.drawn(f"{patient}_{seed}", image, mask, ("T1",)), patient=patient)
 
 
 def phantoms(count, first=0):

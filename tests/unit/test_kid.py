@@ -8,11 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from asyndgan.store import Case
-from asyndgan.store.case import Preparation
 from lab.kid import apart_from_real, features, features_of, kid
 from lab.kids import Kids, kids
-
-STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
 
 
 def heads(count: int, first: int = 0) -> list[Case]:
@@ -28,7 +25,7 @@ def heads(count: int, first: int = 0) -> list[Case]:
         noise = 0.05 * torch.randn(2, 32, 32, generator=random)
         levels = torch.tensor([[-1.0, -0.2, 0.1], [-1.0, 0.0, 0.8]])
         image = (levels[:, mask] + noise).clamp(-1, 1)
-        cases.append(Case(f"p{seed}", f"p{seed}", image, mask, ("T1", "T2"), STORED))
+        cases.append(Case.drawn(f"p{seed}", image, mask, ("T1", "T2")))
     return cases
 
 

@@ -93,5 +93,3 @@ def test_a_patient_without_a_label_gets_the_lowest_score(groups):
     (scores,) = mask_scores([*members, empty], others, moved_once(members))
     for own in scores.values():
         assert own["empty"] == min(own.values()) and len(own) == 25
-
-

@@ -103,5 +103,3 @@ def test_an_interval_over_trainings_is_wider_the_more_generators_differ():
     far = 0.09 * math.sqrt(3 / 2)
     assert (low, high) == pytest.approx((0.9 - far, 0.9 + far), abs=0.001)
     assert (low, high) == ratio_over_trainings(differing, real)
-
-

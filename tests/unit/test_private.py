@@ -28,7 +28,7 @@ from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.store import Batch, Case, Cohort, Preparation
+from asyndgan.store import Batch, Case, Cohort
 from asyndgan.store.splits import hold_out_of
 from asyndgan.training import Site
 from asyndgan.training import private as training_private
@@ -103,11 +103,7 @@ def private(tiny: MakeRecipe, *overrides: str) -> PrivateDiscriminator:
 
 
 def case_of(patient: str) -> Case:
-    return Case(
-        name=patient, patient=patient, image=torch.zeros(1, 2, 2), mask=torch.zeros(2, 2).long(),
-        modalities=("T1",), preparation=Preparation((2, 2), (1.0, 1.0), (2, 2), (0, 0), (1.0,),
-                                                    (0.0,)),
-    )  # fmt: skip
+    return Case.drawn(patient, torch.zeros(1, 2, 2), torch.zeros(2, 2).long(), ("T1",))
 
 
 def batch(count: int, seed: int = 1) -> Batch:
@@ -233,6 +229,13 @@ def judged(site: Site, step: int) -> Any:
     images = torch.zeros(2, 1, 16, 16)
     answer = site.handle(Judge(run="1f", step=step, batch=site.next_batch, images=images))
     return unpack(answer.payload, ANSWERS, limit=2**20)
+
+
+def once(recipe: Recipe, folder: Path, policy: Policy) -> None:
+    """A site that answers one step and ends."""
+    site = opened(recipe, folder, policy)
+    judged(site, 0)
+    site.release.close()
 
 
 def test_a_private_sites_ledger_says_what_was_spent(tiny, tmp_path):
@@ -456,9 +459,7 @@ def test_a_patient_who_is_there_or_not_moves_nobody_in_or_out():
 def test_a_site_whose_ledger_was_taken_away_does_not_begin_another(tiny, tmp_path, left):
     """It would have forgotten its answers, of which a policy may allow only so many."""
     recipe = tiny(*PRIVATE, "privacy.noise=4")
-    site = opened(recipe, tmp_path, ASKS)
-    judged(site, 0)
-    site.release.close()
+    once(recipe, tmp_path, ASKS)
     opened(recipe, tmp_path, ASKS).release.close()  # with its ledger it goes on
     for name in ("ledger.jsonl", "ledger.head"):
         (tmp_path / name).unlink()
@@ -491,9 +492,7 @@ def test_a_use_that_could_not_be_written_is_neither_charged_nor_in_the_ledger(
 
 def test_an_account_put_back_by_a_single_use_is_found(tiny, tmp_path):
     recipe = tiny(*PRIVATE, "privacy.noise=4")
-    site = opened(recipe, tmp_path, ASKS)
-    judged(site, 0)
-    site.release.close()
+    once(recipe, tmp_path, ASKS)
     account = tmp_path / "privacy.json"
     (row,) = json.loads(account.read_text())
     account.write_text(json.dumps([row | {"uses": row["uses"] - 1}]))
@@ -503,9 +502,7 @@ def test_an_account_put_back_by_a_single_use_is_found(tiny, tmp_path):
 
 def test_what_left_without_privacy_is_not_forgotten(tiny, tmp_path):
     private = tiny(*PRIVATE, "privacy.noise=4")
-    site = opened(tiny(*CLASSES), tmp_path / "answers", SIMULATION)
-    judged(site, 0)
-    site.release.close()
+    once(tiny(*CLASSES), tmp_path / "answers", SIMULATION)
     with pytest.raises(PolicyError, match="left without privacy"):
         opened(private, tmp_path / "answers", ASKS)
     masks = tiny(
