@@ -11,8 +11,6 @@ from torch import nn
 from asyndgan.models import Sizes, arithmetic, build_discriminator, build_generator
 from asyndgan.models.layout import ImageNorm
 from asyndgan.recipe import Recipe
-from asyndgan.runs import load_recipe
-from asyndgan.training.optimiser import adam
 
 
 def plain(network: nn.Module) -> nn.Module:
@@ -27,9 +25,8 @@ def plain(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("kind", ["resnet", "topdown"])
-def test_a_generator_with_channels_last_paints_and_learns_the_same(kind):
-    parts = [f"generator.kind={kind}", "generator.width=8"]
+def test_a_generator_with_channels_last_paints_and_learns_the_same():
+    parts = ["generator.kind=topdown", "generator.width=8"]
     recipe = Recipe.from_toml("", parts)
     torch.manual_seed(0)
     generator = build_generator(recipe, Sizes(3, 2)).double()
@@ -82,35 +79,6 @@ def test_volumes_have_the_same_gradients_in_bfloat16_but_for_rounding():
         loss = verdict.score.float().mean() + verdict.segmentation.float().square().mean()
         gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
         assert max(float(own.abs().max()) for own in gradients if own is not None) < 1e3
-
-
-def test_every_norm_has_channels_last_whatever_a_network_does_before_it():
-    recipe = load_recipe("paper", ["generator.blocks=2"])
-    generator = build_generator(recipe, Sizes(3, 1))
-    seen = []
-    for module in generator.modules():
-        if isinstance(module, ImageNorm):
-            module.register_forward_hook(lambda *given: seen.append(given[-1]))
-    generator(torch.rand(2, 3, 32, 32), torch.zeros(2, 0, 32, 32))
-    assert seen
-    assert all(maps.is_contiguous(memory_format=torch.channels_last) for maps in seen)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_optimiser_pairs_gradients_with_weights_however_they_lie_in_memory(layout):
-    torch.manual_seed(0)
-    networks = [nn.Conv2d(3, 4, 3) for _ in range(2)]
-    networks[0].to(memory_format=layout)
-    networks[1].load_state_dict(networks[0].state_dict())
-    own = adam(networks[0], 0.1)
-    torchs = torch.optim.Adam(networks[1].parameters(), lr=0.1, betas=own.param_groups[0]["betas"])
-    for _ in range(3):
-        gradient = torch.randn(4, 3, 3, 3)
-        networks[0].weight.grad = gradient.contiguous(memory_format=torch.channels_last)
-        networks[1].weight.grad = gradient.clone()
-        own.step()
-        torchs.step()
-    torch.testing.assert_close(networks[0].weight, networks[1].weight)
 
 
 def test_networks_are_built_and_trained_without_importing_what_takes_longer_than_torch_itself():

@@ -1,7 +1,5 @@
 """The toy problems behind docs/theory.md measure what that page says they do."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -49,15 +47,3 @@ def test_what_is_painted_like_the_truth_diverges_from_it_by_nothing_and_grey_doe
 
     assert divergence(lambda masks, _: mixture.real(masks, random)) < 0.002
     assert divergence(lambda masks, _: torch.zeros(masks.shape)) > 0.5
-
-
-def test_the_picture_of_the_second_table_shows_its_ratios_and_their_intervals(monkeypatch):
-    shown: dict[str, Any] = {}
-    monkeypatch.setattr(
-        mixture, "plot_ratios", lambda found, sites, most: shown.update(found, sites=sites) or b""
-    )
-    row = ["16", "0.05", "0.05", "1.15", "1.00 to 1.37", "0.07", "1.48", "1.24 to 1.84"]
-    mixture.picture_of([row])
-    assert shown == {
-        "sum of feedback": [(1.15, 1.0, 1.37)], "FedGAN": [(1.48, 1.24, 1.84)], "sites": [16],
-    }  # fmt: skip

@@ -111,16 +111,6 @@ def test_one_remedy_leaves_no_fault_that_was_not_told_before(words):
         assert {*str(error).splitlines()} < {*before}
 
 
-def test_two_violated_rules_are_both_told():
-    with pytest.raises(RecipeError) as caught:
-        Recipe.from_toml("", ["image.axis=sagittal", "loss.mismatch=1", "training.batch=1"])
-    first, *faults = str(caught.value).splitlines()
-    assert first == "recipe 'unnamed':"
-    assert len(faults) == 2
-    assert all(any(is_told(rule_of(key), fault) for fault in faults) for key in (
-        "training.flip mirrors", "loss.mismatch tells an image"))  # fmt: skip
-
-
 @given(
     st.lists(
         st.sampled_from(
