@@ -177,6 +177,21 @@ def test_listed_files_that_are_missing_or_of_another_format_are_faults(tmp_path:
         list(read_cases(folder))
 
 
+def test_listed_masks_are_painted_from_without_images_and_none_is_left_out(tmp_path: Path) -> None:
+    folder = listed(tmp_path / "a")
+    (folder / "one/ann-1.png").unlink()
+    assert [case.name for case in read_masks(folder)] == ["ann", "ben"]
+    (folder / "two/ben-mask.png").unlink()
+    with pytest.raises(DataError, match=r"ben-mask.*is no file"):
+        list(read_masks(folder))
+    table = json.loads((folder / "dataset.json").read_text())
+    for files in table["dataset"].values():
+        del files["label"]
+    described(folder, **table)
+    with pytest.raises(DataError, match="without masks"):
+        list(read_masks(folder))
+
+
 @pytest.mark.parametrize(
     "place",
     ["../b.png", "/etc/b.png", "a/../../b.png", "", "a\nb.png", "\ud800.png", "b/" * 300],
