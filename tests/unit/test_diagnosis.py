@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from asyndgan.store import Case, Preparation
+from lab import diagnosis
 from lab.diagnosis import BORDER, diagnose
 
 LABELS = {"background": 0, "disc": 1}
@@ -29,8 +30,13 @@ def repainted(cases: list[Case], change) -> list[Case]:
     return [replace(case, image=change(case)) for case in cases]
 
 
+@pytest.fixture(autouse=True)
+def _told_by_few_steps(monkeypatch):
+    monkeypatch.setattr(diagnosis, "TELLING_STEPS", 60)
+
+
 def test_images_of_the_same_distribution_are_hard_to_tell_and_cover_each_other():
-    real = discs(120)
+    real = discs(80)
     grain = torch.Generator().manual_seed(9)
     same = repainted(
         real, lambda case: 0.2 * torch.randn(1, 32, 32, generator=grain) + 0.5 * case.mask - 0.3
@@ -47,7 +53,7 @@ def test_images_of_the_same_distribution_are_hard_to_tell_and_cover_each_other()
 
 
 def test_a_generator_that_ignores_its_noise_is_seen_by_components_and_neighbours():
-    real = discs(120)
+    real = discs(80)
     typical = torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(1))
     collapsed = repainted(real, lambda case: typical + 0.02 * case.mask)
 

@@ -100,7 +100,8 @@ def evaluation(*labels: str, **dice: Any) -> Evaluation:
         for label in labels or ("lesion",)
         for model, own in scores.items()
     )
-    return Evaluation("", rows, scores, seeds=(0,))
+    seeds = tuple(range(len(next(iter(scores["synthetic"].values())))))
+    return Evaluation("", rows, scores, seeds=seeds)
 
 
 def shown(
