@@ -35,13 +35,6 @@ def test_an_argument_of_another_type_or_range_is_named(name, argument, value):
     assert not any(word in said for word in ("instance", "valid", "pydantic", "Input"))
 
 
-def test_an_error_names_arguments_and_no_options(phantoms, tmp_path):
-    with pytest.raises(AsyndganError) as caught:
-        asyndgan.generate("nuclei", tmp_path / "set", like=phantoms["north"])
-    assert "Name with like the data set of a site" in str(caught.value)
-    assert "--" not in str(caught.value)
-
-
 def test_a_call_without_sites_names_what_is_missing(tmp_path):
     with pytest.raises(AsyndganError, match="there is no site to train with"):
         asyndgan.train("demo", {}, tmp_path / "run")

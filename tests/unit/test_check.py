@@ -66,16 +66,6 @@ def stops(folder: Path) -> DataFileError:
     return fault
 
 
-def test_the_table_counts_what_is_there(folder: Path) -> None:
-    rows = dict(check_folder(folder).rows)
-    assert rows["cases"] == "3 (3 with a mask)"
-    assert rows["patients"] == "1"
-    assert rows["modalities"] == "T1, T2"
-    assert rows["size"] == "16 x 16"
-    assert rows["label 1 lesion"].endswith("in 3 cases")
-    assert "intensity T2" in rows
-
-
 def picture(size: tuple[int, int] = (16, 16), value: int = 0, kind: str = "L") -> bytes:
     content = io.BytesIO()
     Picture.new(kind, size, value).save(content, "PNG")
@@ -186,17 +176,6 @@ def test_every_fault_is_collected(folder: Path) -> None:
     assert len(check_folder(folder).faults) == 5
 
 
-@pytest.mark.parametrize("labels", [LABELS | {"ignore": 2}, ["background", "lesion"]])
-def test_a_fault_of_labels_alone_brings_none_of_the_pictures(
-    labels: object, tmp_path: Path
-) -> None:
-    channels = {name: np.arange(256.0).reshape(16, 16) for name in "RGB"}
-    cases = [RawCase("ann", "ann", channels, np.eye(16, dtype=int))]
-    write_dataset(tmp_path / "a", cases, modalities="RGB", labels=LABELS, name="rgb")
-    set_json(tmp_path / "a", labels=labels)
-    assert only_fault(tmp_path / "a").file.name == "dataset.json"
-
-
 def test_nothing_on_disk_is_changed(folder: Path) -> None:
     (folder / "imagesTr/ann_s0_0000.png").write_bytes(b"")
 
@@ -221,16 +200,6 @@ def test_modalities_that_only_capitals_tell_apart_are_named(folder: Path, tmp_pa
     assert not named_alike(["grade 1.1", "grade 11", "T1.5", "T15"])
 
 
-@pytest.mark.parametrize("name", ["le_sion"])
-def test_labels_that_only_capitals_tell_apart_are_named(
-    name: str, folder: Path, tmp_path: Path
-) -> None:
-    south = data_set(tmp_path / "south", "bob")
-    set_json(south, labels={"background": 0, name: 2, "organ": 1})
-    reasons = [fault.reason for fault in compare_folders(list(map(check_folder, (folder, south))))]
-    assert f"label '{name}' here is 'lesion' in {folder}" in reasons
-
-
 def run(*arguments: object, columns: int = 80) -> tuple[int, str]:
     app = typer.Typer()
     app.command()(check)
@@ -238,17 +207,6 @@ def run(*arguments: object, columns: int = 80) -> tuple[int, str]:
     words = [str(argument) for argument in (*arguments, *one_network)]
     result = CliRunner().invoke(app, words, env={"COLUMNS": str(columns)})
     return result.exit_code, result.output + str(result.exception)
-
-
-def test_a_folder_that_cannot_be_planned_has_a_fault_though_no_file_has(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unplanned(*_: object) -> None:
-        raise DataFileError(folder, "holds figures that no scanner stores", "Check spacings.")
-
-    monkeypatch.setattr("asyndgan.runs.planned.planned", unplanned)
-    status, output = run(folder, columns=300)
-    assert status == 1 and "1 fault." in output and "Check spacings." in output
 
 
 def test_a_damaged_file_leaves_sound_folders_free_of_faults(folder: Path, tmp_path: Path) -> None:
@@ -274,17 +232,6 @@ def test_the_command_compares_folders_with_each_other_and_with_the_test_set(
     assert "Between the folders" in output
     status, _ = run(folder, "--test", data_set(tmp_path / "test"))
     assert status == 1
-
-
-def test_the_command_does_not_pass_over_a_truncated_test_image(
-    folder: Path, tmp_path: Path
-) -> None:
-    path = data_set(tmp_path / "test", "bob") / "imagesTr/bob_s1_0000.png"
-    path.write_bytes(path.read_bytes()[:-30])
-    status, output = run(folder, "--test", tmp_path / "test", columns=200)
-    assert status == 1
-    assert path.name in output
-    assert "1 fault." in output
 
 
 def test_the_command_refuses_a_pattern_that_is_no_regular_expression(folder: Path) -> None:

@@ -25,7 +25,6 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
-    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
     generate_uid,
@@ -241,16 +240,6 @@ def test_segments_that_overlap_are_refused_until_their_order_is_told(tmp_path):
     assert (np.asarray(only(tmp_path / "to", "labelsTr").dataobj) == wanted).all()
 
 
-def test_a_label_map_is_read_like_a_binary_segmentation(tmp_path):
-    images, upper = series(volume()), ball()
-    upper[:2] = False
-    parts = {"a": ball() & ~upper, "b": upper}
-    save(tmp_path / "from", *images, seg(images, parts, "LABELMAP"))
-    run(tmp_path / "from", tmp_path / "to")
-    wanted = (ball() + upper.astype(int)).T
-    assert (np.asarray(only(tmp_path / "to", "labelsTr").dataobj) == wanted).all()
-
-
 def square(images: Sequence[Dataset], low: float, high: float, slice_: int) -> np.ndarray:
     corners = [(low, low), (low, high), (high, high), (high, low)]
     return np.array([place_of(images, x, y, slice_) for x, y in corners])
@@ -344,12 +333,6 @@ def test_a_label_that_is_absent_between_slices_that_have_it_is_told(places, gaps
     save(tmp_path / "from", *images, seg(images, dict(zip("ab", parts, strict=True))))
     said = run(tmp_path / "from", tmp_path / "to")
     assert ("! Masks of 1 series have gaps: a slice lacks a label" in said) == gaps
-
-
-def test_cases_without_a_mask_are_told(tmp_path):
-    save(tmp_path / "from", *series(volume()), *series(volume(), patient="ID-2"))
-    said = run(tmp_path / "from", tmp_path / "to")
-    assert "! 2 cases without a mask. Training needs a mask for every case" in said
 
 
 def test_contours_that_would_take_long_are_refused_before_they_are_drawn(tmp_path, monkeypatch):
@@ -474,17 +457,6 @@ def test_a_table_of_offsets_leads_to_no_other_frames(tmp_path: Path) -> None:
     assert (found == np.asarray(Image.open(io.BytesIO(good)))).all()
 
 
-def test_a_compression_without_a_decoder_is_named_with_what_to_install(tmp_path):
-    images = series(volume())
-    for image in images:
-        image.PixelData = encapsulate([b"\xff\xd8" + bytes(10)])
-        image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
-        image.file_meta.TransferSyntaxUID = JPEGLosslessSV1
-    save(tmp_path / "from", *images)
-    said = run(tmp_path / "from", tmp_path / "to", code=1)
-    assert "compressed as JPEG Lossless" in said and "pip install python-gdcm" in said
-
-
 def enhanced(values: np.ndarray) -> Dataset:
     """One file of many frames, whose places are in functional groups, last slice first."""
     images = series(values[::-1], step=[0, 0, -2.5])
@@ -575,15 +547,6 @@ def test_of_several_series_the_one_with_a_segmentation_is_taken_or_the_one_that_
     assert (values - 1024 == np.asarray(only(tmp_path / "number", "imagesTr").dataobj).T).all()
 
 
-def test_series_on_other_grids_are_no_channels_of_one_case(tmp_path):
-    study = generate_uid()
-    one = series(volume(), study=study, description="a")
-    other = series(volume((4, 12, 10)), study=study, description="b")
-    save(tmp_path / "from", *one, *other)
-    words = ("--series", "a", "--series", "b")
-    assert "a, b on different grids" in run(tmp_path / "from", tmp_path / "to", *words, code=1)
-
-
 @pytest.mark.parametrize(
     ("segments", "words", "says"),
     [
@@ -643,13 +606,6 @@ def test_text_that_may_be_burned_into_pixels_is_warned_of(header, warned, tmp_pa
     assert ("1 series may have text burned into their pixels" in said) == warned
 
 
-def test_a_localizer_is_no_second_series(tmp_path):
-    study = generate_uid()
-    scout = series(volume((1, 12, 10)), study=study, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    save(tmp_path / "from", *scout, *series(volume(), study=study))
-    assert "1 case of 1 patient" in run(tmp_path / "from", tmp_path / "to")
-
-
 def test_a_segmentation_that_is_there_twice_counts_once(tmp_path):
     images = series(volume())
     save(tmp_path / "from", *images, seg(images, {"lesion": ball()}))
@@ -679,23 +635,6 @@ def test_hounsfield_units_are_those_that_a_rescale_leads_to(said, unit, tmp_path
         save(tmp_path / place, *images)
         run(tmp_path / place, tmp_path / "to" / place)
         assert describe(tmp_path / "to" / place).extra.get("units") == (unit if kept else None)
-
-
-def test_units_that_differ_between_patients_are_told(tmp_path):
-    for patient, said in (("A", "US"), ("B", "HU")):
-        save(tmp_path / "from" / patient, *series(volume(), patient=patient, RescaleType=said))
-    assert "! Cases hold CT in units that no header tells and HU" in run(
-        tmp_path / "from", tmp_path / "to"
-    )
-    assert "units" not in describe(tmp_path / "to").extra
-
-
-def test_a_folder_that_holds_something_is_refused(tmp_path):
-    save(tmp_path / "from", *series(volume()))
-    (tmp_path / "to").mkdir()
-    (tmp_path / "to" / "notes.txt").write_text("x")
-    said = run(tmp_path / "from", tmp_path / "to", code=1)
-    assert "Name a folder that does not exist. Nothing was written." in said
 
 
 def test_a_folder_without_images_is_said_to_hold_none(tmp_path):

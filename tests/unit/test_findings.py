@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
+from asyndgan.engines.setup import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError
 from asyndgan.intake.between import compare_folders, notes_between, same_pictures
 from asyndgan.intake.check import CheckReport, check_folder
@@ -87,11 +87,6 @@ def pictures(
 
 def checked(folder: Path, *overrides: str) -> CheckReport:
     return check_folder(folder, image=Recipe.from_toml("", overrides).image)
-
-
-def test_intensities_of_a_bright_picture_in_8_bits_are_kept(tmp_path: Path) -> None:
-    report = checked(volumes(tmp_path / "a"))
-    assert (report.faults, report.notes) == ((), ())
 
 
 HOUNSFIELD = ("image.intensity.default.low=-1000", "image.intensity.default.high=1000")
@@ -204,12 +199,6 @@ def test_slices_named_by_a_counter_are_joined(form: str) -> None:
     assert joined(names, found.pattern) is None
 
 
-def test_slices_of_patients_without_numbers_are_joined_from_three_on() -> None:
-    names = [f"{name}_{n}" for name in ("meyer", "smith", "wong") for n in range(5)]
-    assert str(joined(names, "")).startswith("15 cases look like 3 patients")
-    assert joined(names[:10], "") is None  # or two sets, put together
-
-
 @pytest.mark.parametrize(
     ("form", "many"),
     [("hippocampus_{0:03d}", 90), ("BraTS20_Training_{0:03d}", 369),
@@ -234,17 +223,6 @@ def test_numbers_of_patients_are_no_counters_of_slices(form: str, many: int) -> 
 )
 def test_numbers_of_hospitals_days_and_sets_are_no_patients(names: list[str]) -> None:
     assert joined(names, "") is None
-
-
-@pytest.mark.parametrize(
-    "form",
-    ["P{0:03d} ({1})", "P{0:03d}_{1}of7", "p{0}{2}", "{0:02d}_{2}"],
-)
-def test_counters_with_something_behind_them_and_letters_are_joined(form: str) -> None:
-    names = [form.format(p, n, "abcdefg"[n - 1]) for p in range(4) for n in range(1, 8)]
-    found = joined(names, "")
-    assert found
-    assert len({patient_of(name, found.pattern) for name in names}) == 4 == found.patients
 
 
 @pytest.mark.parametrize("others", [[f"w{chr(97 + n)}x" for n in range(22)], ["eve_s0", "eve_s1"]])
@@ -305,18 +283,6 @@ def test_a_label_that_nobody_has_is_noted(tmp_path: Path) -> None:
     assert not [*notes_between([north, south])]
 
 
-def test_a_generator_of_masks_is_trained_on_masks_alone(tmp_path: Path, tiny: MakeRecipe) -> None:
-    of_masks = tiny("image.size=32", "image.source=masks", "condition.kind=none",
-                    "loss.segmentation=0", "discriminator.kind=patch", "generator.kind=masks",
-                    "generator.noise=0", "generator.latent=4", "masks.release=false")  # fmt: skip
-    alone = volumes(tmp_path / "a", lambda grey, mask, n: mask * 1000.0)
-    setup = SiteSetup("north", alone, tmp_path / "state")
-    assert load_cohort(setup, of_masks).modalities == ("background", "body", "spot")
-    empty = SiteSetup("north", volumes(tmp_path / "b", labels=0), tmp_path / "state")
-    with pytest.raises(DataError, match="no mask holds a label"):
-        load_cohort(empty, of_masks)
-
-
 def test_one_picture_under_two_names_is_found(tmp_path: Path) -> None:
     north = pictures(tmp_path / "north", ["ann", "bob"])
     south = pictures(tmp_path / "south", ["cid", "dan"], seed=1)  # cid is bob
@@ -364,25 +330,6 @@ def test_sites_of_other_labels_and_modalities_are_noted(tmp_path: Path) -> None:
     assert not [*notes_between(reports, told=2)]  # by the plan
     twice = replace(reports[1], labels={"background": 0, "cyst": 1, "Cyst": 2})
     assert "names 'cyst' and 'Cyst'" in str(compare_folders([twice]))
-
-
-def test_what_training_makes_of_the_images_is_told(tmp_path: Path) -> None:
-    tall = volumes(tmp_path / "tall", shape=(16, 40, 10))
-    assert dict(checked(tall, "image.slices=labelled").rows)["in training"].startswith(
-        "32 slices of 64 x 64 pixels, 8 a volume, 59 % of each is padding; 8 without a label"
-    )
-
-
-def test_a_site_logs_notes_once_when_it_begins(
-    tmp_path: Path, tiny: MakeRecipe, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = volumes(tmp_path / "a")
-    for path in folder.glob("*/p000*"):
-        values = np.asarray(nib.load(path).dataobj)
-        nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])), path)
-    with caplog.at_level(logging.WARNING):
-        set_up(SiteSetup("north", folder, tmp_path / "state"), tiny("image.size=32"))
-    assert caplog.text.count("site north: cases differ in spacing") == 1
 
 
 def lacking(folder: Path, patients: int, without: int) -> Path:

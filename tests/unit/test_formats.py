@@ -48,13 +48,6 @@ def refused(path: Path, most: int = 1) -> str:
     return f"{found.value.reason}. {found.value.remedy}"
 
 
-def test_the_pages_of_a_tiff_are_the_slices_of_a_volume(tmp_path: Path) -> None:
-    path = tiff(tmp_path, pages(4))
-    np.testing.assert_array_equal(images(path)[0], pages(4))
-    assert spacing(path) == (1.0, 1.0, 1.0)
-    assert reader_of(path).image(path, most=1)[0].affine is None
-
-
 @pytest.mark.parametrize(("unit", "mm"), [("um", 1e-3)])
 def test_a_stack_of_imagej_says_how_far_apart_its_pixels_lie(
     unit: str, mm: float, tmp_path: Path
@@ -62,14 +55,6 @@ def test_a_stack_of_imagej_says_how_far_apart_its_pixels_lie(
     about = {"axes": "ZYX", "unit": unit, "spacing": 2.5}
     path = tiff(tmp_path, pages(4), imagej=True, resolution=(2.0, 1.25), metadata=about)
     assert spacing(path) == pytest.approx((0.5 * mm, 0.8 * mm, 2.5 * mm))
-
-
-def test_a_resolution_in_centimetres_is_a_spacing_and_one_in_inches_is_a_printers(
-    tmp_path: Path,
-) -> None:
-    path = tiff(tmp_path, pages(), resolution=(20, 10), resolutionunit="CENTIMETER")
-    assert spacing(path) == (1.0, 0.5)
-    assert spacing(tiff(tmp_path, pages(), resolution=(72, 72), resolutionunit="INCH")) == (1, 1)
 
 
 @pytest.mark.parametrize("axes", ["CZYX"])
@@ -149,13 +134,6 @@ def test_what_a_tiff_would_be_read_wrongly_from_is_refused(tmp_path: Path) -> No
     assert "several sizes" in refused(two)
 
 
-def test_a_tiff_that_describes_pages_of_other_files_is_refused(tmp_path: Path) -> None:
-    path = tiff(tmp_path, pages(), description="ImageJ=1.54f\nimages=9\nslices=9\n", metadata=None)
-    assert "describes 9 pages" in refused(path)
-    more = '<OME><Pixels SizeZ="9" SizeC="1" SizeT="1"/></OME>'
-    assert "describes 9 pages" in refused(tiff(tmp_path, pages(), description=more, metadata=None))
-
-
 def test_a_mask_in_a_tiff_that_is_packed_by_jpeg_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ann.tif"
     Picture.fromarray(pages(kind=np.uint8)).save(path, compression="jpeg")
@@ -179,16 +157,6 @@ def test_a_painted_stack_keeps_the_pages_and_spacing_of_the_acquired_one(tmp_pat
         assert "not acquired" in file.pages[0].description
 
 
-def test_the_fourth_axis_of_a_nifti_is_of_modalities_and_no_mask_has_one(tmp_path: Path) -> None:
-    path, values = tmp_path / "ann_0000.nii.gz", np.random.default_rng(1).random((4, 5, 6, 2))
-    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
-    found = reader_of(path).image(path, most=2)
-    np.testing.assert_array_equal(np.stack([stored.values for stored in found], -1), values)
-    assert "name 2 channels" in refused(path)
-    with pytest.raises(DataFileError, match="a mask with 2 numbers a voxel"):
-        reader_of(path).mask(path)
-
-
 def test_several_numbers_a_voxel_are_refused_of_other_formats(tmp_path: Path) -> None:
     several = "holds several numbers a voxel. Store one file a modality and time point."
 
@@ -205,28 +173,6 @@ def test_several_numbers_a_voxel_are_refused_of_other_formats(tmp_path: Path) ->
     path.write_text(f"{head}ElementType = MET_UCHAR\nElementDataFile = LOCAL\n")
     assert refused(path, 2) == several
     label_map(path)
-
-
-@pytest.mark.parametrize(
-    ("axis", "about"),
-    [
-        (0, {"space directions": np.array([[np.nan] * 3, *np.diag([1.0, 1.0, 3.0])])}),
-        (3, {"space directions": np.array([*np.diag([1.0, 1.0, 3.0]), [np.nan] * 3])}),
-        (0, {"kinds": ["vector", *["domain"] * 3], "spacings": [np.nan, 1.0, 1.0, 3.0]}),
-        (3, {"spacings": [1.0, 1.0, 3.0, np.nan]}),
-    ],
-)
-def test_an_axis_of_one_number_a_voxel_in_a_nrrd_is_left_out(
-    axis: int, about: dict[str, object], tmp_path: Path
-) -> None:
-    path, values = tmp_path / "ann.nrrd", np.random.default_rng(1).integers(0, 9, (4, 5, 6))
-    place = {"space": "LPS"} if "space directions" in about else {}
-    nrrd.write(str(path), np.expand_dims(values, axis), {**place, **about})
-    plain = tmp_path / "plain.nrrd"
-    nrrd.write(str(plain), values, {"spacings": [1.0, 1.0, 3.0]})
-    for found in (reader_of(path).image(path, most=1)[0], reader_of(path).mask(path)):
-        np.testing.assert_array_equal(found.values, reader_of(plain).image(plain, most=1)[0].values)
-        assert found.spacing == (1.0, 1.0, 3.0)
 
 
 def test_voxels_in_another_file_are_not_looked_for(tmp_path: Path) -> None:

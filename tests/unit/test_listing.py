@@ -139,18 +139,6 @@ def test_litter_of_systems_and_texts_beside_images_are_ignored(folder: Path) -> 
     assert [case.name for case in read_masks(folder)] == list(NAMES)
 
 
-@pytest.mark.parametrize("added", [".bz2", " (1)"])
-def test_images_of_unknown_endings_are_faults_unless_they_are_copies(
-    added: str, folder: Path
-) -> None:
-    file = folder / "imagesTr/ann_0000.png"
-    copy = file.with_name(f"{file.name}{added}")
-    copy.write_bytes(file.read_bytes())
-    assert check_folder(folder).faults == ()
-    file.unlink()
-    assert stops(folder)[0][:2] == (copy.name, "is not named like CASE_0000.png, so it is not read")
-
-
 def test_an_empty_folder_of_masks_is_one_fault_and_none_at_all_a_note(folder: Path) -> None:
     for path in (folder / "labelsTr").iterdir():
         path.unlink()

@@ -22,7 +22,6 @@ from asyndgan.recipe.fingerprint import (
     Side,
     Spread,
 )
-from asyndgan.recipe.image import Intensity
 from asyndgan.recipe.planning import NOTES, RULES, Plan, clashes, plan
 from asyndgan.recipe.pooled import Sites
 from asyndgan.runs.planned import planned, planned_from
@@ -172,14 +171,6 @@ def test_masks_of_small_labels_are_not_deformed():
     assert recipe.discriminator.cross_fitted and not recipe.generator.deform
 
 
-def test_whoever_names_a_generator_gets_the_other_values_of_its_recipe():
-    made, unused = plan(EXAMPLES["left open"][0]), ("noise", "style", "latent", "soften")
-    unused += ("diversity", "diversity_bound")
-    own = ["generator.kind=resnet", *(f"generator.{key}=0" for key in unused)]
-    recipe, base = made.recipe(DEFAULT, own), Recipe.from_toml(DEFAULT, own)
-    assert (recipe.generator, recipe.discriminator) == (base.generator, base.discriminator)
-
-
 NOTED: dict[str, dict[str, Fingerprint]] = {
     "spacings differ": EXAMPLES["spacing"][0],
     "fields of view differ": {"a": volumes(), "b": volumes(axes=(side(64), side(64), side(60)))},
@@ -242,29 +233,6 @@ def test_labels_clash_by_number_and_by_name():
         "label 1 is 'lesion' in a and 'organ' in b"
     ]
     assert not [*clashes({"a": pictures(), "b": pictures(labels=(label("organ", 2),))})]
-
-
-def test_whole_numbers_that_hardly_use_8_bits_are_scaled_by_percentiles():
-    dark = modality(whole=levels(0, 4))
-    recipe = plan({"a": pictures(), "b": pictures(modalities=(dark,))}).recipe(DEFAULT)
-    assert recipe.image.intensity_of("T1").kind == "percentiles"
-    spots = dark.model_copy(update={"inside": levels(200, 254)})
-    recipe = plan({"a": pictures(modalities=(spots,))}).recipe(DEFAULT)
-    assert recipe.image.intensity_of("T1") == Intensity(low=0, high=255)
-
-
-def test_a_window_of_a_lung_shows_what_is_around_it():
-    lung = modality(kind="ct", bits=16, inside=levels(-950, -500))
-    found = plan({"a": volumes(modalities=(lung,))}).recipe(DEFAULT).image.intensity_of("T1")
-    assert (found.low, found.high) == (-1000, 300)
-
-
-@pytest.mark.parametrize(("pixels", "taken"), [(110, False), (240, True)])
-def test_sites_that_show_more_than_others_are_brought_to_one_scale(pixels, taken):
-    made = plan({"a": volumes(), "b": volumes(axes=(side(pixels), side(pixels), side(60)))})
-    wide = max(pixels, 120) / 64
-    found = [choice.value for choice in made.choices if choice.rule == "spacing"]
-    assert found == ([[pytest.approx(wide, rel=0.01)] * 2] if taken else [])
 
 
 def test_overrides_win_and_are_given_no_reason():
@@ -338,14 +306,6 @@ def test_sites_whose_data_is_elsewhere_get_what_a_federation_allows(tmp_path):
         for other in (tmp_path / "south", file)
     ]
     assert sizes == [(96, 96), (64, 64)]
-
-
-@pytest.mark.parametrize(("most", "size"), [(0, (32, 48, 48)), (64, (32, 64, 64))])
-def test_volumes_get_as_many_voxels_as_there_is_time_for_and_48_at_least(most, size):
-    made = planned_from(
-        {"a": volumes()}, volumes=True, fits=lambda recipe, _: max(recipe.image.size) <= most
-    )
-    assert made.recipe.image.size == size and not made.recipe.image.spacing
 
 
 def test_three_sides_ask_for_volumes_and_all_of_the_plan_fits_them():

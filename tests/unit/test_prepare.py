@@ -15,7 +15,6 @@ from asyndgan.recipe import ImageSection, Intensity
 from asyndgan.store.case import RawCase
 from asyndgan.store.prepare import invert, invert_mask, prepare
 from asyndgan.store.prepared import Case
-from asyndgan.store.resampling import resample_labels
 
 
 def raw(
@@ -103,29 +102,12 @@ def test_a_constant_image_becomes_nothing_and_comes_back(value):
     np.testing.assert_allclose(invert(case.image, case.preparation), value, rtol=1e-6)
 
 
-def test_a_few_bright_pixels_on_black_are_not_lost_to_percentiles():
-    pixels = np.zeros((16, 16))
-    pixels[3, 3] = 10
-    pixels[3, 4] = 5
-    case = prepare(raw(pixels), intensity(kind="percentiles", low=1, high=99), ("T1",))
-    assert case.image[0, 3, 2:5].tolist() == [-1, 1, 0]
-
-
 @pytest.mark.parametrize("value", [np.nan])
 def test_intensities_that_are_not_finite_are_named(value):
     pixels = ramp()
     pixels[0, 0] = value
     with pytest.raises(DataError, match=r"case ann, modality T1: .* not numbers"):
         prepare(raw(pixels), section(), ("T1",))
-
-
-def test_padding_is_centred_and_means_nothing():
-    case = prepare(raw(np.full((16, 8), 255), np.ones((16, 8), np.int64)), section(), ("T1",))
-    assert case.preparation.offset == (0, 4)
-    assert (case.image[0, :, 4:12] == 1).all()
-    assert (case.mask[:, 4:12] == 1).all()
-    assert case.image[0, :, :4].unique().tolist() == [-1]
-    assert case.mask[:, 12:].unique().tolist() == [0]
 
 
 @pytest.mark.parametrize(("fit", "cut"), [("pad", 0), ("stretch", 0), ("crop", 510 / 595)])
@@ -162,14 +144,6 @@ def test_proportions_are_those_in_millimetres(fit):
     assert height == pytest.approx(width, abs=3)
 
 
-def test_a_spacing_resamples_before_it_pads_or_crops():
-    stored = raw(np.full((8, 40), 255), spacing=(1.0, 0.5))
-    case = prepare(stored, section(spacing=(1.0, 1.0)), ("T1",))
-    assert case.preparation.resized == (8, 20)
-    assert case.preparation.offset == (4, -2)
-    assert (case.image[0] == 1).sum() == 8 * 16
-
-
 def test_an_absurd_spacing_is_refused_before_anything_is_allocated():
     for spacing in ((1e9, 1.0), (1000.0, 1000.0)):
         with pytest.raises(DataError, match="would become"):
@@ -182,14 +156,6 @@ def test_masks_take_the_label_that_covers_most_and_never_one_in_between():
     case = prepare(raw(np.zeros((50, 50)), mask), section(), ("T1",))
     assert case.mask.unique().tolist() == [0, 4]
     assert (case.mask[:, 8:] == 4).all()
-
-
-def test_a_mask_of_many_labels_is_shrunk_label_by_label():
-    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (40, 40)))
-    found = labels.unique()
-    covers = (labels == found[:, None, None]).float()[None]
-    at_once = torch.nn.functional.interpolate(covers, (16, 16), mode="bilinear", antialias=True)
-    assert torch.equal(resample_labels(labels, (16, 16)), found[at_once[0].argmax(0)])
 
 
 def test_what_was_cropped_comes_back_as_the_lowest_intensity():
@@ -211,15 +177,6 @@ def data_set(folder: Path, value: float, **extra: object) -> Path:
     labels = {"background": 0, "lesion": 1}
     write_dataset(folder, cases, modalities=[*channels], labels=labels, name="x", extra=extra)
     return folder
-
-
-def test_a_data_set_is_read_with_the_recipes_modalities_in_the_recipes_order(tmp_path):
-    folder = data_set(tmp_path / "a", 100)
-    listed = DataSet(folder).cases(section(modalities=("FLAIR", "T1c", "T1")))
-    assert [case.modalities for case in listed] == [("FLAIR", "T1")] * 2
-    assert [case.patient for case in listed] == ["ann", "ann"]
-    assert DataSet(folder).cases(section())[0].modalities == ("T1", "T2", "FLAIR")
-    assert DataSet(folder).cases(section(), ["T2"])[0].modalities == ("T2",)
 
 
 def test_a_synthetic_data_set_is_read_as_stored_whatever_the_recipe_says(tmp_path):

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyndgan.errors import PolicyError, RecipeError
-from asyndgan.privacy import Policy
+from asyndgan.errors import RecipeError
 from asyndgan.recipe import ImageSection, Intensity, Recipe
 from asyndgan.runs import load_recipe, recipe_names
 
@@ -23,14 +22,6 @@ from asyndgan.runs import load_recipe, recipe_names
 def test_an_unknown_key_names_the_nearest_known_one(key, meant):
     with pytest.raises(RecipeError, match=rf"is no key here\. Did you mean {meant}\?"):
         Recipe.from_toml("", [f"{key}=3"])
-
-
-def test_of_a_key_that_resembles_none_the_command_that_lists_them_is_named():
-    lists = r"foo is no key here\. 'asyndgan {} show{}' lists them\."
-    with pytest.raises(RecipeError, match=lists.format("recipe", " default")):
-        Recipe.from_toml("", ["foo.bar=1"])
-    with pytest.raises(PolicyError, match=lists.format("policy", "")):
-        Policy.from_toml("foo = 1")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,12 +18,11 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
 from asyndgan.judging.table import Evaluation, Row
 from asyndgan.painting.card import model_card
-from asyndgan.painting.fading import AS_PAINTED, Fading
+from asyndgan.painting.fading import AS_PAINTED
 from asyndgan.painting.pictures import flat
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
-from asyndgan.reports.charts import loss_charts, presence
-from asyndgan.reports.gallery import BUDGET, _coloured, build_gallery, label_colours, worth_painting
+from asyndgan.reports.gallery import build_gallery, worth_painting
 from asyndgan.reports.report import write_report
 from asyndgan.runs import RunFacts, RunFolder, load_recipe
 from asyndgan.runs.trial import trial_of
@@ -228,33 +226,6 @@ def test_a_ratio_to_hardly_any_dice_is_a_dash(tmp_path):
     assert "organ: reaches \N{EN DASH} of the all-real Dice" in text
 
 
-def test_many_labels_have_one_mean(tmp_path):
-    dice = {f"label {n}": {"real-all": 0.8, "synthetic": 0.1 * n} for n in range(2, 6)}
-    folder, run = judged(tmp_path / "e", dice), run_folder(tmp_path / "run")
-    tables = json.loads((folder / "evaluation.json").read_text())
-    tables["overall"] = [
-        {"model": model, "dice": 0.7, "iou": iou, "ratio": iou, "ratio_low": 0.4, "ratio_high": 0.6}
-        for model, iou in (("real-all", 1.0), ("synthetic", 0.56))
-    ]
-    (folder / "evaluation.json").write_text(json.dumps(tables))
-    found = page(run, evaluation=folder)
-    assert len([tag for tag in found.all("div") if tag.get("class") == "finding"]) == 1
-    assert "0.56 0.40 to 0.60 mean of 4 labels: of the mean IoU that all real" in found.text
-
-
-def test_colours_that_return_are_striped_in_masks_and_legend(tmp_path):
-    labels = {str(n): f"label {n}" for n in range(11)}
-    colours = label_colours({int(n): name for n, name in labels.items()})
-    assert len(set(colours.values())) == 11
-    plain, striped = (_coloured(torch.full((8, 8), n), colours) for n in (2, 9))
-    assert len(np.unique(plain.reshape(-1, 3), axis=0)) == 1
-    assert len(np.unique(striped.reshape(-1, 3), axis=0)) == 2
-    assert (striped == plain).all(axis=-1).mean() == 0.5
-    found = page(run_folder(tmp_path / "run", labels=labels))
-    swatches = [tag["style"] for tag in found.all("span") if tag.get("class") == "swatch"]
-    assert len(swatches) == 11 and sum("gradient" in (style or "") for style in swatches) == 2
-
-
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
     folder = evaluation(tmp_path / "evaluation")
     found = page(run_folder(tmp_path / "run"), evaluation=folder, real={"north": cases("north")})
@@ -332,17 +303,6 @@ def test_commands_hold_the_paths_as_they_were_named_and_no_other_path_is_on_the_
     assert "asyndgan report 'out/my run' --site north=../data/north" in shown
 
 
-def test_a_real_case_stands_beside_the_synthetic_one_of_its_mask():
-    real = [case("a", 3), case("b", 4)]
-    object.__setattr__(real[1], "mask", real[1].mask.flip(-1))  # as training may have shown it
-    gallery = build_gallery(cases("north"), {"north": real}, ["north"], LABELS)
-    (site,) = gallery.sites
-    assert site.same_masks
-    masks = [strip.pictures[0].source for strip in site.strips]
-    assert masks[0::2] == masks[1::2]
-    assert [strip.kind for strip in site.strips] == ["synthetic", "real"] * 2
-
-
 def test_what_is_painted_for_the_page_is_what_the_page_would_choose_of_everything():
     real = {"north": [case("a", 3), case("b", 4)]}
     everything = [*cases("north", 30), *cases("south", 5), *cases("elsewhere", 9)]
@@ -353,29 +313,6 @@ def test_what_is_painted_for_the_page_is_what_the_page_would_choose_of_everythin
         everything, real, ["north", "south"], LABELS
     )
     assert len(few) < 20 < len(everything)
-
-
-def test_a_site_whose_name_begins_like_another_keeps_its_cases():
-    sites = ["north", "north-east"]
-    gallery = build_gallery(cases("north") + cases("north-east"), {}, sites, LABELS)
-    assert [site.site for site in gallery.sites] == sites
-    assert [len(site.strips) for site in gallery.sites] == [6, 6]
-
-
-def test_many_sites_do_not_make_the_page_heavy():
-    sites = [f"site{number}" for number in range(20)]
-    synthetic = [case for site in sites for case in cases(site)]
-    gallery = build_gallery(synthetic, {}, sites, LABELS)
-    pictures = [picture for site in gallery.sites for s in site.strips for picture in s.pictures]
-    assert sum(len(picture.source) for picture in pictures) <= BUDGET
-    assert gallery.left_out == 8
-
-
-@pytest.mark.parametrize("content", ["", '{"rows": [{"label": "x"}]}'])
-def test_an_evaluation_that_is_none_is_named(tmp_path, content):
-    (tmp_path / "evaluation.json").write_text(content)
-    with pytest.raises(RunError, match="asyndgan evaluate"):
-        page(run_folder(tmp_path / "run"), evaluation=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["evaluation", "audit"])
@@ -392,14 +329,6 @@ def test_a_result_that_is_missing_empty_or_half_written_is_called_so(tmp_path, n
         page(run, **given)
     command = {"evaluation": "asyndgan evaluate", "audit": "asyndgan audit"}[name]
     assert f"'{command}'" in str(raised.value) and str(folder) in str(raised.value)
-
-
-def test_a_result_beside_the_run_that_has_not_finished_is_named_and_left_out(tmp_path):
-    run = run_folder(tmp_path / "run", generator_sha256="cd34")
-    (run.path / "audit" / "synthetic").mkdir(parents=True)
-    said = CliRunner().invoke(command(), [str(run.path)])
-    assert said.exit_code == 0
-    assert f"left out: {run.path / 'audit'} holds no audit.json" in said.output
 
 
 def test_each_attack_of_an_audit_has_its_figure_and_those_that_tell_are_announced(tmp_path):
@@ -451,31 +380,6 @@ def test_groups_that_are_not_alike_and_patients_left_out_are_told(tmp_path):
     assert "or others that are unlike the members, so it is unknown" in text
 
 
-def test_a_near_copy_is_announced(tmp_path):
-    run = run_folder(tmp_path / "run", generator_sha256="cd34")
-    copied = {
-        "found": 1, "members": 40, "others": 30, "nearest": 0.1, "nearest_other": 0.7,
-        "p_value": 0.001,
-    }  # fmt: skip
-    found = page(run, audits=[audit(tmp_path / "audit", attacks=[], copies=copied, pixels=[])])
-    assert "Not every attack failed. In one attack the attacker learned" in found.text
-
-
-def test_what_was_audited_otherwise_than_today_is_doubted(tmp_path):
-    run = run_folder(tmp_path / "run", generator_sha256="cd34")
-    old = audit(tmp_path / "a", fading=Fading((2,)).told(), painting_version=0)
-    text = page(run, audits=[old]).text
-    assert "Another version painted the audited set" in text
-    assert "The audited images show lesion more or less clearly" in text
-
-
-def test_why_no_site_could_be_asked_is_said(tmp_path):
-    recipe = load_recipe("default", ["masks.source=given"])
-    run = run_folder(tmp_path / "run", generator_sha256="cd34", recipe=recipe)
-    text = page(run, audits=[audit(tmp_path / "audit", pixels=[])]).text
-    assert "No site was asked for pixels, for the masks were given" in text
-
-
 def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_path, monkeypatch):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
     tried = [audit(tmp_path / "audit")]
@@ -494,15 +398,6 @@ def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_
     (tried[0] / "nearest.png").write_bytes(b"none")
     with pytest.raises(RunError, match="no picture"):
         page(run, audits=tried, real={"north": cases("north"), "south": cases("south")})
-
-
-def test_without_an_audit_the_page_says_how_to_make_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = page(run_folder(Path("run"))).text
-    assert "asyndgan audit run --site north=FOLDER --site south=FOLDER --holdout FOLDER" in text
-    held_out = load_recipe("default", ["training.hold_out=0.2"])
-    text = page(run_folder(Path("held"), recipe=held_out)).text
-    assert "--site south=FOLDER --state NAME=FOLDER ... --out held/audit" in text
 
 
 def test_another_generators_audit_is_not_shown_as_this_ones(tmp_path):
@@ -559,22 +454,6 @@ def test_the_timeline_appears_once_a_site_was_away(tmp_path):
     assert "step 6 missed south: it is not connected" in text
 
 
-def lines_of(svg: str, number: int) -> list[int]:
-    """Number of pieces of each bold line of a colour."""
-    bold = rf'd="([^"]*)"[^>]*stroke: var\(--c{number}\); stroke-width: 1.6'
-    return [path.count("M") for path in re.findall(bold, svg)]
-
-
-def test_a_site_that_was_away_has_a_gap_in_its_lane_and_in_its_curves(tmp_path):
-    records = [record(step, ["a", "b"] if step != 5 else ["a"]) for step in range(10)]
-    assert presence(records, ["a", "b"]) == {"a": [(0.0, 100.0)], "b": [(0.0, 50.0), (60.0, 40.0)]}
-    svg = loss_charts(records, {"a": 0, "b": 1})[0].svg
-    assert (lines_of(svg, 0), lines_of(svg, 1)) == ([1], [2])
-    run = run_folder(tmp_path / "run", ("a", "b"))
-    write_metrics(run, records)
-    assert "a 100 % b 90 %" in page(run).text
-
-
 @pytest.mark.parametrize("silent", [["north"], ["north", "south"]])
 def test_a_page_says_whose_losses_left_and_shows_what_else_happened(tmp_path, silent):
     run = run_folder(tmp_path / "run")
@@ -590,15 +469,6 @@ def test_a_page_says_whose_losses_left_and_shows_what_else_happened(tmp_path, si
     for claim in ("losses as numbers", "losses as plain numbers", "labels and losses"):
         assert (claim in text) != all_silent
     assert "Who was there" in text and "south left" in text
-
-
-def test_a_run_of_one_step_and_a_loss_that_never_changes_are_drawn(tmp_path):
-    run = run_folder(tmp_path / "run")
-    write_metrics(run, [record(0, ["north", "south"])])
-    assert "over one step." in page(run).text
-    records = [record(step, ["a"]) | {"losses": {"a": {"discriminator": 0.0}}} for step in range(3)]
-    svg = loss_charts(records, {"a": 0})[0].svg
-    assert lines_of(svg, 0) == [1] and "nan" not in svg.lower()
 
 
 def test_a_run_that_has_only_begun_makes_a_page(tmp_path):
@@ -655,15 +525,6 @@ def test_a_page_says_what_its_recipe_and_engine_do(tmp_path, recipe, facts, says
     assert not any(words in text for words in never)
 
 
-def test_what_became_of_the_masks_is_said(tmp_path):
-    assert "did not keep them" in page(run_folder(tmp_path / "run")).text
-    kept = Recipe.from_tables({**RECIPE.to_tables(), "masks": {"release": True}})
-    run = run_folder(tmp_path / "kept", recipe=kept)
-    (run.masks / "labelsTr").mkdir(parents=True)
-    (run.masks / "labelsTr" / "north-m00001.png").touch()
-    assert "1 different" in page(run).text
-
-
 def test_a_generator_that_was_exchanged_is_noticed(tmp_path):
     from asyndgan.training.checkpoint import write
 
@@ -698,14 +559,6 @@ def test_another_runs_evaluation_is_not_shown_as_this_ones(tmp_path):
     assert "Not measured yet" in Page(run.path / "report.html").text
     with pytest.raises(RunError, match="judges another generator"):
         page(run, evaluation=folder)
-
-
-def test_the_command_refuses_a_site_that_is_not_of_the_run(tmp_path):
-    run = run_folder(tmp_path / "run")
-    arguments = [str(run.path), "--site", f"west={tmp_path}"]
-    result = CliRunner().invoke(command(), arguments)
-    assert isinstance(result.exception, RunError)
-    assert "this run has north, south" in str(result.exception)
 
 
 def test_a_run_of_fedgan_is_told_of_elsewhere(tmp_path):

@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from asyndgan.cli import app
 from asyndgan.intake import dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
@@ -128,14 +126,6 @@ def test_files_are_read_once_for_all_commands(folder, closed):
     assert measured(folder).modalities
     cases = DataSet(folder).cases(IMAGE)
     assert same(DataSet(folder).cases(IMAGE), cases)
-
-
-def test_a_fault_of_a_set_is_found_whether_or_not_it_is_in_a_store(folder):
-    image = folder / "imagesTr" / "p0_s0_0000.png"
-    Image.fromarray(np.full((3, 3), 7, np.uint8)).save(image)
-    first, second = ([*map(str, check_folder(folder, image=IMAGE).faults)] for _ in range(2))
-    assert first == second != []
-    assert not [*store_of(folder).glob("cases-*")]
 
 
 def test_a_changed_file_is_read_again(folder):
@@ -298,30 +288,3 @@ def test_a_full_disk_is_told_and_files_are_read_instead(folder, monkeypatch, cap
     assert same(DataSet(folder).cases(IMAGE), wanted)
     assert "No space left on device" in caplog.text
     assert not [*store_of(folder).iterdir()]
-
-
-def test_a_synthetic_set_has_no_store(folder):
-    table = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**table, "synthetic": True}))
-    DataSet(folder).cases(IMAGE, synthetic=True)
-    assert not store_of(folder).exists()
-
-
-def test_a_store_is_shown_and_removed_and_its_folder_stays(folder):
-    def said(*words):
-        done = CliRunner().invoke(app, ["store", *words, str(folder)])
-        assert done.exit_code == 0
-        return done.output.replace("\n", "")
-
-    assert "no copy" in said("show")
-    DataSet(folder).cases(IMAGE)
-    assert str(store_of(folder)) in said("show")
-    assert f"Removed {store_of(folder)}" in said("remove")
-    assert not store_of(folder).exists() and (folder / "dataset.json").exists()
-    assert "no copy" in said("remove")
-
-
-def test_writing_into_a_mapped_case_does_not_change_the_store(folder):
-    DataSet(folder).cases(IMAGE)
-    DataSet(folder).cases(IMAGE)[0].image.fill_(0.5)
-    assert not (DataSet(folder).cases(IMAGE)[0].image == 0.5).all()

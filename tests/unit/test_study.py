@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 import typer
 
 from asyndgan.cli import app
-from asyndgan.cli.following import next_commands
 from asyndgan.cli.study import TAKEN, completed
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.export.writing import write_dataset
@@ -112,16 +110,6 @@ def test_a_study_that_cannot_be_used_is_answered_with_what_is_wrong(text, says):
     assert not re.search("Input|valid |pathlib|at line|at end", str(caught.value))
 
 
-def test_a_table_of_the_recipe_that_is_none_is_answered_in_plain_words():
-    study = Study.parsed("set.training = 0", Path("study.toml"))
-    with pytest.raises(AsyndganError, match="training = 0: write a table"):
-        load_recipe("default", study.overrides)
-    own = "[set]\nmasks.source = 'own'\nmasks.release = true"
-    kept = Study.parsed(own, Path("study.toml"))
-    assert load_recipe("default", kept.overrides).masks.release
-    assert load_recipe("default", ["training.steps='300'"]).training.steps == 300
-
-
 @pytest.mark.parametrize("name", ["train", "audit"])
 def test_what_a_study_would_give_is_asked_for_with_the_way_to_write_one(
     name, tmp_path, monkeypatch
@@ -204,22 +192,6 @@ def test_a_study_elsewhere_is_used_if_it_is_named_and_missing_things_are_said(he
     with pytest.raises(typer.BadParameter) as missing:
         parsed("augment", "--study ../study.toml")  # of which site?
     assert "'--site'" in missing.value.format_message()
-
-
-def test_the_next_commands_of_a_study_leave_out_what_it_says(here):
-    study, recipe = Study.load("study.toml"), load_recipe("default")
-    told = partial(next_commands, engine="inprocess", masks=True)
-    short = Path("study.toml")
-    for file, more in ((short, ""), (here / short, f" --study {here / short}")):
-        own = Study.load(file)
-        lines = told(own.out, recipe, own.sites, study=file)
-        names = ("generate", "evaluate", "audit", "report")
-        assert lines == [f"asyndgan {name}{more}" for name in names]
-    other = {"a": Path("elsewhere")}
-    for line in told(study.out, recipe, other, study=short):
-        assert "--site a=elsewhere" in line or line.split()[1] in ("generate", "report")
-    for line in told(Path("b"), recipe, study.sites, study=short):
-        assert line.split()[2] == "b"
 
 
 @pytest.mark.parametrize(

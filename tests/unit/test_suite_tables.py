@@ -118,16 +118,6 @@ def main(recipe: str) -> Key:
     return Key("heads", recipe, "unet", "")
 
 
-def test_patients_apart_are_those_of_the_group_and_no_others():
-    found = shown(suite("a"), {main("a"): evaluation(synthetic=[0.1, 0.5, 0.2, 0.7, 0.9])}, (1, 3))
-    real, row = found["apart"]
-    assert (real["model"], real["recipe"], real["dice"]) == ("real-all", "", 1)
-    assert (row["apart"], row["model"], row["patients"]) == ("strangers", "synthetic", 2)
-    assert row["dice"] == pytest.approx(0.6)
-    assert row["hd95"] == pytest.approx(6.0)
-    assert 0.5 <= row["dice_low"] < row["dice_high"] <= 0.7
-
-
 def test_differences_are_paired_patient_by_patient():
     found = evaluation(
         real_all=[1, 0.9, NAN], synthetic=[0.5, 0.8, NAN], north=[0.4, 0.6, NAN],

@@ -10,14 +10,12 @@ import pytest
 from PIL import Image as Picture
 
 from asyndgan.errors import DataError
-from asyndgan.export.copying import write_completed, write_extended
+from asyndgan.export.copying import write_completed
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
 from asyndgan.intake.nnunet import read_masks
-from asyndgan.intake.readers import reader_of
 from asyndgan.recipe import ImageSection
-from asyndgan.store.case import RawCase
 from reading import read_cases
 
 LABELS = {"background": 0, "lesion": 1}
@@ -109,15 +107,6 @@ def test_a_list_has_null_in_the_place_of_an_image_that_a_case_lacks(tmp_path: Pa
     data = DataSet(folder)
     raw = [next(iter(data.raw(files, ImageSection()))) for files in data.files]
     assert [list(each.channels) for each in raw] == [["T1", "FLAIR"]] * 2
-
-
-def test_a_list_of_training_files_of_no_one_format_is_refused(tmp_path: Path) -> None:
-    twice = [{"image": "a.nii"}, {"image": "a.nii"}]
-    mixed = [{"image": "a.nii"}, {"image": "b.png"}]
-    for training in ([], ["a.nii.gz"], mixed, twice, [{"label": "a"}]):
-        folder = described(tmp_path / "a", modality={"0": "CT"}, labels={}, training=training)
-        with pytest.raises(DataError, match="no images of one format"):
-            describe(folder)
 
 
 @pytest.mark.parametrize(
@@ -286,19 +275,3 @@ def test_copies_hold_the_same_cases_under_names_of_the_convention(
         for modality, values in old.channels.items():
             np.testing.assert_array_equal(new.channels[modality], values)
         assert (new.channels["synthetic made"] == 7).all()
-
-
-def test_synthetic_cases_are_added_to_jpeg_as_png(tmp_path: Path) -> None:
-    source = DataSet(photographs(tmp_path / "a", 3))
-    before = list(read_cases(source.folder))
-    channels = {name: values + 1 for name, values in before[0].channels.items()}
-    added = RawCase("made", "made", channels, before[0].mask)
-    folder = tmp_path / "more"
-    write_extended(source, folder, [(added, "ann")], axis="axial", provenance={})
-    after = {case.name: case for case in read_cases(folder)}
-    assert describe(folder).file_ending == ".png"
-    for old in [*before, added]:
-        for modality, values in old.channels.items():
-            np.testing.assert_array_equal(after[old.name].channels[modality], values)
-    path = folder / "imagesTr/made_0000.png"
-    assert reader_of(path).image(path, most=3)[0].painted
