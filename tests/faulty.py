@@ -7,7 +7,6 @@ import gzip
 import json
 import re
 import shutil
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +18,8 @@ from PIL import Image
 from obeying import Owned, follow, run
 
 BASES: dict[str, tuple[str, list[str], int]] = {
-    "grey": (".png", ["T1", "T2"], 0), "one": (".png", ["T1"], 0), "rgb": (".png", ["R", "G", "B"],
-        0),
-    "tif": (".tif", ["T1"], 0), "jpg": (".jpg", ["T1"], 0),
-    "ct": (".nii.gz", ["CT"], 12), "mr": (".nii.gz", ["T1", "T2"], 12), "plain": (".nii", ["CT"],
-        12),
-    "nrrd": (".nrrd", ["CT"], 12), "mha": (".mha", ["CT"], 12),
+    "grey": (".png", ["T1", "T2"], 0), "one": (".png", ["T1"], 0), "tif": (".tif", ["T1"], 0),
+    "ct": (".nii.gz", ["CT"], 12), "plain": (".nii", ["CT"], 12),
 }  # fmt: skip
 
 Spoil = Callable[[Owned], object]
@@ -67,10 +62,6 @@ def store(path: Path, values: np.ndarray, affine: Any = None) -> None:
 
 def restore(own: Owned, file: Path, said: str) -> None:
     own.restore(file)
-
-
-def restore_all(own: Owned, file: Path, said: str) -> None:
-    own.restore()
 
 
 def leave_out(own: Owned, file: Path, said: str) -> None:
@@ -120,10 +111,6 @@ def each(change: Callable[[Owned, Path], object], what: str = "images") -> Spoil
 
 def described(**keys: object) -> Spoil:
     return lambda own: own.write(**keys)
-
-
-def renamed(change: Callable[[str], str]) -> Callable[[Owned, Path], object]:
-    return lambda own, path: path.rename(path.with_name(change(path.name)))
 
 
 def remapped(table: dict[int, int]) -> Callable[[Owned, Path], object]:
@@ -258,27 +245,9 @@ def exchanged(own: Owned, file: Path, said: str) -> None:
     numbered(own, {"background": 0, "lesion": 1}, {0: 1, 1: 0})
 
 
-def twins(own: Owned) -> None:
-    for number in (0, 1):
-        shutil.copy(own.images(number)[0], own.images(number)[2])
-    shutil.copy(own.masks()[0], own.masks()[2])
-
-
-def keep_one(own: Owned, file: Path, said: str) -> None:
-    own.leave_out(own.images()[2], said)
-
-
 def scaled(own: Owned) -> None:
     for one in (own.images()[0], own.masks()[0]):
         store(one, voxels(one), np.diag([3, 3, 1, 1]))
-
-
-def flat(*places: int) -> Spoil:
-    def done(own: Owned) -> None:
-        for path in [own.images(1)[place] for place in places]:
-            save(path, np.full((32, 32), 7, np.uint8))
-
-    return done
 
 
 def few_labelled(own: Owned) -> None:
@@ -299,23 +268,6 @@ def with_number(own: Owned, file: Path, said: str) -> None:
         path.rename(path.with_name(f"{path.stem}_0000.png"))
 
 
-def as_images(own: Owned, file: Path, said: str) -> None:
-    for path, image in zip(own.masks(), own.images(), strict=True):
-        path.rename(path.with_name(image.name.replace("_0000", "")))
-
-
-def in_two_forms(own: Owned) -> None:
-    for path in (own.images()[0], own.masks()[0]):
-        for form in ("NFC", "NFD"):
-            name = unicodedata.normalize(form, path.name.replace("0_s0", "é_s0"))
-            shutil.copy(path, path.with_name(name))
-        path.unlink()
-
-
-def one_form(own: Owned, file: Path, said: str) -> None:
-    file.unlink()
-
-
 def add_image(own: Owned, file: Path, said: str) -> None:
     own.restore(own.folder / "imagesTr" / file.name.replace(".", "_0000.", 1))
 
@@ -323,18 +275,6 @@ def add_image(own: Owned, file: Path, said: str) -> None:
 def remove_mask(own: Owned, file: Path, said: str) -> None:
     file.unlink()
     own.write(numTraining=len(own.images()))  # as is told beside it
-
-
-def in_folders(own: Owned) -> None:
-    for path in own.images():
-        place = path.with_name(path.name[:2])
-        place.mkdir(exist_ok=True)
-        path.rename(place / path.name)
-
-
-def moved_up(own: Owned, file: Path, said: str) -> None:
-    for path in sorted((own.folder / "imagesTr").glob("*/*")):
-        path.rename(own.folder / "imagesTr" / path.name)
 
 
 def shell(own: Owned, file: Path, said: str) -> None:
@@ -358,19 +298,6 @@ def added_channel(own: Owned, file: Path, said: str) -> None:
     own.write(channel_names={**names, str(len(names)): "new"})
 
 
-def in_rgb(own: Owned, path: Path) -> None:
-    values = read(path)
-    save(path, np.stack([values, values // 2, 200 - values // 2], -1))
-
-
-def painted(own: Owned, path: Path) -> None:
-    from PIL.PngImagePlugin import PngInfo
-
-    about = PngInfo()
-    about.add_text("synthetic", "synthetic")
-    save(path, read(path), pnginfo=about)
-
-
 OME = (
     '<?xml version="1.0" encoding="UTF-8"?><OME><Image ID="Image:0"><Pixels DimensionOrder="XYZCT" '
     'SizeX="32" SizeY="32" SizeZ="1" SizeC="2" SizeT="1" Type="uint8"><Channel Name="{}"/>'
@@ -387,10 +314,6 @@ def ome(names: tuple[str, str], channels: dict[str, str]) -> Spoil:
         own.write(channel_names=channels)
 
     return done
-
-
-def colours(own: Owned, file: Path, said: str) -> None:
-    own.write(channel_names={"0": "R", "1": "G", "2": "B"})
 
 
 def placed_by_image(own: Owned, file: Path, said: str) -> None:
@@ -443,34 +366,6 @@ RANGE = (
 )
 
 
-def grey_beside(own: Owned, file: Path, said: str) -> None:
-    for number in (1, 2):
-        save(
-            file.with_name(file.name.replace("_0000", f"_{number:04}")), read(file) // (number + 1)
-        )
-
-
-def in_grey(own: Owned, path: Path) -> None:
-    with Image.open(path) as picture:
-        picture.convert("L").save(path)
-
-
-def described_as(own: Owned, path: Path) -> None:
-    image = nib.load(path)
-    number = path.name.partition("_000")[2][0]
-    image.header["descrip"] = ("T2", "T1")[int(number)].encode()
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header), path)
-
-
-def exchanged_files(own: Owned, file: Path, said: str) -> None:
-    if not file.name.partition("_000")[2].startswith("0"):
-        return
-    other = file.with_name(file.name.replace("_0000", "_0001"))
-    file.rename(middle := file.with_name("middle"))
-    other.rename(file)
-    middle.rename(other)
-
-
 CASES: list[tuple[str, Case]] = [
     ("findings: Leave them out: --set", case("ct", few_labelled, typed,
         options=("image.slices=all",))),
@@ -479,10 +374,6 @@ CASES: list[tuple[str, Case]] = [
     ("listing: If it is the case's", case("one", by_case, with_number)),
     ("listing: Add the image, or", case("one", lambda own: own.images()[0].unlink(), add_image,
         remove_mask)),
-    ("pictures: Save it so{}", case("one", each(in_rgb), colours)),
-    ("between: Name it as the folders", case("grey", lambda own: None, lambda own, file,
-        said: ("image.modalities=T1",),
-        lambda own, file, said: (), options=("image.modalities=PET",))),
     ("between: Keep each patient at one", case("grey", south(patient_of_both), patient_left_out,
         other_patient)),
     ("between: Keep it in one of them", case("grey", south(also_in), leave_out)),
@@ -503,48 +394,18 @@ CASES: list[tuple[str, Case]] = [
     ("description: Leave out the cases that", case("one", ignoring_alone, ignored_is_0)),
     ("description: Give regions_class_order", case("one", regions, with_order, written(labels=L))),
     ("description: Exchange 0 and", case("one", background_is_1, exchanged)),
-    ("findings: Keep one case of each", case("grey", twins, keep_one)),
     ("findings: Train with one for all", case("ct", scaled,
         lambda own, file, said: ["image.spacing=3"], options=("recipe:default", "image.size=32"))),
-    ("findings: Export the images again, or", case("grey", flat(*range(8)), restore_all,
-        one_modality)),
-    ("findings: Export these images again", case("grey", flat(0), lambda own, file,
-        said: own.restore(own.images(1)[0]),
-        leave_out, lambda own, file, said: incomplete(own, own.images(1)[0], said))),
     ("grids: If it was drawn on this", case("ct", first(lambda own, path: store(path, voxels(path),
         np.eye(4) * 2), "masks"), placed_by_image)),
-    ("labelling: Name them under labels there", case("one", lambda own: remapped({1: 3})(own,
-        own.masks()[0]),
-        written(labels={**L, "third": 3}), lambda own, file, said: remapped({3: 1})(own, file))),
     ("labelling: Write 0 in its place", case("one", lambda own: remapped({0: 255})(own,
         own.masks()[0]),
         lambda own, file, said: remapped({255: 0})(own, file), leave_out)),
     ("labelling: Divide it by 255", case("one", each(remapped({1: 255}), "masks"),
         lambda own, file, said: save(file, read(file) // 255))),
-    ("labelling: Replace 255 by", case("one", lambda own: [own.write(labels={**L, "other": 2}),
-        each(remapped({1: 255}), "masks")(own)],
-        lambda own, file, said: remapped({255: 1})(own, file))),
-    ("listing: Keep one of the two", case("one", in_two_forms, one_form)),
-    ("listing: Add the mask, or move", case("one", lambda own: own.masks()[0].unlink(),
-        lambda own, file, said: own.restore(own.folder / "labelsTr" / file.name.replace("_0000",
-            "")), leave_out)),
-    ("listing: Give it its modality's", case("one",
-        first(renamed(lambda name: name.replace("_0000", ""))),
-        lambda own, file, said: file.rename(file.with_name(f"{file.stem}_0000.png")),
-        leave_out)),
-    ("listing: Name each mask as its image without the number of the modality: {}", case("one",
-        each(renamed(lambda name: name.replace(".", "_0000.")), "masks"), as_images)),
-    ("near: Move its files up", case("one", in_folders, moved_up)),
     ("near: Compress it", case("ct", first(unpacked), shell)),
     ("near: Unpack it: gunzip", case("plain", first(packed), shell)),
-    ("nnunet: Save it as RGB like", case("rgb", first(in_grey), restore, grey_beside, leave_out)),
-    ("nnunet: Remove its case", case("one", first(painted), leave_out)),
     ("nnunet: Write there", case("tif", ome(("T2", "T1"), {"0": "T1", "1": "T2"}), as_json)),
-    ("nnunet: Give each file the number", case("mr", lambda own: [described_as(own,
-        path) for path in [*own.images(), *own.images(1)]], exchanged_files)),
-
-    ("tiff: Name each under channel_names", case("tif", ome(("A", "B"), {"0": "T1"}),
-        written(channel_names={"0": "A", "1": "B"}))),
     ("volumes: Store one file a modality", case("ct", each(lambda own, path: store(path,
         np.stack([voxels(path)] * 2, -1))), added_channel)),
     ("sniffing: Compress it", case("ct", first(lambda own,
@@ -558,12 +419,3 @@ CASES: list[tuple[str, Case]] = [
         options=("discriminator.cross_fitted=true",))),
 ]  # fmt: skip
 """Module and beginning of a remedy in the source to its fault."""
-
-UNOBEYED = {
-    "dataset: Sites hold volumes": "A note of what a run paints, not of a fault.",
-    "patients: {} without": "A note on names, which test_findings.py obeys.",
-    "enrolment: Switch it off": "Another recipe altogether; test_modalities.py trains by it.",
-    "sniffing: Make a data set": "test_dicom.py imports.",
-    "listing: Write null in": "test_variants.py obeys it.",
-}
-"""Remedies that are not obeyed here, and why."""

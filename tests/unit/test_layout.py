@@ -4,7 +4,6 @@ import copy
 import subprocess
 import sys
 
-import pytest
 import torch
 from torch import nn
 
@@ -48,29 +47,19 @@ def test_a_generator_with_channels_last_paints_and_learns_the_same():
         )
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ["discriminator.kind=patch", "loss.segmentation=0"],
-        ["discriminator.kind=patch_segmentation", "loss.segmentation=1"],
-    ],
-)
-def test_a_discriminator_with_channels_last_judges_the_same(overrides):
-    recipe = Recipe.from_toml("", overrides)
+def test_a_discriminator_with_channels_last_judges_the_same():
+    recipe = Recipe.from_toml("", ["discriminator.kind=patch_segmentation", "loss.segmentation=1"])
     network = build_discriminator(recipe, Sizes(3, 2))
     assert any(isinstance(module, ImageNorm) for module in network.modules())
     images, maps = torch.randn(3, 2, 64, 64), torch.rand(3, 3, 64, 64)
     own, other = (one(images, maps) for one in (network, plain(copy.deepcopy(network))))
     for name in ("score", "segmentation"):
-        found, expected = getattr(own, name), getattr(other, name)
-        assert (found is None) == (expected is None)
-        if found is not None:
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(getattr(own, name), getattr(other, name), atol=1e-4, rtol=1e-4)
 
 
 def test_volumes_have_the_same_gradients_in_bfloat16_but_for_rounding():
     recipe = Recipe.from_toml("", ["discriminator.kind=patch_segmentation", "loss.segmentation=1"])
-    for seed in range(6):  # torch is wrong in more than half of all calls
+    for seed in range(4):  # torch is wrong in more than half of all calls
         torch.manual_seed(seed)
         network = build_discriminator(recipe, Sizes(3, 1, dims=3))
         images, maps = torch.randn(2, 1, 32, 48, 32), torch.rand(2, 3, 32, 48, 32)
