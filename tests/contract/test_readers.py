@@ -19,7 +19,6 @@ from PIL import Image as Picture
 from asyndgan.intake import reading
 from asyndgan.intake.readers import (
     LOSSLESS,
-    NOT_ACQUIRED,
     READERS,
     DataFileError,
     Geometry,
@@ -211,14 +210,6 @@ def test_a_file_in_colour_holds_three_modalities_where_three_are_wanted(
     np.testing.assert_allclose(stored, planes, rtol=0, atol=3 if reader.lossy else 0)
     with pytest.raises(DataFileError, match=path.name):
         reader.image(path, most=1)
-
-
-@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
-def test_equal_slices_give_equal_bytes(path: Path, reader: Reader, tmp_path: Path) -> None:
-    again = tmp_path / f"again{path.name.removeprefix('ann')}"
-    for file in (path, again):
-        reader.write(file, image(), spacing=SPACING, note=NOT_ACQUIRED)
-    assert path.read_bytes() == again.read_bytes()
 
 
 @pytest.mark.parametrize("path", LOSSLESS, indirect=True)

@@ -152,14 +152,6 @@ def test_every_example_gives_what_the_command_requires_and_no_unknown_option():
     assert seen > 30
 
 
-def test_every_option_has_a_topic_and_a_text_that_ends_a_sentence():
-    for name, command in commands():
-        for parameter in command.params:
-            assert parameter.help and parameter.help.endswith("."), (name, parameter.name)
-            if name != "asyndgan" and parameter.param_type_name == "option":
-                assert parameter.rich_help_panel and (parameter.metavar or parameter.is_flag)
-
-
 def test_help_of_no_command_imports_torch():
     code = f"""{MAIN}, COMMANDS, app
 from typer.testing import CliRunner
@@ -266,14 +258,13 @@ def test_the_shell_completes_commands_options_and_recipes():
     [
         ("fingerprint", "~/north", "--out=~/new/north.json"),
         ("train", "--site=a=~/nobody", "--out=~/new/run"),
-        ("policy", "check", "~/policy.toml", "default"),
     ],
 )
 def test_a_path_may_begin_with_the_users_folder_wherever_a_shell_leaves_it(
     words, folder, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
-    for part in ("north", "west", "policy.toml"):
+    for part in ("north", "west"):
         (tmp_path / "home").mkdir(exist_ok=True)
         (tmp_path / "home" / part).symlink_to(folder / part)
     home = tmp_path / "home"

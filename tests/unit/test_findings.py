@@ -225,16 +225,6 @@ def test_numbers_of_hospitals_days_and_sets_are_no_patients(names: list[str]) ->
     assert joined(names, "") is None
 
 
-@pytest.mark.parametrize("others", [[f"w{chr(97 + n)}x" for n in range(22)], ["eve_s0", "eve_s1"]])
-def test_slices_are_joined_beside_cases_of_other_names(others: list[str]) -> None:
-    slices = [f"P{patient:03d}_{n}" for patient in range(4) for n in range(5)]
-    found = joined([*slices, *others], "")
-    assert found
-    people = {patient_of(name) for name in others}
-    assert found.patients == len(people) + 4
-    assert {patient_of(name, found.pattern) for name in others} == people
-
-
 SITES = {
     "other glue": (
         [f"HN{p:02d}-{n:03d}" for p in range(3) for n in range(5)],
@@ -274,13 +264,6 @@ def test_patients_are_told_without_opening_an_image(tmp_path: Path) -> None:
     assert text.endswith(f" in dataset.json: {key}")
     told_by(folder, json.loads(f"{{{key}}}")["patient_pattern"])  # as it is copied
     assert told({"north": DataSet(folder)}) == "north: 2 patients, 8 pictures"
-
-
-def test_a_label_that_nobody_has_is_noted(tmp_path: Path) -> None:
-    north = checked(volumes(tmp_path / "north", labels=1))
-    assert "no case holds label 2 'spot'" in next(notes_between([north]))
-    south = checked(volumes(tmp_path / "south", seed=7))
-    assert not [*notes_between([north, south])]
 
 
 def test_one_picture_under_two_names_is_found(tmp_path: Path) -> None:

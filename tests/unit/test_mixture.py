@@ -21,7 +21,7 @@ def test_no_distribution_beside_the_centroid_is_nearer_to_the_sites():
     least = pull(sites, SHARES, middle)
     assert least < pull(sites, SHARES, SHARES @ sites)
     for size in (0.01, 0.1, 1.0):
-        for _ in range(20):
+        for _ in range(5):
             noise = torch.randn(len(middle), generator=random, dtype=torch.float64)
             beside = torch.softmax(middle.log() + size * noise, 0)
             assert least <= pull(sites, SHARES, beside) + 1e-9

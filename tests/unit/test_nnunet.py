@@ -107,13 +107,12 @@ def test_spellings_of_a_patient_are_the_first_of_them() -> None:
     assert patients_of(reversed(names)) == patients_of(names)
 
 
-@pytest.mark.parametrize("pattern", ["(a|a)*$", r"(.*a){30}$"])
 def test_a_patient_pattern_that_takes_for_ever_is_refused(
-    pattern: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(patients, "PATIENCE_S", 0.5)
     with pytest.raises(DataError, match=r"takes more than 0\.5 s for 1 name\. Repeat nothing"):
-        patient_of("a" * 40 + "b", pattern)
+        patient_of("a" * 40 + "b", "(a|a)*$")
 
 
 def test_slices_are_cut_along_the_anatomical_axis_whatever_the_files_orientation(

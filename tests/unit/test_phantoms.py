@@ -31,7 +31,7 @@ def drawn_for_test(patients: int) -> list[RawCase]:
 
 
 def test_no_patient_is_at_two_sites_or_at_a_site_and_in_the_test_set():
-    sets = [drawn(site) for site in DEFAULT_SITES] + [drawn_for_test(2)]
+    sets = [drawn(site, 2) for site in DEFAULT_SITES] + [drawn_for_test(1)]
     patients = [{case.patient for case in cases} for cases in sets]
     assert not any(one & other for one, other in combinations(patients, 2))
     masks = [{case.mask.tobytes() for case in cases} for cases in sets]

@@ -244,16 +244,6 @@ def test_overrides_win_and_are_given_no_reason():
     assert "as the recipe 'default'" in text and "rule 'percentiles of crops'" in text
 
 
-def test_a_modality_of_a_strange_name_is_planned():
-    strange = modality('a = "b".c', bits=16)
-    sites = {"a": pictures(modalities=(modality(), strange))}
-    made = plan(sites)
-    recipe = made.recipe(DEFAULT)
-    assert recipe.image.intensity_of(strange.name).kind == "percentiles"
-    assert recipe.image.intensity_of("T1").kind == "range"
-    assert Recipe.from_toml(made.toml(recipe, DEFAULT)) == recipe
-
-
 def test_phantoms_are_planned_as_the_default_recipe_trains_them(tmp_path):
     write_phantoms(tmp_path, size=64, sites=DEFAULT_SITES[:2], patients_scale=0.2)
     made = planned({name: tmp_path / name for name in ("north", "south")})
@@ -306,14 +296,6 @@ def test_sites_whose_data_is_elsewhere_get_what_a_federation_allows(tmp_path):
         for other in (tmp_path / "south", file)
     ]
     assert sizes == [(96, 96), (64, 64)]
-
-
-def test_three_sides_ask_for_volumes_and_all_of_the_plan_fits_them():
-    sites = {"a": crops(), "b": crops(axes=tuple(side(n, 0.5, 0.2) for n in (72, 100, 72)))}
-    recipe = planned_from(sites, ["image.size=32x64x32"]).recipe
-    assert recipe == planned_from(sites, ["image.size=32x64x32"], volumes=True).recipe
-    assert (recipe.image.size, recipe.image.fit) == ((32, 64, 32), "stretch")
-    assert recipe.discriminator.kind == "patch_segmentation" and recipe.training.steps == 2000
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyndgan.errors import RecipeError
@@ -56,23 +56,10 @@ def test_what_the_setting_of_a_modality_leaves_out_is_that_of_all_others():
     ("overrides", "reason"),
     [
         (["image.intensity.default.low=300"], "must be below high"),
-        (
-            ["image.intensity.T1.kind=percentiles", "image.intensity.T1.high=120"],
-            "between 0 and 100",
-        ),
-        (
-            [
-                f"image.intensity.{end}"
-                for end in ("default.kind=percentiles", "default.high=99", "T1.low=-100")
-            ],
-            "between 0 and 100",
-        ),
+        (["image.intensity.T1.kind=percentiles", "image.intensity.T1.high=120"], "0 and 100"),
         (['image.modalities=["T1", "T1"]'], "each once"),
         (["timeline=[{site='north', first=3, last=2}]"], "before its first one"),
-        (
-            ["timeline=[{site='south', frist=1}]"],
-            r"timeline\.0\.frist is no key here.*timeline\.first\?",
-        ),
+        (["timeline=[{site='south', frist=1}]"], r"frist is no key here.*timeline\.first\?"),
         (["image.size=512", "training.batch=1024"], "268,435,456 pixels in each modality"),
         (["image.size=128", "discriminator.layers=6"], "too small for discriminator.layers = 6"),
     ],
@@ -130,6 +117,7 @@ def test_every_recipe_of_the_package_survives_its_own_toml(name):
     assert recipe.name == name
 
 
+@settings(max_examples=15)
 @given(
     st.text(max_size=20).filter(lambda text: text.isprintable()),
     st.dictionaries(

@@ -19,7 +19,6 @@ from asyndgan.errors import RunError
 from asyndgan.judging.table import Evaluation, Row
 from asyndgan.painting.card import model_card
 from asyndgan.painting.fading import AS_PAINTED
-from asyndgan.painting.pictures import flat
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
 from asyndgan.reports.gallery import build_gallery, worth_painting
@@ -561,12 +560,6 @@ def test_another_runs_evaluation_is_not_shown_as_this_ones(tmp_path):
         page(run, evaluation=folder)
 
 
-def test_a_run_of_fedgan_is_told_of_elsewhere(tmp_path):
-    run = run_folder(tmp_path / "run", engine="fedgan")
-    with pytest.raises(RunError, match="FedGAN, in which weights travel"):
-        write_report(run, tmp_path / "page.html", synthetic=[])
-
-
 def of_steps(folder: Path, name: str, steps: int, kind: str = "topdown") -> RunFolder:
     changed = {"name": name, "training": {"steps": steps}, "generator": {"kind": kind}}
     if kind == "left open":
@@ -650,15 +643,3 @@ def test_terminal_and_page_show_the_same_figures(real, low, tmp_path):
         assert "0.022" in text
         assert ("0.011 to 0.111" in text) is not math.isnan(low)
         assert ("0.03" in text.replace("0.030", "")) is (real == 0.8)
-
-
-def test_a_report_shows_three_planes_of_a_volume_side_by_side():
-    mask = torch.zeros(4, 6, 5, dtype=torch.int64)
-    case = Case.drawn("a", torch.rand(1, 4, 6, 5), mask, ("MR",))
-    case.mask[2, 3, 1] = 1
-    shown = flat(case)
-    assert shown.mask.shape == (6, 5 + 5 + 6) and shown.image.shape == (1, 6, 16)
-    volume = case.image[0]
-    for left, right, plane in ((0, 5, volume[2]), (5, 10, volume[:, 3]), (10, 16, volume[..., 1])):
-        assert torch.equal(shown.image[0, : len(plane), left:right], plane)
-        assert shown.mask[:, left:right].sum() == 1

@@ -110,22 +110,6 @@ def test_a_study_that_cannot_be_used_is_answered_with_what_is_wrong(text, says):
     assert not re.search("Input|valid |pathlib|at line|at end", str(caught.value))
 
 
-@pytest.mark.parametrize("name", ["train", "audit"])
-def test_what_a_study_would_give_is_asked_for_with_the_way_to_write_one(
-    name, tmp_path, monkeypatch
-):
-    hint = r"Missing .*or write a study with 'asyndgan init FOLDER \.\.\.'"
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(typer.BadParameter) as missing:
-        parsed(name, "")
-    assert re.search(hint, missing.value.format_message())
-    (tmp_path / "study.toml").touch()
-    if name == "audit":  # which needs more than a run folder
-        with pytest.raises(typer.BadParameter) as missing:
-            parsed(name, "")
-        assert re.search(hint, missing.value.format_message())
-
-
 def test_what_is_no_file_of_text_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")

@@ -178,20 +178,6 @@ def test_a_row_is_of_means_over_seeds_and_real_models_stand_once():
     assert [row["ratio"] for row in found["paintings"]] == pytest.approx([0.8, 0.2])
 
 
-def test_folds_are_one_table_of_all_their_patients():
-    whole = [[0.1, 0.2, 0.3, 0.4, 0.5], [0.6, 0.7, 0.8, 0.9, 1.0]]
-    folds = [
-        tidy(evaluation(synthetic=np.array(whole)[:, first:last]), main("a"), first)
-        for first, last in ((0, 2), (2, 5))
-    ]
-    for tables in (folds, folds[::-1]):
-        cases, scores = by_key(joined(tables))[
-            main("a")._replace(model="synthetic", label="lesion")
-        ]
-        assert scores[..., 0].tolist() == whole
-        assert cases == 7
-
-
 def test_scores_are_read_as_they_were_written_and_equal_ones_give_equal_files(tmp_path):
     found = joined([tidy(evaluation(synthetic=[[1 / 3, NAN], [0.1, NAN]]), main("007"))])
     for folder in (tmp_path / "one", tmp_path / "two"):

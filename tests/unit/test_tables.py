@@ -162,16 +162,6 @@ def test_what_other_programs_write_is_told_by_its_cause(kind: str, tmp_path: Pat
     assert words in str(caught.value)
 
 
-def test_a_schema_is_drafted_that_can_be_read(tmp_path: Path) -> None:
-    folder = drawn(tmp_path)
-    (folder / "schema.json").unlink()
-    (report,) = checked([folder])
-    _, _, text = report.faults[0].partition("what names people:\n")
-    (folder / "schema.json").write_text(text)
-    assert schema_of(folder).target == "bad"
-    assert Table.read(folder).schema.columns["income"].missing
-
-
 HOSTILE = {
     "a text for a number": ("x,2,short,no\n", "'income': the value in line 2 is no number"),
     "a formula for a number": ("=1+1,2,short,no\n", "'income': the value in line 2 is no number"),
@@ -537,17 +527,6 @@ def test_records_of_few_values_are_not_those_of_another_table():
     check_apart(one, [other], "--test")
 
 
-def test_sites_that_judge_another_class_are_told(tmp_path):
-    one, other = (drawn(tmp_path / name, seed=seed) for seed, name in enumerate("ab"))
-    (other / "schema.json").write_text(json.dumps(SCHEMA | {"positive": "no"}))
-    (fault,) = checked([one, other])[-1].faults
-    assert "judges the class 'no'" in fault and "judges 'yes'" in fault
-    with pytest.raises(CohortError, match="Write the same 'positive'"):
-        plan_tables({"a": one, "b": other})
-    (other / "schema.json").write_text(json.dumps(SCHEMA | {"positive": "yes"}))  # as the default
-    assert plan_tables({"a": one, "b": other})
-
-
 def test_a_rare_class_is_drawn_more_often_in_whatever_order_classes_come(tmp_path):
     first = "yes"
     schema = json.loads(json.dumps(SCHEMA))
@@ -676,7 +655,7 @@ def test_a_copied_member_is_refused_unless_chance_explains_it(counts, why):
     )
 
 
-@pytest.mark.parametrize("cardinality", [(4,) * 8, (200, 200, 10), (3,) * 12])
+@pytest.mark.parametrize("cardinality", [(200, 200, 10), (3,) * 12])
 def test_chance_copies_of_coarse_records_raise_no_alarm(cardinality):
     random, refused = np.random.default_rng(0), 0
 

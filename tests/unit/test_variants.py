@@ -222,13 +222,6 @@ def test_regions_become_labels_that_do_not_overlap(
     assert describe(folder).labels == disjoint
 
 
-@pytest.mark.parametrize("numbers", [[], ["1"], [300, 1], list(range(1000))])
-def test_regions_that_cannot_be_used_are_refused(numbers: list, tmp_path: Path) -> None:
-    labels = {"background": 0, "whole": numbers, "core": 1}
-    with pytest.raises(DataError, match=r"dataset\.json"):
-        describe(listed(tmp_path / "a", labels=labels, regions_class_order=[1, 2]))
-
-
 def photographs(folder: Path, colours: int = 0) -> Path:
     """JPEG images with masks in PNG."""
     for part in ("imagesTr", "labelsTr"):
