@@ -184,6 +184,19 @@ def test_few_patients_are_told_by_names_alone(tmp_path):
     assert kept.modalities[0].whole is None and kept.modalities[0].kind == "unknown"
 
 
+def test_tails_of_spreads_need_ten_times_the_patients(tmp_path):
+    found = measured(halves(tmp_path / "a", patients=6, fourth=True))
+    assert found.bounded(5).labels[0].patients == found.bounded(5).patients == 5
+    whole = found.bounded(5).modalities[0].whole
+    assert whole and whole.p99_5.low is None and whole.p99_5.middle
+    assert found.bounded(6).labels[0].patients is None
+
+
+def test_a_label_that_few_lack_is_told_as_that_of_all(tmp_path):
+    (label, _) = measured(halves(tmp_path / "a", patients=10, fourth=True)).bounded(5).labels
+    assert label.patients == 10
+
+
 def lesions(folder: Path, *, ill: int, odd: Callable[[np.ndarray], object]) -> Fingerprint:
     """Of 24 volumes, in some of which lies a lesion of 217, as they leave; the last is `odd`."""
     cases = {}

@@ -134,6 +134,13 @@ def test_what_a_tiff_would_be_read_wrongly_from_is_refused(tmp_path: Path) -> No
     assert "several sizes" in refused(two)
 
 
+def test_a_tiff_that_describes_pages_of_other_files_is_refused(tmp_path: Path) -> None:
+    path = tiff(tmp_path, pages(), description="ImageJ=1.54f\nimages=9\nslices=9\n", metadata=None)
+    assert "describes 9 pages" in refused(path)
+    more = '<OME><Pixels SizeZ="9" SizeC="1" SizeT="1"/></OME>'
+    assert "describes 9 pages" in refused(tiff(tmp_path, pages(), description=more, metadata=None))
+
+
 def test_a_mask_in_a_tiff_that_is_packed_by_jpeg_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ann.tif"
     Picture.fromarray(pages(kind=np.uint8)).save(path, compression="jpeg")
