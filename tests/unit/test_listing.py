@@ -90,12 +90,9 @@ def test_masks_of_nearly_the_right_name_are_one_cause_with_an_example(
     assert remedy.endswith(f"{change('ann')}.png as ann.png.")
 
 
-@pytest.mark.parametrize(("image", "mask"), [("NFC", "NFD")])
-def test_letters_may_be_written_in_either_way_of_unicode(
-    tmp_path: Path, ending: str, image: str, mask: str
-) -> None:
+def test_letters_may_be_written_in_either_way_of_unicode(tmp_path: Path, ending: str) -> None:
     folder = data_set(tmp_path / "a", ending, ("m\u00fcller", "s\u00e1nchez"))
-    for part, way in (("imagesTr", image), ("labelsTr", mask)):
+    for part, way in (("imagesTr", "NFC"), ("labelsTr", "NFD")):
         renamed(folder, part, lambda name, way=way: unicodedata.normalize(way, name))
     assert check_folder(folder).faults == ()
     cases = list(read_cases(folder))
@@ -103,13 +100,10 @@ def test_letters_may_be_written_in_either_way_of_unicode(
     assert all(case.mask is not None for case in cases)
 
 
-@pytest.mark.parametrize("raw", [b"m\xfcller"], ids=["latin-1"])
-def test_names_that_are_no_text_are_one_fault_at_listing(
-    folder: Path, ending: str, raw: bytes
-) -> None:
+def test_names_that_are_no_text_are_one_fault_at_listing(folder: Path, ending: str) -> None:
     for part, old in (("imagesTr", f"ann_0000{ending}"), ("labelsTr", f"ann{ending}")):
         path = folder / part / old
-        path.rename(path.with_name(os.fsdecode(os.fsencode(old).replace(b"ann", raw))))
+        path.rename(path.with_name(os.fsdecode(os.fsencode(old).replace(b"ann", b"m\xfcller"))))
     found = check_folder(folder).faults
     assert {fault.reason for fault in found} == {
         "has a name that is not UTF-8, so no record can name it"
