@@ -271,9 +271,7 @@ def test_one_picture_under_two_names_is_found(tmp_path: Path) -> None:
     south = pictures(tmp_path / "south", ["cid", "dan"], seed=1)  # cid is bob
     (fault,) = same_pictures([checked(north), checked(south)])
     assert fault.file == south / "imagesTr/cid_0000.png"
-    pictures(tmp_path / "twice", ["ann", "bob", "eve"])
-    (twice,) = checked(pictures(tmp_path / "twice", ["ann", "bob", "eve"])).notes or [""]
-    assert twice == ""
+    assert not checked(pictures(tmp_path / "twice", ["ann", "bob", "eve"])).notes
     for path in (tmp_path / "twice").glob("*/eve*"):
         path.write_bytes((path.parent / path.name.replace("eve", "ann")).read_bytes())
     (note,) = checked(tmp_path / "twice").notes
