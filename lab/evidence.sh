@@ -2,7 +2,7 @@
 # Computes the tables behind docs/evidence.md, or the ones named, and writes each into docs/results/TABLE.md:
 #   lab/evidence.sh DATA OUT [TABLE ...]
 # A table is a suite of lab/suites (those named search-* are experiments, and run only if named) or one of
-# lab/experiments: reconstruction, membership, worst_recipe, digits, phantoms, tables, streets and masks (only if named). DATA contains
+# lab/experiments: reconstruction, membership, worst_recipe, digits, phantoms, tables and streets. DATA contains
 # lgg_mri, dsb2018_fluo, chest_xray, hippocampus_3d, streets_camvid, loans and loans_default; phantoms are generated there. Results that exist are reused, and an interrupted suite
 # resumes. A suite's results also go to lab/results/TABLE.json. Everything takes more than a day of one core.
 set -euo pipefail
@@ -21,11 +21,6 @@ for table; do
       ;;
     streets)
       .venv/bin/python -m lab.experiments.streets --data "$data" --out "$out/streets" --seeds 3 --document "$document"
-      continue
-      ;;
-    masks)
-      .venv/bin/python -m lab.experiments.masks --data "$data" --runs "$out"/search-length/runs/hippocampus_3d/planned-? \
-        --out "$out/masks" --document "$document"
       continue
       ;;
     reconstruction | membership | worst_recipe | phantoms)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from asyndgan.export.writing import write_dataset
 from asyndgan.store.case import RawCase
@@ -139,16 +138,9 @@ def sites(folder: Path, ending: str, names: Sequence[str], *, deep: int = 0) -> 
     made = []
     for place, name in enumerate(("north", "south")):
         clean = folder / f"clean_{name}"
-        stored = ".png" if ending.startswith(".jp") else ending
         labels = {"background": 0, "lesion": 1}
         cases = list(_cases(name[0], names, deep, place))
-        write_dataset(clean, cases, modalities=names, labels=labels, name=name, file_ending=stored)
-        if stored != ending:
-            for path in sorted((clean / "imagesTr").iterdir()):
-                with Image.open(path) as picture:
-                    picture.save(path.with_suffix(ending), quality=100)
-                path.unlink()
-            Owned(clean, clean).write(file_ending=ending)
+        write_dataset(clean, cases, modalities=names, labels=labels, name=name, file_ending=ending)
         shutil.copytree(clean, folder / name)
         made.append(Owned(folder / name, clean))
     return made

@@ -19,7 +19,6 @@ from PIL import Image as Picture
 from asyndgan.intake import reading
 from asyndgan.intake.readers import (
     LOSSLESS,
-    NOT_ACQUIRED,
     READERS,
     DataFileError,
     Geometry,
@@ -79,16 +78,10 @@ def mha(sizes: str, kind: str, content: bytes, *, packed: bool = False, more: st
 
 
 VAST_FILES: dict[str, Callable[[int], bytes]] = {
-    ".png": vast_png,
-    ".jpg": vast_jpeg,
-    ".jpeg": vast_jpeg,
-    ".tif": vast_tiff,
-    ".tiff": vast_tiff,
-    ".nii.gz": lambda side: gzip.compress(vast_nifti(side)),
-    ".nii": vast_nifti,
-    ".nrrd": vast_nrrd,
-    ".mha": vast_mha,
-}
+    ".png": vast_png, ".jpg": vast_jpeg, ".jpeg": vast_jpeg, ".tif": vast_tiff, ".tiff": vast_tiff,
+    ".nii.gz": lambda side: gzip.compress(vast_nifti(side)), ".nii": vast_nifti,
+    ".nrrd": vast_nrrd, ".mha": vast_mha,
+}  # fmt: skip
 """For every ending, a file of few bytes whose header claims this many pixels along each axis."""
 
 
@@ -120,11 +113,8 @@ def make_mha(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
 
 
 MAKE_VOLUME: dict[str, Callable[[Path, np.ndarray, np.ndarray], None]] = {
-    ".nii.gz": make_nifti,
-    ".nii": make_nifti,
-    ".nrrd": make_nrrd,
-    ".mha": make_mha,
-}
+    ".nii.gz": make_nifti, ".nii": make_nifti, ".nrrd": make_nrrd, ".mha": make_mha,
+}  # fmt: skip
 """For every ending of volumes, how other software than this package writes voxels (x, y, z)."""
 
 
@@ -136,9 +126,8 @@ def make(path: Path, plane: np.ndarray) -> None:
     elif ending in (".tif", ".tiff"):
         tifffile.imwrite(path, plane, photometric="minisblack")
     else:
-        Picture.fromarray(plane).save(
-            path, **({"quality": 95} if lossless(ending) != ending else {})
-        )
+        how = {"quality": 95} if lossless(ending) != ending else {}
+        Picture.fromarray(plane).save(path, **how)
 
 
 DEPTHS = {".png": "u1 u2", ".jpg": "u1", ".jpeg": "u1"}
@@ -177,21 +166,19 @@ def slice_in(values: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("path", LOSSLESS, indirect=True)
-def test_an_image_is_read_back_with_its_shape_and_spacing(path: Path, reader: Reader) -> None:
+def test_an_image_and_a_mask_are_read_back_with_their_shape_and_spacing(
+    path: Path, reader: Reader
+) -> None:
     reader.write(path, image(), spacing=SPACING, note="")
     (stored,) = reader.image(path, most=1)
     np.testing.assert_array_equal(slice_in(stored.values), image())
     # A volume's axes are the patient's; headers store spacings as 32-bit numbers.
     spacing = (*reversed(SPACING), 1.0) if reader.volumes else SPACING
     assert stored.spacing == pytest.approx(spacing if reader.spaced else (1.0, 1.0), rel=1e-6)
-
-
-@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
-def test_a_mask_is_read_back(path: Path, reader: Reader) -> None:
     reader.write(path, mask(), spacing=SPACING, note="")
-    stored = reader.mask(path)
-    np.testing.assert_array_equal(slice_in(stored.values), mask())
-    assert stored.values.dtype == np.uint8
+    labels = reader.mask(path)
+    np.testing.assert_array_equal(slice_in(labels.values), mask())
+    assert labels.values.dtype == np.uint8
 
 
 @pytest.mark.parametrize("path", LOSSLESS, indirect=True)
@@ -206,17 +193,6 @@ def test_a_slice_lies_as_its_geometry_says(path: Path, reader: Reader, axis: int
     np.testing.assert_array_equal(plane_of(stored.values, axis, 0), image())
     assert stored.spacing == tuple(np.insert(SPACING[::-1], axis, 4.0))
     assert nib.orientations.ornt2axcodes(stored.turn) == geometry.codes
-
-
-@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
-def test_whole_numbers_of_16_bits_are_stored_as_they_are(path: Path, reader: Reader) -> None:
-    if "u2" not in DEPTHS.get(path.name.removeprefix("ann"), "u2"):
-        pytest.skip("the format has no such numbers")
-    deep = np.random.default_rng(3).integers(0, 65536, SHAPE).astype(np.uint16)
-    reader.write(path, deep, spacing=SPACING, note="")
-    (stored,) = reader.image(path, most=1)
-    np.testing.assert_array_equal(slice_in(stored.values), deep)
-    assert stored.values.dtype == np.uint16
 
 
 @pytest.mark.parametrize("path", IN_COLOUR, indirect=True)
@@ -237,14 +213,6 @@ def test_a_file_in_colour_holds_three_modalities_where_three_are_wanted(
 
 
 @pytest.mark.parametrize("path", LOSSLESS, indirect=True)
-def test_equal_slices_give_equal_bytes(path: Path, reader: Reader, tmp_path: Path) -> None:
-    again = tmp_path / f"again{path.name.removeprefix('ann')}"
-    for file in (path, again):
-        reader.write(file, image(), spacing=SPACING, note=NOT_ACQUIRED)
-    assert path.read_bytes() == again.read_bytes()
-
-
-@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
 def test_a_painted_file_is_marked_and_lies_where_the_acquired_one_does(
     path: Path, reader: Reader, tmp_path: Path
 ) -> None:
@@ -256,12 +224,6 @@ def test_a_painted_file_is_marked_and_lies_where_the_acquired_one_does(
     assert stored.spacing == acquired.spacing
     np.testing.assert_array_equal(stored.affine, acquired.affine)
     assert stored.painted and not acquired.painted
-
-
-@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
-def test_a_note_marks_a_file_as_painted(path: Path, reader: Reader) -> None:
-    reader.write(path, image(), spacing=SPACING, note=NOT_ACQUIRED)
-    assert reader.image(path, most=1)[0].painted
 
 
 def test_a_damaged_file_is_refused_by_its_name(path: Path) -> None:
@@ -282,10 +244,9 @@ def read_by(name: str, path: Path) -> object:
     return reading.image(path, most=1) if name == "image" else reading.mask(path)
 
 
-@pytest.mark.parametrize("read", ["image", "mask"])
-@pytest.mark.parametrize("vast", [True, False])
+@pytest.mark.parametrize(("read", "vast"), [("image", True), ("mask", False)])
 def test_a_file_that_claims_more_than_it_holds_is_refused_and_takes_little(
-    vast: bool, read: str, path: Path, reader: Reader
+    read: str, vast: bool, path: Path, reader: Reader
 ) -> None:
     side = VAST if vast else 700 if reader.volumes else 7000  # within the bound of any file
     path.write_bytes(VAST_FILES[path.name.removeprefix("ann")](side))
@@ -295,7 +256,7 @@ def test_a_file_that_claims_more_than_it_holds_is_refused_and_takes_little(
     assert kilobytes < 2**20
 
 
-@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "f4"])
+@pytest.mark.parametrize("kind", ["u1", "i2", "f4"])
 def test_what_other_software_stores_is_read_in_its_depth(
     kind: str, path: Path, reader: Reader
 ) -> None:
@@ -373,8 +334,6 @@ def test_a_file_with_any_byte_changed_is_read_or_refused(path: Path) -> None:
 FOREIGN = {
     "a JPEG picture": encoded("JPEG"),
     "a TIFF picture": encoded("TIFF"),
-    "a BMP picture": encoded("BMP"),
-    "a GIF picture": encoded("GIF"),
     "a WebP picture": encoded("WEBP"),
     "a DICOM file": bytes(128) + b"DICM\2\0\0\0UL\4\0",
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n",
@@ -403,20 +362,6 @@ def test_a_file_that_holds_something_else_is_named_by_what_it_holds(
             assert "Export the mask again" in found.value.remedy  # its labels are lost
 
 
-@pytest.mark.parametrize(
-    ("name", "other"), [(".png", ".nii.gz"), (".png", ".nii"), (".nii", ".png")]
-)
-def test_a_file_of_another_format_that_is_read_is_named(
-    name: str, other: str, tmp_path: Path
-) -> None:
-    whole = tmp_path / f"whole{other}"
-    reader_of(whole).write(whole, image(), spacing=SPACING, note="")
-    path = whole.rename(tmp_path / f"ann{name}")
-    with pytest.raises(DataFileError, match="or store the whole set in one format") as found:
-        reader_of(path).image(path, most=1)
-    assert ("NIfTI" if name == ".png" else "PNG") in found.value.reason
-
-
 def png_of(samples: np.ndarray, depth: int, colour: int) -> bytes:
     """A PNG (rows, columns, samples a pixel) of any depth and colour type, by its specification."""
     rows, columns, _ = samples.shape
@@ -442,8 +387,7 @@ def samples(depth: int, bands: int = 1) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("depth", "colour", "read"),
-    [(16, 0, "image"), (16, 0, "mask"), (8, 0, "mask"), (1, 0, "mask")]
-    + [(depth, 3, "mask") for depth in (1, 2, 4, 8)],
+    [(16, 0, "image"), (16, 0, "mask"), (1, 0, "mask"), (2, 3, "mask"), (8, 3, "mask")],
 )
 def test_what_a_png_stores_is_read_exactly(
     depth: int, colour: int, read: str, tmp_path: Path
@@ -468,8 +412,7 @@ def unplaced(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...], **c
     path.write_bytes(gzip.compress(content) if path.name.endswith(".gz") else content)
 
 
-@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-@pytest.mark.parametrize("codes", [{}, {"qform_code": 1}], ids=["no code", "qform"])
+@pytest.mark.parametrize(("ending", "codes"), [(".nii", {}), (".nii.gz", {"qform_code": 1})])
 def test_voxels_that_are_0_mm_apart_are_refused_and_nibabel_is_silent(
     ending: str, codes: dict[str, int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

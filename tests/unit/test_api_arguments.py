@@ -23,37 +23,16 @@ CALLS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize(
     ("name", "argument", "value"),
     [
-        ("train", "threads", 0), ("train", "threads", "many"), ("train", "sites", ["data/north"]),
-        ("train", "overrides", ["image.size=32"]), ("train", "watch", "print"),
-        ("generate", "draws", 0), ("generate", "draws", 1.5),
-        ("generate", "fade", "lesion"), ("release", "fade", "lesion"), ("evaluate", "seeds", 0),
-        ("evaluate", "steps", 0), ("evaluate", "workers", 0), ("evaluate", "labels", "lesion"),
-        ("audit", "holdout", 3), ("audit", "fade", "lesion"),
+        ("train", "threads", 0), ("train", "sites", ["data/north"]), ("generate", "draws", 1.5),
+        ("release", "fade", "lesion"), ("evaluate", "labels", "lesion"), ("audit", "holdout", 3),
     ],
 )  # fmt: skip
 def test_an_argument_of_another_type_or_range_is_named(name, argument, value):
     with pytest.raises(AsyndganError) as caught:
         CALLS[name](**{argument: value})
-    assert str(caught.value).startswith(f"asyndgan.{name}: {argument} = {value!r}: ")
-
-
-@pytest.mark.parametrize(
-    ("name", "argument", "value"),
-    [("train", "recipe", 3), ("train", "overrides", ["a"]), ("release", "fade", "lesion"),
-     ("audit", "holdout", np.zeros(3)), ("evaluate", "labels", "lesion")],
-)  # fmt: skip
-def test_an_error_of_an_argument_has_no_words_of_a_validator(name, argument, value):
-    with pytest.raises(AsyndganError, match=": give a") as caught:
-        CALLS[name](**{argument: value})
-    for word in ("instance", "valid", "pydantic", "Input"):
-        assert word not in str(caught.value)
-
-
-def test_an_error_names_arguments_and_no_options(phantoms, tmp_path):
-    with pytest.raises(AsyndganError) as caught:
-        asyndgan.generate("nuclei", tmp_path / "set", like=phantoms["north"])
-    assert "Name with like the data set of a site" in str(caught.value)
-    assert "--" not in str(caught.value)
+    said = str(caught.value)
+    assert said.startswith(f"asyndgan.{name}: {argument} = {value!r}: ")
+    assert not any(word in said for word in ("instance", "valid", "pydantic", "Input"))
 
 
 def test_a_call_without_sites_names_what_is_missing(tmp_path):

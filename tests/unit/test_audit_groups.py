@@ -17,9 +17,8 @@ from asyndgan.auditing.groups import (
     sites_of,
 )
 from asyndgan.auditing.membership import Attack, holm
-from asyndgan.store import Case, Preparation
+from asyndgan.store import Case
 
-PREPARED = Preparation((16, 16), (1.0, 1.0), (16, 16), (0, 0), (1.0,), (0.0,))
 BRIGHTNESS = {"north": -0.2, "south": 0.2, "abroad": 0.6}
 
 
@@ -32,7 +31,7 @@ def patients(names: Sequence[str], brightness: float, seed: int) -> list[Case]:
         image = (mean + 0.2 * torch.randn(1, 16, 16, generator=random)).clamp(-1, 1)
         mask = torch.zeros(16, 16, dtype=torch.int64)
         mask[2 : int(torch.randint(6, 12, (1,), generator=random)), 2:10] = 1
-        cases.append(Case(name, name, image, mask, ("T1",), PREPARED))
+        cases.append(Case.drawn(name, image, mask, ("T1",)))
     return cases
 
 
@@ -66,24 +65,18 @@ def decided(others: list[Case]) -> tuple[Groups, Attack]:
 
 def test_others_of_the_same_hospitals_in_the_same_mix_are_compared_as_they_are():
     groups, found = decided(group({"north": 20, "south": 10}, "test-{site}-p{number}", 2))
-    assert groups.alike
+    assert groups.alike and groups.verdict.startswith("alike (members: 40 north, 20 south; others")
     assert groups.others == {"north": 20, "south": 10}
     assert not found.alarms and found.low < 0.5 < found.high
-    assert groups.verdict.startswith(
-        "alike (members: 40 north, 20 south; others: 20 north, 10 south)"
-    )
 
 
-@pytest.mark.parametrize("names", ["test_{site}_{number}", "patient{number}-{site}-x", "{number}"])
+@pytest.mark.parametrize("names", ["test_{site}_{number}", "{number}"])
 def test_others_of_another_hospital_raise_no_alarm_whether_their_names_tell_it_or_not(names):
     groups, found = decided(group({"abroad": 30}, names, 3))
     assert found.auc > 0.95 and found.tells
     assert not (groups.alike or found.alarms or found.passes)
     assert found.verdict.startswith("undecided, since members and others are not alike: AUC")
-    assert (
-        "images differ (most by the brightness of T1: AUC 1.00, p < 0.001, corrected; members"
-        in groups.verdict
-    )
+    assert "images differ (most by the brightness of T1: AUC 1.00, p < 0.001" in groups.verdict
 
 
 def test_other_hospitals_whose_means_are_alike_are_found_by_their_nearest_patients():
@@ -97,20 +90,18 @@ def test_other_hospitals_whose_means_are_alike_are_found_by_their_nearest_patien
 
 def test_groups_of_the_same_hospitals_seldom_differ():
     unlike = 0
-    for seed in range(20):
+    for seed in range(10):
         sites = group({"north": 30, "south": 20}, "{site}/{number}", 10 + seed)
         random = np.random.default_rng(seed).permutation(len(sites))
         ours, others = ([sites[n] for n in part] for part in (random[:35], random[35:]))
-        groups = compare_groups(ours, others, sites_of(ours, others, []))
-        unlike += groups.other_images
-    assert unlike <= 3
+        unlike += compare_groups(ours, others, sites_of(ours, others, [])).other_images
+    assert unlike <= 2
 
 
 def test_others_in_another_mix_leave_the_audit_undecided():
     groups, found = decided(group({"south": 9}, "{site}-t{number}", 7))
-    assert groups.other_mix
+    assert groups.other_mix and "others: 9 south" in groups.verdict
     assert not found.alarms and not found.passes
-    assert "others: 9 south" in groups.verdict
 
 
 def test_members_who_are_told_better_than_plain_measures_tell_them_are_an_alarm():
@@ -128,27 +119,12 @@ def test_members_who_are_told_better_than_plain_measures_tell_them_are_an_alarm(
     assert not brightness.alarms and brightness.explained
 
 
-def test_names_tell_sites_by_their_letters_where_no_site_is_named():
-    """Such as a hospital's code: TCGA_CS_4941 at site_1."""
-    codes = {"site_1": "TCGA_CS", "site_2": "TCGA_DU"}
-    members = [
-        case
-        for site, code in codes.items()
-        for case in patients([f"{site}/{code}_{n}" for n in range(4)], 0.0, 1)
-    ]
-    others = patients(["TCGA_CS_91", "TCGA_DU_92", "TCGA_DU_93", "TCGA_EZ_94"], 0.0, 2)
-    _, outside = sites_of(members, others, codes)
-    assert list(outside.values()) == ["site_1", "site_2", "site_2", ELSEWHERE]
-    nameless = patients(["91", "a2", "TCGA_CS_93", "b4"], 0.0, 2)
-    assert sites_of(members, nameless, codes)[1] == {}
-
-
 @pytest.mark.parametrize(
     ("members", "others", "told"),
     [
         (  # a digit first, as drives are named
-            ["s1/0001TP_c00", "s1/0001TP_c01", "s2/0006R0_c00", "s2/0006R0_c01"],
-            ["0001TP_c10", "0006r0_c09", "0001TP_c12"], ["s1", "s2", "s1"],
+            ["a/0001TP_c00", "a/0001TP_c01", "b/0006R0_c00", "b/0006R0_c01"],
+            ["0001TP_c10", "0006r0_c09", "0001TP_c12"], ["a", "b", "a"],
         ),
         (  # more than half are of hospitals whose codes no site has
             ["a/han270", "a/han221", "b/esp99", "b/esp117"],
@@ -156,26 +132,25 @@ def test_names_tell_sites_by_their_letters_where_no_site_is_named():
         ),
         (  # a letter after the code
             ["a/TCGA_CS_A1", "a/TCGA_CS_4941", "b/TCGA_DU_5849", "b/TCGA_DU_A5TY"],
-            ["TCGA_DU_B7", "TCGA_CS_4943"], ["b", "a"],
+            ["TCGA_DU_B7", "TCGA_CS_4943", "TCGA_EZ_94"], ["b", "a", ELSEWHERE],
         ),
         (["a/x1", "b/y1"], ["west-p1", "north_p2"], ["b", "a"]),  # by their folders
         (["a/p001", "a/p002", "b/p003", "b/p004"], ["p005", "p006"], []),
         (["a/fe01", "a/fe02", "b/ab03", "b/ab04"], [*(f"patient{n}" for n in range(4)), "fe3"], []),
+        ([f"a/hippocampus_{n:03}" for n in range(4)], ["hippocampus_004", "hippocampus_005"], []),
+        (  # a longer site's name is not taken for a shorter one
+            ["north/a1", "north-east/b1"],
+            ["north-east-1", "x_NORTH_2", "north/3", "northern-4"],
+            ["north-east", "north", "north", ELSEWHERE],
+        ),
     ],
 )  # fmt: skip
 def test_hospitals_are_known_by_how_names_begin_and_by_their_folders(members, others, told):
     folders = {"north": "a", "west": "b"}
     ours, theirs = patients(members, 0.0, 1), patients(others, 0.0, 2)
-    assert list(sites_of(ours, theirs, ["a", "b"], folders)[1].values()) == told
-
-
-def test_a_longer_sites_name_is_not_taken_for_a_shorter_one():
-    sites = ["north", "north-east"]
-    others = patients(["north-east-1", "x_NORTH_2", "north/3", "northern-4"], 0.0, 1)
-    members = patients(["north/a1", "north-east/b1"], 0.0, 2)
-    assert list(sites_of(members, others, sites)[1].values()) == [
-        "north-east", "north", "north", ELSEWHERE,
-    ]  # fmt: skip
+    sites = sorted({name.partition("/")[0] for name in members})
+    known = sites_of(ours, theirs, sites, folders if sites == ["a", "b"] else {})
+    assert list(known[1].values()) == told
 
 
 def test_a_mix_that_differs_by_rounding_is_the_same():
@@ -184,12 +159,6 @@ def test_a_mix_that_differs_by_rounding_is_the_same():
     assert replace(same, others={"a": 12, "b": 6, "c": 3, "d": 3}).other_mix
     assert replace(same, others={"a": 6, "b": 6, "c": 6, ELSEWHERE: 6}).other_mix
     assert not replace(same, others={}).other_mix
-
-
-def test_images_that_are_all_alike_are_no_difference():
-    flat = [replace(case, image=torch.zeros(1, 16, 16), mask=MEMBERS[0].mask) for case in MEMBERS]
-    groups = compare_groups(flat[:30], flat[30:], ({case.patient: "n" for case in flat}, {}))
-    assert (groups.auc, groups.p_value) == (0.5, 1.0)
 
 
 def test_one_of_several_attacks_with_a_sign_by_chance_is_no_alarm():
@@ -234,9 +203,3 @@ def test_an_alarm_on_others_of_unknown_hospitals_lies_above_what_plain_measures_
     assert not known.may_explain(0.51)
     assert "maybe not alike" in unknown.verdict
     assert "too few to compare" in Groups({"a": 9}, {"a": 2}, "mean of T1", 0.8, 0.6).verdict
-
-
-def test_letters_that_all_names_begin_with_tell_no_site():
-    members = patients([f"north/hippocampus_{number:03}" for number in range(4)], 0.0, 1)
-    others = patients([f"hippocampus_{number:03}" for number in range(4, 8)], 0.0, 2)
-    assert sites_of(members, others, ["north"])[1] == {}

@@ -6,57 +6,50 @@ import pytest
 import torch
 
 from asyndgan.arrays import CPU
-from asyndgan.errors import CohortError, NotFiniteError, RecipeError
+from asyndgan.errors import CohortError, RecipeError
 from asyndgan.judging.metrics import dice
 from asyndgan.models.segmentation_budget import SegmentationBudget
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.store import Cohort
-from asyndgan.store.case import Preparation
 from asyndgan.store.prepared import Case
-from asyndgan.training import Scope
 from asyndgan.training.checkpoint import read
 from asyndgan.training.optimiser import average_decay
 from asyndgan.training.segmentation import predict
-from lab.fedavg import train_fedavg
-from lab.fedgan import _common_scope, _FedGan, _Party, train_fedgan
+from lab.fedavg import average_weights, train_fedavg
+from lab.fedgan import _common_scope, _FedGan, train_fedgan
 
 Sites = dict[str, Path]
-STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0,), (0.0,))
 
 
 def disc(patient: str, row: int) -> Case:
     """A bright disc on black."""
     rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     mask = ((rows - row) ** 2 + (columns - 16) ** 2 < 40).long()
-    return Case(patient, patient, mask[None] * 1.6 - 0.8, mask, ("T1",), STORED)
+    return Case.drawn(patient, mask[None] * 1.6 - 0.8, mask, ("T1",))
 
 
-def test_sites_learn_one_network_by_averaging():
+def test_sites_learn_one_network_by_averaging_by_their_numbers_of_cases(monkeypatch):
     sites = {
-        "north": [disc(f"n{row}", row) for row in range(7, 11)],
-        "south": [disc(f"s{row}", row) for row in range(21, 25)],
+        "north": [disc(f"n{row}", row) for row in (7, 8, 9)],
+        "south": [disc(f"s{row}", row) for row in range(20, 29)],
     }
+    shares: list[list[float]] = []
+
+    def averaged(networks, own):
+        shares.append(list(own))
+        average_weights(networks, own)
+
+    monkeypatch.setattr("lab.fedavg.average_weights", averaged)
     budget = SegmentationBudget(
         steps=60, batch=4, width=4, rate=5e-3, rotation=0, zoom=0, translation=0
     )
-    told: list[int] = []
-    network = train_fedavg(
-        sites, classes=2, budget=budget, seed=0, on_progress=lambda step, _: told.append(step)
-    )
+    network = train_fedavg(sites, classes=2, budget=budget, seed=0)
+    assert shares and all(own == [0.25, 0.75] for own in shares)
     cases = [*sites["north"], *sites["south"]]
     found = predict(network, torch.stack([case.image for case in cases]))
     assert dice(found == 1, torch.stack([case.mask for case in cases]) == 1) > 0.8
-    assert told == list(range(1, 61))
-
-
-def test_fedavg_averages_by_the_sites_numbers_of_cases(monkeypatch):
-    shares: list[list[float]] = []
-    monkeypatch.setattr("lab.fedavg.average_weights", lambda _, own: shares.append(list(own)))
-    sites = {"north": [disc(f"n{row}", row) for row in (7, 8, 9)], "south": [disc("s21", 21)]}
-    train_fedavg(sites, classes=2, budget=SegmentationBudget(steps=1, batch=2, width=4), seed=0)
-    assert shares and all(own == [0.75, 0.25] for own in shares)
 
 
 @pytest.fixture
@@ -64,15 +57,28 @@ def recipe(tiny):
     return tiny("image.size=32", "training.steps=7")
 
 
-def test_fedgan_leaves_a_run_that_paints(recipe, phantoms, tmp_path):
-    run = train_fedgan(recipe, phantoms, tmp_path / "run", local_steps=2)
-    facts = run.facts()
+def test_a_fedgan_that_was_cut_short_ends_as_if_it_had_not_been(recipe, phantoms, tmp_path):
+    class CutError(Exception):
+        pass
+
+    def cut(step, steps):
+        if step == 6:
+            raise CutError
+
+    whole = train_fedgan(recipe, phantoms, tmp_path / "whole", local_steps=2)
+    facts = whole.facts()
     assert (facts.state, facts.steps, facts.engine) == ("finished", 7, "fedgan")
     rounds = 4  # the last one is short
     assert {bytes_["weights"] % rounds for bytes_ in facts.left_sites.values()} == {0}
-    masks = [("m", torch.zeros(32, 32, dtype=torch.int64))]
-    (case,) = synthesise(run, masks)
+    (case,) = synthesise(whole, [("m", torch.zeros(32, 32, dtype=torch.int64))])
     assert case.image.isfinite().all()
+    with pytest.raises(CutError):
+        train_fedgan(recipe, phantoms, tmp_path / "cut", local_steps=2, watch=cut)
+    for _ in range(2):  # and once it is finished it is left as it is
+        resumed = train_fedgan(recipe, phantoms, tmp_path / "cut", local_steps=2)
+        first, second = (read(run.generator_file)[0] for run in (whole, resumed))
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert [r["step"] for r in resumed.metrics()] == [r["step"] for r in whole.metrics()]
 
 
 def begun(recipe: Recipe, sites: Sites, out: Path) -> _FedGan:
@@ -87,9 +93,7 @@ def test_a_round_of_fedgan_is_local_learning_and_then_the_mean_by_shares(
     start = {k: v.clone() for k, v in federation.average.state_dict().items()}
     losses = federation._round(2)
     for party in twin.parties:
-        for number in range(2):
-            alone = party.step(number)
-        assert losses[party.name] == alone
+        assert [party.step(number) for number in range(2)][-1] == losses[party.name]
     networks = [[p.generator for p in f.parties] for f in (federation, twin)]
     networks += [[p.objective.discriminator for p in f.parties] for f in (federation, twin)]
     for ours, local in zip(networks[::2], networks[1::2], strict=True):
@@ -105,77 +109,14 @@ def test_a_round_of_fedgan_is_local_learning_and_then_the_mean_by_shares(
         torch.testing.assert_close(now, kept * start[key] + (1 - kept) * learned)
 
 
-def test_a_site_that_stores_its_modalities_in_another_order_is_averaged_channel_by_channel(tiny):
-    recipe = tiny("image.size=32")
-    images, masks = torch.rand(4, 2, 32, 32), torch.randint(0, 2, (4, 32, 32))
-    labels = {0: "background", 1: "organ"}
-    cohorts = {
-        "north": Cohort(images, masks, modalities=["T1", "T2"], labels=labels),
-        "south": Cohort(images.flip(1), masks, modalities=["T2", "T1"], labels=labels),
-    }
-    scope = _common_scope(cohorts)
-    assert scope == Scope(("T1", "T2"), labels, (32, 32))
-    parties = [_Party(name, cohort, recipe, scope, CPU) for name, cohort in cohorts.items()]
-    seen = [party._in_order(party.cohort.batch(0, 4)).images.mean((0, 2, 3)) for party in parties]
-    torch.testing.assert_close(*seen)
-
-
-def test_sites_that_cannot_be_averaged_are_refused(tiny):
+def test_sites_and_recipes_that_cannot_be_averaged_are_refused(tiny, phantoms, tmp_path):
     masks, labels = torch.zeros(4, 32, 32, dtype=torch.int64), {0: "background"}
-    one = Cohort(torch.rand(4, 1, 32, 32), masks, modalities=["T1"], labels=labels)
-    two = Cohort(torch.rand(4, 1, 32, 32), masks, modalities=["T2"], labels=labels)
-    more = Cohort(torch.rand(4, 1, 32, 32), masks, modalities=["T1"], labels={**labels, 1: "x"})
+    one, two, more = (
+        Cohort(torch.rand(4, 1, 32, 32), masks, modalities=[modality], labels=own)
+        for modality, own in (("T1", labels), ("T2", labels), ("T1", {**labels, 1: "x"}))
+    )
     for other in (two, more):
         with pytest.raises(CohortError, match="north and south"):
             _common_scope({"north": one, "south": other})
-
-
-def test_a_recipe_that_fedgan_cannot_follow_is_refused(tiny, phantoms, tmp_path):
     with pytest.raises(RecipeError, match="FedGAN"):
         train_fedgan(tiny("image.size=32", "integrity.bound=2"), phantoms, tmp_path / "run")
-
-
-def test_a_fedgan_that_diverges_says_so(tiny, phantoms, tmp_path):
-    federation = begun(tiny("image.size=32"), phantoms, tmp_path / "run")
-    with torch.no_grad():
-        next(federation.parties[0].generator.parameters()).fill_(torch.nan)
-    with pytest.raises(NotFiniteError, match=f"site {federation.parties[0].name}"):
-        federation._round(2)
-
-
-def test_a_checkpoint_without_the_facts_of_its_step_resumes_at_its_own(recipe, phantoms, tmp_path):
-    """As after a kill between the two writes."""
-    federation = begun(recipe, phantoms, tmp_path / "run")
-    federation._record(federation._round(2))
-    federation._store()
-    old = federation.folder.facts_file.read_bytes()
-    federation._record(federation._round(4))
-    federation._store()
-    federation.folder.facts_file.write_bytes(old)
-    assert _FedGan(federation.folder, phantoms, 2, CPU).facts.steps == 4
-
-
-def test_a_fedgan_that_was_cut_short_ends_as_if_it_had_not_been(recipe, phantoms, tmp_path):
-    class CutError(Exception):
-        pass
-
-    def cut(step, steps):
-        if step == 6:
-            raise CutError
-
-    whole = train_fedgan(recipe, phantoms, tmp_path / "whole", local_steps=2)
-    with pytest.raises(CutError):
-        train_fedgan(recipe, phantoms, tmp_path / "cut", local_steps=2, watch=cut)
-    resumed = train_fedgan(recipe, phantoms, tmp_path / "cut", local_steps=2)
-    first, second = (read(run.generator_file)[0] for run in (whole, resumed))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert [r["step"] for r in resumed.metrics()] == [r["step"] for r in whole.metrics()]
-
-
-def test_a_finished_fedgan_is_left_as_it_is(tiny, phantoms, tmp_path):
-    """Its newest checkpoint is older than its generator."""
-    recipe = tiny("image.size=32", "training.steps=7", "training.checkpoint_every=5")
-    run = train_fedgan(recipe, phantoms, tmp_path / "run", local_steps=2)
-    before = run.generator_file.read_bytes()
-    train_fedgan(recipe, phantoms, tmp_path / "run", local_steps=2)
-    assert run.generator_file.read_bytes() == before

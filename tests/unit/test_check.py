@@ -66,26 +66,6 @@ def stops(folder: Path) -> DataFileError:
     return fault
 
 
-def test_a_clean_folder_has_no_faults(folder: Path) -> None:
-    assert check_folder(folder).faults == ()
-
-
-def test_the_table_counts_what_is_there(folder: Path) -> None:
-    rows = dict(check_folder(folder).rows)
-    assert rows["cases"] == "3 (3 with a mask)"
-    assert rows["patients"] == "1"
-    assert rows["modalities"] == "T1, T2"
-    assert rows["size"] == "16 x 16"
-    assert rows["label 1 lesion"].endswith("in 3 cases")
-    assert "intensity T2" in rows
-
-
-def test_a_table_of_volumes_has_their_spacing(tmp_path: Path) -> None:
-    rows = dict(check_folder(data_set(tmp_path / "a", file_ending=".nii.gz")).rows)
-    assert rows["size"] == "16 x 16 x 1"
-    assert rows["spacing (mm)"] == "1 x 1 x 1"
-
-
 def picture(size: tuple[int, int] = (16, 16), value: int = 0, kind: str = "L") -> bytes:
     content = io.BytesIO()
     Picture.new(kind, size, value).save(content, "PNG")
@@ -133,43 +113,40 @@ VOXELS = np.random.default_rng(0).integers(0, 2, (16, 16, 1)).astype(np.uint8)
 TURNED = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1), [0, 0, 0])
 
 
-@pytest.mark.parametrize("file", ["imagesTr/ann_s0_0001.nii.gz", "labelsTr/ann_s0.nii.gz"])
 @pytest.mark.parametrize(
     ("affine", "reason"),
     [
         (np.diag([1, 1, 3, 1]), "has voxels of 1 x 1 x 3 mm, but {} has 1 x 1 x 1 mm"),
-        (np.diag([-1, 1, 1, 1]), "lies 15 voxels off {}"),
         (nib.affines.from_matvec(np.eye(3), [0, 0.2, 0]), "lies 0.2 voxels off {}"),
         (TURNED, "is turned against {}"),
     ],
-    ids=["spacing", "mirrored", "shifted", "turned"],
+    ids=["spacing", "shifted", "turned"],
 )
 def test_files_of_a_case_that_lie_elsewhere_in_space_are_one_fault(
-    tmp_path: Path, file: str, affine: np.ndarray, reason: str
+    tmp_path: Path, affine: np.ndarray, reason: str
 ) -> None:
     folder = data_set(tmp_path / "a", file_ending=".nii.gz")
-    nib.save(nib.Nifti1Image(VOXELS, affine), folder / file)
+    file = folder / "labelsTr/ann_s0.nii.gz"
+    nib.save(nib.Nifti1Image(VOXELS, affine), file)
     fault = stops(folder)
-    assert fault.file == folder / file
+    assert fault.file == file
     assert fault.reason == reason.format("modality 'T1' of the case")
     assert "one grid" in fault.remedy
 
 
 @pytest.mark.parametrize(
     "affine",
-    [np.diag([1.0004, 1, 1, 1]), nib.affines.from_matvec(np.eye(3), [0.05, 0, -0.05])],
-    ids=["spacing", "origin"],
+    [
+        np.diag([1.0004, 1, 1, 1]),
+        nib.affines.from_matvec(np.diag([-1, 1, 1]), [15, 0, 0]),
+    ],
+    ids=["rounded", "mirrored"],
 )
-def test_what_a_header_rounds_away_is_no_fault(tmp_path: Path, affine: np.ndarray) -> None:
+def test_what_a_header_rounds_or_stores_in_another_orientation_is_no_fault(
+    tmp_path: Path, affine: np.ndarray
+) -> None:
     folder = data_set(tmp_path / "a", file_ending=".nii.gz")
     nib.save(nib.Nifti1Image(VOXELS, affine), folder / "labelsTr/ann_s0.nii.gz")
-    assert check_folder(folder).faults == ()
-
-
-def test_one_head_stored_in_two_orientations_is_no_fault(tmp_path: Path) -> None:
-    folder = data_set(tmp_path / "a", file_ending=".nii.gz")
-    mirrored = nib.affines.from_matvec(np.diag([-1, 1, 1]), [15, 0, 0])
-    nib.save(nib.Nifti1Image(VOXELS, mirrored), folder / "labelsTr/ann_s0.nii.gz")
     assert check_folder(folder).faults == ()
 
 
@@ -199,28 +176,6 @@ def test_every_fault_is_collected(folder: Path) -> None:
     assert len(check_folder(folder).faults) == 5
 
 
-def test_a_damaged_rgb_picture_is_one_fault(tmp_path: Path) -> None:
-    channels = {name: np.arange(256.0).reshape(16, 16) for name in "RGB"}
-    cases = [RawCase("ann", "ann", channels, None)]
-    write_dataset(tmp_path / "a", cases, modalities="RGB", labels=LABELS, name="rgb")
-    assert check_folder(tmp_path / "a").faults == ()
-    (tmp_path / "a/imagesTr/ann_0000.png").write_bytes(b"")
-    assert only_fault(tmp_path / "a").reason == "is an empty file (0 bytes), where PNG was expected"
-
-
-@pytest.mark.parametrize(
-    "labels", [LABELS | {"ignore": 2}, ["background", "lesion"], {"background": 0, "lesion": [1]}]
-)
-def test_a_fault_of_labels_alone_brings_none_of_the_pictures(
-    labels: object, tmp_path: Path
-) -> None:
-    channels = {name: np.arange(256.0).reshape(16, 16) for name in "RGB"}
-    cases = [RawCase("ann", "ann", channels, np.eye(16, dtype=int))]
-    write_dataset(tmp_path / "a", cases, modalities="RGB", labels=LABELS, name="rgb")
-    set_json(tmp_path / "a", labels=labels)
-    assert only_fault(tmp_path / "a").file.name == "dataset.json"
-
-
 def test_nothing_on_disk_is_changed(folder: Path) -> None:
     (folder / "imagesTr/ann_s0_0000.png").write_bytes(b"")
 
@@ -236,11 +191,6 @@ def test_nothing_on_disk_is_changed(folder: Path) -> None:
     assert state() == before
 
 
-def test_labels_that_only_one_site_has_are_no_fault(folder: Path, tmp_path: Path) -> None:
-    other = data_set(tmp_path / "south", "bob", labels={**LABELS, "vessel": 2})
-    assert compare_folders([check_folder(folder), check_folder(other)]) == ()
-
-
 def test_modalities_that_only_capitals_tell_apart_are_named(folder: Path, tmp_path: Path) -> None:
     south = data_set(tmp_path / "south", "bob")
     set_json(south, channel_names={"0": "t1", "1": "PD"})
@@ -248,22 +198,6 @@ def test_modalities_that_only_capitals_tell_apart_are_named(folder: Path, tmp_pa
     assert fault.reason == f"modality 't1' here is 'T1' in {folder}"
     assert named_alike(["T2", "T2*", "T1 c", "T1", "t1-C"]) == [("T1 c", "t1-C")]
     assert not named_alike(["grade 1.1", "grade 11", "T1.5", "T15"])
-
-
-@pytest.mark.parametrize("name", ["Lesion", "le_sion"])
-def test_labels_that_only_capitals_tell_apart_are_named(
-    name: str, folder: Path, tmp_path: Path
-) -> None:
-    south = data_set(tmp_path / "south", "bob")
-    set_json(south, labels={"background": 0, name: 2, "organ": 1})
-    reasons = [fault.reason for fault in compare_folders(list(map(check_folder, (folder, south))))]
-    assert f"label '{name}' here is 'lesion' in {folder}" in reasons
-
-
-def test_a_dataset_json_of_an_editor_that_marks_its_files_is_read(folder: Path) -> None:
-    path = folder / "dataset.json"
-    path.write_text(path.read_text(), "utf-8-sig")
-    assert check_folder(folder).faults == ()
 
 
 def run(*arguments: object, columns: int = 80) -> tuple[int, str]:
@@ -275,23 +209,6 @@ def run(*arguments: object, columns: int = 80) -> tuple[int, str]:
     return result.exit_code, result.output + str(result.exception)
 
 
-def test_the_command_exits_with_0_for_clean_folders(folder: Path, tmp_path: Path) -> None:
-    status, output = run(folder, data_set(tmp_path / "south", "bob"))
-    assert status == 0
-    assert "No faults." in output
-
-
-def test_a_folder_that_cannot_be_planned_has_a_fault_though_no_file_has(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unplanned(*_: object) -> None:
-        raise DataFileError(folder, "holds figures that no scanner stores", "Check spacings.")
-
-    monkeypatch.setattr("asyndgan.runs.planned.planned", unplanned)
-    status, output = run(folder, columns=300)
-    assert status == 1 and "1 fault." in output and "Check spacings." in output
-
-
 def test_a_damaged_file_leaves_sound_folders_free_of_faults(folder: Path, tmp_path: Path) -> None:
     bright = data_set(tmp_path / "south", "bob")
     for path in bright.glob("imagesTr/*"):  # 16 bits, which 'default' would refuse
@@ -301,9 +218,7 @@ def test_a_damaged_file_leaves_sound_folders_free_of_faults(folder: Path, tmp_pa
     path = folder / "imagesTr/ann_s1_0000.png"
     path.write_bytes(path.read_bytes()[:-30])
     status, output = run(folder, bright, columns=300)
-    assert status == 1 and output.count("Not planned:") == 1
-    assert f"Not planned: {path} (" in output
-    assert "intensities and sizes were not judged" in output
+    assert status == 1 and output.count("ntensities and sizes are judged when") == 1
     assert "1 fault." in output and "does not fit" not in output
 
 
@@ -317,32 +232,9 @@ def test_the_command_compares_folders_with_each_other_and_with_the_test_set(
     assert status == 1
 
 
-def test_a_test_folder_that_cannot_be_read_is_a_fault(folder: Path, tmp_path: Path) -> None:
-    status, output = run(folder, "--test", tmp_path / "nowhere", columns=200)
-    assert status == 1
-    assert output.count("This folder does not exist.") == 1
-
-
-def test_the_command_does_not_pass_over_a_truncated_test_image(
-    folder: Path, tmp_path: Path
-) -> None:
-    path = data_set(tmp_path / "test", "bob") / "imagesTr/bob_s1_0000.png"
-    path.write_bytes(path.read_bytes()[:-30])
-    status, output = run(folder, "--test", tmp_path / "test", columns=200)
-    assert status == 1
-    assert path.name in output
-    assert "1 fault." in output
-
-
 def test_the_command_refuses_a_pattern_that_is_no_regular_expression(folder: Path) -> None:
     for pattern, said in (("(", "not a regular expression"), (7, "patient_pattern is 7")):
         told_by(folder, pattern)
         status, output = run(folder)
         assert status == 1
         assert said in output
-
-
-def test_many_files_with_one_fault_are_cut_short(folder: Path) -> None:
-    for place in range(15):
-        Picture.new("L", (16, 16)).save(folder / f"labelsTr/bob_s{place}.png")
-    assert "and 5 more (--json names them)" in run(folder)[1]

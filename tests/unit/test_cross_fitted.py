@@ -30,11 +30,13 @@ def cases(count: int, seed: int, halves: list[int] | None = None) -> Batch:
 
 @pytest.mark.parametrize("judge", [(), SEGMENTS], ids=["patch", "segments"])
 @pytest.mark.parametrize("half", [0, 1])
-def test_a_network_learns_from_its_half_of_the_patients_alone(tiny, judge, half):
-    objective = objective_of(tiny(BOTH, *judge))
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_network_learns_from_its_half_of_the_patients_alone(tiny, judge, half, beside):
+    """Images of no patient go to the network of the real image beside them."""
+    objective = objective_of(tiny(BOTH, *judge, "training.batch=1"))
     networks = objective.discriminator.get_submodule("networks")
     before = [[weights.clone() for weights in one.parameters()] for one in networks.children()]
-    objective.learn(cases(3, 0, [half] * 3), cases(3, 1, [half] * 3))
+    objective.learn(cases(1, 0, [half]), cases(1, 1, [half] if beside else None))
     for number, (one, old) in enumerate(zip(networks.children(), before, strict=True)):
         same = [torch.equal(*pair) for pair in zip(one.parameters(), old, strict=True)]
         assert all(same) is (number != half)
@@ -56,17 +58,6 @@ def test_a_network_is_told_no_mask_of_the_other_half(tiny):
     assert real.halves is not None
     assert torch.equal(real.halves[of_case], halves[10:])
     assert (of_case != torch.arange(5)).all()
-
-
-def test_images_of_no_patient_go_to_the_network_of_the_real_image_beside_them(tiny):
-    objective = objective_of(tiny(BOTH, "training.batch=1"))
-    networks = list(objective.discriminator.get_submodule("networks").children())
-    before = [next(one.parameters()).clone() for one in networks]
-    objective.learn(cases(1, 0, [1]), cases(1, 1))
-    same = [
-        torch.equal(next(one.parameters()), old) for one, old in zip(networks, before, strict=True)
-    ]
-    assert same == [True, False]
 
 
 def test_each_image_gets_the_verdict_of_the_network_of_its_half_in_the_batchs_order(tiny):
@@ -128,13 +119,13 @@ def test_who_took_part_shows_less_by_what_is_asked(tiny):
         )  # fmt: skip
         objective = objective_of(recipe)
         members, others = cases(8, 0, [0, 1] * 4), cases(8, 1)
-        for step in range(80):
+        for step in range(60):
             objective.learn(members, cases(8, 2 + step, [0, 1] * 4))
         told = [float(objective.ask(batch)[1]["adversarial"]) for batch in (members, others)]
         return told[1] - told[0]
 
     known, hidden = gap(), gap(BOTH)
-    assert known > 0.6
+    assert known > 0.5
     assert abs(hidden) < known / 2
 
 

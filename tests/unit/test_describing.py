@@ -13,7 +13,6 @@ import torch
 from asyndgan.auditing.answering import answered
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, set_up
-from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import answering
 from asyndgan.errors import AsyndganError, PolicyError, ProtocolError, WireError
 from asyndgan.intake.fingerprint import measured
@@ -70,13 +69,8 @@ def asked(setup: SiteSetup, request: Message) -> Message:
         return said(endpoint.answer(pack(request, codings)))
 
 
-def test_a_site_in_a_process_of_its_own_sends_what_its_steward_saw_and_books_it(hospital, tmp_path):
-    setup = site(hospital, tmp_path)
-    sites = Processes([setup], None)
-    try:
-        answer = said(sites.send("north", pack(Describe(run=RUN), {}), 60))
-    finally:
-        sites.close()
+def test_a_site_sends_what_its_steward_saw_and_books_it(hospital, tmp_path):
+    answer = asked(site(hospital, tmp_path), Describe(run=RUN))
     assert isinstance(answer, Described)
     assert answer.fingerprint == fingerprint_of(hospital).bounded(5)
     (entry,) = read(tmp_path / "records" / "ledger.jsonl")
@@ -122,12 +116,8 @@ def test_before_there_is_a_recipe_nothing_else_is_answered(request_, hospital, t
 
 def test_the_door_itself_lets_nothing_else_out(hospital, tmp_path):
     release = answering(site(hospital, tmp_path), answered).handler.release
-    with (
-        closing(release),
-        pytest.raises(
-            ProtocolError, match="only a fingerprint, an audit or an evaluation may leave"
-        ),
-    ):
+    said = "only a fingerprint, an audit or an evaluation may leave"
+    with closing(release), pytest.raises(ProtocolError, match=said):
         release.let_out(Closed(run=RUN))
 
 

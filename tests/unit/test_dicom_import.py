@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import os
-import re
 import shutil
 import stat
 import struct
@@ -26,7 +25,6 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
-    JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
     generate_uid,
@@ -122,7 +120,7 @@ def setting(*places: int, **header: Any) -> Callable[[list[Dataset]], list[Datas
 
 def twice(images: list[Dataset]) -> list[Dataset]:
     """The first time point, and a second one in the same series."""
-    others = series(volume(), study=images[0].StudyInstanceUID)
+    others = series(volume(), study=images[0].StudyInstanceUID, patient=images[0].PatientID)
     for image in others:
         image.SeriesInstanceUID = images[0].SeriesInstanceUID
         image.FrameOfReferenceUID = images[0].FrameOfReferenceUID
@@ -143,46 +141,6 @@ def placeless(images: list[Dataset]) -> list[Dataset]:
     for image in images:
         del image.ImagePositionPatient
     return images
-
-
-VAST = ["1e308", "1e308", "-1e308"]
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda images: images[:2] + images[3:], "Lacks slices: 1 in 1 gaps. Export all"),
-        (uneven, "Has slices 1.9 to 3.1 mm apart"),
-        (twice, "Holds 10 images at 5 places (time points, echoes"),
-        (
-            setting(-1, ImageOrientationPatient=list(SAGITTAL)),
-            "Holds images of several orientations",
-        ),
-        (shifted, "Has slices that are shifted against each other"),
-        (setting(2, Rows=10, Columns=12), "Holds images of several sizes"),
-        (
-            setting(1, SamplesPerPixel=3, PhotometricInterpretation="RGB"),
-            "Holds pictures in colour",
-        ),
-        (placeless, "Has images without a place in space"),
-        (setting(0, PhotometricInterpretation="MONOCHROME1"), "Is stored inverted"),
-        (setting(0, PhotometricInterpretation="PALETTE COLOR"), "Holds pictures in colour"),
-        (setting(0, PhotometricInterpretation=None), "Does not say which values are bright"),
-        (setting(PatientID=" "), "Has no PatientID"),
-        (setting(ImagePositionPatient=VAST), "vast numbers"),
-        (setting(Rows=65535, Columns=65535), "or more than 536870912"),
-    ],
-    ids=lambda part: part if isinstance(part, str) else "",
-)
-def test_a_series_that_is_no_volume_is_left_out_and_named(change, says, tmp_path):
-    save(tmp_path / "from", *(good := series(volume(), patient="ID-2")))
-    save(tmp_path / "from", seg(good, {"lesion": ball()}))
-    images = series(volume())
-    masks = seg(images, {"lesion": ball()})
-    save(tmp_path / "from", *change(images), masks)
-    said = run(tmp_path / "from", tmp_path / "to")
-    assert says in said and "1 case of 1 patient" in said
-    assert len(stored(tmp_path / "to")) == 2
 
 
 def differing(**header: Any) -> Callable[[list[Dataset]], list[Dataset]]:
@@ -212,39 +170,43 @@ def cut_short(images: list[Dataset]) -> list[Dataset]:
     return images
 
 
-def with_coarser_mask(images: list[Dataset]) -> list[Dataset]:
-    mask = seg(images, {"lesion": ball()})
-    mask.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [0.9, 0.7]
-    return [*images, mask]
+NO_VOLUMES: list[tuple[Callable[[list[Dataset]], list[Dataset]], str]] = [
+    (lambda images: images[:2] + images[3:], "Lacks slices: 1 in 1 gaps. Export all"),
+    (uneven, "Has slices 1.9 to 3.1 mm apart"),
+    (twice, "Holds 10 images at 5 places (time points, echoes"),
+    (setting(-1, ImageOrientationPatient=list(SAGITTAL)), "Holds images of several orientations"),
+    (shifted, "Has slices that are shifted against each other"),
+    (setting(2, Rows=10, Columns=12), "Holds images of several sizes"),
+    (setting(1, SamplesPerPixel=3, PhotometricInterpretation="RGB"), "Holds pictures in colour"),
+    (setting(0, PhotometricInterpretation="PALETTE COLOR"), "Holds pictures in colour"),
+    (setting(0, PhotometricInterpretation="MONOCHROME1"), "Is stored inverted"),
+    (setting(0, PhotometricInterpretation=None), "Does not say which values are bright"),
+    (placeless, "Has images without a place in space"),
+    (with_two_macros, "Has images without a place in space"),
+    (setting(PatientID=" "), "Has no PatientID"),
+    (setting(3, 4, PatientID="ID-01"), "Has images with several PatientIDs. Give all files of"),
+    (setting(ImagePositionPatient=["1e308", "1e308", "-1e308"]), "vast numbers"),
+    (setting(Rows=65535, Columns=65535), "or more than 536870912"),
+    (setting(BitsStored=12, HighBit=3), "header does not describe"),
+    (setting(BitsStored=12, HighBit=16), "header does not describe"),
+    (with_table, "Modality LUT"),
+    (differing(RescaleIntercept=0), "two files of one image"),
+    (differing(PixelData=bytes(2 * SHAPE[1] * SHAPE[2])), "two files of one image"),
+    (cut_short, "truncated, damaged or too large"),
+]
 
 
 @pytest.mark.parametrize("dry", [True, False])
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda images: [*images, seg(series(volume()), {"a": ball()})], "Is of a series that is"),
-        (lambda images: [*images, seg(series(volume()), {"a": ball()})], "Has no segmentation"),
-        (with_coarser_mask, "another grid than its image"),
-        (
-            setting(3, 4, PatientID="ID-01"),
-            "Has images with several PatientIDs. Give all files of a patient one",
-        ),
-        (setting(BitsStored=12, HighBit=3), "header does not describe"),
-        (setting(BitsStored=12, HighBit=16), "header does not describe"),
-        (with_table, "Modality LUT"),
-        (with_two_macros, "without a place in space"),
-        (differing(RescaleIntercept=0), "two files of one image"),
-        (differing(PixelData=bytes(2 * SHAPE[1] * SHAPE[2])), "two files of one image"),
-        (cut_short, "Cannot be read"),
-        (cut_short, "truncated, damaged or too large"),
-    ],
-    ids=lambda part: part if isinstance(part, str) else "",
-)
-def test_the_only_series_is_refused_with_the_reason_and_nothing_else_is_said(
-    change, says, dry, tmp_path, caplog, recwarn
-):
-    save(tmp_path / "from", *change(series(volume())))
-    assert says in run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry, code=1)
+def test_series_that_are_no_volumes_are_left_out_and_named(dry, tmp_path, caplog, recwarn):
+    save(tmp_path / "from", *(good := series(volume(), patient="good")))
+    save(tmp_path / "from", seg(good, {"lesion": ball()}))
+    for number, (change, _) in enumerate(NO_VOLUMES):
+        images = series(volume(), patient=f"ID-{number + 2}")
+        mask = seg(images, {"lesion": ball()})
+        save(tmp_path / "from", *change(images), mask)
+    said = run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry)
+    assert not [says for _, says in NO_VOLUMES if says not in said]
+    assert "1 case of 1 patient" in said and (dry or len(stored(tmp_path / "to")) == 2)
     assert not caplog.records and not [w for w in recwarn if "dicom" in str(w.filename)]
 
 
@@ -278,16 +240,6 @@ def test_segments_that_overlap_are_refused_until_their_order_is_told(tmp_path):
     assert (np.asarray(only(tmp_path / "to", "labelsTr").dataobj) == wanted).all()
 
 
-def test_a_label_map_is_read_like_a_binary_segmentation(tmp_path):
-    images, upper = series(volume()), ball()
-    upper[:2] = False
-    parts = {"a": ball() & ~upper, "b": upper}
-    save(tmp_path / "from", *images, seg(images, parts, "LABELMAP"))
-    run(tmp_path / "from", tmp_path / "to")
-    wanted = (ball() + upper.astype(int)).T
-    assert (np.asarray(only(tmp_path / "to", "labelsTr").dataobj) == wanted).all()
-
-
 def square(images: Sequence[Dataset], low: float, high: float, slice_: int) -> np.ndarray:
     corners = [(low, low), (low, high), (high, high), (high, low)]
     return np.array([place_of(images, x, y, slice_) for x, y in corners])
@@ -314,51 +266,43 @@ def test_contours_become_the_pixels_whose_centres_they_surround_with_holes(
     assert (wanted == np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T).all()
 
 
+def of_contours(corners: tuple[float, float], off: float) -> Callable[[list[Dataset]], Dataset]:
+    """An RTSTRUCT of a square, drawn this far off its slice."""
+    return lambda images: rtstruct(
+        images, {"a": [square(images, *corners, 1) + np.array([0, 0, off])]}
+    )
+
+
+def coarser(images: list[Dataset]) -> Dataset:
+    mask = seg(images, {"lesion": ball()})
+    mask.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [0.9, 0.7]
+    return mask
+
+
+def nameless(images: list[Dataset]) -> Dataset:
+    mask = seg(images, {"a": ball()})
+    mask.SegmentSequence[0].SegmentLabel = ""
+    return mask
+
+
 @pytest.mark.parametrize(
-    ("contour", "says"),
+    ("made", "says"),
     [
-        (
-            lambda images: square(images, 2, 5, 1) + np.array([0, 0, 1]),
-            "contours that lie on no slice",
-        ),
-        (
-            lambda images: square(images, 2, 5, 1) + np.array([0, 0, 1e9]),
-            "contours that lie on no slice",
-        ),
-        (lambda images: square(images, 2, 5, 1) * np.nan, "Cannot be read"),
-        (lambda images: square(images, 20, 25, 1), "no voxel with a label"),
+        (of_contours((2, 5), 1), "contours that lie on no slice"),
+        (of_contours((2, 5), 1e9), "contours that lie on no slice"),
+        (of_contours((2, 5), np.nan), "Cannot be read"),
+        (of_contours((20, 25), 0), "no voxel with a label"),
+        (lambda images: seg(images, {"a": ball()}, "FRACTIONAL"), "Holds probabilities"),
+        (coarser, "another grid than its image"),
+        (nameless, "1. H"),
+        (lambda _: seg(series(volume()), {"a": ball()}), "Is of a series that is"),
     ],
 )
-def test_contours_that_do_not_fit_are_named(contour, says, tmp_path):
+def test_masks_that_do_not_fit_are_named_and_their_series_is_not_taken(made, says, tmp_path):
     images = series(volume())
     with disable_value_validation():
-        save(tmp_path / "from", *images, rtstruct(images, {"a": [contour(images)]}))
+        save(tmp_path / "from", *images, made(images))
     assert says in run(tmp_path / "from", tmp_path / "to", code=1)
-
-
-def result_of(said: str, kind: str) -> str:
-    """What the table says at the row of the only series of a kind."""
-    (found,) = re.findall(rf"│ {kind}: [^│]*│ ([^│]*) │", said)
-    return found
-
-
-@pytest.mark.parametrize("fault", ["probabilities", "overlap", "places", "names", "no voxel"])
-def test_the_fault_of_a_segmentation_is_told_at_its_row(fault, tmp_path):
-    images = series(volume())
-    if fault == "places":
-        ring = square(images, 2, 5, 1) + np.array([0, 0, 1])
-        mask = rtstruct(images, {"a": [ring]})
-    else:
-        segments = {"a": ball(), "b": ball()} if fault == "overlap" else {"a": ball()}
-        mask = seg(images, segments, "FRACTIONAL" if fault == "probabilities" else "BINARY")
-    if fault == "names":
-        mask.SegmentSequence[0].SegmentLabel = ""
-    save(tmp_path / "from", *images, mask)
-    words = ("--label", "c") if fault == "no voxel" else ()
-    said = run(tmp_path / "from", tmp_path / "to", *words, code=1)
-    assert result_of(said, mask.Modality) == "see 1" and "1. H" in said
-    assert ("Holds probabilities" in said) is (fault == "probabilities")
-    assert result_of(said, "CT") == "not taken"
 
 
 @pytest.mark.parametrize("kind", ["RTSTRUCT", "SEG"])
@@ -372,47 +316,23 @@ def test_a_region_that_holds_nothing_becomes_a_label_only_if_it_is_named(kind, t
     else:
         mask = seg(images, {"gtv": ball(), "iso": 0 * ball(), "empty": 0 * ball()})
     save(tmp_path / "from", *images, mask)
-    for words in (["--dry-run"], []):
-        said = run(tmp_path / "from", tmp_path / "to", *words)
-        assert "Labels: 1 gtv. Make" in said and f"│ {kind}: gtv │" in said
-        assert "! No case has a frame or a closed contour of empty, iso. These become" in said
-        named = ("--label", "iso", "--label", "gtv")
-        said = run(tmp_path / "from", tmp_path / "named", *named, *words)
-        assert "Labels: 1 iso, 2 gtv. Make" in said
+    said = run(tmp_path / "from", tmp_path / "to")
+    assert "Labels: 1 gtv. Make" in said
+    assert "! No case has a frame or a closed contour of empty, iso. These become" in said
+    run(tmp_path / "from", tmp_path / "named", "--label", "iso", "--label", "gtv")
     assert describe(tmp_path / "to").labels == {"background": 0, "gtv": 1}
     assert set(np.unique(only(tmp_path / "named", "labelsTr").dataobj)) == {0, 2}
 
 
-@pytest.mark.parametrize(
-    ("places", "gaps"), [((0, 2, 4), True), ((0, 1, 4), True), ((1, 2, 3), False), ((4,), False)]
-)
-@pytest.mark.parametrize("kind", ["RTSTRUCT", "SEG"])
-def test_a_label_that_is_absent_between_slices_that_have_it_is_told(places, gaps, kind, tmp_path):
+@pytest.mark.parametrize(("places", "gaps"), [((0, 1, 4), True), ((1, 2, 3), False)])
+def test_a_label_that_is_absent_between_slices_that_have_it_is_told(places, gaps, tmp_path):
     images = series(volume())
     parts = np.zeros((2, *SHAPE), bool)
     parts[0, :, :3, :3] = True
     parts[1, places, 5:8, 5:8] = True
-    rings = {
-        "a": [square(images, -0.5, 2.5, place) for place in range(SHAPE[0])],
-        "b": [square(images, 4.5, 7.5, place) for place in places],
-    }
-    segments = dict(zip("ab", parts, strict=True))
-    mask = rtstruct(images, rings) if kind == "RTSTRUCT" else seg(images, segments)
-    save(tmp_path / "from", *images, mask)
-    for words in (["--dry-run"], []):
-        said = run(tmp_path / "from", tmp_path / "to", *words)
-        assert ("! Masks of 1 series have gaps: a slice lacks a label" in said) == gaps
-    found = np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T
-    assert (found == parts[0] + 2 * parts[1]).all()
-
-
-def test_cases_without_a_mask_are_told(tmp_path):
-    save(tmp_path / "from", *series(volume()), *series(volume(), patient="ID-2"))
-    save(tmp_path / "other", *(images := series(volume())), seg(images, {"lesion": ball()}))
-    for words in (["--dry-run"], []):
-        said = run(tmp_path / "from", tmp_path / "to", *words)
-        assert "! 2 cases without a mask. Training needs a mask for every case" in said
-        assert "without a mask" not in run(tmp_path / "other", tmp_path / "b", *words)
+    save(tmp_path / "from", *images, seg(images, dict(zip("ab", parts, strict=True))))
+    said = run(tmp_path / "from", tmp_path / "to")
+    assert ("! Masks of 1 series have gaps: a slice lacks a label" in said) == gaps
 
 
 def test_contours_that_would_take_long_are_refused_before_they_are_drawn(tmp_path, monkeypatch):
@@ -428,8 +348,8 @@ def test_contours_that_would_take_long_are_refused_before_they_are_drawn(tmp_pat
 @pytest.mark.parametrize(
     ("kind", "slope", "intercept", "wanted"),
     [
-        (np.uint16, 1, 0, np.uint16), (np.uint8, 1, 0, np.uint8), (np.int16, 1, -1024, np.int16),
-        (np.uint16, 20, 0, np.int32), (np.uint16, 0.25, 3, np.float32),
+        (np.uint8, 1, 0, np.uint8), (np.int16, 1, -1024, np.int16), (np.uint16, 20, 0, np.int32),
+        (np.uint16, 0.25, 3, np.float32),
     ],
 )  # fmt: skip
 def test_integers_stay_integers_where_scaling_allows(kind, slope, intercept, wanted, tmp_path):
@@ -500,17 +420,14 @@ def bomb(kind: str, plane: np.ndarray) -> tuple[str, bytes]:
 BOMBS = ("JPEG-LS", "JPEG", "JPEG 2000", "RLE whose segments are one")
 
 
-@pytest.mark.parametrize("kind", BOMBS)
-def test_a_frame_that_claims_to_be_vast_is_refused_and_takes_little(
-    kind: str, tmp_path: Path
-) -> None:
-    images = series(volume())
-    for image in images:
-        image.file_meta.TransferSyntaxUID, frame = bomb(kind, volume(kind=np.uint16)[0])
-        image.PixelData = encapsulate([frame])
-        image["PixelData"].VR = "OB"
-        image["PixelData"].is_undefined_length = True
-    save(tmp_path / "from", *images)
+def test_frames_that_claim_to_be_vast_are_refused_and_take_little(tmp_path: Path) -> None:
+    for kind in BOMBS:
+        images = series(volume(), patient=kind)
+        for image in images:
+            image.file_meta.TransferSyntaxUID, frame = bomb(kind, volume(kind=np.uint16)[0])
+            image.PixelData = encapsulate([frame])
+            image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+        save(tmp_path / "from", *images)
     imported = (
         "from typer.testing import CliRunner; from asyndgan.cli import app; "
         "done = CliRunner().invoke(app, ['import', *sys.argv[2:]]); "
@@ -540,29 +457,12 @@ def test_a_table_of_offsets_leads_to_no_other_frames(tmp_path: Path) -> None:
     assert (found == np.asarray(Image.open(io.BytesIO(good)))).all()
 
 
-def test_a_compression_without_a_decoder_is_named_with_what_to_install(tmp_path):
-    images = series(volume())
-    for image in images:
-        image.PixelData = encapsulate([b"\xff\xd8" + bytes(10)])
-        image["PixelData"].VR = "OB"
-        image["PixelData"].is_undefined_length = True
-        image.file_meta.TransferSyntaxUID = JPEGLosslessSV1
-    save(tmp_path / "from", *images)
-    said = run(tmp_path / "from", tmp_path / "to", code=1)
-    assert "compressed as JPEG Lossless" in said and "pip install python-gdcm" in said
-
-
 def enhanced(values: np.ndarray) -> Dataset:
     """One file of many frames, whose places are in functional groups, last slice first."""
     images = series(values[::-1], step=[0, 0, -2.5])
     made = series(values[:1])[0]
-    for key in (
-        "ImagePositionPatient",
-        "ImageOrientationPatient",
-        "PixelSpacing",
-        "SliceThickness",
-    ):
-        delattr(made, key)
+    del made.ImagePositionPatient, made.ImageOrientationPatient
+    del made.PixelSpacing, made.SliceThickness
     made.SOPClassUID, made.NumberOfFrames = "1.2.840.10008.5.1.4.1.1.2.1", len(values)
     made.PixelData = values[::-1].tobytes()
     shared, measures, orientation, scale = Dataset(), Dataset(), Dataset(), Dataset()
@@ -633,9 +533,8 @@ def test_of_several_series_the_one_with_a_segmentation_is_taken_or_the_one_that_
     first = series(values, study=study, description="T1 pre", modality="MR", number=3)
     second = series(volume(), study=study, description="FLAIR", modality="MR", number=4)
     save(tmp_path / "from", *first, *second)
-    assert "2 series of images, and no segmentation" in run(
-        tmp_path / "from", tmp_path / "to", code=1
-    )
+    said = run(tmp_path / "from", tmp_path / "to", code=1)
+    assert "2 series of images, and no segmentation" in said
     save(tmp_path / "from", seg(first, {"lesion": ball()}))
     run(tmp_path / "from", tmp_path / "segmented")
     assert (values - 1024 == np.asarray(only(tmp_path / "segmented", "imagesTr").dataobj).T).all()
@@ -646,17 +545,6 @@ def test_of_several_series_the_one_with_a_segmentation_is_taken_or_the_one_that_
     assert (values - 1024 == np.asarray([*images.values()][1].dataobj).T).all()
     run(tmp_path / "from", tmp_path / "number", "--series", "T1=3")
     assert (values - 1024 == np.asarray(only(tmp_path / "number", "imagesTr").dataobj).T).all()
-    said = run(tmp_path / "from", tmp_path / "none", "--series", "T2", code=1)
-    assert "has no series for the channel 'T2'" in said.lower().replace("t2", "T2")
-
-
-def test_series_on_other_grids_are_no_channels_of_one_case(tmp_path):
-    study = generate_uid()
-    one = series(volume(), study=study, description="a")
-    other = series(volume((4, 12, 10)), study=study, description="b")
-    save(tmp_path / "from", *one, *other)
-    words = ("--series", "a", "--series", "b")
-    assert "a, b on different grids" in run(tmp_path / "from", tmp_path / "to", *words, code=1)
 
 
 @pytest.mark.parametrize(
@@ -683,9 +571,8 @@ def test_two_segmentations_with_one_label_are_ambiguous_until_one_is_named(tmp_p
         mask = seg(images, {"lesion": part}, series_description=reader)
         save(tmp_path / "from", mask)
     save(tmp_path / "from", *images)
-    assert "several segmentations with the same label" in run(
-        tmp_path / "from", tmp_path / "to", code=1
-    )
+    said = run(tmp_path / "from", tmp_path / "to", code=1)
+    assert "several segmentations with the same label" in said
     run(tmp_path / "from", tmp_path / "to", "--segmentation", "ann")
     wanted = ball()
     wanted[:2] = False
@@ -702,14 +589,12 @@ def test_a_segmentation_with_another_patient_id_than_its_images_is_named(kind, t
     save(tmp_path / "from", *images, mask)
     said = run(tmp_path / "from", tmp_path / "to", code=1)
     assert "Has another PatientID than its images. Give all files of a patient one" in said
-    assert "not here" not in said and result_of(said, kind) == "see 1"
 
 
 @pytest.mark.parametrize(
     ("header", "warned"),
     [
         ({"BurnedInAnnotation": "YES"}, True),
-        ({"ImageType": ["DERIVED", "SECONDARY"]}, True),
         ({"ImageType": ["DERIVED", "SECONDARY"], "BurnedInAnnotation": "NO"}, False),
         ({"modality": "US"}, True),
         ({}, False),
@@ -721,13 +606,6 @@ def test_text_that_may_be_burned_into_pixels_is_warned_of(header, warned, tmp_pa
     assert ("1 series may have text burned into their pixels" in said) == warned
 
 
-def test_a_localizer_is_no_second_series(tmp_path):
-    study = generate_uid()
-    scout = series(volume((1, 12, 10)), study=study, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    save(tmp_path / "from", *scout, *series(volume(), study=study))
-    assert "1 case of 1 patient" in run(tmp_path / "from", tmp_path / "to")
-
-
 def test_a_segmentation_that_is_there_twice_counts_once(tmp_path):
     images = series(volume())
     save(tmp_path / "from", *images, seg(images, {"lesion": ball()}))
@@ -736,7 +614,7 @@ def test_a_segmentation_that_is_there_twice_counts_once(tmp_path):
     assert (ball() == np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T).all()
 
 
-@pytest.mark.parametrize(("kind", "high"), [(np.uint16, 15), (np.uint16, 13), (np.int16, 14)])
+@pytest.mark.parametrize(("kind", "high"), [(np.uint16, 13), (np.int16, 14)])
 def test_the_bits_of_a_value_lie_where_the_header_says(kind, high, tmp_path):
     values = RNG.integers(0, 2048, SHAPE) - (1000 if kind is np.int16 else 0)
     words = ((values & 0xFFF) << (high - 11)) | (0x8000 if high < 15 else 0)
@@ -748,7 +626,7 @@ def test_the_bits_of_a_value_lie_where_the_header_says(kind, high, tmp_path):
     assert (values == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
 
 
-@pytest.mark.parametrize(("said", "unit"), [("HU", {"CT": "HU"}), ("", {"CT": "HU"}), ("US", None)])
+@pytest.mark.parametrize(("said", "unit"), [("", {"CT": "HU"}), ("US", None)])
 def test_hounsfield_units_are_those_that_a_rescale_leads_to(said, unit, tmp_path):
     for place, kept in (("a", True), ("b", False)):
         images = series(volume(), RescaleType=said)
@@ -759,41 +637,9 @@ def test_hounsfield_units_are_those_that_a_rescale_leads_to(said, unit, tmp_path
         assert describe(tmp_path / "to" / place).extra.get("units") == (unit if kept else None)
 
 
-def test_units_that_differ_between_patients_are_told(tmp_path):
-    for patient, said in (("A", "US"), ("B", "HU")):
-        save(tmp_path / "from" / patient, *series(volume(), patient=patient, RescaleType=said))
-    assert "! Cases hold CT in units that no header tells and HU" in run(
-        tmp_path / "from", tmp_path / "to"
-    )
-    assert "units" not in describe(tmp_path / "to").extra
-
-
-@pytest.mark.parametrize("dry", [True, False])
-def test_a_folder_that_holds_something_is_refused_before_anything_is_read(dry, tmp_path):
-    save(tmp_path / "from", *series(volume()))
-    (tmp_path / "to").mkdir()
-    (tmp_path / "to" / "notes.txt").write_text("x")
-    said = run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry, code=1)
-    assert said == (
-        f"{tmp_path / 'to'}: is there already. Name a folder that does not exist. Nothing was "
-        "written."
-    )
-
-
-def test_a_file_that_is_cut_off_in_its_header_is_named_as_unreadable(tmp_path):
-    folder = save(tmp_path / "from", *series(volume()))
-    last = sorted(folder.iterdir())[-1]
-    last.write_bytes(last.read_bytes()[:250])
-    assert "! 1 file: cannot be read" in run(tmp_path / "from", tmp_path / "to")
-
-
-@pytest.mark.parametrize("holds", ["nothing", "text", "localizers"])
-def test_a_folder_without_images_is_said_to_hold_none(holds, tmp_path):
-    (tmp_path / "from").mkdir()
-    if holds == "text":
-        (tmp_path / "from" / "a.txt").write_text("Smith")
-    elif holds == "localizers":
-        save(tmp_path / "from", *series(volume(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+def test_a_folder_without_images_is_said_to_hold_none(tmp_path):
+    save(tmp_path / "from", *series(volume(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    (tmp_path / "from" / "a.txt").write_text("Smith")
     said = run(tmp_path / "from", tmp_path / "to", code=1)
     assert "holds no DICOM images" in said and "Nothing was written." in said
     assert [*tmp_path.iterdir()] == [tmp_path / "from"]
@@ -813,7 +659,7 @@ def garbage(folder: Path) -> int:
         "bare": bare, "empty": b"", "text": b"Smith, Ann",
         "zeros": bytes(2**20), "preamble": bytes(128) + b"DICM", "cut": whole[: len(whole) // 2],
         "cut meta": whole[:150], "nested": head + nested * 20_000,
-        "items": head + nested[:12] + b"\xfe\xff\x00\xe0\0\0\0\0" * 500_000,
+        "items": head + nested[:12] + b"\xfe\xff\x00\xe0\0\0\0\0" * 100_000,
         "deflated": deflated + bomb, "long": head + b"\x10\x00\x20\x00UT\0\0\xff\xff\xff\x7f",
         "noise": head + RNG.bytes(5000),
     }  # fmt: skip
@@ -836,8 +682,7 @@ def test_garbage_among_the_files_changes_nothing(tmp_path):
     assert (values - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
 
 
-@pytest.mark.parametrize("lacking", ["pydicom", "highdicom"])
-@pytest.mark.parametrize("command", ["import", "export"])
+@pytest.mark.parametrize(("command", "lacking"), [("import", "pydicom"), ("export", "highdicom")])
 def test_a_missing_extra_is_named(command, lacking, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, lacking, None)
     done = CliRunner().invoke(app, [command, str(tmp_path), str(tmp_path / "to")])

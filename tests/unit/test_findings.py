@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
+from asyndgan.engines.setup import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError
 from asyndgan.intake.between import compare_folders, notes_between, same_pictures
 from asyndgan.intake.check import CheckReport, check_folder
@@ -20,7 +20,6 @@ from asyndgan.intake.patients import joined, patient_of
 from asyndgan.intake.units import in_hounsfield
 from asyndgan.recipe import Recipe
 from asyndgan.runs.train import train
-from asyndgan.training.admission import check_cohort
 from reading import told_by
 
 MakeRecipe = Callable[..., Recipe]
@@ -90,11 +89,6 @@ def checked(folder: Path, *overrides: str) -> CheckReport:
     return check_folder(folder, image=Recipe.from_toml("", overrides).image)
 
 
-def test_intensities_of_a_bright_picture_in_8_bits_are_kept(tmp_path: Path) -> None:
-    report = checked(volumes(tmp_path / "a"))
-    assert (report.faults, report.notes) == ((), ())
-
-
 HOUNSFIELD = ("image.intensity.default.low=-1000", "image.intensity.default.high=1000")
 PERCENTILES = (
     "image.intensity.default.kind=percentiles", "image.intensity.default.low=0.5",
@@ -107,13 +101,10 @@ PERCENTILES = (
     [
         # A chest: the spot lies in the range, and the lung that is most of the picture below it.
         (lambda grey, mask, n: np.where(mask == 2, 50, -850 + grey), HOUNSFIELD),
-        (lambda grey, mask, n: np.choose(mask, [-1024, 60, -80]) + grey / 50, HOUNSFIELD),
         (lambda grey, mask, n: (grey - 60) / 50, PERCENTILES),  # a z-score
-        (lambda grey, mask, n: grey * 40, PERCENTILES),
         (lambda grey, mask, n: grey * (16 if n > 1 else 1), PERCENTILES),  # one of two scanners
-        (lambda grey, mask, n: grey / (400 if n < 2 else 1), PERCENTILES),
     ],
-    ids=["lung", "low spot", "z-score", "13 bits", "bright scanner", "dark scanner"],
+    ids=["lung", "z-score", "bright scanner"],
 )
 def test_lost_intensities_are_a_fault(
     stored: Callable[..., np.ndarray], suited: tuple[str, ...], tmp_path: Path, tiny: MakeRecipe
@@ -140,8 +131,7 @@ def test_hounsfield_units_are_claimed_of_a_ct_alone(name: str, highest: int, ct:
 
 @pytest.mark.parametrize(
     ("odd", "patients", "fault"),
-    [((2,), 4, False), ((0,), 10, False), ((3, 8), 12, False), ((0, 1), 4, True),
-     ((1, 4, 9), 12, True), ((2, 5), 8, True), ((0,), 1, True)],
+    [((3, 8), 12, False), ((0, 1), 4, True), ((0,), 1, True)],
 )  # fmt: skip
 def test_single_patients_are_noted_by_name_and_a_scanner_is_a_fault(
     odd: tuple[int, ...], patients: int, fault: bool, tmp_path: Path, tiny: MakeRecipe
@@ -161,35 +151,19 @@ def test_single_patients_are_noted_by_name_and_a_scanner_is_a_fault(
         assert load_cohort(setup, tiny("image.size=32")).patients == patients
 
 
-@pytest.mark.parametrize(
-    ("values", "window"),
-    [
-        ((40, -800, 60), (-160, 240)),  # lung is labelled, soft tissue is meant
-        ((-1000, 50, 1400), (-160, 240)),  # bone
-        ((0, 90, 3000), (0, 200)),  # contrast agent in an angiography
-    ],
-)
 def test_a_window_that_is_set_by_hand_is_noted_and_no_fault(
-    values: tuple[int, int, int], window: tuple[int, int], tmp_path: Path, tiny: MakeRecipe
+    tmp_path: Path, tiny: MakeRecipe
 ) -> None:
+    # Lung is labelled, soft tissue is meant.
+    values = (40, -800, 60)
     folder = volumes(tmp_path / "a", lambda grey, mask, n: np.choose(mask, values) + grey / 10)
-    chosen = [f"image.intensity.default.{end}={value}"
-              for end, value in zip(("low", "high"), window, strict=True)]  # fmt: skip
+    chosen = ["image.intensity.default.low=-160", "image.intensity.default.high=240"]
     report = checked(folder, *chosen)
     assert report.faults == ()
     (note,) = [note for note in report.notes if "does not fit" in note]
     assert note.endswith("unless this is meant")
     load_cohort(SiteSetup("north", folder, tmp_path / "s"), tiny("image.size=32", *chosen))
     assert checked(folder).faults  # by the default range
-
-
-def test_a_chosen_window_may_leave_air_out_and_no_label(tmp_path: Path) -> None:
-    brain = volumes(
-        tmp_path / "a", lambda grey, mask, n: np.where(mask, 20 * mask + grey / 50, -990)
-    )
-    window = ["image.intensity.default.low=0", "image.intensity.default.high=80"]
-    assert checked(brain, *window).faults == ()
-    assert checked(brain, *window[:1], "image.intensity.default.high=20").faults
 
 
 def test_intensities_are_not_judged_where_a_refusal_would_tell_of_patients(
@@ -207,12 +181,8 @@ def test_intensities_are_not_judged_where_a_refusal_would_tell_of_patients(
 
 SLICES = {
     "BraTS20_Training_{0:03d}_slice_{1}": r"(.+)_slice_\d+$",
-    "smith{0}-{1:02d}": r"(.+)\-\d+$",
     "IM-{0:04d}-{1:04d}": r"(.+)\-\d+$",
     "pat{0}slice{1}": r"(.+)slice\d+$",
-    "TCGA_HT_A6{0:02d}_19991127_{1}": r"(.+)_\d+$",
-    "{2}_img{1}": r"(.+)_img\d+$",
-    "{2}_slice{1:03d}": r"(.+)_slice\d+$",
     "{2} Frame-{1}": r"(.+)\ Frame\-\d+$",
 }
 
@@ -229,21 +199,9 @@ def test_slices_named_by_a_counter_are_joined(form: str) -> None:
     assert joined(names, found.pattern) is None
 
 
-def test_a_counter_of_slices_counts_them_however_many_there_are() -> None:
-    names = [f"case{patient}_slice_{n}" for patient in (1, 2) for n in range(60)]
-    found = joined(names, "")
-    assert found and (found.patients, found.pattern) == (2, r"(.+)_slice_\d+$")
-
-
-def test_slices_of_patients_without_numbers_are_joined_from_three_on() -> None:
-    names = [f"{name}_{n}" for name in ("meyer", "smith", "wong") for n in range(5)]
-    assert str(joined(names, "")).startswith("15 cases look like 3 patients")
-    assert joined(names[:10], "") is None  # or two sets, put together
-
-
 @pytest.mark.parametrize(
     ("form", "many"),
-    [("p{0:03d}", 90), ("hippocampus_{0:03d}", 90), ("BraTS20_Training_{0:03d}", 369),
+    [("hippocampus_{0:03d}", 90), ("BraTS20_Training_{0:03d}", 369),
      ("case{0}_s{0:02d}", 30), ("0287e7{0:03d}ee5b{1:02d}", 50)],
 )  # fmt: skip
 def test_numbers_of_patients_are_no_counters_of_slices(form: str, many: int) -> None:
@@ -255,14 +213,9 @@ def test_numbers_of_patients_are_no_counters_of_slices(form: str, many: int) -> 
     "names",
     [
         [f"site{site}_{n:03d}" for site in (1, 2, 3) for n in range(12)],
-        [f"Centre-{site:02d}_{n}" for site in range(5) for n in range(9)],
         [f"2019-05-{day:02d}_{n:03d}" for day in range(1, 8) for n in range(6)],
-        [f"UKE_2019{month:02d}11_{n}" for month in range(1, 8) for n in range(6)],
-        [f"scan_2019-{month:02d}-{day}" for month in range(1, 4) for day in range(11, 20)],
         [f"c{site}p{n:02d}" for site in range(4) for n in range(8)],
-        [f"a{site}_{n:03d}" for site in (1, 2) for n in range(40)],
         [f"{site}_img_{n:03d}" for site in ("north", "south") for n in range(40)],
-        [f"BraTS2021_{n:05d}" for n in range(40)],
         [f"KiTS19-{n:03d}" for n in range(40)],
         [f"{kind} ({n})" for kind in ("benign", "malignant", "normal") for n in range(40)],
     ],
@@ -272,36 +225,10 @@ def test_numbers_of_hospitals_days_and_sets_are_no_patients(names: list[str]) ->
     assert joined(names, "") is None
 
 
-@pytest.mark.parametrize(
-    "form",
-    ["P{0:03d} ({1})", "P{0:03d}_{1}of7", "sub{0}-{1} of 7", "P{0}[{1}]", "p{0}{2}", "{0:02d}_{2}"],
-)
-def test_counters_with_something_behind_them_and_letters_are_joined(form: str) -> None:
-    names = [form.format(p, n, "abcdefg"[n - 1]) for p in range(4) for n in range(1, 8)]
-    found = joined(names, "")
-    assert found
-    assert len({patient_of(name, found.pattern) for name in names}) == 4 == found.patients
-
-
-@pytest.mark.parametrize("others", [[f"w{chr(97 + n)}x" for n in range(22)], ["eve_s0", "eve_s1"]])
-def test_slices_are_joined_beside_cases_of_other_names(others: list[str]) -> None:
-    slices = [f"P{patient:03d}_{n}" for patient in range(4) for n in range(5)]
-    found = joined([*slices, *others], "")
-    assert found
-    people = {patient_of(name) for name in others}
-    assert found.patients == len(people) + 4
-    assert {patient_of(name, found.pattern) for name in others} == people
-
-
 SITES = {
     "other glue": (
         [f"HN{p:02d}-{n:03d}" for p in range(3) for n in range(5)],
         [f"QX{p:02d}_im{n}" for p in range(4) for n in range(5)],
-        [3, 4],
-    ),
-    "other counter": (
-        [f"sub{p}{letter}" for p in range(3) for letter in "abc"],
-        [f"P{p:03d} ({n})" for p in range(4) for n in range(5)],
         [3, 4],
     ),
     "patients by the default": (
@@ -309,19 +236,9 @@ SITES = {
         [f"ann{p}_s{n}" for p in range(4) for n in range(5)],
         [3, 4],
     ),
-    "plain numbers": (
-        [f"HN{p:02d}_{n:03d}" for p in range(3) for n in range(5)],
-        [f"case_{n:03d}" for n in range(20)],
-        [3, 20],
-    ),
     "a cohort's numbers": (
         [f"HN{p:02d}_{n:03d}" for p in range(3) for n in range(5)],
         [f"BraTS2021_{n:05d}" for n in range(20)],
-        [3, 20],
-    ),
-    "words": (
-        [f"{name}_{n}" for name in ("li", "smith", "wong") for n in range(5)],
-        [f"train_{n:03d}" for n in range(20)],
         [3, 20],
     ),
 }
@@ -337,21 +254,6 @@ def test_the_pattern_that_is_proposed_joins_what_it_says(kind: str) -> None:
         assert joined(names, pattern) is None
 
 
-def test_names_that_no_pattern_joins_are_noted_with_what_to_do() -> None:
-    slices = [f"a{p}_{n:03d}" for p in range(3) for n in range(5)]
-    mixed = [f"{name}{p}_{n}" for name in "bcdef" for p in range(2) for n in range(5)]
-    sites = [f"site{p}_{n:03d}" for p in range(3) for n in range(5)]
-    found = joined([*slices, *mixed, *sites], "")
-    assert found and not found.pattern
-    assert str(found).endswith("until the cases are named alike, so that one pattern fits")
-
-
-def test_slices_of_patients_of_a_numbered_hospital_are_joined() -> None:
-    names = [f"site1_{patient:03d}_{n}" for patient in range(5) for n in range(9)]
-    found = joined(names, "")
-    assert found and (found.patients, found.pattern) == (5, r"(.+)_\d+$")
-
-
 def test_patients_are_told_without_opening_an_image(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "a", [f"sub{n // 4:02d}_{n % 4}" for n in range(8)])
     for path in folder.glob("imagesTr/*"):
@@ -364,32 +266,12 @@ def test_patients_are_told_without_opening_an_image(tmp_path: Path) -> None:
     assert told({"north": DataSet(folder)}) == "north: 2 patients, 8 pictures"
 
 
-def test_a_label_that_nobody_has_is_noted(tmp_path: Path) -> None:
-    north = checked(volumes(tmp_path / "north", labels=1))
-    assert "no case holds label 2 'spot'" in next(notes_between([north]))
-    south = checked(volumes(tmp_path / "south", seed=7))
-    assert not [*notes_between([north, south])]
-
-
-def test_a_generator_of_masks_is_trained_on_masks_alone(tmp_path: Path, tiny: MakeRecipe) -> None:
-    of_masks = tiny("image.size=32", "image.source=masks", "condition.kind=none",
-                    "loss.segmentation=0", "discriminator.kind=patch", "generator.kind=masks",
-                    "generator.noise=0", "generator.latent=4", "masks.release=false")  # fmt: skip
-    alone = volumes(tmp_path / "a", lambda grey, mask, n: mask * 1000.0)
-    setup = SiteSetup("north", alone, tmp_path / "state")
-    assert load_cohort(setup, of_masks).modalities == ("background", "body", "spot")
-    empty = SiteSetup("north", volumes(tmp_path / "b", labels=0), tmp_path / "state")
-    with pytest.raises(DataError, match="no mask holds a label"):
-        load_cohort(empty, of_masks)
-
-
 def test_one_picture_under_two_names_is_found(tmp_path: Path) -> None:
     north = pictures(tmp_path / "north", ["ann", "bob"])
     south = pictures(tmp_path / "south", ["cid", "dan"], seed=1)  # cid is bob
     (fault,) = same_pictures([checked(north), checked(south)])
     assert fault.file == south / "imagesTr/cid_0000.png"
-    (twice,) = checked(pictures(tmp_path / "twice", ["ann", "bob", "eve"])).notes or [""]
-    assert twice == ""
+    assert not checked(pictures(tmp_path / "twice", ["ann", "bob", "eve"])).notes
     for path in (tmp_path / "twice").glob("*/eve*"):
         path.write_bytes((path.parent / path.name.replace("eve", "ann")).read_bytes())
     (note,) = checked(tmp_path / "twice").notes
@@ -397,8 +279,8 @@ def test_one_picture_under_two_names_is_found(tmp_path: Path) -> None:
     assert "(ann, eve)" in note
 
 
-@pytest.mark.parametrize("groups", [["abcdef"], ["ab", "cd", "ef", "gh", "ij"]])
-def test_copies_are_one_note_however_many_there_are(groups: list[str], tmp_path: Path) -> None:
+def test_copies_are_one_note_however_many_there_are(tmp_path: Path) -> None:
+    groups = ["ab", "cd", "ef", "gh", "ij"]
     names = [f"{group[0]}{name}" for group in groups for name in group]
     folder = pictures(tmp_path / "a", names)
     for name in names:
@@ -431,57 +313,12 @@ def test_sites_of_other_labels_and_modalities_are_noted(tmp_path: Path) -> None:
     assert "names 'cyst' and 'Cyst'" in str(compare_folders([twice]))
 
 
-def test_what_training_makes_of_the_images_is_told(tmp_path: Path) -> None:
-    wide = pictures(tmp_path / "wide", ["ann", "bob"], shape=(48, 64))
-    report = checked(wide)
-    assert dict(report.rows)["in training"] == (
-        "2 pictures of 64 x 64 pixels, 25 % of each is padding"
-    )
-    assert dict(checked(wide, "image.size=48x64").rows)["in training"].endswith(
-        "0 % of each is padding"
-    )
-    tall = volumes(tmp_path / "tall", shape=(16, 40, 10))
-    assert dict(checked(tall, "image.slices=labelled").rows)["in training"].startswith(
-        "32 slices of 64 x 64 pixels, 8 a volume, 59 % of each is padding; 8 without a label"
-    )
-
-
-@pytest.mark.parametrize("slices", [10, 13])
-def test_slices_that_hold_no_label_are_counted_where_all_are_trained_on(
-    slices: int, tmp_path: Path
-) -> None:
-    shape = (24, 20, slices)
-    without = sum(not plane.any() for plane in np.moveaxis(drawn(0, shape)[1], 2, 0))
-    row = dict(checked(folder := volumes(tmp_path / "a", shape=shape)).rows)["in training"]
-    assert without and row.endswith(f"; {4 * without} hold no label")
-    assert "hold no label" not in dict(checked(folder, "image.slices=labelled").rows)["in training"]
-
-
-def test_a_site_logs_notes_once_when_it_begins(
-    tmp_path: Path, tiny: MakeRecipe, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = volumes(tmp_path / "a")
-    for path in folder.glob("*/p000*"):
-        values = np.asarray(nib.load(path).dataobj)
-        nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0])), path)
-    with caplog.at_level(logging.WARNING):
-        set_up(SiteSetup("north", folder, tmp_path / "state"), tiny("image.size=32"))
-    assert caplog.text.count("site north: cases differ in spacing") == 1
-
-
 def lacking(folder: Path, patients: int, without: int) -> Path:
     """Two modalities, of which the first `without` patients lack the second."""
     volumes(folder, patients=patients)
     for path in sorted(folder.glob("imagesTr/*"))[without:]:
         path.with_name(path.name.replace("0000", "0001")).write_bytes(path.read_bytes())
     described(folder, ".nii.gz", channel_names={"0": "T1", "1": "T2"}, incomplete=True)
-    return folder
-
-
-def labelled(folder: Path, highest: int) -> Path:
-    """A data set whose labels have numbers up to this one."""
-    labels = {"background": 0, **{f"part{number}": number for number in range(1, highest + 1)}}
-    described(volumes(folder), ".nii.gz", labels=labels)
     return folder
 
 
@@ -500,9 +337,6 @@ def modalities(folder: Path, count: int) -> Path:
 CROSSED = "discriminator.cross_fitted=true"
 REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str]] = {
     "one patient": (lambda at: volumes(at, patients=1), (CROSSED,), "has one patient"),
-    "one is held out": (
-        lambda at: volumes(at, patients=2), (CROSSED, "training.hold_out=0.4"), "has one patient",
-    ),
     "one half lacks it": (lambda at: lacking(at, 4, 3), (CROSSED,), "one half alone has"),
     "incomplete": (
         lambda at: lacking(at, 6, 3),
@@ -513,15 +347,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str]] = {
         "some cases lack a modality",
     ),
     "no such modality": (volumes, ("image.modalities=FLAIR",), "none of which is in the recipe"),
-    "other labels": (volumes, ("image.labels={background = 0, body = 1}",), "label 2 'spot'"),
-    "high label": (lambda at: labelled(at, 64), (), "label 64"),
     "many modalities": (lambda at: modalities(at, 17), (), "17 modalities"),
     "intensities": (lambda at: volumes(at, lambda g, m, n: g * 40), (), "does not fit"),
     "thin": (lambda at: volumes(at, shape=(1, 24, 20)), (), "axial slices are"),
     "no labels": (lambda at: volumes(at, labels=0), (), "no mask holds a label"),
     "own mask": (lambda at: volumes(at, lambda g, m, n: m * 90.0), (), "its own mask"),
-    "empty": (lambda at: volumes(at, lambda g, m, n: 0 * g), (), "one grey value"),
-    "shrunk": (volumes, ("image.spacing=9",), "would become"),
 }  # fmt: skip
 
 
@@ -549,12 +379,3 @@ def test_a_pattern_that_fits_no_name_is_told_where_patients_are_counted(tmp_path
         assert (said in told({"north": DataSet(folder)})) == bool(fault)
         notes = check_folder(folder).notes
         assert any(note.startswith(said) for note in notes) == bool(fault)
-
-
-@pytest.mark.parametrize("overrides", [(), (CROSSED,)])
-def test_what_can_be_trained_on_has_no_fault(
-    overrides: tuple[str, ...], tmp_path: Path, tiny: MakeRecipe
-) -> None:
-    folder, recipe = lacking(tmp_path / "a", 6, 2), tiny("image.size=32", *overrides)
-    assert check_folder(folder, image=recipe.image, recipe=recipe).faults == ()
-    check_cohort("north", load_cohort(SiteSetup("north", folder, tmp_path / "s"), recipe), recipe)

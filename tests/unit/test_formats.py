@@ -48,35 +48,16 @@ def refused(path: Path, most: int = 1) -> str:
     return f"{found.value.reason}. {found.value.remedy}"
 
 
-def test_the_pages_of_a_tiff_are_the_slices_of_a_volume(tmp_path: Path) -> None:
-    path = tiff(tmp_path, pages(4))
-    np.testing.assert_array_equal(images(path)[0], pages(4))
-    assert spacing(path) == (1.0, 1.0, 1.0)
-    assert reader_of(path).image(path, most=1)[0].affine is None
-
-
-@pytest.mark.parametrize(("unit", "mm"), [("mm", 1.0), ("um", 1e-3), ("cm", 10.0)])
-def test_a_stack_of_imagej_says_how_far_apart_its_pixels_lie(
-    unit: str, mm: float, tmp_path: Path
-) -> None:
-    about = {"axes": "ZYX", "unit": unit, "spacing": 2.5}
+def test_a_stack_of_imagej_says_how_far_apart_its_pixels_lie(tmp_path: Path) -> None:
+    about = {"axes": "ZYX", "unit": "um", "spacing": 2.5}
     path = tiff(tmp_path, pages(4), imagej=True, resolution=(2.0, 1.25), metadata=about)
-    assert spacing(path) == pytest.approx((0.5 * mm, 0.8 * mm, 2.5 * mm))
+    assert spacing(path) == pytest.approx((0.5e-3, 0.8e-3, 2.5e-3))
 
 
-def test_a_resolution_in_centimetres_is_a_spacing_and_one_in_inches_is_a_printers(
-    tmp_path: Path,
-) -> None:
-    path = tiff(tmp_path, pages(), resolution=(20, 10), resolutionunit="CENTIMETER")
-    assert spacing(path) == (1.0, 0.5)
-    assert spacing(tiff(tmp_path, pages(), resolution=(72, 72), resolutionunit="INCH")) == (1, 1)
-
-
-@pytest.mark.parametrize("axes", ["ZCYX", "CZYX"])
-def test_channels_of_ome_are_modalities_in_either_order(axes: str, tmp_path: Path) -> None:
+def test_channels_of_ome_are_modalities(tmp_path: Path) -> None:
     values = pages(2, 3)  # slices, channels
-    stored = values if axes == "ZCYX" else np.ascontiguousarray(values.swapaxes(0, 1))
-    path = tiff(tmp_path, stored, ome=True, metadata={"axes": axes, **MM})
+    stored = np.ascontiguousarray(values.swapaxes(0, 1))
+    path = tiff(tmp_path, stored, ome=True, metadata={"axes": "CZYX", **MM})
     np.testing.assert_array_equal(images(path, 3), values.swapaxes(0, 1))
     assert spacing(path, 3) == pytest.approx((0.0005, 0.0007, 0.002))  # OME's unit is a micrometre
     assert "holds 3 channels, where 2" in refused(path, 2)
@@ -86,7 +67,7 @@ def test_channels_of_ome_are_modalities_in_either_order(axes: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("unit", "mm"),
-    [("µm", 1e-3), ("&#181;m", 1e-3), ("\u03bcm", 1e-3), ("mm", 1.0), ("furlong", None)],
+    [("µm", 1e-3), ("\u03bcm", 1e-3), ("furlong", None)],
 )
 def test_ome_names_its_unit_in_utf_8_and_a_strange_unit_is_no_spacing(
     unit: str, mm: float | None, tmp_path: Path
@@ -112,11 +93,6 @@ def test_channels_that_ome_names_otherwise_than_the_data_set_are_refused(tmp_pat
     assert "holds 3 channels (X, Y, Z), where 2" in refused(own, 2)
 
 
-def test_channels_of_imagej_are_modalities(tmp_path: Path) -> None:
-    path = tiff(tmp_path, pages(2, 3), imagej=True, metadata={"axes": "ZCYX"})
-    np.testing.assert_array_equal(images(path, 3), pages(2, 3).swapaxes(0, 1))
-
-
 def test_the_levels_of_a_pyramid_are_left_out(tmp_path: Path) -> None:
     path, whole = tmp_path / "ann.tif", pages(kind=np.uint8)
     for inside in (1, 0):
@@ -126,10 +102,9 @@ def test_the_levels_of_a_pyramid_are_left_out(tmp_path: Path) -> None:
         np.testing.assert_array_equal(images(path)[0], whole)
 
 
-@pytest.mark.parametrize("how", ["tiff_lzw", "packbits", "tiff_adobe_deflate", "tiles", "big"])
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_packed_and_tiled_tiff_is_read_exactly(how: str, kind: type, tmp_path: Path) -> None:
-    path, values = tmp_path / "ann.tif", pages(kind=kind)
+@pytest.mark.parametrize("how", ["tiff_lzw", "tiles", "big"])
+def test_packed_and_tiled_tiff_is_read_exactly(how: str, tmp_path: Path) -> None:
+    path, values = tmp_path / "ann.tif", pages()
     if how == "tiles":
         tifffile.imwrite(path, values, tile=(16, 16), compression="zlib", predictor=True)
     elif how == "big":
@@ -185,16 +160,6 @@ def test_a_painted_stack_keeps_the_pages_and_spacing_of_the_acquired_one(tmp_pat
         assert "not acquired" in file.pages[0].description
 
 
-def test_the_fourth_axis_of_a_nifti_is_of_modalities_and_no_mask_has_one(tmp_path: Path) -> None:
-    path, values = tmp_path / "ann_0000.nii.gz", np.random.default_rng(1).random((4, 5, 6, 2))
-    nib.save(nib.Nifti1Image(values, np.eye(4)), path)
-    found = reader_of(path).image(path, most=2)
-    np.testing.assert_array_equal(np.stack([stored.values for stored in found], -1), values)
-    assert "name 2 channels" in refused(path)
-    with pytest.raises(DataFileError, match="a mask with 2 numbers a voxel"):
-        reader_of(path).mask(path)
-
-
 def test_several_numbers_a_voxel_are_refused_of_other_formats(tmp_path: Path) -> None:
     several = "holds several numbers a voxel. Store one file a modality and time point."
 
@@ -213,28 +178,6 @@ def test_several_numbers_a_voxel_are_refused_of_other_formats(tmp_path: Path) ->
     label_map(path)
 
 
-@pytest.mark.parametrize(
-    ("axis", "about"),
-    [
-        (0, {"space directions": np.array([[np.nan] * 3, *np.diag([1.0, 1.0, 3.0])])}),
-        (3, {"space directions": np.array([*np.diag([1.0, 1.0, 3.0]), [np.nan] * 3])}),
-        (0, {"kinds": ["vector", *["domain"] * 3], "spacings": [np.nan, 1.0, 1.0, 3.0]}),
-        (3, {"spacings": [1.0, 1.0, 3.0, np.nan]}),
-    ],
-)
-def test_an_axis_of_one_number_a_voxel_in_a_nrrd_is_left_out(
-    axis: int, about: dict[str, object], tmp_path: Path
-) -> None:
-    path, values = tmp_path / "ann.nrrd", np.random.default_rng(1).integers(0, 9, (4, 5, 6))
-    place = {"space": "LPS"} if "space directions" in about else {}
-    nrrd.write(str(path), np.expand_dims(values, axis), {**place, **about})
-    plain = tmp_path / "plain.nrrd"
-    nrrd.write(str(plain), values, {"spacings": [1.0, 1.0, 3.0]})
-    for found in (reader_of(path).image(path, most=1)[0], reader_of(path).mask(path)):
-        np.testing.assert_array_equal(found.values, reader_of(plain).image(plain, most=1)[0].values)
-        assert found.spacing == (1.0, 1.0, 3.0)
-
-
 def test_voxels_in_another_file_are_not_looked_for(tmp_path: Path) -> None:
     nrrd.write(str(tmp_path / "a.nhdr"), pages(2))
     path = (tmp_path / "a.nhdr").rename(tmp_path / "a.nrrd")
@@ -248,15 +191,10 @@ def test_voxels_in_another_file_are_not_looked_for(tmp_path: Path) -> None:
     ("field", "value"),
     [
         ("space", "scanner-xyz"),
-        ("space units", '"um" "um" "um"'),
-        ("space directions", "(1,0,0) (0,1,0)"),
         ("space directions", "(1,0,0) (0,1,0) (0,0,0)"),
         ("space directions", "(1,0,0) (0,1,0) (0,0,Meier)"),
         ("encoding", "Meier"),
         ("sizes", "2 -2 2"),
-        ("sizes", "Meier 2 2"),
-        ("endian", "Meier"),
-        ("dimension", "4"),
     ],
 )
 def test_a_header_of_nrrd_that_cannot_be_used_is_refused_without_its_text(

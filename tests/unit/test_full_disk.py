@@ -107,14 +107,14 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_no_half_of_it(disk, write
 
 @pytest.mark.parametrize("writer", ["a data set", "an evaluation's cache"])
 def test_no_folder_appears_that_is_not_complete(disk, writer):
-    deep = disk.path / "new" / "deeper"
+    deep, (_, write) = disk.path / "new" / "deeper", WRITERS[writer]
     with disk.full(), pytest.raises(AsyndganError, match=FULL):
-        WRITERS[writer][1](deep)
+        write(deep)
     assert {path.name for path in disk.path.iterdir()} <= {".filler"}
     deep.mkdir(parents=True)  # what was there stays
     (deep / "mine").touch()
     with disk.full(), pytest.raises(AsyndganError, match=FULL):
-        WRITERS[writer][1](deep)
+        write(deep)
     assert [path.name for path in deep.iterdir()] == ["mine"]
 
 
@@ -122,11 +122,10 @@ def test_what_was_written_before_stays_as_it_was(disk):
     text, lines = disk.path / "run.json", disk.path / "metrics.jsonl"
     replace_text(text, "old")
     append(lines, b"1\n")
-    for write in (
-        lambda: replace_text(text, "new" * 5000), lambda: append(lines, b"2" * 9000)
-    ):  # fmt: skip
-        with disk.full(4096), pytest.raises(StorageError, match=FULL):
-            write()
+    with disk.full(4096):
+        for write in (lambda: replace_text(text, "new" * 5000), lambda: append(lines, b"2" * 9000)):
+            with pytest.raises(StorageError, match=FULL):
+                write()
     assert (text.read_text(), lines.read_text()) == ("old", "1\n")
 
 

@@ -52,8 +52,7 @@ def oblique(degrees: float, axis: str = "z") -> np.ndarray:
     return nib.affines.from_matvec(matrix, [3, -5, 7])
 
 
-@pytest.mark.parametrize("axis", ["x", "y", "z"])
-@pytest.mark.parametrize("degrees", [45, 135, -45])
+@pytest.mark.parametrize(("axis", "degrees"), [("x", 45), ("z", 135)])
 @pytest.mark.parametrize("apart", [1e-4, -1e-4])
 def test_oblique_files_that_are_equal_but_for_rounding_lie_on_one_grid(
     tmp_path: Path, axis: str, degrees: float, apart: float

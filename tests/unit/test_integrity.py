@@ -16,29 +16,23 @@ MakeCohort = Callable[..., Cohort]
 SITES = ("east", "north", "south", "west")
 
 
-def of_lengths(*lengths: float) -> dict[str, torch.Tensor]:
-    return {f"s{number}": torch.full((1, 1, 2, 2), own / 2) for number, own in enumerate(lengths)}
-
-
-def test_feedback_that_is_too_long_is_shortened_to_the_bound_and_reported():
-    shortened, loud = bounded(of_lengths(1.0, 1.1, 0.9, 50.0), IntegritySection(bound=2.0))
-    lengths = [round(float(own.norm()), 3) for own in shortened.values()]
-    assert lengths == [1.0, 1.1, 0.9, 2.1]  # twice the median of 1.05
-    assert set(loud) == {"s3"}
-    assert loud["s3"] == pytest.approx(50 / 1.05)
-
-
-def test_without_a_majority_or_a_bound_nothing_is_shortened():
-    two, _ = bounded(of_lengths(1.0, 50.0), IntegritySection(bound=2.0))
-    assert float(two["s1"].norm()) == pytest.approx(50)
-    free, loud = bounded(of_lengths(1.0, 1.0, 50.0), IntegritySection())
-    assert float(free["s2"].norm()) == pytest.approx(50)
-    assert set(loud) == {"s2"}
-
-
-def test_one_loud_site_among_silent_ones_is_reported_and_silenced() -> None:
-    shortened, loud = bounded(of_lengths(0.0, 0.0, 1e8), IntegritySection(bound=2.0))
-    assert set(loud) == {"s2"} and float(shortened["s2"].norm()) < 1e-6
+@pytest.mark.parametrize(
+    ("lengths", "bound", "then", "loud"),
+    [
+        ([1.0, 1.1, 0.9, 50.0], {"bound": 2.0}, 2.1, {"s3": 50 / 1.05}),  # twice the median
+        ([1.0, 50.0], {"bound": 2.0}, 50.0, {}),  # no majority
+        ([1.0, 1.0, 50.0], {}, 50.0, {"s2": 50.0}),  # no bound
+        ([0.0, 0.0, 1e8], {"bound": 2.0}, 0.0, None),  # one loud site among silent ones
+    ],
+)
+def test_feedback_that_is_too_long_is_reported_and_shortened_to_the_bound(
+    lengths, bound, then, loud
+):
+    own = {f"s{n}": torch.full((1, 1, 2, 2), length / 2) for n, length in enumerate(lengths)}
+    shortened, found = bounded(own, IntegritySection(**bound))
+    *quiet, last = (float(each.norm()) for each in shortened.values())
+    assert quiet == pytest.approx(lengths[:-1]) and last == pytest.approx(then, abs=1e-6)
+    assert found == pytest.approx(loud) if loud is not None else set(found) == {"s2"}
 
 
 def gradient(

@@ -15,7 +15,7 @@ from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import FIRST, Ledger, read
 from asyndgan.protocol import Endpoint
 from asyndgan.training import Site
-from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, pack, unpack
+from asyndgan.wire import ANSWERS, Judge, Judgement, Open, pack, unpack
 
 POLICY = "ab" * 32
 
@@ -82,21 +82,25 @@ def test_any_change_of_a_ledger_is_found(tmp_path_factory, data):
         list(read(path))
 
 
-def test_lines_that_were_written_anew_do_not_pass_for_the_old_ones(tmp_path):
+@pytest.mark.parametrize("count", [4, 5])
+def test_lines_that_were_written_anew_or_added_do_not_pass_for_the_old_ones(tmp_path, count):
     """Whoever forges all lines and not the head: also one line more, as after a crash."""
-    path = written(tmp_path / "ledger.jsonl")
-    head = (tmp_path / "ledger.head").read_bytes()
-    for count in (4, 5):
-        path.unlink()
-        (tmp_path / "ledger.head").unlink()
-        ledger = Ledger(path, POLICY)
-        for number in range(count):
-            ledger.append(run="1f", kind="refusal", step=number, payload=b"")
-        ledger.close()
-        (tmp_path / "ledger.head").write_bytes(head)
-        with pytest.raises(LedgerError, match="head file was changed"):
-            list(read(path))
-    (tmp_path / "ledger.head").unlink()
+    path, head = written(tmp_path / "ledger.jsonl"), tmp_path / "ledger.head"
+    old = head.read_bytes()
+    written(path, 3)  # three lines more than were written
+    head.write_bytes(old)
+    with pytest.raises(LedgerError, match="head file was changed"):
+        list(read(path))
+    path.unlink()
+    head.unlink()
+    ledger = Ledger(path, POLICY)
+    for number in range(count):
+        ledger.append(run="1f", kind="refusal", step=number, payload=b"")
+    ledger.close()
+    head.write_bytes(old)
+    with pytest.raises(LedgerError, match="head file was changed"):
+        list(read(path))
+    head.unlink()
     with pytest.raises(LedgerError, match="it was taken away"):
         list(read(path))
 
@@ -108,26 +112,19 @@ def test_a_ledger_that_cannot_be_opened_says_so_without_its_path(tmp_path):
     assert "secret" not in str(caught.value)
 
 
-def test_a_line_that_was_being_written_when_the_site_stopped_is_dropped(tmp_path):
-    path = written(tmp_path / "ledger.jsonl")
-    whole = path.read_bytes()
-    path.write_bytes(whole + b'{"number":5,"time":"2026')
-    assert len(list(read(path))) == 4  # it is no fault of the books
-    ledger = Ledger(path, POLICY)
-    ledger.close()
-    assert path.read_bytes() == whole
-
-
-def test_a_site_that_stopped_between_line_and_head_goes_on(tmp_path):
+def test_a_site_that_stopped_in_a_line_or_between_line_and_head_goes_on(tmp_path):
     path = written(tmp_path / "ledger.jsonl", 3)
-    head = (tmp_path / "ledger.head").read_bytes()
+    head, whole = (tmp_path / "ledger.head").read_bytes(), path.read_bytes()
+    path.write_bytes(whole + b'{"number":4,"time":"2026')
+    assert len(list(read(path))) == 3  # it is no fault of the books
     ledger = Ledger(path, POLICY)
+    assert path.read_bytes() == whole
     ledger.append(run="1f", kind="judgement", step=3, payload=b"")
     ledger.close()
     (tmp_path / "ledger.head").write_bytes(head)
     assert len(list(read(path))) == 4
     Ledger(path, POLICY).close()  # and the head is brought up to the line
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    path.write_bytes(whole)
     with pytest.raises(LedgerError, match="cut off the end"):
         list(read(path))
 
@@ -150,61 +147,38 @@ def test_a_ledger_can_be_read_while_its_site_writes_on(tmp_path):
         list(read(path))
 
 
-def test_lines_that_were_added_at_the_end_are_found(tmp_path):
-    path = written(tmp_path / "ledger.jsonl", 2)
-    head = (tmp_path / "ledger.head").read_bytes()
-    written(path, 3)
-    (tmp_path / "ledger.head").write_bytes(head)
-    with pytest.raises(LedgerError, match="its head file was changed"):
-        list(read(path))
-
-
-def test_a_site_that_is_started_twice_is_told_so(tmp_path):
-    ledger = Ledger(tmp_path / "ledger.jsonl", POLICY)
+def test_a_ledger_has_one_writer_and_once_closed_writes_nothing_into_whatever_has_its_place(
+    tmp_path,
+):
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path, POLICY)
     with pytest.raises(LedgerError, match="started twice"):
-        Ledger(tmp_path / "ledger.jsonl", POLICY)
-    ledger.close()
-    Ledger(tmp_path / "ledger.jsonl", POLICY).close()
-
-
-def test_a_closed_ledger_writes_nothing_into_whatever_file_has_its_place_now(tmp_path):
-    ledger = Ledger(tmp_path / "ledger.jsonl", POLICY)
+        Ledger(path, POLICY)
     ledger.append(run="1f", kind="card", step=0, payload=b"")
     ledger.close()
     with (tmp_path / "other").open("wb"):  # the system gives it the number that is free now
         with pytest.raises(LedgerError, match=r"ledger\.jsonl was closed"):
             ledger.append(run="1f", kind="judgement", step=0, payload=b"")
         assert not (tmp_path / "other").stat().st_size
-    assert [entry.kind for entry in read(tmp_path / "ledger.jsonl")] == ["card"]
+    Ledger(path, POLICY).close()
+    assert [entry.kind for entry in read(path)] == ["card"]
 
 
 def test_when_the_ledger_cannot_be_written_nothing_is_promised(tmp_path, monkeypatch):
-    ledger = Ledger(tmp_path / "ledger.jsonl", POLICY)
+    ledger, write = Ledger(tmp_path / "ledger.jsonl", POLICY), os.write
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.write", full)
-    with pytest.raises(LedgerError, match=r"No space left on device.*nothing may leave"):
-        ledger.append(run="1f", kind="card", step=0, payload=b"")
-    monkeypatch.undo()
-    write = os.write
-
-    def nearly_full(file, line):
-        return write(file, line[:7])
-
-    monkeypatch.setattr("os.write", nearly_full)
-    with pytest.raises(LedgerError, match="the disk is full"):
-        ledger.append(run="1f", kind="card", step=0, payload=b"")
-    monkeypatch.undo()
-
-    def no_head(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("asyndgan.privacy.ledger._write_head", no_head)
-    with pytest.raises(LedgerError, match="nothing may leave"):
-        ledger.append(run="1f", kind="card", step=0, payload=b"")
-    monkeypatch.undo()
+    for place, fails, said in (
+        ("os.write", full, "No space left on device.*nothing may leave"),
+        ("os.write", lambda file, line: write(file, line[:7]), "the disk is full"),
+        ("asyndgan.privacy.ledger._write_head", full, "nothing may leave"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, fails)
+            with pytest.raises(LedgerError, match=said):
+                ledger.append(run="1f", kind="card", step=0, payload=b"")
     ledger.append(run="1f", kind="card", step=0, payload=b"")  # somebody made room
     ledger.close()
     assert len(list(read(tmp_path / "ledger.jsonl"))) == 1
@@ -218,20 +192,13 @@ def test_many_callers_at_once_get_one_answer_and_each_has_a_line(tiny, make_coho
     )
     site = Site("north", make_cohort(recipe, cases=6), recipe, folder=tmp_path, policy=policy)
     endpoint = Endpoint(site, limit=2**20)
-
-    def ask(message):
-        return unpack(endpoint.answer(pack(message, {"images": "uint8"})), ANSWERS, limit=2**20)
-
-    card = ask(Open(run="1f", recipe=recipe.digest(), step=0))
-    assert isinstance(card, Card)
-    images = torch.zeros(2, 1, *recipe.space)
-    judge = Judge(run="1f", step=0, batch=card.batch, images=images)
+    endpoint.answer(pack(Open(run="1f", recipe=recipe.digest(), step=0), {}))
+    judge = Judge(run="1f", step=0, batch=0, images=torch.zeros(2, 1, *recipe.space))
     with ThreadPoolExecutor(8) as callers:
-        answers = list(callers.map(ask, [judge] * 16))
+        answers = {*callers.map(endpoint.answer, [pack(judge, {"images": "uint8"})] * 16)}
     endpoint.close()
-    judged = [one for one in answers if isinstance(one, Judgement)]
-    assert len(judged) == 16
-    assert len({one.feedback.numpy().tobytes() for one in judged}) == 1
+    (answer,) = answers
+    assert isinstance(unpack(answer, ANSWERS, limit=2**20), Judgement)
     assert site.release.ledger and site.release.ledger.tally.answers == 2  # the card brought masks
     lines = list(read(tmp_path / "ledger.jsonl"))
     assert [one.kind for one in lines] == ["card"] + ["judgement"] * 16

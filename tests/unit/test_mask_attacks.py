@@ -93,13 +93,3 @@ def test_a_patient_without_a_label_gets_the_lowest_score(groups):
     (scores,) = mask_scores([*members, empty], others, moved_once(members))
     for own in scores.values():
         assert own["empty"] == min(own.values()) and len(own) == 25
-
-
-def test_without_masks_nobody_is_told(groups):
-    members, others, _ = groups
-    bare = [
-        [replace(case, mask=torch.zeros_like(case.mask)) for case in group]
-        for group in (members, others)
-    ]
-    (found,) = told(*bare, [])
-    assert all(one.auc == 0.5 and not one.tells for one in found.values())

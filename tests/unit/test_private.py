@@ -4,7 +4,6 @@ import json
 import math
 import os
 import shutil
-import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.store import Batch, Case, Cohort, Preparation
+from asyndgan.store import Batch, Case, Cohort
 from asyndgan.store.splits import hold_out_of
 from asyndgan.training import Site
 from asyndgan.training import private as training_private
@@ -40,16 +39,10 @@ MakeRecipe = Callable[..., Recipe]
 CLASSES = ("condition.kind=class", "generator.kind=topdown", "masks.release=false")
 PRIVATE = (*CLASSES, "privacy.kind=discriminator", "privacy.patients=3")
 DELTA = 1e-5
-NOTHING_DONE = Preparation((2, 2), (1.0, 1.0), (2, 2), (0, 0), (1.0,), (0.0,))
+ASKS = Policy.from_toml("[privacy]\nepsilon = 1.0")
 
 
-# Accounting
-
-
-@pytest.mark.parametrize(
-    ("noise", "rate", "uses"),
-    [(1.0, 0.01, 1000), (4.0, 0.25, 2000), (10.0, 1.0, 50), (0.7, 0.05, 300)],
-)
+@pytest.mark.parametrize(("noise", "rate", "uses"), [(1.0, 0.01, 1000), (10.0, 1.0, 50)])
 def test_two_accountants_agree_to_a_hundredth(noise, rate, uses):
     other = PLDAccountant()
     other.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), uses)
@@ -67,10 +60,10 @@ def test_mechanisms_of_different_runs_add_up():
 
 
 def test_a_budget_is_used_to_its_last_step_and_no_further():
-    mechanism = Mechanism(2.0, 0.1)
-    most = most_uses({}, mechanism, epsilon=3.0, delta=DELTA)
-    assert epsilon_of({mechanism: most}, DELTA) <= 3.0 < epsilon_of({mechanism: most + 1}, DELTA)
-    assert most_uses({mechanism: most}, mechanism, epsilon=3.0, delta=DELTA) == 0
+    mechanism = Mechanism(4.0, 0.25)
+    most = most_uses({}, mechanism, epsilon=1.0, delta=DELTA)
+    assert epsilon_of({mechanism: most}, DELTA) <= 1.0 < epsilon_of({mechanism: most + 1}, DELTA)
+    assert most_uses({mechanism: most}, mechanism, epsilon=1.0, delta=DELTA) == 0
     rare = Mechanism(1.0, 0.001)  # where exactness would cost minutes
     most = most_uses({}, rare, epsilon=1.0, delta=DELTA)
     assert most > 10_000
@@ -78,31 +71,24 @@ def test_a_budget_is_used_to_its_last_step_and_no_further():
 
 
 def test_what_is_spent_is_written_before_it_is_used_and_never_comes_back(tmp_path):
-    path, mechanism = tmp_path / "privacy.json", Mechanism(2.0, 0.1)
-    most = most_uses({}, mechanism, epsilon=3.0, delta=DELTA)
-    account = Account(path, mechanism, epsilon=3.0, delta=DELTA)
-    account.charge(most - 1)
-    again = Account(path, mechanism, epsilon=3.0, delta=DELTA)  # after a crash, or a roll-back
-    assert 0 < again.epsilon() <= 3.0
+    path, mechanism = tmp_path / "privacy.json", Mechanism(4.0, 0.25)
+    most = most_uses({}, mechanism, epsilon=1.0, delta=DELTA)
+    Account(path, mechanism, epsilon=1.0, delta=DELTA).charge(most - 1)
+    again = Account(path, mechanism, epsilon=1.0, delta=DELTA)  # after a crash, or a roll-back
+    assert 0 < again.epsilon() <= 1.0
     with pytest.raises(PolicyError, match="budget is spent"):
         again.charge(2)
     again.charge(1)
     with pytest.raises(PolicyError, match="budget is spent"):
         again.charge(1)
-    path.write_text("[{}]")
-    with pytest.raises(PolicyError, match="does not say what privacy was spent"):
-        Account(path, mechanism, epsilon=3.0, delta=DELTA)
 
 
 def test_the_shown_epsilon_is_never_below_the_spent_one():
-    mechanism = Mechanism(2.0, 0.2)
+    mechanism = Mechanism(4.0, 0.25)
     account = Account(None, mechanism, epsilon=None, delta=DELTA)
-    for uses in (1, 3, 20, 1, 1, 200):
+    for uses in (1, 3, 20, 1, 30):
         account.charge(uses)
         assert account.epsilon() >= epsilon_of(account.spent, DELTA) - 1e-9
-
-
-# DP-SGD
 
 
 def private(tiny: MakeRecipe, *overrides: str) -> PrivateDiscriminator:
@@ -116,6 +102,10 @@ def private(tiny: MakeRecipe, *overrides: str) -> PrivateDiscriminator:
     return PrivateDiscriminator(network, build_adversarial_loss(recipe), recipe, maps)
 
 
+def case_of(patient: str) -> Case:
+    return Case.drawn(patient, torch.zeros(1, 2, 2), torch.zeros(2, 2).long(), ("T1",))
+
+
 def batch(count: int, seed: int = 1) -> Batch:
     random = torch.Generator().manual_seed(seed)
     images = torch.rand(count, 1, 16, 16, generator=random) * 2 - 1
@@ -127,19 +117,20 @@ def flat(tensors: list[torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["patch", "projected"])
-def test_each_patients_gradient_is_clipped_by_itself(tiny, kind):
+def test_each_patients_gradient_is_clipped_by_itself(tiny, kind, monkeypatch):
     learner, real = private(tiny, f"discriminator.kind={kind}"), batch(5)
     wanted = torch.zeros_like(flat(learner.parameters))
     for image, label in zip(real.images, real.conditions, strict=True):
         score = learner.discriminator(image[None], learner.maps(label[None])).score
-        loss = learner.adversarial.real(score)
-        own = flat(list(torch.autograd.grad(loss, learner.parameters)))
+        own = flat(list(torch.autograd.grad(learner.adversarial.real(score), learner.parameters)))
         assert own.norm() > 0.5
         wanted += own * (0.5 / own.norm())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # whoever trains reads nothing of hooks
-        found = flat(learner.clipped_sum(real))
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    for at_once in (64, 2):  # however many are in memory
+        monkeypatch.setattr(training_private, "AT_ONCE", at_once)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # whoever trains reads nothing of hooks
+            found = flat(learner.clipped_sum(real))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_a_patient_whose_gradient_is_not_finite_counts_for_nothing(tiny):
@@ -165,16 +156,6 @@ def test_synthetic_images_are_disturbed_as_the_patients_are(tiny):
     learner.learn(torch.optim.SGD(learner.parameters, lr=0.1), batch(5), batch(5, seed=2))
     blank = [float((images == -1).float().mean()) for images in seen]
     assert len(blank) == 2 and min(blank) > 0.05
-
-
-def test_a_patient_changes_the_sum_by_no_more_than_the_clip(tiny):
-    learner, real = private(tiny), batch(5)
-    whole = flat(learner.clipped_sum(real))
-    for left_out in range(5):
-        kept = [index for index in range(5) if index != left_out]
-        others = Batch(real.images[kept], real.conditions[kept])
-        gap = (whole - flat(learner.clipped_sum(others))).norm()
-        assert 0.01 < gap <= 0.5 * (1 + 1e-4)
 
 
 def test_the_noise_has_the_promised_deviation_and_is_new_every_time(tiny):
@@ -212,21 +193,16 @@ def test_the_sum_is_divided_by_the_expected_number_of_patients_not_by_that_of_th
 
 
 def test_patients_are_drawn_one_by_one_with_a_case_each():
-    patients = [f"p{case // 4}" for case in range(80)]
     images = torch.arange(80.0).reshape(80, 1, 1, 1).expand(-1, 1, 4, 4) / 80
     cohort = Cohort(
         images, torch.zeros(80, dtype=torch.int64), modalities=["T1"], labels={0: "x"},
-        patients=patients,
+        patients=[f"p{case // 4}" for case in range(80)],
     )  # fmt: skip
     assert cohort.patients == 20
     random = torch.Generator().manual_seed(0)
-
-    def uniform(count):
-        return torch.rand(count, generator=random)
-
     counts, seen = [], set()
     for _ in range(300):
-        drawn = cohort.patients_by_chance(0.3, uniform)
+        drawn = cohort.patients_by_chance(0.3, lambda count: torch.rand(count, generator=random))
         cases = [round(float(value) * 80) for value in drawn.images[:, 0, 0, 0]]
         assert len({case // 4 for case in cases}) == len(cases)
         counts.append(len(cases))
@@ -234,10 +210,6 @@ def test_patients_are_drawn_one_by_one_with_a_case_each():
     assert sum(counts) / 300 == pytest.approx(6, abs=0.4)
     assert 0.6 * 4.2 < torch.tensor(counts, dtype=torch.float).var() < 1.5 * 4.2
     assert seen == set(range(80))
-    assert len(cohort.patients_by_chance(0.0, uniform).images) == 0
-
-
-# At the site
 
 
 def classes(recipe: Recipe, seed: int = 0) -> Cohort:
@@ -259,56 +231,57 @@ def judged(site: Site, step: int) -> Any:
     return unpack(answer.payload, ANSWERS, limit=2**20)
 
 
+def once(recipe: Recipe, folder: Path, policy: Policy) -> None:
+    """A site that answers one step and ends."""
+    site = opened(recipe, folder, policy)
+    judged(site, 0)
+    site.release.close()
+
+
 def test_a_private_sites_ledger_says_what_was_spent(tiny, tmp_path):
-    recipe = tiny(*PRIVATE, "privacy.updates=2", "privacy.noise=2")
-    policy = Policy.from_toml("[privacy]\nepsilon = 5.0")
-    site = opened(recipe, tmp_path, policy)
+    recipe = tiny(*PRIVATE, "privacy.updates=2", "privacy.noise=4")
+    site = opened(recipe, tmp_path, ASKS)
     answers = [judged(site, step) for step in range(3)]
-    assert all(isinstance(answer, Judgement) for answer in answers)
     # The loss on real images would say something of who was drawn.
-    assert set(answers[0].losses) == {"adversarial", "discriminator_synthetic"}
+    assert all(set(each.losses) == {"adversarial", "discriminator_synthetic"} for each in answers)
     site.release.close()
     entries = [e for e in read(tmp_path / "ledger.jsonl") if e.kind == "judgement"]
-    spent = [epsilon_of({Mechanism(2.0, 0.25): 2 * step}, DELTA) for step in (1, 2, 3)]
+    spent = [epsilon_of({Mechanism(4.0, 0.25): 2 * step}, DELTA) for step in (1, 2, 3)]
     for entry, least in zip(entries, spent, strict=True):
-        assert entry.epsilon is not None
-        assert least - 1e-9 <= entry.epsilon <= 5.0
-        assert (entry.noise, entry.delta) == (2.0, DELTA)
+        assert entry.epsilon is not None and least - 1e-9 <= entry.epsilon <= 1.0
+        assert (entry.noise, entry.delta) == (4.0, DELTA)
 
 
 def test_a_policy_check_counts_what_the_sites_books_say_was_spent(tiny, tmp_path):
-    recipe = tiny(*PRIVATE, "privacy.updates=2", "privacy.noise=4", "training.steps=300")
-    policy = Policy.from_toml("[privacy]\nepsilon = 8.0\n[allows]\nmost_answers = 302")
+    recipe = tiny(*PRIVATE, "privacy.noise=4", "training.steps=9")
+    policy = Policy.from_toml("[privacy]\nepsilon = 1.0\n[allows]\nmost_answers = 11")
     site = opened(recipe, tmp_path / "books", policy)
     for step in range(3):
         judged(site, step)
     site.release.close()
-    (tmp_path / "policy.toml").write_text(policy.to_toml())
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
 
     def told(policy, *more):
-        words = ["policy", "check", str(tmp_path / policy), str(tmp_path / "recipe.toml")]
+        (tmp_path / "policy.toml").write_text(policy)
+        words = ["policy", "check", str(tmp_path / "policy.toml"), str(tmp_path / "recipe.toml")]
         done = CliRunner().invoke(app, [*words, "--patients", "12", *more])
         return done.exit_code, " ".join(done.output.split()) + str(done.exception or "")
 
     books = ["--records", str(tmp_path / "books")]
     rate = recipe.privacy.patients / 12
-    for more, uses in (([], 600), (books, 606)):
-        code, output = told("policy.toml", *more)
+    for more, uses in (([], 9), (books, 12)):
+        code, output = told(policy.to_toml(), *more)
         assert code == 0
         assert f"epsilon {epsilon_of({Mechanism(4.0, rate): uses}, DELTA):.2f}" in output
-        assert ("would stop after 299 more answers: it has given 3" in output) == bool(more)
-    (tmp_path / "little.toml").write_text("[privacy]\nepsilon = 0.01")
-    code, output = told("little.toml")
+        assert ("would stop after 8 more answers: it has given 3" in output) == bool(more)
+    code, output = told("[privacy]\nepsilon = 0.01")
     assert code == 1 and "its first step spends more than is left of epsilon 0.01" in output
-    spent = Policy.from_toml("[allows]\nmost_answers = 3")
-    (tmp_path / "spent.toml").write_text(spent.to_toml())
-    code, output = told("spent.toml", *books)
+    code, output = told("[allows]\nmost_answers = 3", *books)
     assert code == 1 and "it has answered 3 times; its policy allows 3 answers in all" in output
     (tmp_path / "books/privacy.json").write_text("[]")
-    code, output = told("policy.toml", *books)
-    assert code == 1 and "shows 6 uses of private mechanisms, the account only 0" in output
-    code, output = told("policy.toml", "--records", str(tmp_path))
+    code, output = told(policy.to_toml(), *books)
+    assert code == 1 and "shows 3 uses of private mechanisms, the account only 0" in output
+    code, output = told(policy.to_toml(), "--records", str(tmp_path))
     assert code == 1 and "no ledger.jsonl" in output
 
 
@@ -379,34 +352,30 @@ def test_what_a_site_has_charged_stays_charged_if_it_dies_before_it_answers(
 
 
 def test_a_site_whose_budget_is_spent_answers_no_more_even_if_it_starts_again(tiny, tmp_path):
-    recipe = tiny(*PRIVATE, "privacy.noise=1.5")
-    policy = Policy.from_toml("[privacy]\nepsilon = 2.2")
-    most = most_uses({}, Mechanism(1.5, 0.25), epsilon=2.2, delta=DELTA)
+    recipe = tiny(*PRIVATE, "privacy.noise=4")
+    policy = Policy.from_toml("[privacy]\nepsilon = 0.5")
+    most = most_uses({}, Mechanism(4.0, 0.25), epsilon=0.5, delta=DELTA)
     assert 1 < most < 6
     site = opened(recipe, tmp_path, policy)
     for step in range(most):
         judged(site, step)
-    with pytest.raises(PolicyError, match="budget is spent"):
-        judged(site, most)
-    site.release.close()
-    again = opened(recipe, tmp_path, policy)  # its checkpoints are gone: it begins anew
-    with pytest.raises(PolicyError, match="budget is spent"):
-        judged(again, 0)
+    for place in (most, 0):
+        with pytest.raises(PolicyError, match="budget is spent"):
+            judged(site, place)
+        site.release.close()
+        site = opened(recipe, tmp_path, policy)  # its checkpoints are gone: it begins anew
 
 
 def test_public_conditions_do_not_depend_on_the_patients(tiny):
-    recipe = tiny(*PRIVATE, "privacy.noise=2", "training.batch=64")
-    policy = Policy.from_toml("[privacy]\nepsilon = 5.0")
-    drawn = [opened(recipe, None, policy, seed)._conditions() for seed in (0, 1)]
+    recipe = tiny(*PRIVATE, "privacy.noise=4", "training.batch=64")
+    drawn = [opened(recipe, None, ASKS, seed)._conditions() for seed in (0, 1)]
     assert torch.equal(*drawn)
     assert drawn[0].unique().tolist() == [0, 1, 2]
 
 
-def test_a_policy_that_asks_for_privacy_refuses_a_recipe_without(tiny):
+def test_a_policy_that_asks_for_privacy_refuses_a_recipe_whose_masks_leave_in_the_clear(tiny):
     asks = Policy.from_toml("[privacy]\nepsilon = 3.0\n[leaves]\nmasks = 'transient'")
     assert asks.refusals(tiny(*PRIVATE)) == []
-    unprivate = tiny("masks.release=false", "training.move=true")
-    assert "privacy.kind is none" in " ".join(asks.refusals(unprivate))
     unprotected = tiny(
         "masks.release=false", "privacy.kind=discriminator", "privacy.conditions=unprotected"
     )
@@ -416,23 +385,16 @@ def test_a_policy_that_asks_for_privacy_refuses_a_recipe_without(tiny):
 def test_a_model_card_says_how_much_noise_there_was_and_promises_nothing(tiny, tmp_path):
     recipe = tiny(*PRIVATE, "privacy.noise=1e-6", "privacy.clip=2")
     run = RunFolder.create(tmp_path / "run", recipe)
-    facts = RunFacts(
+    run.write_facts(RunFacts(
         "1f", "0", recipe.digest(), "inprocess", modalities=["T1"], labels={"0": "a"},
         space=[16, 16], sites={"north": {"cases": 1, "share": 1.0, "modalities": ["T1"]}},
-    )  # fmt: skip
-    run.write_facts(facts)
-    case = Case(
-        name="0", patient="0", image=torch.zeros(1, 2, 2), mask=torch.zeros(2, 2).long(),
-        modalities=("T1",), preparation=NOTHING_DONE,
-    )  # fmt: skip
-    write_synthetic(tmp_path / "set", run, [case], masks=[], origin=Origin("none"), painting={})
+    ))  # fmt: skip
+    write_synthetic(
+        tmp_path / "set", run, [case_of("0")], masks=[], origin=Origin("none"), painting={}
+    )
     card = (tmp_path / "set" / "MODEL_CARD.md").read_text()
     assert "a noise multiplier of 1e-06 and a clip of 2" in card
-    assert "asyndgan ledger show" in card and "not verified for this card" in card
-    assert "Trained under" not in card
-
-
-# What was found by trying to break it
+    assert "not verified for this card" in card and "Trained under" not in card
 
 
 def test_every_bit_of_the_noise_comes_from_the_operating_system(monkeypatch):
@@ -470,31 +432,21 @@ def test_the_noise_is_normal_and_uniform_numbers_are_uniform():
     assert chance.normal_noise(()).shape == ()
 
 
-@pytest.mark.parametrize(
-    ("noise", "rate", "uses"),
-    [(0.01, 1.0, 1), (1e-6, 1.0, 1), (1.0, 0.5, 10**6), (0.1, 1.0, 1000), (1.0, 1.0, 4000)],
-)
-def test_a_hopeless_epsilon_is_said_at_once_and_in_little_memory(noise, rate, uses):
+@pytest.mark.parametrize(("noise", "uses"), [(1e-6, 1), (1.0, 4000)])
+def test_a_hopeless_epsilon_is_said_in_little_memory(noise, uses):
     tracemalloc.start()
-    since = time.monotonic()
-    epsilon = epsilon_of({Mechanism(noise, rate): uses}, DELTA)
+    epsilon = epsilon_of({Mechanism(noise, 1.0): uses}, DELTA)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert epsilon > 50
-    assert time.monotonic() - since < 10
     assert peak < 100_000_000
 
 
 def test_a_patient_who_is_there_or_not_moves_nobody_in_or_out():
     patients = [f"p{number}" for number in range(30)]
     cases = [
-        Case(
-            name=f"{patient}_s{slice_}", patient=patient, image=torch.zeros(1, 2, 2),
-            mask=torch.zeros(2, 2).long(), modalities=("T1",), preparation=NOTHING_DONE,
-        )
-        for number, patient in enumerate(patients)
-        for slice_ in range(1 + number % 5)
-    ]  # fmt: skip
+        case_of(patient) for number, patient in enumerate(patients) for _ in range(1 + number % 5)
+    ]
     whole = {case.patient for case in hold_out_of(cases, part=0.3, alone=True)[1]}
     assert 3 < len(whole) < 18
     for left_out in patients:
@@ -503,22 +455,12 @@ def test_a_patient_who_is_there_or_not_moves_nobody_in_or_out():
         assert held == whole - {left_out}
 
 
-def test_gradients_are_clipped_alike_however_many_are_in_memory(tiny, monkeypatch):
-    learner, real = private(tiny), batch(7)
-    whole = flat(learner.clipped_sum(real))
-    monkeypatch.setattr(training_private, "AT_ONCE", 2)
-    torch.testing.assert_close(flat(learner.clipped_sum(real)), whole, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("left", ["policies", "privacy.json"])
 def test_a_site_whose_ledger_was_taken_away_does_not_begin_another(tiny, tmp_path, left):
     """It would have forgotten its answers, of which a policy may allow only so many."""
-    recipe = tiny(*PRIVATE, "privacy.noise=2")
-    policy = Policy.from_toml("[privacy]\nepsilon = 5.0")
-    site = opened(recipe, tmp_path, policy)
-    judged(site, 0)
-    site.release.close()
-    opened(recipe, tmp_path, policy).release.close()  # with its ledger it goes on
+    recipe = tiny(*PRIVATE, "privacy.noise=4")
+    once(recipe, tmp_path, ASKS)
+    opened(recipe, tmp_path, ASKS).release.close()  # with its ledger it goes on
     for name in ("ledger.jsonl", "ledger.head"):
         (tmp_path / name).unlink()
     if left == "policies":
@@ -526,14 +468,14 @@ def test_a_site_whose_ledger_was_taken_away_does_not_begin_another(tiny, tmp_pat
     else:
         shutil.rmtree(tmp_path / "policies")
     with pytest.raises(LedgerError, match=f"{left} is there, and ledger.head is not"):
-        opened(recipe, tmp_path, policy)
+        opened(recipe, tmp_path, ASKS)
 
 
 def test_a_use_that_could_not_be_written_is_neither_charged_nor_in_the_ledger(
     tiny, tmp_path, monkeypatch
 ):
-    recipe, asks = tiny(*PRIVATE, "privacy.noise=2"), Policy.from_toml("[privacy]\nepsilon = 5.0")
-    site = opened(recipe, tmp_path, asks)
+    recipe = tiny(*PRIVATE, "privacy.noise=4")
+    site = opened(recipe, tmp_path, ASKS)
     judged(site, 0)
 
     def full(path, text):
@@ -545,28 +487,35 @@ def test_a_use_that_could_not_be_written_is_neither_charged_nor_in_the_ledger(
     site.release.refuse("1f", "storage", "The disk is full.")  # a small line may fit still
     site.release.close()
     monkeypatch.undo()
-    opened(recipe, tmp_path, asks).release.close()
+    opened(recipe, tmp_path, ASKS).release.close()
 
 
 def test_an_account_put_back_by_a_single_use_is_found(tiny, tmp_path):
-    recipe, asks = tiny(*PRIVATE, "privacy.noise=2"), Policy.from_toml("[privacy]\nepsilon = 5.0")
-    site = opened(recipe, tmp_path, asks)
-    judged(site, 0)
-    site.release.close()
+    recipe = tiny(*PRIVATE, "privacy.noise=4")
+    once(recipe, tmp_path, ASKS)
     account = tmp_path / "privacy.json"
     (row,) = json.loads(account.read_text())
     account.write_text(json.dumps([row | {"uses": row["uses"] - 1}]))
     with pytest.raises(PolicyError, match=f"the account only {row['uses'] - 1}"):
-        opened(recipe, tmp_path, asks)
+        opened(recipe, tmp_path, ASKS)
 
 
-def test_answers_that_left_without_privacy_are_not_forgotten(tiny, tmp_path):
-    site = opened(tiny(*CLASSES), tmp_path, SIMULATION)
-    judged(site, 0)
-    site.release.close()
-    asks = Policy.from_toml("[privacy]\nepsilon = 5.0")
+def test_what_left_without_privacy_is_not_forgotten(tiny, tmp_path):
+    private = tiny(*PRIVATE, "privacy.noise=4")
+    once(tiny(*CLASSES), tmp_path / "answers", SIMULATION)
     with pytest.raises(PolicyError, match="left without privacy"):
-        opened(tiny(*PRIVATE, "privacy.noise=2"), tmp_path, asks)
+        opened(private, tmp_path / "answers", ASKS)
+    masks = tiny(
+        "privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false",
+        "privacy.noise=4", "wire.feedback=float16",
+    )  # fmt: skip
+    open_ = Policy.from_toml(
+        "[privacy]\nepsilon = 1.0\nunprotected_masks = true\n[leaves]\nmasks = 'transient'"
+    )
+    for _ in range(2):  # a card, with the masks of its first batch, which this policy lets out
+        opened(masks, tmp_path / "masks", open_).release.close()
+    with pytest.raises(PolicyError, match="messages with masks that left without privacy"):
+        opened(private, tmp_path / "masks", ASKS)
 
 
 @pytest.mark.parametrize(("noise", "then"), [("1e-9", Refusal), ("4", Judgement)])
@@ -575,7 +524,7 @@ def test_noise_that_no_policy_asks_for_leaves_feedback_bare_and_is_charged(
 ):
     recipe = tiny(*PRIVATE, f"privacy.noise={noise}")
     judge = Judge(run="1f", step=0, batch=0, images=torch.zeros(2, 1, 16, 16))
-    open_, limit = "[allows]\nunmeasured = true\nfewest_patients = 1", "[privacy]\nepsilon = 5.0"
+    open_, limit = "[allows]\nunmeasured = true\nfewest_patients = 1", "[privacy]\nepsilon = 1.0"
     found = []
     for text in (open_, limit):
         endpoint = Endpoint(opened(recipe, tmp_path, Policy.from_toml(text)), limit=2**20)
@@ -585,20 +534,3 @@ def test_noise_that_no_policy_asks_for_leaves_feedback_bare_and_is_charged(
     assert found == [Judgement, then]
     bare = [entry.bare for entry in read(tmp_path / "ledger.jsonl") if entry.kind == "judgement"]
     assert bare == ["feedback", ""][: len(bare)]
-
-
-def test_masks_that_left_in_the_clear_are_not_forgotten_either(tiny, tmp_path):
-    masks = tiny(
-        "privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false",
-        "privacy.noise=2", "wire.feedback=float16",
-    )  # fmt: skip
-    open_ = Policy.from_toml(
-        "[privacy]\nepsilon = 5.0\nunprotected_masks = true\n[leaves]\nmasks = 'transient'"
-    )
-    opened(masks, tmp_path, open_).release.close()  # a card, with the masks of its first batch
-    opened(masks, tmp_path, open_).release.close()  # which this policy lets out
-    with pytest.raises(PolicyError, match="messages with masks that left without privacy"):
-        opened(
-            tiny(*PRIVATE, "privacy.noise=2"), tmp_path,
-            Policy.from_toml("[privacy]\nepsilon = 5.0"),
-        )  # fmt: skip

@@ -7,9 +7,8 @@ import torch
 
 from asyndgan.errors import RunError
 from asyndgan.models import Sizes, build_discriminator, condition_maps, pretrained
-from asyndgan.models.projected import CHANNELS, features
+from asyndgan.models.projected import features
 from asyndgan.recipe import Recipe
-from asyndgan.training.objective import Objective
 
 HEADS = ("discriminator.kind=projected", "image.size=32")
 SEGMENTS = ("discriminator.kind=projected_segmentation", "loss.segmentation=1", "image.size=32")
@@ -32,14 +31,7 @@ def discriminator_of(recipe: Recipe, channels: int = 1) -> torch.nn.Module:
     return build_discriminator(recipe, Sizes(3, channels))
 
 
-@pytest.mark.parametrize("name", pretrained.SOURCES)
-def test_features_halve_in_size_from_scale_to_scale(name):
-    found = pretrained.pretrained(name, CPU)(images_of(3, side=128))
-    assert [maps.shape[1] for maps in found] == list(CHANNELS)
-    assert [maps.shape[2] for maps in found] == [64, 32, 16, 8, 4]
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 4])
 def test_every_channel_of_an_image_is_seen(channels):
     images = images_of(channels).requires_grad_()
     seen = features(images)
@@ -49,15 +41,11 @@ def test_every_channel_of_an_image_is_seen(channels):
 
 
 @pytest.mark.parametrize("recipe", [HEADS, SEGMENTS], ids=["heads", "segments"])
-def test_the_frozen_network_is_no_part_of_what_is_trained_or_stored(tiny, recipe):
+def test_every_weight_learns_but_those_of_the_frozen_network_and_feedback_reaches_every_image(
+    tiny, recipe
+):
     network = discriminator_of(tiny(*recipe))
-    assert all(weights.requires_grad for weights in network.parameters())
     assert sum(tensor.numel() for tensor in network.state_dict().values()) < 500_000
-
-
-@pytest.mark.parametrize("recipe", [HEADS, SEGMENTS], ids=["heads", "segments"])
-def test_every_weight_learns_and_feedback_reaches_every_image(tiny, recipe):
-    network = discriminator_of(tiny(*recipe))
     images = images_of().requires_grad_()
     verdict = network(images, maps_of())
     terms = [verdict.score, *([] if verdict.segmentation is None else [verdict.segmentation])]
@@ -67,45 +55,15 @@ def test_every_weight_learns_and_feedback_reaches_every_image(tiny, recipe):
     assert (slopes[-1].abs().sum((1, 2, 3)) > 0).all()
 
 
-def test_a_verdict_depends_on_the_mask_and_a_segmentation_does_not(tiny):
+def test_a_verdict_depends_on_the_mask_a_segmentation_does_not_and_neither_on_batch_mates(tiny):
     network = discriminator_of(tiny(*SEGMENTS))
     images, maps = images_of(), maps_of()
     one, other = network(images, maps), network(images, maps.roll(8, 2))
     assert not torch.allclose(one.score, other.score)
     assert torch.equal(one.segmentation, other.segmentation)
     assert one.segmentation.shape == (2, 3, 32, 32)
-
-
-@pytest.mark.parametrize("recipe", [HEADS, SEGMENTS], ids=["heads", "segments"])
-def test_an_image_is_judged_alike_whatever_its_batch_holds(tiny, recipe):
-    network = discriminator_of(tiny(*recipe))
-    together = network(images_of(), maps_of()).score
-    alone = [network(one[None], maps_of(1)).score for one in images_of()]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
-
-
-def test_both_halves_of_a_cross_fitted_site_share_one_look(tiny, monkeypatch):
-    looks: list[int] = []
-    network = pretrained.pretrained("lite1", CPU)
-
-    def looking(name, device):
-        def look(images):
-            looks.append(len(images))
-            return network(images)
-
-        return look
-
-    monkeypatch.setattr("asyndgan.models.pretrained.pretrained", looking)
-    recipe = tiny(*SEGMENTS, "discriminator.cross_fitted=true")
-    objective = Objective(recipe, modalities=1, labels=3, space=(32, 32), seed=1)
-    halves = torch.tensor([0, 1])
-    verdict = objective.discriminator(images_of(), maps_of())
-    own = objective.discriminator(images_of(), maps_of(), halves)
-    assert looks == [2, 2]
-    one, other = objective.discriminator.get_submodule("networks").children()
-    both = [network(images_of(), maps_of()).score for network in (one, other)]
-    assert torch.equal(verdict.score, torch.minimum(*both))
-    torch.testing.assert_close(own.score, torch.stack([both[0][0], both[1][1]]))
+    alone = network(images[:1], maps[:1])
+    torch.testing.assert_close(one.score[:1], alone.score, rtol=1e-4, atol=1e-4)
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
@@ -115,7 +73,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
         pretrained.pretrained("absent", CPU)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"other weights"], ids=["none", "empty", "other"])
+@pytest.mark.parametrize("content", [None, b"other weights"], ids=["none", "other"])
 def test_other_weights_are_refused_before_they_are_read(tmp_path, monkeypatch, content):
     source = replace(pretrained.SOURCES["lite1"], package="altered_package")
     folder = tmp_path / source.package

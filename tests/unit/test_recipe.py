@@ -1,16 +1,13 @@
 import re
 import subprocess
 import sys
-import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
-from asyndgan.errors import PolicyError, RecipeError
-from asyndgan.privacy import Policy
-from asyndgan.recipe import ImageSection, Intensity, Recipe, Section, known_keys
+from asyndgan.errors import RecipeError
+from asyndgan.recipe import ImageSection, Intensity, Recipe
 from asyndgan.runs import load_recipe, recipe_names
 
 
@@ -18,9 +15,7 @@ from asyndgan.runs import load_recipe, recipe_names
     ("key", "meant"),
     [
         ("training.stpes", "training.steps"),
-        ("traning.steps", "training"),
         ("loss.pared_l1", "loss.paired_l1"),
-        ("wire.feedbak", "wire.feedback"),
         ("steps", "training.steps"),
     ],
 )
@@ -29,30 +24,13 @@ def test_an_unknown_key_names_the_nearest_known_one(key, meant):
         Recipe.from_toml("", [f"{key}=3"])
 
 
-def test_of_a_key_that_resembles_none_the_command_that_lists_them_is_named():
-    lists = r"foo is no key here\. 'asyndgan {} show{}' lists them\."
-    with pytest.raises(RecipeError, match=lists.format("recipe", " default")):
-        Recipe.from_toml("", ["foo.bar=1"])
-    with pytest.raises(PolicyError, match=lists.format("policy", "")):
-        Policy.from_toml("foo = 1")
-
-
-@pytest.mark.parametrize("override", ["intensity.T1.kind=range", "intensity=1"])
-def test_a_key_without_its_section_is_answered_with_it(override):
-    with pytest.raises(RecipeError, match=r"Did you mean image\.intensity\?"):
-        Recipe.from_toml("", [override])
-
-
 @pytest.mark.parametrize(
     "override",
     [
-        "training.steps=0", "training.batch=0", "training.ema=1.0", "training.seed=-1",
-        "image.size=8", "image.size=100", "image.size=2048", "image.spacing=[1.0, 0.0]",
-        "generator.width=3", "optimiser.generator_rate=0", "optimiser.generator_rate=nan",
-        "loss.paired_l1=-1", "loss.paired_l1=inf", "wire.feedback=int2",
-        "wire.images=int4", "quorum.least=0", "quorum.least=1.1", "quorum.wait_s=0",
-        "image.axis=oblique", "discriminator.augment=['shift','shift']",
-        "training.precision=float16",
+        "training.steps=0", "training.ema=1.0", "training.seed=-1", "image.size=8",
+        "image.size=100", "image.spacing=[1.0, 0.0]", "optimiser.generator_rate=nan",
+        "loss.paired_l1=inf", "wire.images=int4", "quorum.least=1.1", "image.axis=oblique",
+        "discriminator.augment=['shift','shift']",
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_with_its_key(override):
@@ -78,23 +56,10 @@ def test_what_the_setting_of_a_modality_leaves_out_is_that_of_all_others():
     ("overrides", "reason"),
     [
         (["image.intensity.default.low=300"], "must be below high"),
-        (
-            ["image.intensity.T1.kind=percentiles", "image.intensity.T1.high=120"],
-            "between 0 and 100",
-        ),
-        (
-            [
-                f"image.intensity.{end}"
-                for end in ("default.kind=percentiles", "default.high=99", "T1.low=-100")
-            ],
-            "between 0 and 100",
-        ),
+        (["image.intensity.T1.kind=percentiles", "image.intensity.T1.high=120"], "0 and 100"),
         (['image.modalities=["T1", "T1"]'], "each once"),
         (["timeline=[{site='north', first=3, last=2}]"], "before its first one"),
-        (
-            ["timeline=[{site='south', frist=1}]"],
-            r"timeline\.0\.frist is no key here.*timeline\.first\?",
-        ),
+        (["timeline=[{site='south', frist=1}]"], r"frist is no key here.*timeline\.first\?"),
         (["image.size=512", "training.batch=1024"], "268,435,456 pixels in each modality"),
         (["image.size=128", "discriminator.layers=6"], "too small for discriminator.layers = 6"),
     ],
@@ -135,9 +100,7 @@ def test_overrides_take_toml_values_and_bare_words():
     ("override", "value"),
     [
         ("image.size=128x128", (128, 128)), ("image.size= 32 x 64", (32, 64)),
-        ("image.size=32,64", (32, 64)), ("image.spacing=1,1", (1.0, 1.0)),
-        ("image.spacing=0.5, 2", (0.5, 2.0)), ("image.spacing=1.5x2", (1.5, 2.0)),
-        ("image.spacing=2", (2.0, 2.0)), ("image.modalities=T1", ("T1",)),
+        ("image.spacing=0.5, 2", (0.5, 2.0)), ("image.spacing=2", (2.0, 2.0)),
         ("image.modalities=T1, T2 FLAIR", ("T1", "T2 FLAIR")),
         ("discriminator.augment=shift", ("shift",)),
     ],
@@ -147,20 +110,14 @@ def test_a_list_needs_no_brackets_where_it_can_mean_one_thing_only(override, val
     assert getattr(getattr(Recipe.from_toml("", [override]), section), key) == value
 
 
-@pytest.mark.parametrize("override", ["training.steps", "=3", "name.first=x"])
-def test_an_override_that_is_none_is_refused(override):
-    with pytest.raises(RecipeError):
-        Recipe.from_toml("name = 'x'", [override])
-
-
 @pytest.mark.parametrize("name", recipe_names())
-@pytest.mark.parametrize("comments", [True, False])
-def test_every_recipe_of_the_package_survives_its_own_toml(name, comments):
+def test_every_recipe_of_the_package_survives_its_own_toml(name):
     recipe = load_recipe(name)
-    assert Recipe.from_toml(recipe.to_toml(comments=comments)) == recipe
+    assert Recipe.from_toml(recipe.to_toml(comments=False)) == recipe
     assert recipe.name == name
 
 
+@settings(max_examples=15)
 @given(
     st.text(max_size=20).filter(lambda text: text.isprintable()),
     st.dictionaries(
@@ -190,12 +147,6 @@ def test_any_recipe_survives_its_own_toml(name, options, rate, timeline):
     assert Recipe.from_toml(recipe.to_toml()).digest() == recipe.digest()
 
 
-def test_a_recipe_with_the_longest_timeline_survives_its_own_toml():
-    names = [f"site-{number:04}" for number in range(1024)]
-    recipe = Recipe.from_tables({"timeline": [{"site": name, "first": 3} for name in names]})
-    assert Recipe.from_toml(recipe.to_toml()) == recipe
-
-
 def test_equal_recipes_have_equal_digests_however_they_were_written(tiny):
     recipe = tiny()
     assert Recipe.from_tables(recipe.to_tables()).digest() == recipe.digest()
@@ -203,12 +154,6 @@ def test_equal_recipes_have_equal_digests_however_they_were_written(tiny):
     assert tiny("loss.paired_l1=2").digest() == tiny("loss.paired_l1=2.0").digest()
     assert tiny("image.size=16").digest() == tiny("image.size=[16, 16]").digest()
     assert Recipe().digest() == Recipe.from_toml("").digest()
-
-
-def test_another_value_anywhere_is_another_digest(tiny):
-    changes = ["training.steps=7", "name=other", "wire.images=float16", "image.intensity.T1.low=1"]
-    digests = {tiny(change).digest() for change in changes} | {tiny().digest()}
-    assert len(digests) == len(changes) + 1
 
 
 def test_the_digest_is_the_same_in_another_process(tiny):
@@ -221,28 +166,3 @@ def test_the_digest_is_the_same_in_another_process(tiny):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == tiny().digest()
-
-
-def test_every_field_comes_with_a_comment():
-    assert all(
-        field.description
-        for section in [type(value) for _, value in Recipe() if isinstance(value, Section)]
-        for field in section.model_fields.values()
-    )
-    lines = [line for line in Recipe().to_toml().splitlines() if " =" in line]
-    assert len(lines) >= len(list(known_keys())) - 1
-    assert all("  # " in line for line in lines)
-
-
-def test_without_comments_there_are_none():
-    text = Recipe().to_toml(comments=False)
-    kept = [line for line in text.splitlines() if "#" in line]
-    assert kept == ["# spacing =", "# most ="]
-    assert tomllib.loads(text)["training"]["steps"] == 4000
-
-
-def test_a_recipe_cannot_be_changed():
-    with pytest.raises(ValidationError):
-        Recipe().training.steps = 3
-    with pytest.raises(ValidationError):
-        Recipe().name = "x"

@@ -1,5 +1,4 @@
 import io
-import itertools
 import json
 import math
 import re
@@ -7,7 +6,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,17 +16,13 @@ from asyndgan.cli.evaluate import tell_evaluation, tell_trial
 from asyndgan.cli.report import report as report_command
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
-from asyndgan.judging.metrics import SCORES
 from asyndgan.judging.table import Evaluation, Row
 from asyndgan.painting.card import model_card
-from asyndgan.painting.fading import AS_PAINTED, Fading
-from asyndgan.painting.pictures import flat
+from asyndgan.painting.fading import AS_PAINTED
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
-from asyndgan.reports.charts import loss_charts, presence
-from asyndgan.reports.gallery import BUDGET, _coloured, build_gallery, label_colours, worth_painting
+from asyndgan.reports.gallery import build_gallery, worth_painting
 from asyndgan.reports.report import write_report
-from asyndgan.reports.words import counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder, load_recipe
 from asyndgan.runs.trial import trial_of
 from asyndgan.store import Case, Preparation
@@ -187,45 +181,18 @@ def page(run: RunFolder, synthetic: list[Case] | None = None, **options: Any) ->
     return Page(write_report(run, run.path / "report.html", synthetic=shown, **options))
 
 
-def test_every_section_is_there(tmp_path):
+def test_every_section_is_there_with_the_figures_of_the_run(tmp_path):
     found = page(run_folder(tmp_path / "run"), evaluation=evaluation(tmp_path / "evaluation"))
     sections = [attributes["id"] for attributes in found.all("section")]
     assert sections == ["images", "usefulness", "training", "moved", "attacks", "recipe"]
-    assert found.source.startswith("<!DOCTYPE html>")
-    assert "One generator, two sites" in found.text
-    assert "arXiv:2006.00080" in found.text
-    assert "pending patent" in found.text
-    assert 'kind = "topdown"' in found.text
-
-
-def test_the_tiles_hold_the_figures_of_the_run(tmp_path):
-    text = page(run_folder(tmp_path / "run")).text
+    text = found.text
+    assert "arXiv:2006.00080" in text and "pending patent" in text
+    assert 'kind = "topdown"' in text
+    assert "0.90 0.72 to 0.72 lesion: of the Dice that all real images reach" in text
+    assert "Real images of south \N{EN DASH}" in text
     assert "20 pictures or slices at the sites" in text
     assert "12 steps in 1 min 15 s" in text
     assert "61.4 kB left a site each step 1.5 MB in all" in text
-
-
-@pytest.mark.parametrize(
-    ("name", "steps", "done", "state", "said"),
-    [
-        ("default", 60, 60, "finished", "Trial run: 60 of 2,000 steps."),
-        ("planned", 60, 60, "finished", "Trial run: 60 of 2,000 steps."),
-        ("demo", 400, 400, "finished", "Trial run: 400 of 600 steps."),
-        ("mine", 500, 60, "interrupted", "Trial run: 60 of 500 steps."),
-        ("mine", 500, 500, "finished", ""),
-        ("default", 4000, 4000, "finished", ""),
-    ],
-)
-def test_a_trial_says_so_on_top_and_prints_no_figure_large(
-    tmp_path, name, steps, done, state, said
-):
-    recipe = Recipe.from_tables({**RECIPE.to_tables(), "name": name, "training": {"steps": steps}})
-    run = run_folder(tmp_path / "run", recipe=recipe, steps=done, state=state)
-    found = page(run, evaluation=evaluation(tmp_path / "evaluation"))
-    assert ("Trial run" in found.text) is bool(said)
-    assert said in found.text.partition("One generator, two sites")[2].partition("Four ")[0]
-    modest = [tag for tag in found.all("div") if tag.get("class") == "findings modest"]
-    assert len(modest) == bool(said)
 
 
 def judged(folder: Path, dice: dict[str, dict[str, float | None]]) -> Path:
@@ -245,92 +212,17 @@ def judged(folder: Path, dice: dict[str, dict[str, float | None]]) -> Path:
     return evaluation(folder, rows=rows, headline=headline)
 
 
-@pytest.mark.parametrize("real", [0.0, 0.02])
-def test_a_ratio_to_hardly_any_dice_is_a_dash(tmp_path, real):
+def test_a_ratio_to_hardly_any_dice_is_a_dash(tmp_path):
     dice = {
         "organ": {"real-all": 0.9, "synthetic": 0.72},
-        "lesion": {"real-all": real, "synthetic": 0.03, "real:north": 0.4},
+        "lesion": {"real-all": 0.02, "synthetic": 0.03, "real:north": 0.4},
     }
     text = page(run_folder(tmp_path / "run"), evaluation=judged(tmp_path / "e", dice)).text
     assert "\N{EN DASH} lesion: of the Dice that all real images reach" in text
-    assert f"lesion: all real images reach a Dice of {real:.3f}, so there is no ratio" in text
+    assert "lesion: all real images reach a Dice of 0.020, so there is no ratio" in text
     assert "Synthetic images alone 0.030 0.030 to 0.030 \N{EN DASH} \N{EN DASH} 1.0" in text
     assert "nan" not in text.lower().split()
     assert "organ: reaches \N{EN DASH} of the all-real Dice" in text
-
-
-def test_many_labels_have_one_mean(tmp_path):
-    dice = {f"label {n}": {"real-all": 0.8, "synthetic": 0.1 * n} for n in range(2, 6)}
-    folder, run = judged(tmp_path / "e", dice), run_folder(tmp_path / "run")
-    tables = json.loads((folder / "evaluation.json").read_text())
-    tables["overall"] = [
-        {"model": model, "dice": 0.7, "iou": iou, "ratio": iou, "ratio_low": 0.4, "ratio_high": 0.6}
-        for model, iou in (("real-all", 1.0), ("synthetic", 0.56))
-    ]
-    (folder / "evaluation.json").write_text(json.dumps(tables))
-    found = page(run, evaluation=folder)
-    assert len([tag for tag in found.all("div") if tag.get("class") == "finding"]) == 1
-    assert "0.56 0.40 to 0.60 mean of 4 labels: of the mean IoU that all real" in found.text
-    few = judged(tmp_path / "f", dict(list(dice.items())[:3]))
-    found = page(run, evaluation=few)
-    assert len([tag for tag in found.all("div") if tag.get("class") == "finding"]) == 3
-
-
-def test_each_patient_is_a_dot_and_those_left_of_the_bar_are_counted_at_its_edge(tmp_path):
-    dice = {"real-all": {"lesion": {key: [[0.7, 0.9, 0.1, 0.2, None]] for key in SCORES}}}
-    folder = evaluation(tmp_path / "evaluation", per_patient=dice, about={"sites": "Others."})
-    found = page(run_folder(tmp_path / "run"), evaluation=folder)
-    dots = [attributes["style"] for attributes in found.all("b") if "style" in attributes]
-    assert [dot.split(";")[0] for dot in dots] == ["left:40.0%", "left:80.0%"]
-    assert "each small dot is a patient" in found.text and "Others." in found.text
-    assert "\N{BLACK LEFT-POINTING TRIANGLE}2" in found.text
-    assert "counts patients left of the axis" in found.text
-
-
-# Machado et al. 2009: what people without cones for red, green or blue see, in linear RGB.
-SEEN = {
-    "all": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-               [-0.003882, -0.048116, 1.051998]],
-    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-                 [-0.011820, 0.042940, 0.968881]],
-    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
-                [0.004733, 0.691367, 0.303900]],
-}  # fmt: skip
-TO_XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
-
-
-def linear(colour: str) -> np.ndarray:
-    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-
-
-def lab(light: np.ndarray) -> np.ndarray:
-    x, y, z = np.cbrt(np.array(TO_XYZ) @ light / [0.9505, 1, 1.089])
-    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
-
-
-def test_colours_of_labels_are_told_apart_on_black_by_everybody():
-    colours = [linear(one) for one in label_colours({n: str(n) for n in range(9)}).values()]
-    brightness = [float(np.array(TO_XYZ)[1] @ colour) + 0.05 for colour in colours]
-    assert min(brightness[1:]) / brightness[0] > 3  # WCAG 2.1, 1.4.11
-    for name, seen in SEEN.items():
-        points = [lab(np.clip(np.array(seen) @ colour, 1e-4, 1)) for colour in colours]
-        gaps = [np.linalg.norm(a - b) for a, b in itertools.combinations(points, 2)]
-        assert min(gaps) > 20, name
-
-
-def test_colours_that_return_are_striped_in_masks_and_legend(tmp_path):
-    labels = {str(n): f"label {n}" for n in range(11)}
-    colours = label_colours({int(n): name for n, name in labels.items()})
-    assert len(set(colours.values())) == 11
-    plain, striped = (_coloured(torch.full((8, 8), n), colours) for n in (2, 9))
-    assert len(np.unique(plain.reshape(-1, 3), axis=0)) == 1
-    assert len(np.unique(striped.reshape(-1, 3), axis=0)) == 2
-    assert (striped == plain).all(axis=-1).mean() == 0.5
-    found = page(run_folder(tmp_path / "run", labels=labels))
-    swatches = [tag["style"] for tag in found.all("span") if tag.get("class") == "swatch"]
-    assert len(swatches) == 11 and sum("gradient" in (style or "") for style in swatches) == 2
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
@@ -410,19 +302,8 @@ def test_commands_hold_the_paths_as_they_were_named_and_no_other_path_is_on_the_
     assert "asyndgan report 'out/my run' --site north=../data/north" in shown
 
 
-def test_a_real_case_stands_beside_the_synthetic_one_of_its_mask():
-    real = [case("a", 3), case("b", 4)]
-    object.__setattr__(real[1], "mask", real[1].mask.flip(-1))  # as training may have shown it
-    gallery = build_gallery(cases("north"), {"north": real}, ["north"], LABELS)
-    (site,) = gallery.sites
-    assert site.same_masks
-    masks = [strip.pictures[0].source for strip in site.strips]
-    assert masks[0::2] == masks[1::2]
-    assert [strip.kind for strip in site.strips] == ["synthetic", "real"] * 2
-
-
-@pytest.mark.parametrize("real", [{}, {"north": [case("a", 3), case("b", 4)]}])
-def test_what_is_painted_for_the_page_is_what_the_page_would_choose_of_everything(real):
+def test_what_is_painted_for_the_page_is_what_the_page_would_choose_of_everything():
+    real = {"north": [case("a", 3), case("b", 4)]}
     everything = [*cases("north", 30), *cases("south", 5), *cases("elsewhere", 9)]
     masks = [(one.name, one.mask) for one in everything]
     kept = {name for name, _ in worth_painting(masks, real, ["north", "south"])}
@@ -433,45 +314,8 @@ def test_what_is_painted_for_the_page_is_what_the_page_would_choose_of_everythin
     assert len(few) < 20 < len(everything)
 
 
-def test_a_site_whose_name_begins_like_another_keeps_its_cases():
-    sites = ["north", "north-east"]
-    gallery = build_gallery(cases("north") + cases("north-east"), {}, sites, LABELS)
-    assert [site.site for site in gallery.sites] == sites
-    assert [len(site.strips) for site in gallery.sites] == [6, 6]
-
-
-def test_many_sites_do_not_make_the_page_heavy():
-    sites = [f"site{number}" for number in range(20)]
-    synthetic = [case for site in sites for case in cases(site)]
-    gallery = build_gallery(synthetic, {}, sites, LABELS)
-    pictures = [picture for site in gallery.sites for s in site.strips for picture in s.pictures]
-    assert sum(len(picture.source) for picture in pictures) <= BUDGET
-    assert gallery.left_out == 8
-
-
-def test_red_green_and_blue_are_one_picture():
-    gallery = build_gallery([case("north-m1", 0, ("R", "G", "B"))], {}, ["north"], LABELS)
-    assert [picture.tag for picture in gallery.sites[0].strips[0].pictures] == ["mask", "colour"]
-
-
-def test_the_synthetic_row_is_set_off_and_numbers_that_do_not_exist_are_dashes(tmp_path):
-    found = page(run_folder(tmp_path / "run"), evaluation=evaluation(tmp_path / "evaluation"))
-    rows = [attributes.get("class") for attributes in found.all("tr")]
-    assert rows.count("synthetic") == 1
-    assert "0.90 0.72 to 0.72 lesion: of the Dice that all real images reach" in found.text
-    assert "Real images of south \N{EN DASH}" in found.text
-    assert "lesion: 0.90 of it." in found.text
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"rows": 3}', '{"rows": [{"label": "x"}]}'])
-def test_an_evaluation_that_is_none_is_named(tmp_path, content):
-    (tmp_path / "evaluation.json").write_text(content)
-    with pytest.raises(RunError, match="asyndgan evaluate"):
-        page(run_folder(tmp_path / "run"), evaluation=tmp_path)
-
-
 @pytest.mark.parametrize("name", ["evaluation", "audit"])
-@pytest.mark.parametrize("held", [None, [], ["synthetic/dataset.json"]], ids=str)
+@pytest.mark.parametrize("held", [None, ["synthetic/dataset.json"]], ids=str)
 def test_a_result_that_is_missing_empty_or_half_written_is_called_so(tmp_path, name, held):
     run, folder = run_folder(tmp_path / "run"), tmp_path / "result"
     for file in held or []:
@@ -486,33 +330,13 @@ def test_a_result_that_is_missing_empty_or_half_written_is_called_so(tmp_path, n
     assert f"'{command}'" in str(raised.value) and str(folder) in str(raised.value)
 
 
-@pytest.mark.parametrize("kept", [0, 40, 400])
-def test_an_audit_that_was_cut_off_is_called_so(tmp_path, kept):
-    run, folder = run_folder(tmp_path / "run", generator_sha256="cd34"), audit(tmp_path / "audit")
-    file = folder / "audit.json"
-    file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(RunError, match="no audit that can be read; make it anew"):
-        page(run, audits=[folder])
-
-
-def test_a_result_beside_the_run_that_has_not_finished_is_named_and_left_out(tmp_path):
-    run = run_folder(tmp_path / "run", generator_sha256="cd34")
-    (run.path / "audit" / "synthetic").mkdir(parents=True)
-    said = CliRunner().invoke(command(), [str(run.path)])
-    assert said.exit_code == 0
-    assert f"left out: {run.path / 'audit'} holds no audit.json" in said.output
-
-
 def test_each_attack_of_an_audit_has_its_figure_and_those_that_tell_are_announced(tmp_path):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
     found = page(run, audits=[audit(tmp_path / "audit")])
     assert "40 patients of north and south against 30 others, by T1" in found.text
     assert "0.80 0.70 to 0.90 MEMBERS CAN BE TOLD" in found.text
     assert "20.0 dB 21.0 without asking Asking north brought a coordinator no nearer" in found.text
-    assert (
-        "REAL PIXELS CAN BE READ by a coordinator at south, in 1 of 1 images. Mean PSNR"
-        in found.text
-    )
+    assert "REAL PIXELS CAN BE READ by a coordinator at south, in 1 of 1 images." in found.text
     assert [row.get("class") for row in found.all("tr")].count("alarm") == 2
     assert "Not every attack failed. In two attacks the attacker learned" in found.text
     assert "Not every attack says something" not in found.text
@@ -537,10 +361,7 @@ def test_an_audit_of_too_few_patients_did_not_learn_from_them(tmp_path):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
     few = attack("painting", (0.5, 0.1, 0.9, 0.5))
     found = page(run, audits=[audit(tmp_path / "audit", attacks=[few], pixels=[])])
-    assert (
-        "Undecided, too few patients: no sign of membership, but the AUC may still be 0.7 or"
-        in found.text
-    )
+    assert "Undecided, too few patients: no sign of membership, but the AUC may" in found.text
     assert "Not every attack says something. One attack had too few" in found.text
     assert "Not every attack failed" not in found.text
     assert [row.get("class") for row in found.all("tr")].count("alarm") == 1
@@ -556,31 +377,6 @@ def test_groups_that_are_not_alike_and_patients_left_out_are_told(tmp_path):
     assert "Undecided, since members and others are not alike: AUC 0.80" in text
     assert "MEMBERS CAN BE TOLD" not in text and "Not every attack failed" not in text
     assert "or others that are unlike the members, so it is unknown" in text
-
-
-def test_a_near_copy_is_announced(tmp_path):
-    run = run_folder(tmp_path / "run", generator_sha256="cd34")
-    copied = {
-        "found": 1, "members": 40, "others": 30, "nearest": 0.1, "nearest_other": 0.7,
-        "p_value": 0.001,
-    }  # fmt: skip
-    found = page(run, audits=[audit(tmp_path / "audit", attacks=[], copies=copied, pixels=[])])
-    assert "Not every attack failed. In one attack the attacker learned" in found.text
-
-
-def test_what_was_audited_otherwise_than_today_is_doubted(tmp_path):
-    run = run_folder(tmp_path / "run", generator_sha256="cd34")
-    old = audit(tmp_path / "a", fading=Fading((2,)).told(), painting_version=0)
-    text = page(run, audits=[old]).text
-    assert "Another version painted the audited set" in text
-    assert "The audited images show lesion more or less clearly" in text
-
-
-def test_why_no_site_could_be_asked_is_said(tmp_path):
-    recipe = load_recipe("default", ["masks.source=given"])
-    run = run_folder(tmp_path / "run", generator_sha256="cd34", recipe=recipe)
-    text = page(run, audits=[audit(tmp_path / "audit", pixels=[])]).text
-    assert "No site was asked for pixels, for the masks were given" in text
 
 
 def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_path, monkeypatch):
@@ -601,18 +397,6 @@ def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_
     (tried[0] / "nearest.png").write_bytes(b"none")
     with pytest.raises(RunError, match="no picture"):
         page(run, audits=tried, real={"north": cases("north"), "south": cases("south")})
-
-
-def test_without_an_audit_the_page_says_how_to_make_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = page(run_folder(Path("run"))).text
-    assert "asyndgan audit run --site north=FOLDER --site south=FOLDER --holdout FOLDER" in text
-    held_out = load_recipe("default", ["training.hold_out=0.2"])
-    text = page(run_folder(Path("held"), recipe=held_out)).text
-    for written in ("evaluation", "audit"):
-        assert f"--site south=FOLDER --state NAME=FOLDER ... --out held/{written}" in text
-    text = page(run_folder(Path("here"), recipe=held_out, engine="processes")).text
-    assert "--site south=FOLDER --out here/audit" in text
 
 
 def test_another_generators_audit_is_not_shown_as_this_ones(tmp_path):
@@ -636,27 +420,19 @@ def ratios(value: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"pixels": pixels} for pixels in ([{"site": "north"}], [{"read": []}], 3, {"a": 1})),
-        *({"pixels": [ratios(value)]} for value in (1e308, math.inf, math.nan, "much")),
+        {"pixels": [{"site": "north"}]},
+        *({"pixels": [ratios(value)]} for value in (math.inf, "much")),
         {"painting_version": 4.9},
-        {"painting_version": str(PAINTING_VERSION)},
         {"confirmed": {"\ud800": True}},
-        {"fading": {}},
-        {"confirmed": {}},
         {"confirmed": {"north": True}},
         *(
             {"confirmed": {name: True}, "groups": ALIKE | {"members": {name: 40}}}
             for name in UNREAD
         ),
         *({"attacks": [attack(name, (0.5, 0.4, 0.6, 0.5))]} for name in UNREAD),
-        *({key: text} for key in ("masks", "trial", "canaries") for text in UNREAD[1:]),
-        {"attacks": [attack("nearest", (0.5, 0.4, 0.6, 0.5)) | {"members": 400}]},
-        {"groups": ALIKE | {"others": {"north": 7}}},
-        {"copies": {**COPIES, "members": 400}},
-        {"painting_version": True},
-        {"attacks": [attack("nearest", (0.5, 0.4, math.inf, 0.5))]},
+        *({key: UNREAD[2]} for key in ("masks", "trial", "canaries")),
         {"attacks": [attack("nearest", (0.5, 0.4, True, 0.5))]},
-        {"copies": {"found": 0, "members": 1e30}},
+        {"copies": {**COPIES, "members": 400}},
     ],
     ids=str,
 )
@@ -677,22 +453,6 @@ def test_the_timeline_appears_once_a_site_was_away(tmp_path):
     assert "step 6 missed south: it is not connected" in text
 
 
-def lines_of(svg: str, number: int) -> list[int]:
-    """Number of pieces of each bold line of a colour."""
-    bold = rf'd="([^"]*)"[^>]*stroke: var\(--c{number}\); stroke-width: 1.6'
-    return [path.count("M") for path in re.findall(bold, svg)]
-
-
-def test_a_site_that_was_away_has_a_gap_in_its_lane_and_in_its_curves(tmp_path):
-    records = [record(step, ["a", "b"] if step != 5 else ["a"]) for step in range(10)]
-    assert presence(records, ["a", "b"]) == {"a": [(0.0, 100.0)], "b": [(0.0, 50.0), (60.0, 40.0)]}
-    svg = loss_charts(records, {"a": 0, "b": 1})[0].svg
-    assert (lines_of(svg, 0), lines_of(svg, 1)) == ([1], [2])
-    run = run_folder(tmp_path / "run", ("a", "b"))
-    write_metrics(run, records)
-    assert "a 100 % b 90 %" in page(run).text
-
-
 @pytest.mark.parametrize("silent", [["north"], ["north", "south"]])
 def test_a_page_says_whose_losses_left_and_shows_what_else_happened(tmp_path, silent):
     run = run_folder(tmp_path / "run")
@@ -710,15 +470,6 @@ def test_a_page_says_whose_losses_left_and_shows_what_else_happened(tmp_path, si
     assert "Who was there" in text and "south left" in text
 
 
-def test_a_run_of_one_step_and_a_loss_that_never_changes_are_drawn(tmp_path):
-    run = run_folder(tmp_path / "run")
-    write_metrics(run, [record(0, ["north", "south"])])
-    assert "over one step." in page(run).text
-    records = [record(step, ["a"]) | {"losses": {"a": {"discriminator": 0.0}}} for step in range(3)]
-    svg = loss_charts(records, {"a": 0})[0].svg
-    assert lines_of(svg, 0) == [1] and "nan" not in svg.lower()
-
-
 def test_a_run_that_has_only_begun_makes_a_page(tmp_path):
     facts = {"state": "failed", "steps": 0, "left_sites": {}, "came_to_sites": {}}
     run = run_folder(tmp_path / "run", **facts)
@@ -728,17 +479,11 @@ def test_a_run_that_has_only_begun_makes_a_page(tmp_path):
     assert "No step has been recorded yet" in text
 
 
-def test_what_moved_names_every_kind_of_message(tmp_path):
-    kinds = {"card": 300, "judgement": 5000, "novelty": 7}
-    text = page(run_folder(tmp_path / "run", left_sites={"north": kinds})).text
-    for kind in kinds:
-        assert kind in text
-    assert "A kind of message that this page does not know" in text
-
-
 def test_the_meaning_of_every_message_is_written_down(tmp_path):
+    text = page(run_folder(tmp_path / "run", left_sites={"north": {"novelty": 7}})).text
+    assert "novelty" in text and "A kind of message that this page does not know" in text
     left, came = ({"north": dict.fromkeys(kinds, 5)} for kinds in (ANSWERS, REQUESTS))
-    text = page(run_folder(tmp_path / "run", left_sites=left, came_to_sites=came)).text
+    text = page(run_folder(tmp_path / "known", left_sites=left, came_to_sites=came)).text
     assert "Good-bye. Nothing else." in text
     assert "A kind of message that this page does not know" not in text
 
@@ -779,15 +524,6 @@ def test_a_page_says_what_its_recipe_and_engine_do(tmp_path, recipe, facts, says
     assert not any(words in text for words in never)
 
 
-def test_what_became_of_the_masks_is_said(tmp_path):
-    assert "did not keep them" in page(run_folder(tmp_path / "run")).text
-    kept = Recipe.from_tables({**RECIPE.to_tables(), "masks": {"release": True}})
-    run = run_folder(tmp_path / "kept", recipe=kept)
-    (run.masks / "labelsTr").mkdir(parents=True)
-    (run.masks / "labelsTr" / "north-m00001.png").touch()
-    assert "1 different" in page(run).text
-
-
 def test_a_generator_that_was_exchanged_is_noticed(tmp_path):
     from asyndgan.training.checkpoint import write
 
@@ -824,33 +560,6 @@ def test_another_runs_evaluation_is_not_shown_as_this_ones(tmp_path):
         page(run, evaluation=folder)
 
 
-def test_the_command_refuses_a_site_that_is_not_of_the_run(tmp_path):
-    run = run_folder(tmp_path / "run")
-    arguments = [str(run.path), "--site", f"west={tmp_path}"]
-    result = CliRunner().invoke(command(), arguments)
-    assert isinstance(result.exception, RunError)
-    assert "this run has north, south" in str(result.exception)
-
-
-def test_words():
-    assert [size(n) for n in (0, 999, 61_400, 123_456, 2.5e9)] == [
-        "0 B", "999 B", "61.4 kB", "123 kB", "2.5 GB",
-    ]  # fmt: skip
-    assert [duration(s) for s in (3.2, 75, 7300)] == ["3 s", "1 min 15 s", "2 h 01 min"]
-    assert [counted(n, "site") for n in (1, 4, 1200)] == [
-        "one site", "four sites", "1\N{NARROW NO-BREAK SPACE}200 sites",
-    ]  # fmt: skip
-    assert [together(["a"]), together(["a", "b"]), together(["a", "b", "c"])] == [
-        "a", "a and b", "a, b and c",
-    ]  # fmt: skip
-
-
-def test_a_run_of_fedgan_is_told_of_elsewhere(tmp_path):
-    run = run_folder(tmp_path / "run", engine="fedgan")
-    with pytest.raises(RunError, match="FedGAN, in which weights travel"):
-        write_report(run, tmp_path / "page.html", synthetic=[])
-
-
 def of_steps(folder: Path, name: str, steps: int, kind: str = "topdown") -> RunFolder:
     changed = {"name": name, "training": {"steps": steps}, "generator": {"kind": kind}}
     if kind == "left open":
@@ -867,12 +576,9 @@ def of_steps(folder: Path, name: str, steps: int, kind: str = "topdown") -> RunF
     ("name", "kind", "steps", "said"),
     [
         ("default", "topdown", 60, "Trial run: 60 of 2,000 steps"),
-        ("planned", "topdown", 9, "Trial run: 9 of 2,000 steps"),
         ("planned", "left open", 9, "Trial run: 9 of 14,400 steps"),
         ("planned", "left open", 2000, ""),
-        ("planned", "topdown", 2000, ""),
         ("mine", "topdown", 60, ""),
-        ("demo", "topdown", 600, ""),
     ],
 )
 def test_page_terminal_and_card_say_the_same(name, kind, steps, said, tmp_path):
@@ -918,7 +624,7 @@ def told_on_terminal(rows: list[Row], **about: str) -> tuple[str, Evaluation]:
     return out.getvalue(), found
 
 
-@pytest.mark.parametrize("real", [0.0004, 0.04, 0.8, math.nan])
+@pytest.mark.parametrize("real", [0.0004, 0.8, math.nan])
 @pytest.mark.parametrize("low", [math.nan, 0.011])
 def test_terminal_and_page_show_the_same_figures(real, low, tmp_path):
     rows = [
@@ -937,23 +643,3 @@ def test_terminal_and_page_show_the_same_figures(real, low, tmp_path):
         assert "0.022" in text
         assert ("0.011 to 0.111" in text) is not math.isnan(low)
         assert ("0.03" in text.replace("0.030", "")) is (real == 0.8)
-
-
-def test_the_terminals_evaluation_begins_with_the_trial_as_its_file_says():
-    said, found = told_on_terminal(
-        [judged_row("real-all", 0.8, 1.0)], trial="Trial run: 60 of 2,000 steps"
-    )
-    assert said.startswith("Trial run: 60 of 2,000 steps. It has not learned")
-    assert json.loads(json.dumps(found.to_tables()["about"]))["trial"].startswith("Trial run")
-
-
-def test_a_report_shows_three_planes_of_a_volume_side_by_side():
-    mask = torch.zeros(4, 6, 5, dtype=torch.int64)
-    case = Case.drawn("a", torch.rand(1, 4, 6, 5), mask, ("MR",))
-    case.mask[2, 3, 1] = 1
-    shown = flat(case)
-    assert shown.mask.shape == (6, 5 + 5 + 6) and shown.image.shape == (1, 6, 16)
-    volume = case.image[0]
-    for left, right, plane in ((0, 5, volume[2]), (5, 10, volume[:, 3]), (10, 16, volume[..., 1])):
-        assert torch.equal(shown.image[0, : len(plane), left:right], plane)
-        assert shown.mask[:, left:right].sum() == 1

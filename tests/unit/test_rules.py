@@ -100,27 +100,6 @@ def test_a_violated_rule_is_told_with_a_remedy_after_which_the_recipe_is_taken(w
     Recipe.from_toml("", [*EXAMPLES[words], *remedies_of(caught.value)])
 
 
-@pytest.mark.parametrize("words", EXAMPLES)
-def test_one_remedy_leaves_no_fault_that_was_not_told_before(words):
-    with pytest.raises(RecipeError) as caught:
-        Recipe.from_toml("", EXAMPLES[words])
-    before = str(caught.value).splitlines()
-    try:
-        Recipe.from_toml("", [*EXAMPLES[words], *rule_of(words).remedy])
-    except RecipeError as error:
-        assert {*str(error).splitlines()} < {*before}
-
-
-def test_two_violated_rules_are_both_told():
-    with pytest.raises(RecipeError) as caught:
-        Recipe.from_toml("", ["image.axis=sagittal", "loss.mismatch=1", "training.batch=1"])
-    first, *faults = str(caught.value).splitlines()
-    assert first == "recipe 'unnamed':"
-    assert len(faults) == 2
-    assert all(any(is_told(rule_of(key), fault) for fault in faults) for key in (
-        "training.flip mirrors", "loss.mismatch tells an image"))  # fmt: skip
-
-
 @given(
     st.lists(
         st.sampled_from(

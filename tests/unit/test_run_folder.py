@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import subprocess
 import sys
@@ -9,8 +8,7 @@ import pytest
 import torch
 
 from asyndgan.cli.options import parsed_sites
-from asyndgan.errors import DataError, RecipeError, RunError, StorageError
-from asyndgan.export.writing import copy_folder
+from asyndgan.errors import DataError, RecipeError, RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names
@@ -25,19 +23,14 @@ def lines(*steps: int, seconds: float = 1.0) -> str:
     return "".join(json.dumps({"step": step, **rest}) + "\n" for step in steps)
 
 
-def test_two_trainings_cannot_work_in_one_folder(tmp_path):
-    folder = RunFolder.create(tmp_path, Recipe())
-    with folder.held(), pytest.raises(RunError, match="another training"):
-        RunFolder.create(tmp_path, Recipe())
-    RunFolder.create(tmp_path, Recipe())
-
-
 def test_of_two_trainings_that_begin_at_once_the_one_that_trains_has_its_own_recipe(tmp_path):
     ours, theirs = Recipe(), Recipe.from_toml('name = "another"')
     folder = RunFolder.create(tmp_path, ours)
     RunFolder.create(tmp_path, theirs)  # before the first one has taken the lock to train
     with folder.held():
         folder.claim(ours)
+        with pytest.raises(RunError, match="another training"):
+            RunFolder.create(tmp_path, theirs)
     assert folder.recipe() == ours
     folder.write_facts(RunFacts("ab", "0", ours.digest(), "inprocess"))
     with folder.held(), pytest.raises(RunError, match="holds a run already"):
@@ -78,10 +71,11 @@ def test_masks_with_other_labels_than_the_runs_are_refused(tmp_path):
 
 
 def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
-    with pytest.raises(RunError, match="asyndgan train"):
-        RunFolder(tmp_path).facts()
-    with pytest.raises(RunError, match="asyndgan train"):
-        RunFolder(tmp_path).recipe()
+    for read in (RunFolder(tmp_path).facts, RunFolder(tmp_path).recipe):
+        with pytest.raises(RunError, match="asyndgan train"):
+            read()
+    with pytest.raises(RunError, match="is no run folder"):
+        RunFolder(tmp_path / "none").facts()
 
 
 def test_metrics_of_steps_that_will_be_done_again_are_dropped(tmp_path):
@@ -90,22 +84,6 @@ def test_metrics_of_steps_that_will_be_done_again_are_dropped(tmp_path):
     assert [record["step"] for record in folder.metrics()] == [1, 2, 3]
     folder.forget_metrics_after(2)
     assert folder.metrics_file.read_text() == lines(1, 2)
-
-
-def test_a_mask_that_cannot_be_written_is_not_counted_and_comes_again(tmp_path, monkeypatch):
-    bank, mask = MaskBank(tmp_path), torch.ones(1, 8, 8, dtype=torch.int64)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("asyndgan.texts.put_in_place", full)
-    with pytest.raises(StorageError, match=r"north-m00001.png: no space left"):
-        bank.keep("north", mask)
-    assert bank.counts() == {}
-    assert not list(tmp_path.rglob("*.half"))
-    monkeypatch.undo()
-    bank.keep("north", mask)
-    assert torch.equal(bank.first(2)["north"][0], mask[0])
 
 
 def test_a_released_mask_is_kept_once_and_known_again_after_a_restart(tmp_path):
@@ -136,24 +114,8 @@ def test_every_recipe_of_the_package_is_valid_and_only_paper_has_a_paired_term()
     recipes = {name: load_recipe(name) for name in recipe_names()}
     assert set(recipes) == {"default", "demo", "masks", "paper"}
     assert [name for name, recipe in recipes.items() if recipe.loss.paired_l1] == ["paper"]
-
-
-def test_a_part_that_nobody_offers_is_refused_with_its_key_and_the_nearest():
     with pytest.raises(RecipeError, match=r"generator\.kind: .*Did you mean resnet\?"):
         load_recipe("default", ["generator.kind=resnett"])
-
-
-@pytest.mark.parametrize("key", ["cases", "share", "modalities"])
-def test_facts_that_do_not_say_what_a_site_holds_are_refused(tmp_path, key):
-    run = RunFolder.create(tmp_path, Recipe())
-    about = {"cases": 3, "share": 0.5, "modalities": ["T1"]}
-    for wrong in (None, {}, -1, math.nan, [1]):
-        sites = {"north": about, "south": {**about, key: wrong}}
-        run.write_facts(RunFacts("ab", "0", "", "inprocess", sites=sites))
-        with pytest.raises(RunError, match=r"run.json is not what a run writes:\n  sites\.south\."):
-            run.facts()
-    run.write_facts(RunFacts("ab", "0", "", "inprocess", sites={"north": about}))
-    assert run.facts().sites == {"north": about}
 
 
 def test_a_service_that_many_signals_interrupt_anywhere_still_learns_that_it_is_to_end():
@@ -172,13 +134,6 @@ while sender.is_alive() or not told():
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
-def test_a_pipe_in_a_folder_that_is_copied_is_refused_and_not_waited_for(tmp_path):
-    (tmp_path / "run").mkdir()
-    os.mkfifo(tmp_path / "run" / "pipe")
-    with pytest.raises(DataError, match=r"pipe: is a folder, a pipe or a device"):
-        copy_folder(tmp_path / "run", tmp_path / "copy")
-
-
 def test_a_run_with_a_folder_that_cannot_be_read_is_refused_as_it_could_hold_a_link(
     tmp_path, tiny, monkeypatch
 ):
@@ -190,6 +145,3 @@ def test_a_run_with_a_folder_that_cannot_be_read_is_refused_as_it_could_hold_a_l
     Path("link").symlink_to("/")
     with pytest.raises(RunError, match=r"cannot be read .* and could hold a link"):
         RunFolder(run.path).check_links()
-    monkeypatch.undo()
-    with pytest.raises(RunError, match="is no run folder"):
-        RunFolder(tmp_path / "none").facts()

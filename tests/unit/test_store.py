@@ -13,13 +13,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from PIL import Image
-from typer.testing import CliRunner
 
-from asyndgan.cli import app
 from asyndgan.intake import dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
@@ -28,7 +23,7 @@ from asyndgan.recipe import ImageSection
 from asyndgan.store import Cohort
 from asyndgan.store.prepare import prepare
 from asyndgan.store.prepared import Case
-from asyndgan.store.store import MOST_PARTS, Store, compact
+from asyndgan.store.store import MOST_PARTS, Store
 from reading import read_cases
 
 IMAGE = ImageSection(size=(16, 16))
@@ -106,8 +101,7 @@ def same(found: list[Case], wanted: list[Case]) -> bool:
 @pytest.mark.parametrize(
     ("kind", "lacking", "unmasked"),
     [
-        (".png", False, False), (".png", True, False), (".png", False, True),
-        ("rgb", False, False), (".nii.gz", False, False), (".nii.gz", True, False),
+        (".png", False, True), ("rgb", False, False), (".nii.gz", True, False),
     ],
 )  # fmt: skip
 def test_cases_of_a_store_are_those_of_the_files_bit_by_bit(
@@ -124,12 +118,6 @@ def test_cases_of_a_store_are_those_of_the_files_bit_by_bit(
         assert same(DataSet(folder).cases(image, incomplete=True), wanted)
 
 
-@given(arrays.arrays(np.float32, (3, 4), elements=st.floats(width=32)))
-def test_numbers_in_the_smallest_type_are_the_same_bits(values):
-    again = compact(values).astype(np.float32)
-    assert again.tobytes() == values.tobytes()
-
-
 def test_files_are_read_once_for_all_commands(folder, closed):
     report = check_folder(folder, image=IMAGE)
     assert not report.faults
@@ -140,16 +128,8 @@ def test_files_are_read_once_for_all_commands(folder, closed):
     assert same(DataSet(folder).cases(IMAGE), cases)
 
 
-def test_a_fault_of_a_set_is_found_whether_or_not_it_is_in_a_store(folder):
-    image = folder / "imagesTr" / "p0_s0_0000.png"
-    Image.fromarray(np.full((3, 3), 7, np.uint8)).save(image)
-    first, second = ([*map(str, check_folder(folder, image=IMAGE).faults)] for _ in range(2))
-    assert first == second != []
-    assert not [*store_of(folder).glob("cases-*")]
-
-
-@pytest.mark.parametrize("name", ["imagesTr/p0_s0_0000.png", "labelsTr/p0_s0.png"])
-def test_a_changed_file_is_read_again(folder, name):
+def test_a_changed_file_is_read_again(folder):
+    name = "labelsTr/p0_s0.png"
     first = DataSet(folder).cases(IMAGE)
     old = Image.open(folder / name)
     _save(folder / name, np.flip(np.array(old)))
@@ -170,17 +150,13 @@ def test_a_store_is_of_its_user_alone(folder):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda text: "", lambda text: "[]", lambda text: "{}",
-        lambda text: '{"bytes": 1, "items": []}', lambda text: "[" * 100_000,
-        lambda text: text.replace('"|u1"', '"|O"'), lambda text: text.replace('"|u1"', '"<f8"'),
+        lambda text: "", lambda text: "{}", lambda text: "[" * 100_000,
+        lambda text: text.replace('"|u1"', '"|O"'),
         lambda text: re.sub(r'("\|u1", \[)\d+', r"\g<1>2000", text),
-        lambda text: re.sub(r'("\|u1", \[)\d+', r"\g<1>-1", text),
         lambda text: text.replace('"p0_s0"', '"somebody"'),
-        lambda text: text.replace('"name"', '"nobody"'),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("sealed", [True, False])
-@pytest.mark.parametrize("kind", ["cases", "prepared"])
+@pytest.mark.parametrize(("kind", "sealed"), [("cases", True), ("prepared", False)])
 def test_a_damaged_store_is_made_anew(folder, kind, sealed, change):
     wanted = DataSet(folder).cases(IMAGE)
     raw = [[*DataSet(folder).raw(files, IMAGE)] for files in DataSet(folder).files]
@@ -199,9 +175,12 @@ def test_a_damaged_store_is_made_anew(folder, kind, sealed, change):
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda content: content[:-1], lambda content: bytes([content[0] ^ 1]) + content[1:]]
+    ("kind", "spoil"),
+    [
+        ("cases", lambda content: content[:-1]),
+        ("prepared", lambda content: bytes([content[0] ^ 1]) + content[1:]),
+    ],
 )
-@pytest.mark.parametrize("kind", ["cases", "prepared"])
 def test_arrays_that_are_not_those_that_were_written_are_made_anew(folder, kind, spoil):
     wanted = DataSet(folder).cases(IMAGE)
     (part,) = store_of(folder).glob(f"{kind}-*")
@@ -273,16 +252,6 @@ print(Cohort.from_cases(cases, labels=data.info.labels).digest)"""
     assert len([*store_of(folder).iterdir()]) == 2
 
 
-def test_few_prepared_sets_are_kept_and_the_oldest_goes(folder, monkeypatch):
-    monkeypatch.setattr("asyndgan.store.store.YOUNG_S", 0.0)
-    for number in range(MOST_PARTS["prepared"] + 1):
-        DataSet(folder).cases(ImageSection(size=(16, 16 * (2 + number))))
-        DataSet(folder).cases(IMAGE)
-    assert len([*store_of(folder).glob("prepared-*")]) == MOST_PARTS["prepared"]
-    monkeypatch.setattr(DataSet, "_read", lambda *_: pytest.fail("the first was used often"))
-    DataSet(folder).cases(IMAGE)
-
-
 def test_where_nothing_can_be_written_beside_a_folder_the_cache_keeps_its_store(
     folder, tmp_path, monkeypatch, closed
 ):
@@ -319,52 +288,3 @@ def test_a_full_disk_is_told_and_files_are_read_instead(folder, monkeypatch, cap
     assert same(DataSet(folder).cases(IMAGE), wanted)
     assert "No space left on device" in caplog.text
     assert not [*store_of(folder).iterdir()]
-
-
-def test_a_synthetic_set_has_no_store(folder):
-    table = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**table, "synthetic": True}))
-    DataSet(folder).cases(IMAGE, synthetic=True)
-    assert not store_of(folder).exists()
-
-
-def test_a_store_is_shown_and_removed_and_its_folder_stays(folder):
-    def said(*words):
-        done = CliRunner().invoke(app, ["store", *words, str(folder)])
-        assert done.exit_code == 0
-        return done.output.replace("\n", "")
-
-    assert "no copy" in said("show")
-    DataSet(folder).cases(IMAGE)
-    assert str(store_of(folder)) in said("show")
-    assert f"Removed {store_of(folder)}" in said("remove")
-    assert not store_of(folder).exists() and (folder / "dataset.json").exists()
-    assert "no copy" in said("remove")
-
-
-def test_cases_of_a_store_are_mapped_and_not_read_into_memory(folder):
-    DataSet(folder).cases(IMAGE)
-    for case in DataSet(folder).cases(IMAGE):
-        assert case.labels.dtype == torch.uint8
-        whole = case.image.numpy()
-        while isinstance(whole.base, np.ndarray):
-            whole = whole.base
-        assert not whole.flags.owndata
-
-
-def test_writing_into_a_mapped_case_does_not_change_the_store(folder):
-    DataSet(folder).cases(IMAGE)
-    DataSet(folder).cases(IMAGE)[0].image.fill_(0.5)
-    assert not (DataSet(folder).cases(IMAGE)[0].image == 0.5).all()
-
-
-def test_few_modules_beside_intake_know_file_formats():
-    source = Path(dataset.__file__).parents[1]
-    found = {
-        path.relative_to(source).as_posix()
-        for path in source.rglob("*.py")
-        if path.relative_to(source).parts[0] not in ("intake", "export", "dicom")
-        and "asyndgan.intake.readers import" in path.read_text()
-    }
-    # They word a fault of a file, or write files like those of a site. No other may join.
-    assert found == {"cli/check.py", "painting/provenance.py", "painting/writing.py"}

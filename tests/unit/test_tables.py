@@ -15,7 +15,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pandas.testing import assert_frame_equal
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -30,25 +29,17 @@ from asyndgan.privacy import Policy, Released
 from asyndgan.privacy.door import open_release
 from asyndgan.privacy.ledger import read as read_ledger
 from asyndgan.recipe import Recipe
-from asyndgan.recipe.table import MOST_COLUMNS, TableColumn, TableSection
+from asyndgan.recipe.table import TableColumn, TableSection
 from asyndgan.runs import load_recipe
 from asyndgan.runs.study import Study
 from asyndgan.tables.check import checked
 from asyndgan.tables.cohort import load_records, read_for
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.planning import plan_from, plan_tables
-from asyndgan.tables.schema import Schema, SchemaColumn, is_table, schema_of
-from asyndgan.tables.summary import (
-    GROUP,
-    LEAST,
-    Summary,
-    check_schema,
-    loaded,
-    planned,
-    summarised,
-)
+from asyndgan.tables.schema import Schema, is_table, schema_of
+from asyndgan.tables.summary import GROUP, LEAST, Summary, check_schema, loaded, planned, summarised
 from asyndgan.tables.table import Table, check_apart, equal_records, nearly_equal, shared_records
-from asyndgan.wire import ANSWERS, Describe, Described, pack, unpack
+from asyndgan.wire import ANSWERS, Describe, Described, unpack
 
 SCHEMA: dict[str, Any] = {
     "target": "bad",
@@ -124,13 +115,8 @@ def test_a_column_that_tells_people_apart_is_never_learned(tmp_path: Path) -> No
 
 ODD: dict[str, tuple[Callable[[int], object], str]] = {
     "a sentinel": (lambda n: -999 if n % 9 == 0 else n % 40, "12% of column 'income' .* are -999"),
-    "two sentinels": (
-        lambda n: (-999, -888)[n % 8 == 0] if n % 4 == 0 else n % 40,
-        "are -999 or -888",
-    ),
     "a slip": (lambda n: 9999 if n == 3 else n % 40, r"\(1 of 100 records\) hold 1 value, far"),
     "a constant": (lambda _: 5, "one value only"),
-    "nothing": (lambda _: "", "no value only"),
     "a date": (lambda n: f"202301{n % 28 + 1:02d}", "holds dates"),
 }
 
@@ -162,7 +148,6 @@ WINDOWS = {
     "NA words": ("NA,2,short,no\n", "it is 'NA': leave a missing value empty"),
     "a date": ("2023-01-15,2,short,no\n", "it is a date: write an age"),
     "capitals": ("1,2,SHORT,no\n", "differs from one in capitals or blanks"),
-    "a blank": ("1,2, short,no\n", "differs from one in capitals or blanks"),
     "names with blanks": (b"income, loans, term, bad\n1,2,short,no\n", "in blanks beside commas"),
     "an index": (b",income,loans,term,bad\n0,1,2,short,no\n", "to_csv(FILE, index=False)"),
     "a comma at the end": (b"income,loans,term,bad,\n1,2,short,no,\n", "end in a comma"),
@@ -177,32 +162,13 @@ def test_what_other_programs_write_is_told_by_its_cause(kind: str, tmp_path: Pat
     assert words in str(caught.value)
 
 
-def test_a_schema_is_drafted_that_can_be_read(tmp_path: Path) -> None:
-    folder = drawn(tmp_path)
-    (folder / "schema.json").unlink()
-    (report,) = checked([folder])
-    _, _, text = report.faults[0].partition("what names people:\n")
-    (folder / "schema.json").write_text(text)
-    assert schema_of(folder).target == "bad"
-    assert Table.read(folder).schema.columns["income"].missing
-
-
-def test_columns_may_come_in_another_order(tmp_path):
-    folder = stored(tmp_path, b"bad,term,loans,income\nyes,short,1,2.5\n")
-    assert Table.read(folder).records.iloc[0].to_list() == [2.5, 1, "short", "yes"]
-
-
 HOSTILE = {
     "a text for a number": ("x,2,short,no\n", "'income': the value in line 2 is no number"),
     "a formula for a number": ("=1+1,2,short,no\n", "'income': the value in line 2 is no number"),
-    "a number with underscores": ("1_0,2,short,no\n", "is no number"),
     "digits of another script": ("1,\u0661,short,no\n", "'loans': the value in line 2 is no"),
     "infinity": ("inf,2,short,no\n", "is no number"),
-    "not a number": ("nan,2,short,no\n", "is no number"),
     "a vast number": ("1e300,2,short,no\n", "is no number"),
-    "a broken integer": ("1,2.5,short,no\n", "'loans': the value in line 2 is no whole number"),
     "an unknown category": ("1,2,=cmd|' /C calc'!A0,no\n", "'term': the value in line 2 is not"),
-    "an unknown class": ("1,2,short,maybe\n", "'bad': the value in line 2 is not among"),
     "a missing value": ("1,,short,no\n", "'loans': the value in line 2 is missing"),
     "a short row": ("1,2,short,no\n1,2,no\n", "line 3 has 3 fields, and 4 are wanted"),
     "a long row": ("1,2,short,no,5\n", "line 2 has 5 fields"),
@@ -211,16 +177,12 @@ HOSTILE = {
     "no record": ("", "holds no record"),
     "a zero byte": (HEADER.encode() + b"1,2,sh\0ort,no\n", "holds a zero byte"),
     "Latin-1": (HEADER.encode() + b"1,2,caf\xe9,no\n", "is not in UTF-8"),
-    "UTF-16": ((HEADER + "1,2,short,no\n").encode("utf-16"), "is not in UTF-8"),
     "no header": (b"1,2,short,no\n", "its columns are not those of schema.json"),
     "a line of a million fields": (b"x," * 10**6, "has a line of over 524288 characters"),
-    "an empty file": (b"", "its columns are not those of schema.json"),
-    "tabs": ((HEADER + "1,2,short,no\n").replace(",", "\t").encode(), "separated by '\\t': save"),
     "semicolons": ((HEADER + "1,2,short,no\n").replace(",", ";").encode(), "by ';': save"),
     "a column twice": (b"income,loans,term,bad,bad\n1,1,short,no,no\n", "twice (bad)"),
     "gzip": (gzip.compress(HEADER.encode()), "is compressed. Unpack it"),
     "a decimal comma": ('"1,5",2,short,no\n', "numbers have ',' in them: write 1234.5"),
-    "thousands apart": ("1'234'567,2,short,no\n", "numbers have \"'\" in them: write 1234.5"),
     "a missing class, mended": ("1,2,short,\n", "leave such records out"),
     "blank lines before": ("\n\n1,2,short,no\n\n1,x,short,no\n", "value in line 6 is no number"),
     "a line break in quotes before": ('1,2,"sh\nort",no\n', "'term': the value in line 2 is not"),
@@ -248,32 +210,16 @@ SCHEMAS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a formula": (
         lambda s: s["columns"]["term"].update(categories=["=1+1", "b"]), "takes for a formula",
     ),
-    "a wide formula": (
-        lambda s: s["columns"]["term"].update(categories=["\uff1d1+1", "b"]), "takes for a formula",
-    ),
     "a formula as name": (lambda s: s["columns"].update({"@x": {"kind": "numeric"}}), "formula"),
     "no categories": (lambda s: s["columns"]["term"].pop("categories"), "categories are listed"),
-    "a category twice": (
-        lambda s: s["columns"]["term"].update(categories=["a", "a"]), "listed twice",
-    ),
     "knots of one number only": (
         lambda s: s["columns"]["loans"].update(knots=[0, 9]), "knots stand at every numeric",
     ),
     "shares without knots": (
         lambda s: s.update(shares={"no": 0.5, "yes": 0.5}), "knots stand at every numeric",
     ),
-    "knots that fall": (lambda s: s["columns"]["loans"].update(knots=[9, 0]), "knots must rise"),
-    "knots of a category": (
-        lambda s: s["columns"]["term"].update(knots=[0, 1]), "of a numeric or integer column",
-    ),
     "shares above one": (lambda s: s.update(shares={"no": 0.9, "yes": 0.9}), "must sum to 1"),
-    "shares of other classes": (
-        lambda s: s.update(shares={"a": 0.5, "b": 0.5}), "must name all categories of 'bad'",
-    ),
     "a slip of a key": (lambda s: s.update(postive="yes"), "Did you mean 'positive'?"),
-    "a slip in a column": (
-        lambda s: s["columns"]["term"].update(Missing=True), "Did you mean 'missing'?",
-    ),
     "too many columns": (
         lambda s: s["columns"].update({f"c{n}": {"kind": "numeric"} for n in range(300)}), "256",
     ),
@@ -288,28 +234,6 @@ def test_a_malformed_schema_ends_in_an_error(tmp_path, kind):
     with pytest.raises(DataError, match="is no schema of a table") as caught:
         Table.read(stored(tmp_path, "1,2,short,no\n", schema))
     assert words in str(caught.value)
-
-
-def test_a_table_that_is_not_there_or_is_packed_is_told_so(tmp_path):
-    folder = stored(tmp_path / "a", "1,2,short,no\n")
-    with pytest.raises(DataError, match=r"nope\.csv does not exist"):
-        Table.read(folder / "nope.csv")
-    packed = folder / "records.csv.gz"
-    packed.write_bytes(gzip.compress((folder / "records.csv").read_bytes()))
-    (folder / "records.csv").unlink()
-    for data in (folder, packed):
-        assert is_table(data)
-        with pytest.raises(DataError, match=r"records\.csv\.gz is no plain CSV file\. Unpack it"):
-            Table.read(data)
-
-
-def test_endings_are_read_in_capitals_too(tmp_path):
-    folder = drawn(tmp_path)
-    wanted, new = Table.read(folder).records, folder / "r.CSV"
-    (folder / "records.csv").rename(new)
-    assert is_table(folder) and is_table(new)
-    assert_frame_equal(Table.read(new).records, wanted)
-    assert_frame_equal(Table.read(folder).records, wanted)
 
 
 @st.composite
@@ -361,23 +285,12 @@ def test_an_encoded_table_decodes_to_the_same_columns_kinds_and_values(drawn, se
     assert back["bad"].tolist() == records["bad"].tolist()
 
 
-@given(tables())
-def test_records_as_they_are_written_are_written_so_again(drawn):
-    table, records = drawn
-    encoder = Encoder(table)
-    once = encoder.as_written(records)
-    assert_frame_equal(encoder.as_written(once), once)
-
-
-@pytest.mark.parametrize("kind", ["integer", "numeric"])
-@pytest.mark.parametrize("values", [[20231231, 20240101, 99999999], [10**15, 3, -(10**15)], [7]])
-def test_whole_values_that_many_share_are_kept_exactly(tmp_path, kind, values):
-    schema = json.loads(json.dumps(SCHEMA))
-    schema["columns"]["loans"]["kind"] = kind
+@pytest.mark.parametrize("values", [[20231231, 99999999], [10**15, 3, -(10**15)]])
+def test_whole_values_that_many_share_are_kept_exactly(tmp_path, values):
     rows = "".join(
         f"1,{value},short,{'no' if n % 2 else 'yes'}\n" for value in values for n in range(400)
     )
-    table = Table.read(stored(tmp_path, rows, schema))
+    table = Table.read(stored(tmp_path, rows))
     section = planned({"a": summarised(table)})
     assert set(values) <= set(section.columns[1].knots)
     encoder = Encoder(section)
@@ -386,17 +299,6 @@ def test_whole_values_that_many_share_are_kept_exactly(tmp_path, kind, values):
         images = encoder.encode(table.records, np.random.default_rng(0))
     back = encoder.decode(images, encoder.encode_classes(table.records))
     assert back["loans"].tolist() == table.records["loans"].tolist()
-
-
-@pytest.mark.parametrize("far", [1e15, -1e15, 1e12])
-def test_values_far_beyond_the_knots_are_moved_to_the_nearest(far):
-    column = TableColumn(name="a", kind="numeric", knots=(0, 1, 1, 2))
-    table = TableSection(target="b", classes={"no": 0.5, "yes": 0.5}, columns=(column,))
-    records = pd.DataFrame({"a": pd.Series([far], dtype="Float64"), "b": pd.Series(["no"])})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = Encoder(table).encode(records).item()
-    assert found == (1 if far > 0 else -1)
 
 
 def test_a_summary_tells_no_value_of_a_single_record(tmp_path):
@@ -412,36 +314,9 @@ def test_a_summary_tells_no_value_of_a_single_record(tmp_path):
     assert not summary.columns["term"].means
 
 
-def test_a_summary_of_as_many_columns_as_a_table_may_have_can_leave(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    values = {f"column {n:03}": random.lognormal(9, 3, 2000) for n in range(MOST_COLUMNS - 1)}
-    records = pd.DataFrame(values).astype("Float64")
-    records["bad"] = pd.Series(random.choice(["no", "yes"], 2000), dtype="string")
-    columns = {name: SchemaColumn(kind="numeric") for name in values}
-    columns["bad"] = SchemaColumn(kind="categorical", categories=("no", "yes"))
-    table = Table(tmp_path, Schema(target="bad", columns=columns), records)
-    described = Described(run="ab", fingerprint=summarised(table))
-    payload = pack(described, {})
-    assert len(payload) > 2**17
-    assert unpack(payload, ANSWERS, limit=0) == described
-
-
 def test_a_table_of_too_few_records_gives_no_summary(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a summary takes 28 at least"):
         summarised(Table.read(drawn(tmp_path, 12)))
-
-
-def test_knots_lie_between_those_of_the_sites_by_their_numbers_of_records(tmp_path):
-    small, large = (
-        stored(tmp_path / name, "".join(f"{base + n / count},1,short,{'no' if n % 2 else 'yes'}\n"
-                                        for n in range(count)))
-        for name, base, count in (("small", 0, 100), ("large", 10, 300))
-    )  # fmt: skip
-    table = planned({p.name: summarised(Table.read(p)) for p in (small, large)})
-    knots = np.array(table.columns[0].knots)
-    assert (knots < 5).mean() == pytest.approx(0.25, abs=0.02)
-    assert table.classes == {"no": pytest.approx(0.5), "yes": pytest.approx(0.5)}
-    assert set(table.columns[1].knots) == {1.0}
 
 
 def test_a_site_counts_in_a_column_by_the_records_that_hold_a_value(tmp_path):
@@ -454,17 +329,6 @@ def test_a_site_counts_in_a_column_by_the_records_that_hold_a_value(tmp_path):
     )  # fmt: skip
     table = planned({p.name: summarised(Table.read(p)) for p in (full, sparse)})
     assert (np.array(table.columns[0].knots) < 5).mean() == pytest.approx(0.5, abs=0.02)
-
-
-@pytest.mark.parametrize("rare", [(3, 4), (5, 0)])
-def test_a_class_that_is_rare_everywhere_is_told_as_such(tmp_path, rare):
-    found = {
-        f"s{n}": summarised(Table.read(stored(
-            tmp_path / f"s{n}", "1,1,short,no\n" * 50 + "1,1,short,yes\n" * count)))
-        for n, count in enumerate(rare)
-    }  # fmt: skip
-    with pytest.raises(CohortError, match="the class 'yes' has 5 records or fewer at every site"):
-        planned(found)
 
 
 def test_an_extreme_record_does_not_move_a_summary(tmp_path):
@@ -515,7 +379,7 @@ def test_check_takes_of_tables_what_a_plan_takes_of_them(tmp_path):
             plan_tables({"a": sites[0], "b": sites[1]})
 
 
-@pytest.mark.parametrize("own", ["none", "other knots", "other shares"])
+@pytest.mark.parametrize("own", ["none", "other knots"])
 def test_a_recipe_that_calls_itself_declared_is_refused_where_a_site_declares_otherwise(
     tmp_path, own
 ):
@@ -527,8 +391,6 @@ def test_a_recipe_that_calls_itself_declared_is_refused_where_a_site_declares_ot
     schema = declaring() if own != "none" else SCHEMA
     if own == "other knots":
         schema["columns"]["loans"]["knots"] = [0, 11]
-    if own == "other shares":
-        schema["shares"] = {"no": 0.6, "yes": 0.4}
     (folder / "schema.json").write_text(json.dumps(schema))
     with pytest.raises(CohortError, match="does not declare the same ones"):
         load_records(recipe, folder, "a")
@@ -561,11 +423,8 @@ def test_a_summary_leaves_by_policy_and_ledger_alone(tmp_path):
     assert isinstance(sent, Described) and sent.fingerprint == summary
     assert plan_from({"a": summary}) == plan_tables({"a": tmp_path / "a"})
     (entry,) = read_ledger(books / "ledger.jsonl")
-    assert (entry.kind, entry.bare, entry.size) == (
-        "described",
-        "fingerprint",
-        len(released.payload),
-    )
+    assert (entry.kind, entry.bare) == ("described", "fingerprint")
+    assert entry.size == len(released.payload)
     # No epsilon can be promised of these records any more.
     private = plan_tables({"b": stored(tmp_path / "b", "", declaring())}, PRIVATE)
     with pytest.raises(PolicyError, match="1 messages with fingerprint that left without privacy"):
@@ -587,17 +446,8 @@ def test_a_site_that_lets_no_fingerprint_out_takes_no_part_in_a_run_by_fingerpri
         {"columns": {}},
         {"more": 1},
         {"kind": "x"},
-        *(
-            {"columns": {"age": {"kind": kind, "missing": False} | told}}
-            for kind, told in (
-                ("numeric", {}),
-                ("integer", {"means": [1]}),
-                ("numeric", {"means": [2, 1]}),
-                ("numeric", {"means": [1, 2], "categories": ["a"]}),
-                ("categorical", {}),
-                ("categorical", {"means": [1, 2], "categories": ["a"]}),
-            )
-        ),
+        {"columns": {"age": {"kind": "numeric", "missing": False, "means": [2, 1]}}},
+        {"columns": {"age": {"kind": "categorical", "missing": False, "means": [1, 2]}}},
     ],
 )
 def test_a_strangers_summary_is_checked(tmp_path, change):
@@ -617,8 +467,8 @@ def recipe_of(tmp_path: Path, *overrides: str) -> tuple[Recipe, dict[str, Path]]
     return recipe, sites
 
 
-@pytest.mark.parametrize("formula", ["=1+1", "\uff1d1", "@x", "a "])
-@pytest.mark.parametrize("name", ["income", "short", "bad", "no"])
+@pytest.mark.parametrize("formula", ["=1+1", "\uff1d1", "a "])
+@pytest.mark.parametrize("name", ["income", "short"])
 def test_no_schema_summary_or_recipe_holds_a_name_that_a_spreadsheet_runs(tmp_path, name, formula):
     recipe, sites = recipe_of(tmp_path)
     summary = summarised(Table.read(sites["a"]))
@@ -632,14 +482,6 @@ def test_no_schema_summary_or_recipe_holds_a_name_that_a_spreadsheet_runs(tmp_pa
         kind.model_validate_json(text)
         with pytest.raises(ValueError, match=r"takes for a formula|ends with a space"):
             kind.model_validate_json(text.replace(f'"{name}"', json.dumps(formula)))
-
-
-def test_a_planned_recipe_is_read_back_from_its_toml(tmp_path):
-    recipe, _ = recipe_of(tmp_path)
-    again = Recipe.from_toml(recipe.to_toml())
-    assert again == recipe
-    assert again.digest() == recipe.digest()
-    assert recipe.space == (3 + 1 + 3,)
 
 
 def test_synthetic_records_are_nobodys_real_ones(tmp_path):
@@ -675,12 +517,6 @@ def test_records_of_one_table_in_another_are_told_if_chance_does_not_bring_them(
         check_apart(few, [many], "--test")
 
 
-def test_two_equal_tables_are_one_fault(tmp_path):
-    same = drawn(tmp_path / "n")
-    again = drawn(tmp_path / "s")
-    assert len([fault for report in checked([same, again]) for fault in report.faults]) == 1
-
-
 def test_records_of_few_values_are_not_those_of_another_table():
     random = np.random.default_rng(0)
     one, other = (
@@ -691,19 +527,8 @@ def test_records_of_few_values_are_not_those_of_another_table():
     check_apart(one, [other], "--test")
 
 
-def test_sites_that_judge_another_class_are_told(tmp_path):
-    one, other = (drawn(tmp_path / name, seed=seed) for seed, name in enumerate("ab"))
-    (other / "schema.json").write_text(json.dumps(SCHEMA | {"positive": "no"}))
-    (fault,) = checked([one, other])[-1].faults
-    assert "judges the class 'no'" in fault and "judges 'yes'" in fault
-    with pytest.raises(CohortError, match="Write the same 'positive'"):
-        plan_tables({"a": one, "b": other})
-    (other / "schema.json").write_text(json.dumps(SCHEMA | {"positive": "yes"}))  # as the default
-    assert plan_tables({"a": one, "b": other})
-
-
-@pytest.mark.parametrize("first", ["yes", "no"])
-def test_a_rare_class_is_drawn_more_often_in_whatever_order_classes_come(tmp_path, first):
+def test_a_rare_class_is_drawn_more_often_in_whatever_order_classes_come(tmp_path):
+    first = "yes"
     schema = json.loads(json.dumps(SCHEMA))
     schema["columns"]["bad"]["categories"] = sorted(("no", "yes"), key=lambda name: name != first)
     rows = "".join(f"{n % 40},1,short,{'yes' if n % 10 == 0 else 'no'}\n" for n in range(200))
@@ -717,24 +542,12 @@ def test_a_rare_class_is_drawn_more_often_in_whatever_order_classes_come(tmp_pat
     assert float(weights[yes].mean() / weights[~yes].mean()) == pytest.approx(4)
 
 
-def test_tables_and_images_are_not_mixed(tmp_path):
-    drawn(tmp_path / "a")
-    (tmp_path / "b").mkdir()
-    assert plan_tables({"b": tmp_path / "b"}) is None
-    with pytest.raises(CohortError, match="b has no table, and others have"):
-        plan_tables({"a": tmp_path / "a", "b": tmp_path / "b"})
-    with pytest.raises(CohortError, match="recipe 'unnamed' is for images"):
-        load_records(Recipe(), tmp_path / "a", "a")
-
-
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (lambda s: s["columns"].pop("term"), "another column 'term'"),
-        (lambda s: s["columns"].update(x={"kind": "numeric"}), "another column 'x'"),
         (lambda s: s["columns"]["loans"].update(kind="numeric"), "another column 'loans'"),
         (lambda s: s["columns"]["loans"].update(missing=True), "another 'missing' of .* 'loans'"),
-        (lambda s: s["columns"]["bad"].update(categories=["no", "y"]), "of categories of 'bad'"),
         (lambda s: s.update(target="term") or s["columns"]["term"].update(missing=False),
          "another target"),
     ],
@@ -778,14 +591,6 @@ def test_a_generator_makes_records_that_a_table_can_hold(tmp_path):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in generator.parameters())
 
 
-def test_a_record_does_not_depend_on_the_others_of_its_batch(tmp_path):
-    recipe, _ = recipe_of(tmp_path)
-    generator, judge, maps, noise = networks(recipe, 8)
-    images = generator(maps, noise).detach()
-    assert torch.allclose(generator(maps[:3], noise[:3]), images[:3], atol=1e-6)
-    assert torch.allclose(judge(images[:3], maps[:3]).score, judge(images, maps).score[:3])
-
-
 def test_init_names_the_tables_of_a_folder_and_other_commands_take_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("north", "south")):
@@ -818,26 +623,6 @@ def test_init_names_the_tables_of_a_folder_and_other_commands_take_them(tmp_path
         )
 
 
-def test_init_refuses_what_is_no_table_of_a_site_or_lies_twice(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for place in ("a/north", "a/south", "b/north", "b/south"):
-        (tmp_path / place).mkdir(parents=True)
-        drawn(tmp_path / place)
-    (tmp_path / "b/south/records.csv").rename("b/south/one.csv")
-    drawn(tmp_path / "b/south")
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images/dataset.json").write_text('{"labels": {"background": 0}}')
-    for words, why in {
-        "b": "holds 2 files of records",
-        "a --test none.csv": "none.csv does not exist",
-        "a --test images": "a study has one kind",
-        "a/north a/south/records.csv --test a/south": "as a site and as the test set",
-        "a images": "a study has one kind",
-    }.items():
-        with pytest.raises((DataError, RunError), match=why):
-            raise CliRunner().invoke(app, ["init", *words.split()]).exception or AssertionError
-
-
 @cache
 def attacked(members: int, others: int) -> Attack:
     return attack("bank", np.linspace(0, 1, members), np.linspace(0, 1, others))
@@ -855,9 +640,7 @@ def audited(members: int, others: int, copies: int, matches: int, near: int) -> 
     [
         ((600, 300, 0, 0, 0), ""),
         ((600, 300, 1, 0, 0), "chance does not explain it"),
-        ((6398, 1602, 3, 0, 0), "chance does not explain it"),
         ((600, 300, 3, 0, 4), ""),  # others that come close show that chance can
-        ((600, 300, 3, 2, 9), ""),
         ((600, 300, 8, 0, 4), "members are copied in all columns"),  # more than chance brings
         ((600, 100, 1, 0, 0), "too few to know whether chance does that"),
     ],
@@ -872,7 +655,7 @@ def test_a_copied_member_is_refused_unless_chance_explains_it(counts, why):
     )
 
 
-@pytest.mark.parametrize("cardinality", [(4,) * 8, (10,) * 6, (200, 200, 10), (60,) * 4, (3,) * 12])
+@pytest.mark.parametrize("cardinality", [(200, 200, 10), (3,) * 12])
 def test_chance_copies_of_coarse_records_raise_no_alarm(cardinality):
     random, refused = np.random.default_rng(0), 0
 
@@ -889,11 +672,3 @@ def test_chance_copies_of_coarse_records_raise_no_alarm(cardinality):
         found = audited(300, 150, copies, matches, nearly_equal(others, made))
         refused += "chance does not explain it" in " ".join(found.objections())
     assert refused <= 3  # of 20, at a level of 0.05
-
-
-def test_records_that_differ_in_one_column_at_most_are_near():
-    made = pd.DataFrame({"a": [1, 2], "b": ["x", "y"], "c": [0, 0]})
-    others = pd.DataFrame({"c": [0, 5, 0, 5], "a": [1, 2, 9, 1], "b": ["x", "y", "y", "y"]})
-    assert nearly_equal(others, made) == 3
-    swapped = pd.DataFrame({"a": ["x"], "b": ["y"], "c": ["z"]})
-    assert nearly_equal(swapped.rename(columns={"a": "b", "b": "a"}), swapped) == 0

@@ -11,7 +11,6 @@ from rich.text import Text
 import asyndgan.cli
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.terminal import LogToTerminal, Terminal
-from asyndgan.recipe import Recipe
 from asyndgan.texts import printable
 
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07b\u202ec\x9b1md\u2028e[bold]f[/bold]:smile:g"
@@ -40,37 +39,12 @@ def test_a_warning_of_a_log_is_printed_in_printable_letters(capsys):
     assert "\x1b" not in (said := capsys.readouterr().err) and "is passed over" in said
 
 
-def test_lines_and_letters_of_any_script_stay_as_they_are():
-    for text in ("north\nsouth", "Köln", "e\u0301", "日本", "12\u202f000", "→ ✗"):
-        assert printable(text) == text
-
-
 def test_every_command_prints_by_the_one_console():
     for file in Path(asyndgan.cli.__file__).parent.glob("*.py"):
         if file.name != "terminal.py":
             code = file.read_text("utf-8")
             assert "rich.console" not in code and "rich.markup" not in code
             assert not re.search(r"TextColumn\(\"[^\"]*\"(?!, markup=False)", code)
-
-
-def test_a_recipes_texts_are_escaped_where_it_is_shown():
-    recipe = Recipe.from_tables({"generator": {"kind": HOSTILE}, "name": "Köln"})
-    assert printable(recipe.to_toml()) == recipe.to_toml() and "Köln" in recipe.to_toml()
-    assert Recipe.from_toml(recipe.to_toml()) == recipe
-
-
-@pytest.mark.parametrize("width", [20, 80])
-def test_a_text_is_not_wrapped_and_a_table_is(width):
-    out = io.StringIO()
-    console = Terminal(file=out, width=width)
-    command = "asyndgan train default --site north=" + "/a/long/path" * 20
-    console.print(command)
-    console.print(Text(command, "bold"), style="yellow")
-    assert out.getvalue() == f"{command}\n" * 2
-    table = Table("command")
-    table.add_row(command)
-    console.print(table)
-    assert max(map(len, out.getvalue().splitlines()[2:])) <= width
 
 
 @pytest.mark.parametrize(("count", "lines"), [(3, 4), (1860, 11)])

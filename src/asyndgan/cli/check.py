@@ -15,7 +15,7 @@ from asyndgan.errors import DataError
 from asyndgan.recipe.planning import BASE
 from asyndgan.runs import load_recipe
 from asyndgan.runs.study import site_names
-from asyndgan.texts import counted
+from asyndgan.texts import counted, sentence
 
 if TYPE_CHECKING:
     from asyndgan.intake.check import CheckReport
@@ -70,9 +70,6 @@ def check(
     check_own_data(dict(zip(site_names(folders), folders, strict=True)))
     acquired = not all(map(_is_painted, folders))
     wanted, unplanned, notes = _recipe(recipe, folders if acquired else [], overrides or [])
-    if unplanned:
-        what = f"{unplanned[0].file} ({unplanned[0].reason})"
-        notes += (f"not planned: {what}; intensities and sizes were not judged",)
     image = wanted.image if wanted else None
     reports = [
         check_folder(folder, test=test, image=image, recipe=wanted, acquired=acquired)
@@ -82,8 +79,10 @@ def check(
     trained = reports[: len(folders)]
     between = (*compare_folders(trained), *same_pictures(reports))
     between += unheld_modalities(trained, wanted) if wanted else ()
-    if unplanned and not (between or any(report.faults for report in reports)):
-        between = unplanned  # `train` refuses them, too
+    if unplanned:
+        notes += ("intensities and sizes are judged when the faults are mended",)
+        if not (between or any(report.faults for report in reports)):
+            between = unplanned  # `train` refuses them, too
     told = len(trained) if wanted and not recipe else 0
     notes += tuple(notes_between(reports, told=told))
     if wanted and study:  # whose training comes next
@@ -206,7 +205,7 @@ def _show_faults(
     kinds = list(groups.items())
     for (reason, remedy), files in kinds[:MOST_KINDS]:
         shown = files[:SHOWN]
-        console.print(plain(f"✗ {reason[:1].upper()}{reason[1:]}.", "red"))
+        console.print(plain(f"✗ {sentence(reason)}.", "red"))
         for file in shown:
             console.print(plain(f"  {_name(file, folder)}"))
         if len(shown) < len(files):
@@ -217,7 +216,7 @@ def _show_faults(
         console.say(f"  and {more} other faults (--json names them)")
     for note in notes:
         end = "" if "--set" in note else "."  # an option is copied as it stands
-        console.print(plain(f"! {note[:1].upper()}{note[1:]}{end}", "yellow"))
+        console.print(plain(f"! {sentence(note)}{end}", "yellow"))
     console.print()
 
 

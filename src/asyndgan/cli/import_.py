@@ -11,7 +11,7 @@ from rich.table import Table
 from asyndgan.cli.options import AsJson, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import DataError
-from asyndgan.texts import NAME_LENGTH, counted
+from asyndgan.texts import NAME_LENGTH, counted, sentence
 
 if TYPE_CHECKING:
     from asyndgan.dicom.choosing import Choice, Picked
@@ -161,7 +161,7 @@ def _show(
         listed = [f"{number}. {reason}. {remedy}" for (reason, remedy), number in faults.items()]
         print_json({"series": rows, "faults": listed})
     for (reason, remedy), number in faults.items():
-        console.say(f"{number}. {reason[:1].upper()}{reason[1:]}. {remedy}", style="yellow")
+        console.say(f"{number}. {sentence(reason)}. {remedy}", style="yellow")
     _show_notes(console, archive, picked)
     for path in [*archive.broken, *archive.foreign] if names else ():
         console.say(f"not read: {path}")

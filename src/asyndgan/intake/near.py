@@ -98,7 +98,8 @@ def wrong_ending(path: Path, ending: str, *, labels: bool) -> DataFileError | No
         remedy = f"Rename it: both are {READERS[kind].kind}."
     else:
         remedy = f"Store the whole set in one format: export it as {ending}; or move it away."
-    reason = f"ends in {found}, where dataset.json says {ending}, so it is not read"
+    kinds = "masks" if labels else "images"
+    reason = f"ends in {found}, so it is not read: {kinds} of this set end in {ending}"
     return DataFileError(path, reason, remedy)
 
 

@@ -13,8 +13,9 @@ from asyndgan.auditing.remedies import remedies
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
 from asyndgan.reports.usefulness import figure
-from asyndgan.reports.words import DASH, between, decimal, sentence
+from asyndgan.reports.words import DASH, between, decimal
 from asyndgan.runs import RunFolder
+from asyndgan.texts import sentence
 
 _QUESTIONS: Final = {
     "painting": "Was this patient in the run? By how near the generator's painting of the "

@@ -12,12 +12,11 @@ from asyndgan.reports.words import (
     between,
     counted,
     decimal,
-    sentence,
     signed,
     size,
     together,
 )
-from asyndgan.texts import printable, replace_text
+from asyndgan.texts import printable, replace_text, sentence
 
 COLOURS: Final = 8
 """Number of site colours; a ninth site gets the first colour again, with another dash pattern."""

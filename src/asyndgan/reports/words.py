@@ -63,8 +63,3 @@ def between(low: float | None, high: float | None, digits: int) -> str:
 def together(items: Sequence[str]) -> str:
     """A list as part of a sentence: north, south and east."""
     return " and ".join([*(", ".join(items[:-1]),), items[-1]]) if len(items) > 1 else items[0]
-
-
-def sentence(text: str) -> str:
-    """The text with its first letter capitalised."""
-    return text[:1].upper() + text[1:]
