@@ -512,7 +512,7 @@ def status(
 
     made, console = kits.Federation.of(folder), Terminal(file=sys.stdout)
     if run is None and not Order.all(made):
-        line = flare_part("attendance").connected(made)
+        line = flare_part("transport").connected(made)
         if as_json:
             print_json({"run": None, "connected": line})
         else:

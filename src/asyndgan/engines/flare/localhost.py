@@ -11,12 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
 
-from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import Kept, keep_client, keep_server
 from asyndgan.engines.flare.kits import Federation, add_site, init_federation
 from asyndgan.engines.flare.member import KIT_FILE, make_request, read_request
 from asyndgan.engines.flare.service import SiteService
-from asyndgan.engines.flare.transport import Flare
+from asyndgan.engines.flare.transport import flare_to
 from asyndgan.engines.setup import SiteSetup
 from asyndgan.errors import SiteUnreachableError
 from asyndgan.protocol import Transport, away
@@ -54,9 +53,8 @@ class Localhost(Transport):
                 ends.callback(self.services[setup.name].close)
                 self.connect(setup.name)
                 ends.callback(self._disconnect, setup.name)
-            self.flare = Flare(Office(self.federation, recipe, "run"))
+            self.flare = flare_to(self.federation, recipe, "run", ())
             ends.callback(self.flare.close)
-            ends.callback(self.flare.office.close)  # jobs end with the server, and sooner
             if missing := away(self.flare, self._order, CONNECTED_S):
                 named = ", ".join(missing)
                 raise SiteUnreachableError(f"FLARE did not connect {named} in {CONNECTED_S:g} s.")

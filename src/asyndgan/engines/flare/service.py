@@ -24,7 +24,7 @@ from asyndgan.engines.federation import RUN_NAME
 from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE, read_key, read_kit
 from asyndgan.engines.flare.requests import Request, keep
 from asyndgan.engines.flare.sealing import Seal, read_letter
-from asyndgan.engines.flare.sockets import Listener, Reply, reply_of
+from asyndgan.engines.flare.sockets import Listener, Reply, reply_of, sockets_of
 from asyndgan.engines.framing import Frames
 from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import SiteSetup, policy_of
@@ -43,7 +43,6 @@ from asyndgan.wire import LEAST_SHARE
 log = logging.getLogger(__name__)
 
 SITE_FILE: Final = "site.toml"
-MESSAGE_LIMIT: Final = 2**28  # most bytes of a message; the recipe's limit is mostly lower
 READING: Final = 6  # requests that a compute may leave unanswered while it reads; doubled
 TELLING_S: Final = 60.0  # seconds that the command of `notify` may take
 HANDOVER_S: Final = 10.0  # seconds that a run waits for the end of the job before it
@@ -204,7 +203,7 @@ class SiteService:
         self._asked = 0.0
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._listener = Listener(kit, self.name, self._serve, limit=MESSAGE_LIMIT)
+        self._listener = Listener(sockets_of(kit) / self.name, self._serve)
 
     def close(self) -> None:
         """Stops listening and ends the compute process; its last checkpoint is kept."""

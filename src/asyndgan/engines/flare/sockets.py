@@ -35,7 +35,8 @@ from asyndgan.texts import parsed_json
 log = logging.getLogger(__name__)
 
 SOCKETS: Final = "ASYNDGAN_SOCKETS"  # variable that names the folder of the sockets
-COORDINATOR: Final = "coordinator"  # The coordinator's socket; a site's has the site's name
+SERVER: Final = "server"  # the socket of FLARE's server; a data process's has the site's name
+LONGEST: Final = 2**28  # most bytes of a message; the recipe's limit is mostly lower
 LOOK_S: Final = 1.0  # Seconds between two looks for the end, and after an error
 
 
@@ -135,9 +136,9 @@ class Listener:
     """
 
     def __init__(
-        self, kit: Path, name: str, serve: Callable[[dict[str, str], Frames], None], *, limit: int
+        self, path: Path, serve: Callable[[dict[str, str], Frames], None], *, limit: int = LONGEST
     ) -> None:
-        self.path = sockets_of(kit) / name
+        self.path = path
         self._serve = serve
         self._limit = limit
         self._closing = threading.Event()
