@@ -128,8 +128,7 @@ def add(
 def remove(folder: Folder, site: SiteName) -> None:
     """Excludes a site from all runs, and its key from this federation.
 
-    FLARE's server sends the site away and gives it no job any more. What the generator has learned
-    from the site stays.
+    FLARE's server sends the site away. What the generator has learned from the site stays.
 
     Example:
         asyndgan federation remove fed south

@@ -36,6 +36,7 @@ class Localhost(Transport):
         self, setups: Sequence[SiteSetup], recipe: Recipe, *, folder: Path | None = None
     ) -> None:
         self._order = [setup.name for setup in setups]
+        self.recipe = recipe
         self.clients: dict[str, Kept] = {}
         self.services: dict[str, SiteService] = {}
         with ExitStack() as ends:  # ends what was started, on an error or Ctrl-C

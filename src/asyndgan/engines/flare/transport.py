@@ -159,16 +159,22 @@ def flare_to(
     return Flare(post, lines, limit=limit)
 
 
+def present(federation: Federation) -> list[str]:
+    """Sites that FLARE's server knows now, sorted; raises `SiteUnreachableError`."""
+    socket = sockets_of(federation.server_kit) / SERVER
+    names: list[str] = json.loads(_asked(socket, {"topic": PRESENT}, b"", GREET_S, 2**20))
+    return names
+
+
 def connected(federation: Federation) -> str:
     """A sentence on which sites are connected, or that the federation is not served."""
     try:
-        socket = sockets_of(federation.server_kit) / SERVER
-        present = json.loads(_asked(socket, {"topic": PRESENT}, b"", GREET_S, 2**20))
-    except (SiteUnreachableError, WireError):
+        there = present(federation)
+    except SiteUnreachableError:
         start = f"asyndgan federation start {quote(str(federation.path))}"
         return f"{federation.host}:{federation.port} does not answer; '{start}' starts it."
-    here = [site for site in federation.sites if site in present]
-    away = [site for site in federation.sites if site not in present]
+    here = [site for site in federation.sites if site in there]
+    away = [site for site in federation.sites if site not in there]
     gone = f"; not connected: {', '.join(away)}" if away else ""
     return f"connected: {', '.join(here) or 'nobody'}{gone}"
 
