@@ -404,7 +404,7 @@ def test_a_compute_that_hangs_is_started_again_and_one_that_reads_its_data_gets_
     service, worker = local.services["south"], Worker(answers)
     for name, value in {"_answered": None, "_silences": 0, "_patience": READING}.items():
         monkeypatch.setattr(service, name, value)
-    monkeypatch.setattr(service, "_worker_for", lambda recipe, run: worker)
+    monkeypatch.setattr(service, "_worker_for", lambda line: worker)
     answers, seal = list(answers), Seal(bytes(32))
     for _ in range(asked):
         service._answer({"recipe": "a recipe", "run": RUN}, seal, seal.sealed(b"request"))

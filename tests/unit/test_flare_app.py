@@ -237,10 +237,8 @@ def test_a_letter_that_is_altered_or_of_anybody_else_is_refused(federation, tmp_
 
 
 @contextmanager
-def listening(
-    kit: Path, serve: Callable[[dict[str, str], Frames], None], limit: int = 1024
-) -> Iterator[Path]:
-    listener = Listener(sockets_of(kit) / "north", serve, limit=limit)
+def listening(kit: Path, serve: Callable[[dict[str, str], Frames], None]) -> Iterator[Path]:
+    listener = Listener(sockets_of(kit) / "north", serve)
     try:
         yield listener.path
     finally:
@@ -330,14 +328,6 @@ def test_a_greeting_arrives_and_what_is_none_is_sent_away(tmp_path):
     assert heard == [{"site": "north"}]
 
 
-def test_a_listener_leaves_anothers_socket_alone(tmp_path):
-    with listening(tmp_path, echo) as path:
-        path.unlink()
-        with socket.socket(socket.AF_UNIX) as of_another:
-            of_another.bind(str(path))
-    assert path.exists()
-
-
 def test_the_sockets_folder_has_to_be_ones_own(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     path = sockets_of(tmp_path / "kit")
@@ -403,7 +393,6 @@ def test_whoever_names_runs_fills_no_disk(tmp_path):
 def test_a_site_computes_for_one_run_until_the_job_of_that_run_is_over(
     tiny, phantoms, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("asyndgan.engines.flare.service.HANDOVER_S", 0.5)
     kit = a_kit(tmp_path)
     recipe = tiny("image.size=32")
     made = Federation.of(tmp_path / "made")
@@ -497,7 +486,6 @@ def test_keys_that_refuse_reach_the_coordinator_and_a_stewards_answer_counts_at_
         return reply_of(Reply.ANSWER, seal.sealed(b"yes", sealed))
 
     monkeypatch.setattr(service, "_answer", answered)  # the compute has tests of its own
-    monkeypatch.setattr(service, "_prepare", lambda line: None)
     text, key = recipe.to_toml(), key_of(made, "north")
     letter = write_letter(made.admin_kit, "north", key, "one", text)
     greeting = {"recipe": text, "run": "one", "letter": letter, "submitter": "who says so"}

@@ -15,7 +15,7 @@ from typing import Any, Final, final
 from asyndgan.engines.flare.app import GONE_S, GREET, PRESENT, REQUEST
 from asyndgan.engines.flare.kits import Federation, key_of
 from asyndgan.engines.flare.sealing import Seal, line_key, write_letter
-from asyndgan.engines.flare.sockets import SERVER, connect, sockets_of, unsealed
+from asyndgan.engines.flare.sockets import SERVER, Reply, connect, reply_of, sockets_of, unsealed
 from asyndgan.errors import (
     AsyndganError,
     SiteSilentError,
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S: Final = 2.0  # seconds between two greetings of a site, and two looks at who is a member
 GREET_S: Final = 2.0  # seconds that the answer to a greeting may take
-AGAIN_S: Final = 0.3  # seconds before a request whose answer was lost is repeated
+AGAIN_S: Final = 0.5  # seconds before a request without an answer is repeated
 
 Post = Callable[[str, str, str, bytes, float], bytes | None]
 """Sends to a site: its name, the topic, a line's name, bytes, and seconds for the answer."""
@@ -67,7 +67,7 @@ class Flare(Transport):
         threading.Thread(target=self._keep, name="flare-lines", daemon=True).start()
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
-        """Sends a request, again if its answer is lost, and returns the site's answer.
+        """Sends a request, again if there is no answer, and returns the site's answer.
 
         Raises `WireError` if the request is too long, `RefusedError` if the site's settings do not
         allow this run, or `SiteUnreachableError`.
@@ -82,7 +82,8 @@ class Flare(Transport):
             # A third of the time, so that there is some to ask again.
             within = min(left, max(1.0, timeout / 3))
             reply = self._post(site, REQUEST, line.name, sealed, within)
-            if reply is not None:
+            # A site that computes for another run says that it is silent.
+            if reply not in (None, reply_of(Reply.SILENT)):
                 if len(reply) > self.limit + Seal.BYTES:
                     raise SiteUnreachableError(f"site {site}: an answer of {len(reply)} bytes.")
                 return unsealed(site, reply, line.seal, sealed)
