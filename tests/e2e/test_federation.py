@@ -357,8 +357,6 @@ def test_a_run_that_a_sites_policy_does_not_allow_is_refused_by_keys_alone(local
             (strangers, "allows.submitters"), ("", "leaves.masks, allows.approved"),
         ):  # fmt: skip
             policy.write_text(f"[allows]\nunasked = false\n{more}")
-            for _, frames in [*service._lines]:
-                frames.close()  # the next line begins with another look at the policy
             with pytest.raises(RefusedError) as refused:
                 local.send("south", opening(recipe), WAIT)
             assert str(refused.value) == f"site south: its policy refuses the run ({keys})."
@@ -407,7 +405,7 @@ def test_a_compute_that_hangs_is_started_again_and_one_that_reads_its_data_gets_
     monkeypatch.setattr(service, "_worker_for", lambda line: worker)
     answers, seal = list(answers), Seal(bytes(32))
     for _ in range(asked):
-        service._answer({"recipe": "a recipe", "run": RUN}, seal, seal.sealed(b"request"))
+        service._answer(("a recipe", RUN), seal, seal.sealed(b"request"))
     assert worker.starts == starts
 
 

@@ -32,7 +32,6 @@ from asyndgan.engines.flare.sockets import (
     Listener,
     Reply,
     connect,
-    opened_reply,
     reply_of,
     sockets_of,
     unsealed,
@@ -144,12 +143,14 @@ def test_a_site_that_is_gone_is_not_connected(monkeypatch):
 
 
 def test_a_reply_is_what_was_sent_and_anything_else_is_none():
-    assert opened_reply("north", reply_of(Reply.ANSWER, b"abc")) == b"abc"
+    seal = Seal(KEY)
+    answer = reply_of(Reply.ANSWER, seal.sealed(b"abc", b"request"))
+    assert unsealed("north", answer, seal, b"request") == b"abc"
     with pytest.raises(RefusedError, match="own settings do not allow this run"):
-        opened_reply("north", reply_of(Reply.REFUSED))
+        unsealed("north", reply_of(Reply.REFUSED), seal, b"request")
     for nonsense in (b"", b"\xff123"):
         with pytest.raises(SiteUnreachableError):
-            opened_reply("north", nonsense)
+            unsealed("north", nonsense, seal, b"request")
 
 
 # Seals and letters
@@ -463,8 +464,7 @@ def test_what_takes_hours_is_not_begun_anew_where_no_recipe_bounds_its_time(
     try:
         for _ in range(50):
             sealed = Seal(key).sealed(b"a question")
-            greeting = {"recipe": recipe, "run": "audit"}
-            assert Reply(service._answer(greeting, Seal(key), sealed)[0]) is Reply.SILENT
+            assert Reply(service._answer((recipe, "audit"), Seal(key), sealed)[0]) is Reply.SILENT
     finally:
         service.close()
     assert bool(worker.begun) == bool(recipe)
@@ -482,7 +482,7 @@ def test_keys_that_refuse_reach_the_coordinator_and_a_stewards_answer_counts_at_
         notify=["sh", "-c", f"cat >> {told}"],
     )  # fmt: skip
 
-    def answered(greeting: dict[str, str], seal: Seal, sealed: bytes) -> bytes:
+    def answered(line: object, seal: Seal, sealed: bytes) -> bytes:
         return reply_of(Reply.ANSWER, seal.sealed(b"yes", sealed))
 
     monkeypatch.setattr(service, "_answer", answered)  # the compute has tests of its own

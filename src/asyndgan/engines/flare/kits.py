@@ -79,40 +79,26 @@ class Federation:
             ) from error
 
 
-@final
-@dataclass(frozen=True)
-class Authority:
-    """Who signs all certificates of a federation."""
+def _signed(federation: Federation, key: Any, name: str, role: str = "") -> str:
+    """A certificate (PEM) of a public key; raises `RunError` if the authority's has expired."""
+    from nvflare.lighter.utils import Identity, generate_cert, serialize_cert  # slow to import
 
-    certificate: x509.Certificate  # of the authority itself
-    key: Any  # its private key
-
-    @classmethod
-    def of(cls, federation: Federation) -> Self:
-        """The authority of a federation; raises `RunError` if its file cannot be used."""
-        path = _authority(federation)
-        with _as_it_was(path):
-            known = json.loads(path.read_text())
-            root = x509.load_pem_x509_certificate(known["root_cert"].encode())
-            key = known["root_pri_key"].encode()
-            return cls(root, serialization.load_pem_private_key(key, password=None))
-
-    def sign(self, key: Any, name: str, role: str = "") -> str:
-        """A certificate (PEM) of a public key; raises `RunError` if the authority's has expired."""
-        from nvflare.lighter.utils import Identity, generate_cert, serialize_cert  # slow to import
-
-        now, end = datetime.now(UTC), self.certificate.not_valid_after_utc
-        if end <= now:
-            raise RunError(
-                f"the authority that signs all certificates expired on {end:%Y-%m-%d}. Make a new "
-                "federation with 'asyndgan federation init NEW --host HOST'."
-            )
-        made = generate_cert(
-            Identity(name, PROJECT, role), Identity(PROJECT), self.key, key,
-            server_default_host=name, not_valid_before=now,
-            not_valid_after=min(now + timedelta(days=MEMBER_DAYS), end),
-        )  # fmt: skip
-        return str(serialize_cert(made).decode())
+    with _as_it_was(path := _authority(federation)):
+        known = json.loads(path.read_text())
+        root = x509.load_pem_x509_certificate(known["root_cert"].encode())
+        signer = serialization.load_pem_private_key(known["root_pri_key"].encode(), password=None)
+    now, end = datetime.now(UTC), root.not_valid_after_utc
+    if end <= now:
+        raise RunError(
+            f"the authority that signs all certificates expired on {end:%Y-%m-%d}. Make a new "
+            "federation with 'asyndgan federation init NEW --host HOST'."
+        )
+    made = generate_cert(
+        Identity(name, PROJECT, role), Identity(PROJECT), signer, key,
+        server_default_host=name, not_valid_before=now,
+        not_valid_after=min(now + timedelta(days=MEMBER_DAYS), end),
+    )  # fmt: skip
+    return str(serialize_cert(made).decode())
 
 
 def init_federation(path: Path, *, host: str, port: int) -> Federation:
@@ -163,7 +149,7 @@ def add_site(federation: Federation, request: Request) -> Federation:
             f"the key of this request {whose}. {site} has to make another: remove site.key there, "
             f"and call 'asyndgan site request {site}' again."
         )
-    certificate = Authority.of(federation).sign(request.key, site)
+    certificate = _signed(federation, request.key, site)
     more = replace(federation, sites=(*federation.sites, site))
     _write_kit(more, site, certificate)
     _describe(more)
@@ -184,17 +170,16 @@ def remove_site(federation: Federation, site: str) -> Federation:
 
 def renew(federation: Federation) -> None:
     """Renews all certificates, for the same keys; those sent earlier stay valid."""
-    authority = Authority.of(federation)
     for path, name, role in (
         (federation.server_kit / "startup" / "server.key", federation.host, ""),
         (federation.admin_kit / "startup" / "client.key", SUBMITTER, "lead"),
     ):
         with _as_it_was(path):
             key: Any = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        certificate = authority.sign(key.public_key(), name, role)
+        certificate = _signed(federation, key.public_key(), name, role)
         replace_text(path.with_suffix(".crt"), certificate, mode=0o600)
     for site in federation.sites:
-        _write_kit(federation, site, authority.sign(key_of(federation, site), site))
+        _write_kit(federation, site, _signed(federation, key_of(federation, site), site))
 
 
 def key_of(federation: Federation, site: str) -> Any:

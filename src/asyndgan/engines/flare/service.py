@@ -154,23 +154,15 @@ def example(data: Path) -> str:
 
 @final
 @dataclass
-class _Admission:
-    """Whether a site takes part in a run."""
+class _Asker:
+    """Whoever asks on a line, and whether the site takes part."""
 
+    run: str
+    recipe: str  # TOML; empty: only questions are asked
     seal: Seal | None = None  # of the line; None: it is not of the coordinator
-    refused: str = ""  # why not, for the site's people
+    submitter: str = ""  # who leads the run
+    refused: str | None = None  # why not, for the site's people; None: not checked yet
     keys: tuple[str, ...] = ()  # of the policy that refuse, for the coordinator
-    policy: Path | None = None  # the policy's file, and how it was when it was read
-    stamp: tuple[int, ...] = ()
-
-
-def _stamp(file: Path | None) -> tuple[int, ...]:
-    """What changes with a file."""
-    try:
-        about = file.stat() if file else None
-    except OSError:
-        return (0,)
-    return (about.st_mtime_ns, about.st_size, about.st_ino) if about else ()
 
 
 @final
@@ -220,53 +212,62 @@ class SiteService:
         return self._worker[1].pid(self.name) if self._worker else None
 
     def _serve(self, greeting: dict[str, str], frames: Frames) -> None:
-        line = ((greeting.get("recipe", ""), greeting.get("run", "")), frames)
+        asker = _Asker(greeting.get("run", ""), greeting.get("recipe", ""))
+        line = ((asker.recipe, asker.run), frames)
         with self._lock:
             self._lines.append(line)
         try:
-            admission = self._admitted(greeting, None)
+            self._check(asker, greeting)
             while True:
                 number, sealed = frames.receive()
                 # What it was refused for may have been corrected, or an approval been revoked.
-                if admission.refused or _stamp(admission.policy) != admission.stamp:
-                    admission = self._admitted(greeting, admission)
-                seal, refused = admission.seal, admission.refused
-                if seal and not refused:
-                    reply = self._answer(greeting, seal, sealed)
+                self._check(asker, greeting)
+                if asker.seal and not asker.refused:
+                    reply = self._answer(line[0], asker.seal, sealed)
                 else:
-                    keys = seal.sealed(" ".join(admission.keys).encode(), sealed) if seal else b""
-                    reply = reply_of(Reply.REFUSED, keys)
+                    keys = " ".join(asker.keys).encode()
+                    reply = reply_of(
+                        Reply.REFUSED, asker.seal.sealed(keys, sealed) if asker.seal else b""
+                    )
                 frames.send(number, reply, timeout=self.wait_s)
         except SiteUnreachableError as error:
-            log.debug("run %s: %s", line[0][1], error)  # it is over
+            log.debug("run %s: %s", asker.run, error)  # it is over
         finally:
             with self._lock:
                 self._lines.remove(line)
 
-    def _admitted(self, greeting: dict[str, str], before: "_Admission | None") -> "_Admission":
-        """Whether the site takes part in a line's run; a reason that is new is logged."""
-        found = _Admission()
+    def _check(self, asker: _Asker, greeting: dict[str, str]) -> None:
+        """Checks that the site takes part in a run, by its settings and its policy."""
+        before = asker.refused
         try:
-            found.seal, submitter = self._seal_of(greeting)
+            if asker.seal is None:
+                asker.seal, asker.submitter = self._seal_of(greeting)
+            recipe, setup = _recipe_of(asker.recipe), self.setup_of(asker.run)
+            policy = policy_of(setup)
+            policy.check_submitter(asker.submitter)
+            if recipe:
+                policy.check(recipe, setup.name)
+            else:
+                policy.check_asked()
+            asker.refused, asker.keys = "", ()
         except AsyndganError as error:
-            found.refused = str(error)
-        else:
-            try:
-                self._check(greeting, submitter, found)
-            except AsyndganError as error:
-                found.refused, found.keys = str(error), getattr(error, "keys", ())
-            if before is None or before.refused != found.refused:
-                self._note(greeting, submitter, "" if found.keys else found.refused)
-        if found.refused and (before is None or before.refused != found.refused):
-            log.warning("run %s is refused: %s", greeting.get("run"), found.refused)
-        return found
+            asker.refused, asker.keys = str(error), getattr(error, "keys", ())
+        if asker.refused != before:
+            if asker.refused:
+                log.warning("run %s is refused: %s", asker.run, asker.refused)
+            if asker.seal:
+                self._note(asker)
 
-    def _note(self, greeting: dict[str, str], submitter: str, refused: str) -> None:
+    def _note(self, asker: _Asker) -> None:
         """Keeps the request for the steward; without space, the log alone has it."""
-        run, recipe = greeting["run"], greeting.get("recipe", "")
+        refused = "" if asker.keys else asker.refused or ""
         with suppress(StorageError):
-            request = Request(run=run, recipe=recipe, submitter=submitter, refused=refused)
-            number = keep(self.kit, request)
+            number = keep(
+                self.kit,
+                Request(
+                    run=asker.run, recipe=asker.recipe, submitter=asker.submitter, refused=refused
+                ),
+            )
             if number and self.notify:
                 threading.Thread(target=self._tell, args=(number,), daemon=True).start()
 
@@ -295,25 +296,14 @@ class SiteService:
             raise RunError("it brings no key of a line")
         return Seal(key), submitter
 
-    def _check(self, greeting: dict[str, str], submitter: str, found: "_Admission") -> None:
-        """Checks that the site takes part in a run, by its settings and its policy."""
-        recipe, setup = _recipe_of(greeting.get("recipe", "")), self.setup_of(greeting["run"])
-        found.policy, found.stamp = setup.policy, _stamp(setup.policy)
-        policy = policy_of(setup)
-        policy.check_submitter(submitter)
-        if recipe:
-            policy.check(recipe, setup.name)
-        else:
-            policy.check_asked()
-
-    def _answer(self, greeting: dict[str, str], seal: Seal, sealed: bytes) -> bytes:
+    def _answer(self, line: Line, seal: Seal, sealed: bytes) -> bytes:
         try:
             payload = seal.opened(sealed)
         except WireError as error:
-            log.warning("run %s: %s", greeting["run"], error)
+            log.warning("run %s: %s", line[1], error)
             return reply_of(Reply.UNREACHABLE)
         try:
-            worker = self._worker_for((greeting["recipe"], greeting["run"]))
+            worker = self._worker_for(line)
             if worker is None:
                 return reply_of(Reply.SILENT)  # who gets no answer asks again
             worker.sites()  # restarts it if it died
@@ -325,7 +315,7 @@ class SiteService:
             assert worker
             self._silences += 1
             given_up = self._silences >= self._patience
-            if not greeting["recipe"]:
+            if not line[0]:
                 log.info("no answer in %g s; the compute goes on", self.wait_s)  # for hours
             elif given_up or self._answered == worker.pid(self.name):
                 log.warning("no answer in %g s; the compute is started again", self.wait_s)

@@ -62,21 +62,16 @@ def reply_of(status: Reply, payload: bytes = b"") -> bytes:
     return bytes([status]) + payload
 
 
-def opened_reply(site: str, reply: bytes) -> bytes:
-    """The answer in a reply, or the error that it stands for; anything malformed is unreachable."""
+def unsealed(site: str, reply: bytes, seal: Seal, sealed: bytes) -> bytes:
+    """The answer to a sealed request, or the error that the reply stands for.
+
+    Anything malformed is unreachable. Keys of a site's policy that refuse the run are sealed as
+    answers are: nobody else can end it.
+    """
     status = Reply(reply[0]) if reply and reply[0] in list(Reply) else Reply.UNREACHABLE
     if status is Reply.ANSWER:
-        return reply[1:]
-    kind = {Reply.SILENT: SiteSilentError, Reply.REFUSED: RefusedError}
-    raise kind.get(status, SiteUnreachableError)(f"site {site}: {REASONS[status]}.")
-
-
-def unsealed(site: str, reply: bytes, seal: Seal, sealed: bytes) -> bytes:
-    """The answer to a sealed request, or as `opened_reply`.
-
-    Keys of a site's policy that refuse the run are sealed as answers are: nobody else can end it.
-    """
-    if reply[:1] == bytes([Reply.REFUSED]) and reply[1:]:
+        return seal.opened(reply[1:], sealed)
+    if status is Reply.REFUSED and reply[1:]:
         said = seal.opened(reply[1:], sealed).decode(errors="replace").split()
         keys = [key for key in known_keys(Policy) if key in said]
         named = ", ".join(keys)
@@ -84,7 +79,8 @@ def unsealed(site: str, reply: bytes, seal: Seal, sealed: bytes) -> bytes:
             raise PolicyRefusedError(f"site {site}: its policy refuses the run ({named}).")
         if keys:
             raise UndecidedError(f"site {site}: its steward has not approved the recipe ({named}).")
-    return seal.opened(opened_reply(site, reply), sealed)
+    kind = {Reply.SILENT: SiteSilentError, Reply.REFUSED: RefusedError}
+    raise kind.get(status, SiteUnreachableError)(f"site {site}: {REASONS[status]}.")
 
 
 def sockets_of(kit: Path) -> Path:
