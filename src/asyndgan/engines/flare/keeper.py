@@ -45,7 +45,7 @@ class Kept:
         sockets = os.environ.get(SOCKETS) or str(sockets_of(folder.parent))
         self._environment = children.environment(HEAP) | {SOCKETS: sockets}
         self._command = [
-            module, "-m", folder, "-s", settings,
+            module, "-m", str(folder), "-s", settings,
             "--set", "secure_train=true", f"org={PROJECT}", "config_folder=config", *more,
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,28 +74,23 @@ class Kept:
         wait = AGAIN_S
         while not self._closing.is_set():
             begun = time.monotonic()
-            ended = self._run()
-            if self._closing.is_set():
-                return
+            try:
+                with self._lock:
+                    if self._closing.is_set():
+                        return
+                    self._process = children.start(
+                        *self._command, env=self._environment, cwd="/", stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    )  # fmt: skip
+                ended = str(self._process.wait())
+            except OSError as error:  # too many processes, a full disk
+                ended = str(error)
             if time.monotonic() - begun > LONGEST_S:
                 wait = AGAIN_S
-            log.warning("FLARE ended (%s); again in %.0f s", ended, wait)
+            if not self._closing.is_set():
+                log.warning("FLARE ended (%s); again in %.0f s", ended, wait)
             self._closing.wait(wait)
             wait = min(2 * wait, LONGEST_S)
-
-    def _run(self) -> str:
-        """Runs the process from start to end; returns how it ended."""
-        try:
-            with self._lock:
-                if self._closing.is_set():
-                    return ""
-                self._process = children.start(
-                    *map(str, self._command), env=self._environment, cwd="/",
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-        except OSError as error:  # too many processes, a full disk
-            return str(error)
-        return str(self._process.wait())
 
 
 def keep_client(kit: Path) -> Kept:
