@@ -20,7 +20,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from asyndgan.cli.site import first_policy
-from asyndgan.engines.flare.app import BYTES, GREET, LINE, REQUEST, WITHIN, SiteEnd, passed_on
+from asyndgan.engines.flare.app import BYTES, LINE, WITHIN, SiteEnd, passed_on
 from asyndgan.engines.flare.kits import SUBMITTER, Federation, key_of
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.engines.flare.member import read_key, read_kit
@@ -28,6 +28,8 @@ from asyndgan.engines.flare.requests import Request, keep, kept
 from asyndgan.engines.flare.sealing import Seal, line_key, read_letter, write_letter
 from asyndgan.engines.flare.service import SiteFile, SiteService
 from asyndgan.engines.flare.sockets import (
+    GREET,
+    REQUEST,
     SOCKETS,
     Listener,
     Reply,

@@ -26,20 +26,26 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from asyndgan.engines.flare.kits import Federation
-from asyndgan.engines.flare.sockets import LONGEST, SERVER, SOCKETS, Listener, connect
+from asyndgan.engines.flare.sockets import (
+    GONE_S,
+    GREET,
+    LONGEST,
+    PRESENT,
+    REQUEST,
+    SERVER,
+    SOCKETS,
+    Listener,
+    connect,
+)
 from asyndgan.engines.framing import Frames, Requests
 from asyndgan.errors import RunError, SiteSilentError, SiteUnreachableError, WireError
 from asyndgan.texts import parsed_json
 
 log = logging.getLogger(__name__)
 
-GREET: Final = "asyndgan.greet"
-REQUEST: Final = "asyndgan.request"
-PRESENT: Final = "asyndgan.present"
 BYTES, LINE, WITHIN = "bytes", "line", "within"  # keys of a message
 
 HERE: Final = b"here"  # what a greeting is answered with
-GONE_S: Final = 8.0  # seconds without a greeting after which a line is over
 ADMIT_S: Final = 3.0  # seconds between two looks at who is a member
 
 

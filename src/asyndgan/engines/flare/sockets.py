@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 
 SOCKETS: Final = "ASYNDGAN_SOCKETS"  # variable that names the folder of the sockets
 SERVER: Final = "server"  # the socket of FLARE's server; a data process's has the site's name
+GREET: Final = "asyndgan.greet"  # topics of messages
+REQUEST: Final = "asyndgan.request"
+PRESENT: Final = "asyndgan.present"
+GONE_S: Final = 8.0  # seconds without a greeting after which a line is over
 LONGEST: Final = 2**28  # most bytes of a message; the recipe's limit is mostly lower
 
 

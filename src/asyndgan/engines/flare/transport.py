@@ -12,10 +12,20 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Final, final
 
-from asyndgan.engines.flare.app import GONE_S, GREET, PRESENT, REQUEST
 from asyndgan.engines.flare.kits import Federation, key_of
 from asyndgan.engines.flare.sealing import Seal, line_key, write_letter
-from asyndgan.engines.flare.sockets import SERVER, Reply, connect, reply_of, sockets_of, unsealed
+from asyndgan.engines.flare.sockets import (
+    GONE_S,
+    GREET,
+    PRESENT,
+    REQUEST,
+    SERVER,
+    Reply,
+    connect,
+    reply_of,
+    sockets_of,
+    unsealed,
+)
 from asyndgan.errors import (
     AsyndganError,
     SiteSilentError,
