@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.engines.flare.keeper import CLIENT, SERVER_PARENT
+from asyndgan.engines.flare.keeper import CLIENT, SERVER
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.privacy.policy import AllowsSection, Policy
 from asyndgan.recipe import Recipe
@@ -200,10 +200,8 @@ def main() -> None:
 
     blows = {
         "a site's compute": kill_compute,
-        "a site's FLARE job": kill("client.worker_process", own),
-        "a site's FLARE parent": kill(CLIENT, own),
-        "a job of the server": kill("server.runner_process", server),
-        "the server's parent": kill(SERVER_PARENT, server),
+        "a site's FLARE client": kill(CLIENT, own),
+        "FLARE's server": kill(SERVER, server),
         "the coordinator": kill("asyndgan.runs.federated", str(federation.path)),
         "`site start`": restart(SITE, all_of_it=False),
         "`federation start`": restart("coordinator", all_of_it=False),

@@ -27,12 +27,11 @@ from typing import Any, final
 import torch
 
 from asyndgan.engines import SiteSetup
-from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import keep_client, keep_server
 from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import CONNECTED_S, free_port, join
 from asyndgan.engines.flare.service import SiteService
-from asyndgan.engines.flare.transport import Flare
+from asyndgan.engines.flare.transport import flare_to
 from asyndgan.protocol import Exchange, away
 from asyndgan.runs import load_recipe
 from asyndgan.training import Coordinator
@@ -168,9 +167,8 @@ def federation(
             ends.callback(services[-1].close)
             with link.inside():
                 ends.callback(keep_client(kit).close)
-        flare = Flare(Office(made, recipe, "run"))
+        flare = flare_to(made, recipe, "run", ())
         ends.callback(flare.close)
-        ends.callback(flare.office.close)
         if missing := away(flare, names, CONNECTED_S):
             raise SystemExit(f"not connected: {', '.join(missing)}")
         exchange = Exchange(flare, recipe)

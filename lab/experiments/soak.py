@@ -15,7 +15,7 @@ import torch
 
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup
-from asyndgan.engines.flare.keeper import CLIENT, SERVER_PARENT
+from asyndgan.engines.flare.keeper import CLIENT, SERVER
 from asyndgan.engines.flare.localhost import Localhost
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Progress, RunFolder
@@ -29,11 +29,8 @@ SKIPPED = 0.1
 
 KINDS = {
     "coordinator": (),
-    "server's parent": (SERVER_PARENT, "federation/server"),
-    "who asks the server": ("asyndgan.engines.flare.administrator",),
-    "server's jobs": ("server.runner_process", "federation/server"),
-    "sites' parents": (CLIENT,),
-    "sites' jobs": ("client.worker_process",),
+    "FLARE's server": (SERVER, "federation/server"),
+    "sites' clients": (CLIENT,),
     "sites' compute": ("asyndgan.engines.processes",),
 }
 

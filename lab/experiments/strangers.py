@@ -18,7 +18,8 @@ from typing import Any
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.kits import Federation
 from asyndgan.engines.flare.localhost import federation_here, free_port
-from asyndgan.engines.flare.member import read_kit, write_workspace
+from asyndgan.engines.flare.member import read_kit
+from asyndgan.engines.flare.workspace import write_workspace
 from asyndgan.privacy.policy import Policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs.order import Order

@@ -9,7 +9,8 @@ import pytest
 
 from asyndgan.engines.flare.keeper import CLIENT
 from asyndgan.engines.flare.localhost import federation_here
-from asyndgan.engines.flare.member import read_kit, write_workspace
+from asyndgan.engines.flare.member import read_kit
+from asyndgan.engines.flare.workspace import write_workspace
 from poison import MODULES, names_in, poison
 from waiting import until
 

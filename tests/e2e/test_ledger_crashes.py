@@ -43,7 +43,7 @@ def test_whatever_left_a_site_that_was_killed_stands_in_its_ledger_and_its_accou
 ):
     recipe = tiny("image.size=32", "training.steps=1000000", *PRIVATE)
     setup = SiteSetup("north", phantoms["north"], tmp_path)
-    transport = Processes([setup], recipe, restart_after_s=None)
+    transport = Processes([setup], recipe, restart_after_s=float("inf"))
     draw, left = random.Random(0), []
 
     def send(request):

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +22,12 @@ import torch
 
 from asyndgan.auditing.record import read_audit
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.engines.flare.attendance import connected
-from asyndgan.engines.flare.jobs import Administrator
-from asyndgan.engines.flare.keeper import SERVER_PARENT, end_all
+from asyndgan.engines.flare.keeper import SERVER, end_all
 from asyndgan.engines.flare.kits import Federation, renew
 from asyndgan.engines.flare.localhost import federation_here, free_port, join
 from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE
 from asyndgan.engines.flare.sockets import SOCKETS
+from asyndgan.engines.flare.transport import connected, present
 from asyndgan.errors import RunError
 from asyndgan.judging.asked import site_evaluations
 from asyndgan.privacy import SIMULATION
@@ -307,8 +305,7 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
 
     # A site that is removed is sent away by FLARE's server, which goes on without it.
     asyndgan("federation", "remove", federation.path, liar)
-    with closing(Administrator(federation.admin_kit)) as administrator:
-        until(lambda: sorted(administrator.present()) == [*SITES], 240)
+    until(lambda: present(federation) == [*SITES], 240)
 
 
 def test_a_site_audits_a_run_for_its_coordinator_where_its_steward_has_agreed(place, tmp_path):
@@ -362,10 +359,10 @@ def test_a_server_that_outlives_its_command_is_replaced_by_the_next_and_kits_are
     place.start_north()
     place.services["server"].kill()
     place.services["server"].communicate()
-    orphan = of_module(SERVER_PARENT, place.federation.path)
+    orphan = of_module(SERVER, place.federation.path)
     assert orphan
     place.services["server"] = started("federation", "start", place.federation.path)
-    until(lambda: of_module(SERVER_PARENT, place.federation.path) not in ([], orphan), 120)
+    until(lambda: of_module(SERVER, place.federation.path) not in ([], orphan), 120)
     place.connected(*SITES)
     until(lambda: (kit / "flare" / "startup" / "client.crt").read_bytes() != before, 240)
     subprocess.run([COMMAND, "site", "check", str(kit)], cwd=kit, check=True, env=ALONE)
@@ -405,9 +402,9 @@ def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up_and_no_tra
         halt(service.pid)
     os.kill(run, signal.SIGTERM)  # in a step for which there will be no answers
     until(lambda: not Path(f"/proc/{run}").exists())  # long before its patience ends
-    (parent,) = of_module(SERVER_PARENT, place.federation.path)
+    (parent,) = of_module(SERVER, place.federation.path)
     halt(parent)
-    until(lambda: "takes connections, but FLARE has not said" in place.status(), 90)
+    assert "does not answer" in place.status()
     begun = time.monotonic()
     server.send_signal(signal.SIGTERM)  # its run waits for sites
     assert server.wait(60) == 0

@@ -6,7 +6,6 @@ import socket
 import stat
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from asyndgan.cli.site import first_policy
-from asyndgan.engines.flare.app import BYTES, GREET, REQUEST, Messages, SiteEnd, SiteLine
+from asyndgan.engines.flare.app import BYTES, LINE, WITHIN, SiteEnd, passed_on
 from asyndgan.engines.flare.kits import SUBMITTER, Federation, key_of
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.engines.flare.member import read_key, read_kit
@@ -29,15 +28,17 @@ from asyndgan.engines.flare.requests import Request, keep, kept
 from asyndgan.engines.flare.sealing import Seal, line_key, read_letter, write_letter
 from asyndgan.engines.flare.service import SiteFile, SiteService
 from asyndgan.engines.flare.sockets import (
+    GREET,
+    REQUEST,
     SOCKETS,
     Listener,
     Reply,
     connect,
-    opened_reply,
     reply_of,
     sockets_of,
     unsealed,
 )
+from asyndgan.engines.flare.transport import Flare, Line
 from asyndgan.engines.framing import Frames, Requests
 from asyndgan.engines.setup import SiteSetup
 from asyndgan.errors import (
@@ -56,12 +57,16 @@ from waiting import halt, until
 
 
 class Engine:
-    """FLARE's engine in a server's job, of whose answers the first so many are lost."""
+    """FLARE's engine in a server, of whose sites' answers the first so many are lost."""
 
     def __init__(self, lost: int, answer: Callable[[bytes], bytes]) -> None:
         self.lost = lost
         self.answer = answer
         self.asked: list[bytes] = []
+        self.gone = False
+
+    def get_client_from_name(self, name: str) -> object:
+        return None if self.gone else name
 
     @contextmanager
     def new_context(self) -> Iterator[FLContext]:
@@ -75,77 +80,79 @@ class Engine:
             if len(self.asked) <= self.lost:
                 return {targets[0]: make_reply(ReturnCode.COMMUNICATION_ERROR)}
         reply = make_reply(ReturnCode.OK)
-        reply[BYTES] = self.answer(request[BYTES]) if topic == REQUEST else b""
+        reply[BYTES] = self.answer(request[BYTES]) if topic == REQUEST else b"here"
         return {targets[0]: reply}
 
 
-def echoed(payload: bytes) -> bytes:
-    return reply_of(Reply.ANSWER, b"answer to " + payload)
+KEY = bytes(range(32))
 
 
-def asked(engine: Engine, *, wait_s: float = 30.0, gone: bool = False) -> bytes:
-    end = SiteEnd(engine, "north", limit=1024)
-    end.last_reached = 0.0 if gone else float("inf")
-    return end.answered(b"request", wait_s, lambda: False)
+def echoed(sealed: bytes, key: bytes = KEY) -> bytes:
+    answer = b"answer to " + Seal(KEY).opened(sealed)
+    return reply_of(Reply.ANSWER, Seal(key).sealed(answer, sealed))
+
+
+@contextmanager
+def lines(engine: Engine) -> Iterator[Flare]:
+    """A line to one site, which is there."""
+    line = Line.of("run", "recipe", KEY, "letter")
+    flare = Flare(partial(passed_on, engine), lambda: {"north": line}, limit=1024)
+    try:
+        until(lambda: flare.sites() == ("north",))
+        yield flare
+    finally:
+        flare.close()
+    assert flare.sites() == ()
+    with pytest.raises(SiteUnreachableError):
+        flare.send("north", b"", 1.0)
 
 
 def test_a_request_whose_answer_was_lost_is_asked_again_in_the_same_words():
     engine = Engine(2, echoed)
-    assert opened_reply("north", asked(engine)) == b"answer to request"
-    assert engine.asked == [b"request"] * 3
+    with lines(engine) as flare:
+        assert flare.send("north", b"request", 30.0) == b"answer to request"
+        with pytest.raises(SiteUnreachableError, match="west is not connected"):
+            flare.send("west", b"", 1.0)
+        with pytest.raises(WireError, match="1024 are allowed"):
+            flare.send("north", bytes(1025), 1.0)
+    assert engine.asked == engine.asked[:1] * 3
 
 
 def test_a_site_that_stays_silent_is_given_up_within_the_coordinators_patience():
-    with pytest.raises(SiteSilentError, match="site north: there was no answer in time"):
-        opened_reply("north", asked(Engine(10**6, echoed), wait_s=0.3))
+    with (
+        lines(Engine(10**6, echoed)) as flare,
+        pytest.raises(SiteSilentError, match="site north: there was no answer in time"),
+    ):
+        flare.send("north", b"request", 0.3)
 
 
-def test_an_answer_that_is_too_long_is_dropped():
-    with pytest.raises(SiteUnreachableError):
-        opened_reply("north", asked(Engine(0, lambda _: bytes(1025))))
+def test_a_forged_answer_or_one_that_is_too_long_is_none():
+    for answer, error in (
+        (partial(echoed, key=bytes(32)), WireError),
+        (lambda _: bytes(2048), SiteUnreachableError),
+    ):
+        with lines(Engine(0, answer)) as flare, pytest.raises(error):
+            flare.send("north", b"request", 30.0)
 
 
-def test_a_site_whose_end_of_the_job_is_gone_is_not_connected():
-    with pytest.raises(SiteUnreachableError, match="not connected"):
-        asked(Engine(10**6, echoed), gone=True)
+def test_a_site_that_is_gone_is_not_connected(monkeypatch):
+    engine = Engine(10**6, echoed)
+    with lines(engine) as flare:
+        engine.gone = True
+        monkeypatch.setattr("asyndgan.engines.flare.transport.GONE_S", 0.1)
+        with pytest.raises(SiteUnreachableError, match="not connected"):
+            flare.send("north", b"request", 30.0)
 
 
 def test_a_reply_is_what_was_sent_and_anything_else_is_none():
-    assert opened_reply("north", reply_of(Reply.ANSWER, b"abc")) == b"abc"
+    seal = Seal(KEY)
+    answer = reply_of(Reply.ANSWER, seal.sealed(b"abc", b"request"))
+    assert unsealed("north", answer, seal, b"request") == b"abc"
     with pytest.raises(RefusedError, match="own settings do not allow this run"):
-        opened_reply("north", reply_of(Reply.REFUSED))
+        unsealed("north", reply_of(Reply.REFUSED), seal, b"request")
     for nonsense in (b"", b"\xff123"):
         with pytest.raises(SiteUnreachableError):
-            opened_reply("north", nonsense)
-
-
-def test_within_a_job_messages_are_sealed_and_a_forged_answer_is_none():
-    key, words = bytes(range(32)), []
-
-    def site(sealed):
-        words.append(Seal(key).opened(sealed))
-        return reply_of(Reply.ANSWER, Seal(key).sealed(b"the answer", sealed))
-
-    def stranger(sealed):
-        return reply_of(Reply.ANSWER, Seal(bytes(32)).sealed(b"the answer", sealed))
-
-    for answer in (site, stranger):
-        sites = Messages(Engine(1, answer), {"north": key.hex()}, 1024, lambda: False)
-        try:
-            while not sites.sites():
-                time.sleep(0.01)
-            if answer is site:
-                assert sites.send("north", b"the request", 30.0) == b"the answer"
-                assert words == [b"the request"]
-            else:
-                with pytest.raises(WireError, match="not of the other end"):
-                    sites.send("north", b"the request", 30.0)
-            with pytest.raises(SiteUnreachableError, match="west is not connected"):
-                sites.send("west", b"", 1.0)
-        finally:
-            sites.close()
-        with pytest.raises(SiteUnreachableError):
-            sites.send("north", b"", 1.0)
+            unsealed("north", nonsense, seal, b"request")
 
 
 # Seals and letters
@@ -233,12 +240,10 @@ def test_a_letter_that_is_altered_or_of_anybody_else_is_refused(federation, tmp_
 
 
 @contextmanager
-def listening(
-    kit: Path, serve: Callable[[dict[str, str], Frames], None], limit: int = 1024
-) -> Iterator[Path]:
-    listener = Listener(kit, "north", serve, limit=limit)
+def listening(kit: Path, serve: Callable[[dict[str, str], Frames], None]) -> Iterator[Path]:
+    listener = Listener(sockets_of(kit) / "north", serve)
     try:
-        yield sockets_of(kit) / "north"
+        yield listener.path
     finally:
         listener.close()
 
@@ -252,39 +257,57 @@ def echo(greeting: dict[str, str], frames: Frames) -> None:
         return
 
 
-def a_line(sockets: Path, monkeypatch: pytest.MonkeyPatch) -> SiteLine:
+def an_end(sockets: Path, monkeypatch: pytest.MonkeyPatch) -> SiteEnd:
     monkeypatch.setenv(SOCKETS, str(sockets))
-    line = SiteLine("recipe", "run", "letter", 1024, 5.0)
-    line.site = "north"
-    return line
+    end = SiteEnd()
+    end.site = "north"
+    return end
 
 
-def asking(payload: object) -> Shareable:
+def asking(payload: object, line: str = "one") -> Shareable:
     request = Shareable()
-    request[BYTES] = payload
+    request[BYTES], request[LINE], request[WITHIN] = payload, line, 5.0
     return request
 
 
-def test_a_site_passes_on_what_comes_and_the_answer_back(tmp_path, monkeypatch):
-    with listening(tmp_path, echo) as path:
-        line = a_line(path.parent, monkeypatch)
+def answered_by(end: SiteEnd, topic: str, request: Shareable) -> object:
+    reply = end.answer(topic, request, FLContext())
+    return reply[BYTES] if reply.get_return_code() == ReturnCode.OK else reply.get_return_code()
+
+
+def test_a_site_passes_on_what_comes_on_a_line_that_was_opened_and_the_answer_back(
+    tmp_path, monkeypatch
+):
+    heard = []
+
+    def serve(greeting, frames):
+        heard.append(greeting)
+        echo(greeting, frames)
+
+    greeting = Line.of("run", "recipe", KEY, "letter").greeting
+    with listening(tmp_path, serve) as path:
+        end = an_end(path.parent, monkeypatch)
+        monkeypatch.setattr("asyndgan.engines.flare.app.LONGEST", 1024)
         for wrong in (bytes(1025), "text", None):
-            refused = line.answer(REQUEST, asking(wrong), FLContext())
-            assert refused.get_return_code() == ReturnCode.BAD_REQUEST_DATA
-        answered = line.answer(REQUEST, asking(b"x"), FLContext())
-        assert answered.get_return_code() == ReturnCode.OK
-        assert answered[BYTES] == reply_of(Reply.ANSWER, b"x")
-        assert line.answer(GREET, asking(b""), FLContext())[BYTES] == b""
-        line.disconnect()
+            assert answered_by(end, REQUEST, asking(wrong)) == ReturnCode.BAD_REQUEST_DATA
+        for topic in (GREET, REQUEST):
+            assert answered_by(end, topic, asking(b"")) == ReturnCode.SERVICE_UNAVAILABLE
+        assert answered_by(end, GREET, asking(b"[")) == ReturnCode.SERVICE_UNAVAILABLE
+        for said in (greeting, b""):  # the second finds it open
+            assert answered_by(end, GREET, asking(said)) == b"here"
+        assert answered_by(end, REQUEST, asking(b"x")) == reply_of(Reply.ANSWER, b"x")
+        monkeypatch.setattr("asyndgan.engines.flare.app.GONE_S", 0.0)
+        assert answered_by(end, GREET, asking(greeting, "two")) == b"here"
+        assert answered_by(end, REQUEST, asking(b"x")) == ReturnCode.SERVICE_UNAVAILABLE
+    assert [one["run"] for one in heard] == ["run", "run"] and heard[0]["letter"] == "letter"
 
 
 def test_a_site_whose_own_process_is_not_running_or_not_named_says_so(tmp_path, monkeypatch):
-    line = a_line(tmp_path, monkeypatch)
+    end = an_end(tmp_path, monkeypatch)
     for _ in range(2):
-        answered = line.answer(GREET, asking(b""), FLContext())
-        assert answered.get_return_code() == ReturnCode.SERVICE_UNAVAILABLE
+        assert answered_by(end, GREET, asking(b"{}")) == ReturnCode.SERVICE_UNAVAILABLE
         monkeypatch.delenv(SOCKETS, raising=False)
-    done = line.execute("any", Shareable(), FLContext(), Signal())
+    done = end.execute("any", Shareable(), FLContext(), Signal())
     assert done.get_return_code() == ReturnCode.TASK_UNKNOWN
 
 
@@ -306,14 +329,6 @@ def test_a_greeting_arrives_and_what_is_none_is_sent_away(tmp_path):
             with pytest.raises(SiteUnreachableError):
                 nonsense.receive(timeout=10)
     assert heard == [{"site": "north"}]
-
-
-def test_a_listener_leaves_anothers_socket_alone(tmp_path):
-    with listening(tmp_path, echo) as path:
-        path.unlink()
-        with socket.socket(socket.AF_UNIX) as of_another:
-            of_another.bind(str(path))
-    assert path.exists()
 
 
 def test_the_sockets_folder_has_to_be_ones_own(tmp_path, monkeypatch):
@@ -381,7 +396,6 @@ def test_whoever_names_runs_fills_no_disk(tmp_path):
 def test_a_site_computes_for_one_run_until_the_job_of_that_run_is_over(
     tiny, phantoms, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("asyndgan.engines.flare.service.HANDOVER_S", 0.5)
     kit = a_kit(tmp_path)
     recipe = tiny("image.size=32")
     made = Federation.of(tmp_path / "made")
@@ -452,8 +466,7 @@ def test_what_takes_hours_is_not_begun_anew_where_no_recipe_bounds_its_time(
     try:
         for _ in range(50):
             sealed = Seal(key).sealed(b"a question")
-            greeting = {"recipe": recipe, "run": "audit"}
-            assert Reply(service._answer(greeting, Seal(key), sealed)[0]) is Reply.SILENT
+            assert Reply(service._answer((recipe, "audit"), Seal(key), sealed)[0]) is Reply.SILENT
     finally:
         service.close()
     assert bool(worker.begun) == bool(recipe)
@@ -471,11 +484,10 @@ def test_keys_that_refuse_reach_the_coordinator_and_a_stewards_answer_counts_at_
         notify=["sh", "-c", f"cat >> {told}"],
     )  # fmt: skip
 
-    def answered(greeting: dict[str, str], seal: Seal, sealed: bytes) -> bytes:
+    def answered(line: object, seal: Seal, sealed: bytes) -> bytes:
         return reply_of(Reply.ANSWER, seal.sealed(b"yes", sealed))
 
     monkeypatch.setattr(service, "_answer", answered)  # the compute has tests of its own
-    monkeypatch.setattr(service, "_prepare", lambda line: None)
     text, key = recipe.to_toml(), key_of(made, "north")
     letter = write_letter(made.admin_kit, "north", key, "one", text)
     greeting = {"recipe": text, "run": "one", "letter": letter, "submitter": "who says so"}

@@ -128,8 +128,7 @@ def add(
 def remove(folder: Folder, site: SiteName) -> None:
     """Excludes a site from all runs, and its key from this federation.
 
-    FLARE's server sends the site away and gives it no job any more. What the generator has learned
-    from the site stays.
+    FLARE's server sends the site away. What the generator has learned from the site stays.
 
     Example:
         asyndgan federation remove fed south
@@ -512,7 +511,7 @@ def status(
 
     made, console = kits.Federation.of(folder), Terminal(file=sys.stdout)
     if run is None and not Order.all(made):
-        line = flare_part("attendance").connected(made)
+        line = flare_part("transport").connected(made)
         if as_json:
             print_json({"run": None, "connected": line})
         else:

@@ -89,7 +89,6 @@ def request(
     Example:
         asyndgan site request north
     """
-    flare_part("kits").plain(kit)
     path = flare_part("member").make_request(kit)
     number = flare_part("member").read_request(path).safety_number
     then = "renew" if (kit / flare_part("service").SITE_FILE).exists() else "init"
@@ -190,7 +189,6 @@ def renew(kit: Kit, file: Received, safety_number: SafetyNumber = None) -> None:
 def _take(kit: Path, file: Path, number: str | None) -> str:
     """Puts a kit that came into the site's folder; returns the site's name."""
     member = flare_part("member")
-    flare_part("kits").plain(kit)
     received, place, known = member.received_kit(file, kit), kit / member.KIT_FILE, ""
     with suppress(RunError):  # there is none yet, or it is of no use
         known = member.parsed_kit(place).federation

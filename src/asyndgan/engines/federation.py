@@ -56,18 +56,14 @@ def transport_to(
 
     Without a recipe, they answer questions alone.
     """
-    office = flare_part("jobs").Office(federation, recipe, run, only)
-    transport: Transport = flare_part("transport").Flare(office)
+    transport: Transport = flare_part("transport").flare_to(federation, recipe, run, only)
     return transport
 
 
 @contextmanager
 def served(federation: Federation) -> Iterator[None]:
     """Keeps a federation's server running; raises `BusyError` if another program has its port."""
-    with (
-        closing(flare_part("keeper").keep_server(federation)),
-        closing(flare_part("attendance").Register(federation)),
-    ):
+    with closing(flare_part("keeper").keep_server(federation)):
         yield
 
 

@@ -43,12 +43,6 @@ class _Process:
     starts: int = 0
 
     @property
-    def status(self) -> str:
-        """How the process ended, for display: an exit status, or the signal that killed it."""
-        code = self.process.poll() if self.process else None
-        return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
-
-    @property
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
@@ -58,7 +52,7 @@ class Processes(Transport):
     """Starts a process for each site and restarts it when it dies.
 
     Without a recipe sites answer questions. `restart_after_s` from its latest start a dead site
-    may be restarted, doubled with every restart, at most eight times; None: by `start` alone.
+    may be restarted, doubled with every restart, at most eight times.
     """
 
     def __init__(
@@ -66,7 +60,7 @@ class Processes(Transport):
         setups: Sequence[SiteSetup],
         recipe: Recipe | None,
         *,
-        restart_after_s: float | None = 2.0,
+        restart_after_s: float = 2.0,
     ) -> None:
         self.recipe = recipe
         self.restart_after_s = restart_after_s
@@ -136,12 +130,13 @@ class Processes(Transport):
         """Sites whose process is alive. Restarts dead ones whose delay has passed."""
         with self._starting:
             for name, entry in self._sites.items():
-                if not entry.alive and self.restart_after_s is not None:
+                if not entry.alive:
                     lived = time.monotonic() - entry.started
                     entry.starts = 1 if lived > HEALTHY_S else entry.starts
                     wait = self.restart_after_s * 2 ** min(entry.starts - 1, 8)
                     if lived > wait and entry.requests is not None:
-                        log.warning("site %s died (%s); starting it again", name, entry.status)
+                        code = entry.process.returncode if entry.process else None
+                        log.warning("site %s died (%s); starting it again", name, code)
                         try:
                             self._start(entry)
                         except (OSError, SiteUnreachableError) as error:

@@ -60,7 +60,7 @@ class CoordinatorPage(FormServer):
                 {
                     "name": self.federation.path.resolve().name, "acts": acts,
                     "told": told, "refused": refused, "typed": typed, "recipes": recipe_names(),
-                    "connected": flare_part("attendance").connected(self.federation),
+                    "connected": flare_part("transport").connected(self.federation),
                     "columns": COLUMNS, "publisher": PUBLISHER,
                     "runs": [self._run(order) for order in orders[:NEWEST]],
                     "older": [order.name for order in orders[NEWEST:]],

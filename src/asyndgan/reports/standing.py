@@ -106,7 +106,7 @@ class Standing:
 
     def _connected(self) -> str:
         made = flare_part("kits").Federation.of(self.order.federation.path)  # some may join
-        return str(flare_part("attendance").connected(made))
+        return str(flare_part("transport").connected(made))
 
     def latest(self) -> str:
         """Latest events and why the run ended, which sites it waits for, or how long it pauses."""

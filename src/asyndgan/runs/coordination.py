@@ -1,6 +1,7 @@
 """A run that is trained within a job of FLARE's server, in a federation that others have made."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -10,8 +11,8 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.signal import Signal
 
-from asyndgan.engines.flare.app import Messages
-from asyndgan.engines.flare.sealing import Seal
+from asyndgan.engines.flare.app import passed_on
+from asyndgan.engines.flare.transport import Flare, Line
 from asyndgan.errors import AsyndganError, Interrupted
 from asyndgan.protocol import away, frame_limit
 from asyndgan.recipe import Recipe
@@ -48,8 +49,15 @@ class Coordination(Controller):
         folder = RunFolder(root / "asyndgan" / "runs" / self.run)
         if not folder.recipe_file.exists():
             folder = RunFolder.create(folder.path, recipe)
-        limit = frame_limit(recipe) + Seal.BYTES
-        sites = Messages(fl_ctx.get_engine(), self.keys, limit, lambda: abort_signal.triggered)
+        lines = {
+            site: Line.of(self.run, self.recipe, bytes.fromhex(key), key)
+            for site, key in self.keys.items()
+        }
+        sites = Flare(
+            partial(passed_on, fl_ctx.get_engine()),
+            lambda: {} if abort_signal.triggered else lines,
+            limit=frame_limit(recipe),
+        )
         try:
             while away(sites, self.keys, 1.0):
                 if abort_signal.triggered:

@@ -23,7 +23,7 @@ RUN: Final = "plan"
 
 LOOK_S: Final = 0.2
 PATIENCE_S: Final = 240.0
-"""Seconds that a site's job may take to connect."""
+"""Seconds that a site may take to connect."""
 
 
 def described(

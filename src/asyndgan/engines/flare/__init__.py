@@ -1,5 +1,5 @@
-"""Connects hospitals over NVIDIA FLARE, which provides identities, mutual TLS and jobs.
+"""Connects hospitals over NVIDIA FLARE, which provides identities, mutual TLS and messages.
 
-A FLARE job only carries the sealed requests and answers of one site (`app.py`, `sealing.py`). The
-coordinator (`transport.py`) and each site's data process (`service.py`) run beside it.
+FLARE's processes only carry sealed requests and answers (`app.py`, `sealing.py`). The coordinator
+(`transport.py`) and each site's data process (`service.py`) run beside them.
 """

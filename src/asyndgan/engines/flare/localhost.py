@@ -1,8 +1,6 @@
 """Runs a whole federation on this machine from real startup kits: FLARE server, clients, jobs."""
 
-import os
 import shutil
-import signal
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,12 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
 
-from asyndgan.engines.flare.jobs import Office
-from asyndgan.engines.flare.keeper import Kept, keep_client, keep_server
+from asyndgan.engines.flare.keeper import keep_client, keep_server
 from asyndgan.engines.flare.kits import Federation, add_site, init_federation
 from asyndgan.engines.flare.member import KIT_FILE, make_request, read_request
 from asyndgan.engines.flare.service import SiteService
-from asyndgan.engines.flare.transport import Flare
+from asyndgan.engines.flare.transport import flare_to
 from asyndgan.engines.setup import SiteSetup
 from asyndgan.errors import SiteUnreachableError
 from asyndgan.protocol import Transport, away
@@ -37,7 +34,7 @@ class Localhost(Transport):
         self, setups: Sequence[SiteSetup], recipe: Recipe, *, folder: Path | None = None
     ) -> None:
         self._order = [setup.name for setup in setups]
-        self.clients: dict[str, Kept] = {}
+        self.recipe = recipe
         self.services: dict[str, SiteService] = {}
         with ExitStack() as ends:  # ends what was started, on an error or Ctrl-C
             if folder is None:
@@ -52,24 +49,13 @@ class Localhost(Transport):
             for setup, kit in zip(setups, kits, strict=True):
                 self.services[setup.name] = SiteService(kit, partial(_same, setup))
                 ends.callback(self.services[setup.name].close)
-                self.connect(setup.name)
-                ends.callback(self._disconnect, setup.name)
-            self.flare = Flare(Office(self.federation, recipe, "run"))
+                ends.callback(keep_client(kit).close)
+            self.flare = flare_to(self.federation, recipe, "run", ())
             ends.callback(self.flare.close)
-            ends.callback(self.flare.office.close)  # jobs end with the server, and sooner
             if missing := away(self.flare, self._order, CONNECTED_S):
                 named = ", ".join(missing)
                 raise SiteUnreachableError(f"FLARE did not connect {named} in {CONNECTED_S:g} s.")
             self._ends = ends.pop_all()
-
-    def connect(self, site: str) -> None:
-        """Starts FLARE's client of a site from its kit, in place of one that is there."""
-        self._disconnect(site)
-        self.clients[site] = keep_client(self.folder / "sites" / site)
-
-    def _disconnect(self, site: str) -> None:
-        if site in self.clients:
-            self.clients[site].close()
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
         """Sends a request through FLARE and returns the site's answer."""
@@ -83,12 +69,6 @@ class Localhost(Transport):
     def pid(self, site: str) -> int | None:
         """Process id of a site's compute process, or None if it is not alive."""
         return self.services[site].pid()
-
-    def kill(self, site: str) -> None:
-        """Kills a site's FLARE process, to test that it comes back."""
-        pid = self.clients[site].pid()
-        if pid:
-            os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Ends the jobs, clients, services and the server."""

@@ -1,16 +1,13 @@
-"""A site's membership: its own key, the data that a kit gives, and FLARE's files.
+"""A site's membership: its own key, and the data that a kit gives.
 
 FLARE builds objects from what its settings name, so a kit, which comes from the coordinator, is one
-file of data alone, and this package writes FLARE's files.
+file of data alone.
 """
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from shlex import quote
@@ -31,36 +28,9 @@ SITE_NAME: Final = re.compile(rf"(?!(server|{PROJECT})\Z)[A-Za-z0-9][A-Za-z0-9_-
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 HOST_LENGTH: Final = 64  # Most characters of a host name: the limit of a certificate's common name
 WORD: Final = re.compile(r"[A-Za-z0-9.+!_-]{1,64}")  # Matches a package's name and its version
-APP: Final = "asyndgan.engines.flare.app"  # module whose classes jobs may name (`class_allow_list`)
-
-CLASSES: Final = [f"{APP}."]
-# FLARE's connections: none between sites, and mutual TLS at local ports too
-LINES: Final = {
-    "allow_adhoc_conns": False,
-    "internal": {
-        "scheme": "tcp",
-        "resources": {"host": "localhost", "connection_security": "mtls"},
-    },
-}
-
-RIGHTS: Final = {
-    "format_version": "1.0",
-    "permissions": {
-        "lead": {
-            "submit_job": "any", "manage_job": "n:submitter", "view": "any", "byoc": "none",
-            "disable_client": "any", "enable_client": "any",
-        },
-        "member": {"view": "any"},
-    },
-}  # fmt: skip
-"""Permissions at the server and the sites; everything else is refused. FLARE's defaults would let
-the coordinator read files and logs in a site's kit and end its processes."""
-
 KEY_FILE: Final = "site.key"  # the site's private key, in its folder
 KIT_FILE: Final = "kit.json"  # The kit, in the site's folder
 MOST_BYTES: Final = 2**16  # bytes of a kit; with RSA keys of 2048 bits it has 2,700
-FLARE: Final = "flare"  # the site's folder of FLARE's files, written anew at every start
-HALF: Final = ".flare"  # Folder in which `FLARE` is written, and into which the one before it goes
 MOST_PEM: Final = 4096  # characters of a certificate, request or key; RSA 4,096 has 3,272
 DIGITS: Final = 24  # of a safety number, 80 bits: nobody finds a file with the same
 
@@ -114,8 +84,7 @@ def make_request(folder: Path) -> Path:
             raise RunError(f"{folder} is not empty, and no site's; name a new folder.")
         folder.chmod(0o700)
     if KEY_FILE not in there:
-        made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        replace_text(folder / KEY_FILE, _key_text(made), mode=0o600)
+        replace_text(folder / KEY_FILE, key_text(new_key()), mode=0o600)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     request = x509.CertificateSigningRequestBuilder().subject_name(subject)
     signed = request.sign(read_key(folder), hashes.SHA256())
@@ -179,7 +148,13 @@ def read_key(folder: Path) -> Any:
         ) from None
 
 
-def _key_text(key: Any) -> str:
+def new_key() -> rsa.RSAPrivateKey:
+    """A private key, of the kind that all members of a federation have."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS[0])
+
+
+def key_text(key: Any) -> str:
+    """A private key as PEM; it is not encrypted."""
     form, open_ = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     return str(key.private_bytes(Encoding.PEM, form, open_).decode())
 
@@ -259,93 +234,3 @@ def guard(kit: Path) -> None:
     """Makes a site's folder readable by its owner only: its key, and what is kept beside it."""
     kit.chmod(0o700)
     (kit / KEY_FILE).chmod(0o600)
-
-
-def write_workspace(kit: Path, member: Member) -> Path:
-    """Writes the folder on which FLARE's client is started, in place of the one before.
-
-    The files come from this function, the member's data and the site's key; FLARE sees no other
-    file of the site's folder. Raises `RunError` if they cannot be written.
-    """
-    half, place = kit / HALF, kit / FLARE
-    key = _key_text(read_key(kit))
-    try:
-        shutil.rmtree(half, ignore_errors=True)
-        half.mkdir(mode=0o700)
-        for folder in ("new", "new/startup", "new/local"):
-            (half / folder).mkdir(mode=0o700)
-        for name, text in _flare_files(member, key).items():
-            with open(half / "new" / name, "x", encoding="utf-8", opener=_private) as file:
-                file.write(text)
-        with suppress(FileNotFoundError):
-            place.rename(half / "old")  # a job that is about to end may still write there
-        (half / "new").rename(place)
-    except OSError as error:
-        raise RunError(
-            f"FLARE's files cannot be written to {place}: {error}. Free space."
-        ) from error
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
-    return place
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _flare_files(member: Member, key: str) -> dict[str, str]:
-    """Every file that FLARE's client and its jobs find at a site, by its path in their folder."""
-    target = {"target": f"{member.host}:{member.port}", "scheme": "grpc"}
-    client = {
-        "ssl_private_key": "client.key", "ssl_cert": "client.crt", "ssl_root_cert": "rootCA.pem",
-        "fqsn": member.name, "is_leaf": True, "connection_security": "mtls",
-    }  # fmt: skip
-    startup = {
-        "format_version": 2,
-        "servers": [{"name": PROJECT, "service": target, "identity": member.host}],
-        "client": client,
-    }
-    manager, consumer, launcher = (
-        f"nvflare.app_common.{path}"
-        for path in (
-            "resource_managers.gpu_resource_manager.GPUResourceManager",
-            "resource_consumers.gpu_resource_consumer.GPUResourceConsumer",
-            "job_launcher.client_process_launcher.ClientProcessJobLauncher",
-        )
-    )
-    none = {"num_of_gpus": 0, "mem_per_gpu_in_GiB": 0, "expiration_period": 300}
-    resources = {
-        "format_version": 2,
-        "class_allow_list": CLASSES,
-        "class_list_enforcement_mode": "enforce",
-        "allow_log_streaming": False,
-        "client": {"retry_timeout": 30, "compression": "Gzip"},
-        "components": [
-            {"id": "resource_manager", "path": manager, "args": none},
-            {"id": "resource_consumer", "path": consumer, "args": {}},
-            {"id": "process_launcher", "path": launcher, "args": {}},
-        ],
-    }
-    to_file = {
-        "class": "logging.handlers.RotatingFileHandler", "formatter": "plain",
-        "filename": "log.txt", "maxBytes": 2**22, "backupCount": 1,
-    }  # fmt: skip
-    logs = {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"plain": {"format": "%(asctime)s %(name)s %(levelname)s %(message)s"}},
-        "handlers": {"file": to_file},
-        "root": {"level": "INFO", "handlers": ["file"]},
-    }
-    tables = {
-        "startup/fed_client.json": startup,
-        "local/resources.json": resources,
-        "local/log_config.json": logs,
-        "local/authorization.json": RIGHTS,
-        "local/comm_config.json": LINES,
-    }
-    return {name: json.dumps(table, indent=1) for name, table in tables.items()} | {
-        "startup/rootCA.pem": member.root,
-        "startup/client.crt": member.certificate,
-        "startup/client.key": key,
-    }

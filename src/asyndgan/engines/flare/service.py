@@ -1,4 +1,4 @@
-"""A site's service, which keeps the compute process apart from FLARE's jobs.
+"""A site's service, which keeps the compute process apart from FLARE's processes.
 
 These come and go. The compute process outlives them, with the discriminator in memory.
 """
@@ -24,7 +24,7 @@ from asyndgan.engines.federation import RUN_NAME
 from asyndgan.engines.flare.member import KEY_FILE, KIT_FILE, read_key, read_kit
 from asyndgan.engines.flare.requests import Request, keep
 from asyndgan.engines.flare.sealing import Seal, read_letter
-from asyndgan.engines.flare.sockets import Listener, Reply, reply_of
+from asyndgan.engines.flare.sockets import Listener, Reply, reply_of, sockets_of
 from asyndgan.engines.framing import Frames
 from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import SiteSetup, policy_of
@@ -43,10 +43,8 @@ from asyndgan.wire import LEAST_SHARE
 log = logging.getLogger(__name__)
 
 SITE_FILE: Final = "site.toml"
-MESSAGE_LIMIT: Final = 2**28  # most bytes of a message; the recipe's limit is mostly lower
 READING: Final = 6  # requests that a compute may leave unanswered while it reads; doubled
 TELLING_S: Final = 60.0  # seconds that the command of `notify` may take
-HANDOVER_S: Final = 10.0  # seconds that a run waits for the end of the job before it
 
 KEY_BYTES: Final = 32
 KEY: Final = re.compile(r"[0-9a-f]{64}")  # Matches the key of a line that a job itself brings
@@ -156,28 +154,20 @@ def example(data: Path) -> str:
 
 @final
 @dataclass
-class _Admission:
-    """Whether a site takes part in a run."""
+class _Asker:
+    """Whoever asks on a line, and whether the site takes part."""
 
-    seal: Seal | None = None  # of the job's line; None: it is not of the coordinator
-    refused: str = ""  # why not, for the site's people
+    run: str
+    recipe: str  # TOML; empty: only questions are asked
+    seal: Seal | None = None  # of the line; None: it is not of the coordinator
+    submitter: str = ""  # who leads the run
+    refused: str | None = None  # why not, for the site's people; None: not checked yet
     keys: tuple[str, ...] = ()  # of the policy that refuse, for the coordinator
-    policy: Path | None = None  # the policy's file, and how it was when it was read
-    stamp: tuple[int, ...] = ()
-
-
-def _stamp(file: Path | None) -> tuple[int, ...]:
-    """What changes with a file."""
-    try:
-        about = file.stat() if file else None
-    except OSError:
-        return (0,)
-    return (about.st_mtime_ns, about.st_size, about.st_ino) if about else ()
 
 
 @final
 class SiteService:
-    """A site's data process, as FLARE's job processes reach it.
+    """A site's data process, as FLARE's processes reach it.
 
     It answers only what is sealed with the key of the run's line, which the coordinator's letter
     gives. Beside a FLARE of others there are no letters: the job itself brings the key.
@@ -199,18 +189,20 @@ class SiteService:
         # Id of the process that last answered; a newer one may still be reading its data.
         self._answered: int | None = None
         self._silences, self._patience = 0, READING
-        # Open connections of FLARE's jobs, and when the compute was last asked (monotonic time).
+        # Open lines, and when the compute was last asked (monotonic time).
         self._lines: list[tuple[Line, Frames]] = []
         self._asked = 0.0
         self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._listener = Listener(kit, self.name, self._serve, limit=MESSAGE_LIMIT)
+        self._closing = False
+        self._listener = Listener(sockets_of(kit) / self.name, self._serve)
 
     def close(self) -> None:
         """Stops listening and ends the compute process; its last checkpoint is kept."""
-        self._closing.set()
+        self._closing = True
         self._listener.close()
         with self._lock:
+            for _, frames in self._lines:
+                frames.close()
             if self._worker:
                 self._worker[1].close()
             self._worker = None
@@ -220,61 +212,62 @@ class SiteService:
         return self._worker[1].pid(self.name) if self._worker else None
 
     def _serve(self, greeting: dict[str, str], frames: Frames) -> None:
-        line = ((greeting.get("recipe", ""), greeting.get("run", "")), frames)
+        asker = _Asker(greeting.get("run", ""), greeting.get("recipe", ""))
+        line = ((asker.recipe, asker.run), frames)
         with self._lock:
             self._lines.append(line)
         try:
-            self._attend(greeting, frames)
+            self._check(asker, greeting)
+            while True:
+                number, sealed = frames.receive()
+                # What it was refused for may have been corrected, or an approval been revoked.
+                self._check(asker, greeting)
+                if asker.seal and not asker.refused:
+                    reply = self._answer(line[0], asker.seal, sealed)
+                else:
+                    keys = " ".join(asker.keys).encode()
+                    reply = reply_of(
+                        Reply.REFUSED, asker.seal.sealed(keys, sealed) if asker.seal else b""
+                    )
+                frames.send(number, reply, timeout=self.wait_s)
+        except SiteUnreachableError as error:
+            log.debug("run %s: %s", asker.run, error)  # it is over
         finally:
             with self._lock:
                 self._lines.remove(line)
 
-    def _attend(self, greeting: dict[str, str], frames: Frames) -> None:
-        admission = self._admitted(greeting, None)
-        if not admission.refused:
-            self._prepare((greeting["recipe"], greeting["run"]))
-        while not self._closing.is_set():
-            try:
-                number, sealed = frames.receive(timeout=1.0)
-            except SiteSilentError:
-                continue
-            except SiteUnreachableError:
-                return  # the job is over
-            # What it was refused for may have been corrected, or an approval been revoked.
-            if admission.refused or _stamp(admission.policy) != admission.stamp:
-                admission = self._admitted(greeting, admission)
-            seal, refused = admission.seal, admission.refused
-            if seal and not refused:
-                reply = self._answer(greeting, seal, sealed)
-            else:
-                keys = seal.sealed(" ".join(admission.keys).encode(), sealed) if seal else b""
-                reply = reply_of(Reply.REFUSED, keys)
-            frames.send(number, reply, timeout=self.wait_s)
-
-    def _admitted(self, greeting: dict[str, str], before: "_Admission | None") -> "_Admission":
-        """Whether the site takes part in a job's run; a reason that is new is logged."""
-        found = _Admission()
+    def _check(self, asker: _Asker, greeting: dict[str, str]) -> None:
+        """Checks that the site takes part in a run, by its settings and its policy."""
+        before = asker.refused
         try:
-            found.seal, submitter = self._seal_of(greeting)
+            if asker.seal is None:
+                asker.seal, asker.submitter = self._seal_of(greeting)
+            recipe, setup = _recipe_of(asker.recipe), self.setup_of(asker.run)
+            policy = policy_of(setup)
+            policy.check_submitter(asker.submitter)
+            if recipe:
+                policy.check(recipe, setup.name)
+            else:
+                policy.check_asked()
+            asker.refused, asker.keys = "", ()
         except AsyndganError as error:
-            found.refused = str(error)
-        else:
-            try:
-                self._check(greeting, submitter, found)
-            except AsyndganError as error:
-                found.refused, found.keys = str(error), getattr(error, "keys", ())
-            if before is None or before.refused != found.refused:
-                self._note(greeting, submitter, "" if found.keys else found.refused)
-        if found.refused and (before is None or before.refused != found.refused):
-            log.warning("job %s is refused: %s", greeting.get("job"), found.refused)
-        return found
+            asker.refused, asker.keys = str(error), getattr(error, "keys", ())
+        if asker.refused != before:
+            if asker.refused:
+                log.warning("run %s is refused: %s", asker.run, asker.refused)
+            if asker.seal:
+                self._note(asker)
 
-    def _note(self, greeting: dict[str, str], submitter: str, refused: str) -> None:
+    def _note(self, asker: _Asker) -> None:
         """Keeps the request for the steward; without space, the log alone has it."""
-        run, recipe = greeting["run"], greeting.get("recipe", "")
+        refused = "" if asker.keys else asker.refused or ""
         with suppress(StorageError):
-            request = Request(run=run, recipe=recipe, submitter=submitter, refused=refused)
-            number = keep(self.kit, request)
+            number = keep(
+                self.kit,
+                Request(
+                    run=asker.run, recipe=asker.recipe, submitter=asker.submitter, refused=refused
+                ),
+            )
             if number and self.notify:
                 threading.Thread(target=self._tell, args=(number,), daemon=True).start()
 
@@ -288,7 +281,7 @@ class SiteService:
                 log.warning("nobody was told of request %d (notify): %s", number, error)
 
     def _seal_of(self, greeting: dict[str, str]) -> tuple[Seal, str]:
-        """The seal of a job's line, and who submitted the job; raises `RunError`."""
+        """The seal of a line, and who leads its run; raises `RunError`."""
         run, text, letter, submitter = (
             greeting.get(name, "") for name in ("run", "recipe", "letter", "submitter")
         )
@@ -303,25 +296,14 @@ class SiteService:
             raise RunError("it brings no key of a line")
         return Seal(key), submitter
 
-    def _check(self, greeting: dict[str, str], submitter: str, found: "_Admission") -> None:
-        """Checks that the site takes part in a run, by its settings and its policy."""
-        recipe, setup = _recipe_of(greeting.get("recipe", "")), self.setup_of(greeting["run"])
-        found.policy, found.stamp = setup.policy, _stamp(setup.policy)
-        policy = policy_of(setup)
-        policy.check_submitter(submitter)
-        if recipe:
-            policy.check(recipe, setup.name)
-        else:
-            policy.check_asked()
-
-    def _answer(self, greeting: dict[str, str], seal: Seal, sealed: bytes) -> bytes:
+    def _answer(self, line: Line, seal: Seal, sealed: bytes) -> bytes:
         try:
             payload = seal.opened(sealed)
         except WireError as error:
-            log.warning("job %s: %s", greeting.get("job"), error)
+            log.warning("run %s: %s", line[1], error)
             return reply_of(Reply.UNREACHABLE)
         try:
-            worker = self._worker_for(greeting["recipe"], greeting["run"])
+            worker = self._worker_for(line)
             if worker is None:
                 return reply_of(Reply.SILENT)  # who gets no answer asks again
             worker.sites()  # restarts it if it died
@@ -333,7 +315,7 @@ class SiteService:
             assert worker
             self._silences += 1
             given_up = self._silences >= self._patience
-            if not greeting["recipe"]:
+            if not line[0]:
                 log.info("no answer in %g s; the compute goes on", self.wait_s)  # for hours
             elif given_up or self._answered == worker.pid(self.name):
                 log.warning("no answer in %g s; the compute is started again", self.wait_s)
@@ -347,46 +329,30 @@ class SiteService:
             log.warning("no answer: %s", error)
             return reply_of(Reply.UNREACHABLE)
 
-    def _prepare(self, line: Line) -> None:
-        """Begins the compute of a run that will ask soon, unless another run has it."""
-        with self._lock, suppress(AsyndganError):  # whoever asks is told
-            if not self._closing.is_set() and not self._lent_to_another(line):
-                self._taken(line)
+    def _worker_for(self, line: Line) -> Processes | None:
+        """The compute, begun anew for another run; None while another run has it.
 
-    def _worker_for(self, recipe: str, run: str) -> Processes | None:
-        """The compute, begun anew for another run; None if that one's job does not end."""
-        # The job of a run that is over may live a few seconds longer than the run.
-        end = time.monotonic() + HANDOVER_S
-        while True:
-            with self._lock:
-                if self._closing.is_set():
-                    raise SiteUnreachableError("the site ends.")
-                if not self._lent_to_another((recipe, run)):
-                    return self._taken((recipe, run))
-            if time.monotonic() > end:
-                log.info("run %s waits: the compute is at work for another run", run)
-                return None
-            self._closing.wait(0.2)
-
-    def _lent_to_another(self, line: Line) -> bool:
-        """Whether another run has the compute, is connected, and has asked within `wait_s`."""
-        if self._worker is None or self._worker[0] == line:
-            return False
-        silent = time.monotonic() - self._asked > self.wait_s
-        there = any(own == self._worker[0] and not frames.ended() for own, frames in self._lines)
-        return there and not silent
-
-    def _taken(self, line: Line) -> Processes:
-        if self._worker is None or self._worker[0] != line:
-            if self._worker:
-                self._worker[1].close()
-                self._worker = None
-            recipe, run = line
-            log.info("compute begins for run %s", run)
-            self._silences, self._patience = 0, READING
-            self._worker = (line, Processes([self.setup_of(run)], _recipe_of(recipe)))
-        self._asked = time.monotonic()
-        return self._worker[1]
+        That is one which is connected, and has asked within `wait_s`.
+        """
+        with self._lock:
+            if self._closing:
+                raise SiteUnreachableError("the site ends.")
+            if self._worker is None or self._worker[0] != line:
+                if self._worker:
+                    silent = time.monotonic() - self._asked > self.wait_s
+                    if not silent and any(
+                        own == self._worker[0] and not frames.ended() for own, frames in self._lines
+                    ):
+                        log.info("run %s waits: the compute is at work for another run", line[1])
+                        return None
+                    self._worker[1].close()
+                    self._worker = None
+                recipe, run = line
+                log.info("compute begins for run %s", run)
+                self._silences, self._patience = 0, READING
+                self._worker = (line, Processes([self.setup_of(run)], _recipe_of(recipe)))
+            self._asked = time.monotonic()
+            return self._worker[1]
 
 
 def name_of(kit: Path) -> str:
@@ -401,5 +367,5 @@ def has_kit(kit: Path) -> bool:
 
 
 def _recipe_of(text: str) -> Recipe | None:
-    """The recipe that a job brings; None: it only asks questions."""
+    """The recipe of a run; None: it only asks questions."""
     return Recipe.from_toml(text) if text else None

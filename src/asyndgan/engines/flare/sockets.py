@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
 from typing import Final, final
 
 from asyndgan.engines.flare.sealing import Seal
@@ -35,8 +36,12 @@ from asyndgan.texts import parsed_json
 log = logging.getLogger(__name__)
 
 SOCKETS: Final = "ASYNDGAN_SOCKETS"  # variable that names the folder of the sockets
-COORDINATOR: Final = "coordinator"  # The coordinator's socket; a site's has the site's name
-LOOK_S: Final = 1.0  # Seconds between two looks for the end, and after an error
+SERVER: Final = "server"  # the socket of FLARE's server; a data process's has the site's name
+GREET: Final = "asyndgan.greet"  # topics of messages
+REQUEST: Final = "asyndgan.request"
+PRESENT: Final = "asyndgan.present"
+GONE_S: Final = 8.0  # seconds without a greeting after which a line is over
+LONGEST: Final = 2**28  # most bytes of a message; the recipe's limit is mostly lower
 
 
 class Reply(IntEnum):
@@ -61,21 +66,16 @@ def reply_of(status: Reply, payload: bytes = b"") -> bytes:
     return bytes([status]) + payload
 
 
-def opened_reply(site: str, reply: bytes) -> bytes:
-    """The answer in a reply, or the error that it stands for; anything malformed is unreachable."""
+def unsealed(site: str, reply: bytes, seal: Seal, sealed: bytes) -> bytes:
+    """The answer to a sealed request, or the error that the reply stands for.
+
+    Anything malformed is unreachable. Keys of a site's policy that refuse the run are sealed as
+    answers are: nobody else can end it.
+    """
     status = Reply(reply[0]) if reply and reply[0] in list(Reply) else Reply.UNREACHABLE
     if status is Reply.ANSWER:
-        return reply[1:]
-    kind = {Reply.SILENT: SiteSilentError, Reply.REFUSED: RefusedError}
-    raise kind.get(status, SiteUnreachableError)(f"site {site}: {REASONS[status]}.")
-
-
-def unsealed(site: str, reply: bytes, seal: Seal, sealed: bytes) -> bytes:
-    """The answer to a sealed request, or as `opened_reply`.
-
-    Keys of a site's policy that refuse the run are sealed as answers are: nobody else can end it.
-    """
-    if reply[:1] == bytes([Reply.REFUSED]) and reply[1:]:
+        return seal.opened(reply[1:], sealed)
+    if status is Reply.REFUSED and reply[1:]:
         said = seal.opened(reply[1:], sealed).decode(errors="replace").split()
         keys = [key for key in known_keys(Policy) if key in said]
         named = ", ".join(keys)
@@ -83,7 +83,8 @@ def unsealed(site: str, reply: bytes, seal: Seal, sealed: bytes) -> bytes:
             raise PolicyRefusedError(f"site {site}: its policy refuses the run ({named}).")
         if keys:
             raise UndecidedError(f"site {site}: its steward has not approved the recipe ({named}).")
-    return seal.opened(opened_reply(site, reply), sealed)
+    kind = {Reply.SILENT: SiteSilentError, Reply.REFUSED: RefusedError}
+    raise kind.get(status, SiteUnreachableError)(f"site {site}: {REASONS[status]}.")
 
 
 def sockets_of(kit: Path) -> Path:
@@ -130,72 +131,38 @@ def connect(path: Path, greeting: Mapping[str, str], *, limit: int) -> Frames:
 class Listener:
     """Accepts connections of this user's processes, each in its own thread.
 
-    `serve` is called with the greeting and the frames (`limit`: most bytes) of each, which then
-    ends.
+    `serve` is called with the greeting and the frames of each, which then ends.
     """
 
-    def __init__(
-        self, kit: Path, name: str, serve: Callable[[dict[str, str], Frames], None], *, limit: int
-    ) -> None:
-        self.path = sockets_of(kit) / name
+    def __init__(self, path: Path, serve: Callable[[dict[str, str], Frames], None]) -> None:
+        self.path = path
         self._serve = serve
-        self._limit = limit
-        self._closing = threading.Event()
-        self._socket = self._bound()
-        threading.Thread(target=self._accept, name="listener", daemon=True).start()
+        path.unlink(missing_ok=True)  # left by a killed process: its folder is locked by us
+        try:
+            self._server = ThreadingUnixStreamServer(str(path), self._welcome)  # type: ignore[arg-type]  # (a function makes a handler as well)
+        except OSError as error:
+            raise RunError(
+                f"{path} cannot be a socket ({error}); a shorter TMPDIR may help."
+            ) from error
+        path.chmod(0o660)  # the folder decides whose group that is
+        self._server.daemon_threads, self._server.block_on_close = True, False
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def close(self) -> None:
         """Stops accepting connections and removes the socket."""
-        self._closing.set()
-        self._socket.close()
-        if self._ours():
-            self.path.unlink(missing_ok=True)
+        self._server.shutdown()
+        self._server.server_close()
+        self.path.unlink(missing_ok=True)
 
-    def _bound(self) -> socket.socket:
-        self.path.unlink(missing_ok=True)  # left by a killed process: its folder is locked by us
-        listening = socket.socket(socket.AF_UNIX)
-        try:
-            listening.bind(str(self.path))
-        except OSError as error:
-            listening.close()
-            raise RunError(
-                f"{self.path} cannot be a socket ({error}); a shorter TMPDIR may help."
-            ) from error
-        self.path.chmod(0o660)  # the folder decides whose group that is
-        listening.listen()
-        listening.settimeout(LOOK_S)
-        self._inode = self.path.lstat().st_ino
-        return listening
-
-    def _ours(self) -> bool:
-        """Whether the socket at the path is this one, not another process's."""
-        try:
-            return self.path.lstat().st_ino == self._inode
-        except OSError:
-            return False
-
-    def _accept(self) -> None:
-        while not self._closing.is_set():
-            try:
-                connection, _ = self._socket.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:
-                if not self._closing.wait(LOOK_S):
-                    log.warning("no connection can be accepted: %s", error)
-                continue
-            connection.settimeout(None)
-            threading.Thread(target=self._welcome, args=(connection,), daemon=True).start()
-
-    def _welcome(self, connection: socket.socket) -> None:
-        frames = Frames(connection, limit=self._limit)
+    def _welcome(self, connection: socket.socket, *about: object) -> None:
+        frames = Frames(connection, limit=LONGEST)
         try:
             _, payload = frames.receive(timeout=10.0)
             greeting = parsed_json(payload.decode())
             if not isinstance(greeting, dict):
                 raise WireError("a greeting is a table.")
             self._serve({str(key): str(value) for key, value in greeting.items()}, frames)
-        except (AsyndganError, ValueError) as error:
+        except (AsyndganError, KeyError, ValueError) as error:
             log.warning("a process is sent away: %s", error)
         finally:
             frames.close()
