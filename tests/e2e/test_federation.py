@@ -9,7 +9,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,45 +18,31 @@ from types import SimpleNamespace
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from nvflare.lighter.entity import Project
-from nvflare.lighter.impl.cert import CertBuilder
-from nvflare.lighter.impl.static_file import StaticFileBuilder
-from nvflare.lighter.impl.workspace import WorkspaceBuilder
-from nvflare.lighter.provisioner import Provisioner
 
 from asyndgan.engines import SiteSetup
 from asyndgan.engines.flare.checks import checks
-from asyndgan.engines.flare.jobs import Administrator, Office, write_job
+from asyndgan.engines.flare.jobs import write_job
 from asyndgan.engines.flare.keeper import SERVER_PARENT, keep_client
 from asyndgan.engines.flare.kits import (
     PROJECT,
-    SUBMITTER,
-    VALID_DAYS,
     Federation,
-    init_federation,
     remove_site,
 )
 from asyndgan.engines.flare.localhost import Localhost, federation_here, free_port, join
 from asyndgan.engines.flare.member import APP, KEY_FILE, KIT_FILE, parsed_kit, read_kit
-from asyndgan.engines.flare.sealing import Seal
-from asyndgan.engines.flare.service import READING, SiteService
+from asyndgan.engines.flare.service import SiteService
 from asyndgan.errors import (
     BusyError,
-    RefusedError,
     RunError,
-    SiteSilentError,
     SiteUnreachableError,
-    WireError,
 )
 from asyndgan.locks import held
-from asyndgan.privacy import SIMULATION, Policy
-from asyndgan.protocol import Exchange, Transport
-from asyndgan.recipe import Recipe
-from asyndgan.runs import Interrupted, RunFacts, load_recipe
+from asyndgan.privacy import Policy
+from asyndgan.protocol import Exchange
+from asyndgan.runs import load_recipe
 from asyndgan.runs.federated import serve
 from asyndgan.runs.order import Order
 from asyndgan.training import Coordinator
-from asyndgan.wire import ANSWERS, Card, Judgement, unpack
 from commands import asyndgan
 from engine_contract import RUN, WAIT, Contract, OfProcesses, judging, opening
 from waiting import halt, until
@@ -117,10 +102,7 @@ def answered(local: Localhost, site: str, request: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("module", "place"),
-    [
-        ("client.worker_process", "sites/north"),
-        (SERVER_PARENT, "federation/server"),
-    ],
+    [("client.worker_process", "sites/north"), (SERVER_PARENT, "federation/server")],
     ids=["a site's job", "the server's parent"],
 )
 def test_whatever_of_flare_is_killed_a_site_comes_back_with_its_discriminator_untouched(
@@ -129,21 +111,15 @@ def test_whatever_of_flare_is_killed_a_site_comes_back_with_its_discriminator_un
     recipe = local.flare.office.recipe
     for site in ("north", "south"):
         answered(local, site, opening(recipe))
-    before = {
-        site: answered(local, site, judging(local.flare.office.recipe))
-        for site in ("north", "south")
-    }
+    before = {site: answered(local, site, judging(recipe)) for site in ("north", "south")}
     pids = {site: local.pid(site) for site in before}
     until(lambda: len(local.sites()) == 2)
-    for pid in processes(
-        module, str(local.folder / place)
-    ):  # one of an earlier job may still be about to end
+    # One of an earlier job may still be about to end.
+    for pid in processes(module, str(local.folder / place)):
         os.kill(pid, signal.SIGKILL)
     until(lambda: len(local.sites()) < 2)  # it is not if nothing was killed
     # The same request gets the same bytes: nothing was trained twice, and no compute began anew.
-    assert {
-        site: answered(local, site, judging(local.flare.office.recipe)) for site in before
-    } == before
+    assert {site: answered(local, site, judging(recipe)) for site in before} == before
     assert {site: local.pid(site) for site in before} == pids
 
 
@@ -154,43 +130,27 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
     for site in ("north", "south"):
         answered(local, site, opening(recipe))
     coordinator = Coordinator.begin(recipe, Exchange(local.flare, recipe), run=RUN)
-    before = coordinator.step().shares
-    jobs = {site: local.flare.job(site) for site in before}
-    federation = join(local.federation, tmp_path / "west")
+    jobs = {site: local.flare.job(site) for site in coordinator.step().shares}
+    kit = tmp_path / "west"
+    federation = join(local.federation, kit)
     setup = SiteSetup("west", phantoms["south"], tmp_path / "state")
-    service, client = (
-        SiteService(tmp_path / "west", lambda run: setup),
-        keep_client(tmp_path / "west"),
-    )
-    try:
+    with closing(SiteService(kit, lambda run: setup)), closing(keep_client(kit)):
         until(lambda: coordinator.invite().get("west") == "")
         report = coordinator.step()
         after = report.shares
         assert set(after) == {"north", "south", "west"}, report.missed
         assert after["west"] == after["south"]  # it has the same cases
         assert sum(after.values()) == pytest.approx(1)
-        assert {site: local.flare.job(site) for site in jobs} == jobs
         job = local.flare.job("west")
         local.flare.sweep()  # which waits for the end of every job that it ends
-        assert "west" in local.flare.sites()
-        assert local.flare.job("west") == job  # nobody takes it for another run's
-        assert set(coordinator.step().shares) == set(after)
+        assert "west" in local.flare.sites() and local.flare.job("west") == job
         order = Order.submit(federation, "with-west", recipe, ("north", "south", "west"))
         assert order.due(recipe, local.flare) == ["north", "south", "west"]
-        comes = ["training.steps=400", "timeline=[{site='west', first=300}]"]
-        later = Recipe.from_toml(recipe.to_toml(), comes)
-        late = Order.submit(federation, "west-later", later, ("north", "south", "west"))
-        facts = RunFacts("ab", "0", later.digest(), "flare", state="failed", steps=301)
-        late.folder.write_facts(facts)  # it ended there, and had no checkpoint: it begins anew
-        assert late.due(later, local.flare) == ["north", "south"]
         remove_site(federation, "west")
         local.flare.sweep()
         until(lambda: "west" not in local.flare.sites())
         assert {site: local.flare.job(site) for site in jobs} == jobs
         assert order.due(recipe, local.flare) == ["north", "south"]  # nobody waits for it
-    finally:
-        client.close()
-        service.close()
 
 
 # Who may not take part does not
@@ -220,69 +180,38 @@ def unheard(local: Localhost, kit: Path | None) -> bool:
         return bool(re.search(words, str(error)))
 
 
-def refused(local: Localhost, kit: Path, text: str) -> None:
-    """Finds that FLARE's port takes nothing from a site, and what the site is told about it."""
-    assert unheard(local, kit)
-    (connection,) = [one for one in checks(kit) if one.subject == "connection"]
-    assert not connection.fine
-    assert text in connection.text
-
-
-def test_nobody_without_a_certificate_of_this_federation_gets_a_word(local, tmp_path):
-    assert handshake(local, local.folder / "sites" / "north")  # a member does
-    assert unheard(local, None)
-    federation_here(tmp_path / "other", tmp_path / "north", port=local.federation.port)
-    refused(local, tmp_path / "north", "TLS inspection")
-
-
-def test_an_expired_certificate_is_refused_by_the_server_and_named_by_the_check(local, tmp_path):
+def signed_anew(local: Localhost, kit: Path) -> str:
+    """The certificate of a site, as the federation's authority would sign it for days gone by."""
     state = local.federation.path / "provisioning" / PROJECT / "state" / "cert.json"
     root = json.loads(state.read_text())
-    authority = x509.load_pem_x509_certificate(root["root_cert"].encode())
-    signer = serialization.load_pem_private_key(root["root_pri_key"].encode(), None)
-    kit = tmp_path / "north"
-    shutil.copytree(local.folder / "sites" / "north", kit, ignore=shutil.ignore_patterns("*-*-*"))
-    member = read_kit(kit)
-    valid = x509.load_pem_x509_certificate(member.certificate.encode())
+    valid = x509.load_pem_x509_certificate(read_kit(kit).certificate.encode())
     now = datetime.now(UTC)
     expired = (
         x509.CertificateBuilder()
-        .subject_name(valid.subject)
-        .issuer_name(authority.subject)
-        .public_key(valid.public_key())
+        .subject_name(valid.subject).public_key(valid.public_key())
+        .issuer_name(x509.load_pem_x509_certificate(root["root_cert"].encode()).subject)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=30))
-        .not_valid_after(now - timedelta(days=1))
-        .sign(signer, hashes.SHA256())
-    )
-    pem = expired.public_bytes(serialization.Encoding.PEM).decode()
-    member = replace(member, certificate=pem)
-    (kit / KIT_FILE).write_text(member.to_json())
-    refused(local, kit, "the coordinator closes it")  # gRPC does not say why
-    (found,) = [one for one in checks(kit) if one.subject == "certificate"]
-    assert not found.fine
-    assert found.text.startswith("expired on ")
+        .not_valid_before(now - timedelta(days=30)).not_valid_after(now - timedelta(days=1))
+        .sign(serialization.load_pem_private_key(root["root_pri_key"].encode(), None),
+              hashes.SHA256())
+    )  # fmt: skip
+    return expired.public_bytes(serialization.Encoding.PEM).decode()
 
 
-def test_whoever_has_no_role_for_it_submits_no_job(local, tmp_path):
-    project = Project(PROJECT, "")
-    project.set_server("localhost", PROJECT, {"fed_learn_port": local.federation.port})
-    project.add_admin("looker@asyndgan.local", PROJECT, {"role": "member"})
-    root = tmp_path / "provisioning"
-    shutil.copytree(local.federation.path / "provisioning", root)
-    builders = [WorkspaceBuilder(), StaticFileBuilder(config_folder="config", scheme="grpc")]
-    context = Provisioner(
-        str(root), [*builders, CertBuilder(root_valid_days=VALID_DAYS)]
-    ).provision(project)
-    kit = Path(context["current_prod_dir"]) / "looker@asyndgan.local"
-    office = Office(local.federation, local.flare.office.recipe, "run")
-    office.administrator = Administrator(kit)
-    try:
-        assert set(office.administrator.present()) >= {"north", "south"}
-        with pytest.raises(RunError, match=r"refuses 'submit_job' to looker@asyndgan\.local"):
-            office.submit("north")
-    finally:
-        office.close()
+def test_nobody_without_a_valid_certificate_of_this_federation_gets_a_word(local, tmp_path):
+    member = local.folder / "sites" / "north"
+    assert handshake(local, member)
+    assert unheard(local, None)
+    federation_here(tmp_path / "other", tmp_path / "stranger", port=local.federation.port)
+    shutil.copytree(member, tmp_path / "late", ignore=shutil.ignore_patterns("*-*-*"))
+    late = replace(read_kit(member), certificate=signed_anew(local, member))
+    (tmp_path / "late" / KIT_FILE).write_text(late.to_json())
+    said = {"stranger": "TLS inspection", "late": "the coordinator closes it"}  # gRPC says no more
+    for name, text in said.items():
+        assert unheard(local, tmp_path / name)
+        found = {one.subject: one for one in checks(tmp_path / name)}
+        assert not found["connection"].fine and text in found["connection"].text
+        assert found["certificate"].text.startswith("expired on ") is (name == "late")
 
 
 STRANGER = """
@@ -319,71 +248,55 @@ def test_a_stranger_on_a_sites_machine_cannot_pose_as_the_coordinator(local):
     assert done.stdout.decode().split()[-2:] == ["target_unreachable", "None"]
 
 
-def written(local: Localhost, job: Path) -> Path:
-    """Writes a job as the coordinator does; returns the settings of the site's end."""
-    office = local.flare.office
-    write_job(job, "north", office.recipe, "run", "letter")
-    return job / "app_north" / "config" / "config_fed_client.json"
-
-
-def test_a_job_that_brings_code_is_refused(local, tmp_path):
-    office, job, ran = local.flare.office, tmp_path / "run-north", tmp_path / "ran"
-    client = written(local, job)
-    (job / "app_north" / "custom").mkdir()
-    (job / "app_north" / "custom" / "evil.py").write_text(
-        f"from pathlib import Path\nPath({str(ran)!r}).touch()\nfrom {APP} import SiteLine\n"
-    )
-    assert APP in client.read_text()
-    client.write_text(client.read_text().replace(APP, "evil"))
-    submitted = office.administrator.ask("submit_job", str(job))
-    until(lambda: not office.lives(submitted))
-    assert office.administrator.ask("get_job_meta", submitted)["status"] == "FINISHED:FAILED_TO_RUN"
-    assert not ran.exists()
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("ls_target", "north"), ("cat_target", "north", "-n", "log.txt"),
-        ("tail_target_log", "north"), ("grep_target", "north", "-n", "job", "log.txt"),
-        ("get_working_directory", "north"), ("ls_target", "server"), ("remove_client", "north"),
-    ],
-    ids=lambda words: words[0],
-)  # fmt: skip
-def test_the_coordinators_account_at_flare_has_no_shell_at_a_site_and_cannot_end_it(words, local):
-    """Of a server that was taken over: docs/hostile-input.md."""
-    until(lambda: "north" in local.sites())
-    with pytest.raises((RunError, SiteUnreachableError), match=r"(?i)not authorized"):
-        raise RunError(str(local.flare.office.administrator.ask(*words)))
-    assert "north" in local.sites()
-
-
-def test_a_job_that_names_another_class_does_not_run(local, tmp_path):
-    office, job = local.flare.office, tmp_path / "run-north"
-    client, foreign = written(local, job), "nvflare.app_common.np.np_trainer.NPTrainer"
-    client.write_text(client.read_text().replace(f"{APP}.SiteLine", foreign))
-    submitted = office.administrator.ask("submit_job", str(job))
-    until(lambda: not office.lives(submitted))
-    files = local.folder / "sites" / "north" / "flare" / submitted
+def test_a_job_that_brings_code_names_another_class_or_has_no_letter_is_answered_by_nobody(
+    local, tmp_path, caplog
+):
+    """As whoever takes over FLARE's server could submit it."""
+    office, ran = local.flare.office, tmp_path / "ran"
+    foreign = "nvflare.app_common.np.np_trainer.NPTrainer"
+    jobs = {}
+    for kind, change in {
+        "code": (APP, "evil"), "class": (f"{APP}.SiteLine", foreign), "letter": (APP, APP),
+    }.items():  # fmt: skip
+        folder = tmp_path / f"run-{kind}"
+        write_job(folder, "north", office.recipe, "run", "letter")
+        settings = folder / "app_north" / "config" / "config_fed_client.json"
+        assert change[0] in settings.read_text()
+        settings.write_text(settings.read_text().replace(*change))
+        if kind == "code":
+            (folder / "app_north" / "custom").mkdir()
+            evil = (
+                f"import pathlib\npathlib.Path({str(ran)!r}).touch()\nfrom {APP} import SiteLine\n"
+            )
+            (folder / "app_north" / "custom" / "evil.py").write_text(evil)
+        jobs[kind] = office.administrator.ask("submit_job", str(folder))
+    until(lambda: "is refused: it is not of this federation's coordinator" in caplog.text)
+    office.end(jobs["letter"])
+    until(lambda: not office.lives(jobs["code"]) and not office.lives(jobs["class"]))
+    meta = office.administrator.ask("get_job_meta", jobs["code"])
+    assert meta["status"] == "FINISHED:FAILED_TO_RUN" and not ran.exists()
+    files = local.folder / "sites" / "north" / "flare" / jobs["class"]
     said = "".join(log.read_text() for log in files.rglob("*.txt"))
     assert "ComponentNotAuthorized" in said and foreign in said
 
 
-def test_a_job_without_the_coordinators_letter_is_answered_by_nobody(local, tmp_path, caplog):
-    """As whoever takes over FLARE's server could submit it."""
-    office, job = local.flare.office, tmp_path / "run-north"
-    written(local, job)
-    submitted = office.administrator.ask("submit_job", str(job))
-    until(lambda: "is refused: it is not of this federation's coordinator" in caplog.text)
-    office.end(submitted)
+def test_the_coordinators_account_at_flare_has_no_shell_at_a_site_and_cannot_end_it(local):
+    """Of a server that was taken over: docs/hostile-input.md."""
+    until(lambda: "north" in local.sites())
+    for words in (
+        ("ls_target", "north"), ("cat_target", "north", "-n", "log.txt"),
+        ("tail_target_log", "north"), ("grep_target", "north", "-n", "job", "log.txt"),
+        ("get_working_directory", "north"), ("ls_target", "server"), ("remove_client", "north"),
+    ):  # fmt: skip
+        with pytest.raises((RunError, SiteUnreachableError), match=r"(?i)not authorized"):
+            raise RunError(str(local.flare.office.administrator.ask(*words)))
+    assert "north" in local.sites()
 
 
 def test_a_server_that_hangs_holds_nobody_up_and_is_asked_again_by_a_new_process(local):
     administrator, pid = local.flare.office.administrator, local.server.pid()
     assert set(administrator.present()) >= {"north", "south"}
     administrator.answer_s, before = 2.0, administrator.answer_s
-    assert pid and administrator._asker
-    asker = administrator._asker[0]
     halt(pid)
     try:
         begun = time.monotonic()
@@ -391,150 +304,34 @@ def test_a_server_that_hangs_holds_nobody_up_and_is_asked_again_by_a_new_process
             with pytest.raises(SiteUnreachableError, match="no answer in time"):
                 administrator.present()
         assert time.monotonic() - begun < 15.0
-        assert asker.poll() is not None
-        waiting = Administrator(local.federation.admin_kit)
-        threading.Timer(1.0, waiting.close).start()
-        begun = time.monotonic()
-        with pytest.raises(SiteUnreachableError):
-            waiting.present()
-        with pytest.raises(SiteUnreachableError, match="the session is over"):
-            waiting.present()
-        assert time.monotonic() - begun < 10.0
     finally:
         os.kill(pid, signal.SIGCONT)
         administrator.answer_s = before
     assert set(administrator.present()) >= {"north", "south"}
 
 
-def test_a_message_above_the_limit_is_not_sent_and_the_line_stays(local):
-    until(lambda: "north" in local.sites())
-    with pytest.raises(WireError, match="are allowed"):
-        local.send("north", b"\0" * (local.flare.office.limit + 1), WAIT)
-    local.send("north", opening(local.flare.office.recipe), WAIT)
-    answer = unpack(
-        local.send("north", judging(local.flare.office.recipe), WAIT), ANSWERS, limit=2**24
-    )
-    assert isinstance(answer, Judgement)
-
-
-def begun_anew(local: Localhost, site: str) -> None:
-    """Has a site's job end, and waits for its next one."""
-    until(lambda: site in local.sites())
-    before = local.flare.job(site)
-    local.flare.office.end(before)
-    until(lambda: local.flare.job(site) not in (before, ""))
-    until(lambda: site in local.sites())
-
-
-def test_a_run_that_a_sites_policy_does_not_allow_is_refused_by_keys_alone(local, tmp_path):
-    service, recipe = local.services["south"], local.flare.office.recipe
-    allowed, policy = service.setup_of, tmp_path / "policy.toml"
-    strangers = 'submitters = ["somebody@else.org"]\n'
-    service.setup_of = lambda run: replace(allowed(run), policy=policy)
-    try:
-        for more, keys in (
-            (strangers, "allows.submitters"), ("", "leaves.masks, allows.approved"),
-        ):  # fmt: skip
-            policy.write_text(f"[allows]\nunasked = false\n{more}")
-            begun_anew(local, "south")
-            with pytest.raises(RefusedError) as refused:
-                local.send("south", opening(recipe), WAIT)
-            assert str(refused.value) == f"site south: its policy refuses the run ({keys})."
-        # The steward corrects it, and nobody need start anything again.
-        open_to_all = SIMULATION.to_toml()
-        assert open_to_all.count("\nsubmitters = []") == 1
-        policy.write_text(open_to_all.replace("submitters = []", f'submitters = ["{SUBMITTER}"]'))
-        answer = local.send("south", opening(recipe), WAIT)
-        assert isinstance(unpack(answer, ANSWERS, limit=2**24), Card)
-    finally:
-        service.setup_of = allowed
-
-
-class Worker:
-    """A site's compute that answers nobody any more, or not yet."""
-
-    def __init__(self, answers: list[bytes]) -> None:
-        self.answers = answers
-        self.starts = 1
-
-    def sites(self) -> tuple[str, ...]:
-        return ("south",)
-
-    def pid(self, site: str) -> int:
-        return self.starts
-
-    def start(self, site: str) -> None:
-        self.starts += 1
-
-    def send(self, site: str, payload: bytes, timeout: float) -> bytes:
-        if not self.answers:
-            raise SiteSilentError("no answer")
-        return self.answers.pop()
-
-
-@pytest.mark.parametrize(
-    ("answers", "asked", "starts"),
-    [([], 5, 1), ([b"answer"], 2, 2), ([], 6, 2), ([], 17, 2), ([], 18, 3)],
-)
-def test_a_compute_that_hangs_is_started_again_and_one_that_reads_its_data_gets_longer(
-    local, monkeypatch, answers, asked, starts
-):
-    service, worker = local.services["south"], Worker(answers)
-    for name, value in {"_answered": None, "_silences": 0, "_patience": READING}.items():
-        monkeypatch.setattr(service, name, value)
-    monkeypatch.setattr(service, "_worker_for", lambda recipe, run: worker)
-    answers, seal = list(answers), Seal(bytes(32))
-    for _ in range(asked):
-        service._answer({"recipe": "a recipe", "run": RUN}, seal, seal.sealed(b"request"))
-    assert worker.starts == starts
-
-
-@pytest.mark.parametrize("host", ["", "https://here", "here:8002", "two words", "here.", "x" * 65])
-def test_what_is_no_name_of_a_host_is_refused(host, tmp_path):
-    with pytest.raises(RunError, match="is no name of a host"):
-        init_federation(tmp_path / "new", host=host, port=8002)
-    assert not (tmp_path / "new").exists()
-
-
-# Runs that are ordered
-
-
-def test_a_second_coordinator_of_a_run_leaves_it_to_the_first(local, tiny):
+def test_a_federation_its_runs_and_its_sites_are_served_once(local, tiny, tmp_path):
     order = Order.submit(local.federation, "contested", tiny(), ())
     with order.folder.held(), pytest.raises(BusyError, match="another training is at work"):
         order.train()
-    with (
-        held(local.federation.path, "busy"),
-        pytest.raises(BusyError, match="is served by another process"),
-    ):
-        serve(local.federation, stop=lambda: True)
+    copy = tmp_path / "copy"
+    for name in ("startup", "local"):
+        shutil.copytree(local.federation.server_kit / name, copy / "server" / name)
+    shutil.copy(local.federation.path / "federation.toml", copy)
+    with held(local.federation.path, "busy"):
+        for made, said in (
+            (local.federation, "is served by another process"),
+            (Federation.of(copy), f"port {local.federation.port} of this machine is in use"),
+        ):
+            with pytest.raises(BusyError, match=said):
+                serve(made, stop=lambda: True)
+    kit = local.folder / "sites" / "north"
+    with held(kit, "busy"), pytest.raises(BusyError, match="is started already"):
+        asyndgan("site", "start", kit)
     local.send("north", opening(local.flare.office.recipe), WAIT)  # nobody took its lines away
 
 
-def test_a_copy_of_a_federation_is_not_served_beside_it(local, tmp_path):
-    for name in ("startup", "local"):
-        shutil.copytree(local.federation.server_kit / name, tmp_path / "copy" / "server" / name)
-    shutil.copy(local.federation.path / "federation.toml", tmp_path / "copy")
-    with pytest.raises(BusyError, match=f"port {local.federation.port} of this machine is in use"):
-        serve(Federation.of(tmp_path / "copy"), stop=lambda: True)
-    local.send("north", opening(local.flare.office.recipe), WAIT)
-
-
-def test_a_run_that_failed_goes_on_when_it_is_ordered_again(local, tiny):
-    recipe = tiny()
-    order = Order.submit(local.federation, "unlucky", recipe, ())
-    order.say("failed", "a disk was full")
-    assert order.state() == "failed"
-    assert Order.submit(local.federation, "unlucky", recipe, ()).state() == "ordered"
-
-
 # What an administrator types
-
-
-def few_patients(kit: Path) -> None:
-    """Lets a site of three patients take part."""
-    policy = kit / "policy.toml"
-    policy.write_text(policy.read_text().replace("fewest_patients = 5", "fewest_patients = 1"))
 
 
 def test_kits_are_made_checked_and_added_by_commands(phantoms, tmp_path):
@@ -546,6 +343,9 @@ def test_kits_are_made_checked_and_added_by_commands(phantoms, tmp_path):
         request = tmp_path / name / f"{name}.csr"
         return asyndgan("federation", "add", folder, request, "--safety-number", number)
 
+    def found():
+        return {one.subject: one for one in checks(kit)}
+
     words = ("--host", "localhost", "--port", free_port())
     asyndgan("federation", "init", folder, *words)
     assert folder.stat().st_mode & 0o77 == 0
@@ -555,117 +355,69 @@ def test_kits_are_made_checked_and_added_by_commands(phantoms, tmp_path):
         asyndgan("federation", "submit", folder, "default", "--run", "first")
     sent = Federation.of(folder).kit("north")
     assert f"{sent}" in added("north")
-    added("south")
-    first = sent.read_bytes()
     Federation.of(folder).kit("west").write_bytes(b"half of a kit")  # of a command that was ended
     added("west")
-    assert Federation.of(folder).sites == ("north", "south", "west")
-    asyndgan("federation", "renew", folder)
-    assert sent.read_bytes() != first
+    assert Federation.of(folder).sites == ("north", "west")
     init = ("site", "init", kit, sent, "--safety-number", Federation.of(folder).safety_number)
     asyndgan(*init, "--data", tmp_path / "nowhere")
     assert not (kit / "site.toml").exists()
-    asyndgan(*init, "--data", phantoms["north"])
-    allows = Policy.from_file(kit / "policy.toml").allows
-    assert (allows.most_answers, allows.most_answers_per_patient) == (20_000, 700)
-    assert not allows.unasked  # nothing starts unless its steward chose so
-    found = {one.subject: one for one in checks(kit)}
-    assert "fewest_patients is 5, and" in found["policy"].text and not found["policy"].fine
-    few_patients(kit)
-    found = {one.subject: one for one in checks(kit)}
-    assert not found.pop("connection").fine  # nobody has started it
-    assert all(one.fine for one in found.values()), found
-    settings = kit / "site.toml"
-    settings.write_text("without = ['PET']\n" + settings.read_text())
-    (data,) = [one for one in checks(kit) if one.subject == "data"]
-    assert not data.fine
-    assert "names PET, which" in data.text
-    asyndgan("federation", "submit", folder, "default", "--run", "first", "--site", "north")
-    steps = load_recipe("default").training.steps
-    assert f"run first: ordered, step 0 of {steps}" in asyndgan("federation", "status", folder)
-    asyndgan("federation", "stop", folder)
-    assert "run first: stopped" in asyndgan("federation", "status", folder)
-    order = Order.named(Federation.of(folder), "first")
-    order.say("trouble", "the disk is full")
-    assert "the disk is full" not in asyndgan("federation", "status", folder)  # it is over
-    asyndgan("federation", "submit", folder, "default", "--run", "first")
-    order.say("trouble", "the disk is full")
-    (order.folder.path / "waiting").write_text("south")
-    said = " ".join(asyndgan("federation", "status", folder).split())
-    assert "the disk is full" in said
-    assert "waiting for south" in said
-    with pytest.raises(RunError, match="has another recipe"):
-        asyndgan("federation", "submit", folder, "paper", "--run", "first")
-    with pytest.raises(RunError, match="there is no kit for nobody"):
-        asyndgan("federation", "submit", folder, "default", "--run", "x", "--site", "nobody")
-    for parts, reason in (
-        ("{site='nobody', first=9}", "no kit for nobody"),
-        ("{site='north', last=8}, {site='south', last=8}, {site='west', last=8}", "in step 9"),
-    ):
-        words = ("default", "--run", "x", "--set", f"timeline=[{parts}]")
-        with pytest.raises(RunError, match=reason):
-            asyndgan("federation", "submit", folder, *words)
-    asyndgan("federation", "submit", folder, "default", "--run", "second")
-    with order.folder.held():  # as while it is trained
-        said = " ".join(asyndgan("federation", "status", folder, "--run", "second").split())
-        assert "behind run first" in said
-        assert "behind" not in asyndgan("federation", "status", folder, "--run", "first")
-    assert "behind" not in asyndgan("federation", "status", folder, "--run", "second")
-    timeline = ("--set", "timeline=[{site='west', first=9}]")
-    asyndgan("federation", "submit", folder, "default", "--run", "third", *timeline)
-    asyndgan("federation", "remove", folder, "west")
-    asyndgan("federation", "submit", folder, "default", "--run", "third", *timeline)  # goes on
-    asyndgan("federation", "fetch", folder, "--out", tmp_path / "copy")
-    assert (tmp_path / "copy" / "recipe.toml").exists()
-
-
-def test_a_run_of_which_all_sites_were_removed_does_not_begin_with_whoever_is_there(tiny, tmp_path):
-    federation = federation_here(tmp_path / "federation", tmp_path / "north")
-    order = Order.submit(federation, "first", tiny(), ())
-    join(federation, tmp_path / "south")
-    remove_site(Federation.of(federation.path), "north")
-
-    class Line(Transport):
-        def send(self, site, payload, timeout):
-            raise AssertionError("nobody is asked before the run begins")
-
-        def belongs(self, site):
-            return site in Federation.of(federation.path).sites
-
-        def sites(self):
-            return ("south",)
-
-    threading.Thread(
-        target=lambda: (until(lambda: bool(order.said("waiting"))), order.stop())
-    ).start()
-    with pytest.raises(Interrupted):
-        order.gather(Line(), tiny())
-    assert "were removed" in order.said("waiting")
-    Order.submit(Federation.of(federation.path), "first", tiny(), ("south",))
-    order.gather(Line(), tiny())
-
-
-def test_what_flare_cannot_work_with_is_refused_before_anything_is_made(tmp_path):
-    for path in ("a b", "a[1]"):
-        for words in (("federation", "init", "--host", "localhost"), ("site", "request")):
-            with pytest.raises(RunError, match="a path without spaces, quotes, brackets"):
-                asyndgan(*words, tmp_path / path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_nobody_else_reads_a_sites_key(local, phantoms, tmp_path):
-    kit, sent = tmp_path / "north", local.federation.kit("north")
-    kit.mkdir(mode=0o755)
-    shutil.copy(local.folder / "sites" / "north" / KEY_FILE, kit)
     (kit / KEY_FILE).chmod(0o644)
     shutil.copy(sent, kit / KIT_FILE)
-    (found,) = [one for one in checks(kit) if one.subject == "permissions"]
-    assert not found.fine
-    asyndgan("site", "init", kit, sent, "--data", phantoms["north"])
-    assert kit.stat().st_mode & 0o77 == 0
-    assert (kit / KEY_FILE).stat().st_mode & 0o77 == 0
-    few_patients(kit)
-    assert all(one.fine for one in checks(kit)), list(checks(kit))
+    assert not found()["permissions"].fine
+    asyndgan(*init, "--data", phantoms["north"])
+    assert (kit.stat().st_mode | (kit / KEY_FILE).stat().st_mode) & 0o77 == 0
+    policy, settings = kit / "policy.toml", kit / "site.toml"
+    allows = Policy.from_file(policy).allows
+    assert (allows.most_answers, allows.most_answers_per_patient) == (20_000, 700)
+    assert not allows.unasked  # nothing starts unless its steward chose so
+    assert "fewest_patients is 5, and" in found()["policy"].text and not found()["policy"].fine
+    policy.write_text(policy.read_text().replace("fewest_patients = 5", "fewest_patients = 1"))
+    assert [one for one, said in found().items() if not said.fine] == ["connection"]  # none yet
+    settings.write_text("without = ['PET']\n" + settings.read_text())
+    assert "names PET, which" in found()["data"].text and not found()["data"].fine
+
+
+def test_runs_are_ordered_behind_each_other_shown_stopped_and_fetched_by_commands(tmp_path):
+    federation = federation_here(tmp_path / "f", *(tmp_path / name for name in ("north", "west")))
+
+    def typed(command, *words):
+        return " ".join(asyndgan("federation", command, federation.path, *words).split())
+
+    def submit(*words):
+        return typed("submit", "default", "--run", *words)
+
+    submit("first", "--site", "north")
+    steps = load_recipe("default").training.steps
+    assert f"run first: ordered, step 0 of {steps}" in typed("status")
+    typed("stop")
+    order = Order.named(federation, "first")
+    order.say("trouble", "the disk is full")
+    said = typed("status")
+    assert "run first: stopped" in said and "the disk is full" not in said  # it is over
+    submit("first")
+    order.say("trouble", "the disk is full")
+    (order.folder.path / "waiting").write_text("west")
+    said = typed("status")
+    assert "the disk is full" in said and "waiting for west" in said
+    for words, reason in (
+        (("first", "--set", "training.seed=9"), "has another recipe"),
+        (("x", "--site", "nobody"), "there is no kit for nobody"),
+        (("x", "--set", "timeline=[{site='nobody', first=9}]"), "no kit for nobody"),
+        (("x", "--set", "timeline=[{site='north', last=8}, {site='west', last=8}]"), "in step 9"),
+    ):
+        with pytest.raises(RunError, match=reason):
+            submit(*words)
+    submit("second")
+    with order.folder.held():  # as while it is trained
+        assert "behind run first" in typed("status", "--run", "second")
+        assert "behind" not in typed("status", "--run", "first")
+    assert "behind" not in typed("status", "--run", "second")
+    timeline = ("--set", "timeline=[{site='west', first=9}]")
+    submit("third", *timeline)
+    typed("remove", "west")
+    submit("third", *timeline)  # goes on
+    typed("fetch", "--out", tmp_path / "copy")
+    assert (tmp_path / "copy" / "recipe.toml").exists()
 
 
 def test_what_keeps_flare_running_may_end_at_once(local, tmp_path):
@@ -676,19 +428,6 @@ def test_what_keeps_flare_running_may_end_at_once(local, tmp_path):
     for _ in range(5):
         keep_client(kit).close()
     assert not processes(str(kit))
-
-
-def test_a_site_is_started_once(tmp_path, local):
-    kit = local.folder / "sites" / "north"
-    with held(kit, "busy"), pytest.raises(BusyError, match="is started already"):
-        asyndgan("site", "start", kit)
-
-
-def test_a_folder_that_is_no_kit_stays_as_it_is(tmp_path):
-    tmp_path.chmod(0o755)
-    with pytest.raises(RunError, match=r"kit\.json is missing"):
-        asyndgan("site", "start", tmp_path)
-    assert tmp_path.stat().st_mode & 0o777 == 0o755 and not list(tmp_path.iterdir())
 
 
 def test_a_closed_engine_reaches_nobody_and_leaves_no_process(local):
