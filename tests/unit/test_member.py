@@ -28,7 +28,6 @@ from asyndgan.engines.flare.member import (
     write_workspace,
 )
 from asyndgan.errors import RunError, StorageError
-from asyndgan.locks import held
 from commands import asyndgan
 
 
@@ -157,29 +156,34 @@ def test_a_request_is_the_same_until_the_key_is_another(tmp_path):
     assert (tmp_path / "north" / KEY_FILE).read_bytes() != key
 
 
-def test_a_folder_that_is_no_sites_stays_as_it_is(tmp_path):
+def test_a_folder_that_is_no_sites_stays_as_it_is_and_a_strange_name_makes_none(tmp_path):
     (tmp_path / "data").mkdir(mode=0o755)
     (tmp_path / "data" / "dataset.json").touch()
-    with pytest.raises(RunError, match="is not empty, and no site's"):
-        asyndgan("site", "request", tmp_path / "data")
-    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["dataset.json"]
-    for name in ("server", "x" * 49, "north.old"):
-        with pytest.raises(RunError, match="cannot be a site's name"):
-            asyndgan("site", "request", tmp_path / name)
-    with pytest.raises(RunError, match="a path without spaces"):
-        asyndgan("site", "request", tmp_path / "a b")
+    init = ("federation", "init", "--host")
+    for words, said in (
+        (("site", "request", tmp_path / "data"), "is not empty, and no site's"),
+        (("site", "start", tmp_path / "data"), r"kit\.json is missing"),
+        *((("site", "request", tmp_path / name), "cannot be a site's name")
+          for name in ("server", "x" * 49, "north.old")),
+        *(((*words, tmp_path / name), "a path without spaces, quotes, brackets")
+          for words in (("site", "request"), (*init, "here")) for name in ("a b", "a[1]")),
+        *(((*init, host, tmp_path / "f"), "is no name of a host")
+          for host in ("", "https://here", "here:8002", "two words", "here.", "x" * 65)),
+    ):  # fmt: skip
+        with pytest.raises(RunError, match=said):
+            asyndgan(*words)
     with pytest.raises(StorageError, match="No such file"):
         asyndgan("site", "request", tmp_path / "no" / "north")
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "dataset.json"]
 
 
-@pytest.mark.parametrize("content", [b"", b"-----BEGIN PRIVATE KEY-----", b"\xff", b" " * 5000])
-def test_a_key_that_cannot_be_used_is_named_and_not_shown(content, kit):
-    (kit / KEY_FILE).write_bytes(content)
-    with pytest.raises(RunError, match=r"site\.key cannot be used as a private key") as raised:
-        read_kit(kit)
-    assert "BEGIN" not in str(raised.value)
+def test_a_key_that_cannot_be_used_is_named_and_not_shown(kit):
+    for content in (b"-----BEGIN PRIVATE KEY-----", b"\xff", b" " * 5000):
+        (kit / KEY_FILE).write_bytes(content)
+        with pytest.raises(RunError, match=r"site\.key cannot be used as a private key") as raised:
+            read_kit(kit)
+        assert "BEGIN" not in str(raised.value)
 
 
 # Requests
@@ -214,29 +218,21 @@ def test_a_request_that_was_altered_is_refused(tmp_path, key):
         read_request(path)
 
 
-@pytest.mark.parametrize(
-    ("weak", "names", "reason"),
-    [
-        (lambda: rsa.generate_private_key(65537, 1024), ["west"], "too weak"),
-        (lambda: rsa.generate_private_key(3, 2048), ["west"], "too weak"),
-        (lambda: ec.generate_private_key(ec.SECP256R1()), ["west"], "of another kind"),
-        (None, [], "does not hold a site's name"),
-        (None, ["west", "north"], "does not hold a site's name"),
-        (None, ["\x1b[2J"], "does not hold a site's name"),
-        (None, ["server"], "does not hold a site's name"),
-        (None, ["coordinator@asyndgan.local"], "does not hold a site's name"),
-    ],
-)
-def test_a_request_with_a_weak_key_or_no_sites_name_is_refused(weak, names, reason, tmp_path, key):
-    with pytest.raises(RunError, match=f"{reason}.*asyndgan site request"):
-        read_request(request_of(tmp_path, weak() if weak else key, *names))
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff", b"PRIVATE KEY", b"x" * 5000])
-def test_what_is_no_request_is_refused(content, tmp_path):
-    (tmp_path / "north.csr").write_bytes(content)
-    with pytest.raises(RunError, match="is no request for a certificate"):
-        read_request(tmp_path / "north.csr")
+def test_a_request_with_a_weak_key_or_no_sites_name_is_refused(tmp_path, key):
+    unnamed = "does not hold a site's name"
+    for made_with, names, reason in (
+        (rsa.generate_private_key(65537, 1024), ["west"], "too weak"),
+        (rsa.generate_private_key(3, 2048), ["west"], "too weak"),
+        (ec.generate_private_key(ec.SECP256R1()), ["west"], "of another kind"),
+        (key, [], unnamed), (key, ["west", "north"], unnamed), (key, ["\x1b[2J"], unnamed),
+        (key, ["server"], unnamed), (key, ["coordinator@asyndgan.local"], unnamed),
+    ):  # fmt: skip
+        with pytest.raises(RunError, match=f"{reason}.*asyndgan site request"):
+            read_request(request_of(tmp_path, made_with, *names))
+    for content in (b"", b"\xff", b"PRIVATE KEY", b"x" * 5000):
+        (tmp_path / "north.csr").write_bytes(content)
+        with pytest.raises(RunError, match="is no request for a certificate"):
+            read_request(tmp_path / "north.csr")
 
 
 def test_a_request_gets_the_rights_of_a_site_whatever_it_asks_for(place, tmp_path, key):
@@ -361,54 +357,34 @@ def test_the_kit_of_another_key_is_refused_and_changes_nothing(made, kit):
     assert {path.name: path.read_bytes() for path in kit.iterdir()} == before
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda ours, south, east: {"components": []}, "other keys"),
-        (lambda ours, south, east: {"key": "PRIVATE KEY"}, "other keys"),
-        (lambda ours, south, east: {"name": "../north"}, "'name'"),
-        (lambda ours, south, east: {"name": ["north"]}, "'name'"),
-        (lambda ours, south, east: {"name": "south"}, "of another name"),
-        (lambda ours, south, east: {"host": "here\nthere"}, "'host'"),
-        (lambda ours, south, east: {"host": "here:1/../x"}, "'host'"),
-        (lambda ours, south, east: {"host": "h" * 65}, "'host'"),
-        (lambda ours, south, east: {"port": 0}, "'port'"),
-        (lambda ours, south, east: {"port": 2**16}, "'port'"),
-        (lambda ours, south, east: {"port": True}, "'port'"),
-        (lambda ours, south, east: {"port": "8002"}, "'port'"),
-        (lambda ours, south, east: {"versions": {"asyndgan": "\x1b[2J"}}, "'versions'"),
-        (lambda ours, south, east: {"versions": ["0.1"]}, "'versions'"),
-        (lambda ours, south, east: {"root": 7}, "no texts"),
-        (lambda ours, south, east: {"root": east.root}, "not one of its authority"),
-        (lambda ours, south, east: {"root": ours.certificate}, "not one of its authority"),
-        (lambda ours, south, east: {"root": "none"}, "not one of its authority"),
-        (lambda ours, south, east: {"root": ours.root + "\n" * 4096}, "more than 4096 characters"),
-        (lambda ours, south, east: {"certificate": east.certificate}, "not one of its authority"),
-        (lambda ours, south, east: {"certificate": south.certificate}, "of another name"),
-        (
-            lambda ours, south, east: {"name": "south", "certificate": south.certificate},
-            "of site south for another key",
-        ),
-    ],
-)
-def test_a_kit_whose_data_do_not_fit_is_refused(change, reason, made, kit):
+def test_a_kit_whose_data_do_not_fit_is_refused(made, kit):
     ours, south, east = (read_kit(made / name) for name in ("north", "south", "east"))
-    tables = json.loads(ours.to_json()) | change(ours, south, east)
-    (kit / KIT_FILE).write_text(json.dumps(tables))
-    with pytest.raises(RunError, match=reason):
-        read_kit(kit)
+    for change, reason in (
+        ({"components": []}, "other keys"), ({"key": "PRIVATE KEY"}, "other keys"),
+        ({"name": "../north"}, "'name'"), ({"name": ["north"]}, "'name'"),
+        ({"name": "south"}, "of another name"), ({"host": "here\nthere"}, "'host'"),
+        ({"host": "here:1/../x"}, "'host'"), ({"host": "h" * 65}, "'host'"),
+        ({"port": 2**16}, "'port'"), ({"port": True}, "'port'"), ({"port": "8002"}, "'port'"),
+        ({"versions": {"asyndgan": "\x1b[2J"}}, "'versions'"), ({"versions": ["1"]}, "'versions'"),
+        ({"root": 7}, "no texts"), ({"root": east.root}, "not one of its authority"),
+        ({"root": ours.certificate}, "not one of its authority"),
+        ({"root": "none"}, "not one of its authority"),
+        ({"root": ours.root + "\n" * 4096}, "more than 4096 characters"),
+        ({"certificate": east.certificate}, "not one of its authority"),
+        ({"certificate": south.certificate}, "of another name"),
+        ({"name": "south", "certificate": south.certificate}, "of site south for another key"),
+    ):  # fmt: skip
+        (kit / KIT_FILE).write_text(json.dumps(json.loads(ours.to_json()) | change))
+        with pytest.raises(RunError, match=reason):
+            read_kit(kit)
 
 
-@pytest.mark.parametrize(
-    "content", [b"{}", b"\xff", b"[" * 50_000, b'{"port": ' + b"9" * 9000 + b"}", b" " * MOST_BYTES]
-)
-def test_a_kit_that_is_no_small_json_is_refused(content, kit):
-    (kit / KIT_FILE).write_bytes(content + (kit / KIT_FILE).read_bytes())
-    with pytest.raises(RunError, match="cannot be used"):
-        read_kit(kit)
-
-
-def test_no_pipe_is_waited_for(kit):
+def test_a_kit_that_is_no_small_json_is_refused_and_no_pipe_is_waited_for(kit):
+    whole = (kit / KIT_FILE).read_bytes()
+    for content in (b"{}", b"\xff", b"[" * 50_000, b'{"port": ' + b"9" * 9000, b" " * MOST_BYTES):
+        (kit / KIT_FILE).write_bytes(content + whole)
+        with pytest.raises(RunError, match="cannot be used"):
+            read_kit(kit)
     (kit / KIT_FILE).unlink()
     os.mkfifo(kit / KIT_FILE)
     with pytest.raises(RunError, match="and no file"):
@@ -437,13 +413,3 @@ def test_flares_folder_holds_nothing_that_was_there_before(kit):
     assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} == files
     names = [FLARE, KIT_FILE, "north.csr", KEY_FILE]
     assert sorted(path.name for path in kit.iterdir()) == names
-
-
-def test_a_lock_is_not_written_through_a_link(tmp_path):
-    folder, elsewhere = tmp_path / "received", tmp_path / "books"
-    folder.mkdir()
-    elsewhere.write_text("ours")
-    (folder / ".held").symlink_to(elsewhere)
-    with pytest.raises(OSError, match="symbolic link"), held(folder, "busy"):
-        pass
-    assert elsewhere.read_text() == "ours"
