@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import webbrowser
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlencode, urlsplit
@@ -20,6 +20,7 @@ import pytest
 from accessible import barriers
 from asyndgan.cli.serving import serve_page
 from asyndgan.cli.site import first_policy
+from asyndgan.engines.flare.kits import Federation
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.engines.flare.requests import Request, keep
 from asyndgan.engines.flare.service import example
@@ -47,27 +48,42 @@ def ask(kit, run, recipe):
     keep(kit, Request(run=run, recipe=recipe and recipe.to_toml(), submitter=WHO, refused=""))
 
 
+@pytest.fixture(scope="module")
+def made(phantoms, tmp_path_factory):
+    """Folders of a federation and of its sites: to make keys takes seconds."""
+    folder = tmp_path_factory.mktemp("made")
+    federation_here(folder / "f", folder / "north", folder / "south")
+    (folder / "north" / "site.toml").write_text(example(phantoms["north"]))
+    policy = first_policy("north", "measured").to_toml()
+    policy = policy.replace("fewest_patients = 5", "fewest_patients = 1")
+    (folder / "north" / "policy.toml").write_text(policy)
+    ask(folder / "north", "wide", WIDE)
+    return folder
+
+
 @pytest.fixture
-def kit(phantoms, tmp_path):
-    federation_here(tmp_path / "f", tmp_path / "north")
-    kit = tmp_path / "north"
-    (kit / "site.toml").write_text(example(phantoms["north"]))
-    few = (
-        first_policy("north", "measured")
-        .to_toml()
-        .replace("fewest_patients = 5", "fewest_patients = 1")
-    )
-    (kit / "policy.toml").write_text(few)
-    ask(kit, "wide", WIDE)
-    return kit
+def kit(made, tmp_path):
+    return Path(shutil.copytree(made / "north", tmp_path / "north"))
+
+
+@pytest.fixture
+def empty(made, tmp_path):
+    """A federation without a run."""
+    return Federation.of(Path(shutil.copytree(made / "f", tmp_path / "f")))
+
+
+@contextmanager
+def at_work(page):
+    with page:
+        Thread(target=page.serve_forever, daemon=True).start()
+        yield page
+        page.shutdown()
 
 
 @pytest.fixture
 def page(kit):
-    with StewardPage(kit) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
+    with at_work(StewardPage(kit)) as server:
         yield server
-        server.shutdown()
 
 
 def policy_of(kit):
@@ -116,11 +132,7 @@ def test_the_page_calls_no_request_allowed_that_the_site_refuses(kit, page):
         told = sent(page.url)[1].split(f"Run {question}", 1)[1].split("</article>")[0]
         assert f"<code>{key}</code>" in told and f"({key})" in told
     text = (kit / "policy.toml").read_text()
-    (kit / "policy.toml").write_text(
-        text.replace("[allows]", '[allows]\nsubmitters = ["boss@x"]').replace(
-            "\nsubmitters = []", ""
-        )
-    )
+    (kit / "policy.toml").write_text(text.replace("submitters = []", 'submitters = ["boss@x"]'))
     _, text = sent(page.url)
     assert text.count(f"{WHO} may not begin runs here (allows.submitters)") == 2
     assert "No run was asked for that the policy allows" in text
@@ -198,39 +210,26 @@ def test_a_steward_approves_such_runs_on_the_page_or_by_command_and_revokes_it(k
         asyndgan("site", "approve", kit, "none")
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
+def test_what_was_not_shown_is_not_decided(kit, page, caplog):
+    before, shown = (kit / "policy.toml").read_bytes(), form(kit)
+    for changes, why in (
         ({"digest": 64 * "0"}, "changed after it was shown"),
         ({"run": "another"}, "changed after it was shown"),
         ({"policy": 64 * "0"}, "policy changed after it was shown"),
         ({"action": "delete"}, "no form of the page"),
         ({"action": "ask", "policy": ""}, "no form of the page"),
-    ],
-)
-def test_what_was_not_shown_is_not_decided(kit, page, caplog, changes, why):
-    before = (kit / "policy.toml").read_bytes()
-    status, text = sent(page.url, form(kit, **changes))
-    assert status == 409 and why in text and "Not done." in text
-    assert (kit / "policy.toml").read_bytes() == before
+    ):
+        status, text = sent(page.url, form(kit, **changes))
+        assert status == 409 and why in text and "Not done." in text
     assert "a decision is refused" in caplog.text
-
-
-def test_a_recipe_that_changed_after_it_was_shown_is_not_approved(kit, page):
-    shown = form(kit)
     other = load_recipe("default", ["discriminator.width=512"])
     ask(kit, "wide", other)
     status, text = sent(page.url, shown)
     assert status == 409 and other.digest() in text  # what is asked for now is shown
-    assert refused_by(kit) == refused_by(kit, other) == ["allows.approved"]
-
-
-def test_a_form_that_is_too_long_is_not_read_and_the_page_says_so(kit, page):
-    before = (kit / "policy.toml").read_bytes()
     status, text = sent(page.url, form(kit, padding=3000 * "a"))
     assert status == 413 and "reads no form of 2,000 bytes or more" in text
-    assert (kit / "policy.toml").read_bytes() == before
     assert sent(page.url, "a=" + 2**19 * "a")[0] == 413  # its sender is not cut off
+    assert (kit / "policy.toml").read_bytes() == before
 
 
 def test_a_request_that_cannot_be_read_is_told_to_the_steward(kit, page):
@@ -259,26 +258,18 @@ def told_of_roles():
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(made, tmp_path_factory):
     """Each page with the folder that it may change, and keys of consoles that have ended."""
-    folder = tmp_path_factory.mktemp("served")
-    federation = federation_here(folder / "f", folder / "north")
-    (folder / "north" / "site.toml").write_text(example(folder))
-    (folder / "north" / "policy.toml").write_text(first_policy("north", "ask").to_toml())
-    ask(folder / "north", "wide", WIDE)
+    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("served") / "here"))
+    federation = Federation.of(folder / "f")
     with CoordinatorPage(federation) as before, StewardPage(folder / "north") as earlier:
         ended = {"coordinator": before.token, "steward": earlier.token, "player": earlier.token}
     with (
-        CoordinatorPage(federation) as coordinator,
-        StewardPage(folder / "north") as steward,
-        Playground(RunFolder(run_of("nuclei"))) as player,
+        at_work(CoordinatorPage(federation)) as coordinator,
+        at_work(StewardPage(folder / "north")) as steward,
+        at_work(Playground(RunFolder(run_of("nuclei")))) as player,
     ):
-        pages = {"coordinator": coordinator, "steward": steward, "player": player}
-        for page in pages.values():
-            Thread(target=page.serve_forever, daemon=True).start()
-        yield folder, pages, ended
-        for page in pages.values():
-            page.shutdown()
+        yield folder, {"coordinator": coordinator, "steward": steward, "player": player}, ended
 
 
 @pytest.mark.parametrize(("who", "name", "acts", "may"), told_of_roles())
@@ -322,12 +313,10 @@ def drawn(player):
     return base64.b64encode(bytes(2 * math.prod(player.scope.space))).decode()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_a_steward_decides_by_keyboard_without_scripts(browser, kit, page, width, scheme):
+def test_a_steward_decides_by_keyboard_without_scripts(browser, kit, page):
     ask(kit, "a-run-with-a-name-of-no-less-than-sixty-four-characters-in-all-x", WIDE)
-    context = browser.new_context(
-        java_script_enabled=False, viewport={"width": width, "height": 900}, color_scheme=scheme
-    )
+    phone = {"viewport": {"width": 390, "height": 900}, "color_scheme": "dark"}
+    context = browser.new_context(java_script_enabled=False, **phone)
     tab, said, asked_for = context.new_page(), [], []
     tab.on("console", lambda message: said.append(message.text))
     tab.on("request", lambda request: asked_for.append(request.url))
@@ -343,72 +332,70 @@ def test_a_steward_decides_by_keyboard_without_scripts(browser, kit, page, width
     assert "allows.refused" in refused_by(kit)
     tab.get_by_role("link", name="Look again").press("Enter")
     tab.get_by_role("button", name="Approve wide").wait_for()
-    wide = tab.locator("body").bounding_box()["width"]
-    assert wide <= width
+    assert tab.locator("body").bounding_box()["width"] <= 390
     for box in (each.bounding_box() for each in tab.locator("button").all()):
-        assert box["height"] >= 44 and box["x"] + box["width"] <= width
+        assert box["height"] >= 44 and box["x"] + box["width"] <= 390
     assert not said and {url for url in asked_for if url[:5] != "data:"} == {page.url}
     context.close()
-    with browser.new_page(color_scheme=scheme) as scripted:  # axe is a script
+    with browser.new_page(**phone) as scripted:  # axe is a script
         scripted.goto(page.url)
         assert barriers(scripted) == []
 
 
 def test_a_console_that_is_killed_loses_no_approval_and_grants_none(kit):
     allowed = {"approve": [], "refuse": ["allows.approved", "allows.refused"]}
-    for pause in (0.0, 0.023):
-        console = subprocess.Popen(
-            [COMMAND, "site", "console", str(kit), "--no-browser"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        url = re.search(r"http://\S+", console.stdout.readline())[0]
-        known = []  # what was asked for, and after it what was said to be done
+    console = subprocess.Popen(
+        [COMMAND, "site", "console", str(kit), "--no-browser"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    url = re.search(r"http://\S+", console.stdout.readline())[0]
+    known = []  # what was asked for, and after it what was said to be done
 
-        def decide(url=url, known=known):
-            with suppress(OSError, http.client.HTTPException):
-                while True:
-                    for action in allowed:
-                        known.append((action, False))
-                        assert sent(url, form(kit, action))[0] == 303
-                        known.append((action, True))
+    def decide():
+        with suppress(OSError, http.client.HTTPException):
+            while True:
+                for action in allowed:
+                    known.append((action, False))
+                    assert sent(url, form(kit, action))[0] == 303
+                    known.append((action, True))
 
-        deciding = Thread(target=decide)
-        deciding.start()
-        while len(known) < 9:
-            deciding.join(0.01)
-        deciding.join(pause)
-        console.kill()
-        console.communicate()
-        deciding.join(60)
-        done = [action for action, said in known if said][-1]
-        begun = known[-1][0]
-        assert refused_by(kit) in (allowed[done], allowed[begun])
-        with StewardPage(kit) as page:  # the next one starts from what was written
-            assert ("Revoke wide" in page.page()) is (refused_by(kit) == [])
+    deciding = Thread(target=decide)
+    deciding.start()
+    until(lambda: len(known) > 8)
+    console.kill()
+    console.communicate()
+    deciding.join(60)
+    done, begun = [action for action, said in known if said][-1], known[-1][0]
+    assert refused_by(kit) in (allowed[done], allowed[begun])
+    with StewardPage(kit) as page:  # the next one starts from what was written
+        assert ("Revoke wide" in page.page()) is (refused_by(kit) == [])
 
 
-@pytest.fixture
-def federation(phantoms, tiny, tmp_path):
-    """Of one run that was trained, one that nobody allows, and one that waits for its people."""
-    made = federation_here(
-        tmp_path / "fed", tmp_path / "kits" / "north", tmp_path / "kits" / "south"
-    )
+@pytest.fixture(scope="module")
+def runs(phantoms, tiny, made, tmp_path_factory):
+    """One run that was trained, one that nobody allows, and one that waits for its people."""
+    folder = Path(shutil.copytree(made / "f", tmp_path_factory.mktemp("runs") / "fed"))
     recipe = tiny("masks.release=true", "training.steps=4", "training.sample_every=2")
     done, failed, waiting = (
-        Order.submit(made, name, recipe, ()) for name in ("done", "failed", "waiting")
+        Order.submit(Federation.of(folder), name, recipe, ())
+        for name in ("done", "failed", "waiting")
     )
-    train(recipe, phantoms, tmp_path / "run")
-    shutil.copytree(tmp_path / "run", done.folder.path, dirs_exist_ok=True)
+    train(recipe, phantoms, folder.with_name("run"))
+    shutil.copytree(folder.with_name("run"), done.folder.path, dirs_exist_ok=True)
     failed.say(
         "failed", "every site refuses the run. site north: its policy refuses (allows.paired_l1)."
     )
     replace_text(waiting.folder.path / "proposal", "paints 'T1', <b>16 x 16</b> pixels")
-    return made
+    return folder
+
+
+@pytest.fixture
+def federation(runs, tmp_path):
+    return Federation.of(Path(shutil.copytree(runs, tmp_path / "fed")))
 
 
 def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_confirms_what_was_shown(federation):
-    with CoordinatorPage(federation) as page:
-        Thread(target=page.serve_forever, daemon=True).start()
+    with at_work(CoordinatorPage(federation)) as page:
         status, text = sent(page.url)
         assert status == 200
         for words in (
@@ -443,18 +430,14 @@ def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_confirms_what_was
         assert status == 409 and "A command is at work on run done" in text
         until(lambda: "done may not be released: no audit covers" in sent(page.url)[1])
         until(lambda: "Release a set of done" in sent(page.url)[1])
-        page.shutdown()
 
 
 @pytest.fixture
-def ordered(tiny, tmp_path):
+def ordered(tiny, empty):
     """The page of a federation with a run that has not begun."""
-    federation = federation_here(tmp_path / "fed", tmp_path / "north")
-    Order.submit(federation, "first", tiny(), ())
-    with CoordinatorPage(federation) as page:
-        Thread(target=page.serve_forever, daemon=True).start()
+    Order.submit(empty, "first", tiny(), ())
+    with at_work(CoordinatorPage(empty)) as page:
         yield page
-        page.shutdown()
 
 
 def test_a_run_whose_order_is_damaged_stays_on_the_page_with_its_fault(ordered):
@@ -487,26 +470,20 @@ def test_a_refused_form_keeps_what_was_typed(ordered):
     _, text = sent(ordered.url, "action=confirm&run=first&digest=0")
     assert 'name="run" value=""' in text  # of the form that submits another
     assert "no.csr" not in sent(ordered.url)[1]
-
-
-def test_blank_lines_among_the_keys_of_a_run_are_passed_over(ordered, tiny):
-    keys = "\n\ntraining.steps=3\n \nmasks.source=own\n"
-    submit = {"action": "submit", "recipe": "demo", "run": "second", "keys": keys}
-    assert sent(ordered.url, urlencode(submit))[0] == 303
+    blank = {"keys": "\n\ntraining.steps=3\n \nmasks.source=own\n", "run": "second", "masks": ""}
+    assert sent(ordered.url, urlencode(submit | blank))[0] == 303  # blank lines are passed over
     assert Order.named(ordered.federation, "second").folder.recipe().training.steps == 3
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        {"action": "submit", "recipe": "default", "run": "second", "masks": f"/{300 * 'a'}"},
-        {"action": "submit", "recipe": f"/{300 * 'a'}", "run": "second"},
-        {"action": "add", "request": f"/{300 * 'a'}", "number": "1"},
-    ],
-)
-def test_what_the_system_refuses_is_answered_on_the_page(ordered, words):
-    status, text = sent(ordered.url, urlencode(words))
-    assert status == 409 and "Not done." in text and 300 * "a" in text
+def test_what_the_system_refuses_is_answered_on_the_page(ordered):
+    long = f"/{300 * 'a'}"
+    for words in (
+        {"action": "submit", "recipe": "default", "run": "second", "masks": long},
+        {"action": "submit", "recipe": long, "run": "second"},
+        {"action": "add", "request": long, "number": "1"},
+    ):
+        status, text = sent(ordered.url, urlencode(words))
+        assert status == 409 and "Not done." in text and long in text
 
 
 def test_a_form_as_long_as_a_proposal_of_400_sites_is_not_needed_to_confirm_it(ordered):
@@ -527,18 +504,10 @@ def test_a_form_as_long_as_a_proposal_of_400_sites_is_not_needed_to_confirm_it(o
     assert status == 413 and "reads no form of 16,384 bytes or more" in page
 
 
-def test_page_and_command_say_the_same_of_a_stopped_run_that_has_not_begun(ordered):
-    said = "Run first will not go on until it is submitted."
-    assert sent(ordered.url, "action=stop&run=first")[0] == 303
-    assert said in sent(ordered.url)[1]
-    assert asyndgan("federation", "stop", ordered.federation.path).strip() == said
-
-
 def test_of_two_consoles_one_begins_a_command_and_the_other_keeps_its_log(ordered):
     audit = "action=audit&run=first"
     log = ordered.federation.path / "released" / "first.log"
-    with CoordinatorPage(ordered.federation) as other:
-        Thread(target=other.serve_forever, daemon=True).start()
+    with at_work(CoordinatorPage(ordered.federation)) as other:
         assert sent(ordered.url, audit)[0] == 303
         log.write_text("asks the sites")
         status, text = sent(other.url, audit)
@@ -548,21 +517,18 @@ def test_of_two_consoles_one_begins_a_command_and_the_other_keeps_its_log(ordere
         until(lambda: "said, which is at work" not in sent(other.url)[1])
         assert sent(other.url, audit)[0] == 303
         until(lambda: "said, which is at work" not in sent(ordered.url)[1])
-        other.shutdown()
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
-def test_the_coordinators_page_fits_a_phone_and_a_desk(browser, federation, width, scheme):
-    with CoordinatorPage(federation) as page:
-        Thread(target=page.serve_forever, daemon=True).start()
-        tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def test_the_coordinators_page_is_readable_in_the_dark(browser, federation):
+    """On a phone, by day: test_by_pages.py."""
+    with at_work(CoordinatorPage(federation)) as page:
+        tab = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="dark")
         said: list[str] = []
         tab.on("console", lambda message: said.append(message.text))
         tab.goto(page.url)
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 1280
         tab.get_by_role("link", name="Look again").click()
         assert tab.get_by_role("img", name="Synthetic images of run done").is_visible()
         assert not said
         assert barriers(tab) == []
         tab.close()
-        page.shutdown()
