@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -410,8 +411,8 @@ def test_runs_are_ordered_behind_each_other_shown_stopped_and_fetched_by_command
     submit("second")
     with order.folder.held():  # as while it is trained
         assert "behind run first" in typed("status", "--run", "second")
-        assert "behind" not in typed("status", "--run", "first")
-    assert "behind" not in typed("status", "--run", "second")
+        assert "behind run" not in typed("status", "--run", "first")
+    assert "behind run" not in typed("status", "--run", "second")
     timeline = ("--set", "timeline=[{site='west', first=9}]")
     submit("third", *timeline)
     typed("remove", "west")

