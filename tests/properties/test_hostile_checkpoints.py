@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -26,12 +26,10 @@ from asyndgan.training import Coordinator, Site, checkpoint
 from asyndgan.training.checkpoint import State
 from asyndgan.training.optimiser import adam
 from asyndgan.wire import Evaluate, Judge, Open
+from spoiling import fuzz
 
 RUN = "abc123"
-fuzz = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    max_examples=settings.default.max_examples // 2,
-)
+half = settings(fuzz, max_examples=settings.default.max_examples // 2)
 CHANGES: list[Callable[[Tensor], Tensor]] = [
     lambda value: value.flatten()[:1], lambda value: value.flatten()[:0], lambda value: value[None],
     lambda value: torch.cat([value.flatten(), value.flatten()]), lambda value: value.to(torch.int8),
@@ -109,7 +107,7 @@ def stored(begin):
     return copy.deepcopy(coordinator.state())
 
 
-@fuzz
+@half
 @given(mutations())
 def test_a_coordinators_checkpoint_is_taken_up_or_refused_by_our_error(begin, stored, mutate):
     try:
@@ -129,7 +127,7 @@ def state_of_north(tiny, make_sites, tmp_path_factory):
     return checkpoint.read(checkpoint.step_file(folder / "north" / f"run-{RUN}", 1))
 
 
-@fuzz
+@half
 @given(mutations())
 def test_a_sites_checkpoint_is_taken_up_or_refused_by_our_error(
     tiny, make_cohort, tmp_path_factory, state_of_north, mutate
@@ -153,7 +151,7 @@ def network():
     return build_segmenter(1, 3, width=4, space=(32, 32))
 
 
-@fuzz
+@half
 @given(mutations(), st.binary(max_size=40), st.integers(0, 10**6))
 def test_weights_of_a_network_that_a_site_judges_are_taken_up_or_refused(
     network, tmp_path_factory, mutate, noise, where

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import zstandard
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asyndgan.engines.framing import FRAME, Frames
@@ -49,10 +49,10 @@ from asyndgan.wire import (
     unpack,
 )
 from asyndgan.wire.messages import HEADER_LIMIT, MAGIC, PREFIX, VERSION
+from spoiling import fuzz, places
 
 RUN = "abc123"
 LIMIT = 2**17
-fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def split(payload: bytes) -> tuple[Any, bytes]:
@@ -135,19 +135,6 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=5,
 )  # fmt: skip
-
-
-def places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value."""
-    if path:
-        yield path
-    items: Any = ()
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for key, inner in items:
-        yield from places(inner, (*path, key))
 
 
 @st.composite

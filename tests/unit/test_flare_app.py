@@ -16,7 +16,6 @@ import pytest
 from nvflare.apis.fl_constant import ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
-from nvflare.apis.signal import Signal
 
 from asyndgan.cli.site import first_policy
 from asyndgan.engines.flare.app import BYTES, GREET, REQUEST, Messages, SiteEnd, SiteLine
@@ -256,16 +255,6 @@ def test_a_site_passes_on_what_comes_and_the_answer_back(tmp_path, monkeypatch):
         line.disconnect()
 
 
-def test_a_site_whose_own_process_is_not_running_or_not_named_says_so(tmp_path, monkeypatch):
-    line = a_line(tmp_path, monkeypatch)
-    for _ in range(2):
-        answered = line.answer(GREET, asking(b""), FLContext())
-        assert answered.get_return_code() == ReturnCode.SERVICE_UNAVAILABLE
-        monkeypatch.delenv(SOCKETS, raising=False)
-    done = line.execute("any", Shareable(), FLContext(), Signal())
-    assert done.get_return_code() == ReturnCode.TASK_UNKNOWN
-
-
 def test_what_is_no_greeting_is_sent_away(tmp_path):
     with listening(tmp_path, echo) as path, socket.socket(socket.AF_UNIX) as plain:
         plain.connect(str(path))
@@ -274,14 +263,6 @@ def test_what_is_no_greeting_is_sent_away(tmp_path):
         nonsense.send(1, b"words")
         with pytest.raises(SiteUnreachableError):
             nonsense.receive(timeout=10)
-
-
-def test_a_listener_leaves_anothers_socket_alone(tmp_path):
-    with listening(tmp_path, echo) as path:
-        path.unlink()
-        with socket.socket(socket.AF_UNIX) as of_another:
-            of_another.bind(str(path))
-    assert path.exists()
 
 
 def test_the_sockets_folder_has_to_be_ones_own(tmp_path, monkeypatch):
