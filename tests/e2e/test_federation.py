@@ -40,7 +40,8 @@ from asyndgan.errors import (
 from asyndgan.locks import held
 from asyndgan.privacy import Policy
 from asyndgan.protocol import Exchange
-from asyndgan.runs import load_recipe
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFacts, load_recipe
 from asyndgan.runs.federated import serve
 from asyndgan.runs.order import Order
 from asyndgan.training import Coordinator
@@ -147,6 +148,12 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
         assert "west" in local.flare.sites() and local.flare.job("west") == job
         order = Order.submit(federation, "with-west", recipe, ("north", "south", "west"))
         assert order.due(recipe, local.flare) == ["north", "south", "west"]
+        comes = ["training.steps=400", "timeline=[{site='west', first=300}]"]
+        later = Recipe.from_toml(recipe.to_toml(), comes)
+        late = Order.submit(federation, "west-later", later, ("north", "south", "west"))
+        facts = RunFacts("ab", "0", later.digest(), "flare", state="failed", steps=301)
+        late.folder.write_facts(facts)  # it ended there, and had no checkpoint: it begins anew
+        assert late.due(later, local.flare) == ["north", "south"]
         remove_site(federation, "west")
         local.flare.sweep()
         until(lambda: "west" not in local.flare.sites())
