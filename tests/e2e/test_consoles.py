@@ -111,16 +111,19 @@ def sent(url, body=None, path=None, **headers):
 def test_a_steward_reads_who_asks_what_it_costs_what_could_be_learned_and_what_is_refused(
     kit, page
 ):
-    for run, recipe in (("plain", load_recipe("default")), ("paper", load_recipe("paper")),
-                        ("audit", ""), ("evaluation", ""), ("seen", ""), ("torn", WIDE)):  # fmt: skip
+    for run in ("audit", "evaluation", "seen"):
+        ask(kit, run, "")
+    for run, recipe in (("plain", load_recipe("default")), ("paper", load_recipe("paper"))):
         ask(kit, run, recipe)
+    ask(kit, "torn", WIDE)
     file = kit / "requests" / "torn.json"
     file.write_text(file.read_text()[:99])
     _, text = sent(page.url)
     for words in (
         WHO, WIDE.digest(), "answers a patient (3 take part)", "666.7", "loss.paired_l1 is 100",
         "<code>discriminator.width</code> is 96", "Approve wide", "Revoke plain",
-        "The recipe differs from 'default' in one key", f"{file} cannot be read", "leaves.fingerprint",
+        "The recipe differs from 'default' in one key", f"{file} cannot be read",
+        "leaves.fingerprint",
     ):  # fmt: skip
         assert words in text, words
     for other in ("Approve plain", "Approve paper", "Approve audit", "Revoke wide", "Run torn"):
