@@ -310,7 +310,7 @@ def test_sites_audit_and_judge_a_run_for_its_coordinator_where_their_stewards_ha
         kind = "audit" if question == "audit" else "evaluation"
         refused = re.search(rf"{other}: no {kind}\. (.*)", told.stdout)
         assert told.returncode == 1 and refused and f"leaves.{kind}s" in refused[1], told.stdout
-    assert [path.name for path in (order.folder.path / "audits").iterdir()] == ["north"]
+    assert [path.parent.name for path in order.folder.path.glob("audits/*/audit.json")] == ["north"]
     (judge,) = site_evaluations(order.folder)
     assert judge == "south" and re.search(rf"south: {ANSWER}", told.stdout), told.stdout
     said("federation", "fetch", place.federation.path, "--run", "one", "--out", run)
