@@ -123,7 +123,7 @@ def test_a_federation_is_made_trains_is_audited_and_releases_a_set_by_pages(
     data = {name: hospital(tmp_path / "data" / name, seed, 100) for name, seed in SITES.items()}
     public = hospital(tmp_path / "public", 9, 40)
     recipe = tiny(
-        "masks.source=given", "masks.release=false", "training.steps=3", "training.hold_out=0.5"
+        "masks.source=given", "masks.release=false", "training.steps=2", "training.hold_out=0.5"
     )
     (tmp_path / "tiny.toml").write_text(recipe.to_toml())
     folder = tmp_path / "hospitals"
@@ -145,14 +145,12 @@ def test_a_federation_is_made_trains_is_audited_and_releases_a_set_by_pages(
         assert barriers(tab) == []
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
 
-    def submit(run: str, **keys: str) -> None:
-        press(
-            coordinator, "Submit", recipe=str(tmp_path / "tiny.toml"), run=run, masks=str(public),
-            keys="\n".join(keys.values()),
-        )  # fmt: skip
+    def submit(run: str, keys: str = "") -> None:
+        file = str(tmp_path / "tiny.toml")
+        press(coordinator, "Submit", recipe=file, run=run, masks=str(public), keys=keys)
 
     # A steward refuses, and the coordinator sees who, and by which key.
-    submit("one", width="discriminator.width=8")
+    submit("one", "discriminator.width=8")
     press(stewards["north"], "Refuse one")
     shows(coordinator, "allows.refused")
     assert "north" in coordinator.locator("section[aria-labelledby=run-one] .said").text_content()
@@ -162,10 +160,6 @@ def test_a_federation_is_made_trains_is_audited_and_releases_a_set_by_pages(
     press(stewards["north"], "Approve runs such as two")
     press(stewards["south"], "Approve two")
     press(coordinator, "Confirm two")
-    submit("three", seed="training.seed=8")
-    shows(stewards["north"], "Revoke three")
-    shows(stewards["south"], "Approve three")
-    press(coordinator, "Stop three")
 
     # No set is released before its sites have audited it.
     press(coordinator, "Release a set of two", creator="Ward 3", contact="ask@ward3.example")

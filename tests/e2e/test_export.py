@@ -19,12 +19,13 @@ from nvflare.lighter.provisioner import Provisioner
 
 from asyndgan.engines.flare.localhost import free_port
 from asyndgan.engines.flare.sockets import SOCKETS
+from asyndgan.errors import RunError
 from asyndgan.privacy import SIMULATION
 from asyndgan.runs import RunFolder
 from asyndgan.runs.learned import learned_masks
 from asyndgan.runs.train import train
 from asyndgan.training.checkpoint import read
-from commands import command
+from commands import asyndgan, command
 from waiting import until
 
 HERE = Path(sys.executable).parent
@@ -42,9 +43,10 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="as FLAR
 
 
 def exported(folder: Path, recipe: Path, run: str) -> Path:
-    words = ("--to", folder, "--site", "north", "--site", "south", "--run", run)
-    done = command("federation", "export", recipe, *words)
-    assert done.returncode == 0, done.stderr
+    asyndgan(
+        "federation", "export", recipe, "--to", folder, "--site", "north", "--site", "south",
+        "--run", run,
+    )  # fmt: skip
     assert folder.stat().st_mode & 0o77 == 0  # it holds keys
     return folder
 
@@ -75,8 +77,8 @@ def provisioned(folder: Path) -> Path:
     return made
 
 
-def same_generator(run: RunFolder, other: RunFolder) -> bool:
-    ours, theirs = (read(each.generator_file)[0] for each in (run, other))
+def same_generator(*runs: RunFolder) -> bool:
+    ours, theirs = (read(each.generator_file)[0] for each in runs)
     return list(ours) == list(theirs) and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
@@ -101,10 +103,9 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
     with ExitStack() as ends:
 
         def started(*words):
-            process = subprocess.Popen(
-                [*map(str, words)], env=known, start_new_session=True, cwd=tmp_path,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            at = {"env": known, "start_new_session": True, "cwd": tmp_path}
+            process = subprocess.Popen([*map(str, words)], **at, **nowhere)
 
             def end():
                 with suppress(ProcessLookupError):
@@ -115,10 +116,9 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
 
         for site, data in phantoms.items():
             kit = tmp_path / site
-            assert command("site", "init", kit, "--data", data).returncode == 0
+            asyndgan("site", "init", kit, "--data", data)
             (kit / "policy.toml").write_text(SIMULATION.to_toml())
-            checked = command("site", "check", kit)
-            assert checked.returncode == 0, checked.stdout
+            assert command("site", "check", kit).returncode == 0
             started(HERE / "asyndgan", "site", "start", kit)
         until(lambda: {path.name for path in sockets.iterdir()} == {"north", "south"}, 120)
 
@@ -152,17 +152,15 @@ def test_a_job_trains_in_a_provisioned_flare_and_in_the_simulator_as_in_one_proc
     masks = learned_masks(learned, phantoms, tmp_path / "learned")
     assert same_generator(over_flare, train(learned, phantoms, tmp_path / "learned", masks=masks))
     for site in phantoms:
-        done = command("ledger", "verify", tmp_path / site / "records" / "ledger.jsonl")
-        assert done.returncode == 0, done.stdout + done.stderr
+        asyndgan("ledger", "verify", tmp_path / site / "records" / "ledger.jsonl")
 
 
 def test_a_job_that_cannot_be_run_is_not_written(tmp_path):
-    words = ("demo", "--run", "One Run", "--to", tmp_path / "job", "--site", "north")
-    done = command("federation", "export", *words)
-    assert done.returncode and "'One Run': name a run in" in " ".join(done.stderr.split())
-    assert not (tmp_path / "job").exists()
+    words = ("federation", "export", "demo", "--site", "north", "--to", tmp_path / "job")
+    with pytest.raises(RunError, match="'One Run': name a run in"):
+        asyndgan(*words, "--run", "One Run")
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "file").touch()
-    done = command("federation", "export", "demo", "--to", tmp_path / "job", "--site", "north")
-    assert done.returncode and "is not empty" in done.stderr
-    assert not (tmp_path / "job-masks").exists()
+    with pytest.raises(RunError, match="is not empty"):
+        asyndgan(*words)
+    assert [path.name for path in tmp_path.iterdir()] == ["job"]

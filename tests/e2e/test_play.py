@@ -57,63 +57,48 @@ def test_a_drawn_mask_is_painted_in_every_modality_and_draw(playground):
         assert asked(playground, look=look)[0] == 200
 
 
-@pytest.mark.parametrize(
-    ("changes", "why"),
-    [
+def test_what_cannot_be_painted_is_refused_in_words_and_an_order_too_long_not_read(playground):
+    unknown = base64.b64encode(np.full((32, 32), 9, "<u2").tobytes()).decode()
+    for changes, why in (
         ({"mask": "AAAA"}, "a mask has 32 x 32 pixels"),
-        ({"mask": "no base64"}, "a mask has 32 x 32 pixels"),
-        ({"mask": base64.b64encode(np.full((32, 32), 9, "<u2").tobytes()).decode()}, "9"),
-        ({"look": "nobody"}, "nobody is no site"),
-        ({"draws": 99}, "no order of the page"),
+        ({"mask": "no base64"}, "a mask has 32 x 32 pixels"), ({"mask": unknown}, "9"),
+        ({"look": "nobody"}, "nobody is no site"), ({"draws": 99}, "no order of the page"),
         ({"more": 1}, "no order of the page"),
-    ],
-)
-def test_what_cannot_be_painted_is_refused_in_words(playground, changes, why):
-    status, content = asked(playground, **changes)
-    assert status == 400 and why in json.loads(content)
-
-
-def test_an_order_too_long_is_not_read(playground):
+    ):  # fmt: skip
+        status, content = asked(playground, **changes)
+        assert status == 400 and why in json.loads(content)
     assert asked(playground, mask="A" * 100_000)[0] == 413
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"GET /\xff\xe9/ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n",
-        b"POST /TOKEN/ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nContent-Length: abc\r\n\r\n",
-        b"POST /TOKEN/ HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nContent-Length: 9\r\n\r\n",
-    ],
-)
-def test_malformed_and_broken_requests_leave_no_traceback(playground, sent, capfd):
-    sent = sent.replace(b"PORT", b"%d" % playground.server_port)
-    line = socket.create_connection(("127.0.0.1", playground.server_port), timeout=60)
-    line.sendall(sent.replace(b"TOKEN", playground.token.encode()))
-    line.shutdown(socket.SHUT_WR)
-    answer = line.recv(100)
-    line.close()
-    assert b" 404 " in answer or b" 413 " in answer or b" 400 " in answer
+def test_malformed_and_broken_requests_leave_no_traceback(playground, capfd):
+    host = f"127.0.0.1:{playground.server_port}".encode()
+    order = b"POST /" + playground.token.encode() + b"/ HTTP/1.1\r\nHost: " + host + b"\r\n"
+    for sent in (
+        b"GET /\xff\xe9/ HTTP/1.1\r\nHost: " + host + b"\r\n\r\n",
+        order + b"Content-Length: abc\r\n\r\n", order + b"Content-Length: 9\r\n\r\n",
+    ):  # fmt: skip
+        with socket.create_connection(("127.0.0.1", playground.server_port), timeout=60) as line:
+            line.sendall(sent)
+            line.shutdown(socket.SHUT_WR)
+            answer = line.recv(100)
+        assert b" 404 " in answer or b" 413 " in answer or b" 400 " in answer
     assert asked(playground)[0] == 200
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_run_that_paints_without_masks_is_refused(run, tiny, monkeypatch):
+def test_a_run_without_masks_and_a_port_that_is_taken_are_refused(
+    run, playground, tiny, monkeypatch
+):
+    with pytest.raises(RunError, match=f"port {playground.server_port} cannot be used"):
+        Playground(run, port=playground.server_port)
     recipe = tiny("condition.kind=none", "generator.kind=dcgan", "masks.release=false")
     monkeypatch.setattr(run, "recipe", lambda: recipe)
     with pytest.raises(RunError, match="paints without masks"):
         Playground(run)
 
 
-def test_a_port_that_is_taken_is_named(run, playground):
-    with pytest.raises(RunError, match=f"port {playground.server_port} cannot be used"):
-        Playground(run, port=playground.server_port)
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_a_person_draws_by_pointer_and_by_keyboard_and_sees_images(
-    browser, playground, width, tmp_path
-):
-    page = browser.new_page(viewport={"width": width, "height": 900})
+def test_a_person_draws_by_pointer_and_by_keyboard_and_sees_images(browser, playground, tmp_path):
+    page = browser.new_page(viewport={"width": 390, "height": 900})
     said, asked_for = [], []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -121,18 +106,19 @@ def test_a_person_draws_by_pointer_and_by_keyboard_and_sees_images(
     page.goto(playground.url)
     page.wait_for_selector("#painted img")
     assert barriers(page) == []
-    before = page.evaluate("[...mask].filter(value => value == label).length")
+    count = "[...mask].filter(value => value == label).length"
+    before = page.evaluate(count)
     page.click("#clear")
     page.locator("#map").click(position={"x": 40, "y": 40})
-    drawn = page.evaluate("[...mask].filter(value => value == label).length")
+    drawn = page.evaluate(count)
     assert drawn > 0
     page.focus("#map")
     for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown", "+", "Space"):
         page.keyboard.press(key)
-    assert page.evaluate("[...mask].filter(value => value == label).length") > drawn
+    assert page.evaluate(count) > drawn
     for _ in range(3):
         page.click("#undo")
-    assert page.evaluate("[...mask].filter(value => value == label).length") == before
+    assert page.evaluate(count) == before
     Image.fromarray(np.full((32, 32), 1, np.uint8)).save(tmp_path / "ones.png")
     page.set_input_files("#file", tmp_path / "ones.png")
     until(lambda: page.evaluate("mask.every(value => value == 1)"))
@@ -140,8 +126,8 @@ def test_a_person_draws_by_pointer_and_by_keyboard_and_sees_images(
     page.set_input_files("#file", tmp_path / "unknown.png")
     until(lambda: "77" in page.text_content("#said"))
     page.select_option("#draws", "4")
-    count = 4 * len(playground.scope.modalities)
-    until(lambda: page.locator("#painted img").count() == count)
+    images = 4 * len(playground.scope.modalities)
+    until(lambda: page.locator("#painted img").count() == images)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert not said
     assert {url for url in asked_for if not url.startswith("data:")} == {playground.url}

@@ -1,14 +1,17 @@
 """The page as a person sees it; skipped without a browser, except on CI."""
 
 import importlib.util
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page
 
 from accessible import barriers
 from asyndgan.reports.report import write_report
+
+ROOT = "document.documentElement"
+COLOURS = (
+    "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
+)
 
 
 def _fabricate():
@@ -18,16 +21,6 @@ def _fabricate():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@dataclass
-class Watched:
-    """A page, and what went on while it was open."""
-
-    page: Page
-    address: str
-    console: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
@@ -49,63 +42,29 @@ def address(tmp_path_factory):
     return out.as_uri()
 
 
-def opened(browser: Browser, address: str, width: int, scheme: str) -> Watched:
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (820, "light"), (1400, "dark")])
+def test_the_page_is_whole_readable_and_open_to_everybody_and_asks_for_nothing(
+    browser, address, width, scheme
+):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    watched = Watched(page, address)
-    page.on("console", lambda message: watched.console.append(message.text))
-    page.on("pageerror", lambda error: watched.console.append(str(error)))
-    page.on("request", lambda request: watched.requests.append(request.url))
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
-    return watched
-
-
-@pytest.fixture(params=[(400, "light"), (820, "light"), (1400, "dark"), (1600, "light")], ids=str)
-def watched(request, browser, address):
-    found = opened(browser, address, *request.param)
-    yield found
-    found.page.close()
-
-
-def test_the_page_asks_for_nothing_and_complains_of_nothing(watched):
-    asked = [url for url in watched.requests if not url.startswith("data:")]
-    assert asked == [watched.address]
-    assert watched.console == []
-
-
-def test_every_picture_is_drawn(watched):
-    widths = watched.page.eval_on_selector_all(
-        "img", "images => images.map(image => image.naturalWidth)"
-    )
-    assert len(widths) > 40
-    assert min(widths) > 0
-
-
-def test_nothing_sticks_out_sideways(watched):
-    fits = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
-    assert watched.page.evaluate(fits)
-
-
-def test_nobody_is_kept_out(watched):
-    assert barriers(watched.page) == []
-
-
-def test_the_recipe_opens(watched):
-    text = watched.page.locator("details pre")
-    assert not text.is_visible()
-    watched.page.locator("summary").click()
-    assert text.is_visible()
-    assert "[generator]" in text.inner_text()
-
-
-def test_the_two_schemes_differ_and_each_is_readable(browser, address):
-    colours = {}
-    for scheme in ("light", "dark"):
-        found = opened(browser, address, 1000, scheme)
-        style = "(({color, backgroundColor}) => [color, backgroundColor])"
-        colours[scheme] = found.page.evaluate(f"{style}(getComputedStyle(document.body))")
-        found.page.close()
-    assert brightness(colours["light"][1]) - brightness(colours["light"][0]) > 150
-    assert brightness(colours["dark"][0]) - brightness(colours["dark"][1]) > 150
+    sizes = page.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
+    assert len(sizes) > 40 and min(sizes) > 0
+    assert page.evaluate(f"{ROOT}.scrollWidth <= {ROOT}.clientWidth")  # nothing sticks out sideways
+    assert barriers(page) == []
+    light, dark = map(brightness, page.evaluate(COLOURS)[:: 1 if scheme == "dark" else -1])
+    assert light - dark > 150
+    recipe = page.locator("details pre")
+    assert not recipe.is_visible()
+    page.locator("summary").click()
+    assert "[generator]" in recipe.inner_text()
+    assert [url for url in asked if not url.startswith("data:")] == [address] and said == []
+    page.close()
 
 
 def brightness(colour: str) -> float:

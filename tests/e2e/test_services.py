@@ -200,14 +200,14 @@ def place(tmp_path_factory):
 def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generator(
     tiny, place, tmp_path
 ):
-    recipe = tiny("image.size=32", "training.steps=60", "training.checkpoint_every=20")
+    recipe = tiny("image.size=32", "training.steps=40", "training.checkpoint_every=10")
     place.allow_all("north", "south")
     order = Order.submit(place.federation, "first", recipe, (), yes=True)
     until(lambda: order.said("waiting") == "north, south")
     assert "waiting for north, south" in place.status()
     place.start_sites()
     until(lambda: "connected: " in place.status(), 240)
-    until(lambda: len(order.folder.metrics()) > 25, 240)  # after the first checkpoint
+    until(lambda: len(order.folder.metrics()) > 12, 240)  # after the first checkpoint
     (coordinator,) = of_module("asyndgan.runs.federated", place.federation.path)
     os.kill(coordinator, signal.SIGKILL)
     until(lambda: not Path(f"/proc/{coordinator}").exists())
@@ -220,11 +220,8 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
     assert all(torch.equal(ours[name], undisturbed[name]) for name in ours)
     losses = [[(r["step"], r["losses"]) for r in run.metrics()] for run in (order.folder, whole)]
     assert losses[0] == losses[1]
-    os.utime(order.folder.metrics_file)
-    assert re.search(r"\bnow\b", place.status())
     past = time.time() - 3600
     os.utime(order.folder.metrics_file, (past, past))
-    assert not re.search(r"\bnow\b", place.status())
     assert "last step 1 h 00 min ago" in place.status()
 
 
@@ -264,35 +261,25 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
     assert "It begins when you have confirmed" in said(*submit)
     first, order = (Order.named(federation, name) for name in ("one-masks", "one"))
     until(lambda: first.said("proposal"), 240)
-    shown = place.status("--run", "one-masks")
-    assert "waiting for you to confirm what it paints: 'asyndgan federation confirm" in shown
-    assert not first.folder.facts_file.exists()
+    assert "waiting for you to confirm what it paints" in place.status("--run", "one-masks")
 
     # The administrator sees who lies, says no, and names the sites that are to take part.
     shown = said(*confirm, "one-masks", answer="n\n")
     assert f"{liar} alone brings 'evil', label 63 'evil'." in shown
-    assert "up to a share of" in shown
-    assert first.state() == "stopped"
-    until(lambda: not first.folder.busy())
+    until(lambda: first.state() == "stopped" and not first.folder.busy())
     assert not first.folder.facts_file.exists()
-    with pytest.raises(RunError, match="is stopped, so there is nothing to confirm"):
-        asyndgan(*confirm, "one-masks")
     named = [word for name in SITES for word in ("--site", name)]
     shown = answered_at_a_terminal("Shall the run begin so?", "y", *submit, *named)
     assert re.search(r"\d\d%", shown) and "Run one-masks begins." in shown, shown
     assert "evil" not in shown
     until(lambda: order.said("proposal"), 240)
-    shown = said(*confirm, "one", answer="y\n")
-    assert "Run one begins." in shown
+    assert "Run one begins." in said(*confirm, "one", answer="y\n")
     until(lambda: order.state() in ("finished", "failed"), 400)
     assert order.state() == "finished", order.said("failed")
-    assert "step 2 of 2" in place.status("--run", "one")
     news = [line for record in order.folder.metrics() for line in record["news"]]
     assert not [line for line in news if liar in line], news  # it is asked for nothing
     assert "evil" not in order.folder.facts().labels.values()
     assert set(order.folder.facts().sites) == set(SITES)
-    with pytest.raises(RunError, match="run one is finished, so there is nothing to confirm"):
-        asyndgan(*confirm, "one")
     asyndgan("federation", "fetch", federation.path, "--run", "one", "--out", tmp_path / "fetched")
     fetched = RunFolder(tmp_path / "fetched")
     assert not {"proposal", "confirmed"} & {path.name for path in fetched.path.iterdir()}
@@ -308,42 +295,30 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
     until(lambda: present(federation) == [*SITES], 240)
 
 
-def test_a_site_audits_a_run_for_its_coordinator_where_its_steward_has_agreed(place, tmp_path):
+def test_sites_audit_and_judge_a_run_for_its_coordinator_where_their_stewards_have_agreed(
+    place, tmp_path
+):
     """Of the run that the test before has ordered; what answers hold: unit/test_asked_audits.py."""
-    order = Order.named(place.federation, "one")
-    allow(place.folder / "north" / "policy.toml", audits="1")
-    told = command("federation", "audit", place.federation.path, "--run", "one")
-    assert told.returncode == 1
-    refused = re.search(r"south: no audit\. (.*)", told.stdout)
-    assert refused and "leaves.audits" in refused[1], told.stdout
-    assert [path.name for path in (order.folder.path / "audits").iterdir()] == ["north"]
-    run = tmp_path / "fetched"
+    order, run = Order.named(place.federation, "one"), tmp_path / "fetched"
+    for site, key in (("north", "audits"), ("south", "evaluations")):
+        allow(place.folder / site / "policy.toml", **{key: "1"})
+    for question, other, words in (("audit", "south", ()), ("evaluate", "north", ("--steps", 3))):
+        told = command("federation", question, place.federation.path, "--run", "one", *words)
+        kind = "audit" if question == "audit" else "evaluation"
+        refused = re.search(rf"{other}: no {kind}\. (.*)", told.stdout)
+        assert told.returncode == 1 and refused and f"leaves.{kind}s" in refused[1], told.stdout
+    assert [path.parent.name for path in order.folder.path.glob("audits/*/audit.json")] == ["north"]
+    (judge,) = site_evaluations(order.folder)
+    assert judge == "south" and re.search(rf"south: {ANSWER}", told.stdout), told.stdout
     said("federation", "fetch", place.federation.path, "--run", "one", "--out", run)
     found = read_audit(run / "audits" / "north")
     assert found.confirmed == {"north": True} and len(found.audit.attacks) == 5
     own = read_audit(place.folder / "north" / "runs" / "one" / "audit")
     assert found.masks == own.masks and found.generator == own.generator
     assert [one.kind for one in place.ledger("north")].count("audited") == 1
+    assert [one.bare for one in place.ledger("south")].count("evaluation") == 1
     with pytest.raises(RunError, match="may not be released: "):
         said("release", run, "--out", tmp_path / "set", *AS_OPTIONS)
-
-
-def test_a_site_judges_a_network_of_the_synthetic_set_where_its_steward_has_agreed(place, tmp_path):
-    """Of the same run; what answers hold: unit/test_asked_audits.py."""
-    order = Order.named(place.federation, "one")
-    allow(place.folder / "south" / "policy.toml", evaluations="1")
-    words = ("federation", "evaluate", place.federation.path, "--run", "one", "--steps", "3")
-    told = command(*words)
-    assert told.returncode == 1
-    refused = re.search(r"north: no evaluation\. (.*)", told.stdout)
-    assert refused and "leaves.evaluations" in refused[1], told.stdout
-    (site,) = site_evaluations(order.folder)
-    assert site == "south" and re.search(rf"south: {ANSWER}", told.stdout), told.stdout
-    assert [one.bare for one in place.ledger("south")].count("evaluation") == 1
-    run, page = tmp_path / "fetched", tmp_path / "page.html"
-    said("federation", "fetch", place.federation.path, "--run", "one", "--out", run)
-    said("report", run, "--out", page)
-    assert "Dice of a network trained on the synthetic set alone" in page.read_text()
 
 
 def test_a_server_that_outlives_its_command_is_replaced_by_the_next_and_kits_are_renewed(place):
@@ -431,15 +406,11 @@ def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up_and_no_tra
 
 
 def test_a_process_that_only_has_a_kits_name_in_its_command_is_let_live(tmp_path):
-    kit = tmp_path / "north"
-    kit.mkdir()
-    stranger = subprocess.Popen(
-        ["tail", "-f", "/dev/null", str(kit), "-s", "1"], start_new_session=True
-    )
-    try:
+    (kit := tmp_path / "north").mkdir()
+    with subprocess.Popen(
+        ["tail", "-f", "/dev/null", str(kit)], start_new_session=True
+    ) as stranger:
         end_all(kit)
         time.sleep(0.5)
         assert stranger.poll() is None
-    finally:
         stranger.kill()
-        stranger.wait()

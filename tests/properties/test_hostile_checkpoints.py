@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -26,9 +26,10 @@ from asyndgan.training import Coordinator, Site, checkpoint
 from asyndgan.training.checkpoint import State
 from asyndgan.training.optimiser import adam
 from asyndgan.wire import Evaluate, Judge, Open
+from spoiling import fuzz
 
 RUN = "abc123"
-fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+half = settings(fuzz, max_examples=settings.default.max_examples // 2)
 CHANGES: list[Callable[[Tensor], Tensor]] = [
     lambda value: value.flatten()[:1], lambda value: value.flatten()[:0], lambda value: value[None],
     lambda value: torch.cat([value.flatten(), value.flatten()]), lambda value: value.to(torch.int8),
@@ -106,7 +107,7 @@ def stored(begin):
     return copy.deepcopy(coordinator.state())
 
 
-@fuzz
+@half
 @given(mutations())
 def test_a_coordinators_checkpoint_is_taken_up_or_refused_by_our_error(begin, stored, mutate):
     try:
@@ -126,7 +127,7 @@ def state_of_north(tiny, make_sites, tmp_path_factory):
     return checkpoint.read(checkpoint.step_file(folder / "north" / f"run-{RUN}", 1))
 
 
-@fuzz
+@half
 @given(mutations())
 def test_a_sites_checkpoint_is_taken_up_or_refused_by_our_error(
     tiny, make_cohort, tmp_path_factory, state_of_north, mutate
@@ -150,7 +151,7 @@ def network():
     return build_segmenter(1, 3, width=4, space=(32, 32))
 
 
-@fuzz
+@half
 @given(mutations(), st.binary(max_size=40), st.integers(0, 10**6))
 def test_weights_of_a_network_that_a_site_judges_are_taken_up_or_refused(
     network, tmp_path_factory, mutate, noise, where
@@ -237,7 +238,7 @@ def first(state: State, start: str) -> str:
     return next(key for key in sorted(state[0]) if key.startswith(start))
 
 
-@pytest.mark.parametrize("how", [*BY_BYTES, "another run", "weights", "average", "optimiser"])
+@pytest.mark.parametrize("how", [*BY_BYTES, "another run", "weights", "optimiser"])
 def test_a_run_does_not_go_on_from_a_coordinators_checkpoint_that_was_tampered_with(
     how, begin, stored, tmp_path
 ):
@@ -246,7 +247,6 @@ def test_a_run_does_not_go_on_from_a_coordinators_checkpoint_that_was_tampered_w
     ours = {
         "another run": spoiled("", "run", "def456"),
         "weights": spoiled(first(state, "generator/")),
-        "average": spoiled(first(state, "average/")),
         "optimiser": spoiled(first(state, "optimiser/0/exp_avg_sq")),
     }
     (BY_BYTES | ours)[how](path, state)
@@ -255,7 +255,7 @@ def test_a_run_does_not_go_on_from_a_coordinators_checkpoint_that_was_tampered_w
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("how", [*BY_BYTES, "another run", "no run", "another recipe", "weights"])
+@pytest.mark.parametrize("how", [*BY_BYTES, "another run", "another recipe", "weights"])
 def test_a_site_takes_up_no_state_that_was_tampered_with(
     how, tiny, make_cohort, state_of_north, tmp_path
 ):
@@ -265,7 +265,6 @@ def test_a_site_takes_up_no_state_that_was_tampered_with(
     checkpoint.write(path, *state)
     ours = {
         "another run": spoiled("", "run", "def456"),
-        "no run": spoiled("", "run"),
         "another recipe": spoiled("", "recipe", "0" * 64),
         "weights": spoiled(first(state, "discriminator/")),
     }

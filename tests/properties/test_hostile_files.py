@@ -11,12 +11,13 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -118,25 +119,19 @@ def test_any_text_is_read_or_refused_by_our_error(text: str) -> None:
         refused_or_read(read, text)
 
 
-def test_a_file_without_end_is_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "big.toml"
-    with path.open("wb") as file:
-        file.truncate(2**34)  # sparse: sixteen gigabytes of nothing
-    for read in (load_recipe, lambda name: Policy.from_file(Path(name))):
-        with pytest.raises(AsyndganError):
-            read(str(path))
-
-
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", "[" * 100_000, '{"run": 1}', '{"x": NaN}', "\ud800"]
-)
-def test_a_run_folder_that_is_none_is_refused(content: str, tmp_path: Path) -> None:
+def test_a_run_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.facts_file.write_bytes(content.encode("utf-8", "surrogatepass"))
-    run.recipe_file.write_bytes(content.encode("utf-8", "surrogatepass"))
-    with pytest.raises(AsyndganError):
-        run.facts()
-    assert refused_or_read(lambda _: run.recipe(), "") or not content
+    for content in ("", "{", "[]", "[" * 100_000, '{"run": 1}', '{"x": NaN}', "\ud800"):
+        for file in (run.facts_file, run.recipe_file):
+            file.write_bytes(content.encode("utf-8", "surrogatepass"))
+        with pytest.raises(AsyndganError):
+            run.facts()
+        assert refused_or_read(lambda _: run.recipe(), "") or not content
+    facts = {"run": "1f", "version": "0", "recipe_digest": "", "engine": "inprocess"}
+    for change in ({"labels": {"x": "y"}}, {"labels": 3}, {"space": "big"}, {"modalities": None}):
+        run.facts_file.write_text(json.dumps(facts | change))
+        with pytest.raises(AsyndganError):
+            _ = run.facts().scope
 
 
 @pytest.mark.parametrize(
@@ -171,42 +166,16 @@ def test_a_volume_of_either_version_with_a_short_extension_is_read(tmp_path: Pat
             assert (read_mask(tmp_path / name).values == values).all()
 
 
-def test_what_a_stranger_says_of_his_run_is_no_longer_than_it_may_be(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.facts_file.write_text(json.dumps({"run": "a" * 2**21}))
-    with pytest.raises(AsyndganError):
-        run.facts()
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"labels": {"x": "y"}}, {"labels": 3}, {"space": "big"}, {"modalities": None}],
-    ids=str,
-)
-def test_a_run_that_says_nonsense_of_what_it_paints_is_refused(
-    change: dict[str, object], tmp_path: Path
-) -> None:
-    run = RunFolder(tmp_path)
-    facts = {"run": "1f", "version": "0", "recipe_digest": "", "engine": "inprocess"}
-    run.facts_file.write_text(json.dumps(facts | change))
-    with pytest.raises(AsyndganError):
-        _ = run.facts().scope
-
-
-@pytest.mark.parametrize("line", ["[" * 50_000, "{}", "\ud800", '{"number": 1}'])
-def test_a_ledger_that_is_none_is_refused(line: str, tmp_path: Path) -> None:
+def test_a_ledger_or_an_account_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
-    path.write_bytes(line.encode("utf-8", "surrogatepass") + b"\n")
-    with pytest.raises(AsyndganError):
-        list(ledger.read(path))
+    for line in ("[" * 50_000, "{}", "\ud800", '{"number": 1}'):
+        path.write_bytes(line.encode("utf-8", "surrogatepass") + b"\n")
+        with pytest.raises(AsyndganError):
+            list(ledger.read(path))
     path.write_text("")
     path.with_suffix(".head").write_text('{"number": Infinity, "digest": ""}')
     with pytest.raises(AsyndganError):
         list(ledger.read(path))
-
-
-def test_an_account_that_is_none_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "privacy.json"
     for content in ('[{"noise": 1, "rate": 1, "uses": Infinity}]', "[" * 50_000, "3", "{"):
         path.write_text(content)
         with pytest.raises(AsyndganError):
@@ -215,75 +184,64 @@ def test_an_account_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
     """Every reader of a file that may come from somebody else: the file, and how it is read."""
-    run, state = RunFolder(folder), folder / "state.safetensors"
-    (folder / "imagesTr").mkdir(exist_ok=True)
-    image, info = (
-        folder / "imagesTr" / "ann_0000.png",
-        DatasetInfo("x", ("T1",), {"a": 0}, ".png", ".png"),
-    )
-    volume = folder / "ann.nii.gz"
-    return {
-        "recipe": (folder / "r.toml", lambda: load_recipe(str(folder / "r.toml"))),
-        "policy": (folder / "p.toml", lambda: Policy.from_file(folder / "p.toml")),
-        "account": (
-            folder / "a.json", lambda: Account(folder / "a.json", None, epsilon=1, delta=1e-5)
-        ),
-        "ledger": (folder / "l.jsonl", lambda: list(ledger.read(folder / "l.jsonl"))),
-        "books": (folder / "b.jsonl", lambda: ledger.Ledger(folder / "b.jsonl", "0")),
-        "facts": (run.facts_file, run.facts),
-        "run's recipe": (run.recipe_file, run.recipe),
-        "metrics": (run.metrics_file, run.metrics),
-        "generator": (run.generator_file, run.generator_digest),
-        "checkpoint": (state, lambda: checkpoint.read(state)),
-        "data set": (folder / "dataset.json", lambda: describe(folder)),
-        "picture": (image, lambda: read_image(image, 0, info)),
-        "mask": (image, lambda: read_mask(image)),
-        "volume": (volume, lambda: read_mask(volume)),
-        "audit": (folder / AUDIT_FILE, lambda: read_audit(folder)),
-        "site's evaluation": (folder / "evaluation.json", lambda: read_evaluation(folder)),
+    run, image = RunFolder(folder), folder / "imagesTr" / "ann_0000.png"
+    image.parent.mkdir(exist_ok=True)
+    info = DatasetInfo("x", ("T1",), {"a": 0}, ".png", ".png")
+    of_paths: dict[str, tuple[Path, Callable[[Path], object]]] = {
+        "recipe": (folder / "r.toml", lambda path: load_recipe(str(path))),
+        "policy": (folder / "p.toml", Policy.from_file),
+        "account": (folder / "a.json", lambda path: Account(path, None, epsilon=1, delta=1e-5)),
+        "ledger": (folder / "l.jsonl", lambda path: list(ledger.read(path))),
+        "books": (folder / "b.jsonl", lambda path: ledger.Ledger(path, "0")),
+        "facts": (run.facts_file, lambda _: run.facts()),
+        "run's recipe": (run.recipe_file, lambda _: run.recipe()),
+        "metrics": (run.metrics_file, lambda _: run.metrics()),
+        "generator": (run.generator_file, lambda _: run.generator_digest()),
+        "checkpoint": (folder / "state.safetensors", checkpoint.read),
+        "data set": (folder / "dataset.json", lambda _: describe(folder)),
+        "picture": (image, lambda path: read_image(path, 0, info)),
+        "mask": (image, read_mask),
+        "volume": (folder / "ann.nii.gz", read_mask),
+        "audit": (folder / AUDIT_FILE, lambda _: read_audit(folder)),
+        "site's evaluation": (folder / "evaluation.json", lambda _: read_evaluation(folder)),
         "evaluation": (
-            folder / "evaluation.json", lambda: usefulness_of(folder, "cd34", examples=True)
+            folder / "evaluation.json", lambda _: usefulness_of(folder, "cd34", examples=True)
         ),
     }  # fmt: skip
+    return {name: (path, partial(read, path)) for name, (path, read) in of_paths.items()}
 
 
-READERS_OF_FILES = [
-    "recipe", "policy", "account", "ledger", "books", "facts", "run's recipe", "metrics",
-    "generator", "checkpoint", "data set", "picture", "mask", "volume", "audit", "evaluation",
-    "site's evaluation",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", READERS_OF_FILES)
 @pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "a vast file"])
 def test_no_reader_waits_for_a_pipe_or_reads_a_device_or_more_than_memory_holds(
-    kind: str, name: str, tmp_path: Path
+    kind: str, tmp_path: Path
 ) -> None:
-    path, read = readers(tmp_path)[name]
-    if kind == "a pipe":
-        os.mkfifo(path)
-    elif kind == "a device":
-        path.symlink_to("/dev/zero")
-    elif kind == "a folder":
-        path.mkdir()
-    elif name in ("ledger", "books"):
-        pytest.skip("a ledger is as long as what left; it is read by the line")
-    else:
-        with path.open("wb") as file:
-            file.truncate(2**43)  # sparse
-    found: list[BaseException] = []
+    (tmp_path / "names").mkdir()
+    for name in readers(tmp_path / "names"):
+        if kind == "a vast file" and name in ("ledger", "books"):
+            continue  # a ledger is as long as what left; it is read by the line
+        (folder := tmp_path / name.replace(" ", "_")).mkdir()
+        path, read = readers(folder)[name]
+        if kind == "a pipe":
+            os.mkfifo(path)
+        elif kind == "a device":
+            path.symlink_to("/dev/zero")
+        elif kind == "a folder":
+            path.mkdir()
+        else:
+            with path.open("wb") as file:
+                file.truncate(2**43)  # sparse
+        found: list[BaseException] = []
+        asking = threading.Thread(target=read_into, args=(read, found), daemon=True)
+        asking.start()
+        asking.join(60)
+        assert found and isinstance(found[0], AsyndganError), (name, found)  # else it waits
 
-    def ask() -> None:
-        try:
-            read()
-        except BaseException as error:
-            found.append(error)
 
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(60)
-    assert not asking.is_alive()
-    assert isinstance(found[0], AsyndganError)
+def read_into(read: Callable[[], object], found: list[BaseException]) -> None:
+    try:
+        read()
+    except BaseException as error:
+        found.append(error)
 
 
 def refused_soon(read: Callable[[], object], match: str) -> None:
@@ -342,36 +300,32 @@ def in_a_circle() -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 8)
 
 
-def of_values() -> bytes:
-    """A TIFF of 60,000 tags, of two billion values each."""
-    return b"II*\0" + struct.pack("<IH", 8, 60000) + struct.pack("<HHII", 273, 4, 2**31, 8) * 60000
-
-
 BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a volume of very many parts": (
-        ".nii.gz",
-        lambda: gzip.compress(b"", mtime=0) * 400_000 + nifti(b""),
-        "",
+        ".nii.gz", lambda: gzip.compress(b"", mtime=0) * 400_000 + nifti(b""), "",
     ),
     "a volume behind a vast extension": (
-        ".nii.gz",
-        lambda: nifti(struct.pack("<ii", 2**31 - 16, 6) + bytes(2**20), 2**11),
+        ".nii.gz", lambda: nifti(struct.pack("<ii", 2**31 - 16, 6) + bytes(2**20), 2**11),
         "more than 1 GB",
-    ),
-    "a volume behind very many extensions": (
-        ".nii.gz",
-        lambda: nifti((struct.pack("<ii", 16, 6) + bytes(8)) * 2**10, 2**10),
-        "",
     ),
     "a JPEG of very many scans": (".jpg", of_many_scans, "more than 10 s"),
     "a TIFF of very many pages in one strip": (".tif", of_one_strip, "more than|claims"),
     "a TIFF whose pages are in a circle": (".tif", in_a_circle, "damaged"),
-    "a TIFF of very many tags": (".tif", of_values, "damaged"),
-}
+}  # fmt: skip
 """Ending and content of files of some megabytes that would take all, and what is said of them.
 
-Some are read, where the machine is fast.
+Some are read, where the machine is fast. EXPLORE=1 tries further ones.
 """
+if settings.default.max_examples > 100:
+    BOMBS |= {
+        "a volume behind very many extensions": (
+            ".nii.gz", lambda: nifti((struct.pack("<ii", 16, 6) + bytes(8)) * 2**10, 2**10), "",
+        ),
+        "a TIFF of very many tags": (
+            ".tif", lambda: b"II*\0" + struct.pack("<IH", 8, 60000)
+            + struct.pack("<HHII", 273, 4, 2**31, 8) * 60000, "damaged",
+        ),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -408,9 +362,9 @@ def test_a_text_of_dotted_keys_is_refused_before_it_is_parsed(line: str, size: i
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
-        ("channel_names", {str(n): f"m{n}" for n in range(200_000)}, "holds 200000 names"),
+        ("channel_names", {str(n): f"m{n}" for n in range(9999)}, "holds 9999 names"),
         ("channel_names", {f"x{n}": f"m{n}" for n in range(60)}, "channel_names is .*x0"),
-        ("labels", {f"m{n}": n for n in range(200_000)}, "holds 200000 names"),
+        ("labels", {f"m{n}": n for n in range(9999)}, "holds 9999 names"),
         ("file_ending", "x" * 2**20, "file_ending is"),
         ("numTraining", ["x"] * 2**16, "numTraining is"),
         ("labels", {"a": "x" * 2**20}, "has the number"),
@@ -456,10 +410,12 @@ def test_one_file_of_a_high_number_is_no_ten_thousand_faults(tmp_path: Path) -> 
     assert len(check_folder(tmp_path).faults) < 100
 
 
-def test_a_state_of_a_million_tensors_is_refused_before_they_are_read(tmp_path: Path) -> None:
+def test_a_state_of_very_many_tensors_or_a_vast_header_is_refused_before_they_are_read(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "many.safetensors"
     empty = b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},'
-    for count in (10**6, 2**16 + 1):
-        header = b"{" + b"".join(empty % number for number in range(count))[:-1] + b"}"
+    many = b"{" + b"".join(empty % number for number in range(2**16 + 1))[:-1] + b"}"
+    for header in (many, b"{" + b" " * 2**25 + b"}"):
         path.write_bytes(struct.pack("<Q", len(header)) + header)
         refused_soon(lambda: checkpoint.read(path), "is not a whole checkpoint")

@@ -6,17 +6,19 @@ compression bombs, nested JSON, replays.
 """
 
 import json
+import math
 import socket
 import struct
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 import zstandard
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asyndgan.engines.framing import FRAME, Frames
@@ -47,10 +49,10 @@ from asyndgan.wire import (
     unpack,
 )
 from asyndgan.wire.messages import HEADER_LIMIT, MAGIC, PREFIX, VERSION
+from spoiling import fuzz, places
 
 RUN = "abc123"
 LIMIT = 2**17
-fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def split(payload: bytes) -> tuple[Any, bytes]:
@@ -113,54 +115,26 @@ GOOD_REQUESTS = [
     packed(Save(run=RUN, step=0)),
     packed(
         Evaluate(
-            run=RUN,
-            recipe="",
-            facts="",
-            network="unet",
-            width=4,
+            run=RUN, recipe="", facts="", network="unet", width=4,
             weights=torch.arange(64, dtype=torch.uint8),
         )
     ),
-]
+]  # fmt: skip
+SCORE = ScoreFigures(name="organ", patients=9, score=0.5, low=0.4, high=0.6)
 GOOD_ANSWERS = [
     packed(card_of()),
     packed(judgement_of()),
     packed(Refusal(run=RUN, code="order", reason="no")),
-    packed(
-        Evaluated(
-            run=RUN,
-            asked="0" * 64,
-            found=EvaluationFigures(
-                scores=[ScoreFigures(name="organ", patients=9, score=0.5, low=0.4, high=0.6)]
-            ),
-        )
-    ),
+    packed(Evaluated(run=RUN, asked="0" * 64, found=EvaluationFigures(scores=[SCORE]))),
 ]
 NOTHING = zstandard.ZstdCompressor().compress(b"")
 
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats()
-    | st.text(max_size=5)
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5)
     | st.sampled_from(["judge", "card", "float32", "label16", "images", RUN, "\ud800", "\x1b[2J"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
     max_leaves=5,
-)
-
-
-def places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value."""
-    if path:
-        yield path
-    items: Any = ()
-    if isinstance(value, dict):
-        items = value.items()
-    elif isinstance(value, list):
-        items = enumerate(value)
-    for key, inner in items:
-        yield from places(inner, (*path, key))
+)  # fmt: skip
 
 
 @st.composite
@@ -220,6 +194,16 @@ def answered(federation: Any, payload: bytes) -> Message:
     return unpack(answer, ANSWERS, limit=federation.exchange.limit)
 
 
+@contextmanager
+def little_memory(most: int) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
 # A site
 
 
@@ -266,28 +250,16 @@ def array_header(**changes: object) -> bytes:
 )  # fmt: skip
 def test_an_array_that_is_not_as_announced_is_refused_before_it_is_allocated(federation, changes):
     answered(federation, opening(federation))
-    tracemalloc.start()
-    try:
-        answer = answered(federation, array_header(**changes))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert isinstance(answer, Refusal)
-    assert peak < 2_000_000
+    with little_memory(2_000_000):
+        assert isinstance(answered(federation, array_header(**changes)), Refusal)
 
 
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_bomb_in_a_message_is_refused_within_the_announced_size(federation, announced):
-    compressor = zstandard.ZstdCompressor(level=19, write_content_size=announced)
+    compressor = zstandard.ZstdCompressor(write_content_size=announced)
     bomb = compressor.compress(bytes(100_000_000))
-    tracemalloc.start()
-    try:
-        answer = answered(federation, array_header(body=bomb))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert isinstance(answer, Refusal)
-    assert peak < 2_000_000
+    with little_memory(2_000_000):
+        assert isinstance(answered(federation, array_header(body=bomb)), Refusal)
 
 
 def test_a_refusal_repeats_no_control_character_of_what_came(federation):
@@ -316,7 +288,7 @@ def test_a_site_that_was_attacked_goes_on_as_if_nothing_had_been(tiny, make_site
     assert answers[0] == answers[1]
 
 
-@fuzz
+@settings(fuzz, max_examples=settings.default.max_examples // 2)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_replayed_and_reordered_requests_train_each_step_once_at_most(tiny, make_sites, order):
     federation = make_sites(tiny())
@@ -355,8 +327,8 @@ def test_replayed_and_reordered_requests_train_each_step_once_at_most(tiny, make
 
 
 @pytest.mark.parametrize("coding", ["float32", "int4"])
-@pytest.mark.parametrize("shape", [[0, 2**31 - 1, 2**31 - 1, 2**31 - 1], [0, 1, 16, 16]])
-def test_an_array_with_an_empty_axis_is_refused_however_long_the_others_are(coding, shape):
+def test_an_array_with_an_empty_axis_is_refused_however_long_the_others_are(coding):
+    shape = [0, 2**31 - 1, 2**31 - 1, 2**31 - 1]
     hostile = with_array(GOOD_ANSWERS[1], "feedback", NOTHING, shape=shape, coding=coding)
     with pytest.raises(WireError, match="no axis may be empty"):
         unpack(hostile, ANSWERS, limit=LIMIT)
@@ -418,10 +390,8 @@ def test_a_run_begins_with_a_hostile_card_or_says_why_not(tiny, payload):
     [
         (None, "did not answer step 0"),  # but with a card
         ({"step": 1}, "did not answer step 0"),
-        ({"feedback": torch.zeros(2, 2, 16, 16)}, "feedback of shape"),
         ({"feedback": torch.zeros(1, 1, 16, 16)}, "feedback of shape"),
         ({"feedback": torch.zeros(2, 1, 256)}, "feedback of shape"),
-        ({"conditions": torch.zeros(2, 16, 17).long()}, "conditions of shape"),
         ({"conditions": torch.zeros(2).long()}, "conditions of shape"),
         ({"conditions": torch.full((2, 16, 16), 3)}, "a label above 2"),
         ({"run": "def"}, "answered for another run"),
@@ -448,8 +418,10 @@ def test_a_narrow_coding_announces_what_it_becomes_in_memory():
     unpack(payload, ANSWERS, limit=4 * feedback.numel() + 8 * 2 * 16 * 16)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("coding", ["float32", "float16", "int8", "int4"])
+@pytest.mark.parametrize(
+    ("coding", "value"),
+    [("float32", math.nan), ("float16", math.inf), ("int8", -math.inf), ("int4", math.nan)],
+)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_feedback_that_is_not_finite_counts_as_missed_and_spoils_nothing(
     tiny, make_sites, coding, value
@@ -474,7 +446,7 @@ def test_feedback_that_is_not_finite_counts_as_missed_and_spoils_nothing(
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("value", [1.01, -1.01, 1e30, float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("value", [1.01, -1.01, math.nan, math.inf])
 def test_a_site_judges_no_images_that_no_generator_paints(tiny, make_sites, value):
     """With ever brighter ones a coordinator could find where this site's numbers overflow."""
     federation = make_sites(tiny())
@@ -495,7 +467,7 @@ def test_a_site_judges_no_images_that_no_generator_paints(tiny, make_sites, valu
 def test_one_site_that_is_not_finite_while_others_are_silent_ends_no_run(tiny, make_sites):
     federation = make_sites(tiny("quorum.least=0.5"))
     coordinator = federation.begin()
-    feedback = torch.full((2, 1, 16, 16), float("nan"))
+    feedback = torch.full((2, 1, 16, 16), math.nan)
     hostile = pack(judgement_of(feedback=feedback), {"feedback": "int4", "conditions": "label8"})
     federation.line.tap = lambda site, answer: hostile if site == "south" else b""
     report = coordinator.step()
@@ -515,48 +487,25 @@ def line():
     theirs.close()
 
 
-def test_a_frame_comes_out_as_it_went_in(line):
-    frames, socket_ = line
-    other = Frames(socket_, limit=1000)
-    other.send(3, b"abc")
-    other.send(2**64 - 1, b"")
-    assert frames.receive(1.0) == (3, b"abc")
-    assert frames.receive(1.0) == (2**64 - 1, b"")
-
-
-@pytest.mark.parametrize("size", [1001, 2**40, 2**64 - 1])
+@pytest.mark.parametrize("size", [1001, 2**64 - 1])
 def test_a_frame_that_announces_too_much_is_refused_before_it_is_read(line, size):
     frames, other = line
     other.sendall(FRAME.pack(1, size))
-    tracemalloc.start()
-    try:
-        with pytest.raises(WireError, match="1000 are allowed"):
-            frames.receive(1.0)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 100_000
+    with little_memory(100_000), pytest.raises(WireError, match="1000 are allowed"):
+        frames.receive(1.0)
 
 
 def test_half_a_frame_is_waited_for_and_then_read_on(line):
     frames, other = line
     whole = FRAME.pack(7, 4) + b"abcd"
+    other.sendall(FRAME.pack(3, 0))
+    assert frames.receive(1.0) == (3, b"")
     for part in (whole[:5], whole[5:18]):
         other.sendall(part)
         with pytest.raises(SiteUnreachableError, match="no answer in time"):
             frames.receive(0.01)
     other.sendall(whole[18:])
     assert frames.receive(1.0) == (7, b"abcd")
-
-
-def test_a_connection_that_ends_in_the_middle_of_a_frame_is_gone(line):
-    frames, other = line
-    other.sendall(FRAME.pack(7, 4) + b"ab")
-    other.close()
-    with pytest.raises(SiteUnreachableError, match="closed the connection"):
-        frames.receive(1.0)
-    with pytest.raises(SiteUnreachableError):
-        frames.send(1, b"x" * 10)
 
 
 def test_what_was_begun_is_sent_first_and_nothing_piles_up_behind_it():

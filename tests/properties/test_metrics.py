@@ -39,7 +39,7 @@ def test_distances_are_symmetric_and_never_beyond_the_diagonal(first, second, sp
 
 @given(scores)
 def test_an_interval_contains_the_mean_and_stays_in_the_range_of_the_values(values):
-    low, high = bootstrap_interval(values, draws=500)
+    low, high = bootstrap_interval(values, draws=50)
     assert min(values) - 1e-9 <= low <= np.mean(values) + 1e-9
     assert np.mean(values) - 1e-9 <= high <= max(values) + 1e-9
 
@@ -50,18 +50,18 @@ def coverage(interval, expected, samples):
 
 
 def percentile(values):
-    drawn = np.random.default_rng(0).integers(len(values), size=(500, len(values)))
+    drawn = np.random.default_rng(0).integers(len(values), size=(300, len(values)))
     return np.quantile(np.asarray(values)[drawn].mean(1), [0.025, 0.975])
 
 
 def test_intervals_of_few_skewed_scores_cover_nearly_as_often_as_they_say():
-    scores = np.random.default_rng(7).beta(4, 1, size=(500, 20))  # as Dice: many high, few low
-    found = coverage(lambda values: bootstrap_interval(values, draws=500), 0.8, scores)
+    scores = np.random.default_rng(7).beta(4, 1, size=(300, 20))  # as Dice: many high, few low
+    found = coverage(lambda values: bootstrap_interval(values, draws=300), 0.8, scores)
     assert 0.91 <= found <= 0.97
     assert found >= coverage(percentile, 0.8, scores)
-    parts = np.random.default_rng(8).beta(4, 1, size=(500, 20))
+    parts = np.random.default_rng(8).beta(4, 1, size=(300, 20))
     pairs = np.stack([scores * parts, scores], axis=1)
-    ratio = coverage(lambda pair: paired_ratio_interval(*pair, draws=500), 0.8, pairs)
+    ratio = coverage(lambda pair: paired_ratio_interval(*pair, draws=300), 0.8, pairs)
     assert 0.91 <= ratio <= 0.97
 
 
@@ -79,7 +79,7 @@ def test_an_interval_is_known_wherever_two_patients_count(values, data):
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.05, 1)), min_size=2, max_size=20))
 def test_a_ratio_of_equals_is_one_and_scales_with_its_numerator(pairs):
     above, below = map(list, zip(*pairs, strict=True))
-    assert np.allclose(paired_ratio_interval(below, below, draws=200), (1, 1))
-    low, high = paired_ratio_interval(above, below, draws=200)
-    halved = paired_ratio_interval([value / 2 for value in above], below, draws=200)
+    assert np.allclose(paired_ratio_interval(below, below, draws=50), (1, 1))
+    low, high = paired_ratio_interval(above, below, draws=50)
+    halved = paired_ratio_interval([value / 2 for value in above], below, draws=50)
     assert np.allclose(halved, (low / 2, high / 2))

@@ -3,7 +3,7 @@
 from operator import attrgetter
 from typing import Any, get_args
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyndgan.privacy.measured_recipes import outside
@@ -108,9 +108,11 @@ def fingerprints(draw: st.DrawFn) -> Fingerprint:
 OF_ALL = {"name", "number", "kind", "bits", "version", "spaced", "modalities", "labels"}
 """What is told of any data set, or stands for nothing."""
 
+half = settings(max_examples=settings.default.max_examples // 2)
 SITES = st.dictionaries(st.sampled_from(("a", "b", "c", "d")), fingerprints(), min_size=1)
 
 
+@half
 @given(SITES)
 def test_any_sites_give_a_recipe_that_the_default_policy_measured(sites):
     made = plan(sites)
@@ -124,6 +126,7 @@ def test_any_sites_give_a_recipe_that_the_default_policy_measured(sites):
     assert all("\n" not in text for text in made.notes)
 
 
+@half
 @given(SITES, st.randoms(use_true_random=False))
 def test_the_order_of_sites_does_not_matter(sites, chance):
     names = list(sites)
@@ -131,6 +134,7 @@ def test_the_order_of_sites_does_not_matter(sites, chance):
     assert plan({name: sites[name] for name in names}) == plan(sites)
 
 
+@half
 @given(fingerprints(), st.integers(1, 50))
 def test_what_is_bounded_tells_of_no_fewer_patients(found, fewest):
     def everyone(part):

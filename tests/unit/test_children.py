@@ -15,8 +15,9 @@ MODULES = {"subprocess", "os", "multiprocessing", "pty"}
 
 def starts(path: Path) -> list[str]:
     """Calls of a source file that start a process."""
-    calls = (node.func for node in ast.walk(ast.parse(path.read_text("utf-8")))
-             if isinstance(node, ast.Call))  # fmt: skip
+    text = path.read_text("utf-8")
+    tree = ast.parse(text if any(f"{module}." in text for module in MODULES) else "")
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
     return [
         f"{path.name}: {call.value.id}.{call.attr}"
         for call in calls
@@ -31,9 +32,7 @@ def test_one_module_starts_all_processes():
     assert found == {"children.py"}
 
 
-@pytest.mark.parametrize(
-    "paths", ["", ".", "strange", ":", "{kept}", "{kept}:.:strange"], ids=range(6)
-)
+@pytest.mark.parametrize("paths", ["", ":", "{kept}:.:strange"], ids=range(3))
 def test_a_process_imports_nothing_from_its_folder(paths, tmp_path, monkeypatch):
     kept, strange = tmp_path / "kept", tmp_path / "strange"
     kept.mkdir()

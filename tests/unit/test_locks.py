@@ -13,7 +13,7 @@ from asyndgan.export.writing import written_whole
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.records import evaluate_records
-from asyndgan.locks import written_alone
+from asyndgan.locks import held, written_alone
 
 NOTHING: Any = None
 
@@ -48,3 +48,13 @@ def test_a_folder_is_free_again_after_a_failure(tmp_path: Path) -> None:
     with written_whole(tmp_path / "set") as half:
         half.mkdir()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "received", tmp_path / "books"
+    folder.mkdir()
+    elsewhere.write_text("ours")
+    (folder / ".held").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="symbolic link"), held(folder, "busy"):
+        pass
+    assert elsewhere.read_text() == "ours"

@@ -1,24 +1,49 @@
 """Which of the runs that were ordered in a federation is trained next."""
 
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from asyndgan.engines.flare.localhost import federation_here
+from asyndgan.engines.flare.kits import Federation, remove_site
+from asyndgan.engines.flare.localhost import federation_here, join
 from asyndgan.errors import BusyError, Interrupted, RunError
+from asyndgan.protocol import Transport
 from asyndgan.runs import federated
 from asyndgan.runs.order import Order, sites_alone
 from commands import asyndgan
 from waiting import until
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    return federation_here(folder / "f", folder / "north")
+
+
+@pytest.fixture
+def federation(made, tmp_path):
+    """A copy: to make keys takes seconds."""
+    return Federation.of(Path(shutil.copytree(made.path, tmp_path / "f")))
+
+
+@pytest.fixture
+def ordered(federation, tiny):
+    """Orders a run of all sites, or orders it again."""
+
+    def order(name="one", *, recipe=None, yes=False):
+        return Order.submit(federation, name, recipe or tiny(), (), yes=yes)
+
+    return order
+
+
 def test_a_run_that_fails_again_and_again_rests_and_keeps_nobody_waiting_once_it_is_stopped(
-    tiny, tmp_path, monkeypatch
+    federation, ordered, monkeypatch
 ):
-    federation = federation_here(tmp_path / "f", tmp_path / "north")
-    first, _ = (Order.submit(federation, name, tiny(), ()) for name in ("first", "second"))
+    first, _ = ordered("first"), ordered("second")
     begun: list[str] = []
     ended: list[subprocess.Popen[bytes]] = []
 
@@ -41,15 +66,8 @@ def test_a_run_that_fails_again_and_again_rests_and_keeps_nobody_waiting_once_it
     work.close()
 
 
-def test_the_process_of_a_run_imports_torch_only_while_its_sites_connect():
-    code = f"import sys, {federated.MODULE}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-
-
-def test_somebody_is_asked_again_only_if_what_the_cards_say_has_changed(tiny, tmp_path):
-    federation = federation_here(tmp_path / "f", tmp_path / "north")
-    order = Order.submit(federation, "one", tiny(), ())
+def test_somebody_is_asked_again_only_if_what_the_cards_say_has_changed(ordered):
+    order = ordered()
     order.confirm("paints T1")
     order.await_confirmation("paints T1")  # as after a crash before the first checkpoint
     with ThreadPoolExecutor(1) as pool:
@@ -63,77 +81,91 @@ def test_somebody_is_asked_again_only_if_what_the_cards_say_has_changed(tiny, tm
         with pytest.raises(Interrupted, match="was stopped before it was confirmed"):
             waits.result(60)
     assert not order.said("proposal") and not order.said("waiting")
-    Order.submit(federation, "one", tiny(), (), yes=True)
-    order.await_confirmation("paints whatever")
+    ordered(yes=True).await_confirmation("paints whatever")
 
 
-def test_a_run_that_waits_for_stewards_says_so_and_can_be_stopped(tiny, tmp_path, monkeypatch):
+def test_a_run_that_waits_for_stewards_says_so_and_can_be_stopped(ordered, monkeypatch):
     monkeypatch.setattr("asyndgan.runs.order.STEWARDS_S", 0.0)
-    federation = federation_here(tmp_path / "f", tmp_path / "north")
-    order = Order.submit(federation, "one", tiny(), (), yes=True)
-    order.await_stewards("site north: its steward has not approved the recipe.")
-    assert "steward has not approved" in asyndgan("federation", "status", federation.path)
+    order, why = ordered(yes=True), "site north: its steward has not approved the recipe."
+    order.await_stewards(why)
+    assert "steward has not approved" in asyndgan("federation", "status", order.federation.path)
     order.stop()
     with pytest.raises(Interrupted, match="was stopped before it was approved"):
-        order.await_stewards("site north: its steward has not approved the recipe.")
-    Order.submit(federation, "one", tiny(), (), yes=True)
-    order.await_confirmation("paints T1")
+        order.await_stewards(why)
+    ordered(yes=True).await_confirmation("paints T1")
     assert not order.said("trouble")
 
 
-def test_a_run_waits_while_its_sites_answer_questions(tiny, tmp_path):
-    federation = federation_here(tmp_path / "f", tmp_path / "north")
-    order = Order.submit(federation, "one", tiny(), ())
+def test_a_run_waits_while_its_sites_answer_questions_and_goes_on_after_a_failure(ordered):
+    order = ordered()
     with (
-        sites_alone(federation),
+        sites_alone(order.federation),
         pytest.raises(BusyError, match="serve another run or question"),
     ):
         order.train()
     assert order.state() == "ordered"
+    order.say("failed", "a disk was full")
+    assert order.state() == "failed" and ordered().state() == "ordered"
 
 
-def test_a_run_waits_for_the_one_that_learns_its_masks_as_long_as_that_goes_on(tiny, tmp_path):
+def test_a_run_waits_for_the_one_that_learns_its_masks_as_long_as_that_goes_on(ordered, tiny):
     """Also where both are submitted again while its own process starts."""
-    federation = federation_here(tmp_path / "f", tmp_path / "north")
-    given = tiny("masks.source=given", "masks.release=false")
-    order = Order.submit(federation, "one", given, ())
-    assert order.first and not federated._wants_work(order)
+    order = ordered(recipe=tiny("masks.source=given", "masks.release=false"))
+    assert order.first
     with pytest.raises(BusyError, match="run one-masks, which learns its masks, comes first"):
         order.train()
     order.first.stop()
-    assert federated._wants_work(order)
     with pytest.raises(RunError, match="run one-masks, which is stopped"):
         order.train()
 
 
-@pytest.mark.parametrize(
-    ("name", "masks", "valid"),
-    [
-        (64 * "a", "own", True), (65 * "a", "own", False), ("--json", "own", False),
-        ("-a", "own", False), ("a.b", "own", False), ("0-a", "own", True),
-        (58 * "a", "given", True), (59 * "a", "given", False),
-    ],
-)  # fmt: skip
-def test_a_run_is_refused_by_the_name_that_was_typed_and_told_how_long_one_may_be(
-    tiny, tmp_path, name, masks, valid
+def test_a_run_of_which_all_sites_were_removed_does_not_begin_with_whoever_is_there(
+    ordered, tiny, tmp_path
 ):
-    federation = federation_here(tmp_path / "f", tmp_path / "north")
-    release = ["masks.release=false"] if masks == "given" else []
-    recipe = tiny(f"masks.source={masks}", *release)
-    if valid:
-        assert Order.submit(federation, name, recipe, ()).name == name
-        return
-    with pytest.raises(RunError, match=rf"^'{name}': name a run .* at most 64 .* masks, 58\."):
-        Order.submit(federation, name, recipe, ())
-    assert not Order.all(federation)
+    order = ordered()
+    join(order.federation, tmp_path / "south")
+    remove_site(Federation.of(order.federation.path), "north")
+
+    class Line(Transport):
+        def send(self, site, payload, timeout):
+            raise AssertionError("nobody is asked before the run begins")
+
+        def belongs(self, site):
+            return site in Federation.of(order.federation.path).sites
+
+        def sites(self):
+            return ("south",)
+
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(order.gather, Line(), tiny())
+        until(lambda: order.said("waiting"))
+        order.stop()
+        with pytest.raises(Interrupted):
+            waits.result(60)
+    assert "were removed" in order.said("waiting")
+    Order.submit(Federation.of(order.federation.path), "one", tiny(), ("south",))
+    order.gather(Line(), tiny())
 
 
-def test_what_the_first_policies_do_with_a_run_is_said_when_it_is_submitted(tmp_path):
-    path = federation_here(tmp_path / "f", tmp_path / "north").path
+def test_a_run_is_refused_by_the_name_that_was_typed_and_told_how_long_one_may_be(ordered, tiny):
+    given = tiny("masks.source=given", "masks.release=false")
+    for name, recipe, valid in (
+        (64 * "a", tiny(), True), (65 * "a", tiny(), False), ("--json", tiny(), False),
+        ("a.b", tiny(), False), ("0-a", tiny(), True), (58 * "b", given, True),
+        (59 * "b", given, False),
+    ):  # fmt: skip
+        if valid:
+            assert ordered(name, recipe=recipe).name == name
+            continue
+        with pytest.raises(RunError, match=rf"^'{name}': name a run .* at most 64 .* masks, 58\."):
+            ordered(name, recipe=recipe)
+
+
+def test_what_the_first_policies_do_with_a_run_is_said_when_it_is_submitted(federation):
     for number, (words, said) in enumerate((
         (("default",), "run 0 waits at each site for: asyndgan site approve SITE 0\n"),
         (("demo",), "  By 'measured' as well: it is outside what was measured (discriminator."),
         (("default", "--set", "masks.source=own"), "refuses run 2: condition.kind is mask"),
     )):  # fmt: skip
-        told = asyndgan("federation", "submit", path, *words, "--run", number, "--yes")
+        told = asyndgan("federation", "submit", federation.path, *words, "--run", number, "--yes")
         assert said in told and ("'measured'" in told) is ("measured" in said)
