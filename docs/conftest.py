@@ -10,7 +10,6 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from sybil.sybil import SybilCollection
 
-from asyndgan.runs import learned
 from small import ask_little
 
 

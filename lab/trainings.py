@@ -24,7 +24,7 @@ from asyndgan.errors import AsyndganError, RunError
 from asyndgan.judging.bench import OnProgress, write_whole
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
-from asyndgan.runs.learned import learned_masks, learns_masks
+from asyndgan.runs.mask_learning import learned_masks, learns_masks
 from asyndgan.runs.train import train
 from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import GENERATOR_VERSION

@@ -61,7 +61,7 @@ from asyndgan.models.installed import part  # noqa: E402
 from asyndgan.protocol import Endpoint, Exchange, Transport, message_limit  # noqa: E402
 from asyndgan.recipe import Recipe  # noqa: E402
 from asyndgan.recipe.pooled import LARGEST_SIDE  # noqa: E402
-from asyndgan.runs import learned, planned  # noqa: E402
+from asyndgan.runs import mask_learning, planned  # noqa: E402
 from asyndgan.store import Cohort, derived_seed  # noqa: E402
 from asyndgan.tables.planning import plan_tables  # noqa: E402
 from asyndgan.training import Coordinator, Site  # noqa: E402
@@ -341,7 +341,7 @@ def left_sites(monkeypatch):
 def few_masks():
     """So few are learned to paint from: each costs images that are written, read and compared."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learned, "FEWEST", 24)
+        patch.setattr(mask_learning, "FEWEST", 24)
         yield
 
 

@@ -35,7 +35,7 @@ from asyndgan.painting.sets import MOVED, masks_of
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
-from asyndgan.runs.learned import painted_masks
+from asyndgan.runs.mask_learning import painted_masks
 from asyndgan.store import Case
 from asyndgan.store.splits import held_out_by
 from asyndgan.training.segmentation import budget_for

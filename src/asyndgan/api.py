@@ -45,7 +45,7 @@ from asyndgan.recipe.faults import WORDS, shown
 from asyndgan.recipe.recipe import dotted
 from asyndgan.reports.of_run import report_run
 from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.runs.learned import learned_masks, learns_masks
+from asyndgan.runs.mask_learning import learned_masks, learns_masks
 from asyndgan.runs.planned import planned, within
 from asyndgan.runs.shipped import run_of
 from asyndgan.runs.train import Watch

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.export.writing import write_dataset
-from asyndgan.runs.learned import learned_masks
+from asyndgan.runs.mask_learning import learned_masks
 from asyndgan.runs.train import train
 from asyndgan.store import RawCase
 from asyndgan.wire import ANSWERS, unpack

@@ -22,7 +22,7 @@ from asyndgan.engines.flare.sockets import SOCKETS
 from asyndgan.errors import RunError
 from asyndgan.privacy import SIMULATION
 from asyndgan.runs import RunFolder
-from asyndgan.runs.learned import learned_masks
+from asyndgan.runs.mask_learning import learned_masks
 from asyndgan.runs.train import train
 from asyndgan.training.checkpoint import read
 from commands import asyndgan, command

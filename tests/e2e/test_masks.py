@@ -28,8 +28,8 @@ from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, learned, load_recipe
-from asyndgan.runs.bank import MaskBank
+from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.runs.order import Order
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train

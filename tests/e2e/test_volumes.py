@@ -17,8 +17,8 @@ from asyndgan.intake.dataset import DataSet
 from asyndgan.painting.synthesise import chosen_masks, released_masks, synthesise
 from asyndgan.painting.writing import Storage
 from asyndgan.privacy.measured_recipes import outside
-from asyndgan.runs import learned, load_recipe
-from asyndgan.runs.bank import MaskBank
+from asyndgan.runs import load_recipe, mask_learning
+from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.runs.train import train
 from asyndgan.store.prepare import invert, invert_mask
 from commands import asyndgan
@@ -122,7 +122,7 @@ def test_python_paints_one_volume_or_several(run):
 
 
 def test_masks_of_volumes_are_learned_first(sites, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(learned, "FEWEST", 8 * 16)  # as many slices as 16 volumes have
+    monkeypatch.setattr(mask_learning, "FEWEST", 8 * 16)  # as many slices as 16 volumes have
     painted, keep = [], MaskBank.keep
 
     def kept(bank, site, masks):  # equal ones are kept once
@@ -131,7 +131,7 @@ def test_masks_of_volumes_are_learned_first(sites, tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(MaskBank, "keep", kept)
     recipe = tiny(*VOLUMES, "masks.source=given", "masks.release=false")
-    masks = learned.learned_masks(recipe, sites, tmp_path / "run")
+    masks = mask_learning.learned_masks(recipe, sites, tmp_path / "run")
     assert len(painted) == 16
     run = train(recipe, sites, tmp_path / "run", masks=masks)
     assert {tuple(mask.shape) for _, mask in released_masks(run)} == {(32, 32, 32)}

@@ -34,7 +34,7 @@ from asyndgan.privacy.accounting import Account
 from asyndgan.recipe import Recipe, known_keys
 from asyndgan.reports.usefulness import usefulness_of
 from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.store.info import DatasetInfo
 from asyndgan.training import checkpoint
 from lab.suite import Suite

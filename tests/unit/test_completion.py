@@ -27,7 +27,7 @@ from asyndgan.painting.translation import (
 )
 from asyndgan.recipe import ImageSection
 from asyndgan.store import Case
-from asyndgan.store.plan import levels_of, shared_modalities
+from asyndgan.store.fitting import levels_of, shared_modalities
 from asyndgan.store.prepare import blanked
 from lab.completion_scores import nearness
 from reading import read_cases

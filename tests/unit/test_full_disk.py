@@ -22,7 +22,7 @@ from asyndgan.privacy.accounting import _write as write_account
 from asyndgan.privacy.ledger import Ledger, read
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
-from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.runs.recorder import Board
 from asyndgan.runs.train import train
 from asyndgan.texts import append, replace_text

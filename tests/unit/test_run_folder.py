@@ -12,7 +12,7 @@ from asyndgan.errors import DataError, RecipeError, RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names
-from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.runs.train import train
 from asyndgan.tables.schema import check_own_data
 

@@ -25,14 +25,14 @@ from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
-from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.store import Batch, Cohort, derived_seed
 from asyndgan.training import SHARED_LOOK, Coordinator, Site, StepReport, checkpoint, scope_maps
-from asyndgan.training.admission import Arrivals
 from asyndgan.training.objective import PENALISED, Objective
 from asyndgan.training.optimiser import rate_factor
 from asyndgan.training.painting import Diversity, Painting, sameness
 from asyndgan.training.roster import _TurnedAway, open_all
+from asyndgan.training.site_checks import Arrivals
 from asyndgan.wire import (
     ANSWERS,
     Card,

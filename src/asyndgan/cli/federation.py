@@ -405,7 +405,7 @@ def export(
         --site NAME: Site that takes part, as FLARE names it.
     """
     from asyndgan.engines.federation import MASKS_SUFFIX, check_run_name
-    from asyndgan.runs.learned import beside, recipe_of_masks
+    from asyndgan.runs.mask_learning import beside, recipe_of_masks
 
     resolved = load_recipe(recipe, overrides or [])
     name = _run_name(run, resolved)

@@ -142,7 +142,7 @@ def trained(
     **how: Any,
 ) -> "RunFolder":
     """Trains with a bar; masks are learned first, in so many steps, if the run has to."""
-    from asyndgan.runs.learned import learned_masks, learns_masks
+    from asyndgan.runs.mask_learning import learned_masks, learns_masks
     from asyndgan.runs.train import train as train_run
 
     if learns_masks(recipe, masks, out, resume=resume):

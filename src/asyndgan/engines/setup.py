@@ -20,8 +20,8 @@ from asyndgan.privacy.door import open_release
 from asyndgan.protocol import ASKED_LIMIT, Endpoint, Handler, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.store import Cohort, derived_seed
+from asyndgan.store.fitting import shared_modalities
 from asyndgan.store.info import DatasetInfo
-from asyndgan.store.plan import shared_modalities
 from asyndgan.store.prepare import masks_as_images
 from asyndgan.store.splits import OPEN, Chooser, held_out_by
 from asyndgan.store.survey import Survey

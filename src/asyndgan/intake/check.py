@@ -32,9 +32,9 @@ from asyndgan.store.enrolment import (
     refusals,
     untaught,
 )
+from asyndgan.store.fitting import grid_for, planned, shared_modalities
 from asyndgan.store.geometry import is_shrunk, resampled, slice_of
 from asyndgan.store.info import DatasetInfo
-from asyndgan.store.plan import grid_for, planned, shared_modalities
 from asyndgan.store.splits import halves_of, held_out_by
 from asyndgan.store.survey import Survey
 from asyndgan.texts import counted

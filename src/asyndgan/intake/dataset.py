@@ -19,9 +19,9 @@ from asyndgan.recipe import ImageSection
 from asyndgan.recipe.image import Intensity
 from asyndgan.store.case import RawCase, Source
 from asyndgan.store.enrolment import Reason, none_left, none_shared
+from asyndgan.store.fitting import SYNTHETIC_INTENSITY, grid_for, shared_modalities
 from asyndgan.store.geometry import AXES
 from asyndgan.store.info import DatasetInfo
-from asyndgan.store.plan import SYNTHETIC_INTENSITY, grid_for, shared_modalities
 from asyndgan.store.store import Item, Store, compact
 from asyndgan.texts import counted
 

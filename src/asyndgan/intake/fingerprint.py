@@ -30,9 +30,9 @@ from asyndgan.recipe.fingerprint import (
 )
 from asyndgan.recipe.pooled import window
 from asyndgan.store.case import Source
+from asyndgan.store.fitting import shared_modalities
 from asyndgan.store.geometry import AXES
 from asyndgan.store.info import DatasetInfo
-from asyndgan.store.plan import shared_modalities
 from asyndgan.texts import bounded_text, parsed_json
 
 SAMPLED: Final = 2**18

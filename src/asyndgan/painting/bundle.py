@@ -18,7 +18,7 @@ from asyndgan.painting.card import generator_card
 from asyndgan.painting.portable import Alone, traced
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
-from asyndgan.store.plan import SYNTHETIC_INTENSITY
+from asyndgan.store.fitting import SYNTHETIC_INTENSITY
 
 SCHEMA: Final = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 

@@ -24,7 +24,7 @@ from asyndgan.store import Case, derived_seed
 from asyndgan.store.augmentation import Moves, mirrored, moved
 from asyndgan.store.case import Preparation
 from asyndgan.store.cohort import digest_of
-from asyndgan.store.plan import grid_for
+from asyndgan.store.fitting import grid_for
 from asyndgan.training import SHARED_LOOK
 from asyndgan.training.scope import enlarged
 

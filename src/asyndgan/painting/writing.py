@@ -31,8 +31,8 @@ from asyndgan.recipe.image import ImageSection, Intensity
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case, RawCase
 from asyndgan.store.case import prepared_spacing
+from asyndgan.store.fitting import SYNTHETIC_INTENSITY
 from asyndgan.store.geometry import AXES
-from asyndgan.store.plan import SYNTHETIC_INTENSITY
 from asyndgan.store.prepare import invert, invert_mask
 
 nib: Any = Late("nibabel")  # half a second that pictures need not

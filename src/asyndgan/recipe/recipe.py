@@ -11,9 +11,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from asyndgan.errors import RecipeError
+from asyndgan.recipe.contradictions import violations
 from asyndgan.recipe.faults import SHOWN_FAULTS, explained, shown
 from asyndgan.recipe.image import ImageSection
-from asyndgan.recipe.rules import violations
 from asyndgan.recipe.sections import (
     ConditionSection,
     DiscriminatorSection,

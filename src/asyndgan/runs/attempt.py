@@ -25,9 +25,9 @@ from asyndgan.intake.dataset import DataSet, sliced
 from asyndgan.models import usable_device
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
-from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.facts import RunFacts, State
 from asyndgan.runs.folder import RunFolder
+from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.runs.proposal import proposal
 from asyndgan.runs.recorder import Progress, Recorder
 from asyndgan.runs.samples import SampleGrid

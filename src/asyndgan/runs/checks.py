@@ -11,7 +11,7 @@ from asyndgan.intake.description import describe
 from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
-from asyndgan.store.plan import shared_modalities
+from asyndgan.store.fitting import shared_modalities
 from asyndgan.tables.schema import check_own_data
 from asyndgan.training.compute import measured_precision
 from asyndgan.training.given import Given

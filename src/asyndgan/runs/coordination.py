@@ -17,7 +17,7 @@ from asyndgan.errors import AsyndganError, Interrupted
 from asyndgan.protocol import away, frame_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.learned import beside, painted_masks
+from asyndgan.runs.mask_learning import beside, painted_masks
 from asyndgan.runs.train import train_over
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # They import torch, for which whoever asks how a run stands need not wait.
 checks: Any = Late("asyndgan.runs.checks")
-learning: Any = Late("asyndgan.runs.learned")
+learning: Any = Late("asyndgan.runs.mask_learning")
 starting: Any = Late("asyndgan.runs.start")
 trainer: Any = Late("asyndgan.runs.train")
 

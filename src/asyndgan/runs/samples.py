@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from asyndgan.arrays import Mask
-from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.store import derived_seed
 from asyndgan.texts import stored_whole
 from asyndgan.training import Coordinator, generator_inputs

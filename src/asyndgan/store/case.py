@@ -38,7 +38,7 @@ class Levels:
         black, white: lowest and highest prepared intensity, within [-1, 1].
         digest: SHA-256 of the stored pixels, in hexadecimal; empty if all are equal.
         pixels: number of pixels.
-        below: pixels below black by more than `asyndgan.store.plan.MARGIN` of the range.
+        below: pixels below black by more than `asyndgan.store.fitting.MARGIN` of the range.
         bright: pixels that are not black.
         above: pixels above white.
         labels: of each label but 0, its pixels and how many lie outside by more than that margin.

@@ -11,7 +11,7 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection
 from asyndgan.store.case import MODALITIES_LIMIT, Preparation, RawCase
-from asyndgan.store.plan import ABSENT, planned
+from asyndgan.store.fitting import ABSENT, planned
 from asyndgan.store.prepared import Case
 from asyndgan.store.resampling import moved_into, nearest, resample, resample_labels
 

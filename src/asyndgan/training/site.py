@@ -20,7 +20,8 @@ from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.store import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.training import checkpoint
-from asyndgan.training.admission import (
+from asyndgan.training.objective import Objective
+from asyndgan.training.site_checks import (
     Arrivals,
     check_cohort,
     check_range,
@@ -28,7 +29,6 @@ from asyndgan.training.admission import (
     share_of,
     too_few_to_teach,
 )
-from asyndgan.training.objective import Objective
 from asyndgan.wire import (
     NO_CONDITIONS,
     Card,

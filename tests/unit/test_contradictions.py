@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from asyndgan.errors import RecipeError
 from asyndgan.recipe import Recipe
-from asyndgan.recipe.rules import RULES, Rule
+from asyndgan.recipe.contradictions import RULES, Rule
 
 NOISE = ("condition.kind=none", "generator.latent=8")
 OF_MASKS = ("image.source=masks", "generator.kind=masks", *NOISE)

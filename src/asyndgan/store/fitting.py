@@ -111,7 +111,7 @@ def grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
     kept = info.extra.get("masks_only") is True
     if not (info.synthetic or kept) or info.provenance.get("grid") == "masks":
         return image
-    axis = "axial" if kept else image.axis  # as `runs.bank` lays volumes
+    axis = "axial" if kept else image.axis  # as `runs.kept_masks` lays volumes
     return image.model_copy(update={"spacing": None, "fit": "stretch", "axis": axis})
 
 

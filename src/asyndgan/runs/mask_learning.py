@@ -13,9 +13,9 @@ from asyndgan.errors import PolicyError, RunError
 from asyndgan.export.writing import written_whole
 from asyndgan.models.sizes import at_once
 from asyndgan.recipe import Recipe
-from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.checks import check_late_sites, check_policies, check_same_run, check_sites
 from asyndgan.runs.folder import RunFolder
+from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.runs.recipes import load_recipe
 from asyndgan.runs.train import train
 from asyndgan.store import derived_seed
