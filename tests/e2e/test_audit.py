@@ -19,7 +19,7 @@ from asyndgan.auditing.audit import Audited, audit
 from asyndgan.auditing.copies import NearCopies, near_copies
 from asyndgan.auditing.distances import least, relative_distances
 from asyndgan.auditing.membership import ATTACKS
-from asyndgan.auditing.pixel_attacks import bisected, followed
+from asyndgan.auditing.pixel_attacks import STEPS, bisected, followed
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.record import read_audit
 from asyndgan.auditing.run import audit_run, load_for_audit
@@ -532,8 +532,6 @@ def files_in(folder: Path) -> list[Path]:
 def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(tiny, tmp_path, monkeypatch):
     # As many questions as it takes to read images within a hundredth of their range.
     monkeypatch.setattr(reconstruction, "bisected", partial(bisected, parts=8, rounds=2))
-    monkeypatch.setattr(reconstruction, "followed", partial(followed, questions=12))
-    monkeypatch.setattr(reconstruction, "QUESTIONS", 9 * 2 + 12)
     write_phantoms(tmp_path, size=32, sites=DEFAULT_SITES[:1], patients_scale=0.3)
     sites = {SITES[0]: tmp_path / SITES[0]}
     how = (
@@ -541,10 +539,12 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(tiny, tmp_pa
         "training.checkpoint_every=2",
     )  # fmt: skip
     told = []
-    for term, recipe in (
-        ("paired", tiny(*how, "loss.paired_l1=100")),
-        ("none", load_recipe("default", (*SMALL, *how, "masks.source=own"))),
+    for term, recipe, questions in (
+        ("paired", tiny(*how, "loss.paired_l1=100"), STEPS),
+        ("none", load_recipe("default", (*SMALL, *how, "masks.source=own")), 12),
     ):
+        monkeypatch.setattr(reconstruction, "followed", partial(followed, questions=questions))
+        monkeypatch.setattr(reconstruction, "QUESTIONS", 9 * 2 + questions)
         run, out = train(recipe, sites, tmp_path / term), tmp_path / f"{term}-audit"
         kept = {path: path.read_bytes() for path in files_in(run.path)}
         said = asyndgan("audit", run.path, "--out", out, *named(sites))
