@@ -39,6 +39,11 @@ WITHOUT_EFFECT = re.compile(r"body\.\d+\.body\.4\.bias")
 """Shifts of a residual block's output, which the next norm takes out again: their gradients are
 rounding errors, which Adam makes steps of, so that processors differ in them."""
 
+APART = {"default": 0.03}
+"""How far two processors may be apart after an update, in a loss (a tenth of it) and in a tensor's
+norm. Most gradients of `default` cancel at first (hinge), and Adam makes whole steps of what
+rounding leaves. Before its first update it has to agree as all others."""
+
 
 def recipe_of(name: str) -> Recipe:
     """A recipe of `RECIPES`, or one that ships."""
@@ -94,14 +99,16 @@ def run(recipe: Recipe) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [*RECIPES, "default"])
 def test_losses_and_weights_of_a_small_run_are_what_they_were(name):
     stored, now = json.loads(STORED.read_text("utf-8"))[name], run(recipe_of(name))
+    apart = APART.get(name, 0.0)
     for step, (then, losses) in enumerate(zip(stored["losses"], now["losses"], strict=True)):
         for site in then:
-            assert losses[site] == pytest.approx(then[site], rel=1e-4), f"step {step}, {site}"
+            wanted = pytest.approx(then[site], rel=1e-4, abs=0.1 * apart if step else 1e-6)
+            assert losses[site] == wanted, f"step {step}, {site}"
     assert list(now["weights"]) == list(stored["weights"])
     for tensor, text in stored["weights"].items():
         norm, total = map(float, text.split())
         # A sum may cancel to nothing, so it is held against the norm.
-        wanted = pytest.approx([norm, total], rel=1e-4, abs=1e-4 * norm + 1e-6)
+        wanted = pytest.approx([norm, total], rel=1e-4, abs=max(1e-4, apart) * norm + 1e-6)
         assert [*map(float, now["weights"][tensor].split())] == wanted, tensor
 
 
