@@ -1,5 +1,6 @@
 """The FLARE app: what its job processes pass on, and whom a site's data process answers."""
 
+import errno
 import os
 import shutil
 import socket
@@ -8,19 +9,30 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
 from asyndgan.cli.site import first_policy
-from asyndgan.engines.flare.app import BYTES, LINE, WITHIN, SiteEnd, passed_on
+from asyndgan.engines.flare.app import (
+    BYTES,
+    LINE,
+    WITHIN,
+    ServerEnd,
+    SiteEnd,
+    digest_of_key,
+    passed_on,
+)
+from asyndgan.engines.flare.jobs import _files
 from asyndgan.engines.flare.kits import SUBMITTER, Federation, key_of
 from asyndgan.engines.flare.localhost import federation_here
 from asyndgan.engines.flare.member import read_key, read_kit
@@ -51,6 +63,7 @@ from asyndgan.errors import (
 )
 from asyndgan.privacy import Policy
 from asyndgan.privacy.deciding import write_policy
+from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.wire import Open, pack
 from waiting import halt, until
@@ -300,6 +313,84 @@ def test_a_site_passes_on_what_comes_on_a_line_that_was_opened_and_the_answer_ba
         assert answered_by(end, GREET, asking(greeting, "two")) == b"here"
         assert answered_by(end, REQUEST, asking(b"x")) == ReturnCode.SERVICE_UNAVAILABLE
     assert [one["run"] for one in heard] == ["run", "run"] and heard[0]["letter"] == "letter"
+
+
+def test_in_a_job_of_others_only_who_knows_its_key_opens_a_line(tmp_path, monkeypatch):
+    heard = []
+
+    def serve(greeting, frames):
+        heard.append(greeting["letter"])
+        echo(greeting, frames)
+
+    key, sites = KEY.hex(), {"north": KEY.hex(), "south": "ff" * 32}
+    files = _files(Recipe.from_toml(""), "run", sites)
+    for site, own in sites.items():  # each site learns its own key alone
+        (executor,) = files[f"app_{site}/config/config_fed_client.json"]["executors"]
+        assert executor["executor"]["args"] == {"key": own}
+        assert files["meta.json"]["deploy_map"][f"app_{site}"] == [site]
+    with listening(tmp_path, serve) as path:
+        monkeypatch.setenv(SOCKETS, str(path.parent))
+        end = SiteEnd(key)
+        begin = FLContext()
+        begin.set_prop(ReservedKey.IDENTITY_NAME, "north", private=False, sticky=True)
+        handlers = SimpleNamespace(register_aux_message_handler=lambda topic, handler: None)
+        monkeypatch.setattr(FLContext, "get_engine", lambda self: handlers)
+        end.handle_event(EventType.START_RUN, begin)
+        for letter in (key, "00" * 32, digest_of_key("00" * 32), ""):
+            greeting = Line.of("run", "recipe", KEY, letter).greeting
+            assert answered_by(end, GREET, asking(greeting)) == ReturnCode.SERVICE_UNAVAILABLE
+        greeting = Line.of("run", "recipe", KEY, digest_of_key(key)).greeting
+        assert key.encode() not in greeting
+        assert answered_by(end, GREET, asking(greeting)) == b"here"
+        assert answered_by(end, REQUEST, asking(b"x")) == reply_of(Reply.ANSWER, b"x")
+    assert heard == [key]
+
+
+def test_no_more_lines_are_opened_than_a_site_can_keep(tmp_path, monkeypatch):
+    monkeypatch.setattr("asyndgan.engines.flare.app.MOST_LINES", 3)
+    greeting = Line.of("run", "recipe", KEY, "letter").greeting
+    with listening(tmp_path, echo) as path:
+        end = an_end(path.parent, monkeypatch)
+        said = [answered_by(end, GREET, asking(greeting, str(number))) for number in range(4)]
+    assert said == [*[b"here"] * 3, ReturnCode.SERVICE_UNAVAILABLE]
+
+
+def test_a_process_that_hangs_takes_nobody_up_and_holds_nobody_up(tmp_path, monkeypatch):
+    monkeypatch.setattr("asyndgan.engines.flare.sockets.CONNECT_S", 0.2)
+    path = tmp_path / "hangs"
+    with socket.socket(socket.AF_UNIX) as hanging:
+        hanging.bind(str(path))
+        hanging.listen(0)
+        waiting = connect(path, {}, limit=1024)  # to be taken up
+        with closing(waiting), pytest.raises(SiteUnreachableError, match="is not running"):
+            connect(path, {}, limit=1024)
+
+
+def test_a_listener_leaves_the_socket_of_whoever_came_after_it(tmp_path):
+    first = Listener(tmp_path / "north", echo)
+    second = Listener(tmp_path / "north", echo)
+    first.close()
+    connect(second.path, {}, limit=1024).close()
+    second.close()
+    assert not second.path.exists()
+
+
+def test_a_server_whose_disk_is_full_goes_on_to_look_who_is_a_member(tmp_path, monkeypatch):
+    failed = []
+
+    def disable_clients(names):
+        failed.append(names)
+        raise OSError(errno.ENOSPC, "no space left") if len(failed) < 3 else SystemExit
+
+    clients = [SimpleNamespace(name="stranger")]
+    engine = SimpleNamespace(get_clients=lambda: clients, disable_clients=disable_clients)
+    monkeypatch.setattr("asyndgan.engines.flare.app.ADMIT_S", 0.0)
+    monkeypatch.setattr(Federation, "of", lambda path: SimpleNamespace(sites=[]))
+    end = ServerEnd(str(tmp_path))
+    end._engine = engine
+    with pytest.raises(SystemExit):
+        end._admit()
+    assert failed == [["stranger"]] * 3
 
 
 def test_a_site_whose_own_process_is_not_running_or_not_named_says_so(tmp_path, monkeypatch):

@@ -184,6 +184,8 @@ def _end(console: Terminal, count: int, *, as_json: bool) -> None:
 
 
 def _show(console: Terminal, title: str, rows: Iterable[tuple[str, str]]) -> None:
+    if not (rows := [*rows]):
+        return console.say(title, "bold")
     table = Table(show_header=False, title=plain(title, "bold"), title_justify="left")
     table.add_column(style="cyan", overflow="fold", ratio=1)
     table.add_column(overflow="fold", ratio=2)

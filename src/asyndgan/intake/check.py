@@ -326,11 +326,15 @@ def _rows(info: DatasetInfo, cases: int, patients: int, tally: _Tally) -> Iterat
         share = 100 * tally.pixels[number] / total if total else 0
         heading = f"label {number} {names.get(number, '(no name)')}"
         yield heading, f"{share:.2f} % of the pixels, in {tally.cases_with[number]} {noun}"
+    trained = tally.fits and tally.survey.volumes
     for modality in info.modalities:
         if modality in tally.extremes:
             low, high = tally.extremes[modality]
-            yield f"intensity {modality}", f"{low:g} to {high:g}"
-    if tally.fits and tally.survey.volumes:
+            scaled = tally.survey.image.intensity_of(modality)
+            kind, of = ("", "") if scaled.kind == "range" else ("percentiles ", " of each case")
+            told = f"; scaled from {kind}{scaled.low:g} to {scaled.high:g}{of}" if trained else ""
+            yield f"intensity {modality}", f"{low:g} to {high:g}{told}"
+    if trained:
         yield "in training", _trained(tally.survey, volumes=volumes)
 
 

@@ -1,5 +1,7 @@
 """A data set's dataset.json: its modalities and labels, by nnU-Net's raw convention (version 2)."""
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from asyndgan.intake.near import MOST_OPENED, files_below, is_dicom
+from asyndgan.intake.near import MOST_OPENED, ending_of, files_below, is_dicom
 from asyndgan.intake.readers import LOSSLESS, READERS, DataFileError, lossless
 from asyndgan.intake.sniffing import FROM_DICOM, content_of
 from asyndgan.intake.variants import FILES, checked_files, disjoint, in_version_2
@@ -142,7 +144,20 @@ def _missing(path: Path) -> DataFileError:
     elif dicom := [found for found in files_below(folder)[:MOST_OPENED] if is_dicom(found)]:
         reason += f"; the folder holds DICOM files, as {dicom[0].relative_to(folder).as_posix()}"
         remedy = FROM_DICOM
+    elif endings := Counter(ending_of(found.name).lower() for found in files_below(folder)):
+        known = next((ending for ending, _ in endings.most_common() if ending in READERS), "")
+        if known:
+            remedy = _write_it(known)
+        else:
+            reason += f"; the folder holds {endings.most_common(1)[0][0]} files, which are not read"
+            remedy = f"Save each image and its mask as {' or '.join(READERS)}. {WRITE_IT}"
     return DataFileError(path, reason, remedy)
+
+
+def _write_it(ending: str) -> str:
+    """`WRITE_IT` for images of this ending."""
+    masks = WRITE_IT.replace("CASE.nii.gz", f"CASE{lossless(ending)}")
+    return masks.replace("0000.nii.gz", f"0000{ending}")
 
 
 def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
@@ -151,9 +166,11 @@ def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
     Raises:
         DataFileError: `names` is not valid; the error names `path`.
     """
-    remedy = 'Number them from 0 and name each once: "channel_names": {"0": "T1", "1": "FLAIR"}.'
+    listed = names if isinstance(names, list) and names else ["T1", "FLAIR"]
+    example = json.dumps(dict(enumerate(map(str, listed[:MODALITIES_LIMIT]))), ensure_ascii=False)
+    remedy = f'Number them from 0 and name each once: "channel_names": {example}.'
     if not isinstance(names, dict) or not names:
-        what = "is missing" if names is None else f"is {shown(names)}, and no map"
+        what = "is missing" if names is None else f"is {shown(names)}, where a map is wanted"
         raise DataFileError(path, f"channel_names {what}", remedy)
     if len(names) > MODALITIES_LIMIT:
         reason = f"channel_names holds {len(names)} names, and {MODALITIES_LIMIT} are the most"
@@ -175,7 +192,7 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
     remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
     fault = partial(DataFileError, path)
     if not isinstance(labels, dict) or not labels:
-        what = "is missing" if labels is None else f"is {shown(labels)}, and no map"
+        what = "is missing" if labels is None else f"is {shown(labels)}, where a map is wanted"
         raise fault(f"labels {what}", remedy)
     if len(labels) > MAX_LABEL + 1:
         reason = f"labels holds {len(labels)} names, and {MAX_LABEL + 1} are the most"
@@ -186,9 +203,10 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
             raise fault(
                 f"label '{name}' marks pixels that nobody annotated, and a generator would paint "
                 "them as tissue",
-                "Leave out the cases that hold it and lower numTraining, or annotate these pixels; "
-                "then remove it from labels. If nothing else is 0, name it 'unlabelled', renumber "
-                "it to 0, and train with --set masks.unlabelled=true.",
+                "Annotate these pixels, crop images and masks to what is annotated, or leave out "
+                "the cases that hold it and lower numTraining; then remove it from labels. Only "
+                "where 0 is no background: name it 'unlabelled', renumber it to 0, and train with "
+                "--set masks.unlabelled=true.",
             )
         if isinstance(number, list):
             said = f"label '{name}' is a region, a list of labels"

@@ -52,6 +52,8 @@ def on_grid_of(path: Path, stored: Stored, others: Mapping[str, Stored]) -> Stor
         raise DataFileError(path, difference, remedy)
     if not _difference(turned, first, named):
         return turned
+    if stored.affine is not None and np.array_equal(stored.affine, np.eye(4)):
+        difference = f"has no geometry of its own (identity affine), and as many voxels as {named}"
     raise DataFileError(
         path,
         difference,

@@ -21,7 +21,7 @@ SHOWN: Final = 8
 """Most unknown labels of a mask that may mean them."""
 
 _AGAIN = (
-    "Export the mask again from what it was drawn with, or resample it with nearest neighbour, so "
+    "Export the mask again from what it was drawn with, scaled with nearest neighbour only, so "
     "that each pixel holds one label."
 )
 
@@ -81,6 +81,6 @@ def check_mask(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:
             "nobody annotated, and lower numTraining."
         )
     elif unknown.size > SHOWN:
-        reason = "looks interpolated, or numbers single objects: many of its numbers are no label"
-        remedy = f"{_AGAIN} Objects that are numbered all get the label of their kind."
+        reason = f"holds {unknown.size} numbers that are no label, as after smooth scaling or JPEG"
+        remedy = f"{_AGAIN} If it numbers single objects, give all of a kind one label."
     raise DataFileError(path, reason, remedy)

@@ -63,7 +63,7 @@ def _check_called(
             raise DataFileError(
                 path,
                 f"calls its channels {', '.join(called)}, and dataset.json {', '.join(names)}",
-                f'Write there "channel_names": {json.dumps(dict(enumerate(called)))}.'
+                f'Write in dataset.json "channel_names": {json.dumps(dict(enumerate(called)))}.'
                 if len(called) == len(info.modalities)
                 else "Give each file the number of its own modality.",
             )

@@ -168,7 +168,7 @@ class Joined:
     def __str__(self) -> str:
         said = (
             f"{self.cases} cases look like {counted(self.patients, 'patient')}: their names differ "
-            "in a counter at the end. If they do, results and audits are wrong"
+            "in a counter at the end. If they are, results and audits are wrong"
         )
         if self.pattern:
             return f"{said} without this in dataset.json: {_key(self.pattern)}"

@@ -8,7 +8,7 @@ from asyndgan.received import opened
 
 _HEAD = 544  # bytes: a NIfTI's header
 
-FROM_DICOM: Final = "Make a data set of its folder: asyndgan import FOLDER NEW."
+FROM_DICOM: Final = "Make a data set of all folders together: asyndgan import FOLDER NEW."
 COPY_AGAIN: Final = "Copy it again from where it came."
 
 
@@ -25,8 +25,8 @@ _KINDS: Final = {
     "PNG": Content("PNG"),
     "JPEG": Content(
         "a JPEG picture",
-        "Convert images to PNG, such as with 'magick mogrify -format png FILES'. Export the mask "
-        "again from what it was drawn with: JPEG has changed its labels.",
+        "Convert images to PNG, such as with 'magick mogrify -format png FILES'; export masks "
+        "again from what they were drawn with, as JPEG changes labels.",
     ),
     "TIFF": Content("a TIFF picture"),
     "NRRD": Content("an NRRD volume"),

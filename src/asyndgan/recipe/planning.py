@@ -408,7 +408,10 @@ def _lacked(s: Sites, kind: str, named: Mapping[str, Collection[str]]) -> Iterat
 def _few(s: Sites) -> Iterator[str]:
     few = [site for site, one in s.of.items() if one.patients and one.patients < FEWEST]
     if few:
-        yield f"fewer than {FEWEST} patients at {_listed(few)}: the default policy refuses that"
+        yield (
+            f"fewer than {FEWEST} patients at {_listed(few)}: the default policy of a federation "
+            "refuses that"
+        )
 
 
 def _little(s: Sites) -> Iterator[str]:

@@ -63,7 +63,7 @@ def _facts(table: Table) -> dict[str, str]:
     told = [f"{name} {part:.0%}" for name, part in missing.items() if part]
     same = int(records.duplicated().sum())
     return {
-        "records": f"{len(records)}" + (f", {same} of them again" if same else ""),
+        "records": f"{len(records)}" + (f", {same} of which repeat another" if same else ""),
         schema.target: ", ".join(f"{name} {int(counts.get(name, 0))}" for name in schema.classes),
         "columns": f"{len(schema.columns)}",
         "missing": ", ".join(told) or "none",

@@ -172,10 +172,8 @@ def planned(summaries: Mapping[str, Summary]) -> TableSection:
     first, *_ = summaries
     forms = {site: _form(one.target, one.classes, one.columns) for site, one in summaries.items()}
     for site, form in forms.items():
-        if reason := _difference(forms[first], form):
-            raise CohortError(
-                f"{site} has {reason} than {first}. Write the same schema.json at both."
-            )
+        if reason := _difference(form, forms[first], first):
+            raise CohortError(f"{site} has {reason}.")
     records = {site: sum(summary.classes.values()) for site, summary in summaries.items()}
     total = sum(records.values())
     classes = {
@@ -184,9 +182,9 @@ def planned(summaries: Mapping[str, Summary]) -> TableSection:
     }
     if empty := [name for name, part in classes.items() if not part]:
         raise CohortError(
-            f"the class '{empty[0]}' has {LEAST // 2} records or fewer at every site, too few to "
-            "learn from. Merge it with another class at all sites, leave it and its records out, "
-            "or declare knots and shares."
+            f"column '{summaries[first].target}': no site has more than {LEAST // 2} records of "
+            f"'{empty[0]}', too few to learn from. Add a site that has more; or, if two other "
+            "classes are left, leave this one and its records out at all sites."
         )
     columns = []
     for name, column in summaries[first].columns.items():
@@ -218,7 +216,7 @@ def gaps(told: Mapping[str, Summary | TableSection]) -> Iterator[str]:
                 small, large = sorted(abs(each[1]) for each in usual)
                 yield (
                     f"column '{name}' of {site} and {first} differs by a factor of about "
-                    f"{large / (small or 1):.3g}. Store one unit at all sites."
+                    f"{float(f'{large / (small or 1):.2g}'):,g}. Store one unit at all sites."
                 )
 
 
@@ -242,14 +240,13 @@ def check_schema(table: TableSection, schema: Schema, who: str) -> None:
     """Checks that a site's schema is that of a recipe; raises `CohortError` if it is not."""
     own = _form(schema.target, schema.classes, schema.columns)
     wanted = {column.name: column for column in table.columns}
-    reason = _difference(own, _form(table.target, table.classes, wanted))
+    reason = _difference(own, _form(table.target, table.classes, wanted), "the recipe")
     if not reason:
         lacking = [n for n, c in wanted.items() if schema.columns[n].missing and not c.missing]
-        reason = f"another 'missing' of column '{lacking[0]}'" if lacking else ""
+        reason = f"another 'missing' of column '{lacking[0]}' than the recipe" if lacking else ""
     if reason:
         raise CohortError(
-            f"{who}: its schema.json has {reason} than the recipe. Write there what the sites "
-            "have, or plan the recipe anew from all sites."
+            f"{who}: its schema.json has {reason}. Or plan the recipe anew from all sites."
         )
 
 
@@ -280,9 +277,26 @@ def _form(
     return {"target": target, f"set of categories of '{target}'": {*classes}, **others}
 
 
-def _difference(one: Mapping[str, object], other: Mapping[str, object]) -> str:
-    """What two tables have that is not alike, with its name; empty: nothing."""
-    return next((f"another {k}" for k in {**one, **other} if one.get(k) != other.get(k)), "")
+def _difference(own: Mapping[str, object], other: Mapping[str, object], whose: str) -> str:
+    """What a table has that `whose` has not, or not so, and what to do; empty: nothing."""
+    for name in (name for name in {**own, **other} if own.get(name) != other.get(name)):
+        remedy = "Add it to table and schema.json where it is missing, or leave it out everywhere"
+        if name not in own:
+            return f"no {name}, which {whose} has. {remedy}"
+        if name not in other:
+            return f"a {name}, which {whose} lacks. {remedy}"
+        remedy = "Write the same in all tables and in each schema.json"
+        unlike = f"here {_form_of(own[name])}; there {_form_of(other[name])}"
+        return f"another {name} than {whose} ({unlike}). {remedy}"
+    return ""
+
+
+def _form_of(value: object) -> str:
+    """A target, categories, or the kind of a column without them, in a few words."""
+    if isinstance(value, tuple):  # a column's kind and categories
+        value = value[1] or value[0]
+    words = sorted(value) if isinstance(value, tuple | set) else [str(value)]
+    return ", ".join(words[:5]) + (", ..." if len(words) > 5 else "")
 
 
 def _pooled(

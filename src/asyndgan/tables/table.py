@@ -227,10 +227,12 @@ def _order(header: Sequence[str], schema: Schema) -> list[int]:
         remedy = "List the same columns in both."
         fit = (s for s in SEPARATORS if {*" ".join(header).split(s)} & {*schema.columns})
         if separator := next(fit, ""):
-            remedy = f"Its fields are separated by {separator!r}: save it with commas, and numbers "
+            called = "tabs" if separator == "\t" else repr(separator)
+            remedy = f"Its fields are separated by {called}: save it with commas, and numbers "
             remedy += "with a point."
         elif lacking and {*map(str.casefold, lacking)} <= {h.strip().casefold() for h in header}:
-            remedy = "Names differ in capitals or in blanks beside commas: write them as listed."
+            remedy = "Write them as schema.json does, in capitals too, and without blanks beside "
+            remedy += "commas in the whole file (pandas: read_csv(FILE, skipinitialspace=True))."
         elif not lacking and header[0] in {"", "Unnamed: 0"}:
             remedy = "Its first column is an index without a name: to_csv(FILE, index=False)."
         elif not (lacking or header[-1]):
@@ -248,7 +250,8 @@ def _order(header: Sequence[str], schema: Schema) -> list[int]:
 
 
 def _some(names: Sequence[str]) -> str:
-    return f" ({', '.join(names[:3])})" if names else ""
+    more = ", ..." if len(names) > 3 else ""
+    return f" ({', '.join(names[:3])}{more})" if names else ""
 
 
 def _typed(cells: Sequence[str], name: str, schema: Schema, lines: Sequence[int]) -> Any:
@@ -291,9 +294,9 @@ def _remedy(wrong: Sequence[str], known: Iterable[str] = ()) -> str:
     """What mends cells that cannot be read, by the first of them; tells words and no value."""
     first = wrong[0].strip() if wrong else ""
     if first and first.casefold() in known:
-        return "it differs from one in capitals or blanks: write it as listed"
+        return "it differs from one in capitals or blanks: write it as in schema.json"
     if ABSENT.fullmatch(first):
-        return f'it is {first!r}: leave a missing value empty, and write "missing": true'
+        return f'it is {first!r}: leave a missing value empty, with "missing": true in schema.json'
     if known:
         return "list it, or correct it"
     if DATE.fullmatch(first):

@@ -8,12 +8,13 @@ auxiliary messages: tasks would be polled for.
 Imports no torch, since FLARE starts such processes for every site.
 """
 
+import hashlib
+import hmac
 import json
 import logging
 import os
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -38,7 +39,7 @@ from asyndgan.engines.flare.sockets import (
     connect,
 )
 from asyndgan.engines.framing import Frames, Requests
-from asyndgan.errors import RunError, SiteSilentError, SiteUnreachableError, WireError
+from asyndgan.errors import SiteSilentError, SiteUnreachableError, WireError
 from asyndgan.texts import parsed_json
 
 log = logging.getLogger(__name__)
@@ -47,18 +48,28 @@ BYTES, LINE, WITHIN = "bytes", "line", "within"  # keys of a message
 
 HERE: Final = b"here"  # what a greeting is answered with
 ADMIT_S: Final = 3.0  # seconds between two looks at who is a member
+MOST_LINES: Final = 16  # open at a site at once: of runs, questions and their earlier tries
+LONGEST_GREETING: Final = 2**22  # bytes: a recipe and a letter
+
+
+def digest_of_key(key: str) -> str:
+    """What shows that a greeting is of the job that brought this key."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 @final
 class SiteEnd(Executor):
     """Passes what comes from the coordinator on to the site's data process on this machine.
 
-    A greeting opens a line to it, which lasts as long as greetings of its name come.
+    A greeting opens a line to it, which lasts as long as greetings of its name come. In a job of
+    others, whose site has no letters, only one with the digest of the job's own `key` does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "") -> None:
         super().__init__()
+        self.key = key
         self.site = self.submitter = ""
+        self._job = False
         self._lines: dict[str, Requests] = {}
         self._greeted: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -72,7 +83,7 @@ class SiteEnd(Executor):
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Begins to answer when FLARE's client, or the job of others, begins."""
         if event_type in (EventType.SYSTEM_START, EventType.START_RUN):
-            self.site = fl_ctx.get_identity_name()
+            self.site, self._job = fl_ctx.get_identity_name(), event_type == EventType.START_RUN
             meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
             self.submitter = str(meta.get("submitter_name", ""))
             for topic in (GREET, REQUEST):
@@ -83,8 +94,8 @@ class SiteEnd(Executor):
         payload, line, within = (request.get(key) for key in (BYTES, LINE, WITHIN))
         if (
             not isinstance(payload, bytes | bytearray | memoryview)
-            or len(payload) > LONGEST
-            or not (isinstance(line, str) and isinstance(within, float))
+            or len(payload) > (LONGEST_GREETING if topic == GREET else LONGEST)
+            or not (isinstance(line, str) and len(line) <= 64 and isinstance(within, float))
         ):
             log.warning("a message that is no request is refused")
             return make_reply(ReturnCode.BAD_REQUEST_DATA)
@@ -105,13 +116,19 @@ class SiteEnd(Executor):
     def _greet(self, line: str, greeting: bytes) -> None:
         with self._lock:
             now = time.monotonic()
-            self._greeted[line] = now
             for name in [name for name, at in self._greeted.items() if now - at > GONE_S]:
                 del self._greeted[name]
                 if name in self._lines:
                     self._lines.pop(name).frames.close()
+            if line not in self._greeted and len(self._greeted) >= MOST_LINES:
+                raise SiteUnreachableError("too many lines are open.")
+            self._greeted[line] = now
             if greeting and (line not in self._lines or self._lines[line].frames.ended()):
                 about = parsed_json(greeting.decode()) | {"submitter": self.submitter}
+                if self._job:
+                    if not hmac.compare_digest(str(about.get("letter")), digest_of_key(self.key)):
+                        raise WireError("a greeting is not of the job's coordinator.")
+                    about["letter"] = self.key
                 frames = connect(_sockets() / self.site, about, limit=LONGEST)
                 self._lines[line] = Requests(frames)
         self._line(line)
@@ -170,7 +187,7 @@ class ServerEnd(FLComponent):
     def _admit(self) -> None:
         known: frozenset[str] = frozenset()
         while True:
-            with suppress(RunError):  # it is being written, or on a disk that is away
+            try:
                 members = frozenset(Federation.of(self.federation).sites)
                 if new := [*(members - known)]:  # they may have been sent away under these names
                     self._engine.enable_clients(new)
@@ -178,6 +195,8 @@ class ServerEnd(FLComponent):
                 present = {client.name for client in self._engine.get_clients()}
                 if strangers := [*(present - members)]:
                     self._engine.disable_clients(strangers)
+            except Exception as error:
+                log.warning("who is a member was not looked at: %s", error)
             time.sleep(ADMIT_S)
 
 

@@ -53,10 +53,11 @@ def _files(recipe: Recipe, run: str, keys: Mapping[str, str]) -> dict[str, Any]:
         "id": "coordinator", "path": TRAINS,
         "args": {"recipe": recipe.to_toml(), "run": run, "keys": keys},
     }  # fmt: skip
+    apps = {f"app_{site}": [site] for site in keys}  # one each: a site knows its own key alone
     return {
         "meta.json": {
             "name": run, "resource_spec": {}, "min_clients": len(keys),
-            "deploy_map": {"app_server": ["server"], "app_site": [*keys]},
+            "deploy_map": {"app_server": ["server"], **apps},
         },
         "app_server/config/config_fed_server.json": {
             "format_version": 2,
@@ -64,9 +65,14 @@ def _files(recipe: Recipe, run: str, keys: Mapping[str, str]) -> dict[str, Any]:
             "workflows": [coordinator],
             "components": [],
         },
-        "app_site/config/config_fed_client.json": {
-            "format_version": 2,
-            "executors": [{"tasks": ["*"], "executor": {"path": f"{APP}.SiteEnd", "args": {}}}],
-            "components": [],
+        **{
+            f"app_{site}/config/config_fed_client.json": {
+                "format_version": 2,
+                "executors": [
+                    {"tasks": ["*"], "executor": {"path": f"{APP}.SiteEnd", "args": {"key": key}}}
+                ],
+                "components": [],
+            }
+            for site, key in keys.items()
         },
     }  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Final, final
 from asyndgan import children
 from asyndgan.engines.flare.kits import Federation
 from asyndgan.engines.flare.member import PROJECT, read_kit
+from asyndgan.engines.flare.sockets import SERVER as SOCKET
 from asyndgan.engines.flare.sockets import SOCKETS, sockets_of
 from asyndgan.engines.flare.workspace import FLARE, write_server, write_workspace
 from asyndgan.errors import BusyError, RunError
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 AGAIN_S: Final = 2.0  # seconds before a restart; doubled while it ends within `LONGEST_S`
 LONGEST_S: Final = 60.0  # Longest delay in seconds before a restart
+LONGEST_PATH: Final = 100  # bytes of a socket's path, which systems bound at 104 or 108
 FREED_S: Final = 5.0  # seconds in which the port of a killed server has to be free
 
 # Modules that FLARE's own start-up scripts run
@@ -106,10 +108,13 @@ def keep_client(kit: Path) -> Kept:
 def keep_server(federation: Federation) -> Kept:
     """Writes FLARE's files of a federation anew, and starts and keeps its server on them.
 
-    Raises `BusyError` if another program has its port, `RunError` if it cannot be opened.
+    Raises `BusyError` if another program has its port, `RunError` if port or socket cannot be
+    opened.
     """
     end_all(federation.server_kit.resolve() / FLARE)
     _wait_for(federation.port)
+    if len(os.fsencode(place := sockets_of(federation.server_kit) / SOCKET)) > LONGEST_PATH:
+        raise RunError(f"{place} is too long for a socket: set TMPDIR to a shorter folder.")
     return Kept(write_server(federation), SERVER, "fed_server.json")
 
 

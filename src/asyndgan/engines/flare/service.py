@@ -254,7 +254,7 @@ class SiteService:
             asker.refused, asker.keys = str(error), getattr(error, "keys", ())
         if asker.refused != before:
             if asker.refused:
-                log.warning("run %s is refused: %s", asker.run, asker.refused)
+                log.warning("run %.64r is refused: %s", asker.run, asker.refused)
             if asker.seal:
                 self._note(asker)
 

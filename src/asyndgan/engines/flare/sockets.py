@@ -1,4 +1,4 @@
-"""Connects FLARE's job processes to ours on the same machine by Unix sockets in a private folder.
+"""Connects FLARE's processes to ours on the same machine by Unix sockets in a private folder.
 
 Frame 0 is a greeting of FLARE's process in JSON; numbered requests and replies follow.
 """
@@ -11,7 +11,9 @@ import socket
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
@@ -40,6 +42,8 @@ SERVER: Final = "server"  # the socket of FLARE's server; a data process's has t
 GREET: Final = "asyndgan.greet"  # topics of messages
 REQUEST: Final = "asyndgan.request"
 PRESENT: Final = "asyndgan.present"
+CONNECT_S: Final = 5.0  # seconds in which a process on this machine has to take a connection up
+QUEUE: Final = 128  # connections that may wait to be taken up: a burst is no fault
 GONE_S: Final = 8.0  # seconds without a greeting after which a line is over
 LONGEST: Final = 2**28  # most bytes of a message; the recipe's limit is mostly lower
 
@@ -116,15 +120,36 @@ def _check(folder: Path, user: int, allowed: int) -> None:
 
 def connect(path: Path, greeting: Mapping[str, str], *, limit: int) -> Frames:
     """Connects to a socket and sends a greeting; raises `SiteUnreachableError`: nobody listens."""
-    connection = socket.socket(socket.AF_UNIX)
     try:
+        connection = socket.socket(socket.AF_UNIX)
+    except OSError as error:  # no descriptor is left
+        raise SiteUnreachableError(f"no socket can be made: {error}.") from error
+    try:
+        connection.settimeout(CONNECT_S)  # a process that hangs takes nobody up
         connection.connect(str(path))
+        connection.settimeout(None)
     except OSError as error:
         connection.close()
         raise SiteUnreachableError("the process beside FLARE's is not running.") from error
     frames = Frames(connection, limit=limit)
     frames.send(0, json.dumps(greeting).encode(), timeout=10.0)
     return frames
+
+
+@final
+class _Server(ThreadingUnixStreamServer):
+    """Accepts connections, also many at once."""
+
+    request_queue_size = QUEUE
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """The next connection; without a descriptor left for it, a pause comes first."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            log.warning("a connection is not taken up: %s", error)
+            time.sleep(1.0)
+            raise
 
 
 @final
@@ -139,12 +164,13 @@ class Listener:
         self._serve = serve
         path.unlink(missing_ok=True)  # left by a killed process: its folder is locked by us
         try:
-            self._server = ThreadingUnixStreamServer(str(path), self._welcome)  # type: ignore[arg-type]  # (a function makes a handler as well)
+            self._server = _Server(str(path), self._welcome)  # type: ignore[arg-type]  # (a function makes a handler as well)
         except OSError as error:
             raise RunError(
                 f"{path} cannot be a socket ({error}); a shorter TMPDIR may help."
             ) from error
         path.chmod(0o660)  # the folder decides whose group that is
+        self._inode = path.stat().st_ino
         self._server.daemon_threads, self._server.block_on_close = True, False
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -152,7 +178,9 @@ class Listener:
         """Stops accepting connections and removes the socket."""
         self._server.shutdown()
         self._server.server_close()
-        self.path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if self.path.stat().st_ino == self._inode:  # not of whoever listens here by now
+                self.path.unlink()
 
     def _welcome(self, connection: socket.socket, *about: object) -> None:
         frames = Frames(connection, limit=LONGEST)

@@ -87,7 +87,7 @@ class Flare(Transport):
         line, end = self._lines.get(site), time.monotonic() + timeout
         sealed = line.seal.sealed(payload) if line else b""
         while (left := end - time.monotonic()) > 0:
-            if line is None or site not in self.sites():
+            if line is None or self._lines.get(site) is not line or site not in self.sites():
                 raise SiteUnreachableError(f"site {site} is not connected.")
             # A third of the time, so that there is some to ask again.
             within = min(left, max(1.0, timeout / 3))
@@ -120,7 +120,7 @@ class Flare(Transport):
         while not self._closing.wait(LOOK_S):
             try:
                 self._look()
-            except AsyndganError as error:
+            except (AsyndganError, OSError, ValueError) as error:  # such as a key that is away
                 log.warning("%s", error)
 
     def _look(self) -> None:

@@ -87,7 +87,8 @@ class Png(Pictures):
             raise DataFileError(
                 path,
                 "stores 16 bits a colour, of which only the upper 8 would be read",
-                "Save it with 8 bits a colour, or each colour as a grey picture of 16 bits.",
+                "Save each colour as a grey picture of 16 bits, CASE_0000.png and on, as 'magick "
+                "FILE -separate CASE_%04d.png' does; or with 8 bits, where nothing is lost by it.",
             )
         return NOTE in picture.info
 
