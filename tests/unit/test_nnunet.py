@@ -167,9 +167,6 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict, text: s
     [
         (lambda table: table.update(labels={"a": 0, "whole": [1, 2]}), "'whole' is a region"),
         (lambda table: table.update(labels=["background"]), "where a map is wanted"),
-            lambda table: table.update(labels=["background"]),
-            r"labels is \['background'\], where a map",
-        ),
         (lambda table: table.update(labels={"a": 0, "b": 0}), "same number"),
         (lambda table: table.update(labels={"a": 0, "b": 10**9}), "none of 0 to 255"),
         (lambda table: table.pop("labels"), "labels is missing"),
