@@ -183,7 +183,8 @@ def connected(federation: Federation) -> str:
         there = present(federation)
     except SiteUnreachableError:
         start = f"asyndgan federation start {quote(str(federation.path))}"
-        return f"{federation.host}:{federation.port} does not answer this account; '{start}' starts it."
+        at = f"{federation.host}:{federation.port}"
+        return f"{at} does not answer this account; '{start}' starts it."
     here = [site for site in federation.sites if site in there]
     away = [site for site in federation.sites if site not in there]
     gone = f"; not connected: {', '.join(away)}" if away else ""
