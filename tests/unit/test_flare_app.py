@@ -312,6 +312,7 @@ def test_a_site_passes_on_what_comes_on_a_line_that_was_opened_and_the_answer_ba
         monkeypatch.setattr("asyndgan.engines.flare.app.GONE_S", 0.0)
         assert answered_by(end, GREET, asking(greeting, "two")) == b"here"
         assert answered_by(end, REQUEST, asking(b"x")) == ReturnCode.SERVICE_UNAVAILABLE
+        until(lambda: len(heard) == 2)
     assert [one["run"] for one in heard] == ["run", "run"] and heard[0]["letter"] == "letter"
 
 
