@@ -26,7 +26,7 @@ def demo(
     """Runs every stage on four phantom hospitals.
 
     Draws patients, trains one generator, paints a synthetic data set, evaluates it, attacks it
-    and writes a report. Takes about 9 minutes on two cores. With '--engine flare' a federation
+    and writes a report. Takes 9 to 15 minutes on two cores. With '--engine flare' a federation
     with real startup kits runs on this machine over mutual TLS.
 
     Example:
@@ -66,7 +66,7 @@ def demo(
         raise RunError(
             f"{out} holds a demo of other settings or of another version; choose another folder."
         )
-    console.say("About 9 minutes on two cores. After Ctrl-C the same command goes on.")
+    console.say("9 to 15 minutes on two cores. After Ctrl-C the same command goes on.")
     if not (out / "sites").exists():
         with written_whole(out / "sites") as half:
             write_phantoms(half, size=recipe.image.size[0], patients_scale=patients)
