@@ -180,7 +180,8 @@ class Attempt:
         except StorageError as error:
             with suppress(StorageError):  # the first file says enough
                 self._leave("failed", checkpoint=False)  # the masks of a step may be half there
-            raise StorageError(f"{error} A run that has begun: {self.go_on}.") from error
+            reason = str(error).replace(", then repeat the command.", ".")
+            raise StorageError(f"{reason} The run has begun: {self.go_on}.") from error
         except AsyndganError:
             self._leave("failed", checkpoint=True)
             raise
