@@ -10,6 +10,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 from sybil.sybil import SybilCollection
 
+from asyndgan.runs import mask_learning
 from small import ask_little
 
 
@@ -17,7 +18,7 @@ def _enter_new_folder(samples: dict[str, Any]) -> None:
     patch = samples["_patch"] = pytest.MonkeyPatch()
     patch.chdir(tempfile.mkdtemp())
     # Each mask is painted, written, read and compared: the usual 500 would take minutes.
-    patch.setattr(learned, "FEWEST", 24)
+    patch.setattr(mask_learning, "FEWEST", 24)
     ask_little(patch)
 
 

@@ -28,7 +28,7 @@ from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs import RunFolder, load_recipe, mask_learning
 from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.runs.order import Order
 from asyndgan.runs.sites import RunSites
@@ -170,7 +170,7 @@ def test_a_mask_that_is_written_would_be_found(tmp_path, phantoms):
 @pytest.mark.parametrize(("size", "layers"), [("16x32", 3), ("32", 4), ("48", 4)])
 def test_discriminators_of_small_masks_halve_them_less_often(size, layers):
     demo = load_recipe("demo", [f"image.size={size}", "discriminator.layers=1"])
-    learns = learned.recipe_of_masks(demo)
+    learns = mask_learning.recipe_of_masks(demo)
     assert learns.discriminator.layers == layers
     assert min(learns.space) >= learns.discriminator.least_side
 
@@ -247,7 +247,7 @@ def test_a_run_that_was_interrupted_while_masks_were_learned_goes_on(
         raise KeyboardInterrupt
 
     for target, name, end, options in (
-        (learned, "painted_masks", stopped, []), (MaskBank, "keep", killed, ["--resume"])
+        (mask_learning, "painted_masks", stopped, []), (MaskBank, "keep", killed, ["--resume"])
     ):  # fmt: skip
         with monkeypatch.context() as patch:
             patch.setattr(target, name, end)
@@ -348,7 +348,7 @@ def test_an_order_without_a_folder_has_masks_learned_first_and_waits_for_them(ti
     order = Order.submit(federation, "images", tiny(*GIVEN), ())
     first = order.first
     assert first and [one.name for one in Order.all(federation)] == ["images-masks", "images"]
-    assert first.folder.recipe() == learned.recipe_of_masks(tiny(*GIVEN)) and not first.first
+    assert first.folder.recipe() == mask_learning.recipe_of_masks(tiny(*GIVEN)) and not first.first
     first.stop()
     with pytest.raises(RunError, match=r"images-masks, which is stopped\. Submit run images"):
         order.train()
@@ -406,15 +406,15 @@ def test_more_labels_than_a_message_may_name_are_refused_before_training(phantom
 
 def test_masks_are_moved_and_shifted_where_images_are_and_else_penalised_unless_private():
     moved, still = (
-        learned.recipe_of_masks(load_recipe("demo", [f"training.move={move}"]))
+        mask_learning.recipe_of_masks(load_recipe("demo", [f"training.move={move}"]))
         for move in ("true", "false")
     )
     assert moved.training.move and moved.discriminator.augment and moved.discriminator.cross_fitted
     assert not moved.loss.gradient_penalty
     assert not (still.training.move or still.discriminator.augment)
-    assert still.loss.gradient_penalty == learned.PENALTY
+    assert still.loss.gradient_penalty == mask_learning.PENALTY
     private = ["privacy.kind=discriminator", "discriminator.kind=patch", "loss.segmentation=0"]
-    assert not learned.recipe_of_masks(load_recipe("demo", private)).loss.gradient_penalty
+    assert not mask_learning.recipe_of_masks(load_recipe("demo", private)).loss.gradient_penalty
 
 
 def test_masks_are_learned_without_a_site_of_few_patients_which_is_then_sent_those_of_others(
@@ -432,7 +432,7 @@ def test_masks_are_learned_without_a_site_of_few_patients_which_is_then_sent_tho
         Image.fromarray(np.where(mask == lacking, 1, mask).astype(np.uint8)).save(path)
     said = learning(tiny(*GIVEN), folders, out)
     assert f"{few} has too few patients to teach masks" in said and f"{few} 12 0%" in said
-    learns = RunFolder(learned.beside(out))
+    learns = RunFolder(mask_learning.beside(out))
     assert list(learns.facts().teachers) == [many]
     asked = [entry.kind for entry in read(learns.site_state(few) / "ledger.jsonl")]
     assert "card" in asked and "judgement" not in asked

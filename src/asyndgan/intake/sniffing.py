@@ -25,8 +25,8 @@ _KINDS: Final = {
     "PNG": Content("PNG"),
     "JPEG": Content(
         "a JPEG picture",
-        "Convert images to PNG, such as with 'magick mogrify -format png FILES'; export masks "
-        "again from what they were drawn with, as JPEG changes labels.",
+        "Convert images to PNG, such as with 'magick mogrify -format png FILES'. Export the mask "
+        "again, if masks are named here, from what it was drawn with: JPEG has changed its labels.",
     ),
     "TIFF": Content("a TIFF picture"),
     "NRRD": Content("an NRRD volume"),
