@@ -85,7 +85,7 @@ def test_channels_that_ome_names_otherwise_than_the_data_set_are_refused(tmp_pat
     info = DatasetInfo("a", ("DAPI", "GFP", "CD8"), {"background": 0}, ".tif", ".tif")
     named = {"axes": "CYX", "Channel": {"Name": ["GFP", "DAPI", "CD8"]}}
     path = tiff(tmp_path, pages(3), ome=True, metadata=named)
-    said = r"calls its channels GFP, DAPI, CD8, .* DAPI, GFP, CD8\. Write in dataset\.json \"channel_names\""
+    said = r"calls its channels GFP, DAPI, CD8, .* DAPI, GFP, CD8\. Write in .* \"channel_names\""
     with pytest.raises(DataFileError, match=said):
         read_image(path, 0, info)
     own = tiff(tmp_path, pages(3), ome=True, metadata={**named, "Channel": {"Name": list("XYZ")}})
