@@ -27,7 +27,6 @@ from asyndgan.engines.flare.member import (
 )
 from asyndgan.engines.flare.workspace import FLARE, write_workspace
 from asyndgan.errors import RunError, StorageError
-from asyndgan.locks import held
 from commands import asyndgan
 
 
@@ -434,13 +433,3 @@ def test_flares_folder_holds_nothing_that_was_there_before(kit):
     assert {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")} == files
     names = [FLARE, KIT_FILE, "north.csr", KEY_FILE]
     assert sorted(path.name for path in kit.iterdir()) == names
-
-
-def test_a_lock_is_not_written_through_a_link(tmp_path):
-    folder, elsewhere = tmp_path / "received", tmp_path / "books"
-    folder.mkdir()
-    elsewhere.write_text("ours")
-    (folder / ".held").symlink_to(elsewhere)
-    with pytest.raises(OSError, match="symbolic link"), held(folder, "busy"):
-        pass
-    assert elsewhere.read_text() == "ours"
