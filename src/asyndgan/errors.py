@@ -115,7 +115,7 @@ class BusyError(RunError):
     """Another process is using a folder."""
 
 
-def explained(error: "AsyndganError | OSError") -> str:
+def message_of(error: "AsyndganError | OSError") -> str:
     """What went wrong, for a person; of an error of the system also the remedy."""
     if isinstance(error, AsyndganError):
         return str(error)
@@ -130,7 +130,7 @@ def is_full(error: OSError) -> bool:
 def not_written(path: object, error: OSError) -> str:
     """What is wrong with a file or folder that cannot be written, and the remedy."""
     if is_full(error):
-        return f"{path}: no space left on its disk. Free space, then repeat the command."
+        return f"{path}: no space left on its disk. Free space."
     if error.errno == errno.EFBIG:
         return (
             f"{path}: larger than its disk, or your account, allows for a file (ulimit -f). Name a "

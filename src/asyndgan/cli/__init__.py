@@ -12,7 +12,7 @@ import typer
 
 from asyndgan import __version__
 from asyndgan.cli.help import Commands, Group
-from asyndgan.errors import AsyndganError, Interrupted, explained
+from asyndgan.errors import AsyndganError, Interrupted, message_of
 
 COMMANDS: Final = {
     "demo": "Runs every stage on four phantom hospitals.",
@@ -140,7 +140,7 @@ def main(commands: Commands = app, name: str = "asyndgan") -> None:
         sys.exit(130)
     except (AsyndganError, OSError) as error:
         _say("error:", "bold red", end=" ")
-        _say(explained(error))
+        _say(message_of(error))
         sys.exit(1)
 
 

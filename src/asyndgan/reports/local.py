@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
 from urllib.parse import parse_qs
 
-from asyndgan.errors import AsyndganError, RunError, explained
+from asyndgan.errors import AsyndganError, RunError, message_of
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class FormServer(LocalServer):
             with self._turn:
                 self._told = self.decide(said)
         except (AsyndganError, OSError) as error:
-            return self._refusal(HTTPStatus.CONFLICT, explained(error), said)
+            return self._refusal(HTTPStatus.CONFLICT, message_of(error), said)
         except (ValueError, KeyError):
             return self._refusal(HTTPStatus.CONFLICT, "This is no form of the page.", said)
         return Answer(HTTPStatus.SEE_OTHER)

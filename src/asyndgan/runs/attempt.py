@@ -180,8 +180,7 @@ class Attempt:
         except StorageError as error:
             with suppress(StorageError):  # the first file says enough
                 self._leave("failed", checkpoint=False)  # the masks of a step may be half there
-            reason = str(error).replace(", then repeat the command.", ".")
-            raise StorageError(f"{reason} The run has begun: {self.go_on}.") from error
+            raise StorageError(f"{error} The run has begun: {self.go_on}.") from error
         except AsyndganError:
             self._leave("failed", checkpoint=True)
             raise

@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import signal
 import socket
 import subprocess
 import threading
@@ -17,7 +16,7 @@ from asyndgan.engines.flare.kits import Federation
 from asyndgan.engines.flare.member import PROJECT, read_kit
 from asyndgan.engines.flare.sockets import SERVER as SOCKET
 from asyndgan.engines.flare.sockets import SOCKETS, sockets_of
-from asyndgan.engines.flare.workspace import FLARE, write_server, write_workspace
+from asyndgan.engines.flare.workspace import write_server, write_workspace
 from asyndgan.errors import BusyError, RunError
 
 log = logging.getLogger(__name__)
@@ -26,6 +25,8 @@ AGAIN_S: Final = 2.0  # seconds before a restart; doubled while it ends within `
 LONGEST_S: Final = 60.0  # Longest delay in seconds before a restart
 LONGEST_PATH: Final = 100  # bytes of a socket's path, which systems bound at 104 or 108
 FREED_S: Final = 5.0  # seconds in which the port of a killed server has to be free
+
+TIED: Final = "asyndgan.engines.flare.tied"
 
 # Modules that FLARE's own start-up scripts run
 CLIENT: Final = "nvflare.private.fed.app.client.client_train"
@@ -81,7 +82,7 @@ class Kept:
                     if self._closing.is_set():
                         return
                     self._process = children.start(
-                        *self._command, env=self._environment, cwd="/", stdin=subprocess.DEVNULL,
+                        TIED, *self._command, env=self._environment, cwd="/", stdin=subprocess.PIPE,
                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                     )  # fmt: skip
                 ended = str(self._process.wait())
@@ -101,7 +102,6 @@ def keep_client(kit: Path) -> Kept:
     Of the kit only the file of data is read. Raises `RunError` if it cannot be used.
     """
     kit, member = kit.resolve(), read_kit(kit)
-    end_all(kit / FLARE)
     return Kept(write_workspace(kit, member), CLIENT, "fed_client.json", f"uid={member.name}")
 
 
@@ -111,20 +111,10 @@ def keep_server(federation: Federation) -> Kept:
     Raises `BusyError` if another program has its port, `RunError` if port or socket cannot be
     opened.
     """
-    end_all(federation.server_kit.resolve() / FLARE)
     _wait_for(federation.port)
     if len(os.fsencode(place := sockets_of(federation.server_kit) / SOCKET)) > LONGEST_PATH:
         raise RunError(f"{place} is too long for a socket: set TMPDIR to a shorter folder.")
     return Kept(write_server(federation), SERVER, "fed_server.json")
-
-
-def end_all(folder: Path) -> None:
-    """Kills FLARE's processes that work in a folder, as those whose keeper was killed."""
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = {*(place / "cmdline").read_text(errors="replace").split("\0")}
-            if str(folder) in words and words & {CLIENT, SERVER}:
-                os.kill(int(place.name), signal.SIGKILL)
 
 
 def _wait_for(port: int) -> None:
