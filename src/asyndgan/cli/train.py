@@ -146,14 +146,13 @@ def trained(
     from asyndgan.runs.train import train as train_run
 
     if learns_masks(recipe, masks, out, resume=resume):
-        console.say(
-            "First the sites teach a generator of masks; the images are painted from these."
-        )
+        console.say("First the sites teach a generator of masks; images are painted from those.")
         with TrainingDisplay(console) as display:
             masks = learned_masks(
                 recipe, sites, out, resume=resume, steps=mask_steps,
-                confirm=console.say if confirm else None, watch=display.watch, **how,
+                confirm=confirm, watch=display.watch, **how,
             )  # fmt: skip
+        confirm = console.say if confirm else None  # the rest was said
         console.say(f"Look at the masks in {masks}. Now the images.")
     with TrainingDisplay(console) as display:
         return train_run(
