@@ -113,9 +113,10 @@ def cores(out: Path) -> Any:
 
     data, found = phantoms(out / "data", 64), []
     every = sorted(range(os.cpu_count() or 1))[:2]
-    for number in (1, 2, 1, 2):
-        with on_cores({*every[:number]}):
-            found.append({"cores": number, **apart(steps.seconds, data, 6)})
+    for name, sites in (("default", 2), ("default", 4), ("demo", 4), ("masks", 4)):
+        for number in (1, 2, 1, 2):
+            with on_cores({*every[:number]}):
+                found.append({"cores": number, **apart(steps.seconds, data, name, sites, 6)})
     return found
 
 

@@ -117,11 +117,12 @@ def _recipes(found: Found) -> str:
 
 
 def _cores(found: Found) -> str:
-    rows, base = [], min(row["least s"] for row in found if row["cores"] == 1)
-    for number in (1, 2):
-        least = min(row["least s"] for row in found if row["cores"] == number)
-        rows.append([number, f"{least:.2f}", f"{base / least:.2f}"])
-    return markdown(["cores", "least s a step", "times faster"], rows)
+    rows = []
+    for recipe, sites in dict.fromkeys((row["recipe"], row["sites"]) for row in found):
+        alike = [row for row in found if (row["recipe"], row["sites"]) == (recipe, sites)]
+        one, two = (min(row["least s"] for row in alike if row["cores"] == n) for n in (1, 2))
+        rows.append([f"`{recipe}`", sites, f"{one:.2f}", f"{two:.2f}", f"{one / two:.2f}"])
+    return markdown(["recipe", "sites", "s a step on one core", "on two", "times faster"], rows)
 
 
 def _starts(found: Found) -> str:

@@ -134,15 +134,15 @@ def peak(rounds: int = 12) -> float:
     return fastest
 
 
-def seconds(data: Path, steps: int) -> dict[str, Any]:
-    """Wall clock of a step of `default` with two sites at 64 pixels, as many threads as pay."""
-    recipe = recipe_at("default", 64)
-    names = ["north", "south"]
+def seconds(data: Path, name: str, sites: int, steps: int) -> dict[str, Any]:
+    """Wall clock of a step of a shipped recipe at 64 pixels, as many threads as pay."""
+    recipe = recipe_at(name, 64)
+    names = [f"site-{number}" for number in range(sites)]
     threads = measured_threads(recipe, recipe.training.batch * len(names), "float32", CPU)
     torch.set_num_threads(threads)
     with ExitStack() as ends:
         transport = InProcess(
-            {n: set_up(SiteSetup(n, data / n, data / "states" / n), recipe) for n in names}
+            {n: set_up(SiteSetup(n, data / "north", data / n), recipe) for n in names}
         )
         ends.callback(transport.close)
         exchange = Exchange(transport, recipe)
@@ -153,4 +153,5 @@ def seconds(data: Path, steps: int) -> dict[str, Any]:
             coordinator.step()
             taken.append(time.monotonic() - begun)
     least, median = min(taken[1:]), statistics.median(taken[1:])
-    return {"threads": threads, "least s": least, "median s": median}
+    about = {"recipe": name, "sites": sites, "threads": threads}
+    return about | {"least s": least, "median s": median}
