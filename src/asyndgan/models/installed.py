@@ -1,6 +1,7 @@
 """Networks and losses by name: of installed packages, by entry points, and of this process."""
 
 import difflib
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -28,7 +29,7 @@ def register(group: str, kind: str, build: Any) -> None:
             f"asyndgan.register({group!r}, {kind!r}, {build!r}): give one of "
             f"{', '.join(GROUPS)}, a name, and a class."
         )
-    if kind in {entry.name for entry in entry_points(group=f"asyndgan.{group}")}:
+    if kind in _installed(group, *sys.path):
         raise RecipeError(f"asyndgan.{group} has '{kind}' already; choose another name.")
     _HERE[group, kind] = build
     part.cache_clear()
@@ -63,8 +64,14 @@ def check_parts(recipe: Recipe) -> None:
             raise RecipeError(f"recipe '{recipe.name}': {key}: {error}") from error
 
 
+@cache
+def _installed(group: str, *_path: str) -> dict[str, EntryPoint]:
+    """Entry points of a group by name; looks at every package that is installed along the path."""
+    return {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
+
+
 def _offered(group: str, kind: str) -> EntryPoint:
-    offered = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
+    offered = _installed(group, *sys.path)
     if kind not in offered:
         nearest = difflib.get_close_matches(kind, offered, n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-
 from asyndgan.intake.dataset import SLICED
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.trial import NO_RESULT, trial_of
+from asyndgan.templates import templates
 from asyndgan.texts import printable
 
 
@@ -44,16 +43,9 @@ def generator_card(run: RunFolder, form: str) -> str:
 
 
 def _rendered(template: str, **content: object) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(),  # not of Markdown, in which `plain` makes texts inert
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"plain": plain, "plainly": plainly}
-    return environment.get_template(f"{template}.md.jinja").render(no_result=NO_RESULT, **content)
+    # Not escaped: `plain` makes texts inert in Markdown.
+    found = templates(Path(__file__).parent, plain, plainly)
+    return found.get_template(f"{template}.md.jinja").render(no_result=NO_RESULT, **content)
 
 
 def plain(text: object) -> str:

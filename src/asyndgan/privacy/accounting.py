@@ -24,6 +24,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 LARGE: Final = 50.0  # epsilon above which the Renyi bound, of small arrays, is enough
+ORDERS: Final = (1.05, 1.1, 1.25, 1.5, 1.75, *range(2, 64))  # of it: each bounds, whole ones fast
 
 EPSILON_ERROR: Final = 0.01
 """Largest error of a computed epsilon of up to `MANY` uses; it is never too small. Beyond, it grows
@@ -76,7 +77,7 @@ def _composed(used: tuple[tuple[Mechanism, int], ...], delta: float) -> float:
     rough.history = exact.history = history
     with np.errstate(all="ignore"):  # logarithms of zero at the edge of the grid
         try:
-            bound = float(rough.get_epsilon(delta))
+            bound = float(rough.get_epsilon(delta, ORDERS))
         except (ArithmeticError, ValueError):
             return math.inf
         if not bound <= LARGE:

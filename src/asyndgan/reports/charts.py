@@ -38,6 +38,9 @@ _NOTES: Final = {
     "paired_l1": "Distance to the real image of the same mask, on a scale of 2.",
     "features": "How far the discriminator's features lie from those of the site's images.",
 }
+ROOM: Final = {"left": 0.12, "right": 0.96, "bottom": 0.1, "top": 0.97}
+"""Parts of a chart at which its panel ends; to measure its labels would take as long as it all."""
+
 _MARK: Final = "#0c0c0"
 """Start of the colours that stand for the page's own: 0 to 7 for sites, a for text, b for rules."""
 
@@ -106,8 +109,8 @@ def _chart(
     low, high = _range(np.concatenate([np.empty(0), *binned.values()]))
     ends = {}
     with rc_context({**STYLE, "svg.fonttype": "none", "text.parse_math": False}):
-        figure = Figure(figsize=(5, 2.5), layout="constrained")
-        panel = figure.subplots()
+        figure = Figure(figsize=(5, 2.5))
+        panel = figure.subplots(gridspec_kw=ROOM)
         for name, values in binned.items():
             if np.isnan(values).all():
                 continue
@@ -124,7 +127,7 @@ def _chart(
                 marker="." if len(values) == 1 else "",
             )  # fmt: skip
             for mark, beyond, end in (("^", raw > high, high), ("v", raw < low, low)):
-                panel.scatter(steps[beyond], steps[beyond] * 0 + end, s=14, marker=mark, c=colour)
+                panel.plot((at := steps[beyond]), end + 0 * at, mark, color=colour, markersize=4)
         panel.margins(x=0.01)
         panel.set_ylim(low, high)
         panel.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from asyndgan.reports.words import (
     amount,
     between,
@@ -16,6 +14,7 @@ from asyndgan.reports.words import (
     size,
     together,
 )
+from asyndgan.templates import templates
 from asyndgan.texts import printable, replace_text, sentence
 
 COLOURS: Final = 8
@@ -32,17 +31,10 @@ def write_page(template: str, page: Mapping[str, Any], out: Path) -> Path:
 
 def rendered(template: str, page: Mapping[str, Any]) -> str:
     """The text of a template of this folder with its variables."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names of sites, labels and modalities are untrusted
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     filters = (amount, between, counted, decimal, place, sentence, signed, size, together)
-    environment.filters |= {filter.__name__: filter for filter in filters}
-    environment.globals["colours"] = COLOURS
-    return printable(environment.get_template(template).render(page))
+    found = templates(Path(__file__).parent, *filters)
+    found.globals["colours"] = COLOURS
+    return printable(found.get_template(template).render(page))
 
 
 def place(value: float, least: float = 0.0) -> float:
