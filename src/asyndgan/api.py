@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property, wraps
 from inspect import signature
 from pathlib import Path
@@ -19,7 +19,6 @@ import torch
 from pydantic import ConfigDict, Field, SkipValidation, ValidationError, validate_call
 from torch import Tensor
 
-from asyndgan.arrays import Masks
 from asyndgan.auditing.asking import answered_audits
 from asyndgan.auditing.record import AuditRecord
 from asyndgan.auditing.records import RecordsAudit
@@ -32,14 +31,9 @@ from asyndgan.judging.table import Evaluation
 from asyndgan.kinds import kind_of
 from asyndgan.models import check_parts
 from asyndgan.models.segmentation_budget import SegmentationBudget
-from asyndgan.painting.painter import PaintedSet, Painter, check_look
+from asyndgan.painting.painter import PaintedSet, Painter, check_labels_of, check_look, label_maps
 from asyndgan.painting.publishing import Release, describe
-from asyndgan.painting.synthesise import (
-    check_labels_of,
-    check_paintable,
-    released_masks,
-    synthesise,
-)
+from asyndgan.painting.synthesise import check_paintable, released_masks, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.faults import WORDS, shown
 from asyndgan.recipe.recipe import dotted
@@ -203,7 +197,7 @@ class Run:
         if masks is None:
             stack = torch.stack([mask for _, mask in released_masks(self.folder)])
         else:
-            stack = _label_maps(masks, self.size)
+            stack = label_maps(masks, self.size)
             check_labels_of(stack, self.facts.scope.labels)
         check_paintable(self.recipe, self.facts, draws=draws)
         return PaintedSet(self.generator, stack, draws=draws, seed=seed, transform=transform)
@@ -235,7 +229,7 @@ class Run:
         self._check_masked()
         if look is not None:
             check_look(self.recipe, self.facts, look)
-        masks = _label_maps(mask, self.size)
+        masks = label_maps(mask, self.size)
         named = [(f"mask-{number}", each) for number, each in enumerate(masks)]
         looks = [look] * len(named) if look is not None else []
         cases = synthesise(self.folder, named, looks=looks, seed=seed)
@@ -569,26 +563,3 @@ def _folder(run: Run | Folder) -> RunFolder:
 def _sites(sites: Mapping[str, Folder]) -> dict[str, Path]:
     check_site_names(sites)
     return {site: Path(data) for site, data in sites.items()}
-
-
-def _label_maps(mask: npt.ArrayLike | Tensor, size: tuple[int, ...]) -> Masks:
-    """The masks of a stack, or a single one, as int64; `synthesise` checks their labels."""
-    given: Any = mask
-    if not isinstance(mask, Tensor):
-        with suppress(ValueError):  # rows of several lengths
-            array = np.asarray(mask)
-            given = torch.from_numpy(array.astype(np.int64)) if array.dtype.kind in "biu" else array
-    shape = tuple(getattr(given, "shape", ()))
-    whole = isinstance(given, Tensor) and not (given.is_floating_point() or given.is_complex())
-    if (
-        not whole
-        or 0 in shape
-        or len(shape) - len(size) not in (0, 1)
-        or shape[-len(size) :] != size
-    ):
-        kind = getattr(given, "dtype", type(mask).__name__)
-        raise RunError(
-            f"the mask has shape {shape} and holds {kind}. This run paints from whole numbers in "
-            f"arrays of {size}, or (n, {', '.join(map(str, size))}) for n masks."
-        )
-    return given.to(torch.device("cpu"), torch.int64).reshape(-1, *size)

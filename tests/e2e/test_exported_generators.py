@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.errors import MissingPackageError, RunError
 from asyndgan.export.arrays import from_arrays
+from asyndgan.intake.dataset import DataSet
+from asyndgan.intake.description import describe
 from asyndgan.painting import portable
 from asyndgan.painting.bundle import write_bundle
 from asyndgan.painting.painter import Painter, looks_of_holders
@@ -131,6 +133,44 @@ def test_a_bundle_of_volumes_paints_them_where_their_masks_lie(whole, painted):
         for each in (copied, given)
     ]
     assert np.allclose(*where, atol=1.0)
+
+
+def test_what_a_bundle_painted_is_a_data_set_that_says_it_is_synthetic(painted):
+    for out in (painted / "flat-out", painted / "deep-out"):
+        info = describe(out)
+        assert info.synthetic and info.modalities == ("T1", "T2", "FLAIR")
+        assert (
+            len(DataSet(out).files) == json.loads((out / "dataset.json").read_text())["numTraining"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"masks_dir": "nowhere"}, r"No \*\.png in nowhere: put label maps there"),
+        ({"look": "west"}, "There is no look west. There are: north, south"),
+        ({"masks_dir": "bad"}, r"a\.png holds labels \[0, 255\]; this generator knows 0, 1, 2"),
+    ],
+    ids=["no mask", "no such look", "0 and 255"],
+)
+def test_a_bundle_says_what_is_wrong_with_masks_and_looks(
+    changes, said, painted, pictures, tmp_path, monkeypatch
+):
+    from monai.bundle import run
+    from monai.utils import set_determinism
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad").mkdir()
+    Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save(tmp_path / "bad" / "a.png")
+    told = {"masks_dir": str(pictures.masks / "labelsTr"), "output_dir": "out", **changes}
+    bundle = painted / "flat"
+    try:
+        with pytest.raises(SystemExit, match=said):
+            run(config_file=str(bundle / "configs/inference.json"), bundle_root=str(bundle), **told)
+    finally:
+        set_determinism(None)
+        torch.set_grad_enabled(True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bundle_says_of_itself_what_monai_asks_for(painted):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError, RunError
-from asyndgan.export.writing import SPLITS_FILE
+from asyndgan.export.lists import SPLITS_FILE
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe

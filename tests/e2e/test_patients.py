@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from asyndgan.api import generate
-from asyndgan.export.writing import SPLITS_FILE, write_dataset
+from asyndgan.export.lists import SPLITS_FILE
+from asyndgan.export.writing import write_dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet, told
 from asyndgan.intake.fingerprint import measured

@@ -15,7 +15,8 @@ from PIL import Image
 
 import asyndgan
 from asyndgan.errors import AsyndganError, DataError, PolicyError, RecipeError, RunError
-from asyndgan.export.writing import SPLITS_FILE, write_dataset
+from asyndgan.export.lists import SPLITS_FILE
+from asyndgan.export.writing import write_dataset
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.nnunet import describe, read_mask
@@ -123,18 +124,26 @@ WHOLE = r"holds {}\. This run paints from whole numbers"
     ("wrong", "said"),
     [
         (np.zeros((16, 16), int), SIZE), (np.zeros((32, 32, 3), int), SIZE),
-        (np.zeros((2, 1, 32, 32), int), SIZE), ("mask.png", SIZE), (7, SIZE),
+        (np.zeros((2, 2, 32, 32), int), SIZE), ("mask.png", SIZE), (7, SIZE),
         (np.full((32, 32), 9), "hold label 9; this generator knows 0, 1, 2, 3"),
         (np.full((32, 32), 2**64 - 1, np.uint64), "hold label -1"),
         (torch.full((32, 32), 255, dtype=torch.uint8), "hold label 255"),
-        (np.zeros((32, 32)), WHOLE.format("float64")),
+        (np.full((32, 32), 0.5), WHOLE.format("float64")),
         (np.full((32, 32), None), WHOLE.format("object")),
-        (torch.zeros(32, 32, dtype=torch.bfloat16), WHOLE.format("torch.bfloat16")),
+        (torch.full((32, 32), torch.nan, dtype=torch.bfloat16), WHOLE.format("torch.bfloat16")),
     ],
 )  # fmt: skip
 def test_a_mask_of_another_size_or_type_or_with_unknown_labels_is_refused(wrong, said, run):
-    with pytest.raises(RunError, match=said):
-        run.paint(wrong)
+    for use in (run.paint, run.generator, run.dataset):
+        with pytest.raises(RunError, match=said):
+            use(wrong)
+
+
+def test_masks_are_taken_as_monai_loads_them(run, mask):
+    loaded = torch.as_tensor(mask, dtype=torch.float32)[None, None]
+    assert np.array_equal(run.paint(loaded, seed=3), run.paint(mask, seed=3)[None])
+    for use in (run.generator, lambda masks: run.dataset(masks)[0]["image"][None]):
+        assert use(loaded).shape == (1, len(run.modalities), *run.size)
 
 
 def test_what_paints_without_masks_is_not_given_one(recipe, sites, mask, tmp_path):

@@ -115,7 +115,11 @@ def test_a_run_waits_for_the_one_that_learns_its_masks_as_long_as_that_goes_on(o
     with pytest.raises(BusyError, match="run one-masks, which learns its masks, comes first"):
         order.train()
     order.first.stop()
-    with pytest.raises(RunError, match="run one-masks, which is stopped"):
+    with pytest.raises(RunError, match="its masks, is stopped: submit run one again, and both go"):
+        order.train()
+    Order.submit(order.federation, "one", order.folder.recipe(), ())
+    order.first.say("failed", "north refuses the run.")
+    with pytest.raises(RunError, match=r"has failed\. north refuses the run\. Once that"):
         order.train()
 
 
@@ -163,8 +167,8 @@ def test_a_run_is_refused_by_the_name_that_was_typed_and_told_how_long_one_may_b
 
 def test_what_the_first_policies_do_with_a_run_is_said_when_it_is_submitted(federation):
     for number, (words, said) in enumerate((
-        (("default",), "run 0 waits at each site for: asyndgan site approve SITE 0\n"),
-        (("demo",), "  By 'measured' as well: it is outside what was measured (discriminator."),
+        (("default",), "run 0 waits for: asyndgan site approve SITE 0\n"),
+        (("demo",), "  With 'measured' as well: it is outside what was measured (discriminator."),
         (("default", "--set", "masks.source=own"), "refuses run 2: condition.kind is mask"),
     )):  # fmt: skip
         told = asyndgan("federation", "submit", federation.path, *words, "--run", number, "--yes")

@@ -5,7 +5,7 @@ import torch
 
 from asyndgan.errors import RunError
 from asyndgan.models.sizes import at_once
-from asyndgan.painting.synthesise import check_labels_of
+from asyndgan.painting.painter import check_labels_of
 
 
 @pytest.mark.parametrize("unknown", [2, 4])

@@ -112,8 +112,9 @@ def check_released(
             )
         if reason := unconfirmed(record.confirmed, name):
             return reason
-        reason = _objection(run, record)
-        return reason and ". ".join([reason, *remedies(run, record.audit)])
+        whose = f"the audit of {', '.join(sorted(record.confirmed))}"
+        reason = said_by(whose if len(audits) > 1 else THIS, _objection(run, record))
+        return reason and " ".join([f"{reason}.", *remedies(run, record.audit)])
 
     found = permitting(run, audits, read_audit, refusal, _uncovered)
     return ". ".join(f"{', '.join(sorted(one.confirmed))}: {_findings(one)}" for one in found)

@@ -8,7 +8,7 @@ import typer
 
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
-from asyndgan.runs.shipped import run_of
+from asyndgan.runs.shipped import is_shipped, licence_of, run_of
 from asyndgan.texts import counted
 
 
@@ -66,4 +66,6 @@ def export(
 
     with console.status("Writing the generator ..."):
         (write_onnx if to is Form.ONNX else write_bundle)(RunFolder(source), out)
+    if is_shipped(source):
+        return console.say(f"The generator as {to} in {out}. Licence: {licence_of(source)}.")
     console.say(f"The generator as {to} in {out}. No audit permits to pass it on: ask the sites.")

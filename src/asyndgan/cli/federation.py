@@ -259,7 +259,9 @@ def submit(
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
     tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks or resolved.given_masks)
     if order.first and not order.begun():
-        Terminal().say(f"Before it, run {order.first.name}: the sites teach a generator of masks.")
+        steps = order.first.folder.recipe().training.steps
+        about = f"{steps:,} steps in which the sites teach a generator of masks"
+        Terminal().say(f"Before it, run {order.first.name}: {about}.")
     for one in (order.first, order):
         if one and not one.begun():
             _tell_policies(one)
@@ -428,11 +430,9 @@ def _tell_policies(order: Any) -> None:
     if refused := "; ".join(reason for key, reason in found if key not in ASKED):
         return Terminal().say(f"The default policy of 'site init' refuses run {name}: {refused}.")
     asks = f"asyndgan site approve SITE {name}"
-    Terminal().say(
-        f"By the default policy of 'site init' run {name} waits at each site for: {asks}"
-    )
+    Terminal().say(f"At sites with the default policy of 'site init' run {name} waits for: {asks}")
     for _, reason in found:
-        Terminal().say(f"  By 'measured' as well: {reason.partition(';')[0]}.")
+        Terminal().say(f"  With 'measured' as well: {reason.partition(';')[0]}.")
 
 
 def _run_name(run: str | None, recipe: Recipe) -> str:

@@ -1,13 +1,12 @@
 """Writes data sets in nnU-Net's raw convention; every synthetic image is marked as such."""
 
 import json
-import random
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -21,14 +20,6 @@ from asyndgan.store.case import RawCase
 
 MOST_COPIED: Final = 2**36
 """Largest file that is copied, in bytes."""
-
-SPLITS_FILE: Final = "splits_final.json"
-"""nnU-Net's planner takes it from the folder of the data set."""
-
-FOLDS: Final = 5
-
-Fold = dict[Literal["train", "val"], list[str]]
-"""The cases of one fold."""
 
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
 
@@ -187,31 +178,3 @@ def copy_file(path: Path, copy: Path) -> None:
             shutil.copyfileobj(file, into)
     except UnreadableError as error:
         raise DataFileError(path, f"{error}", "Put a file of the data there.") from error
-
-
-def folds(groups: Mapping[str, str]) -> list[Fold]:
-    """Cases for training and for validation in each of five folds, as nnU-Net wants them.
-
-    Cases of a group share a fold; nnU-Net itself would part images of one mask. There are as many
-    folds as groups, but at most five; none of one group.
-    """
-    names = sorted(set(groups.values()))
-    random.Random(0).shuffle(names)  # noqa: S311  (no secret; neighbours often share a patient)
-    if len(names) < 2:
-        return []
-    found: list[Fold] = []
-    for fold in range(min(FOLDS, len(names))):
-        own = set(names[fold::FOLDS])
-        found.append(
-            {
-                "train": sorted(case for case, group in groups.items() if group not in own),
-                "val": sorted(case for case, group in groups.items() if group in own),
-            }
-        )
-    return found
-
-
-def write_folds(folder: Path, groups: Mapping[str, str]) -> None:
-    """Writes `splits_final.json` into a data set, unless all of its cases are one group."""
-    if found := folds(groups):
-        (folder / SPLITS_FILE).write_text(json.dumps(found, indent=1) + "\n", "utf-8")

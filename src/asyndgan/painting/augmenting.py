@@ -12,7 +12,7 @@ import torch
 from asyndgan.arrays import Mask
 from asyndgan.errors import DataError, RunError
 from asyndgan.export.copying import write_extended
-from asyndgan.export.writing import write_folds
+from asyndgan.export.lists import write_lists
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.findings import check_contrast, check_uncut
 from asyndgan.intake.patients import patients_of
@@ -158,7 +158,7 @@ def augment_folder(
     cut = {files.name for files in data.files} - patient_of.keys()
     added = write_extended(data, out, cases, axis=image.axis, provenance=provenance, cut=cut)
     # A synthetic case belongs to the patient of its mask.
-    write_folds(out, patient_of | {name: patient_of.get(of, name) for name, of in owners.items()})
+    write_lists(out, patient_of | {name: patient_of.get(of, name) for name, of in owners.items()})
     return len(patient_of), added, left_out
 
 

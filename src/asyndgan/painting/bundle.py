@@ -18,11 +18,10 @@ from asyndgan.painting.card import generator_card
 from asyndgan.painting.portable import Alone, traced
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
+from asyndgan.runs.shipped import licence_of
 from asyndgan.store.fitting import SYNTHETIC_INTENSITY
 
 SCHEMA: Final = "https://project-monai.github.io/schema/meta_schema_20240725.json"
-
-UNLICENSED: Final = "Licence not stated: ask the sites whose images the generator learned from."
 
 VIEWED: Final = {"axial": "SPL", "sagittal": "RIP", "coronal": "AIL"}
 """Where the axes of a volume point that is held as its slices are viewed (`readers.viewed`)."""
@@ -50,7 +49,11 @@ def write_bundle(run: RunFolder, folder: Path) -> None:
         own = run.path / "MODEL_CARD.md"  # of a generator that comes with the package
         if own.exists():
             copy_file(own, half / "docs" / own.name)
-        (half / "LICENSE").write_text(f"{UNLICENSED}\n", "utf-8")
+        (half / "LICENSE").write_text(f"{_licence(run)}\n", "utf-8")
+
+
+def _licence(run: RunFolder) -> str:
+    return f"Licence: {licence_of(run.path)}"
 
 
 def _save(network: torch.jit.ScriptModule, file: Path) -> None:
@@ -90,7 +93,7 @@ def _metadata(run: RunFolder, name: str) -> dict[str, Any]:
         "description": "Paints synthetic images from label maps. None was acquired from a patient.",
         "intended_use": "Research, such as training of segmentation models. Not for diagnosis.",
         "authors": f"Trained by {', '.join(facts.teachers)}",
-        "copyright": UNLICENSED,
+        "copyright": _licence(run),
         "network_data_format": {
             "inputs": {
                 "image": common | {
@@ -121,16 +124,24 @@ def _inference(run: RunFolder, looks: list[str]) -> dict[str, Any]:
     if image.whole:
         turned = {"_target_": "Orientationd", "axcodes": VIEWED[image.axis], "labels": None}
         back = turned | {"axcodes": "RAS"}
-    begin = ["$monai.utils.set_determinism(seed=@seed)", "$torch.set_grad_enabled(False)"]
+    begin = [
+        f"$@masks or sys.exit('No {found} in ' + @masks_dir + ': put label maps there.')",
+        "$monai.utils.set_determinism(seed=@seed)", "$torch.set_grad_enabled(False)",
+    ]  # fmt: skip
     if looks:
+        begin.append(
+            "$@look in ['', *@looks] or sys.exit('There is no look ' + @look + '. There are: ' "
+            "+ ', '.join(@looks))"
+        )
         begin.append(
             "$@network_def.shares.copy_(torch.eye(len(@looks))[@looks.index(@look)]) "
             "if @look else None"
         )
     return {
         "imports": [
-            "$import glob", "$import os", "$import monai", "$import numpy", "$import torch",
-            "$from collections import deque", "$from monai.data import MetaTensor",
+            "$import glob", "$import json", "$import os", "$import sys", "$import monai",
+            "$import numpy", "$import torch", "$from collections import deque",
+            "$from pathlib import Path", "$from monai.data import MetaTensor",
             "$from monai.transforms import Resize",
         ],
         "bundle_root": ".",
@@ -147,6 +158,7 @@ def _inference(run: RunFolder, looks: list[str]) -> dict[str, Any]:
             "_target_": "Compose",
             "transforms": [
                 {"_target_": "LoadImaged", "keys": "mask", "ensure_channel_first": True},
+                {"_target_": "Lambdad", "keys": "mask", "func": _checked(run)},
                 {**turned, "keys": "mask"},
                 {"_target_": "Lambdad", "keys": "mask", "func": _resized(image)},
                 {"_target_": "ResizeWithPadOrCropd", "keys": "mask",
@@ -164,9 +176,35 @@ def _inference(run: RunFolder, looks: list[str]) -> dict[str, Any]:
         "run": [
             "$deque((@postprocessing({**item, 'image': MetaTensor(@inferer(item['mask'].as_tensor()"
             "[None].to(@device), @network_def)[0].cpu(), meta=item['mask'].meta)}) "
-            "for item in @dataset), maxlen=0)"
+            "for item in @dataset), maxlen=0)",
+            f"$Path(@output_dir, 'dataset.json').write_text(json.dumps({{**json.loads("
+            f"{_described(run, ending)!r}), 'numTraining': len(@masks)}}, indent=2))",
+            "$print(len(@masks), 'masks painted:', @output_dir)",
         ],
     }  # fmt: skip
+
+
+def _checked(run: RunFolder) -> str:
+    """The expression that ends the program at a mask with a label that nothing was learned of."""
+    known = sorted(run.facts().scope.labels)
+    named = ", ".join(map(str, known))
+    return (
+        f"$lambda mask: mask if {{*numpy.unique(mask)}} <= {{*{known}}} else sys.exit("
+        "f\"{mask.meta['filename_or_obj']} holds labels {sorted({*map(int, numpy.unique(mask))})}; "
+        f'this generator knows {named}. Renumber them.")'
+    )
+
+
+def _described(run: RunFolder, ending: str) -> str:
+    """What dataset.json says of the images; without @, by which MONAI refers to its own keys."""
+    facts = run.facts()
+    about = {
+        "name": "synthetic", "channel_names": dict(enumerate(facts.modalities)),
+        "labels": {name: int(number) for number, name in facts.labels.items()},
+        "file_ending": ending, "synthetic": True, "release": facts.generator_sha256[:12],
+        "licence": licence_of(run.path),
+    }  # fmt: skip
+    return json.dumps(about).replace("@", "\\u0040")
 
 
 def _resized(image: ImageSection) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from asyndgan.intake.dataset import SLICED
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs.shipped import is_shipped, licence_of
 from asyndgan.runs.trial import NO_RESULT, trial_of
 from asyndgan.templates import templates
 from asyndgan.texts import printable
@@ -38,8 +39,9 @@ def generator_card(run: RunFolder, form: str) -> str:
     """Card of a generator that is exported as `onnx` or as a `bundle`, in Markdown."""
     facts, recipe = run.facts(), run.recipe()
     return _rendered(
-        "generator", facts=facts, recipe=recipe, form=form, trial=trial_of(facts, recipe)
-    )
+        "generator", facts=facts, recipe=recipe, form=form, trial=trial_of(facts, recipe),
+        licence=licence_of(run.path), shipped=is_shipped(run.path),
+    )  # fmt: skip
 
 
 def _rendered(template: str, **content: object) -> str:

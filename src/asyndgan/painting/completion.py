@@ -21,9 +21,10 @@ from asyndgan.intake.findings import check_contrast, check_uncut
 from asyndgan.intake.listing import CaseFiles
 from asyndgan.models.segmenters import check_size
 from asyndgan.painting.budget import TranslationBudget
+from asyndgan.painting.painter import check_labels_of
 from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.provenance import provenance_of
-from asyndgan.painting.synthesise import check_labels_of, digests_of
+from asyndgan.painting.synthesise import digests_of
 from asyndgan.painting.translation import REGRESSED, Incomplete, translated, translator_of
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder

@@ -1,14 +1,17 @@
 """A finished run's generator as a torch module, and its images as a torch data set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from operator import index
 from typing import Any, SupportsIndex, final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from asyndgan.arrays import Images, Masks
+from asyndgan.arrays import Images, Mask, Masks
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
@@ -44,7 +47,8 @@ class Painter(nn.Module):
         """Paints an image from each mask.
 
         Args:
-            masks: int64 label maps (n, *space), of the run's size and with its labels.
+            masks: label maps (n, *space) or (n, 1, *space) of whole numbers, of the run's size and
+                with its labels.
             look: site in whose look to paint; None: drawn for each image by the sites' shares.
             random: draws looks and noise; None: torch's own random state does.
 
@@ -52,8 +56,10 @@ class Painter(nn.Module):
             Images (n, c, *space) in [-1, 1], on the network's device.
 
         Raises:
-            RunError: there is no such look.
+            RunError: there is no such look, or the masks are others.
         """
+        masks = label_maps(masks, tuple(self.facts.space))
+        check_labels_of(masks, self.facts.scope.labels)
         if look is not None:
             check_look(self.recipe, self.facts, look)
         if random is None:
@@ -166,3 +172,46 @@ def looks_of_holders(facts: RunFacts, looks: Sequence[str], random: torch.Genera
             channel = facts.scope.modalities.index(name)
             others.setdefault(channel, list(looks))[place] = holder
     return others
+
+
+def label_maps(mask: npt.ArrayLike | Tensor, size: tuple[int, ...]) -> Masks:
+    """Masks (n, *size) in int64, of a single one, of a stack, or of one with a channel each.
+
+    Raises `RunError` if they have another shape or other than whole numbers.
+    """
+    given: Any = mask
+    if not isinstance(mask, Tensor):
+        with suppress(ValueError, TypeError):  # rows of several lengths, texts
+            array = np.asarray(mask)
+            kind = np.int64 if array.dtype.kind in "biu" else np.float64
+            given = torch.from_numpy(array.astype(kind))
+    if isinstance(given, Tensor) and given.ndim == len(size) + 2 and given.shape[1] == 1:
+        given = given[:, 0]
+    shape = tuple(getattr(given, "shape", ()))
+    if (
+        not isinstance(given, Tensor)
+        or given.is_complex()
+        or 0 in shape
+        or len(shape) - len(size) not in (0, 1)
+        or shape[-len(size) :] != size
+        or (given.is_floating_point() and not torch.equal(given, given.round()))
+    ):
+        held = getattr(mask, "dtype", type(mask).__name__)
+        raise RunError(
+            f"the mask has shape {shape} and holds {held}. This run paints from whole numbers in "
+            f"arrays of {size}, or (n, {', '.join(map(str, size))}) for n masks."
+        )
+    return given.to(torch.device("cpu"), torch.int64).reshape(-1, *size)
+
+
+def check_labels_of(masks: Iterable[Mask], labels: Collection[int]) -> None:
+    """Raises `RunError` if masks hold a label that is neither 0 nor among `labels`."""
+    known = torch.tensor(sorted({0, *labels}))  # 0 need not be named
+    for mask in masks:
+        strange = ~torch.isin(mask, known)
+        if strange.any():
+            found = ", ".join(map(str, mask[strange].unique().tolist()))
+            raise RunError(
+                f"the masks hold label {found}; this generator knows "
+                f"{', '.join(map(str, known.tolist()))}. Remap them."
+            )

@@ -1,7 +1,7 @@
 """Painting a synthetic data set with a finished run's generator."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, combinations, groupby
 from pathlib import Path
@@ -17,7 +17,13 @@ from asyndgan.intake.listing import list_masks
 from asyndgan.intake.patients import people_of
 from asyndgan.models.sizes import at_once
 from asyndgan.painting.fading import AS_PAINTED, Fading, faded, without_labels
-from asyndgan.painting.painter import Looks, Painter, drawn_looks, looks_of_holders
+from asyndgan.painting.painter import (
+    Looks,
+    Painter,
+    check_labels_of,
+    drawn_looks,
+    looks_of_holders,
+)
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.store import Case, derived_seed
@@ -314,16 +320,3 @@ def _shape(mask: Mask) -> torch.Tensor:  # of another size
 def mask_digest(mask: Mask) -> str:
     """SHA-256 of a label map on a run's grid, in hexadecimal, whatever integers it is stored in."""
     return digest_of([mask.to(torch.uint8)])
-
-
-def check_labels_of(masks: Iterable[Mask], labels: Collection[int]) -> None:
-    """Raises `RunError` if masks hold a label that is neither 0 nor among `labels`."""
-    known = torch.tensor(sorted({0, *labels}))  # 0 need not be named
-    for mask in masks:
-        strange = ~torch.isin(mask, known)
-        if strange.any():
-            found = ", ".join(map(str, mask[strange].unique().tolist()))
-            raise RunError(
-                f"the masks hold label {found}; this generator knows "
-                f"{', '.join(map(str, known.tolist()))}. Remap them."
-            )

@@ -11,7 +11,8 @@ from typing import Any, Final, Self, final
 import numpy as np
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Mask
-from asyndgan.export.writing import write_dataset, write_folds
+from asyndgan.export.lists import write_lists
+from asyndgan.export.writing import write_dataset
 from asyndgan.intake import reading
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.readers import AXIAL, READERS, DataFileError, Geometry, Stored, lossless
@@ -29,6 +30,7 @@ from asyndgan.painting.synthesise import (
 )
 from asyndgan.recipe.image import ImageSection, Intensity
 from asyndgan.runs import RunFolder
+from asyndgan.runs.shipped import licence_of
 from asyndgan.store import Case, RawCase
 from asyndgan.store.case import prepared_spacing
 from asyndgan.store.fitting import SYNTHETIC_INTENSITY
@@ -274,12 +276,12 @@ def write_synthetic(
             "synthetic": True,
             **({"units": dict(storage.measured_in)} if storage.measured_in else {}),
             "reference": f"painted by asyndgan {facts.version}, see MODEL_CARD.md",
-            "licence": "not stated: ask the sites whose images the generator learned from",
+            "licence": licence_of(run.path),
             "release": facts.generator_sha256[:12],
             "provenance": provenance,
         },
     )
-    write_folds(folder, groups)
+    write_lists(folder, groups)
     card = model_card(facts, provenance, count, recipe, findings)
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
     return count

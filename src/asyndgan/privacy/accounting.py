@@ -77,7 +77,7 @@ def _composed(used: tuple[tuple[Mechanism, int], ...], delta: float) -> float:
     rough.history = exact.history = history
     with np.errstate(all="ignore"):  # logarithms of zero at the edge of the grid
         try:
-            bound = float(rough.get_epsilon(delta, ORDERS))
+            bound = float(rough.get_epsilon(delta, [*ORDERS]))
         except (ArithmeticError, ValueError):
             return math.inf
         if not bound <= LARGE:

@@ -76,6 +76,7 @@ class CoordinatorPage(FormServer):
         except AsyndganError as error:
             return {"name": order.name, "state": "unreadable", "fault": str(error)}
         proposal = order.said("proposal")
+        proposal = "" if order.is_confirmed(proposal) else proposal
         sites = {site: number for number, site in enumerate(facts["sites"])}
         return {
             **facts,
@@ -90,6 +91,7 @@ class CoordinatorPage(FormServer):
             "numbers": sites,
             "picture": _newest_picture(order),
             "at_work": self._at_work(order.name),
+            "releasable": order.folder.recipe().image.source != "masks",
             "said": self._said(order.name),
         }
 

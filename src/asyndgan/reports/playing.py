@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from asyndgan.arrays import Image, Mask
 from asyndgan.errors import AsyndganError, RunError
-from asyndgan.painting.painter import Painter
-from asyndgan.painting.synthesise import check_labels_of, chosen_masks
+from asyndgan.painting.painter import Painter, check_labels_of
+from asyndgan.painting.synthesise import chosen_masks
 from asyndgan.reports.gallery import label_colours, picture_uri, planes
 from asyndgan.reports.local import Answer, LocalServer
 from asyndgan.reports.page import rendered

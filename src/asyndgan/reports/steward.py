@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from functools import cached_property
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -54,22 +54,28 @@ class StewardPage(FormServer):
         self.kit, self.name = kit, service.name_of(kit)
         self.settings = service.SiteFile.of(kit)
         self.books = kit / "records"
+        self.counted: tuple[Path, int | None] | None = None
         super().__init__(port)
 
-    @cached_property
+    @property
     def patients(self) -> int | None:
         """Number of the site's patients; None where it is not known: of a table, of faulty data."""
-        data = self.settings.data
-        try:
-            return None if is_table(data) else len({*DataSet(data).patients.values()})
-        except AsyndganError:
-            return None
+        data, number = self.settings.data, None
+        if not self.counted or self.counted[0] != data:
+            with suppress(AsyndganError):
+                number = None if is_table(data) else len({*DataSet(data).patients.values()})
+            self.counted = data, number
+        return self.counted[1]
 
     def shown(
         self, told: str = "", *, refused: str = "", typed: Mapping[str, str] = NOTHING
     ) -> str:
         """The page; nothing is typed into it."""
         alarms, books = list[str](), None
+        try:
+            self.settings = flare_part("service").SiteFile.of(self.kit)  # it may name other data
+        except AsyndganError as error:
+            alarms.append(str(error))
         ledger = self.books / "ledger.jsonl"
         try:
             if ledger.exists() or head_file(ledger).exists():

@@ -251,7 +251,7 @@ class Order:
         self.say("trouble", "")
         for line in text.splitlines():
             log.info("%s", line)
-        if self._is_confirmed(text):
+        if self.is_confirmed(text):
             return
         self.say(
             "waiting",
@@ -261,7 +261,7 @@ class Order:
         # Last, for whoever sees it may ask at once what the run waits for.
         self.say("proposal", text)
         try:
-            while not self._is_confirmed(text):
+            while not self.is_confirmed(text):
                 if self.stopped():
                     raise Interrupted(f"run {self.name} was stopped before it was confirmed.")
                 time.sleep(LOOK_S)
@@ -283,7 +283,8 @@ class Order:
             raise Interrupted(f"run {self.name} was stopped before it was approved.")
         time.sleep(STEWARDS_S)
 
-    def _is_confirmed(self, text: str) -> bool:
+    def is_confirmed(self, text: str) -> bool:
+        """Whether a person has agreed to this text."""
         return self.said("confirmed") in (digest_of(ANYTHING), digest_of(text))
 
     def train(self, watch: "Watch | None" = None, *, device: str = "cpu") -> None:
@@ -299,9 +300,11 @@ class Order:
         if first and first.goes_on():  # it was submitted again while this process started
             raise BusyError(f"run {first.name}, which learns its masks, comes first.")
         if first and first.state() != "finished":
+            why = first.said("failed")
+            ended = f"has failed. {why} Once that is mended" if why else f"is {first.state()}"
             raise RunError(
-                f"it paints from the masks of run {first.name}, which is {first.state()}. Submit "
-                f"run {self.name} again: both go on."
+                f"run {first.name}, which learns its masks, {ended}: submit run {self.name} again, "
+                "and both go on."
             )
         # First of all: another process may train this run, or ask its sites.
         with self.folder.held(), sites_alone(self.federation):

@@ -14,6 +14,13 @@ def is_shipped(run: Path) -> bool:
     return run.parent == Path(str(files("asyndgan"))) / "generators"
 
 
+def licence_of(run: Path) -> str:
+    """The licence of a run's generator and of what it paints."""
+    if is_shipped(run):
+        return "CC0-1.0"
+    return "not stated: ask the sites whose images the generator learned from"
+
+
 def run_of(name: str | Path) -> Path:
     """The folder of a run, or of a generator that comes with the package if there is none."""
     path = Path(name)

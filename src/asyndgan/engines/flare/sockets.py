@@ -83,6 +83,11 @@ def unsealed(site: str, reply: bytes, seal: Seal, sealed: bytes) -> bytes:
         said = seal.opened(reply[1:], sealed).decode(errors="replace").split()
         keys = [key for key in known_keys(Policy) if key in said]
         named = ", ".join(keys)
+        if "allows.refused" in keys:
+            raise PolicyRefusedError(
+                f"site {site}: its steward has refused this recipe (allows.refused), whatever a "
+                "run of it is called."
+            )
         if {*keys} - {*ASKED}:
             raise PolicyRefusedError(f"site {site}: its policy refuses the run ({named}).")
         if keys:
