@@ -320,7 +320,8 @@ class Policy(Section):
             reason += f"part; its digest {digest} is not in allows.approved"
             reasons.append(("allows.approved", reason))
         elif not (self.allows.unasked or self._approves(recipe)):
-            reason = f"allows.unasked is false, and its digest {digest} is not in allows.approved"
+            reason = "its steward has not approved it: allows.unasked is false, and its digest "
+            reason += f"{digest} is not in allows.approved"
             reasons.append(("allows.approved", reason))
         if digest in self.allows.refused:
             reasons.append(("allows.refused", f"its digest {digest} is in allows.refused"))

@@ -41,7 +41,7 @@ def purpose(recipe: Recipe) -> str:
     names = together(image.modalities) if image.modalities else "all modalities that sites hold"
     of = {"class": "classes", "none": "noise alone"}.get(
         recipe.condition.kind,
-        "label maps of patients" if recipe.sends_own_masks else "label maps of no patient",
+        "label maps of patients" if recipe.sends_own_masks else "label maps that are no patient's",
     )
     return f"Train a generator of images ({names}) of {size} from {of}, {steps}."
 
