@@ -162,7 +162,7 @@ class Run:
 
     @cached_property
     def generator(self) -> Painter:
-        """The generator as a torch module: `generator(masks)` paints int64 masks (n, *space).
+        """The generator as a torch module: `generator(masks)` paints masks (n, *space).
 
         Raises:
             RunError: the run has not finished.

@@ -144,33 +144,41 @@ def test_what_a_bundle_painted_is_a_data_set_that_says_it_is_synthetic(painted):
         )
 
 
+def ran_by_monai(bundle, masks, out, **more):
+    from monai.bundle import run
+    from monai.utils import set_determinism
+
+    try:
+        run(
+            config_file=str(bundle / "configs/inference.json"), bundle_root=str(bundle),
+            meta_file=str(bundle / "configs/metadata.json"), masks_dir=str(masks),
+            output_dir=str(out), device="cpu", **more,
+        )  # fmt: skip
+    finally:
+        set_determinism(None)
+        torch.set_grad_enabled(True)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"masks_dir": "nowhere"}, r"No \*\.png in nowhere: put label maps there"),
+        ({"masks": "nowhere"}, r"No \*\.png in nowhere: put label maps there"),
         ({"look": "west"}, "There is no look west. There are: north, south"),
-        ({"masks_dir": "bad"}, r"a\.png holds labels \[0, 255\]; this generator knows 0, 1, 2"),
+        ({"out": "bad"}, "bad holds something: name a new folder"),
+        ({"masks": "bad"}, r"a\.png holds labels 0, 255; this generator knows 0, 1, 2"),
     ],
-    ids=["no mask", "no such look", "0 and 255"],
+    ids=["no mask", "no such look", "a full folder", "0 and 255"],
 )
 def test_a_bundle_says_what_is_wrong_with_masks_and_looks(
     changes, said, painted, pictures, tmp_path, monkeypatch
 ):
-    from monai.bundle import run
-    from monai.utils import set_determinism
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad").mkdir()
     Image.fromarray(np.eye(32, dtype=np.uint8) * 255).save(tmp_path / "bad" / "a.png")
-    told = {"masks_dir": str(pictures.masks / "labelsTr"), "output_dir": "out", **changes}
-    bundle = painted / "flat"
-    try:
-        with pytest.raises(SystemExit, match=said):
-            run(config_file=str(bundle / "configs/inference.json"), bundle_root=str(bundle), **told)
-    finally:
-        set_determinism(None)
-        torch.set_grad_enabled(True)
-    assert not (tmp_path / "out").exists()
+    told = {"masks": pictures.masks / "labelsTr", "out": "out", **changes}
+    with pytest.raises(SystemExit, match=said):
+        ran_by_monai(painted / "flat", **told)
+    assert not [*tmp_path.glob("out/*/*")]
 
 
 def test_a_bundle_says_of_itself_what_monai_asks_for(painted):
@@ -203,15 +211,22 @@ def test_a_bundle_says_of_itself_what_monai_asks_for(painted):
 
 
 def test_no_text_of_another_party_is_run_by_monai(pictures, monkeypatch, tmp_path):
-    facts = replace(pictures.facts(), modalities=["$exit()", "T2", "FLAIR"])
-    facts.labels["1"] = "@seed"
+    facts = replace(pictures.facts(), modalities=["$exit()", "T2'\"}", "%####b"])
+    facts.labels["1"] = "@seed #1"
     for site in facts.sites.values():
         site["modalities"] = facts.modalities
     monkeypatch.setattr(pictures, "facts", lambda: facts)
     write_bundle(pictures, tmp_path / "bundle")
     text = (tmp_path / "bundle/configs/metadata.json").read_text()
-    assert "$exit()" in text and "@seed" in text
-    assert not any(f'"{sign}' in text for sign in "$@%")
+    assert "$exit()" in text and "_seed _1" in text
+    assert '"$' not in text and not {*"@#%"} & {*text}
+    mask = np.zeros((32, 32), np.uint8)
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    ran_by_monai(tmp_path / "bundle", tmp_path / "masks", tmp_path / "out")
+    about = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert [*about["channel_names"].values()] == facts.modalities
+    assert about["labels"]["@seed #1"] == 1 and len([*tmp_path.glob("out/imagesTr/*")]) == 3
 
 
 @pytest.mark.parametrize("name", ["pictures", "whole"])
@@ -280,7 +295,7 @@ def test_what_paints_without_masks_and_a_missing_package_are_refused(
     monkeypatch.setattr(pictures, "recipe", lambda: recipe)
     with pytest.raises(RunError, match="paints without masks"):
         write_bundle(pictures, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert not [*tmp_path.glob("out/*/*")]
 
 
 def test_a_run_without_a_form_is_told_which_there_are(pictures, tmp_path):

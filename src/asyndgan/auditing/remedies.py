@@ -14,7 +14,7 @@ def remedies(run: RunFolder, found: Audit) -> list[str]:
     attacks, advice = found.attacks, []
     trial = steps_short_of(run.facts(), run.recipe())
     if trial:
-        advice.append(f"Audit a finished training of {trial:,} steps, of which this tells nothing.")
+        advice.append(f"Audit a finished training of {trial:,} steps: a trial run decides nothing.")
     if not found.groups.alike:
         advice.append(f"Audit with others who are like the members: {_lacking(run, found)}.")
     decided = [one for one in attacks if not one.explained]

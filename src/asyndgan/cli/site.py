@@ -334,7 +334,10 @@ def start(kit: Kit, only: Part | None = None) -> None:
             ends.enter_context(held(kit, f"site {name} is started already on this machine."))
             file = service.SiteFile.of(kit)
             running = service.SiteService(
-                kit, lambda run: file.setup(kit, run), wait_s=file.wait_s, notify=file.notify
+                kit,
+                lambda run: service.SiteFile.of(kit).setup(kit, run),
+                wait_s=file.wait_s,
+                notify=file.notify,
             )
             ends.callback(running.close)
         if only != "data" and ours:

@@ -1,4 +1,4 @@
-"""Lists of a data set's cases, by which other tools load it as it lies there."""
+"""Lists of a data set's cases, by which other tools load it."""
 
 import json
 import random
@@ -49,18 +49,19 @@ def folds(groups: Mapping[str, str]) -> list[Fold]:
 def write_lists(folder: Path, groups: Mapping[str, str]) -> None:
     """Writes the lists of a data set into its folder.
 
-    `groups` has the group of each case that is listed. Of a single group there are no folds, of
-    volumes no table: Hugging Face would read them as one picture each.
+    `groups` has the group of each case that is listed. A single group gets no folds. Volumes get no
+    table: Hugging Face would read each as one picture.
     """
     about = json.loads((folder / "dataset.json").read_text("utf-8"))
     ending, channels = about["file_ending"], about["channel_names"]
+    masks_end = about.get("mask_ending", lossless(ending))
     images: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for path in sorted((folder / "imagesTr").iterdir()):
         case, _, number = path.name.removesuffix(ending).rpartition("_")
         images[case][channels[str(int(number))]] = f"imagesTr/{path.name}"
     masks = {
-        path.name.removesuffix(lossless(ending)): f"labelsTr/{path.name}"
-        for path in (folder / "labelsTr").iterdir()
+        path.name.removesuffix(masks_end): f"labelsTr/{path.name}"
+        for path in (folder / "labelsTr").glob("*")
     }
     alone = all(len(each) == 1 for each in images.values())
     parts = folds(groups)

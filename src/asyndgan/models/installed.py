@@ -72,6 +72,9 @@ def _installed(group: str, *_path: str) -> dict[str, EntryPoint]:
 
 def _offered(group: str, kind: str) -> EntryPoint:
     offered = _installed(group, *sys.path)
+    if kind not in offered:  # unless it was installed since
+        _installed.cache_clear()
+        offered = _installed(group, *sys.path)
     if kind not in offered:
         nearest = difflib.get_close_matches(kind, offered, n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""

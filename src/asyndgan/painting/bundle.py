@@ -5,6 +5,7 @@ As https://docs.monai.io/en/stable/mb_specification.html says. The network is To
 
 import io
 import json
+import re
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -69,10 +70,11 @@ def _save(network: torch.jit.ScriptModule, file: Path) -> None:
 def _metadata(run: RunFolder, name: str) -> dict[str, Any]:
     """What the bundle says of itself; `image` and `pred` are what MONAI calls input and output.
 
-    No text begins as another party says: MONAI runs those that begin with `$`.
+    No text begins as another party says: MONAI runs those that begin with `$`, and replaces more.
     """
     facts, image = run.facts(), run.recipe().image
-    names, labels = facts.scope.modalities, facts.scope.labels
+    names = [_inert(name) for name in facts.scope.modalities]
+    labels = {number: _inert(name) for number, name in facts.scope.labels.items()}
     common = {
         "type": "image", "modality": "n/a", "spatial_shape": list(facts.scope.space),
         "dtype": "float32", "is_patch_data": False,
@@ -88,7 +90,7 @@ def _metadata(run: RunFolder, name: str) -> dict[str, Any]:
             package: version(package) for package in ["nibabel" if image.whole else "pillow"]
         },
         "supported_apps": {},
-        "name": name,
+        "name": _inert(name),
         "task": f"Synthetic {', '.join(names)} from label maps",
         "description": "Paints synthetic images from label maps. None was acquired from a patient.",
         "intended_use": "Research, such as training of segmentation models. Not for diagnosis.",
@@ -115,6 +117,11 @@ def _metadata(run: RunFolder, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _inert(name: str) -> str:
+    """A name without the signs that MONAI replaces wherever they stand."""
+    return re.sub("[@#%]", "_", name)
+
+
 def _inference(run: RunFolder, looks: list[str]) -> dict[str, Any]:
     """The configuration that `monai.bundle run` paints a folder of masks by."""
     image = run.recipe().image
@@ -126,16 +133,18 @@ def _inference(run: RunFolder, looks: list[str]) -> dict[str, Any]:
         back = turned | {"axcodes": "RAS"}
     begin = [
         f"$@masks or sys.exit('No {found} in ' + @masks_dir + ': put label maps there.')",
+        "$os.path.exists(@output_dir) and os.listdir(@output_dir) and sys.exit(@output_dir + "
+        "' holds something: name a new folder.')",
         "$monai.utils.set_determinism(seed=@seed)", "$torch.set_grad_enabled(False)",
     ]  # fmt: skip
     if looks:
         begin.append(
-            "$@look in ['', *@looks] or sys.exit('There is no look ' + @look + '. There are: ' "
-            "+ ', '.join(@looks))"
+            "$str(@look) in ['', *@looks] or sys.exit('There is no look ' + str(@look) "
+            "+ '. There are: ' + ', '.join(@looks))"
         )
         begin.append(
-            "$@network_def.shares.copy_(torch.eye(len(@looks))[@looks.index(@look)]) "
-            "if @look else None"
+            "$@network_def.shares.copy_(torch.eye(len(@looks))[@looks.index(str(@look))]) "
+            "if str(@look) else None"
         )
     return {
         "imports": [
@@ -172,13 +181,15 @@ def _inference(run: RunFolder, looks: list[str]) -> dict[str, Any]:
         },
         "inferer": {"_target_": "SimpleInferer"},
         "postprocessing": {"_target_": "Compose", "transforms": _stored(run, back, ending)},
-        "initialize": begin,
+        "initialize": [
+            *begin, "$os.makedirs(@output_dir, exist_ok=True)",  # first, to mark what is painted
+            f"$Path(@output_dir, 'dataset.json').write_text(json.dumps({{**json.loads("
+            f"{_described(run, ending)!r}), 'numTraining': len(@masks)}}, indent=2))",
+        ],
         "run": [
             "$deque((@postprocessing({**item, 'image': MetaTensor(@inferer(item['mask'].as_tensor()"
             "[None].to(@device), @network_def)[0].cpu(), meta=item['mask'].meta)}) "
             "for item in @dataset), maxlen=0)",
-            f"$Path(@output_dir, 'dataset.json').write_text(json.dumps({{**json.loads("
-            f"{_described(run, ending)!r}), 'numTraining': len(@masks)}}, indent=2))",
             "$print(len(@masks), 'masks painted:', @output_dir)",
         ],
     }  # fmt: skip
@@ -186,25 +197,29 @@ def _inference(run: RunFolder, looks: list[str]) -> dict[str, Any]:
 
 def _checked(run: RunFolder) -> str:
     """The expression that ends the program at a mask with a label that nothing was learned of."""
-    known = sorted(run.facts().scope.labels)
+    known = sorted({0, *run.facts().scope.labels})  # 0 need not be named
     named = ", ".join(map(str, known))
     return (
         f"$lambda mask: mask if {{*numpy.unique(mask)}} <= {{*{known}}} else sys.exit("
-        "f\"{mask.meta['filename_or_obj']} holds labels {sorted({*map(int, numpy.unique(mask))})}; "
-        f'this generator knows {named}. Renumber them.")'
+        "str(mask.meta['filename_or_obj']) + ' holds labels ' + "
+        "', '.join(map('{:g}'.format, numpy.unique(mask))) + "
+        f"'; this generator knows {named}. Renumber them.')"
     )
 
 
 def _described(run: RunFolder, ending: str) -> str:
-    """What dataset.json says of the images; without @, by which MONAI refers to its own keys."""
+    """What dataset.json says of the images, without signs that MONAI replaces in a text."""
     facts = run.facts()
     about = {
         "name": "synthetic", "channel_names": dict(enumerate(facts.modalities)),
         "labels": {name: int(number) for number, name in facts.labels.items()},
         "file_ending": ending, "synthetic": True, "release": facts.generator_sha256[:12],
-        "licence": licence_of(run.path),
+        "licence": licence_of(run.path, masks=False),
     }  # fmt: skip
-    return json.dumps(about).replace("@", "\\u0040")
+    text = json.dumps(about)
+    for sign in "@#%":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
 
 
 def _resized(image: ImageSection) -> str:

@@ -183,8 +183,9 @@ def label_maps(mask: npt.ArrayLike | Tensor, size: tuple[int, ...]) -> Masks:
     if not isinstance(mask, Tensor):
         with suppress(ValueError, TypeError):  # rows of several lengths, texts
             array = np.asarray(mask)
-            kind = np.int64 if array.dtype.kind in "biu" else np.float64
-            given = torch.from_numpy(array.astype(kind))
+            if array.dtype.kind in "biuf":
+                whole = array.dtype.kind != "f"
+                given = torch.from_numpy(array.astype(np.int64 if whole else np.float64))
     if isinstance(given, Tensor) and given.ndim == len(size) + 2 and given.shape[1] == 1:
         given = given[:, 0]
     shape = tuple(getattr(given, "shape", ()))

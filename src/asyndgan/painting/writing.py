@@ -26,6 +26,7 @@ from asyndgan.painting.synthesise import (
     Origin,
     mask_of,
     masks_digest,
+    source_of_masks,
     volume_of,
 )
 from asyndgan.recipe.image import ImageSection, Intensity
@@ -276,7 +277,7 @@ def write_synthetic(
             "synthetic": True,
             **({"units": dict(storage.measured_in)} if storage.measured_in else {}),
             "reference": f"painted by asyndgan {facts.version}, see MODEL_CARD.md",
-            "licence": licence_of(run.path),
+            "licence": licence_of(run.path, masks=origin.text.startswith(source_of_masks(run))),
             "release": facts.generator_sha256[:12],
             "provenance": provenance,
         },

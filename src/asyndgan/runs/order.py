@@ -300,8 +300,9 @@ class Order:
         if first and first.goes_on():  # it was submitted again while this process started
             raise BusyError(f"run {first.name}, which learns its masks, comes first.")
         if first and first.state() != "finished":
-            why = first.said("failed")
-            ended = f"has failed. {why} Once that is mended" if why else f"is {first.state()}"
+            ended = f"is {first.state()}"
+            if first.state() == "failed":
+                ended = f"has failed. {first.said('failed').rstrip('.')}. Once that is mended"
             raise RunError(
                 f"run {first.name}, which learns its masks, {ended}: submit run {self.name} again, "
                 "and both go on."

@@ -14,10 +14,10 @@ def is_shipped(run: Path) -> bool:
     return run.parent == Path(str(files("asyndgan"))) / "generators"
 
 
-def licence_of(run: Path) -> str:
-    """The licence of a run's generator and of what it paints."""
+def licence_of(run: Path, *, masks: bool = True) -> str:
+    """The licence of a run's generator and of what it paints from its own `masks`, or others."""
     if is_shipped(run):
-        return "CC0-1.0"
+        return "CC0-1.0" if masks else "images: CC0-1.0; masks: as their owner says"
     return "not stated: ask the sites whose images the generator learned from"
 
 
