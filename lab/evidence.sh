@@ -10,7 +10,7 @@ data="$1" out="$2"
 shift 2
 cd "$(dirname "$0")/.."
 [ -e "$data/phantoms" ] || .venv/bin/asyndgan phantoms "$data/phantoms"
-[ $# -gt 0 ] || set -- demo default-64 learned-64 bytes nuclei-64 nuclei-128 chest-64 misaligned \
+[ $# -gt 0 ] || set -- demo default-64 learned-64 bytes nuclei-64 nuclei-128 chest-64 chest-128 misaligned \
   reconstruction membership worst_recipe digits phantoms tables streets
 for table; do
   document="docs/results/$table.md"
