@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from monai.data import load_decathlon_datalist
 from monai.transforms import LoadImaged
+from PIL import Image
 
 from asyndgan.export.lists import SPLITS_FILE, TABLE_FILE, folds, write_lists
 from asyndgan.export.writing import write_dataset
@@ -77,3 +78,18 @@ def test_monai_and_a_table_of_pictures_find_every_image_with_its_mask(
             **{f"{name}_file_name": f"imagesTr/a_1_{n}{ending}" for name, n in columns.items()},
         }  # fmt: skip
         assert len(rows) == 2
+
+
+def test_masks_of_another_ending_than_the_images_are_found(tmp_path):
+    folder = a_set(tmp_path / "set", ["T1"], "a", "b", ending=".tif")
+    for path in (folder / "labelsTr").iterdir():
+        with Image.open(path) as mask:
+            mask.save(path.with_suffix(".png"))
+        path.unlink()
+    about = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps(about | {"mask_ending": ".png"}))
+    write_lists(folder, {"a": "a", "b": "b"})
+    listed = json.loads((folder / "datalist.json").read_text())["training"]
+    assert [case["label"] for case in listed] == ["labelsTr/a.png", "labelsTr/b.png"]
+    rows = [json.loads(line) for line in (folder / TABLE_FILE).read_text().splitlines()]
+    assert [row["mask_file_name"] for row in rows] == ["labelsTr/a.png", "labelsTr/b.png"]

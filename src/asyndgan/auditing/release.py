@@ -44,11 +44,15 @@ A = TypeVar("A", bound=OfSites)
 
 def first_refusal(refusal: Callable[[A, str], str], audit: A, beside: Sequence[A]) -> str:
     """Why an audit, and others beside it, permit no release of what they cover; empty: they do."""
-    others = ((one, f"the audit of {', '.join(sorted(one.confirmed))}") for one in beside)
+    others = ((one, _named(one)) for one in beside)
     try:
         return next(filter(None, (refusal(*each) for each in ((audit, THIS), *others))), "")
     except RunError as error:  # such as of a run that was copied without its generator
         return str(error).rstrip(".")
+
+
+def _named(audit: OfSites) -> str:
+    return f"the audit of {', '.join(sorted(audit.confirmed))}"
 
 
 def permitting(
@@ -112,8 +116,8 @@ def check_released(
             )
         if reason := unconfirmed(record.confirmed, name):
             return reason
-        whose = f"the audit of {', '.join(sorted(record.confirmed))}"
-        reason = said_by(whose if len(audits) > 1 else THIS, _objection(run, record))
+        whose = _named(record) if len(audits) > 1 else THIS
+        reason = said_by(whose, _objection(run, record))
         return reason and " ".join([f"{reason}.", *remedies(run, record.audit)])
 
     found = permitting(run, audits, read_audit, refusal, _uncovered)

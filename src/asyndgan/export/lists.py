@@ -2,12 +2,11 @@
 
 import json
 import random
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from asyndgan.intake.readers import READERS, lossless
+from asyndgan.intake.dataset import DataSet
 
 SPLITS_FILE: Final = "splits_final.json"
 """nnU-Net's planner takes it from the folder of the data set."""
@@ -52,36 +51,26 @@ def write_lists(folder: Path, groups: Mapping[str, str]) -> None:
     `groups` has the group of each case that is listed. A single group gets no folds. Volumes get no
     table: Hugging Face would read each as one picture.
     """
-    about = json.loads((folder / "dataset.json").read_text("utf-8"))
-    ending, channels = about["file_ending"], about["channel_names"]
-    masks_end = about.get("mask_ending", lossless(ending))
-    images: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for path in sorted((folder / "imagesTr").iterdir()):
-        case, _, number = path.name.removesuffix(ending).rpartition("_")
-        images[case][channels[str(int(number))]] = f"imagesTr/{path.name}"
-    masks = {
-        path.name.removesuffix(masks_end): f"labelsTr/{path.name}"
-        for path in (folder / "labelsTr").glob("*")
-    }
-    alone = all(len(each) == 1 for each in images.values())
-    parts = folds(groups)
+    data, parts = DataSet(folder), folds(groups)
+    modalities, cases = data.info.modalities, [case for case in data.files if case.name in groups]
+    alone = all(len(case.images) == 1 for case in cases)
     fold_of = {case: {"fold": number} for number, part in enumerate(parts) for case in part["val"]}
     listed, rows = [], []
-    for case in sorted(groups):
-        paths = [*images[case].values()]
-        entry = {"image": paths[0] if alone else paths, "label": masks.get(case)}
-        listed.append({key: value for key, value in entry.items() if value} | fold_of.get(case, {}))
-        columns = (
-            {"image": paths[0]}
-            if alone
-            else {f"image_{name}": images[case].get(name) for name in channels.values()}
-        )
-        files = columns | {"mask": masks.get(case)}
-        rows.append({"case": case, **{f"{name}_file_name": file for name, file in files.items()}})
+    for case in cases:
+        images = {number: str(path.relative_to(folder)) for number, path in case.images.items()}
+        mask = str(case.mask.relative_to(folder)) if case.mask else None
+        paths = [*images.values()]
+        entry = {"image": paths[0] if alone else paths, "label": mask}
+        told = {key: value for key, value in entry.items() if value}
+        listed.append(told | fold_of.get(case.name, {}))
+        columns = {f"image_{name}": images.get(place) for place, name in enumerate(modalities)}
+        files = ({"image": paths[0]} if alone else columns) | {"mask": mask}
+        named = {f"{name}_file_name": file for name, file in files.items()}
+        rows.append({"case": case.name, **named})
     texts = {MONAI_FILE: json.dumps({"training": listed}, indent=1)}
     if parts:
         texts[SPLITS_FILE] = json.dumps(parts, indent=1)
-    if not READERS[ending].volumes:
+    if not data.of_volumes:
         texts[TABLE_FILE] = "\n".join(map(json.dumps, rows))
     for name, text in texts.items():
         (folder / name).write_text(text + "\n", "utf-8")

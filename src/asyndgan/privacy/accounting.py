@@ -24,7 +24,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 LARGE: Final = 50.0  # epsilon above which the Renyi bound, of small arrays, is enough
-ORDERS: Final = (1.05, 1.1, 1.25, 1.5, 1.75, *range(2, 64))  # of it: each bounds, whole ones fast
+ORDERS: Final = (1.05, 1.1, 1.25, 1.5, 1.75, *range(2, 64))  # whole ones are fast
 
 EPSILON_ERROR: Final = 0.01
 """Largest error of a computed epsilon of up to `MANY` uses; it is never too small. Beyond, it grows

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from asyndgan.arrays import Image, Mask
 from asyndgan.errors import AsyndganError, RunError
-from asyndgan.painting.painter import Painter, check_labels_of
+from asyndgan.painting.painter import Painter
 from asyndgan.painting.synthesise import chosen_masks
 from asyndgan.reports.gallery import label_colours, picture_uri, planes
 from asyndgan.reports.local import Answer, LocalServer
@@ -112,7 +112,6 @@ class Playground(LocalServer):
             mask = torch.from_numpy(values.astype(np.int64).reshape(space))
         except (binascii.Error, ValueError) as error:
             raise RunError(f"a mask has {' x '.join(map(str, space))} pixels or voxels.") from error
-        check_labels_of(mask[None], self.scope.labels)
         if mask.ndim == 3 and order.level >= space[0]:
             raise RunError(f"a mask has {space[0]} slices.")
         with self.turn, torch.inference_mode():
