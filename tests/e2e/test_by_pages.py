@@ -99,6 +99,8 @@ def press(tab, name: str, **fields: str) -> None:
 
     def there() -> bool:
         tab.reload()
+        for summary in tab.locator("details:has(form):not([open]) > summary").all():
+            summary.click()
         return form.count() == 1
 
     until(there, MOST_S)

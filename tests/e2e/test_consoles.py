@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import webbrowser
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlencode, urlsplit
@@ -193,6 +193,28 @@ def test_a_steward_approves_such_runs_on_the_page_or_by_command_and_revokes_it(k
     assert refused_by(kit, like) == []
     with pytest.raises(RunError, match=r"no run none has asked.*Asked for: .*wide"):
         asyndgan("site", "approve", kit, "none")
+
+
+def test_a_steward_lets_audits_leave_one_by_one(kit, page):
+    ask(kit, "audit", "")
+
+    def told():
+        text = sent(page.url)[1].split("Run audit", 1)[1].split("</article>")[0]
+        return "0 of 1" in text, "Let one audit leave" in text, "Let no further audit leave" in text
+
+    def decided(action):
+        assert sent(page.url, form(kit, action, "audit"))[0] == 303
+        return policy_of(kit).leaves.audits
+
+    before = policy_of(kit).leaves
+    assert told() == (False, True, False)
+    assert decided("more") == 1 and told() == (True, False, True)
+    with closing(Ledger(kit / "records" / "ledger.jsonl", policy_of(kit).digest())) as ledger:
+        ledger.append(run="ab", kind="audited", step=None, payload=b"1")
+    assert told() == (False, True, False)
+    assert decided("more") == 2 and decided("none") == 1
+    assert policy_of(kit).leaves == before.model_copy(update={"audits": 1})
+    assert sent(page.url, form(kit, "more", "plans"))[0] == 409
 
 
 def test_what_was_not_shown_is_not_decided(kit, page, caplog):

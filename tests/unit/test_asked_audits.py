@@ -334,6 +334,22 @@ def test_a_steward_who_lowers_the_number_of_audits_stops_the_one_at_work(hospita
     assert not begun and "audited" not in [kind for kind, _ in booked(setup)]
 
 
+def test_a_steward_who_raises_the_number_of_audits_need_not_start_the_site_again(hospitals):
+    def raised(setup, request):
+        setup.policy.write_text(ALLOWED.replace("audits = 2", f"audits = {len(request.faded) + 1}"))
+        return FIGURES
+
+    setup = hospitals.setup(policy=ALLOWED.replace("audits = 2", "audits = 1"))
+    asked = hospitals.request()
+    more = [asked.model_copy(update={"faded": ["a", "b"][:number]}) for number in (1, 2, 0)]
+    answers = said(setup, *more, find=raised)
+    assert [answer.kind for answer in answers] == ["audited", "audited", "refusal"]
+    entries = [*read(setup.records / "ledger.jsonl")]
+    assert len({entry.policy for entry in entries}) == 3
+    kept = {path.stem for path in (setup.records / "policies").iterdir()}
+    assert {entry.policy for entry in entries} <= kept
+
+
 def test_a_later_limit_on_epsilon_counts_the_audits_that_left(hospitals, tiny):
     setup = hospitals.setup()
     (answer,) = said(setup, hospitals.request(), find=lambda *_: FIGURES)

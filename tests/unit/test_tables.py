@@ -400,7 +400,9 @@ def described(file: Path, policy: Policy, books: Path) -> Released:
     """What a site with this policy sends to somebody who plans a recipe."""
     door = open_release(None, policy, books, "a", 0)
     try:
-        setup = SiteSetup("a", file.parent, books, fingerprint=file)
+        told = file.with_name("policy.toml")
+        told.write_text(policy.to_toml())
+        setup = SiteSetup("a", file.parent, books, fingerprint=file, policy=told)
         return Answering(setup, door, answering.answered).handle(Describe(run="ab"))
     finally:
         door.close()

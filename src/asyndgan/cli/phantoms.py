@@ -38,17 +38,23 @@ def phantoms(
     """
     from asyndgan.demo.phantoms import write_phantoms
     from asyndgan.export.writing import written_whole
+    from asyndgan.intake.dataset import DataSet
 
     with written_whole(out) as half:
         written = write_phantoms(half, size=size, seed=seed, patients_scale=patients, slices=slices)
     table = Table("data set", "folder")
+    table.add_column("patients", justify="right")
     table.add_column("cases", justify="right")
+    drawn = {name: len({*DataSet(out / name).patients.values()}) for name in written}
     for name, cases in written.items():
-        table.add_row(name, str(out / name), str(cases))
+        table.add_row(name, str(out / name), str(drawn[name]), str(cases))
     console = Terminal(stderr=as_json)
     console.print(table)
     console.say(f"\nNext: asyndgan init {quote(str(out))}")
     if as_json:
         print_json(
-            {name: {"folder": out / name, "cases": cases} for name, cases in written.items()}
+            {
+                name: {"folder": out / name, "patients": drawn[name], "cases": cases}
+                for name, cases in written.items()
+            }
         )

@@ -183,14 +183,21 @@ class Release:
         if self.ledger and most and self.ledger.tally.answers >= most:
             raise WithheldError("this site has answered as often as its policy allows.")
 
-    def check_question(self, answer: type[Answered], policy: Policy | None = None) -> None:
-        """Raises `PolicyError` if no such answer may leave, or no further one.
+    def adopt(self, policy: Policy) -> None:
+        """Goes on by the policy of a steward who has changed it meanwhile; it is kept as well.
 
-        By the policy of a steward who has changed it meanwhile, or its own.
+        For questions alone: the account stays as it was opened.
         """
-        policy, what = policy or self.policy, answer.what
-        policy.check_question(what)
-        if self.ledger and self.ledger.tally.of_kind[answer.kind] >= policy.may_leave(what):
+        changed, self.policy = policy != self.policy, policy
+        if self.ledger and changed:
+            policy.keep(self.ledger.path.parent / "policies")
+            self.ledger.policy = policy.digest()
+
+    def check_question(self, answer: type[Answered]) -> None:
+        """Raises `PolicyError` if no such answer may leave, or no further one."""
+        what = answer.what
+        self.policy.check_question(what)
+        if self.ledger and self.ledger.tally.of_kind[answer.kind] >= self.policy.may_leave(what):
             raise WithheldError(f"this site has sent all {what}s that {QUESTIONS[what]} allows.")
 
     def let_out_again(self, released: Released) -> Released:

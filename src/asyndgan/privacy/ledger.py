@@ -274,6 +274,7 @@ def summary(path: Path, last: int) -> tuple[list[Entry], dict[str, Any]]:
         "repeated": tally.repeated,
         "policies": list(policies.values()),
         "answers": tally.answers,
+        "of_kind": dict(tally.of_kind),
     }
 
 

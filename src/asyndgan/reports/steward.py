@@ -21,11 +21,15 @@ from asyndgan.reports.local import NOTHING, FormServer
 from asyndgan.reports.page import rendered
 from asyndgan.tables.schema import is_table
 from asyndgan.texts import counted
+from asyndgan.wire import Audited, Evaluated
 
 log = logging.getLogger(__name__)
 
 SHOWN: Final = 20  # newest requests that the page shows
 LAST: Final = 5  # lines of the ledger that the page shows
+ANSWERS: Final = {each.what: each.kind for each in (Audited, Evaluated)}
+"""Kinds of the messages whose number the policy limits, by what is asked for."""
+
 DONE: Final = {
     "approve": "The recipe of run {run} is approved.",
     "such": "The recipe of run {run} is approved, and so are further ones like it.",
@@ -34,6 +38,8 @@ DONE: Final = {
     "each": "No further recipe is approved for being like another.",
     "ask": "From now on each recipe waits for your answer.",
     "unasked": "Recipes that the policy allows run without a question.",
+    "more": "One more {run} may leave.",
+    "none": "No further {run} leaves.",
 }
 
 
@@ -96,8 +102,7 @@ class StewardPage(FormServer):
         policy, asked = None, list[dict[str, Any]]()
         try:
             policy = Policy.from_file(self.settings.policy)
-            answered = books["answers"] if books else 0
-            asked = [self._asked(each, policy, answered) for each in self._requests()[:SHOWN]]
+            asked = [self._asked(each, policy, books) for each in self._requests()[:SHOWN]]
         except AsyndganError as error:
             alarms.append(f"{error} Until it is corrected nothing leaves.")
         return rendered(
@@ -113,26 +118,34 @@ class StewardPage(FormServer):
         found: list[Any] = flare_part("requests").kept(self.kit)
         return found
 
-    def _asked(self, request: Any, policy: Policy, answered: int) -> dict[str, Any]:
+    def _asked(
+        self, request: Any, policy: Policy, books: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         """What the page tells of a request: `state` is waits, allowed, refused or changed."""
         when = time.strftime("%d %B %Y, %H:%M", time.localtime(request.time))
         about = {"run": request.run, "who": request.submitter, "when": when, "recipe": None}
         question = request.run if request.run in QUESTIONS else "fingerprint"
         about |= {"log": request.refused, "number": request.number}
-        about |= {"question": question, "key": QUESTIONS[question]}
+        left = books["of_kind"].get(ANSWERS.get(question), 0) if books else 0
+        most = policy.may_leave(question)
+        about |= {"question": question, "key": QUESTIONS[question], "left": left, "most": most}
+        about |= {"counted": not request.recipe and question in ANSWERS, "digest": ""}
         try:
-            if not request.recipe:
-                policy.check_question(question)
             policy.check_submitter(request.submitter)
             if not request.recipe:
+                policy.check_question(question)
+                if about["counted"] and left >= most:
+                    key = QUESTIONS[question]
+                    raise PolicyError(f"As many {question}s as {key} allows have left.", (key,))
                 return about | {"state": "allowed", "reasons": []}
             recipe = Recipe.from_toml(request.recipe)
         except (PolicyError, RecipeError) as error:
-            return about | {"state": "refused", "reasons": [str(error)]}
+            waits = about["counted"] and getattr(error, "keys", ()) == (QUESTIONS[question],)
+            return about | {"state": "waits" if waits else "refused", "reasons": [str(error)]}
         keys = {key for key, _ in policy.refused_by(recipe, self.name)}
-        books = self.books if (self.books / "ledger.jsonl").exists() else None
+        records = self.books if (self.books / "ledger.jsonl").exists() else None
         try:
-            reasons, notes = verdict(policy, recipe, self.patients, self.name, books)
+            reasons, notes = verdict(policy, recipe, self.patients, self.name, records)
         except AsyndganError as error:
             reasons, notes = [str(error)], []
         state = "refused" if reasons or request.refused else "allowed"
@@ -144,7 +157,10 @@ class StewardPage(FormServer):
             "notes": notes, "purpose": purpose(recipe), "near": near, "changed": changed,
             "leaving": list(leaving(recipe, policy)), "outside": outside(recipe), "differ": DIFFER,
             "costs": list(
-                costs(recipe, policy, self.name, patients=self.patients, answered=answered)
+                costs(
+                    recipe, policy, self.name, patients=self.patients,
+                    answered=books["answers"] if books else 0,
+                )
             ),
             "may_approve": keys <= {*ASKED, "allows.refused"} and bool(keys),
         }  # fmt: skip
@@ -180,6 +196,12 @@ def decide(kit: Path, said: Mapping[str, str]) -> str:
                 "asked for. Nothing was written. Read it, then decide again."
             )
         policy = policy.decided(recipe, approve=action != "refuse", such=action == "such")
+    elif action in ("more", "none"):
+        run, books = said["run"], kit / "records" / "ledger.jsonl"
+        kind = ANSWERS[run]
+        left = summary(books, 1)[1]["of_kind"].get(kind, 0) if books.exists() else 0
+        number = {f"{run}s": left + (action == "more")}
+        policy = policy.model_copy(update={"leaves": policy.leaves.model_copy(update=number)})
     else:
         kept = {"such": ()} if action == "each" else {"unasked": action == "unasked"}
         policy = policy.model_copy(update={"allows": policy.allows.model_copy(update=kept)})
