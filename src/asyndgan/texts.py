@@ -46,9 +46,7 @@ LONGEST_LINE: Final = 8192
 MOST_DOTS: Final = 32
 """Most dots in a TOML line: the time to parse a key is quadratic in their number."""
 
-BACKSLASH: Final = (
-    "in double quotes a backslash is an escape; write / in its place, or single quotes"
-)
+BACKSLASH: Final = "in double quotes a backslash is an escape; write / in its place"
 
 LONGEST_TOML: Final = 2**18
 """Longest recipe, policy or suite, in characters."""

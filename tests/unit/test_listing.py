@@ -160,9 +160,13 @@ def dicom(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason", "remedy"),
     [
-        (dicom, "holds DICOM files, as p0/study/series/IM0001", "asyndgan import FOLDER NEW"),
+        (dicom, "holds DICOM files, as p0/study/series/IM0001", "asyndgan import /"),
         (lambda folder: data_set(folder / "x/set"), "", "Name the folder of one data set: x/set."),
-        (lambda folder: touched(folder / "a.png"), "", "Write it as nnU-Net wants it"),
+        (
+            lambda folder: touched(folder / "b/a.png"),
+            "holds .png files, as b/a.png",
+            "to imagesTr/CASE_0000.png",
+        ),
     ],
     ids=["dicom", "nested", "nothing"],
 )

@@ -317,7 +317,7 @@ def painted(info: DatasetInfo, *, synthetic: bool = False) -> Reason | None:
 
 SLICED: Final = (
     "Sites hold volumes and single slices are painted, so neighbouring slices may not fit. "
-    "Plan with --volumes to paint whole volumes (docs/volumes.md)."
+    "For whole volumes begin with 'asyndgan init ... --volumes' (docs/volumes.md)."
 )
 """What is said of a run of slices of volumes."""
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,9 +24,9 @@ IGNORED = "ignore"
 """nnU-Net's name for pixels without an annotation."""
 
 WRITE_IT = (
-    "Write it as nnU-Net wants it: channel_names, labels, numTraining, file_ending; images are "
-    "imagesTr/CASE_0000.nii.gz, masks labelsTr/CASE.nii.gz (docs/data.md). Merge masks of one "
-    "structure each into one label map."
+    "Write it as nnU-Net does: channel_names, labels, numTraining, file_ending (docs/data.md). "
+    "Copy images to imagesTr/CASE_0000.nii.gz (a second modality to CASE_0001.nii.gz), and the "
+    "label map of each case, all structures in one, to labelsTr/CASE.nii.gz."
 )
 
 MAX_JSON_BYTES = 2**24
@@ -143,14 +144,18 @@ def _missing(path: Path) -> DataFileError:
         remedy = f"Name the folder above, which holds it: {folder.parent}."
     elif dicom := [found for found in files_below(folder)[:MOST_OPENED] if is_dicom(found)]:
         reason += f"; the folder holds DICOM files, as {dicom[0].relative_to(folder).as_posix()}"
-        remedy = FROM_DICOM
+        remedy = FROM_DICOM.replace("FOLDER", quote(str(folder)))
     elif endings := Counter(ending_of(found.name).lower() for found in files_below(folder)):
         known = next((ending for ending, _ in endings.most_common() if ending in READERS), "")
         if known:
+            first = min(
+                found for found in files_below(folder) if ending_of(found.name).lower() == known
+            )
+            reason += f"; the folder holds {known} files, as {first.relative_to(folder).as_posix()}"
             remedy = _write_it(known)
         else:
             reason += f"; the folder holds {endings.most_common(1)[0][0]} files, which are not read"
-            remedy = f"Save each image and its mask as {' or '.join(READERS)}. {WRITE_IT}"
+            remedy = f"Save images as .png, volumes as .nii.gz, and label maps likewise. {WRITE_IT}"
     return DataFileError(path, reason, remedy)
 
 
@@ -204,9 +209,9 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
                 f"label '{name}' marks pixels that nobody annotated, and a generator would paint "
                 "them as tissue",
                 "Annotate these pixels, crop images and masks to what is annotated, or leave out "
-                "the cases that hold it and lower numTraining; then remove it from labels. Only "
-                "where 0 is no background: name it 'unlabelled', renumber it to 0, and train with "
-                "--set masks.unlabelled=true.",
+                "the cases that hold it and lower numTraining; then remove it from labels. If no "
+                "pixel is background: name 0 'unlabelled' in labels, write 0 for it in the masks, "
+                "and train with --set masks.unlabelled=true.",
             )
         if isinstance(number, list):
             said = f"label '{name}' is a region, a list of labels"

@@ -57,8 +57,8 @@ def on_grid_of(path: Path, stored: Stored, others: Mapping[str, Stored]) -> Stor
     raise DataFileError(
         path,
         difference,
-        "If it was drawn on this image, or holds the same voxels, give it the image's affine: "
-        f"{WITH_AFFINE}. Otherwise {_RESAMPLE}",
+        "If it was drawn on this image, voxel by voxel, give it the image's affine, and put the "
+        f"new file in its place: {WITH_AFFINE}. Otherwise {_RESAMPLE}",
     )
 
 

@@ -140,11 +140,13 @@ def in_folder(path: Path, ending: str) -> DataFileError | None:
         return None
     part = path.parent.name
     name = f"CASE_0000{ending}" if part.startswith("images") else f"CASE{ending}"
+    folders = sum(each.is_dir() for each in path.parent.iterdir())
+    which = "a folder" if folders == 1 else f"one of {folders} folders"
     return DataFileError(
         path,
-        "is a folder, and files in it are not read",
-        f"Move its files up into {part} itself, as {name}: {images[0].relative_to(path.parent)} is "
-        "one.",
+        f"is {which}, and files in folders are not read",
+        f"Move the files of all folders up: {part}/{images[0].relative_to(path.parent)} becomes "
+        f"{part}/{name}.",
     )
 
 

@@ -8,7 +8,7 @@ from asyndgan.received import opened
 
 _HEAD = 544  # bytes: a NIfTI's header
 
-FROM_DICOM: Final = "Make a data set of all folders together: asyndgan import FOLDER NEW."
+FROM_DICOM: Final = "Make one data set of all folders of a site: asyndgan import FOLDER NEW."
 COPY_AGAIN: Final = "Copy it again from where it came."
 
 

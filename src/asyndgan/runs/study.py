@@ -48,7 +48,7 @@ def _located(path: Path, info: ValidationInfo) -> Path:
     text = str(path)
     if len(text) > LONGEST_PATH or not text.isprintable():
         raise ValueError(
-            f"a path has at most {LONGEST_PATH} characters, all of them printable; {BACKSLASH}"
+            f"{BACKSLASH} (a path is printable, and has at most {LONGEST_PATH} characters)"
         )
     # Of nobody `~` stays, and is reported as no folder.
     return Path((info.context or {}).get("folder", ""), expanduser(text))  # noqa: PTH111

@@ -231,8 +231,11 @@ def _order(header: Sequence[str], schema: Schema) -> list[int]:
             remedy = f"Its fields are separated by {called}: save it with commas, and numbers "
             remedy += "with a point."
         elif lacking and {*map(str.casefold, lacking)} <= {h.strip().casefold() for h in header}:
-            remedy = "Write them as schema.json does, in capitals too, and without blanks beside "
-            remedy += "commas in the whole file (pandas: read_csv(FILE, skipinitialspace=True))."
+            remedy = "Write them as schema.json does, in capitals too."
+            blank = [h.strip() for h in header if h != h.strip() and h.strip() in lacking]
+            if blank:
+                remedy = f"There are blanks beside commas, first at '{blank[0]}': remove them in "
+                remedy += "the whole file (pandas: read_csv(FILE, skipinitialspace=True))."
         elif not lacking and header[0] in {"", "Unnamed: 0"}:
             remedy = "Its first column is an index without a name: to_csv(FILE, index=False)."
         elif not (lacking or header[-1]):

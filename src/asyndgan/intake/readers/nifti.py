@@ -86,5 +86,8 @@ def _check_spacing(path: Path, head: bytes, kind: Any) -> None:
         raise DataFileError(
             path,
             f"says that its voxels are {' x '.join(f'{mm:g}' for mm in spacing)} mm apart (pixdim)",
-            "Write the true spacing in millimetres into its header.",
+            "Write the true spacing (X, Y, Z in millimetres) into its header, and put the new file "
+            "in its place: python -c \"import nibabel as n; m = n.load('FILE'); "
+            "m.header.set_zooms((X, Y, Z)); n.save(n.Nifti1Image(m.dataobj, None, m.header), "
+            "'NEW.nii.gz')\".",
         )

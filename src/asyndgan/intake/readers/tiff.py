@@ -98,8 +98,8 @@ class Tiff(Reader):
             told = f" ({', '.join(stack.called)})" if stack.called else ""
             raise DataFileError(
                 path,
-                f"holds {channels} channels{told}, where {most} were expected",
-                "Name each under channel_names in dataset.json, or store one file a channel.",
+                f"holds {channels} channels{told}, and dataset.json names {most}",
+                "Name each under channel_names in dataset.json, or save it without the others.",
             )
         names = stack.called or [""] * channels
         return [stack.stored(stack.pages[:, at], name) for at, name in enumerate(names)]
