@@ -206,7 +206,8 @@ def test_a_steward_lets_audits_leave_one_by_one(kit, page):
         assert sent(page.url, form(kit, action, "audit"))[0] == 303
         return policy_of(kit).leaves.audits
 
-    before = policy_of(kit).leaves
+    before, file = policy_of(kit).leaves, kit / "policy.toml"
+    file.write_text(f"# mine\n{file.read_text()}")
     assert told() == (False, True, False)
     assert decided("more") == 1 and told() == (True, False, True)
     with closing(Ledger(kit / "records" / "ledger.jsonl", policy_of(kit).digest())) as ledger:
@@ -214,6 +215,7 @@ def test_a_steward_lets_audits_leave_one_by_one(kit, page):
     assert told() == (False, True, False)
     assert decided("more") == 2 and decided("none") == 1
     assert policy_of(kit).leaves == before.model_copy(update={"audits": 1})
+    assert file.read_text().startswith("# mine\n")
     assert sent(page.url, form(kit, "more", "plans"))[0] == 409
 
 

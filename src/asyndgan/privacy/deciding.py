@@ -16,23 +16,25 @@ from asyndgan.texts import bounded_text, replace_text
 
 def write_policy(file: Path, policy: Policy) -> None:
     """Writes a policy in place of the one in a file, whose comments stay where they can."""
-    allows = policy.allows
-    text = _with(bounded_text(file, links=True), "unasked", json.dumps(allows.unasked))
+    allows, leaves = policy.allows, policy.leaves
+    text = _with(bounded_text(file, links=True), "allows", "unasked", json.dumps(allows.unasked))
     for name in ("approved", "refused", "such"):
         digests = "".join(f"\n  {json.dumps(each)}," for each in getattr(allows, name))
-        text = _with(text, name, f"[{digests}\n]" if digests else "[]")
+        text = _with(text, "allows", name, f"[{digests}\n]" if digests else "[]")
+    for name in ("audits", "evaluations"):
+        text = _with(text, "leaves", name, str(getattr(leaves, name)))
     with suppress(PolicyError):
         if Policy.from_toml(text).digest() == policy.digest():
             return replace_text(file.resolve(), text)
     return replace_text(file.resolve(), policy.to_toml())  # the file is written in another way
 
 
-def _with(text: str, name: str, value: str) -> str:
-    """A policy's text with another value of a key of `allows`."""
-    line = rf"^{name} *= *(\[[^\]]*\]|true|false)"
+def _with(text: str, section: str, name: str, value: str) -> str:
+    """A policy's text with another value of a key."""
+    line = rf"^{name} *= *(\[[^\]]*\]|true|false|\d+)"
     text, found = re.subn(line, f"{name} = {value}", text, count=1, flags=re.MULTILINE)
-    place = rf"\g<0>\n{name} = {value}"
-    return text if found else re.sub(r"^\[allows\].*$", place, text, count=1, flags=re.MULTILINE)
+    place, heading = rf"\g<0>\n{name} = {value}", rf"^\[{section}\].*$"
+    return text if found else re.sub(heading, place, text, count=1, flags=re.MULTILINE)
 
 
 def verdict(
