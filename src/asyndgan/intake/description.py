@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from asyndgan.intake.near import MOST_OPENED, ending_of, files_below, is_dicom
+from asyndgan.intake.misnamed import MOST_OPENED, ending_of, files_below, is_dicom
 from asyndgan.intake.readers import LOSSLESS, READERS, DataFileError, lossless
 from asyndgan.intake.sniffing import FROM_DICOM, content_of
 from asyndgan.intake.variants import FILES, checked_files, disjoint, in_version_2

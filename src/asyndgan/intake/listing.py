@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, final
 
-from asyndgan.intake.near import (
+from asyndgan.intake.misnamed import (
     composed,
     dangling,
     ending_of,

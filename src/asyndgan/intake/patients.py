@@ -12,7 +12,7 @@ from typing import Final, final
 
 from asyndgan.errors import DataError
 from asyndgan.intake import limits, reading
-from asyndgan.intake.near import composed
+from asyndgan.intake.misnamed import composed
 from asyndgan.intake.readers import DataFileError
 from asyndgan.texts import counted
 
