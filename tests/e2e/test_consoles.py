@@ -198,12 +198,16 @@ def test_a_steward_approves_such_runs_on_the_page_or_by_command_and_revokes_it(k
 def test_a_steward_lets_audits_leave_one_by_one(kit, page):
     ask(kit, "audit", "")
 
+    def card():
+        return sent(page.url)[1].split("Run audit", 1)[1].split("</article>")[0]
+
     def told():
-        text = sent(page.url)[1].split("Run audit", 1)[1].split("</article>")[0]
+        text = card()
         return "0 of 1" in text, "Let one audit leave" in text, "Let no further audit leave" in text
 
     def decided(action):
-        assert sent(page.url, form(kit, action, "audit"))[0] == 303
+        (shown,) = re.findall(r'name="digest" value="(\w{64})"', card())
+        assert sent(page.url, form(kit, action, "audit", digest=shown))[0] == 303
         return policy_of(kit).leaves.audits
 
     before, file = policy_of(kit).leaves, kit / "policy.toml"
@@ -217,6 +221,7 @@ def test_a_steward_lets_audits_leave_one_by_one(kit, page):
     assert policy_of(kit).leaves == before.model_copy(update={"audits": 1})
     assert file.read_text().startswith("# mine\n")
     assert sent(page.url, form(kit, "more", "plans"))[0] == 409
+    assert sent(page.url, form(kit, "more", "audit"))[0] == 409  # another request's
 
 
 def test_what_was_not_shown_is_not_decided(kit, page, caplog):

@@ -60,7 +60,7 @@ def test_channels_of_ome_are_modalities(tmp_path: Path) -> None:
     path = tiff(tmp_path, stored, ome=True, metadata={"axes": "CZYX", **MM})
     np.testing.assert_array_equal(images(path, 3), values.swapaxes(0, 1))
     assert spacing(path, 3) == pytest.approx((0.0005, 0.0007, 0.002))  # OME's unit is a micrometre
-    assert "holds 3 channels, where 2" in refused(path, 2)
+    assert "holds 3 channels, and dataset.json names 2 for it" in refused(path, 2)
     with pytest.raises(DataFileError, match="several channels"):
         reader_of(path).mask(path)
 
@@ -90,7 +90,7 @@ def test_channels_that_ome_names_otherwise_than_the_data_set_are_refused(tmp_pat
         read_image(path, 0, info)
     own = tiff(tmp_path, pages(3), ome=True, metadata={**named, "Channel": {"Name": list("XYZ")}})
     assert list(read_image(own, 0, info)) == ["DAPI", "GFP", "CD8"]
-    assert "holds 3 channels (X, Y, Z), where 2" in refused(own, 2)
+    assert "holds 3 channels (X, Y, Z), and dataset.json names 2 for it" in refused(own, 2)
 
 
 def test_the_levels_of_a_pyramid_are_left_out(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A data set's dataset.json: its modalities and labels, by nnU-Net's raw convention (version 2)."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -162,7 +163,7 @@ def _missing(path: Path) -> DataFileError:
 def _write_it(ending: str) -> str:
     """`WRITE_IT` for images of this ending."""
     masks = WRITE_IT.replace("CASE.nii.gz", f"CASE{lossless(ending)}")
-    return masks.replace("0000.nii.gz", f"0000{ending}")
+    return re.sub(r"(000[01])\.nii\.gz", rf"\g<1>{ending}", masks)
 
 
 def checked_modalities(path: Path, names: object) -> tuple[str, ...]:

@@ -54,11 +54,12 @@ def on_grid_of(path: Path, stored: Stored, others: Mapping[str, Stored]) -> Stor
         return turned
     if stored.affine is not None and np.array_equal(stored.affine, np.eye(4)):
         difference = f"has no geometry of its own (identity affine), and as many voxels as {named}"
+    command = WITH_AFFINE if path.name.endswith(".gz") else WITH_AFFINE.replace(".nii.gz", ".nii")
     raise DataFileError(
         path,
         difference,
         "If it was drawn on this image, voxel by voxel, give it the image's affine, and put the "
-        f"new file in its place: {WITH_AFFINE}. Otherwise {_RESAMPLE}",
+        f"new file in its place: {command}. Otherwise {_RESAMPLE}",
     )
 
 

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from asyndgan.intake.readers import READERS, DataFileError
@@ -134,7 +135,8 @@ def in_folder(path: Path, ending: str) -> DataFileError | None:
     """The fault of a folder where files are wanted, if it holds images; else None."""
     files = files_below(path)
     if any(map(is_dicom, files[:MOST_OPENED])):
-        return DataFileError(path, "is a folder of DICOM files, which are not read", FROM_DICOM)
+        remedy = FROM_DICOM.replace("FOLDER", quote(str(path.parent)))
+        return DataFileError(path, "is a folder of DICOM files, which are not read", remedy)
     images = [found for found in files if ending_of(found.name)]
     if not images:
         return None

@@ -5,6 +5,7 @@ import re
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy.accounting import Account, Mechanism, epsilon_of, mechanism_of, most_uses
@@ -13,17 +14,27 @@ from asyndgan.privacy.policy import Policy
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, replace_text
 
+DECIDED: Final = (
+    *(("allows", name) for name in ("unasked", "approved", "refused", "such")),
+    *(("leaves", name) for name in ("audits", "evaluations")),
+)
+"""Section and name of the keys that decisions change."""
+
 
 def write_policy(file: Path, policy: Policy) -> None:
     """Writes a policy in place of the one in a file, whose comments stay where they can."""
-    allows, leaves = policy.allows, policy.leaves
-    text = _with(bounded_text(file, links=True), "allows", "unasked", json.dumps(allows.unasked))
-    for name in ("approved", "refused", "such"):
-        digests = "".join(f"\n  {json.dumps(each)}," for each in getattr(allows, name))
-        text = _with(text, "allows", name, f"[{digests}\n]" if digests else "[]")
-    for name in ("audits", "evaluations"):
-        text = _with(text, "leaves", name, str(getattr(leaves, name)))
+    text = bounded_text(file, links=True)
     with suppress(PolicyError):
+        before = Policy.from_toml(text)
+        for section, name in DECIDED:
+            old, value = (getattr(getattr(one, section), name) for one in (before, policy))
+            if value == old:
+                continue
+            written = json.dumps(value)
+            if not isinstance(value, bool | int):
+                digests = "".join(f"\n  {json.dumps(each)}," for each in value)
+                written = f"[{digests}\n]" if digests else "[]"
+            text = _with(text, section, name, written)
         if Policy.from_toml(text).digest() == policy.digest():
             return replace_text(file.resolve(), text)
     return replace_text(file.resolve(), policy.to_toml())  # the file is written in another way
@@ -31,7 +42,7 @@ def write_policy(file: Path, policy: Policy) -> None:
 
 def _with(text: str, section: str, name: str, value: str) -> str:
     """A policy's text with another value of a key."""
-    line = rf"^{name} *= *(\[[^\]]*\]|true|false|\d+)"
+    line = rf"^[ \t]*{name}[ \t]*=[ \t]*(\[[^\]]*\]|true|false|\d+)"
     text, found = re.subn(line, f"{name} = {value}", text, count=1, flags=re.MULTILINE)
     place, heading = rf"\g<0>\n{name} = {value}", rf"^\[{section}\].*$"
     return text if found else re.sub(heading, place, text, count=1, flags=re.MULTILINE)

@@ -188,10 +188,11 @@ class Release:
 
         For questions alone: the account stays as it was opened.
         """
-        changed, self.policy = policy != self.policy, policy
-        if self.ledger and changed:
+        digest = policy.digest()
+        if self.ledger and self.ledger.policy != digest:
             policy.keep(self.ledger.path.parent / "policies")
-            self.ledger.policy = policy.digest()
+            self.ledger.policy = digest
+        self.policy = policy
 
     def check_question(self, answer: type[Answered]) -> None:
         """Raises `PolicyError` if no such answer may leave, or no further one."""

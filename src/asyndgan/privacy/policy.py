@@ -262,15 +262,15 @@ class Policy(Section):
 
     def check_question(self, what: str) -> None:
         """Checks that an answer to one of `QUESTIONS` may leave; raises `PolicyError` if not."""
-        if not self.may_leave(what):
-            key = QUESTIONS[what]
-            raise WithheldError(f"this site's policy lets no {what} out ({key}).", (key,))
         if self.privacy.epsilon is not None:
             reason = f"limits epsilon, which covers no {what}"
             raise WithheldError(f"this site's policy {reason}.", ("privacy.epsilon",))
         if what != "fingerprint" and not self.leaves.cases:
             reason = f"withholds its number of cases, which {what}s tell"
             raise WithheldError(f"this site's policy {reason}.", ("leaves.cases",))
+        if not self.may_leave(what):
+            key = QUESTIONS[what]
+            raise WithheldError(f"this site's policy lets no {what} out ({key}).", (key,))
 
     def check_asked(self) -> None:
         """Checks that one of `QUESTIONS` is answered; raises `PolicyError` if none is."""

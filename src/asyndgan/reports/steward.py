@@ -1,5 +1,6 @@
 """The page of a site's steward: what is asked of the site, what is allowed, and what has left."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -129,7 +130,7 @@ class StewardPage(FormServer):
         left = books["of_kind"].get(ANSWERS.get(question), 0) if books else 0
         most = policy.may_leave(question)
         about |= {"question": question, "key": QUESTIONS[question], "left": left, "most": most}
-        about |= {"counted": not request.recipe and question in ANSWERS, "digest": ""}
+        about |= {"counted": not request.recipe and question in ANSWERS, "digest": _of(request)}
         try:
             policy.check_submitter(request.submitter)
             if not request.recipe:
@@ -199,6 +200,8 @@ def decide(kit: Path, said: Mapping[str, str]) -> str:
     elif action in ("more", "none"):
         run, books = said["run"], kit / "records" / "ledger.jsonl"
         kind = ANSWERS[run]
+        if said["digest"] not in map(_of, flare_part("requests").kept(kit)):
+            raise RunError(f"Another {run} was asked for since. Nothing was written: look again.")
         left = summary(books, 1)[1]["of_kind"].get(kind, 0) if books.exists() else 0
         number = {f"{run}s": left + (action == "more")}
         policy = policy.model_copy(update={"leaves": policy.leaves.model_copy(update=number)})
@@ -208,6 +211,11 @@ def decide(kit: Path, said: Mapping[str, str]) -> str:
     write_policy(file, policy)
     log.info("%s %s %s", action, run, digest)
     return done.format(run=run)
+
+
+def _of(request: Any) -> str:
+    """The digest of a request, by which a decision is of it and of no later one."""
+    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
 
 
 def asked_recipe(kit: Path, run: str) -> Recipe | None:

@@ -46,10 +46,10 @@ HELD_OUT: Final = 0.2
 
 def _located(path: Path, info: ValidationInfo) -> Path:
     text = str(path)
-    if len(text) > LONGEST_PATH or not text.isprintable():
-        raise ValueError(
-            f"{BACKSLASH} (a path is printable, and has at most {LONGEST_PATH} characters)"
-        )
+    if not text.isprintable():
+        raise ValueError(f"{BACKSLASH} (a path is printable)")
+    if len(text) > LONGEST_PATH:
+        raise ValueError(f"a path has at most {LONGEST_PATH} characters")
     # Of nobody `~` stays, and is reported as no folder.
     return Path((info.context or {}).get("folder", ""), expanduser(text))  # noqa: PTH111
 

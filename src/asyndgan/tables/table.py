@@ -232,10 +232,14 @@ def _order(header: Sequence[str], schema: Schema) -> list[int]:
             remedy += "with a point."
         elif lacking and {*map(str.casefold, lacking)} <= {h.strip().casefold() for h in header}:
             remedy = "Write them as schema.json does, in capitals too."
-            blank = [h.strip() for h in header if h != h.strip() and h.strip() in lacking]
-            if blank:
-                remedy = f"There are blanks beside commas, first at '{blank[0]}': remove them in "
-                remedy += "the whole file (pandas: read_csv(FILE, skipinitialspace=True))."
+            folded = [*map(str.casefold, lacking)]
+            spaced = [h for h in header if h != h.strip() and h.strip().casefold() in folded]
+            if spaced:
+                remedy = f"There are blanks beside commas, first at '{spaced[0].strip()}': remove "
+                remedy += "them in the whole file"
+                if all(h == h.rstrip() for h in spaced):
+                    remedy += " (pandas: read_csv(FILE, skipinitialspace=True))"
+                remedy += ", and write names as schema.json does."
         elif not lacking and header[0] in {"", "Unnamed: 0"}:
             remedy = "Its first column is an index without a name: to_csv(FILE, index=False)."
         elif not (lacking or header[-1]):

@@ -88,6 +88,6 @@ def _check_spacing(path: Path, head: bytes, kind: Any) -> None:
             f"says that its voxels are {' x '.join(f'{mm:g}' for mm in spacing)} mm apart (pixdim)",
             "Write the true spacing (X, Y, Z in millimetres) into its header, and put the new file "
             "in its place: python -c \"import nibabel as n; m = n.load('FILE'); "
-            "m.header.set_zooms((X, Y, Z)); n.save(n.Nifti1Image(m.dataobj, None, m.header), "
-            "'NEW.nii.gz')\".",
+            "m.header['pixdim'][1:4] = X, Y, Z; n.save(n.Nifti1Image(m.dataobj, None, m.header), "
+            f"'NEW{'.nii.gz' if path.name.endswith('.gz') else '.nii'}')\".",
         )

@@ -98,7 +98,7 @@ class Tiff(Reader):
             told = f" ({', '.join(stack.called)})" if stack.called else ""
             raise DataFileError(
                 path,
-                f"holds {channels} channels{told}, and dataset.json names {most}",
+                f"holds {channels} channels{told}, and dataset.json names {most} for it",
                 "Name each under channel_names in dataset.json, or save it without the others.",
             )
         names = stack.called or [""] * channels
