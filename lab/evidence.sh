@@ -3,14 +3,14 @@
 #   lab/evidence.sh DATA OUT [TABLE ...]
 # A table is a suite of lab/suites (those named search-* are experiments, and run only if named) or one of
 # lab/experiments: reconstruction, membership, worst_recipe, digits, phantoms, tables and streets. DATA contains
-# lgg_mri, dsb2018_fluo, chest_xray, hippocampus_3d, streets_camvid, loans and loans_default; phantoms are generated there. Results that exist are reused, and an interrupted suite
+# lgg_mri, dsb2018_fluo, dsb2018_fluo_256, chest_xray, hippocampus_3d, streets_camvid, loans and loans_default; phantoms are generated there. Results that exist are reused, and an interrupted suite
 # resumes. A suite's results also go to lab/results/TABLE.json. Everything takes more than a day of one core.
 set -euo pipefail
 data="$1" out="$2"
 shift 2
 cd "$(dirname "$0")/.."
 [ -e "$data/phantoms" ] || .venv/bin/asyndgan phantoms "$data/phantoms"
-[ $# -gt 0 ] || set -- demo default-64 learned-64 bytes nuclei-64 nuclei-128 chest-64 chest-128 misaligned \
+[ $# -gt 0 ] || set -- demo default-64 learned-64 bytes nuclei-64 nuclei-128 nuclei-256 chest-64 chest-128 misaligned \
   reconstruction membership worst_recipe digits phantoms tables streets
 for table; do
   document="docs/results/$table.md"

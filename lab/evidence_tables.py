@@ -76,9 +76,13 @@ def _estimate(key: str, bounds: str = "", *, digits: int = 3) -> Callable[[Row],
     ]  # fmt: skip
 
 
+def shown_as(model: str) -> str:
+    """What a row's model is called in tables."""
+    return _NAMES.get(model, model.replace("real:", "real images of ").replace("+", " + "))
+
+
 def _name(row: Row) -> list[str]:
-    model = row["model"]
-    name = _NAMES.get(model, model.replace("real:", "real images of ").replace("+", " + "))
+    name = shown_as(row["model"])
     name = name.replace("fedgan-synthetic", "synthetic images of FedGAN")
     name = name.replace("fedavg-without", "FedAvg, sites with what they hold")
     return [f"**{name} ({row['recipe']})**" if row["recipe"] else name]

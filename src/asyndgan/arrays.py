@@ -19,4 +19,6 @@ Mask = Int[Tensor, "*space"]
 Masks = Int[Tensor, "b *space"]
 Condition = Float[Tensor, "b k *space"]
 Noise = Float[Tensor, "b z *space"]
+Window = Float[Tensor, "b c *window"]  # of images: all of them, or half the sides
+WindowCondition = Float[Tensor, "b k *window"]  # what lies on it
 Scalar = Float[Tensor, ""]

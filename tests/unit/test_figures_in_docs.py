@@ -16,6 +16,7 @@ ROWS = {
     "phantoms, four scanners": ("demo", "phantoms: lesion", "demo"),
     "nuclei, four groups of pictures": ("learned-64", "dsb2018_fluo: nucleus", "learned"),
     "nuclei at 128 pixels": ("nuclei-128", "dsb2018_fluo: nucleus", "default"),
+    "nuclei at 256 pixels": ("nuclei-256", "dsb2018_fluo_256: nucleus", "default"),
     "chest radiographs, four sources": ("learned-64", "chest_xray: lung", "learned"),
     "chest radiographs at 128 pixels": ("chest-128", "chest_xray: lung", "default"),
     "gliomas, four hospitals": ("learned-64", "lgg_mri: lesion", "learned"),
@@ -107,7 +108,7 @@ def test_each_row_of_the_summary_says_what_its_suite_found():
         assert single == max((row["of all-real"] for row in sites), default=NOT_MEASURED)
         assert gain == gain_of_longer(block, name, label).lstrip("+").replace("-0.000", "0.000")
         shown.append((suite, label))
-    assert len(shown) == len(set(shown)) == 17
+    assert len(shown) == len(set(shown)) == 18
 
 
 @pytest.mark.parametrize("start", ROWS)

@@ -259,6 +259,37 @@ def test_shifted_conditions_stay_with_their_images():
     assert (moved.movedim(1, -1)[nothing] == -1).all()
 
 
+@pytest.mark.parametrize("space", [(16, 24), (8, 16, 16)])
+def test_windows_are_parts_of_an_image_or_all_of_it_at_half_the_size(space):
+    maps = maps_of("mask", space, b=24)
+    images = (2 * maps[:, 1:] - 1).requires_grad_()
+    seen, lying = disturbed(images, maps, ["window"], torch.Generator().manual_seed(1))
+    half = [side // 2 for side in space]
+    assert seen.shape == (24, images.shape[1], *half)
+    assert lying.shape == (24, maps.shape[1], *half)
+    assert (lying.sum(1) == 1).all()
+    windows = [
+        number for number in range(24) if torch.equal(seen[number], 2 * lying[number, 1:] - 1)
+    ]
+    assert 4 < len(windows) < 20
+    small = next(number for number in range(24) if number not in windows)
+    assert torch.allclose(seen[small].mean(), images[small].mean(), atol=1e-5)
+    (slope,) = torch.autograd.grad(seen.sum(), images)
+    share = (slope != 0).flatten(1).float().mean(1)
+    assert {round(float(each), 3) for each in share} == {1.0, 0.5 ** len(space)}
+
+
+def test_a_quarter_of_the_windows_lie_at_each_end_of_an_image():
+    images = torch.zeros(2000, 1, 16, 16, requires_grad=True)
+    random = torch.Generator().manual_seed(1)
+    (seen, _) = disturbed(images, torch.zeros(2000, 1, 16, 16), ["window"], random)
+    (slope,) = torch.autograd.grad(seen.sum(), images)
+    windows = slope[(slope != 0).flatten(1).float().mean(1) < 1][:, 0] != 0
+    for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        assert 0.04 < windows[(..., *corner)].float().mean() < 0.09
+    assert windows[:, 8, 8].float().mean() > 0.4
+
+
 def test_disturbed_images_are_drawn_one_by_one_and_alike_for_equal_seeds():
     images = torch.rand(1, 2, 16, 16).expand(4, -1, -1, -1).requires_grad_()
     maps = maps_of("mask", (16, 16), b=4)

@@ -23,7 +23,7 @@ from asyndgan.recipe.fingerprint import (
     Spread,
 )
 from asyndgan.recipe.planning import NOTES, RULES, Plan, clashes, plan
-from asyndgan.recipe.pooled import Sites
+from asyndgan.recipe.pooled import LARGEST_SIDE, Sites
 from asyndgan.runs.planned import planned, planned_from
 from asyndgan.runs.recipes import recipe_text
 
@@ -102,6 +102,10 @@ EXAMPLES: dict[str, tuple[dict[str, Fingerprint], dict[str, Any]]] = {
         },
     ),
     "levels": ({"a": pictures(axes=(side(16), side(256)))}, {"generator.levels": 5}),
+    "windows": (
+        {"a": pictures(axes=(side(200), side(256)))},
+        {"image.size": (192, 256), "discriminator.augment": ("shift", "window")},
+    ),
     "axis": ({"a": volumes(axes=(side(200), side(20, 6), side(200)))}, {"image.axis": "coronal"}),
     "sagittal": ({"a": volumes(axes=THICK)}, {"image.axis": "sagittal", "training.flip": False}),
     "sides": ({"a": pictures(labels=(label(side=0.6),))}, {"training.flip": False}),
@@ -142,7 +146,8 @@ EXAMPLES: dict[str, tuple[dict[str, Fingerprint], dict[str, Any]]] = {
 
 
 def example(name: str) -> Plan:
-    return plan(EXAMPLES[name][0], volumes=name == "volumes")
+    largest = 256 if name == "windows" else LARGEST_SIDE
+    return plan(EXAMPLES[name][0], largest=largest, volumes=name == "volumes")
 
 
 def of(recipe: Recipe, key: str) -> Any:
@@ -285,6 +290,13 @@ def test_images_get_as_many_pixels_as_they_have_and_as_there_is_time_for(stored,
     site = pictures(axes=(side(stored * 3 / 4), side(stored)))
     made = planned_from({"a": site}, fits=lambda recipe, _: max(recipe.image.size) <= most)
     assert made.recipe.image.size == size
+
+
+def test_a_size_that_is_given_is_what_rules_follow():
+    site = pictures(axes=(side(256), side(256)))
+    recipe = planned_from({"a": site}, ["image.size=256"]).recipe
+    assert recipe.generator.levels == 6
+    assert recipe.discriminator.augment == ("shift", "window")
 
 
 def test_sites_whose_data_is_elsewhere_get_what_a_federation_allows(tmp_path):

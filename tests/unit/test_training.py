@@ -125,7 +125,7 @@ OBJECTIVES = [
     ["loss.paired_l1=2", "wire.images=uint8", "training.chunk=3",
      'discriminator.augment=["shift"]'],
     ["discriminator.kind=patch_segmentation", "loss.segmentation=1",
-     "discriminator.cross_fitted=true"],
+     "discriminator.cross_fitted=true", 'discriminator.augment=["shift", "window"]'],
     ["condition.kind=class", "generator.kind=topdown", "masks.release=false", "training.steps=2",
      "optimiser.decay_from=0", "optimiser.discriminator_rate=0.05"],
     pytest.param(  # without the coordinator's own term
@@ -935,7 +935,7 @@ class _Weighs(torch.nn.Module):
         return Verdict(score=self.weight * images.flatten(1).sum(1, keepdim=True))
 
 
-@pytest.mark.parametrize("augment", ["[]", "['shift']"])
+@pytest.mark.parametrize("augment", ["[]", "['shift']", "['window']"])
 def test_the_gradient_penalty_is_half_the_squared_slope_of_realness_and_lowers_it(augment, tiny):
     recipe = tiny("image.size=16", "loss.gradient_penalty=0.5", f"discriminator.augment={augment}")
     judge = judging_by(network := _Weighs(), recipe)

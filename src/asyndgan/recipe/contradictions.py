@@ -173,8 +173,8 @@ RULES: Final = (
     Rule(lambda r: r.training.rare_first,
          "training.rare_first is retired for images, with what was measured in docs/retired.md; "
          "{set}", ("training.rare_first=false",), "image"),
-    Rule(lambda r: {*r.discriminator.augment} - {r.kind.augmented},
-         "discriminator.augment: records take 'dropout', and images 'shift'; {set}",
+    Rule(lambda r: {*r.discriminator.augment}.difference(r.kind.augmented),
+         "discriminator.augment: records take 'dropout', and images 'shift' and 'window'; {set}",
          ("discriminator.augment=[]",)),
     Rule(lambda r: r.privacy.kind == "discriminator" and r.training.precision == "bfloat16",
          "privacy.kind 'discriminator' clips gradients in float32; {set}",

@@ -39,7 +39,7 @@ class ImageSection(Section):
     case: ClassVar = "image"
     patients: ClassVar = "patients"
     unit: ClassVar = "pixels"
-    augmented: ClassVar = "shift"
+    augmented: ClassVar = ("shift", "window")
     cases: ClassVar = "pictures, or slices of volumes"
 
     source: Literal["images", "masks"] = Field(

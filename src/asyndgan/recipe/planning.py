@@ -11,7 +11,7 @@ from typing import Any, Final, final
 
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.image import Intensity
-from asyndgan.recipe.pooled import LARGEST_SIDE, LITTLE, Sites
+from asyndgan.recipe.pooled import LARGEST_SIDE, LITTLE, SIXTEENS, Sites
 from asyndgan.recipe.recipe import Recipe
 from asyndgan.recipe.toml import key_of, tables_of, value_of
 from asyndgan.texts import named_alike
@@ -129,6 +129,11 @@ RULES: Final = (
          lambda s: {LEVELS: s.levels},
          "it then paints a large image from as few pixels as a small one, in less time",
          "[a quarter of the time at 256 pixels](networks.md#the-generator)"),
+    Rule("windows", "the shorter side has more than 128 pixels",
+         lambda s: not s.volumes and min(s.size) > SIXTEENS,
+         lambda s: {("discriminator", "augment"): ["shift", "window"]},
+         "discriminators need about a quarter of the time at 256 pixels",
+         "[nuclei](results/nuclei-256.md)"),
     Rule("axis", "volumes have thick slices, or fewer than 8, along another than the axial axis",
          lambda s: s.axis != "axial", lambda s: {("image", "axis"): s.axis},
          "voxels are longest, or fewest, along it; slices across would be coarse or narrow"),

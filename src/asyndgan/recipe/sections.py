@@ -153,10 +153,11 @@ class DiscriminatorSection(Section):
         "normalised on their own; layer, those of all channels together, so brightness counts "
         "more. Use layer with generator.diversity, which otherwise varies brightness too much",
     )
-    augment: tuple[Literal["shift", "dropout"], ...] = Field(
+    augment: tuple[Literal["shift", "window", "dropout"], ...] = Field(
         (),
-        description="random changes of real and synthetic images before they are judged "
-        "(shift; of records: dropout). Use it when a site has few patients",
+        description="random changes of real and synthetic images before they are judged: shift; "
+        "window, which judges half of each side, or the whole image at half its size; of records "
+        "dropout. Use shift and dropout when a site has few patients, window above 128 pixels",
     )  # fmt: skip
     cross_fitted: bool = Field(
         False,
@@ -179,7 +180,8 @@ class DiscriminatorSection(Section):
     def least_side(self) -> int:
         """Fewest rows and columns of an image; 0 for discriminators of other packages."""
         patches = self.kind in SEGMENTING | UNSEGMENTING - NORMLESS
-        return (3 if patches else int(self.kind in ("dcgan", "masks"))) * 2**self.layers
+        least = (3 if patches else int(self.kind in ("dcgan", "masks"))) * 2**self.layers
+        return 2 * least if "window" in self.augment else least
 
 
 @final

@@ -114,7 +114,7 @@ class TableSection(Section):
     case: ClassVar = "record"
     patients: ClassVar = "records"
     unit: ClassVar = "numbers"
-    augmented: ClassVar = "dropout"
+    augmented: ClassVar = ("dropout",)
     cases: ClassVar = "records"
 
     source: Literal["fingerprints", "declared"] = Field(

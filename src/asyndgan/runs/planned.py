@@ -136,8 +136,11 @@ def planned_from(
             "modality one name, and each label one name and one number, everywhere, and name "
             "different ones more clearly. Remap masks whose numbers change, and measure again."
         )
-    volumes = volumes or _asked(overrides)
+    size = _size_in(overrides)
+    volumes = volumes or len(size) > 2
     first, *more = VOLUME_SIDES if volumes else (LARGEST_SIDE, *LARGER_SIDES)
+    if size and not volumes:  # rules follow the size that was given
+        first = max(size)
     if volumes:
         _refuse_flat(found)
     taken = _of_size(found, overrides, first, volumes=volumes)
@@ -155,12 +158,11 @@ def planned_from(
     return taken
 
 
-def _asked(overrides: Sequence[str]) -> bool:
-    """Whether the size that is given is that of volumes."""
+def _size_in(overrides: Sequence[str]) -> tuple[int, ...]:
+    """The size that overrides give; empty: none."""
     sizes = [each for each in overrides if each.replace(" ", "").startswith("image.size=")]
-    return Recipe.from_toml(
-        recipe_text(BASE), [*sizes, "discriminator.kind=patch_segmentation"]
-    ).image.whole
+    keys = [*sizes, "discriminator.kind=patch_segmentation"]  # which volumes take, too
+    return Recipe.from_toml(recipe_text(BASE), keys).image.size if sizes else ()
 
 
 def _refuse_flat(found: Mapping[str, Fingerprint]) -> None:

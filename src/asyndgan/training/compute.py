@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 import torch
+from torch import Tensor
 
 from asyndgan.models import arithmetic, build_discriminator, native_bfloat16
+from asyndgan.models.shifts import disturbed
 from asyndgan.recipe import Recipe
 from asyndgan.training.scope import Scope, generator_inputs, new_generator
 
@@ -123,9 +125,12 @@ def _step(
 
     def step(precision: str) -> None:
         with arithmetic(precision, device):
-            images = generator(*inputs)
-            said = judge(images, inputs[0]) if judge else None
-        outputs = [images] if said is None else [said.score, said.segmentation]
+            images: Tensor = generator(*inputs)
+            outputs: list[Tensor | None] = [images]
+            if judge:
+                kinds, drawn = recipe.discriminator.augment, torch.Generator().manual_seed(0)
+                said = judge(*disturbed(images, inputs[0], kinds, drawn))
+                outputs = [said.score, said.segmentation]
         torch.stack([part.float().mean() for part in outputs if part is not None]).sum().backward()
         if device.type != "cpu":
             torch.accelerator.synchronize(device)

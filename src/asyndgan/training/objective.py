@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from asyndgan.arrays import CPU, Condition, Images, Masks, Scalar
+from asyndgan.arrays import CPU, Condition, Images, Masks, Scalar, WindowCondition
 from asyndgan.models import (
     Sizes,
     Verdict,
@@ -168,7 +168,7 @@ class Objective:
         random: torch.Generator | None = None,
         weights: Mapping[str, Tensor] | None = None,
         halves: Tensor | None = None,
-    ) -> tuple[Verdict, Condition]:
+    ) -> tuple[Verdict, WindowCondition]:
         """The discriminator's verdict on disturbed images, and the maps that lie on these.
 
         `random` is of the disturbance (None: that of images for learning), `weights` judge in place

@@ -11,7 +11,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from asyndgan.arrays import Condition, Images, Scalar
+from asyndgan.arrays import Condition, Images, Scalar, Window, WindowCondition
 from asyndgan.models import Verdict
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.models.shifts import disturbed
@@ -95,7 +95,7 @@ class PrivateDiscriminator:
         finite = lengths.isfinite()
         return [torch.einsum("n,n...->...", factor[finite], gradient[finite]) for gradient in each]
 
-    def _disturbed(self, images: Images, maps: Condition) -> tuple[Images, Condition]:
+    def _disturbed(self, images: Images, maps: Condition) -> tuple[Window, WindowCondition]:
         random = torch.Generator()
         random.seed()  # augmentation hides no patient, so any seed will do
         return disturbed(images, maps, self.recipe.discriminator.augment, random)
