@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -348,6 +349,20 @@ def test_a_steward_who_raises_the_number_of_audits_need_not_start_the_site_again
     assert len({entry.policy for entry in entries}) == 3
     kept = {path.stem for path in (setup.records / "policies").iterdir()}
     assert {entry.policy for entry in entries} <= kept
+
+
+def test_answers_are_booked_under_a_policy_that_was_kept_although_once_it_could_not(
+    hospitals, monkeypatch
+):
+    release = answering(hospitals.setup(), answered).handler.release
+    before, other = release.ledger.policy, Policy.from_toml(ALLOWED.replace("2", "9", 1))
+    with closing(release):
+        with monkeypatch.context() as full, pytest.raises(PolicyError, match="no space"):
+            full.setattr(Policy, "keep", Mock(side_effect=PolicyError("no space")))
+            release.adopt(other)
+        assert release.ledger.policy == before == release.policy.digest()
+        release.adopt(other)
+        assert release.ledger.policy == other.digest() == release.policy.digest()
 
 
 def test_a_later_limit_on_epsilon_counts_the_audits_that_left(hospitals, tiny):
