@@ -10,7 +10,6 @@ these.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from asyndgan.judging.bench import Bench, Judged, TrainingSet
@@ -40,10 +39,9 @@ def judged(suite: Suite, part: SetSection, data: Path, out: Path, *, fedavg: boo
         out / f"{suite.name}-{part.name}", budget=budget_for(recipe, budget), workers=1,
         cache=out / "cache", federated=train_fedavg,
     )  # fmt: skip
-    masks = masks_of(real.sites)
     painted = contrast_set(
-        masks, recipe, out / CONTRASTS / part.name, modalities=real.modalities, labels=real.labels,
-        seed=0,
+        masks_of(real.sites), recipe, out / CONTRASTS / part.name, modalities=real.modalities,
+        labels=real.labels, seed=0,
     ).cases(recipe.image, real.modalities, synthetic=True)  # fmt: skip
     others: dict[str, list[TrainingSet]] = {CONTRASTS: [painted]}
     if fedavg:
@@ -51,7 +49,7 @@ def judged(suite: Suite, part: SetSection, data: Path, out: Path, *, fedavg: boo
     models = contenders(real.sites, others, seeds=1, augmented=False)
     targets = [part.label, *part.further_labels]
     whom = Judged(real.judged, real.labels, targets, suite.judged_on)
-    return list(compare(models, whom, replace(bench, seeds=[0]), about={}).rows)
+    return list(compare(models, whom, bench, about={}).rows)
 
 
 def cells(part: SetSection, pixels: str, rows: list[Row]) -> Iterator[tuple[object, ...]]:

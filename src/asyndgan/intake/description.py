@@ -137,21 +137,20 @@ def json_table(path: Path) -> dict[str, object]:
 def _missing(path: Path) -> DataFileError:
     """The fault of a folder without a dataset.json, by what else is there."""
     folder, reason, remedy = path.parent, "this file does not exist", WRITE_IT
+    files = files_below(folder)
     sets = [found.parent for deep in ("*", "*/*") for found in folder.glob(f"{deep}/dataset.json")]
     if sets:
         names = ", ".join(found.relative_to(folder).as_posix() for found in sorted(sets)[:5])
         remedy = f"Name the folder of one data set: {names}."
     elif (folder.parent / "dataset.json").is_file():
         remedy = f"Name the folder above, which holds it: {folder.parent}."
-    elif dicom := [found for found in files_below(folder)[:MOST_OPENED] if is_dicom(found)]:
+    elif dicom := [found for found in files[:MOST_OPENED] if is_dicom(found)]:
         reason += f"; the folder holds DICOM files, as {dicom[0].relative_to(folder).as_posix()}"
         remedy = FROM_DICOM.replace("FOLDER", quote(str(folder)))
-    elif endings := Counter(ending_of(found.name).lower() for found in files_below(folder)):
+    elif endings := Counter(ending_of(found.name).lower() for found in files):
         known = next((ending for ending, _ in endings.most_common() if ending in READERS), "")
         if known:
-            first = min(
-                found for found in files_below(folder) if ending_of(found.name).lower() == known
-            )
+            first = next(found for found in files if ending_of(found.name).lower() == known)
             reason += f"; the folder holds {known} files, as {first.relative_to(folder).as_posix()}"
             remedy = _write_it(known)
         else:

@@ -260,17 +260,22 @@ class Policy(Section):
         """How many answers to one of `QUESTIONS` may leave in all; of fingerprints 1: any."""
         return int(getattr(self.leaves, QUESTIONS[what].removeprefix("leaves.")))
 
-    def check_question(self, what: str) -> None:
-        """Checks that an answer to one of `QUESTIONS` may leave; raises `PolicyError` if not."""
+    def check_question(self, what: str, sent: int = 0) -> None:
+        """Checks that an answer to one of `QUESTIONS` may leave; raises `PolicyError` if not.
+
+        `sent` are those that have left; of fingerprints none is counted.
+        """
         if self.privacy.epsilon is not None:
             reason = f"limits epsilon, which covers no {what}"
             raise WithheldError(f"this site's policy {reason}.", ("privacy.epsilon",))
         if what != "fingerprint" and not self.leaves.cases:
             reason = f"withholds its number of cases, which {what}s tell"
             raise WithheldError(f"this site's policy {reason}.", ("leaves.cases",))
-        if not self.may_leave(what):
-            key = QUESTIONS[what]
+        key, most = QUESTIONS[what], self.may_leave(what)
+        if not most:
             raise WithheldError(f"this site's policy lets no {what} out ({key}).", (key,))
+        if sent >= most:
+            raise WithheldError(f"this site has sent all {what}s that {key} allows.", (key,))
 
     def check_asked(self) -> None:
         """Checks that one of `QUESTIONS` is answered; raises `PolicyError` if none is."""

@@ -134,10 +134,7 @@ class StewardPage(FormServer):
         try:
             policy.check_submitter(request.submitter)
             if not request.recipe:
-                policy.check_question(question)
-                if about["counted"] and left >= most:
-                    key = QUESTIONS[question]
-                    raise PolicyError(f"As many {question}s as {key} allows have left.", (key,))
+                policy.check_question(question, left)
                 return about | {"state": "allowed", "reasons": []}
             recipe = Recipe.from_toml(request.recipe)
         except (PolicyError, RecipeError) as error:
@@ -200,7 +197,8 @@ def decide(kit: Path, said: Mapping[str, str]) -> str:
     elif action in ("more", "none"):
         run, books = said["run"], kit / "records" / "ledger.jsonl"
         kind = ANSWERS[run]
-        if said["digest"] not in map(_of, flare_part("requests").kept(kit)):
+        request = _request(kit, run)
+        if request is None or said["digest"] != _of(request):
             raise RunError(f"Another {run} was asked for since. Nothing was written: look again.")
         left = summary(books, 1)[1]["of_kind"].get(kind, 0) if books.exists() else 0
         number = {f"{run}s": left + (action == "more")}
@@ -220,7 +218,10 @@ def _of(request: Any) -> str:
 
 def asked_recipe(kit: Path, run: str) -> Recipe | None:
     """The recipe that is asked for in a run, if any."""
-    for each in flare_part("requests").kept(kit):
-        if each.run == run and each.recipe:
-            return Recipe.from_toml(each.recipe)
-    return None
+    request = _request(kit, run)
+    return Recipe.from_toml(request.recipe) if request and request.recipe else None
+
+
+def _request(kit: Path, run: str) -> Any:
+    """The request that is kept of a run or question; None: there is none."""
+    return next((each for each in flare_part("requests").kept(kit) if each.run == run), None)
