@@ -131,8 +131,8 @@ class AllowsSection(Section):
     )
     submitters: tuple[str, ...] = Field(
         (),
-        description="people who may begin runs in a federation, by the name in their certificate, "
-        "as the coordinator's machine reports it; empty: all people",
+        description="people who may begin runs in a FLARE federation of others, by the name that "
+        "its server reports; a federation of ours has one, coordinator@asyndgan.local; empty: all",
     )
     most_recipes: int | None = Field(
         None, ge=1,
