@@ -401,15 +401,19 @@ PLAYS = {
     "default, 64 pixels": Play((*OWN, "image.size=64"), answers=50),
     "default, given masks": Play((*OWN, GIVEN), answers=50),
     "masks": Play(OWN, answers=50, base="masks"),
+    "masks, unshifted": Play(
+        (*OWN, "discriminator.augment=[]", "loss.gradient_penalty=1"), answers=50, base="masks"
+    ),
     "masks, 620 answers": Play(OWN, answers=620, base="masks"),
     "masks, one network": Play((*OWN, ONE), answers=50, base="masks"),
 }
-"""What can be played; the first is not of the family."""
+"""What can be played; "refused now" and "masks, unshifted" are not of the family."""
 SEEDS = {
     "default": 3,
     "default, given masks": 3,
     "refused now": 2,
     "masks": 3,
+    "masks, unshifted": 3,
     "narrow": 3,
     "narrow, 64 pixels": 3,
     "narrow, an honest teacher": 3,
