@@ -19,7 +19,7 @@ def until(true: Callable[[], object], seconds: float = 90.0) -> None:
             return
         asked = time.monotonic()
         assert asked < end, "it took too long"
-        time.sleep(min(max(0.02, 4 * (asked - begun)), 0.5))
+        time.sleep(min(max(0.02, 4 * (asked - begun)), 2))
 
 
 def halt(pid: int) -> None:

@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from asyndgan.auditing.record import read_audit
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.keeper import SERVER
 from asyndgan.engines.flare.kits import Federation, renew
@@ -247,10 +246,9 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
     asyndgan("site", "init", kit, federation.kit(liar), "--data", place.folder / "data" / liar)
     place.allow_all(liar)
     place.services[liar] = started("site", "start", kit)
-    # Of 5 MB: an audit's generator is longer than any message of the training.
     recipe = tiny(
         "image.size=32", "masks.source=given", "masks.release=false", "training.move=true",
-        "training.hold_out=0.4", "training.steps=2", "generator.width=32", "quorum.patience_s=60",
+        "training.hold_out=0.4", "training.steps=2", "quorum.patience_s=60",
     )  # fmt: skip
     (tmp_path / "recipe.toml").write_text(recipe.to_toml())
     submit = ("federation", "submit", federation.path, tmp_path / "recipe.toml", "--run", "one")
@@ -294,28 +292,23 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
     until(lambda: present(federation) == [*SITES], 240)
 
 
-def test_sites_audit_and_judge_a_run_for_its_coordinator_where_their_stewards_have_agreed(
-    place, tmp_path
-):
-    """Of the run that the test before has ordered; what answers hold: unit/test_asked_audits.py."""
+def test_a_site_judges_a_run_for_its_coordinator_where_its_steward_has_agreed(place, tmp_path):
+    """Of the run that the test before has ordered.
+
+    What answers hold: unit/test_asked_audits.py; audits are asked for in test_by_pages.py.
+    """
     order, run = Order.named(place.federation, "one"), tmp_path / "fetched"
-    for site, key in (("north", "audits"), ("south", "evaluations")):
-        allow(place.folder / site / "policy.toml", **{key: "1"})
-    for question, other, words in (("audit", "south", ()), ("evaluate", "north", ("--steps", 3))):
-        told = command("federation", question, place.federation.path, "--run", "one", *words)
-        kind = "audit" if question == "audit" else "evaluation"
-        refused = re.search(rf"{other}: no {kind}\. (.*)", told.stdout)
-        assert told.returncode == 1 and refused and f"leaves.{kind}s" in refused[1], told.stdout
-    assert [path.parent.name for path in order.folder.path.glob("audits/*/audit.json")] == ["north"]
+    allow(place.folder / "south" / "policy.toml", evaluations="1")
+    asked = ("federation", "evaluate", place.federation.path, "--run", "one", "--steps", 3)
+    told = command(*asked)
+    refused = re.search(r"north: no evaluation\. (.*)", told.stdout)
+    assert told.returncode == 1 and refused and "leaves.evaluations" in refused[1], told.stdout
     (judge,) = site_evaluations(order.folder)
     assert judge == "south" and re.search(rf"south: {ANSWER}", told.stdout), told.stdout
     said("federation", "fetch", place.federation.path, "--run", "one", "--out", run)
-    found = read_audit(run / "audits" / "north")
-    assert found.confirmed == {"north": True} and len(found.audit.attacks) == 5
-    own = read_audit(place.folder / "north" / "runs" / "one" / "audit")
-    assert found.masks == own.masks and found.generator == own.generator
-    assert [one.kind for one in place.ledger("north")].count("audited") == 1
+    assert [*site_evaluations(RunFolder(run))] == ["south"]
     assert [one.bare for one in place.ledger("south")].count("evaluation") == 1
+    assert "evaluation" not in {one.bare for one in place.ledger("north")}
     with pytest.raises(RunError, match="may not be released: "):
         said("release", run, "--out", tmp_path / "set", *AS_OPTIONS)
 

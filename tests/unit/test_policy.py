@@ -571,6 +571,7 @@ def with_tables(text: str) -> str:
 def test_the_document_has_the_keys_and_the_family_as_they_are():
     text = DOCUMENT.read_text("utf-8")
     assert text == with_tables(text)
+    assert load_recipe("paper").digest() in DOCUMENT.with_name("steward.md").read_text("utf-8")
 
 
 if __name__ == "__main__":
