@@ -407,7 +407,7 @@ PLAYS = {
     "masks, 620 answers": Play(OWN, answers=620, base="masks"),
     "masks, one network": Play((*OWN, ONE), answers=50, base="masks"),
 }
-"""What can be played; "refused now" and "masks, unshifted" are not of the family."""
+"""What can be played; "refused now", "masks, unshifted" and "masks, one network" are refused."""
 SEEDS = {
     "default": 3,
     "default, given masks": 3,

@@ -148,7 +148,8 @@ def test_the_worst_recipe_that_the_policy_admits_is_the_one_that_documents_tell_
     lines = blocks()["worst_recipe"].strip().split("\n\n")[1].splitlines()
     columns, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
     found = [dict(zip(columns, row, strict=True)) for row in rows]
-    admitted = [row for row in found if row["recipe"] != "refused now" and int(row["seeds"]) > 1]
+    outside = ("refused now", "masks, unshifted", "masks, one network")
+    admitted = [row for row in found if row["recipe"] not in outside and int(row["seeds"]) > 1]
     worst = max(admitted, key=lambda row: float(row["AUC"]))
     prose = " ".join(BLOCK.sub("", (ROOT / place).read_text("utf-8")).split())
     told = (
