@@ -116,6 +116,7 @@ def test_a_look_is_one_of_the_sites_and_changes_the_image(run, mask):
         run.paint(mask, look="east")
 
 
+NONE = r"is no array \({}\)\. .* A file has to be read first"
 SIZE = r"has shape .*whole numbers in arrays of \(32, 32\), or \(n, 32, 32\) for n masks"
 WHOLE = r"holds {}\. This run paints from whole numbers"
 
@@ -124,7 +125,9 @@ WHOLE = r"holds {}\. This run paints from whole numbers"
     ("wrong", "said"),
     [
         (np.zeros((16, 16), int), SIZE), (np.zeros((32, 32, 3), int), SIZE),
-        (np.zeros((2, 2, 32, 32), int), SIZE), ("mask.png", SIZE), (7, SIZE),
+        (np.zeros((2, 2, 32, 32), int), SIZE), ("mask.png", NONE.format("str")),
+        (7, NONE.format("int")),
+        (np.arange(3)[:, None, None] == np.zeros((32, 32)), r"one-hot\). .* masks.argmax\(0\)"),
         (np.full((32, 32), 9), "hold label 9; this generator knows 0, 1, 2, 3"),
         (np.full((32, 32), 2**64 - 1, np.uint64), "hold label -1"),
         (torch.full((32, 32), 255, dtype=torch.uint8), "hold label 255"),

@@ -198,9 +198,15 @@ def label_maps(mask: npt.ArrayLike | Tensor, size: tuple[int, ...]) -> Masks:
         or (given.is_floating_point() and not torch.equal(given, given.round()))
     ):
         held = getattr(mask, "dtype", type(mask).__name__)
+        found = f"has shape {shape} and holds {held}" if shape else f"is no array ({held})"
         raise RunError(
-            f"the mask has shape {shape} and holds {held}. This run paints from whole numbers in "
-            f"arrays of {size}, or (n, {', '.join(map(str, size))}) for n masks."
+            f"the mask {found}. This run paints from whole numbers in arrays of {size}, or "
+            f"(n, {', '.join(map(str, size))}) for n masks. A file has to be read first."
+        )
+    if len(shape) > len(size) and len(given) > 1 and given.min() >= 0 and (given.sum(0) == 1).all():
+        raise RunError(
+            f"the masks have a channel for each of {len(given)} labels (one-hot). Give the labels: "
+            "masks.argmax(0)."
         )
     return given.to(torch.device("cpu"), torch.int64).reshape(-1, *size)
 
