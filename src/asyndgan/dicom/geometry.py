@@ -20,19 +20,12 @@ _SPLIT: Final = "Export each orientation, time point, echo or b-value as a serie
 @final
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The planes of a series in order along their normal.
+    """The planes of a series in order along their normal."""
 
-    Attributes:
-        frames: one a slice.
-        shape: columns, rows and slices.
-        affine: (4, 4), from those to millimetres (right, anterior, superior).
-        tilt: degrees by which a gantry was tilted: the affine is sheared.
-    """
-
-    frames: tuple[Frame, ...]
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-    tilt: float
+    frames: tuple[Frame, ...]  # one a slice
+    shape: tuple[int, int, int]  # columns, rows and slices
+    affine: np.ndarray  # (4, 4), from those to millimetres (right, anterior, superior)
+    tilt: float  # degrees by which a gantry was tilted: the affine is sheared
 
     @property
     def spacing(self) -> tuple[float, float, float]:

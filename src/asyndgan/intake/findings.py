@@ -55,21 +55,13 @@ LABELS_AGAIN: Final = (
 @final
 @dataclass(frozen=True)
 class Finding:
-    """One conclusion about a data set.
+    """One conclusion about a data set."""
 
-    Attributes:
-        fault: whether it stops a training.
-        reason: what was found, without a full stop.
-        remedy: what to do, as a full sentence.
-        volumes: names of the pictures or volumes concerned; empty: the set as a whole.
-        kind: name of the rule that it is of, for scripts.
-    """
-
-    fault: bool
-    reason: str
-    remedy: str
-    volumes: tuple[str, ...] = ()
-    kind: str = ""
+    fault: bool  # whether it stops a training
+    reason: str  # what was found, without a full stop
+    remedy: str  # what to do, as a full sentence
+    volumes: tuple[str, ...] = ()  # names of those concerned; empty: the set as a whole
+    kind: str = ""  # name of its rule, for scripts
 
     def __str__(self) -> str:
         return f"{self.reason}. {self.remedy}"

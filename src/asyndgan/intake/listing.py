@@ -36,32 +36,22 @@ MOST_FAULTS: Final = 1000
 @final
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case.
+    """The files of one case."""
 
-    Attributes:
-        name: without modality number and file ending, in composed letters (NFC).
-        images: number in the file name (the modality's index) to file.
-        mask: its file, or None.
-    """
-
-    name: str
-    images: dict[int, Path]
+    name: str  # without modality number and file ending, in composed letters (NFC)
+    images: dict[int, Path]  # by the modality's index, the number in the file name
     mask: Path | None
 
 
 @final
 @dataclass(frozen=True)
 class Listing:
-    """What the names of a data set's files say.
+    """What the names of a data set's files say."""
 
-    Attributes:
-        cases: sorted by name.
-        faults: files that would drop out of the cases; no command goes on with them.
-        unmasked: missing masks; `train`, `evaluate` and `audit` do not go on without.
-    """
-
-    cases: list[CaseFiles]
+    cases: list[CaseFiles]  # sorted by name
+    # files that would drop out of the cases; no command goes on with them
     faults: list[DataFileError] = field(default_factory=list)
+    # missing masks; `train`, `evaluate` and `audit` do not go on without
     unmasked: list[DataFileError] = field(default_factory=list)
 
 

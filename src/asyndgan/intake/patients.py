@@ -153,16 +153,10 @@ MOST_ENDS: Final = 4
 @final
 @dataclass(frozen=True)
 class Joined:
-    """A pattern that joins cases whose names differ only in a counter at their end.
-
-    Attributes:
-        cases: number of cases.
-        patients: number of patients by this pattern.
-        pattern: the pattern; empty: there is none.
-    """
+    """A pattern that joins cases whose names differ only in a counter at their end; empty: none."""
 
     cases: int
-    patients: int
+    patients: int  # by this pattern
     pattern: str
 
     def __str__(self) -> str:

@@ -38,20 +38,14 @@ stats: Any = Late("scipy.stats")  # a second that most commands need not wait fo
 @final
 @dataclass(frozen=True)
 class PatientScore:
-    """Scores of one patient for one label; nan if the patient does not have the label.
+    """Scores of one patient for one label; nan if the patient does not have the label."""
 
-    Attributes:
-        dice: Dice coefficient, 0 to 1.
-        hd95: 95th percentile of the distance between the contours, the larger of both
-            directions, in millimetres (stored pixels if the format has no spacing).
-        assd: average symmetric distance, likewise.
-        false_alarm: for a patient without the label: 1 if it was predicted, 0 if not; else nan.
-    """
-
-    dice: float
+    dice: float  # 0 to 1
+    # 95th percentile of the distance between the contours, the larger of both directions, in
+    # millimetres (stored pixels if the format has no spacing)
     hd95: float
-    assd: float
-    false_alarm: float = math.nan
+    assd: float  # average symmetric distance, likewise
+    false_alarm: float = math.nan  # without the label: 1 if it was predicted, 0 if not; else nan
 
 
 SCORES = tuple(field.name for field in fields(PatientScore))

@@ -28,11 +28,6 @@ Looks = dict[int, list[str]]
 class Painter(nn.Module):
     """Paints images from label maps by the averaged generator of a finished run.
 
-    Attributes:
-        recipe: what was trained and how.
-        facts: the content of `run.json`.
-        network: the generator, whose inputs `asyndgan.training.generator_inputs` makes.
-
     Raises:
         RunError: the run has not finished, or its generator's file was changed.
     """

@@ -38,15 +38,10 @@ parameters for that (docs/experiments.md, "Missing modalities").
 @final
 @dataclass(frozen=True)
 class Incomplete:
-    """A prepared case that lacks modalities.
+    """A prepared case that lacks modalities."""
 
-    Attributes:
-        case: the case; its absent channels are -1.
-        masked: whether its mask is known; an unknown mask is all 0.
-    """
-
-    case: Case
-    masked: bool
+    case: Case  # its absent channels are -1
+    masked: bool  # whether its mask is known; an unknown mask is all 0
 
 
 MOVES: Final = Moves(flips=(-1,), rotation=20.0, zoom=0.2, translation=0.08)
@@ -63,14 +58,10 @@ FEWEST: Final = 100
 @final
 @dataclass(frozen=True, eq=False)
 class Regression:
-    """Predicts each pixel's modalities from the others by least squares, separately for each label.
+    """Predicts a pixel's modalities from the others by least squares, separately for each label."""
 
-    Attributes:
-        moments: second moments of the modalities and a constant 1, over the pixels of each label,
-            (labels, channels + 1, channels + 1) in float64: all that any such regression is fitted
-            to, whichever modalities are there.
-    """
-
+    # second moments of the modalities and a constant 1, over each label's pixels, (labels, channels
+    # + 1, channels + 1) in float64: all that any such regression is fitted to
     moments: Tensor
 
     @classmethod

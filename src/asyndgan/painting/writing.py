@@ -44,26 +44,20 @@ nib: Any = Late("nibabel")  # half a second that pictures need not
 @final
 @dataclass(frozen=True)
 class Storage:
-    """How a synthetic set is stored.
+    """How a synthetic set is stored."""
 
-    Attributes:
-        ending: one of `data.readers.LOSSLESS`.
-        units: by modality, the stored intensities of the darkest and the brightest image value;
-            else 0 to 255.
-        kinds: by modality, the number type of its files; else as the format has it.
-        spacing: millimetres per row and per column, of whole volumes per slice before them.
-        geometry: how slices lie in the files.
-        measured_in: by modality, the unit of its stored values where it is known, such as HU.
-        grids: where masks of volumes lie, by their names: what is painted from them lies there too,
-            and slices of one volume are one case.
-    """
-
-    ending: str = ".png"
+    ending: str = ".png"  # one of `readers.LOSSLESS`
+    # by modality, stored intensities of the darkest and the brightest image value; else 0 to 255
     units: Mapping[str, Intensity] = field(default_factory=dict)
+    # by modality, the number type of its files; else as the format has it
     kinds: Mapping[str, np.dtype] = field(default_factory=dict)
+    # millimetres per row, column; whole volumes: slice first
     spacing: tuple[float, ...] = (1.0, 1.0)
-    geometry: Geometry = AXIAL
+    geometry: Geometry = AXIAL  # how slices lie in the files
+    # by modality, the unit of its stored values where it is known, such as HU
     measured_in: Mapping[str, str] = field(default_factory=dict)
+    # where masks of volumes lie, by their names: what is painted from them lies there too, and
+    # slices of one volume are one case
     grids: Mapping[str, Grid] = field(default_factory=dict)
 
     @classmethod

@@ -31,27 +31,18 @@ class _Labels:
 @final
 @dataclass(frozen=True)
 class Case:
-    """One image with its label map.
+    """One image with its label map."""
 
-    Attributes:
-        name: as in the file names; a slice of a volume is `NAME_z<index>`.
-        patient: no two splits share one.
-        image: float32 in [-1, 1], one channel for each of `modalities`.
-        mask: int64 labels, same spatial shape.
-        preparation: what restores the stored grid and intensities.
-        absent: modalities that this case lacks; their channels are -1.
-    """
-
-    name: str
-    patient: str
-    image: Image
+    name: str  # as in the file names; a slice of a volume is `NAME_z<index>`
+    patient: str  # no two splits share one
+    image: Image  # float32 in [-1, 1], one channel for each of `modalities`
     if TYPE_CHECKING:
-        mask: Mask
+        mask: Mask  # int64 labels, same spatial shape
     else:
         mask: Integer[Tensor, "*space"] = _Labels()
     modalities: tuple[str, ...]
-    preparation: Preparation
-    absent: tuple[str, ...] = ()
+    preparation: Preparation  # what restores the stored grid and intensities
+    absent: tuple[str, ...] = ()  # modalities that it lacks; their channels are -1
 
     @classmethod
     def drawn(cls, name: str, image: Image, mask: Mask, modalities: tuple[str, ...]) -> Self:

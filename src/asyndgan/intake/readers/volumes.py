@@ -35,25 +35,16 @@ TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 @final
 @dataclass(frozen=True)
 class Header:
-    """What the header of an open file says of its voxels.
+    """What the header of an open file says of its voxels."""
 
-    Attributes:
-        shape: voxels along the stored axes, two or three of space; in NIfTI a fourth of modalities.
-        dtype: type of the stored numbers.
-        affine: (4, 4), from indices of the stored axes to RAS millimetres.
-        note: text in the header.
-        read: decodes the voxels, in `shape`; only while the file is open.
-        place: fields that say where the voxels lie, for another file of the format.
-        numbers: how many a voxel has beside those of `shape`; of several nothing can be read.
-    """
-
+    # voxels along the stored axes, two or three of space; in NIfTI a fourth of modalities
     shape: tuple[int, ...]
-    dtype: np.dtype
-    affine: np.ndarray
-    note: str
-    read: Callable[[], np.ndarray]
-    place: Any = None
-    numbers: int = 1
+    dtype: np.dtype  # of the stored numbers
+    affine: np.ndarray  # (4, 4), from indices of the stored axes to RAS millimetres
+    note: str  # text in the header
+    read: Callable[[], np.ndarray]  # decodes the voxels, in `shape`; only while the file is open
+    place: Any = None  # fields that say where the voxels lie, for another file of the format
+    numbers: int = 1  # a voxel's, beside those of `shape`; of several nothing can be read
 
 
 class Volumes(Reader):
