@@ -100,9 +100,7 @@ def audit(
 
     Members are cases of patients named `site/patient`, others of patients of the same hospitals.
     `out` gets `audit.json`, and `nearest.png` with real images. `work` is told of each painting.
-
-    Raises:
-        DataError: two patients have the same image.
+    Raises `DataError` if two patients have the same image.
     """
     real, work, audited = [*members, *others], work or Work(), audited or Audited()
     check_once(real)

@@ -109,10 +109,8 @@ def read_pixels(
 
     Nothing is written to the site's folders, and its policy is not asked. If `late`, the batch is
     that after its oldest state in which the run was not over yet, if there is one; otherwise its
-    first.
-
-    Raises:
-        RunError: the site does not answer, such as with states that do not fit its data.
+    first. Raises `RunError` if the site does not answer, such as with states that do not fit its
+    data.
     """
     recipe = run.recipe()
     try:
@@ -182,10 +180,8 @@ def asked_again(
 ) -> Iterator[tuple[Site, RolledBack]]:
     """A copy of a site that a coordinator can ask any number of times about one batch.
 
-    Args are those of `read_pixels`, the recipe that the site trains, and its policy.
-
-    Yields:
-        The site, and the function that asks it.
+    Args are those of `read_pixels`, the recipe that the site trains, and its policy. Yields the
+    site, and the function that asks it.
     """
     with tempfile.TemporaryDirectory() as folder:
         state, step = Path(folder), 0

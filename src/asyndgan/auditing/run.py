@@ -45,11 +45,8 @@ def audit_run(
 
     Members are patients of `sites`. `out` gets the audit, which holds real images, and the set in
     `synthetic`, unless this process has painted one. Pixels are read at the sites in `asked`, by
-    default at all that confirm their members. Other arguments are those of `asyndgan.audit`.
-
-    Raises:
-        DataError, RunError: as `check_set`, `synthetic_of_run`, `load_for_audit`, `audit` and
-            `read_pixels`.
+    default at all that confirm their members. Other arguments are those of `asyndgan.audit`. Raises
+    what `check_set`, `synthetic_of_run`, `load_for_audit`, `audit` and `read_pixels` raise.
     """
     run = sites.run
     place = synthetic.folder if synthetic else out / "synthetic"
@@ -177,8 +174,7 @@ def _check_names(sites: RunSites, holdout: DataSet | None, canaries: str) -> Non
 def about_state(run: RunFolder, site: str, state: Path) -> dict[str, Any] | None:
     """Facts of the newest state that a site has of a run, in its folder; None if it has none.
 
-    Raises:
-        RunError: the state is of another recipe.
+    Raises `RunError` if the state is of another recipe.
     """
     held = place_holding(state, run.facts().run)
     # Or a coordinator could leave out what tells.
@@ -196,8 +192,7 @@ def confirmed_by(
 ) -> bool:
     """Whether a site's state confirms training on these members; False if there is no state.
 
-    Raises:
-        RunError: the members are others, which `other` says, or the recipe was another one.
+    Raises `RunError` if the members are others, which `other` says, or the recipe was another one.
     """
     about = about_state(run, site, states.get(site, run.site_state(site)))
     if about and members() != about.get("members"):

@@ -37,8 +37,7 @@ class Grid:
 def grid_of(series: Series) -> Grid:
     """The grid of a series of images.
 
-    Raises:
-        DicomError: it has none: slices are missing or there twice, or its planes differ.
+    Raises `DicomError` if it has none: slices are missing or there twice, or its planes differ.
     """
     if series.faults:
         raise series.faults[0]
@@ -138,8 +137,7 @@ def voxels_of(series: Series, grid: Grid) -> np.ndarray:
 def frames_on(grid: Grid, frames: Sequence[Frame], shape: tuple[int, int]) -> list[int]:
     """The slice of a grid on which each frame (rows, columns) of a segmentation lies.
 
-    Raises:
-        DicomError: a frame lies elsewhere, or its pixels do.
+    Raises `DicomError` if a frame lies elsewhere, or its pixels do.
     """
     columns, rows, slices = grid.shape
     corners = np.array([[0, 0], [columns - 1, 0], [0, rows - 1]])  # columns, rows

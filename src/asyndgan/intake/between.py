@@ -65,9 +65,8 @@ def same_pictures(reports: Sequence[CheckReport]) -> tuple[DataFileError, ...]:
 def check_apart(folders: Sequence[Path], image: ImageSection) -> None:
     """Refuses folders to train on that hold patients or pictures of each other, or of their tests.
 
-    Raises:
-        DataError: as `compare_folders`, `same_pictures` and `tested_as_well` find, or a folder
-            cannot be read.
+    Raises `DataError` as `compare_folders`, `same_pictures` and `tested_as_well`, or if a folder
+    cannot be read.
     """
     reports: list[CheckReport] = []
     faults: list[DataFileError] = []

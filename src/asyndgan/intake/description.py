@@ -110,8 +110,7 @@ def _without_regions(path: Path, table: Mapping[str, object]) -> object:
 def json_table(path: Path) -> dict[str, object]:
     """Reads a dataset.json without checking its keys.
 
-    Raises:
-        DataFileError: the file is missing or does not hold a JSON object.
+    Raises `DataFileError` if the file is missing or does not hold a JSON object.
     """
     if not path.parent.is_dir():
         what = "is no folder" if path.parent.exists() else "this folder does not exist"
@@ -168,8 +167,7 @@ def _write_it(ending: str) -> str:
 def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
     """Checks `channel_names` and returns the names in the order of their numbers.
 
-    Raises:
-        DataFileError: `names` is not valid; the error names `path`.
+    Raises `DataFileError`, which names `path`, if `names` is not valid.
     """
     listed = names if isinstance(names, list) and names else ["T1", "FLAIR"]
     example = json.dumps(dict(enumerate(map(str, listed[:MODALITIES_LIMIT]))), ensure_ascii=False)
@@ -191,8 +189,7 @@ def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
 def checked_labels(path: Path, labels: object) -> dict[str, int]:
     """Checks `labels` and returns name to number.
 
-    Raises:
-        DataFileError: `labels` is not valid; the error names `path`.
+    Raises `DataFileError`, which names `path`, if `labels` is not valid.
     """
     remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
     fault = partial(DataFileError, path)

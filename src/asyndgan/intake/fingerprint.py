@@ -86,8 +86,7 @@ def measured(folder: Path) -> Fingerprint:
 def loaded(path: Path) -> Fingerprint:
     """Reads a fingerprint that `asyndgan fingerprint` wrote; it may come from a stranger.
 
-    Raises:
-        DataError: it cannot be read, is too long or deep, or has other fields or values.
+    Raises `DataError` if it cannot be read, is too long or deep, or has other fields or values.
     """
     remedy = "Take a file that 'asyndgan fingerprint FOLDER --out FILE' wrote."
     try:

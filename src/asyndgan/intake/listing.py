@@ -113,8 +113,7 @@ def listed(folder: Path, info: DatasetInfo, part: Part | None = None) -> Listing
 def list_masks(folder: Path, info: DatasetInfo) -> dict[str, Path]:
     """Name to mask of `folder`/labelsTr, sorted by name, whether or not there are images.
 
-    Raises:
-        DataError: there is no mask, or one would drop out.
+    Raises `DataError` if there is no mask, or one would drop out.
     """
     if info.listed is not None:
         own = {composed(name): folder / mask for name, (_, mask) in info.listed.items() if mask}

@@ -174,8 +174,7 @@ def read_masks(
 def check_acquired(path: Path, case: str, planes: Mapping[str, Stored], info: DatasetInfo) -> None:
     """Checks that a file was not painted by a generator, unless its data set declares it.
 
-    Raises:
-        DataError: the file's header says that it was painted, and dataset.json does not.
+    Raises `DataError` if the file's header says that it was painted, and dataset.json does not.
     """
     declared = info.synthetic or case in info.synthetic_cases or {*planes} <= {*info.painted}
     if not declared and any(stored.painted for stored in planes.values()):

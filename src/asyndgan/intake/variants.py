@@ -96,10 +96,8 @@ def checked_files(
 ) -> dict[str, tuple[tuple[str | None, ...], str | None]] | None:
     """Checks the map of cases to files, and returns the images and mask of each; None: no map.
 
-    Images are in the order of the modalities, with None in place of one that the case lacks.
-
-    Raises:
-        DataFileError: it is of another form, or leads out of the folder.
+    Images are in the order of the modalities, with None in place of one that the case lacks. Raises
+    `DataFileError` if it is of another form, or leads out of the folder.
     """
     if files is None:
         return None

@@ -159,11 +159,7 @@ def set_digest(
 def keep_evaluation(
     run: RunFolder, about: SiteEvaluation, site: str, answer: object, folder: Path
 ) -> SiteEvaluation:
-    """Writes a site's answer to a folder.
-
-    Raises:
-        ValueError: it is no answer to such a question.
-    """
+    """Writes a site's answer to a folder; raises `ValueError` if it is none to such a question."""
     if not isinstance(answer, Evaluated):
         raise ValueError("it is no evaluation")
     names = [one.name for one in answer.found.scores]

@@ -59,9 +59,7 @@ def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[
     """Scores predictions of these cases by patient, over all slices of the patient.
 
     All labels but one count as background. Patients are in the order in which they first appear.
-
-    Raises:
-        DataError: the number or the size of the masks does not match the cases.
+    Raises `DataError` if the number or the size of the masks does not match the cases.
     """
     if len(truth) != len(predicted) or any(
         case.mask.shape != mask.shape for case, mask in zip(truth, predicted, strict=True)

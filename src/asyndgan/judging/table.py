@@ -140,10 +140,8 @@ class Evaluation:
         """The scores, one row for each model, label, seed and patient.
 
         Columns are `model`, `label`, `cases` (distinct training cases), `seed`, `patient`
-        (positions, not names), and the fields of `PatientScore`.
-
-        Raises:
-            MissingPackageError: pandas is not installed.
+        (positions, not names), and the fields of `PatientScore`. Raises `MissingPackageError` if
+        pandas is not installed.
         """
         try:
             import pandas as pd

@@ -186,9 +186,8 @@ def _sites_of_look(run: RunFolder, modality: str) -> list[str]:
 def check_own_set(run: RunFolder, data: DataSet) -> None:
     """Checks that a run's generator can paint images for a site's own data set.
 
-    Raises:
-        DataError: the run does not paint images from masks, or the set holds synthetic cases,
-            modalities that the run does not paint, or labels of another meaning.
+    Raises `DataError` if the run does not paint images from masks, or the set holds synthetic
+    cases, modalities that the run does not paint, or labels of another meaning.
     """
     facts, info = run.facts(), data.info
     data.check_labels(facts.labels)

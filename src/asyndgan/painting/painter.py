@@ -28,8 +28,7 @@ Looks = dict[int, list[str]]
 class Painter(nn.Module):
     """Paints images from label maps by the averaged generator of a finished run.
 
-    Raises:
-        RunError: the run has not finished, or its generator's file was changed.
+    Raises `RunError` if the run has not finished, or its generator's file was changed.
     """
 
     def __init__(self, run: RunFolder) -> None:

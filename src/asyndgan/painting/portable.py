@@ -124,8 +124,7 @@ class Alone(nn.Module):
 def traced(network: Apart | Alone) -> torch.jit.ScriptModule:
     """The operations of a network, for any number of images.
 
-    Raises:
-        RunError: torch cannot follow what the network does, or it would paint otherwise.
+    Raises `RunError` if torch cannot follow what the network does, or it would paint otherwise.
     """
     examples = network.eval().examples()
     more = [torch.cat([each, each[:1]]) for each in examples]

@@ -159,9 +159,7 @@ def train_translator(
 
     `patterns` are those of present modalities to train for, one boolean per modality. `labels` is
     the number of the masks' labels, background included. The translator is in evaluation mode.
-
-    Raises:
-        NotFiniteError: the loss became infinite or NaN.
+    Raises `NotFiniteError` if the loss became infinite or NaN.
     """
     channels, *space = complete[0].image.shape
     seed = derived_seed(seed, "translator")
@@ -238,10 +236,8 @@ def translator_of(
 
     Looks are drawn by the sites' shares. Where some sites have every modality, only theirs: of an
     image whose channels come from several looks, nothing is learned about how one modality follows
-    from the others. Of the cases only the patterns of present modalities are used.
-
-    Raises:
-        NotFiniteError: as in `train_translator`, to which the other arguments go.
+    from the others. Of the cases only the patterns of present modalities are used. Raises
+    `NotFiniteError` as `train_translator`, to which the other arguments go.
     """
     facts, looks = run.facts(), list[str]()
     if run.recipe().generator.style and 0 < len(facts.whole) < len(facts.teachers):

@@ -79,10 +79,7 @@ class Storage:
 
         JPEG becomes PNG. The spacing is that of the recipe, or else the median of the site's
         prepared cases. Arrays are turned as the site's first file is. Of masks of volumes all of
-        this is as theirs.
-
-        Raises:
-            DataError: the set cannot be read, or is no site's.
+        this is as theirs. Raises `DataError` if the set cannot be read, or is no site's.
         """
         image, ending = run.recipe().image, lossless(data.info.file_ending)
         names, spaced = run.facts().modalities, READERS[ending].spaced
@@ -227,10 +224,7 @@ def write_synthetic(
 
     Each case is written before the next one is painted. Images of one patient's masks share a fold,
     or images of one mask if patients are unknown. `painting` are its parameters, for the
-    provenance; `findings` as of `model_card`.
-
-    Returns:
-        The number of cases.
+    provenance; `findings` as of `model_card`. Returns the number of cases.
     """
     facts, recipe = run.facts(), run.recipe()
     storage = storage or Storage.plain(recipe.image)

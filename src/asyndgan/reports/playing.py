@@ -50,8 +50,7 @@ class Order(BaseModel):
 class Playground(LocalServer):
     """Serves the page of a finished run, which offers masks of a data set or those that it kept.
 
-    Raises:
-        RunError: the run has not finished, or paints without masks; or the port is taken.
+    Raises `RunError` if the run has not finished, or paints without masks; or the port is taken.
     """
 
     scripts = True

@@ -148,11 +148,7 @@ class RunFacts:
 
     @property
     def scope(self) -> "Scope":
-        """Scope of the run: its modalities, labels and image size.
-
-        Raises:
-            RunError: if the facts do not hold a valid scope.
-        """
+        """The run's modalities, labels and image size; raises `RunError` if they are not valid."""
         try:
             found: Scope = training.Scope.from_plain(vars(self))
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:

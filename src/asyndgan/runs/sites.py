@@ -168,9 +168,8 @@ def choosers_of(
 ) -> dict[str, Chooser]:
     """How those sites that took part in a run chose whom they held out; `states` as `RunSites`.
 
-    Raises:
-        RunError: the run held patients out, and a site's states are not there; or states are of a
-            site that is not named.
+    Raises `RunError` if the run held patients out and a site's states are not there, or if states
+    are of a site that is not named.
     """
     if stray := set(states or {}) - set(sites):
         raise RunError(f"--state names {', '.join(sorted(stray))}, which --site does not.")

@@ -92,11 +92,7 @@ def stored(case: Case) -> Item:
 
 
 def restored(items: Sequence[Item], patients: Mapping[str, str]) -> list[Case]:
-    """The cases of a store's items; `patients`: by the name of their files.
-
-    Raises:
-        ValueError, KeyError: they are other items.
-    """
+    """The cases of a store's items; raises `ValueError` or `KeyError` if they are others."""
     cases = []
     for item, about in zip(items, _ABOUT.validate_python([i.about for i in items]), strict=True):
         image, mask = (torch.from_numpy(item.arrays[name]) for name in ("image", "mask"))

@@ -38,11 +38,7 @@ LOSSLESS: Final = tuple(ending for ending, reader in READERS.items() if not read
 
 
 def reader_of(path: Path) -> Reader:
-    """Returns the reader of a file's format.
-
-    Raises:
-        DataFileError: no reader is for files of such a name.
-    """
+    """The reader of a file's format; raises `DataFileError` if none reads such names."""
     for ending, reader in READERS.items():
         if path.name.endswith(ending):
             return reader

@@ -36,8 +36,7 @@ class Pictures(Reader):
     def _check(self, path: Path, picture: Any) -> bool:
         """Refuses an open picture whose samples Pillow reads otherwise than they are stored.
 
-        Returns:
-            Whether it says that it was painted by a generator.
+        Returns whether it says that it was painted by a generator.
         """
 
     def place(self, path: Path) -> Place:
@@ -125,9 +124,8 @@ def planes_of(
 ) -> list[np.ndarray]:
     """The planes of a picture of Pillow's `mode`, of which there may be `most`, or its labels.
 
-    Raises:
-        DataFileError: it is of another kind than grey, or RGB where three are wanted, or a mask in
-            colour; the index of a palette is a label.
+    Raises `DataFileError` if it is of another kind than grey, or RGB where three are wanted, or a
+    mask in colour; the index of a palette is a label.
     """
     if labels:
         if mode in (*_GREY, "P", "1"):
@@ -146,11 +144,7 @@ def planes_of(
 
 
 def bounded(path: Path, columns: int, rows: int) -> None:
-    """Checks the size that a header claims.
-
-    Raises:
-        DataFileError: the picture is too large.
-    """
+    """Checks the size that a header claims; raises `DataFileError` if the picture is too large."""
     if not 0 < columns * rows <= MAX_PIXELS:
         raise DataFileError(
             path,
@@ -162,8 +156,7 @@ def bounded(path: Path, columns: int, rows: int) -> None:
 def whole_numbers(path: Path, plane: np.ndarray, highest: int = 255) -> np.ndarray:
     """Intensities rounded and clipped to 0..`highest`, in 8 bits if they fit.
 
-    Raises:
-        DataFileError: some are not finite.
+    Raises `DataFileError` if some are not finite.
     """
     if not np.isfinite(plane).all():
         raise DataFileError(

@@ -115,17 +115,12 @@ class Reader(ABC):
     def image(self, path: Path, *, most: int) -> list[Stored]:
         """Reads the intensities of one file, one array each of at most `most` modalities.
 
-        Raises:
-            DataFileError: the file cannot be read, is too large, or holds more modalities.
+        Raises `DataFileError` if the file cannot be read, is too large, or holds more modalities.
         """
         return self._read(path, most, labels=False)
 
     def mask(self, path: Path) -> Stored:
-        """Reads the labels of one file.
-
-        Raises:
-            DataFileError: the file cannot be read, is too large, or is no mask.
-        """
+        """Reads a file's labels; raises `DataFileError` if unreadable, too large or no mask."""
         (stored,) = self._read(path, 1, labels=True)
         return stored
 
@@ -189,8 +184,7 @@ class Reader(ABC):
 def decoding(path: Path, kind: str) -> Iterator[None]:
     """Turns whatever a decoder raises of a file, or folder, of a `kind` into a `DataFileError`.
 
-    Raises:
-        DataFileError: something was raised. If the file holds something else, the error names it.
+    If the file holds something else, the error names it.
     """
     try:
         yield

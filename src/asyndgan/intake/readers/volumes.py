@@ -117,11 +117,7 @@ def _from_canonical(stored: np.ndarray) -> np.ndarray:
 
 
 def _check(path: Path, header: Header, most: int, *, labels: bool) -> None:
-    """Checks shape and type before any voxel is decoded.
-
-    Raises:
-        DataFileError, ValueError: they are none of an image, or too large.
-    """
+    """Checks shape and type before voxels are decoded; raises `DataFileError` or `ValueError`."""
     shape = header.shape
     sides = np.linalg.norm(header.affine[:3, :3], axis=0)
     if not np.isfinite(header.affine).all() or not (
