@@ -79,13 +79,9 @@ class DataSet:
         return patients_of((files.name for files in self.files), self.info.patient_pattern)
 
     def check_labels(self, labels: Mapping[str, str]) -> None:
-        """Checks that the labels agree with those of a run.
+        """Checks that the labels agree with those of a run: number, as text, to name.
 
-        Args:
-            labels: the run's labels: number, as text, to name.
-
-        Raises:
-            DataError: a number has a different name, or a name a different number.
+        Raises `DataError` if a number has a different name, or a name a different number.
         """
         numbers = {name: int(number) for number, name in labels.items()}
         for name, number in self.info.labels.items():

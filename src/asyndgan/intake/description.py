@@ -39,15 +39,10 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 def describe(folder: Path, table: Mapping[str, object] | None = None) -> DatasetInfo:
-    """Reads a data set's dataset.json.
+    """Reads a data set's dataset.json; `table` is its content, if it was read before.
 
-    Args:
-        folder: holds it.
-        table: its content, if it was read before.
-
-    Raises:
-        DataError: it is missing, is not JSON, or holds something this package does not support
-            (`ignore` as a label, file endings other than those of `READERS`).
+    Raises `DataError` if it is missing, is not JSON, or holds something this package does not
+    support (`ignore` as a label, file endings other than those of `READERS`).
     """
     path = folder / "dataset.json"
     fault = partial(DataFileError, path)

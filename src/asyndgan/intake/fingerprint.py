@@ -43,14 +43,10 @@ MOST_BYTES: Final = 2**21
 
 
 def measured(folder: Path) -> Fingerprint:
-    """Measures a folder.
+    """Measures a data set of acquired images.
 
-    Args:
-        folder: a data set of acquired images.
-
-    Raises:
-        DataError: it cannot be read, is synthetic, holds intensities that are not finite, or no
-            mask with a label.
+    Raises `DataError` if it cannot be read, is synthetic, holds intensities that are not finite, or
+    no mask with a label.
     """
     data = DataSet(folder)
     info = data.info

@@ -73,13 +73,8 @@ def raise_first(faults: Sequence[DataFileError]) -> None:
 def listed(folder: Path, info: DatasetInfo, part: Part | None = None) -> Listing:
     """Lists the cases of a data set, and the faults that names of files show; opens no file.
 
-    Args:
-        folder: holds dataset.json.
-        info: what that says.
-        part: which of its folders; None: as `part_of`.
-
-    Raises:
-        DataFileError: there is no folder of images, or no file in it is named like one.
+    `part` is which of its folders; None: as `part_of`. Raises `DataFileError` if there is no folder
+    of images, or no file in it is named like one.
     """
     part = part or part_of(folder)
     if info.listed is not None and part == "Tr":

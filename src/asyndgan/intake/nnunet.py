@@ -78,19 +78,11 @@ def read_arrays(
     info: DatasetInfo,
     tell: Callable[[DataFileError], None] = _raise,
 ) -> tuple[Source | None, dict[str, np.ndarray], np.ndarray | None]:
-    """Reads the files of one case.
+    """Reads one case: its grid, modality to float32 array, and its mask as int64 (None: none).
 
-    Args:
-        files: the case's files.
-        info: the data set's description.
-        tell: is given each fault of a file; what it does not raise is left out, or taken as it is.
-
-    Returns:
-        The case's grid, modality to float32 array, and the mask as int64; None where there is none.
-
-    Raises:
-        DataError: a file is missing, unreadable, too large or contradictory, unless `tell` raises
-            nothing; the error names it.
+    `tell` is given each fault of a file; what it does not raise is left out, or taken as it is.
+    Raises `DataError`, which names the file, if one is missing, unreadable, too large or
+    contradictory, unless `tell` raises nothing.
     """
     channels: dict[str, Stored] = {}
     for number, path in sorted(files.images.items()):

@@ -28,12 +28,7 @@ _INSIDE: Final = (
 def in_version_2(path: Path, table: Mapping[str, object]) -> dict[str, object]:
     """The content of a dataset.json in the keys of nnU-Net's version 2; another stays as it is.
 
-    Args:
-        path: the file.
-        table: its content.
-
-    Raises:
-        DataFileError: its list of training files cannot be used.
+    Raises `DataFileError` if its list of training files cannot be used.
     """
     modality, training = table.get("modality"), table.get("training")
     if "file_ending" in table or not isinstance(modality, dict) or not isinstance(training, list):
@@ -121,14 +116,11 @@ def checked_files(
 
 
 def disjoint(labels: Mapping[str, object]) -> dict[str, object]:
-    """Labels that do not overlap, in place of regions; the numbers in the masks stay.
+    """Labels that do not overlap, in place of regions (lists of the numbers in the masks).
 
     A number is named by the smallest region that holds it: alone, by the region's name, with
     others, as the rest of it. With whole = [1, 2, 3], core = [2, 3] and enhancing = 3 these are
     1, "rest of whole", 2, "rest of core" and 3, "enhancing". A name that is taken gets its number.
-
-    Args:
-        labels: name to number or list of numbers.
     """
     regions = {
         name: {*number} if isinstance(number, list) else {number} for name, number in labels.items()

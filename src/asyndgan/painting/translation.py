@@ -128,11 +128,8 @@ class Translator(nn.Module):
     def forward(self, images: Images, present: Tensor, masks: Tensor, masked: Tensor) -> Images:
         """The network's part: all modalities; the outputs of present ones are to be ignored.
 
-        Args:
-            images: (b, c, *space); absent channels are ignored.
-            present: (b, c) booleans: which channels are present.
-            masks: (b, *space) labels.
-            masked: (b,) booleans: which masks are known.
+        Images (b, c, *space), where absent channels are ignored; booleans (b, c), which channels
+        are present; masks (b, *space) of labels; booleans (b,), which masks are known.
         """
         space = [1] * (images.ndim - 2)
         there = present.reshape(*present.shape, *space)
