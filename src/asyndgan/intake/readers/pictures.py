@@ -1,7 +1,7 @@
 """PNG and JPEG: pictures of one slice, grey or RGB, without spacing; by Pillow."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -64,12 +64,7 @@ class Png(Pictures):
     kind = "PNG"
 
     def _put(
-        self,
-        path: Path,
-        planes: Sequence[np.ndarray],
-        place: Mapping[str, Any],
-        axis: int,
-        note: str,
+        self, path: Path, planes: Sequence[np.ndarray], place: Place, axis: int, note: str
     ) -> None:
         (plane,) = planes
         deep = plane.dtype == np.uint16
@@ -100,12 +95,7 @@ class Jpeg(Pictures):
     lossy = True
 
     def _put(
-        self,
-        path: Path,
-        planes: Sequence[np.ndarray],
-        place: Mapping[str, Any],
-        axis: int,
-        note: str,
+        self, path: Path, planes: Sequence[np.ndarray], place: Place, axis: int, note: str
     ) -> None:
         raise DataFileError(path, "would be a JPEG, which changes what it stores", "Write PNG.")
 

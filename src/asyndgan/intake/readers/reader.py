@@ -170,12 +170,7 @@ class Reader(ABC):
 
     @abstractmethod
     def _put(
-        self,
-        path: Path,
-        planes: Sequence[np.ndarray],
-        place: Mapping[str, Any],
-        axis: int,
-        note: str,
+        self, path: Path, planes: Sequence[np.ndarray], place: Place, axis: int, note: str
     ) -> None:
         """Writes slices on a place that `write` makes, or `place` of a file."""
 

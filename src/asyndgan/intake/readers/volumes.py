@@ -1,7 +1,7 @@
 """What the formats of volumes share: axes turned to the closest canonical orientation, and size."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +74,7 @@ class Volumes(Reader):
             return {"shape": shape, "affine": header.affine, "fields": header.place}
 
     def _put(
-        self,
-        path: Path,
-        planes: Sequence[np.ndarray],
-        place: Mapping[str, Any],
-        axis: int,
-        note: str,
+        self, path: Path, planes: Sequence[np.ndarray], place: Place, axis: int, note: str
     ) -> None:
         volume = storable(volume_of(planes, axis))
         if geometry := place.get("geometry"):
