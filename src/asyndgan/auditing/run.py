@@ -80,15 +80,12 @@ def audit_run(
     told = check_provenance(run, synthetic)
     digest, source = told["masks_sha256"], told["masks"]
     pixels = _read_pixels(sites, attacked, work)
-    audited = Audited(digest, source, fading, confirmed, pixels, canaries, _folders(sites))
+    # the site whose data a folder holds, by the name of the folder if no other has it
+    names = {site: data.folder.resolve().name for site, data in sites.data.items()}
+    folders = {name: site for site, name in names.items() if [*names.values()].count(name) == 1}
+    audited = Audited(digest, source, fading, confirmed, pixels, canaries, folders)
     audit(run, members, others, painted, out, audited, work)
     return read_audit(out)
-
-
-def _folders(sites: RunSites) -> dict[str, str]:
-    """The site whose data a folder holds, by the folder's name, if no other has that name."""
-    names = {site: data.folder.resolve().name for site, data in sites.data.items()}
-    return {name: site for site, name in names.items() if [*names.values()].count(name) == 1}
 
 
 def _read_pixels(

@@ -146,17 +146,12 @@ def _missing(path: Path) -> DataFileError:
         if known:
             first = next(found for found in files if ending_of(found.name).lower() == known)
             reason += f"; the folder holds {known} files, as {first.relative_to(folder).as_posix()}"
-            remedy = _write_it(known)
+            masks = WRITE_IT.replace("CASE.nii.gz", f"CASE{lossless(known)}")
+            remedy = re.sub(r"(000[01])\.nii\.gz", rf"\g<1>{known}", masks)
         else:
             reason += f"; the folder holds {endings.most_common(1)[0][0]} files, which are not read"
             remedy = f"Save images as .png, volumes as .nii.gz, and label maps likewise. {WRITE_IT}"
     return DataFileError(path, reason, remedy)
-
-
-def _write_it(ending: str) -> str:
-    """`WRITE_IT` for images of this ending."""
-    masks = WRITE_IT.replace("CASE.nii.gz", f"CASE{lossless(ending)}")
-    return re.sub(r"(000[01])\.nii\.gz", rf"\g<1>{ending}", masks)
 
 
 def checked_modalities(path: Path, names: object) -> tuple[str, ...]:

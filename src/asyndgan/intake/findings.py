@@ -87,7 +87,8 @@ def intensities(survey: Survey) -> Iterator[Finding]:
         if not lost:
             continue
         threatened = {patient: loss for patient, loss in lost.items() if loss[2]}
-        fault = _are_many(len(threatened), of)
+        many = len(threatened)  # all, half of them, or as many as one scanner of several has
+        fault = many == of or (many > 1 and many >= max(FEW * of, min(SEVERAL, of / 4)))
         lost = threatened if fault else lost
         kinds = [kind for kind, _, _ in lost.values()]
         kind = max(kinds, key=kinds.count)
@@ -106,11 +107,6 @@ def intensities(survey: Survey) -> Iterator[Finding]:
 
 
 _BESIDE: Final = "{share:.0%} of its pixels lie outside and would be black or white"
-
-
-def _are_many(lost: int, of: int) -> bool:
-    """Whether those who lose are all, half of them, or as many as one scanner of several has."""
-    return lost == of or (lost > 1 and lost >= max(FEW * of, min(SEVERAL, of / 4)))
 
 
 def _loss(kept: Kept, how: Intensity) -> _Loss | None:
