@@ -46,7 +46,8 @@ def audit_run(
     Members are patients of `sites`. `out` gets the audit, which holds real images, and the set in
     `synthetic`, unless this process has painted one. Pixels are read at the sites in `asked`, by
     default at all that confirm their members. Other arguments are those of `asyndgan.audit`. Raises
-    what `check_set`, `synthetic_of_run`, `load_for_audit`, `audit` and `read_pixels` raise.
+    `DataError` or `RunError` as `check_set`, `synthetic_of_run`, `load_for_audit`, `audit` and
+    `read_pixels`.
     """
     run = sites.run
     place = synthetic.folder if synthetic else out / "synthetic"

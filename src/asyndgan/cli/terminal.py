@@ -55,7 +55,7 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def have_compared(what: str, ours: str, theirs: str | None, who: str) -> None:
-    """Compares our safety number with `theirs` (None: a person does); `RunError` if they differ."""
+    """Compares our safety number with `theirs`, or has a person do so; raises `RunError`."""
     Terminal().say(f"Safety number of {what}: {ours}")
     if theirs is None:
         same = typer.confirm(f"Telephone {who}. Do they read out these digits?")

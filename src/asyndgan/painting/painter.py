@@ -33,6 +33,7 @@ class Painter(nn.Module):
 
     def __init__(self, run: RunFolder) -> None:
         super().__init__()
+        # `asyndgan.training.generator_inputs` makes what the network takes
         self.recipe, self.facts, self.network = run.recipe(), run.facts(), run.generator()
 
     def forward(

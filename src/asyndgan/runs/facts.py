@@ -112,9 +112,9 @@ class RunFacts:
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
-    run: Hex  # identity
+    run: Hex  # its identity
     version: Title  # of asyndgan
-    recipe_digest: Hex  # of the resolved recipe
+    recipe_digest: Hex  # SHA-256 of the resolved recipe
     engine: Title
     state: State = "running"
     steps: Count = 0  # done
