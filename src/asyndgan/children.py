@@ -24,10 +24,8 @@ NAMES: Final = frozenset({
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Variables of a process that is started, in which Python imports nothing from where it is.
 
-    A stranger's kit, run or data may hold a `torch.py`.
-
-    Returns:
-        `more`, the caller's of `GROUPS` and `NAMES`, and absolute parts of `PYTHONPATH`.
+    They are `more`, the caller's of `GROUPS` and `NAMES`, and absolute parts of `PYTHONPATH`. A
+    stranger's kit, run or data may hold a `torch.py`.
     """
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     own = {

@@ -6,11 +6,9 @@ from typing import Any, final
 
 
 def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package that imports its names at first use.
+    """The `__getattr__` of a package (`__name__`) that imports its names at first use.
 
-    Args:
-        package: its `__name__`.
-        modules: each module of it, and the names that it holds, with spaces between.
+    `modules`: each module of it, and the names that it holds, with spaces between.
     """
     places = {name: module for module, names in modules.items() for name in names.split()}
 

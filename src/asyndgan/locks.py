@@ -19,11 +19,7 @@ R = TypeVar("R")
 
 
 def held(path: Path, busy: str) -> AbstractContextManager[None]:
-    """Locks a folder against other processes (not on Windows); the lock ends with its process.
-
-    Raises:
-        BusyError: another process holds the lock.
-    """
+    """Locks a folder until its process ends (not on Windows); raises `BusyError` if another has."""
     return _locked(path / ".held", busy)
 
 
@@ -49,8 +45,7 @@ def written_alone(path: Path) -> Iterator[None]:
 def begun_alone(log: Path, busy: str) -> Iterator[BinaryIO]:
     """Empties the log of a command that is begun within; it holds the log's lock until it ends.
 
-    Raises:
-        BusyError: another command holds it.
+    Raises `BusyError` if another command holds it.
     """
     with open(log, "ab", opener=_no_link) as file:
         if not _has_locked(file):

@@ -66,8 +66,7 @@ def contents(path: Path, most: int, *, links: bool = False) -> bytes:
 def link_in(folder: Path) -> Path | None:
     """A link within a folder that was handed over; None if it holds none.
 
-    Raises:
-        OSError: a folder in it cannot be read, so a link may be there.
+    Raises `OSError` if a folder in it cannot be read, so a link may be there.
     """
 
     def refuse(error: OSError) -> None:

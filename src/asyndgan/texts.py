@@ -61,8 +61,7 @@ MOST_BYTES: Final = 2**20
 def bounded_text(path: Path, most: int = MOST_BYTES, *, links: bool = False) -> str:
     """Reads a UTF-8 text file of at most so many bytes, without a mark of its byte order.
 
-    Raises:
-        OSError, ValueError: as `received.contents`, or it is not valid UTF-8.
+    Raises `OSError` or `ValueError` as `received.contents`, or if it is not valid UTF-8.
     """
     return contents(path, most, links=links).decode("utf-8-sig")
 
@@ -282,8 +281,7 @@ def counted(number: int, noun: str) -> str:
 def lacking(path: Path, command: str) -> str:
     """What is wrong if a command, such as "asyndgan audit", has not written `path`, its last file.
 
-    Returns:
-        A sentence and the remedy; empty if the file is there.
+    Returns a sentence and the remedy; empty if the file is there.
     """
     if path.exists():
         return ""

@@ -35,18 +35,12 @@ class NearCopies:
 
     Distances are relative to that of the next other patient's image: 0 is a copy, 1 an image as
     near as patients come.
-
-    Attributes:
-        found: number of members to whom a synthetic image comes too near.
-        nearest: smallest distance of a member to a synthetic image.
-        nearest_other: smallest distance of another patient.
-        p_value: p-value of the one-sided test that `nearest` is too small.
     """
 
-    found: Whole
-    nearest: Number
-    nearest_other: Number
-    p_value: Number
+    found: Whole  # members to whom a synthetic image comes too near
+    nearest: Number  # smallest distance of a member to a synthetic image
+    nearest_other: Number  # smallest distance of another patient
+    p_value: Number  # of the one-sided test that `nearest` is too small
     members: Whole
     others: Whole
 

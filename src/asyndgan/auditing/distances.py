@@ -62,9 +62,8 @@ def least(cases: Sequence[Case], distances: Tensor) -> NDArray[np.float64]:
 def painting_gaps(run: RunFolder, cases: Sequence[Case], work: Work | None = None) -> Tensor:
     """Mean absolute differences between images and what the generator paints from their masks.
 
-    Returns:
-        Tensor (case, painting). The attacker does not know the site, so every look is tried equally
-        often.
+    Returns a tensor (case, painting). The attacker does not know the site, so every look is tried
+    equally often.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     random = torch.Generator().manual_seed(derived_seed(0, "audit"))

@@ -50,21 +50,14 @@ Sites = Mapping[str, str]
 @final
 @dataclass(frozen=True)
 class Groups:
-    """How members and others differ in hospitals and in plain measures of their images.
+    """How members and others differ in hospitals and in plain measures of their images."""
 
-    Attributes:
-        members: number of members by site.
-        others: number of others by site, `ELSEWHERE` for other hospitals; empty if not known.
-        measure: plain measure of the images that differs most, such as "brightness of T1".
-        auc: how well it tells the groups apart, 0.5 (not at all) to 1.
-        p_value: p-value of that, corrected for the number of measures (Holm).
-    """
-
-    members: dict[SiteName, Whole]
+    members: dict[SiteName, Whole]  # by site
+    # by site, `ELSEWHERE` for other hospitals; empty: not known
     others: dict[SiteName | Literal[""], Whole]
-    measure: Line
-    auc: Number
-    p_value: Number
+    measure: Line  # that differs most, such as "brightness of T1"
+    auc: Number  # how well it tells the groups apart, 0.5 (not at all) to 1
+    p_value: Number  # of that, corrected for the number of measures (Holm)
 
     def __post_init__(self) -> None:
         if not sum(self.members.values()) or (self.others and not sum(self.others.values())):

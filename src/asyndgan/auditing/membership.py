@@ -51,30 +51,23 @@ ATTACKS: Final = ("painting", "nearest", "density", *BY_MASK)
 class Attack:
     """Result of one way of telling members from other patients.
 
-    Attributes:
-        name: `painting` (similarity of a patient's image to what the generator paints from the
-            patient's own mask), `nearest` (similarity to the nearest synthetic image), `density`
-            (how many synthetic images are near), `mask` (overlap of the patient's mask with the
-            nearest mask of the set) or `picture` (the same of a mask that is found in the image).
-        auc: area under the ROC curve over patients; `low` and `high` are the ends of its 95 %
-            bootstrap interval over patients.
-        p_value: p-value of the one-sided test (Mann and Whitney) that members score higher.
-        epsilon: lower bound of the generator's epsilon, valid if members were chosen by chance; of
-            equally many of both groups.
-        corrected: `p_value`, corrected for the number of attacks (Holm).
-        explained: whether another difference between the groups may explain the result.
+    Names: `painting` (similarity of a patient's image to what the generator paints from their own
+    mask), `nearest` (similarity to the nearest synthetic image), `density` (how many synthetic
+    images are near), `mask` (overlap of the patient's mask with the nearest mask of the set) and
+    `picture` (the same of a mask that is found in the image).
     """
 
     name: Line
-    auc: Number
+    auc: Number  # area under the ROC curve over patients, with its 95 % bootstrap interval
     low: Number
     high: Number
-    p_value: Number
+    p_value: Number  # of the one-sided test (Mann and Whitney) that members score higher
     members: Whole
     others: Whole
+    # lower bound of the generator's, valid if members were chosen by chance, as many as others
     epsilon: Number
-    corrected: Number
-    explained: StrictBool
+    corrected: Number  # `p_value`, corrected for the number of attacks (Holm)
+    explained: StrictBool  # whether another difference between the groups may explain the result
 
     @property
     def tells(self) -> bool:

@@ -34,11 +34,8 @@ def bisected(
     brighter than the target. Each round divides every pixel's range into parts, asks `parts + 1`
     questions, and keeps the part across which the feedback increases most, extended by half its
     width each way. Unlike the sign, the increase excludes the adversarial term, which changes
-    little.
-
-    Returns:
-        The middle of each pixel's range. Without an L1 term it reflects what the discriminator
-        prefers.
+    little. Returns the middle of each pixel's range. Without an L1 term it reflects what the
+    discriminator prefers.
     """
     low, high = torch.full(shape, IMAGE_LOW), torch.full(shape, IMAGE_HIGH)
     for _ in range(rounds):

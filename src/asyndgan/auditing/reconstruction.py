@@ -40,22 +40,14 @@ class PixelsRead:
     """How near a coordinator comes to the real images of one batch by repeated questions.
 
     Ratios are peak signal-to-noise ratios in decibels to the real image, one for each image.
-
-    Attributes:
-        site: name of the site.
-        step: number of steps that its discriminator had learned when it was asked.
-        read: of what bisection found (`attacks.bisected`).
-        followed: of what it draws by the feedback, from its own painting (`attacks.followed`).
-        painted: of what the coordinator paints from the batch's masks without asking.
-        flat: of an image that is evenly grey, as bright as the real one is on average.
     """
 
     site: SiteName
-    step: Whole
-    read: Decibels
-    followed: Decibels
-    painted: Decibels
-    flat: Decibels
+    step: Whole  # number of steps that the site's discriminator had learned when asked
+    read: Decibels  # of what bisection finds (`attacks.bisected`)
+    followed: Decibels  # of what it draws by the feedback, from its painting (`attacks.followed`)
+    painted: Decibels  # of what it paints from the batch's masks without asking
+    flat: Decibels  # of an evenly grey image, as bright as the real one on average
 
     def __post_init__(self) -> None:
         ways = (self.read, self.followed, self.painted, self.flat)
@@ -117,10 +109,8 @@ def read_pixels(
 
     Nothing is written to the site's folders, and its policy is not asked. If `late`, the batch is
     that after its oldest state in which the run was not over yet, if there is one; otherwise its
-    first.
-
-    Raises:
-        RunError: the site does not answer, such as with states that do not fit its data.
+    first. Raises `RunError` if the site does not answer, such as with states that do not fit its
+    data.
     """
     recipe = run.recipe()
     try:
@@ -190,10 +180,8 @@ def asked_again(
 ) -> Iterator[tuple[Site, RolledBack]]:
     """A copy of a site that a coordinator can ask any number of times about one batch.
 
-    Args are those of `read_pixels`, the recipe that the site trains, and its policy.
-
-    Yields:
-        The site, and the function that asks it.
+    Args are those of `read_pixels`, the recipe that the site trains, and its policy. Yields the
+    site, and the function that asks it.
     """
     with tempfile.TemporaryDirectory() as folder:
         state, step = Path(folder), 0

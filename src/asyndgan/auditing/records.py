@@ -52,25 +52,18 @@ ALL_SITES: Final = "all sites"
 @final
 @dataclass(frozen=True)
 class RecordsAudit:
-    """What `audit.json` holds of a table.
+    """What `audit.json` holds of a table."""
 
-    Attributes:
-        generator_sha256: of the run's generator.
-        attacks: membership at each site by the nearest synthetic record, then at all sites.
-        copies: of each attack, members of which some synthetic record is a copy in all columns.
-        matches: others of whom the same is true, which nobody can have copied.
-        near: others of whom it is true in all columns but one, at the least.
-        confirmed: by site, whether its own state confirms that it was trained on these records.
-        uncompared: sites of the run whose members may be among the others, which were given.
-    """
-
-    generator_sha256: Hex
+    generator_sha256: Hex  # of the run's generator
+    # membership at each site by the nearest synthetic record, then at all sites
     attacks: Annotated[list[Attack], Field(min_length=1)]
+    # of each attack, members of which some synthetic record is a copy in all columns
     copies: list[Whole]
-    matches: Whole
-    near: Whole
+    matches: Whole  # others of whom the same is true, which nobody can have copied
+    near: Whole  # others of whom it is true in all columns but one, at the least
+    # by site, whether its own state confirms that it was trained on these records
     confirmed: Annotated[dict[SiteName, StrictBool], Field(min_length=1)]
-    uncompared: list[SiteName]
+    uncompared: list[SiteName]  # sites of the run whose members may be among the others given
     kind: Literal["table"] = "table"
 
     def __post_init__(self) -> None:

@@ -45,11 +45,9 @@ def audit_run(
 
     Members are patients of `sites`. `out` gets the audit, which holds real images, and the set in
     `synthetic`, unless this process has painted one. Pixels are read at the sites in `asked`, by
-    default at all that confirm their members. Other arguments are those of `asyndgan.audit`.
-
-    Raises:
-        DataError, RunError: as `check_set`, `synthetic_of_run`, `load_for_audit`, `audit` and
-            `read_pixels`.
+    default at all that confirm their members. Other arguments are those of `asyndgan.audit`. Raises
+    `DataError` or `RunError` as `check_set`, `synthetic_of_run`, `load_for_audit`, `audit` and
+    `read_pixels`.
     """
     run = sites.run
     place = synthetic.folder if synthetic else out / "synthetic"
@@ -83,15 +81,12 @@ def audit_run(
     told = check_provenance(run, synthetic)
     digest, source = told["masks_sha256"], told["masks"]
     pixels = _read_pixels(sites, attacked, work)
-    audited = Audited(digest, source, fading, confirmed, pixels, canaries, _folders(sites))
+    # the site whose data a folder holds, by the name of the folder if no other has it
+    names = {site: data.folder.resolve().name for site, data in sites.data.items()}
+    folders = {name: site for site, name in names.items() if [*names.values()].count(name) == 1}
+    audited = Audited(digest, source, fading, confirmed, pixels, canaries, folders)
     audit(run, members, others, painted, out, audited, work)
     return read_audit(out)
-
-
-def _folders(sites: RunSites) -> dict[str, str]:
-    """The site whose data a folder holds, by the folder's name, if no other has that name."""
-    names = {site: data.folder.resolve().name for site, data in sites.data.items()}
-    return {name: site for site, name in names.items() if [*names.values()].count(name) == 1}
 
 
 def _read_pixels(
@@ -177,8 +172,7 @@ def _check_names(sites: RunSites, holdout: DataSet | None, canaries: str) -> Non
 def about_state(run: RunFolder, site: str, state: Path) -> dict[str, Any] | None:
     """Facts of the newest state that a site has of a run, in its folder; None if it has none.
 
-    Raises:
-        RunError: the state is of another recipe.
+    Raises `RunError` if the state is of another recipe.
     """
     held = place_holding(state, run.facts().run)
     # Or a coordinator could leave out what tells.
@@ -196,8 +190,7 @@ def confirmed_by(
 ) -> bool:
     """Whether a site's state confirms training on these members; False if there is no state.
 
-    Raises:
-        RunError: the members are others, which `other` says, or the recipe was another one.
+    Raises `RunError` if the members are others, which `other` says, or the recipe was another one.
     """
     about = about_state(run, site, states.get(site, run.site_state(site)))
     if about and members() != about.get("members"):

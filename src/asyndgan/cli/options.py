@@ -79,11 +79,7 @@ def print_written(file: Path, *, wanted: bool) -> None:
 
 
 def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
-    """Parses `NAME=PATH` pairs.
-
-    Raises:
-        RecipeError: if a pair is not of that form, or a name is not valid or comes twice.
-    """
+    """Parses `NAME=PATH` pairs; raises `RecipeError` for other forms, a wrong or repeated name."""
     parts = [pair.partition("=") for pair in pairs]
     for name, _, folder in parts:
         if not name or not folder:

@@ -55,11 +55,7 @@ def plain(text: str, style: str = "") -> Text:
 
 
 def have_compared(what: str, ours: str, theirs: str | None, who: str) -> None:
-    """Has our safety number compared with `theirs`; None: the person at the terminal is asked.
-
-    Raises:
-        RunError: they differ.
-    """
+    """Compares our safety number with `theirs`, or has a person do so; raises `RunError`."""
     Terminal().say(f"Safety number of {what}: {ours}")
     if theirs is None:
         same = typer.confirm(f"Telephone {who}. Do they read out these digits?")

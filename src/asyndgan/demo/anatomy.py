@@ -29,22 +29,14 @@ OVERSAMPLING = 2
 @final
 @dataclass(frozen=True)
 class LesionHabit:
-    """The distribution of lesions among a site's patients.
+    """The distribution of lesions among a site's patients."""
 
-    Attributes:
-        number: mean number per patient (Poisson).
-        radius: smallest and largest, where a head extends 0.87 from its middle to the back.
-        place: smallest and largest distance of the centre, as a fraction of the way from the middle
-            of the brain to its surface.
-        frontal: probability of lying in the front half.
-        edge: half-width of the soft edge, as a fraction of the radius.
-    """
-
-    number: float = 2.5
-    radius: tuple[float, float] = (0.06, 0.12)
+    number: float = 2.5  # mean per patient (Poisson)
+    radius: tuple[float, float] = (0.06, 0.12)  # least, most; a head extends 0.87 to the back
+    # of the centre, least, most: 0 the brain's middle, 1 its surface
     place: tuple[float, float] = (0.35, 0.7)
-    frontal: float = 0.5
-    edge: float = 0.12
+    frontal: float = 0.5  # probability of lying in the front half
+    edge: float = 0.12  # half-width of the soft edge, as a fraction of the radius
 
 
 @final
@@ -142,21 +134,13 @@ def _draw_folds(rng: np.random.Generator) -> Waves:
 @final
 @dataclass(frozen=True)
 class Grid:
-    """The points of one slice in the head's own frame, with its size and tilt removed.
+    """The points of one slice in the head's own frame, with its size and tilt removed."""
 
-    Attributes:
-        x: distance from the midline, positive to the image's right; a head extends 0.70.
-        y: distance from the middle, positive to the back; a head extends 0.87.
-        depth: distance from the skin inwards; negative in the air.
-        level: 0 at the basal ganglia, 1 above the ventricles.
-        pitch: distance between neighbouring points.
-    """
-
-    x: Plane
-    y: Plane
-    depth: Plane
-    level: float
-    pitch: float
+    x: Plane  # distance from the midline, positive to the image's right; a head extends 0.70
+    y: Plane  # distance from the middle, positive to the back; a head extends 0.87
+    depth: Plane  # distance from the skin inwards; negative in the air
+    level: float  # 0 at the basal ganglia, 1 above the ventricles
+    pitch: float  # distance between neighbouring points
 
     def inside(self, distance: Plane, blur: float = 0.0) -> Plane:
         """Fraction of each point's square, 0 to 1, where `distance` is positive."""

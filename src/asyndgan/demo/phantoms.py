@@ -13,14 +13,7 @@ from typing import Final, final
 import numpy as np
 
 from asyndgan.demo.anatomy import LABELS, Head, LesionHabit, draw_lesion
-from asyndgan.demo.scanner import (
-    FIELD_OF_VIEW,
-    MODALITIES,
-    Look,
-    Scanner,
-    draw_slice,
-    scan,
-)
+from asyndgan.demo.scanner import FIELD_OF_VIEW, MODALITIES, Look, Scanner, draw_slice, scan
 from asyndgan.errors import DataError
 from asyndgan.export.writing import write_dataset
 from asyndgan.store.case import RawCase
@@ -52,76 +45,47 @@ class PhantomSite:
 DEFAULT_SITES: tuple[PhantomSite, ...] = (
     # A recent 3 T machine: sharp, low noise, full contrast; many small lesions by the ventricles.
     PhantomSite(
-        name="north",
-        patients=26,
-        slices=4,
+        name="north", patients=26, slices=4,
         scanner=Scanner(
-            t1=Look(gain=0.98, contrast=1.15),
-            t2=Look(gain=0.95, contrast=1.1),
+            t1=Look(gain=0.98, contrast=1.15), t2=Look(gain=0.95, contrast=1.1),
             flair=Look(gain=0.95, contrast=1.1),
-            bias=0.12,
-            bias_from=160.0,
-            noise=0.018,
-            blur=0.5,
+            bias=0.12, bias_from=160.0, noise=0.018, blur=0.5,
         ),
         lesions=LesionHabit(number=5.0, radius=(0.065, 0.11), place=(0.4, 0.62), edge=0.16),
     ),
     # An old 1.5 T machine: blurred, noisy, low contrast; few large lesions, mostly frontal.
     PhantomSite(
-        name="south",
-        patients=20,
-        slices=4,
+        name="south", patients=20, slices=4,
         scanner=Scanner(
             t1=Look(gain=0.72, gamma=1.1, contrast=0.85, offset=0.05),
             t2=Look(gain=0.66, gamma=1.15, contrast=0.9, offset=0.04),
             flair=Look(gain=0.66, contrast=0.85, offset=0.05),
-            fat=0.85,
-            bias=0.22,
-            bias_from=20.0,
-            noise=0.042,
-            blur=1.6,
+            fat=0.85, bias=0.22, bias_from=20.0, noise=0.042, blur=1.6,
         ),
-        lesions=LesionHabit(
-            number=1.8, radius=(0.13, 0.24), place=(0.45, 0.65), frontal=0.75, edge=0.1
-        ),
+        lesions=LesionHabit(1.8, radius=(0.13, 0.24), place=(0.45, 0.65), frontal=0.75, edge=0.1),
     ),
     # A surface coil with fat saturation: dark scalp, strong shading; cortical lesions at the back.
     PhantomSite(
-        name="east",
-        patients=22,
-        slices=3,
+        name="east", patients=22, slices=3,
         scanner=Scanner(
-            t1=Look(gain=0.95, gamma=1.5, contrast=1.1),
-            t2=Look(gain=0.92, gamma=1.45),
+            t1=Look(gain=0.95, gamma=1.5, contrast=1.1), t2=Look(gain=0.92, gamma=1.45),
             flair=Look(gain=0.95, gamma=1.35, contrast=1.05),
-            fat=0.22,
-            bias=0.42,
-            bias_from=75.0,
-            noise=0.03,
-            blur=0.8,
+            fat=0.22, bias=0.42, bias_from=75.0, noise=0.03, blur=0.8,
         ),
-        lesions=LesionHabit(
-            number=2.5, radius=(0.09, 0.17), place=(0.6, 0.84), frontal=0.25, edge=0.18
-        ),
+        lesions=LesionHabit(2.5, radius=(0.09, 0.17), place=(0.6, 0.84), frontal=0.25, edge=0.18),
     ),
     # A bright, washed-out display window; lesions of every size anywhere.
     PhantomSite(
-        name="west",
-        patients=15,
-        slices=4,
+        name="west", patients=15, slices=4,
         scanner=Scanner(
             t1=Look(gain=0.86, gamma=0.7, contrast=0.95, offset=0.08),
             t2=Look(gain=0.88, gamma=0.65, offset=0.06),
             flair=Look(gain=0.9, gamma=0.75, contrast=0.95, offset=0.05),
-            fat=1.05,
-            bias=0.2,
-            bias_from=-110.0,
-            noise=0.035,
-            blur=1.1,
+            fat=1.05, bias=0.2, bias_from=-110.0, noise=0.035, blur=1.1,
         ),
         lesions=LesionHabit(number=3.0, radius=(0.065, 0.19), place=(0.4, 0.78), edge=0.13),
     ),
-)
+)  # fmt: skip
 
 
 def phantom_cases(

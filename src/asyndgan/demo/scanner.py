@@ -57,25 +57,17 @@ class Look:
 @final
 @dataclass(frozen=True)
 class Scanner:
-    """The effect of one site's machine and protocol on every image.
-
-    Attributes:
-        t1, t2, flair: look of each modality.
-        fat: factor of the fat's signal in the scalp; near 0 with fat saturation.
-        bias: amplitude of the receive field, in natural log units at the edge of the head.
-        bias_from: where it is brightest, in degrees: 0 the front, 90 the image's right.
-        noise: standard deviation of each part of the complex noise; 1 is the brightest tissue.
-        blur: standard deviation of the point spread, in millimetres.
-    """
+    """The effect of one site's machine and protocol on every image."""
 
     t1: Look = Look()
     t2: Look = Look()
     flair: Look = Look()
-    fat: float = 1.0
-    bias: float = 0.15
-    bias_from: float = 0.0
+    fat: float = 1.0  # factor of the fat's signal in the scalp; near 0 with fat saturation
+    bias: float = 0.15  # amplitude of the receive field, in natural log units at the head's edge
+    bias_from: float = 0.0  # where it is brightest, in degrees: 0 the front, 90 the image's right
+    # standard deviation of each part of the complex noise; 1 is the brightest tissue
     noise: float = 0.03
-    blur: float = 0.8
+    blur: float = 0.8  # standard deviation of the point spread, in millimetres
 
 
 def draw_slice(

@@ -24,18 +24,11 @@ Wanted = Sequence[tuple[str, str]]
 @final
 @dataclass(frozen=True)
 class Choice:
-    """What to take from an archive; what is empty narrows nothing.
+    """What to take from an archive; what is empty narrows nothing."""
 
-    Attributes:
-        series: name of a channel and a pattern of the description, number or modality of its
-            series.
-        segmentations: patterns of the description or number of segmentations.
-        labels: name of a label and a pattern of the names of its segments.
-    """
-
-    series: Wanted = ()
-    segmentations: Sequence[str] = ()
-    labels: Wanted = ()
+    series: Wanted = ()  # name of a channel; pattern of description, number, modality of its series
+    segmentations: Sequence[str] = ()  # patterns of the description or number
+    labels: Wanted = ()  # name of a label; pattern of the names of its segments
 
     def label_of(self, segment: str) -> str | None:
         """The label that a segment becomes; None if it is left out."""

@@ -155,10 +155,8 @@ def _damaged() -> NoReturn:
 def planes_of(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
     """The planes (rows, columns) of one file, integers as stored, one for each frame.
 
-    `shape`: frames, rows and columns as its header said before; the caller has bounded them.
-
-    Raises:
-        DicomError: it cannot be decoded, has no decoder here, or has changed.
+    `shape`: frames, rows and columns as its header said before; the caller has bounded them. Raises
+    `DicomError` if it cannot be decoded, has no decoder here, or has changed.
     """
     try:
         for _, plane in reading.read(path, "asyndgan.dicom.files:decoded", shape=shape):

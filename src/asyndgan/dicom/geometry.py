@@ -20,19 +20,12 @@ _SPLIT: Final = "Export each orientation, time point, echo or b-value as a serie
 @final
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The planes of a series in order along their normal.
+    """The planes of a series in order along their normal."""
 
-    Attributes:
-        frames: one a slice.
-        shape: columns, rows and slices.
-        affine: (4, 4), from those to millimetres (right, anterior, superior).
-        tilt: degrees by which a gantry was tilted: the affine is sheared.
-    """
-
-    frames: tuple[Frame, ...]
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-    tilt: float
+    frames: tuple[Frame, ...]  # one a slice
+    shape: tuple[int, int, int]  # columns, rows and slices
+    affine: np.ndarray  # (4, 4), from those to millimetres (right, anterior, superior)
+    tilt: float  # degrees by which a gantry was tilted: the affine is sheared
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -44,8 +37,7 @@ class Grid:
 def grid_of(series: Series) -> Grid:
     """The grid of a series of images.
 
-    Raises:
-        DicomError: it has none: slices are missing or there twice, or its planes differ.
+    Raises `DicomError` if it has none: slices are missing or there twice, or its planes differ.
     """
     if series.faults:
         raise series.faults[0]
@@ -145,8 +137,7 @@ def voxels_of(series: Series, grid: Grid) -> np.ndarray:
 def frames_on(grid: Grid, frames: Sequence[Frame], shape: tuple[int, int]) -> list[int]:
     """The slice of a grid on which each frame (rows, columns) of a segmentation lies.
 
-    Raises:
-        DicomError: a frame lies elsewhere, or its pixels do.
+    Raises `DicomError` if a frame lies elsewhere, or its pixels do.
     """
     columns, rows, slices = grid.shape
     corners = np.array([[0, 0], [columns - 1, 0], [0, rows - 1]])  # columns, rows

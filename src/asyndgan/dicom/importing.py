@@ -31,9 +31,8 @@ class PatientMap:
     """The file of a site that tells which patient has which opaque name; never part of a data set.
 
     A patient who is known keeps their name, so that they are found in a training and a test set.
-
-    Raises:
-        DataError: the file, which need not exist yet, is no map, or lies in the data set `out`.
+    Raises `DataError` if the file, which need not exist yet, is no map or lies in the data set
+    `out`.
     """
 
     def __init__(self, path: Path, out: Path) -> None:
@@ -90,8 +89,7 @@ def read_cases(
 ) -> Iterator[tuple[Pick, list[np.ndarray]]]:
     """Decodes cases, one at a time; `faults` is filled with those that cannot be decoded.
 
-    Yields:
-        A case and its arrays on its grid: the channels, and a mask (uint8) if it has one.
+    Yields a case and its arrays on its grid: the channels, and a mask (uint8) if it has one.
     """
     for case in cases:
         channels = list(case.channels.values())

@@ -32,10 +32,8 @@ def draw(
     """Draws segments into a mask, uint8 of the grid's shape, and notes gaps of the segmentation.
 
     `labels`: number of a segment to that of its label; others are left out. If `ordered`, a higher
-    label is drawn over a lower one; otherwise none may overlap.
-
-    Raises:
-        DicomError: it cannot be read, does not lie on the grid, or labels overlap.
+    label is drawn over a lower one; otherwise none may overlap. Raises `DicomError` if it cannot be
+    read, does not lie on the grid, or labels overlap.
     """
     drawn = _of_contours if segmentation.kind == "RTSTRUCT" else _of_frames
     places: dict[int, set[int]] = {}

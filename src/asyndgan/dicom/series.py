@@ -41,70 +41,43 @@ _TAGS: Final = (
 @final
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One plane: where it is stored and where it lies.
-
-    Attributes:
-        number: of the frame in the file, from 0.
-        uid: SOP Instance UID of the file.
-        position: of the centre of the first pixel in millimetres (left, posterior, superior).
-        orientation: directions of a row and of a column, as unit vectors.
-        spacing: millimetres between rows and between columns.
-        thickness: millimetres from slice to slice, as the header claims; 0 if it does not.
-        slope, intercept: from stored values to units.
-        segment: number of the segment that a frame of a SEG shows; 0 elsewhere.
-    """
+    """One plane: where it is stored and where it lies."""
 
     file: Path
-    number: int
-    uid: str
+    number: int  # in the file, from 0
+    uid: str  # SOP Instance UID of the file
+    # of the first pixel's centre, in millimetres (left, posterior, superior)
     position: tuple[float, ...]
-    orientation: tuple[float, ...]
-    spacing: tuple[float, ...]
-    thickness: float
-    slope: float
+    orientation: tuple[float, ...]  # of a row and of a column, unit vectors
+    spacing: tuple[float, ...]  # millimetres between rows and between columns
+    thickness: float  # millimetres from slice to slice, as the header claims; 0: it does not
+    slope: float  # from stored values to units, as `intercept`
     intercept: float
-    segment: int
+    segment: int  # number of what a frame of a SEG shows; 0 elsewhere
 
 
 @final
 @dataclass
 class Series:
-    """The files of one series, either images or one segmentation.
+    """The files of one series, either images or one segmentation."""
 
-    Attributes:
-        key: PatientID in small letters, Study and Series Instance UID; private.
-        kind: the modality, `SEG` or `RTSTRUCT`.
-        number, description: of the series; private.
-        frames: the planes; none of an RTSTRUCT.
-        shapes: frames, rows and columns of each file of `frames`.
-        faults: why files of the series cannot be used.
-        references: Series Instance UIDs that a segmentation names.
-        segments: number to name of each segment or region with a frame or closed contour.
-        empty: names of the others.
-        gaps: whether, once drawn, a label is absent on a slice between two that have it.
-        localizer: whether it is an overview from which others were planned.
-        burned: whether text may be burned into the pixels.
-        synthetic: whether it says that it was not acquired.
-        unit: of the values; "" if none is known.
-    """
-
-    key: tuple[str, str, str]
-    kind: str
-    number: str
+    key: tuple[str, str, str]  # PatientID in small letters, Study and Series Instance UID; private
+    kind: str  # the modality, `SEG` or `RTSTRUCT`
+    number: str  # private, like `description`
     description: str
     frame_of_reference: str
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)  # none of an RTSTRUCT
     files: list[Path] = field(default_factory=list)
-    shapes: dict[Path, tuple[int, int, int]] = field(default_factory=dict)
-    faults: list[DicomError] = field(default_factory=list)
-    references: set[str] = field(default_factory=set)
-    segments: dict[int, str] = field(default_factory=dict)
-    empty: list[str] = field(default_factory=list)
-    gaps: bool = False
-    localizer: bool = False
-    burned: bool = False
-    synthetic: bool = False
-    unit: str = ""
+    shapes: dict[Path, tuple[int, int, int]] = field(default_factory=dict)  # frames, rows, columns
+    faults: list[DicomError] = field(default_factory=list)  # why files cannot be used
+    references: set[str] = field(default_factory=set)  # Series Instance UIDs, of a segmentation
+    segments: dict[int, str] = field(default_factory=dict)  # each with a frame or closed contour
+    empty: list[str] = field(default_factory=list)  # names of the others
+    gaps: bool = False  # whether, once drawn, a label is absent on a slice between two that have it
+    localizer: bool = False  # whether it is an overview from which others were planned
+    burned: bool = False  # whether text may be burned into the pixels
+    synthetic: bool = False  # whether it says that it was not acquired
+    unit: str = ""  # of the values; "" if none is known
 
     @property
     def told(self) -> tuple[str, str]:

@@ -65,9 +65,8 @@ def same_pictures(reports: Sequence[CheckReport]) -> tuple[DataFileError, ...]:
 def check_apart(folders: Sequence[Path], image: ImageSection) -> None:
     """Refuses folders to train on that hold patients or pictures of each other, or of their tests.
 
-    Raises:
-        DataError: as `compare_folders`, `same_pictures` and `tested_as_well` find, or a folder
-            cannot be read.
+    Raises `DataError` as `compare_folders`, `same_pictures` and `tested_as_well`, or if a folder
+    cannot be read.
     """
     reports: list[CheckReport] = []
     faults: list[DataFileError] = []
@@ -104,10 +103,8 @@ def unheld_modalities(reports: Sequence[CheckReport], recipe: Recipe) -> tuple[D
 def notes_between(reports: Sequence[CheckReport], *, told: int = 0) -> Iterator[str]:
     """What differs between data sets that are to be trained on together, and need not be wrong.
 
-    Args:
-        reports: one of each data set.
-        told: how many of the first data sets a plan's notes have compared. Of them only those are
-            named that lack what none of them has.
+    A plan's notes have compared the first `told` data sets. Of them only those are named that lack
+    what none of them has.
     """
     held = set[int]().union(*(report.survey.labels for report in reports))
     named = {number: name for report in reports for name, number in report.labels.items()}

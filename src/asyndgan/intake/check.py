@@ -46,31 +46,20 @@ SHOWN_NAMELESS = 8
 @final
 @dataclass(frozen=True)
 class CheckReport:
-    """The result of checking one folder.
+    """The result of checking one folder."""
 
-    Attributes:
-        folder: the folder, as passed by the caller.
-        rows: heading and text of each row of a table.
-        faults: in the order of the files.
-        patients: patient to one of the patient's image files.
-        files: case to its first image file.
-        labels: name to number; empty if the folder cannot be read.
-        modalities: likewise.
-        notes: what is no fault, and which a recipe has to deal with.
-        survey: what the recipe makes of the cases in which no fault was found.
-        findings: what the survey shows; `faults` and `notes` hold it as well.
-    """
-
-    folder: Path
-    rows: tuple[tuple[str, str], ...] = ()
-    faults: tuple[DataFileError, ...] = ()
-    patients: dict[str, Path] = field(default_factory=dict, repr=False)
-    files: dict[str, Path] = field(default_factory=dict, repr=False)
+    folder: Path  # as passed by the caller
+    rows: tuple[tuple[str, str], ...] = ()  # heading and text of each row of a table
+    faults: tuple[DataFileError, ...] = ()  # in the order of the files
+    patients: dict[str, Path] = field(default_factory=dict, repr=False)  # to one image file each
+    files: dict[str, Path] = field(default_factory=dict, repr=False)  # case to its first image file
+    # name to number; empty: the folder cannot be read
     labels: dict[str, int] = field(default_factory=dict)
-    modalities: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ()  # likewise
+    notes: tuple[str, ...] = ()  # no faults, but a recipe has to deal with them
+    # what the recipe makes of the cases in which no fault was found
     survey: Survey = field(default_factory=lambda: Survey(ImageSection()), repr=False)
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...] = ()  # of the survey; `faults` and `notes` hold them too
 
 
 def check_folder(

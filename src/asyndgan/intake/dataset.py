@@ -46,11 +46,7 @@ class DataSet:
 
     @cached_property
     def table(self) -> dict[str, object]:
-        """The content of dataset.json, unchecked.
-
-        Raises:
-            DataError: it is missing or is no JSON object.
-        """
+        """The content of dataset.json, unchecked; raises `DataError` if it is no JSON object."""
         return json_table(self.folder / "dataset.json")
 
     @property
@@ -78,19 +74,14 @@ class DataSet:
     def patients(self) -> dict[str, str]:
         """The patient of each case, by the case's name.
 
-        Raises:
-            DataError: as `files`, or the patient pattern is no regular expression.
+        Raises `DataError` as `files`, or if the patient pattern is no regular expression.
         """
         return patients_of((files.name for files in self.files), self.info.patient_pattern)
 
     def check_labels(self, labels: Mapping[str, str]) -> None:
-        """Checks that the labels agree with those of a run.
+        """Checks that the labels agree with those of a run: number, as text, to name.
 
-        Args:
-            labels: the run's labels: number, as text, to name.
-
-        Raises:
-            DataError: a number has a different name, or a name a different number.
+        Raises `DataError` if a number has a different name, or a name a different number.
         """
         numbers = {name: int(number) for number, name in labels.items()}
         for name, number in self.info.labels.items():
@@ -236,8 +227,7 @@ class DataSet:
     def _painted_intensity(self) -> dict[str, Intensity]:
         """What a synthetic set stores for -1 and 1, by modality: by its provenance, or 0 and 255.
 
-        Raises:
-            DataError: the provenance gives a modality no two finite numbers in order.
+        Raises `DataError` if the provenance gives a modality no two finite numbers in order.
         """
         stored = self.info.provenance.get("stored", {})
         try:
@@ -335,10 +325,7 @@ def sliced(sets: Iterable[DataSet], image: ImageSection) -> bool:
 def told(sets: Mapping[str, DataSet]) -> str:
     """How many patients data sets have by their case names, and whether they may be fewer.
 
-    Opens no image.
-
-    Raises:
-        DataError: the data set cannot be listed.
+    Opens no image. Raises `DataError` if the data set cannot be listed.
     """
     lines = []
     for name, data in sets.items():

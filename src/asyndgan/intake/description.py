@@ -39,15 +39,10 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 def describe(folder: Path, table: Mapping[str, object] | None = None) -> DatasetInfo:
-    """Reads a data set's dataset.json.
+    """Reads a data set's dataset.json; `table` is its content, if it was read before.
 
-    Args:
-        folder: holds it.
-        table: its content, if it was read before.
-
-    Raises:
-        DataError: it is missing, is not JSON, or holds something this package does not support
-            (`ignore` as a label, file endings other than those of `READERS`).
+    Raises `DataError` if it is missing, is not JSON, or holds something this package does not
+    support (`ignore` as a label, file endings other than those of `READERS`).
     """
     path = folder / "dataset.json"
     fault = partial(DataFileError, path)
@@ -110,8 +105,7 @@ def _without_regions(path: Path, table: Mapping[str, object]) -> object:
 def json_table(path: Path) -> dict[str, object]:
     """Reads a dataset.json without checking its keys.
 
-    Raises:
-        DataFileError: the file is missing or does not hold a JSON object.
+    Raises `DataFileError` if the file is missing or does not hold a JSON object.
     """
     if not path.parent.is_dir():
         what = "is no folder" if path.parent.exists() else "this folder does not exist"
@@ -152,24 +146,18 @@ def _missing(path: Path) -> DataFileError:
         if known:
             first = next(found for found in files if ending_of(found.name).lower() == known)
             reason += f"; the folder holds {known} files, as {first.relative_to(folder).as_posix()}"
-            remedy = _write_it(known)
+            masks = WRITE_IT.replace("CASE.nii.gz", f"CASE{lossless(known)}")
+            remedy = re.sub(r"(000[01])\.nii\.gz", rf"\g<1>{known}", masks)
         else:
             reason += f"; the folder holds {endings.most_common(1)[0][0]} files, which are not read"
             remedy = f"Save images as .png, volumes as .nii.gz, and label maps likewise. {WRITE_IT}"
     return DataFileError(path, reason, remedy)
 
 
-def _write_it(ending: str) -> str:
-    """`WRITE_IT` for images of this ending."""
-    masks = WRITE_IT.replace("CASE.nii.gz", f"CASE{lossless(ending)}")
-    return re.sub(r"(000[01])\.nii\.gz", rf"\g<1>{ending}", masks)
-
-
 def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
     """Checks `channel_names` and returns the names in the order of their numbers.
 
-    Raises:
-        DataFileError: `names` is not valid; the error names `path`.
+    Raises `DataFileError`, which names `path`, if `names` is not valid.
     """
     listed = names if isinstance(names, list) and names else ["T1", "FLAIR"]
     example = json.dumps(dict(enumerate(map(str, listed[:MODALITIES_LIMIT]))), ensure_ascii=False)
@@ -191,8 +179,7 @@ def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
 def checked_labels(path: Path, labels: object) -> dict[str, int]:
     """Checks `labels` and returns name to number.
 
-    Raises:
-        DataFileError: `labels` is not valid; the error names `path`.
+    Raises `DataFileError`, which names `path`, if `labels` is not valid.
     """
     remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
     fault = partial(DataFileError, path)

@@ -55,21 +55,13 @@ LABELS_AGAIN: Final = (
 @final
 @dataclass(frozen=True)
 class Finding:
-    """One conclusion about a data set.
+    """One conclusion about a data set."""
 
-    Attributes:
-        fault: whether it stops a training.
-        reason: what was found, without a full stop.
-        remedy: what to do, as a full sentence.
-        volumes: names of the pictures or volumes concerned; empty: the set as a whole.
-        kind: name of the rule that it is of, for scripts.
-    """
-
-    fault: bool
-    reason: str
-    remedy: str
-    volumes: tuple[str, ...] = ()
-    kind: str = ""
+    fault: bool  # whether it stops a training
+    reason: str  # what was found, without a full stop
+    remedy: str  # what to do, as a full sentence
+    volumes: tuple[str, ...] = ()  # names of those concerned; empty: the set as a whole
+    kind: str = ""  # name of its rule, for scripts
 
     def __str__(self) -> str:
         return f"{self.reason}. {self.remedy}"
@@ -95,7 +87,8 @@ def intensities(survey: Survey) -> Iterator[Finding]:
         if not lost:
             continue
         threatened = {patient: loss for patient, loss in lost.items() if loss[2]}
-        fault = _are_many(len(threatened), of)
+        many = len(threatened)  # all, half of them, or as many as one scanner of several has
+        fault = many == of or (many > 1 and many >= max(FEW * of, min(SEVERAL, of / 4)))
         lost = threatened if fault else lost
         kinds = [kind for kind, _, _ in lost.values()]
         kind = max(kinds, key=kinds.count)
@@ -114,11 +107,6 @@ def intensities(survey: Survey) -> Iterator[Finding]:
 
 
 _BESIDE: Final = "{share:.0%} of its pixels lie outside and would be black or white"
-
-
-def _are_many(lost: int, of: int) -> bool:
-    """Whether those who lose are all, half of them, or as many as one scanner of several has."""
-    return lost == of or (lost > 1 and lost >= max(FEW * of, min(SEVERAL, of / 4)))
 
 
 def _loss(kept: Kept, how: Intensity) -> _Loss | None:

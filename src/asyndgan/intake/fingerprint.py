@@ -43,14 +43,10 @@ MOST_BYTES: Final = 2**21
 
 
 def measured(folder: Path) -> Fingerprint:
-    """Measures a folder.
+    """Measures a data set of acquired images.
 
-    Args:
-        folder: a data set of acquired images.
-
-    Raises:
-        DataError: it cannot be read, is synthetic, holds intensities that are not finite, or no
-            mask with a label.
+    Raises `DataError` if it cannot be read, is synthetic, holds intensities that are not finite, or
+    no mask with a label.
     """
     data = DataSet(folder)
     info = data.info
@@ -86,8 +82,7 @@ def measured(folder: Path) -> Fingerprint:
 def loaded(path: Path) -> Fingerprint:
     """Reads a fingerprint that `asyndgan fingerprint` wrote; it may come from a stranger.
 
-    Raises:
-        DataError: it cannot be read, is too long or deep, or has other fields or values.
+    Raises `DataError` if it cannot be read, is too long or deep, or has other fields or values.
     """
     remedy = "Take a file that 'asyndgan fingerprint FOLDER --out FILE' wrote."
     try:

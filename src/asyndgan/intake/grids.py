@@ -22,20 +22,11 @@ _RESAMPLE = "resample it to one grid with the others (a mask with nearest neighb
 
 
 def on_grid_of(path: Path, stored: Stored, others: Mapping[str, Stored]) -> Stored:
-    """Checks that a file lies on the grid of its case.
+    """Checks that a file lies on the grid of its case, and turns its array as the case's first.
 
-    Args:
-        path: the file.
-        stored: its array.
-        others: modality to array, for the files of the case read so far; the first defines the
-            grid.
-
-    Returns:
-        The array, in the orientation of the first: affines that are equal but for rounding may be
-        closest to two orientations.
-
-    Raises:
-        DataError: the grids differ; the remedy depends on whether the stored shapes do.
+    `others`: modality to array, of the files read so far; the first defines the grid. Affines that
+    are equal but for rounding may be closest to two orientations. Raises `DataError` if the grids
+    differ; the remedy depends on whether the stored shapes do.
     """
     if not others:
         return stored

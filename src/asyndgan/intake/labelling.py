@@ -27,11 +27,7 @@ _AGAIN = (
 
 
 def read_mask(path: Path) -> Stored:
-    """Reads one mask as int64.
-
-    Raises:
-        DataError: the file cannot be read, is too large, or does not hold whole numbers.
-    """
+    """Reads a mask as int64; raises `DataError` if unreadable, too large or no whole numbers."""
     stored = reading.mask(path)
     values = stored.values
     if np.issubdtype(values.dtype, np.floating):
@@ -56,11 +52,7 @@ def kept_mask(path: Path) -> np.ndarray:
 
 
 def check_mask(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:
-    """Checks that a mask holds no labels other than those given.
-
-    Raises:
-        DataFileError: it holds others.
-    """
+    """Checks that a mask holds no other labels; raises `DataFileError` if it does."""
     present = np.unique(mask)
     unknown = present[~np.isin(present, list(labels.values()))]
     if not unknown.size:

@@ -36,32 +36,22 @@ MOST_FAULTS: Final = 1000
 @final
 @dataclass(frozen=True)
 class CaseFiles:
-    """The files of one case.
+    """The files of one case."""
 
-    Attributes:
-        name: without modality number and file ending, in composed letters (NFC).
-        images: number in the file name (the modality's index) to file.
-        mask: its file, or None.
-    """
-
-    name: str
-    images: dict[int, Path]
+    name: str  # without modality number and file ending, in composed letters (NFC)
+    images: dict[int, Path]  # by the modality's index, the number in the file name
     mask: Path | None
 
 
 @final
 @dataclass(frozen=True)
 class Listing:
-    """What the names of a data set's files say.
+    """What the names of a data set's files say."""
 
-    Attributes:
-        cases: sorted by name.
-        faults: files that would drop out of the cases; no command goes on with them.
-        unmasked: missing masks; `train`, `evaluate` and `audit` do not go on without.
-    """
-
-    cases: list[CaseFiles]
+    cases: list[CaseFiles]  # sorted by name
+    # files that would drop out of the cases; no command goes on with them
     faults: list[DataFileError] = field(default_factory=list)
+    # missing masks; `train`, `evaluate` and `audit` do not go on without
     unmasked: list[DataFileError] = field(default_factory=list)
 
 
@@ -83,13 +73,8 @@ def raise_first(faults: Sequence[DataFileError]) -> None:
 def listed(folder: Path, info: DatasetInfo, part: Part | None = None) -> Listing:
     """Lists the cases of a data set, and the faults that names of files show; opens no file.
 
-    Args:
-        folder: holds dataset.json.
-        info: what that says.
-        part: which of its folders; None: as `part_of`.
-
-    Raises:
-        DataFileError: there is no folder of images, or no file in it is named like one.
+    `part` is which of its folders; None: as `part_of`. Raises `DataFileError` if there is no folder
+    of images, or no file in it is named like one.
     """
     part = part or part_of(folder)
     if info.listed is not None and part == "Tr":
@@ -123,8 +108,7 @@ def listed(folder: Path, info: DatasetInfo, part: Part | None = None) -> Listing
 def list_masks(folder: Path, info: DatasetInfo) -> dict[str, Path]:
     """Name to mask of `folder`/labelsTr, sorted by name, whether or not there are images.
 
-    Raises:
-        DataError: there is no mask, or one would drop out.
+    Raises `DataError` if there is no mask, or one would drop out.
     """
     if info.listed is not None:
         own = {composed(name): folder / mask for name, (_, mask) in info.listed.items() if mask}

@@ -78,19 +78,11 @@ def read_arrays(
     info: DatasetInfo,
     tell: Callable[[DataFileError], None] = _raise,
 ) -> tuple[Source | None, dict[str, np.ndarray], np.ndarray | None]:
-    """Reads the files of one case.
+    """Reads one case: its grid, modality to float32 array, and its mask as int64 (None: none).
 
-    Args:
-        files: the case's files.
-        info: the data set's description.
-        tell: is given each fault of a file; what it does not raise is left out, or taken as it is.
-
-    Returns:
-        The case's grid, modality to float32 array, and the mask as int64; None where there is none.
-
-    Raises:
-        DataError: a file is missing, unreadable, too large or contradictory, unless `tell` raises
-            nothing; the error names it.
+    `tell` is given each fault of a file; what it does not raise is left out, or taken as it is.
+    Raises `DataError`, which names the file, if one is missing, unreadable, too large or
+    contradictory, unless `tell` raises nothing.
     """
     channels: dict[str, Stored] = {}
     for number, path in sorted(files.images.items()):
@@ -174,8 +166,7 @@ def read_masks(
 def check_acquired(path: Path, case: str, planes: Mapping[str, Stored], info: DatasetInfo) -> None:
     """Checks that a file was not painted by a generator, unless its data set declares it.
 
-    Raises:
-        DataError: the file's header says that it was painted, and dataset.json does not.
+    Raises `DataError` if the file's header says that it was painted, and dataset.json does not.
     """
     declared = info.synthetic or case in info.synthetic_cases or {*planes} <= {*info.painted}
     if not declared and any(stored.painted for stored in planes.values()):

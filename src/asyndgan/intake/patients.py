@@ -27,10 +27,8 @@ def found_in(pattern: str, names: tuple[str, ...]) -> list[str | None]:
     """What a pattern finds at the start of names: its first group, or all if it has no group.
 
     Python's matcher takes exponential time for some patterns, and cannot be stopped. So it runs in
-    the process that reads files.
-
-    Raises:
-        DataError: `pattern` is not a regular expression, or takes longer than `PATIENCE_S`.
+    the process that reads files. Raises `DataError` if `pattern` is not a regular expression, or
+    takes longer than `PATIENCE_S`.
     """
     asked = {"pattern": pattern, "names": names, "seconds": PATIENCE_S}
     shown, example = pattern[:MOST_SHOWN], r"Write for example '(.+)_s\d+$'."
@@ -153,16 +151,10 @@ MOST_ENDS: Final = 4
 @final
 @dataclass(frozen=True)
 class Joined:
-    """A pattern that joins cases whose names differ only in a counter at their end.
-
-    Attributes:
-        cases: number of cases.
-        patients: number of patients by this pattern.
-        pattern: the pattern; empty: there is none.
-    """
+    """A pattern that joins cases whose names differ only in a counter at their end; empty: none."""
 
     cases: int
-    patients: int
+    patients: int  # by this pattern
     pattern: str
 
     def __str__(self) -> str:

@@ -97,10 +97,8 @@ def read(
     """What a function yields of a file, in the process that reads.
 
     `work` names its module and it, with a colon between. It is called with the file and `options`
-    (numbers and texts), and yields what JSON holds (arrays as lists) and an array or None.
-
-    Raises:
-        DataFileError: the function raised, or the file took more than it may.
+    (numbers and texts), and yields what JSON holds (arrays as lists) and an array or None. Raises
+    `DataFileError` if the function raised, or the file took more than it may.
     """
     child, whole = _child(), False
     answers: Any = child.stdout

@@ -83,15 +83,7 @@ def _known(head: bytes) -> Content | None:
 
 
 def mistaken(path: Path, kind: str) -> tuple[str, str] | None:
-    """Why a file cannot be read as what its name says, if it holds something else.
-
-    Args:
-        path: the file.
-        kind: what was wanted, a `Reader.kind`.
-
-    Returns:
-        Reason and remedy; None if nothing else was recognised.
-    """
+    """Why a file cannot be read as this `Reader.kind`, and the remedy; None: not recognised."""
     found = content_of(path)
     nifti = _PACKED if path.name.endswith(".gz") else _NIFTI
     wanted = {**_KINDS, "NIfTI": nifti}.get(kind)

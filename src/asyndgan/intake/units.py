@@ -37,13 +37,8 @@ def in_hounsfield(
 ) -> bool:
     """Whether a modality of volumes is a CT: by its unit, or by its range, unless its name objects.
 
-    Most patients decide: one may be a crop without air, or hold metal.
-
-    Args:
-        name: of the modality.
-        lowest: stored intensity of each patient, one at least.
-        highest: likewise.
-        unit: of the stored values; None: nobody says.
+    Most patients decide: one may be a crop without air, or hold metal. `lowest` and `highest`
+    stored intensity of each patient, one at least; `unit` of these, None: nobody says.
     """
     if unit is not None:
         return unit.upper() == "HU"

@@ -28,12 +28,7 @@ _INSIDE: Final = (
 def in_version_2(path: Path, table: Mapping[str, object]) -> dict[str, object]:
     """The content of a dataset.json in the keys of nnU-Net's version 2; another stays as it is.
 
-    Args:
-        path: the file.
-        table: its content.
-
-    Raises:
-        DataFileError: its list of training files cannot be used.
+    Raises `DataFileError` if its list of training files cannot be used.
     """
     modality, training = table.get("modality"), table.get("training")
     if "file_ending" in table or not isinstance(modality, dict) or not isinstance(training, list):
@@ -96,10 +91,8 @@ def checked_files(
 ) -> dict[str, tuple[tuple[str | None, ...], str | None]] | None:
     """Checks the map of cases to files, and returns the images and mask of each; None: no map.
 
-    Images are in the order of the modalities, with None in place of one that the case lacks.
-
-    Raises:
-        DataFileError: it is of another form, or leads out of the folder.
+    Images are in the order of the modalities, with None in place of one that the case lacks. Raises
+    `DataFileError` if it is of another form, or leads out of the folder.
     """
     if files is None:
         return None
@@ -123,14 +116,11 @@ def checked_files(
 
 
 def disjoint(labels: Mapping[str, object]) -> dict[str, object]:
-    """Labels that do not overlap, in place of regions; the numbers in the masks stay.
+    """Labels that do not overlap, in place of regions (lists of the numbers in the masks).
 
     A number is named by the smallest region that holds it: alone, by the region's name, with
     others, as the rest of it. With whole = [1, 2, 3], core = [2, 3] and enhancing = 3 these are
     1, "rest of whole", 2, "rest of core" and 3, "enhancing". A name that is taken gets its number.
-
-    Args:
-        labels: name to number or list of numbers.
     """
     regions = {
         name: {*number} if isinstance(number, list) else {number} for name, number in labels.items()

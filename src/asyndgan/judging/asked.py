@@ -56,21 +56,13 @@ Group = tuple[str, ...]
 @final
 @dataclass(frozen=True)
 class SiteEvaluation:
-    """What a site answered.
+    """What a site answered."""
 
-    Attributes:
-        generator_sha256: of the run's generator.
-        set_sha256: digest of what the set was painted from, and how (`set_digest`).
-        steps: of the network's training; 0 for records.
-        scores: of each label or class.
-        asked: when the sites were asked, in seconds since 1970.
-    """
-
-    generator_sha256: Hex
-    set_sha256: Hex
-    steps: Count
-    scores: list[ScoreFigures]
-    asked: Annotated[float, Field(ge=0, le=1e11)] = 0.0
+    generator_sha256: Hex  # of the run's generator
+    set_sha256: Hex  # digest of what the set was painted from, and how (`set_digest`)
+    steps: Count  # of the network's training; 0 for records
+    scores: list[ScoreFigures]  # of each label or class
+    asked: Annotated[float, Field(ge=0, le=1e11)] = 0.0  # when sites were, in seconds since 1970
 
     def __str__(self) -> str:
         after = f", after {self.steps:,} training steps" if self.steps else ""
@@ -167,11 +159,7 @@ def set_digest(
 def keep_evaluation(
     run: RunFolder, about: SiteEvaluation, site: str, answer: object, folder: Path
 ) -> SiteEvaluation:
-    """Writes a site's answer to a folder.
-
-    Raises:
-        ValueError: it is no answer to such a question.
-    """
+    """Writes a site's answer to a folder; raises `ValueError` if it is none to such a question."""
     if not isinstance(answer, Evaluated):
         raise ValueError("it is no evaluation")
     names = [one.name for one in answer.found.scores]

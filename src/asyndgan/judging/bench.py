@@ -51,19 +51,12 @@ class Found(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Judged:
-    """Whom networks are judged on, and by which labels.
+    """Whom networks are judged on, and by which labels."""
 
-    Attributes:
-        cases: real cases of patients that train no network.
-        labels: value of each label by name, background included.
-        targets: names of the labels to judge by; None: all whose value is not 0.
-        kind: "test", or "validation" if the cases were held out of the sites' patients.
-    """
-
-    cases: Sequence[Case]
-    labels: Mapping[str, int]
-    targets: Sequence[str] | None = None
-    kind: str = "test"
+    cases: Sequence[Case]  # real, of patients that train no network
+    labels: Mapping[str, int]  # value by name, background included
+    targets: Sequence[str] | None = None  # labels to judge by; None: all whose value is not 0
+    kind: str = "test"  # or "validation", if the cases were held out of the sites' patients
 
     def names(self) -> list[str]:
         """Names of the labels that are judged; raises `DataError` if one or all are none."""
@@ -91,27 +84,18 @@ class Judged:
 @final
 @dataclass(frozen=True)
 class Bench:
-    """How segmentation networks are trained, and where what comes of it is kept.
+    """How segmentation networks are trained, and where what comes of it is kept."""
 
-    Attributes:
-        out: folder of what is found.
-        budget: budget of every training.
-        seeds: each model is trained once per seed.
-        workers: number of networks to train in parallel, on one thread each; None: as many as
-            torch has threads.
-        device: device to train on.
-        on_progress: called with a text, the steps done and all steps.
-        cache: folder of cached predictions, which several comparisons may share; None: in `out`.
-        federated: trains a network of cases by site; takes and returns what `train_segmenter` does.
-    """
-
-    out: Path
-    budget: SegmentationBudget = field(default_factory=SegmentationBudget)
-    seeds: Sequence[int] = (0,)
+    out: Path  # folder of what is found
+    budget: SegmentationBudget = field(default_factory=SegmentationBudget)  # of every training
+    seeds: Sequence[int] = (0,)  # each model is trained once per seed
+    # networks to train in parallel, on one thread each; None: as many as torch has threads
     workers: int | None = None
-    device: str = "cpu"
-    on_progress: OnProgress | None = None
+    device: str = "cpu"  # to train on
+    on_progress: OnProgress | None = None  # takes a text, the steps done and all steps
+    # folder of cached predictions, for several comparisons; None: in `out`
     cache: Path | None = None
+    # trains a network of cases by site; takes and returns what `train_segmenter` does
     federated: Callable[..., nn.Module] | None = None
 
     def scores(self, models: Contenders, judged: Judged) -> Found:

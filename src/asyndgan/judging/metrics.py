@@ -38,20 +38,14 @@ stats: Any = Late("scipy.stats")  # a second that most commands need not wait fo
 @final
 @dataclass(frozen=True)
 class PatientScore:
-    """Scores of one patient for one label; nan if the patient does not have the label.
+    """Scores of one patient for one label; nan if the patient does not have the label."""
 
-    Attributes:
-        dice: Dice coefficient, 0 to 1.
-        hd95: 95th percentile of the distance between the contours, the larger of both
-            directions, in millimetres (stored pixels if the format has no spacing).
-        assd: average symmetric distance, likewise.
-        false_alarm: for a patient without the label: 1 if it was predicted, 0 if not; else nan.
-    """
-
-    dice: float
+    dice: float  # 0 to 1
+    # 95th percentile of the distance between the contours, the larger of both directions, in
+    # millimetres (stored pixels if the format has no spacing)
     hd95: float
-    assd: float
-    false_alarm: float = math.nan
+    assd: float  # average symmetric distance, likewise
+    false_alarm: float = math.nan  # without the label: 1 if it was predicted, 0 if not; else nan
 
 
 SCORES = tuple(field.name for field in fields(PatientScore))
@@ -65,9 +59,7 @@ def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[
     """Scores predictions of these cases by patient, over all slices of the patient.
 
     All labels but one count as background. Patients are in the order in which they first appear.
-
-    Raises:
-        DataError: the number or the size of the masks does not match the cases.
+    Raises `DataError` if the number or the size of the masks does not match the cases.
     """
     if len(truth) != len(predicted) or any(
         case.mask.shape != mask.shape for case, mask in zip(truth, predicted, strict=True)

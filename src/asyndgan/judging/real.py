@@ -18,9 +18,8 @@ from asyndgan.texts import counted
 def check_sites(sites: RunSites, unseen: DataSet | None, option: str) -> None:
     """Checks without reading an image whom a run is judged or audited by; `option` gives `unseen`.
 
-    Raises:
-        RunError: a site is none of the run's, nobody can tell whom it held out, or there is no
-            patient whom the run has not seen.
+    Raises `RunError` if a site is none of the run's, nobody can tell whom it held out, or there is
+    no patient whom the run has not seen.
     """
     known, held_out = sites.run.facts().sites, sites.run.recipe().training.hold_out
     if strange := sorted(set(sites.data) - set(known)):

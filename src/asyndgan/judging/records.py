@@ -39,30 +39,19 @@ REAL_ALL, SYNTHETIC = "real, all sites", "synthetic"
 @final
 @dataclass(frozen=True)
 class Score:
-    """One kind of model, trained on one set of records.
+    """One kind of model, trained on one set of records."""
 
-    Attributes:
-        records: what it was trained on.
-        model: `boosting` or `regression`.
-        count: number of training records.
-        auc: area under the ROC curve on the test records, mean over seeds, with its 95 % interval
-            over test records.
-        ratio: AUC relative to that of all sites' real records, over the same bootstrap samples.
-        brier: mean squared error of the predicted probability.
-        gap: mean difference, over tenths, of predicted probability and fraction (calibration).
-    """
-
-    records: str
-    model: str
-    count: int
-    auc: float
+    records: str  # what it was trained on
+    model: str  # `boosting` or `regression`
+    count: int  # number of training records
+    auc: float  # on the test records, mean over seeds, with its 95 % interval over test records
     low: float
     high: float
-    ratio: float
+    ratio: float  # AUC relative to that of all sites' real records, over the same bootstrap samples
     ratio_low: float
     ratio_high: float
-    brier: float
-    gap: float
+    brier: float  # mean squared error of the predicted probability
+    gap: float  # mean difference, over tenths, of predicted probability and fraction (calibration)
 
 
 class About(TypedDict):
@@ -81,20 +70,14 @@ class About(TypedDict):
 @final
 @dataclass(frozen=True)
 class RecordsEvaluation:
-    """What `evaluation.json` holds of a table.
+    """What `evaluation.json` holds of a table."""
 
-    Attributes:
-        about: of what; `generator_sha256` names the run's generator.
-        scores: of all models.
-        columns: by column, 1 minus the Kolmogorov-Smirnov distance of real and synthetic values or,
-            of categories, 1 minus the total variation distance; missing values count as lowest.
-        pairs: mean over pairs of columns of 1 minus half the difference of Spearman correlations.
-    """
-
-    about: About
-    scores: list[Score]
+    about: About  # `generator_sha256` names the run's generator
+    scores: list[Score]  # of all models
+    # by column, 1 minus the Kolmogorov-Smirnov distance of real and synthetic values or, of
+    # categories, 1 minus the total variation distance; missing values count as lowest
     columns: dict[str, float]
-    pairs: float
+    pairs: float  # mean over column pairs of 1 minus half the difference of Spearman correlations
     kind: str = field(default="table")
 
 

@@ -44,40 +44,26 @@ class Row:
     """One model judged by one label; numbers that cannot be computed are nan.
 
     Keys that end in `low` and `high` are 95 % bootstrap intervals over patients.
-
-    Attributes:
-        model: `real-all`, `synthetic`, `real:SITE` or `real:SITE+synthetic`; in a suite also those
-            of `lab.result`.
-        label: name of the label.
-        seeds: number of trainings that each patient's values are averaged over.
-        patients: number of patients that count, which are those with the label.
-        cases: number of distinct training cases.
-        dice_mean: mean over patients, 0 to 1.
-        hd95_mean: mean HD95 over patients, in millimetres (stored pixels without a spacing).
-        assd_mean: mean ASSD over patients, in the same unit.
-        ratio: mean Dice relative to that of `real-all`.
-        dice_least: lowest of the seeds' means over patients.
-        dice_most: highest of the seeds' means.
-        healthy: number of patients without the label.
-        false_alarms: fraction of these in whom the label was predicted; nan if there are none.
     """
 
+    # `real-all`, `synthetic`, `real:SITE` or `real:SITE+synthetic`; in a suite also `lab.result`'s
     model: str
     label: str
-    seeds: int
-    patients: int
-    cases: int
-    dice_mean: Number
+    seeds: int  # number of trainings that each patient's values are averaged over
+    patients: int  # number of those with the label, who count
+    cases: int  # number of distinct training cases
+    dice_mean: Number  # mean over patients, 0 to 1
     dice_low: Number
     dice_high: Number
-    hd95_mean: Number
-    assd_mean: Number
-    ratio: Number
+    hd95_mean: Number  # mean over patients, in millimetres (stored pixels without a spacing)
+    assd_mean: Number  # in the same unit
+    ratio: Number  # mean Dice relative to that of `real-all`
     ratio_low: Number
     ratio_high: Number
-    dice_least: Number = math.nan
-    dice_most: Number = math.nan
-    healthy: int = 0
+    dice_least: Number = math.nan  # lowest of the seeds' means over patients
+    dice_most: Number = math.nan  # highest of the seeds' means
+    healthy: int = 0  # number of patients without the label
+    # fraction of these with the label predicted; nan if there are none
     false_alarms: Number = math.nan
 
 
@@ -126,30 +112,19 @@ def _arrays(stored: Mapping[str, Any]) -> Scores:
 @final
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of a comparison; `evaluation.json` holds the same.
+    """The outcome of a comparison; `evaluation.json` holds the same."""
 
-    Attributes:
-        headline: one line per label.
-        rows: one per model and label; by label, then in the order of the comparison's models.
-        per_patient: the scores behind the rows, of each seed and patient; patients are positions,
-            not names.
-        judged_on: "test", or "validation" for patients held out of the sites.
-        budget: budget of every training.
-        seeds: seeds of the trainings.
-        about: the caller's metadata about what was evaluated.
-        gains: gains of sites' models trained with synthetic cases as well.
-        overall: one per model, if there are several labels.
-    """
-
-    headline: str
+    headline: str  # one line per label
+    # one per model and label; by label, then in the order of the comparison's models
     rows: tuple[Row, ...]
+    # the scores behind the rows, of each seed and patient; patients are positions, not names
     per_patient: Annotated[Scores, PlainValidator(_arrays)] = field(default_factory=dict)
-    judged_on: str = "test"
-    budget: SegmentationBudget = field(default_factory=SegmentationBudget)
-    seeds: tuple[int, ...] = ()
-    about: Mapping[str, str] = field(default_factory=dict)
-    gains: tuple[Gain, ...] = ()
-    overall: tuple[Overall, ...] = ()
+    judged_on: str = "test"  # or "validation", for patients held out of the sites
+    budget: SegmentationBudget = field(default_factory=SegmentationBudget)  # of every training
+    seeds: tuple[int, ...] = ()  # of the trainings
+    about: Mapping[str, str] = field(default_factory=dict)  # the caller's, on what was evaluated
+    gains: tuple[Gain, ...] = ()  # of sites' models, from synthetic cases beside their own
+    overall: tuple[Overall, ...] = ()  # one per model, if there are several labels
 
     def __repr__(self) -> str:
         return f"Evaluation on real {self.judged_on} patients:\n{self.headline}"
@@ -165,10 +140,8 @@ class Evaluation:
         """The scores, one row for each model, label, seed and patient.
 
         Columns are `model`, `label`, `cases` (distinct training cases), `seed`, `patient`
-        (positions, not names), and the fields of `PatientScore`.
-
-        Raises:
-            MissingPackageError: pandas is not installed.
+        (positions, not names), and the fields of `PatientScore`. Raises `MissingPackageError` if
+        pandas is not installed.
         """
         try:
             import pandas as pd

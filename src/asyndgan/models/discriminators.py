@@ -66,16 +66,14 @@ class CrossFitted(nn.Module):
 
     Not in the papers: several discriminators of which the generator follows the harshest (Durugkar
     et al. 2017, section 3.1), and parts of the data that are kept apart (Chernozhukov et al. 2018).
-
-    Attributes:
-        taught: labels that each half's patients have, (2, labels) booleans; None: all. If only one
-            half has a label, that half's network decides.
     """
 
     def __init__(self, networks: Sequence[nn.Module], *, mean: bool = False) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.mean = mean
+        # labels that each half's patients have, (2, labels) booleans; None: all. If only one half
+        # has a label, that half's network decides.
         self.taught: Tensor | None = None
 
     def forward(

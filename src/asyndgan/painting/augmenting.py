@@ -70,25 +70,15 @@ def _chooser(run: RunFolder, pattern: str, state: Path | None) -> Chooser:
 @final
 @dataclass(frozen=True)
 class Augmentation:
-    """What synthetic cases are added to a data set.
+    """What synthetic cases are added to a data set."""
 
-    Attributes:
-        ratio: number of synthetic cases per real one of the folder.
-        masks: further masks to paint from, on the run's grid.
-        source: description of where they come from, for the provenance.
-        own_masks: also paint from the site's own masks, except those of held-out patients.
-        label: use only masks that hold this label.
-        faded: names of labels to paint more or less clearly; see `Fading`.
-        seed: seed of everything random.
-    """
-
-    ratio: float
-    masks: Sequence[Mask] = ()
-    source: str = ""
-    own_masks: bool = True
-    label: str | None = None
-    faded: Sequence[str] = ()
-    seed: int = 0
+    ratio: float  # synthetic cases per real one of the folder
+    masks: Sequence[Mask] = ()  # further ones to paint from, on the run's grid
+    source: str = ""  # where they come from, for the provenance
+    own_masks: bool = True  # also paint from the site's own, except those of held-out patients
+    label: str | None = None  # use only masks that hold it
+    faded: Sequence[str] = ()  # names of labels to paint more or less clearly; see `Fading`
+    seed: int = 0  # of everything random
 
 
 def augment_folder(

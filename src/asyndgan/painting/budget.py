@@ -7,20 +7,11 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class TranslationBudget:
-    """Training settings of a translator; the defaults suit images of 64 to 128 pixels.
+    """Training settings of a translator; the defaults suit images of 64 to 128 pixels."""
 
-    Attributes:
-        steps: number of updates; the rate falls linearly to zero over the last half of them.
-        batch: images per step.
-        rate: learning rate of Adam.
-        width: filters of the U-Net's first level.
-        images: training images painted per mask, each from the mask moved at random.
-        unmasked: fraction of the images whose mask is hidden, to prepare for cases without one.
-    """
-
-    steps: int = 2000
-    batch: int = 16
-    rate: float = 3e-3
-    width: int = 16
-    images: int = 6
-    unmasked: float = 0.2
+    steps: int = 2000  # updates; the rate falls linearly to zero over the last half of them
+    batch: int = 16  # images per step
+    rate: float = 3e-3  # learning rate of Adam
+    width: int = 16  # filters of the U-Net's first level
+    images: int = 6  # painted per mask, each from the mask moved at random
+    unmasked: float = 0.2  # fraction of images with a hidden mask, to prepare for cases without one

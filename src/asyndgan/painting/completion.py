@@ -67,22 +67,14 @@ def drawn_masks(masks: Sequence[tuple[str, Mask]], *, seed: int = 0) -> list[tup
 @final
 @dataclass(frozen=True)
 class Completion:
-    """How the modalities that cases lack are painted.
+    """How the modalities that cases lack are painted."""
 
-    Attributes:
-        masks: masks to paint the translator's training cases from, in addition to the site's own;
-            at most `MOST_MASKS` of all are used.
-        source: description of where `masks` came from.
-        budget: budget of the translator.
-        seed: seed of everything random.
-        device: device to train on.
-    """
-
+    # to paint the translator's cases from, with the site's own; at most `MOST_MASKS` of all
     masks: Sequence[tuple[str, Mask]] = ()
-    source: str = ""
-    budget: TranslationBudget = field(default_factory=TranslationBudget)
-    seed: int = 0
-    device: str = "cpu"
+    source: str = ""  # where `masks` came from
+    budget: TranslationBudget = field(default_factory=TranslationBudget)  # of the translator
+    seed: int = 0  # of everything random
+    device: str = "cpu"  # to train on
 
 
 def complete_folder(
@@ -194,9 +186,8 @@ def _sites_of_look(run: RunFolder, modality: str) -> list[str]:
 def check_own_set(run: RunFolder, data: DataSet) -> None:
     """Checks that a run's generator can paint images for a site's own data set.
 
-    Raises:
-        DataError: the run does not paint images from masks, or the set holds synthetic cases,
-            modalities that the run does not paint, or labels of another meaning.
+    Raises `DataError` if the run does not paint images from masks, or the set holds synthetic
+    cases, modalities that the run does not paint, or labels of another meaning.
     """
     facts, info = run.facts(), data.info
     data.check_labels(facts.labels)

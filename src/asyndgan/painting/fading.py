@@ -25,13 +25,10 @@ class Fading:
     With contrast a an image is `without + a * (with - without)`: `without` is painted with the same
     noise and look, from the mask in which the labels are replaced by what surrounds them. Where
     masks hold nothing but these labels, and the generator was shown no empty one, it is anything.
-
-    Attributes:
-        labels: values of the labels; empty: none is faded.
-        contrasts: least and highest contrast; each image's is drawn uniformly. 1: as painted.
     """
 
-    labels: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()  # values; empty: none is faded
+    # least and highest; each image's is drawn uniformly. 1: as painted
     contrasts: tuple[float, float] = CONTRASTS
 
     @classmethod

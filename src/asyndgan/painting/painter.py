@@ -28,17 +28,12 @@ Looks = dict[int, list[str]]
 class Painter(nn.Module):
     """Paints images from label maps by the averaged generator of a finished run.
 
-    Attributes:
-        recipe: what was trained and how.
-        facts: the content of `run.json`.
-        network: the generator, whose inputs `asyndgan.training.generator_inputs` makes.
-
-    Raises:
-        RunError: the run has not finished, or its generator's file was changed.
+    Raises `RunError` if the run has not finished, or its generator's file was changed.
     """
 
     def __init__(self, run: RunFolder) -> None:
         super().__init__()
+        # `asyndgan.training.generator_inputs` makes what the network takes
         self.recipe, self.facts, self.network = run.recipe(), run.facts(), run.generator()
 
     def forward(

@@ -32,10 +32,6 @@ EXACT: Final = 1e-4
 class Apart(nn.Module):
     """A run's generator, whose noise and code are inputs of their own.
 
-    Attributes:
-        names: of the inputs: `mask`, one-hot maps (b, labels, *space); `noise`, standard normal (b,
-            n, *space); `code`, the style of a look and then standard normal numbers (b, n).
-
     Raises:
         RunError: the run has not finished, paints without masks, or paints what no site judged.
     """
@@ -51,12 +47,12 @@ class Apart(nn.Module):
         check_paintable(recipe, run.facts(), draws=1)
         self.network, self.space = batch_free(run.generator()), scope.space
         sizes = {
-            "mask": (max(scope.labels) + 1, *scope.space),
-            "noise": (recipe.generator.noise, *scope.space),
-            "code": (recipe.generator.code,),
+            "mask": (max(scope.labels) + 1, *scope.space),  # one-hot maps
+            "noise": (recipe.generator.noise, *scope.space),  # standard normal
+            "code": (recipe.generator.code,),  # the style of a look, then standard normal numbers
         }
         self.sizes = {name: size for name, size in sizes.items() if size[0]}
-        self.names = tuple(self.sizes)
+        self.names = tuple(self.sizes)  # of the inputs
 
     def forward(self, mask: Tensor, *drawn: Tensor) -> Images:
         """Paints images (b, c, *space) in [-1, 1]."""
@@ -74,22 +70,17 @@ class Apart(nn.Module):
 
 @final
 class Alone(nn.Module):
-    """Paints from label maps by itself: it draws noise, codes and looks from torch's random state.
-
-    Attributes:
-        looks: sites in whose look it paints; empty if the generator has no looks.
-        shares: how probable each look is (looks,). What a look's site lacks is painted in the look
-            of another that holds it, always of the same.
-    """
+    """Paints from label maps alone: it draws noise, codes and looks from torch's random state."""
 
     def __init__(self, run: RunFolder) -> None:
         super().__init__()
         self.apart, recipe, facts = Apart(run), run.recipe(), run.facts()
         self.section, self.labels = recipe.generator, max(facts.scope.labels) + 1
         styled = bool(recipe.generator.style)
-        self.looks = list(facts.teachers) if styled else []
+        self.looks = list(facts.teachers) if styled else []  # sites in whose look it paints
         own = [facts.look_of(site) for site in self.looks] or [SHARED_LOOK]
         random = torch.Generator().manual_seed(0)
+        # what a look's site lacks is painted in the look of another that holds it, always the same
         others = looks_of_holders(facts, own, random) if styled else {}
         worn = [tuple(others.get(place, own)) for place in range(len(facts.scope.modalities))]
         ways = list(dict.fromkeys(worn))
@@ -100,7 +91,7 @@ class Alone(nn.Module):
         self.shares: Tensor
         self.register_buffer("codes", torch.stack(codes))  # (ways, looks, style)
         shares = [float(facts.sites[site]["share"]) for site in self.looks] or [1.0]
-        self.register_buffer("shares", torch.tensor(shares))
+        self.register_buffer("shares", torch.tensor(shares))  # how probable each look is (looks,)
 
     def forward(self, masks: Tensor) -> Images:
         """Paints images (b, c, *space) in [-1, 1] from label maps (b, 1, *space) of any type."""
@@ -133,8 +124,7 @@ class Alone(nn.Module):
 def traced(network: Apart | Alone) -> torch.jit.ScriptModule:
     """The operations of a network, for any number of images.
 
-    Raises:
-        RunError: torch cannot follow what the network does, or it would paint otherwise.
+    Raises `RunError` if torch cannot follow what the network does, or it would paint otherwise.
     """
     examples = network.eval().examples()
     more = [torch.cat([each, each[:1]]) for each in examples]

@@ -64,8 +64,7 @@ def provenance_of(run: RunFolder) -> dict[str, Any]:
 def stored_provenance(data: DataSet) -> dict[str, Any]:
     """What a synthetic set says of itself, in plain values; other keys are left out.
 
-    Raises:
-        DataError: the folder is no data set, or a key has a value that no painting gives it.
+    Raises `DataError` if the folder is no data set, or a key has a value that no painting gives it.
     """
     try:
         found = _PROVENANCE.validate_python(data.info.provenance)

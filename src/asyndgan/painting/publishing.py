@@ -66,19 +66,12 @@ _RESPONSIBLE: Final = {
 @final
 @dataclass(frozen=True)
 class Release:
-    """What its publisher says of a set.
+    """What its publisher says of a set."""
 
-    Attributes:
-        licence: SPDX expression, such as `CC-BY-4.0`.
-        creator: person or institution that answers for the set.
-        contact: address of mail or of a page, where recipients ask.
-        use: code of the Data Use Ontology, such as `DUO:0000042`; or empty.
-    """
-
-    licence: str
-    creator: str
-    contact: str
-    use: str = ""
+    licence: str  # SPDX expression, such as `CC-BY-4.0`
+    creator: str  # person or institution that answers for the set
+    contact: str  # address of mail or of a page, where recipients ask
+    use: str = ""  # code of the Data Use Ontology, such as `DUO:0000042`; or empty
 
     def __post_init__(self) -> None:
         """Raises `RunError` if the licence or the code of use is none, or a text is no line."""

@@ -36,11 +36,9 @@ def make_records(run: RunFolder, draws: int | None = None, seed: int = 0) -> "pd
     """Records of a run's generator, in random order, with classes in the shares of the recipe.
 
     For each record that the sites declared there are `draws`; by default `DRAWS`, and `WITHHELD` in
-    all at least if a site declared no number.
-
-    Raises:
-        RunError: the run has not finished, no records or more than `MOST_RECORDS` are asked for, or
-            `draws` are given and no site declared a number.
+    all at least if a site declared no number. Raises `RunError` if the run has not finished, no
+    records or more than `MOST_RECORDS` are asked for, or `draws` are given and no site declared a
+    number.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     table = table_of(recipe)

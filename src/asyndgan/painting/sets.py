@@ -46,8 +46,7 @@ def synthetic_of_run(
 ) -> DataSet:
     """Paints a synthetic set to judge: from released masks, or else from the masks of these sites.
 
-    Raises:
-        RunError: as `painted_once` and `check_set`.
+    Raises `RunError` as `painted_once` and `check_set`.
     """
     run, recipe = sites.run, sites.run.recipe()
     fading = check_set(run, out, masks, faded)
@@ -116,11 +115,9 @@ def painted_once(
     """Paints a synthetic set from masks, or reuses the one that was painted in `out` before.
 
     Of each mask one image is painted from the mask itself, and `moved` from the moved mask. If
-    `compared`, a set that was painted before is painted again.
-
-    Raises:
-        RunError: `out` holds a set of another run, one painted from other masks or in another way,
-            or, if compared, one whose files were changed.
+    `compared`, a set that was painted before is painted again. Raises `RunError` if `out` holds a
+    set of another run, one painted from other masks or in another way, or, if compared, one whose
+    files were changed.
     """
     painting = {"moved": moved, **fading.told()}
     painted = DataSet(out)

@@ -146,8 +146,7 @@ def shown(
 ) -> Iterator[tuple[slice, list[str], Mask]]:
     """What images are painted from, some at a time; arguments are those of `synthesise`.
 
-    Yields:
-        Their place in `masks`, the images' names, and label maps [b, H, W], moved if asked for.
+    Yields their place in `masks`, the images' names, and label maps [b, H, W], moved if asked for.
     """
     # A separate generator, so that recipes with different noise are shown the same masks.
     random = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))

@@ -38,15 +38,10 @@ parameters for that (docs/experiments.md, "Missing modalities").
 @final
 @dataclass(frozen=True)
 class Incomplete:
-    """A prepared case that lacks modalities.
+    """A prepared case that lacks modalities."""
 
-    Attributes:
-        case: the case; its absent channels are -1.
-        masked: whether its mask is known; an unknown mask is all 0.
-    """
-
-    case: Case
-    masked: bool
+    case: Case  # its absent channels are -1
+    masked: bool  # whether its mask is known; an unknown mask is all 0
 
 
 MOVES: Final = Moves(flips=(-1,), rotation=20.0, zoom=0.2, translation=0.08)
@@ -63,14 +58,10 @@ FEWEST: Final = 100
 @final
 @dataclass(frozen=True, eq=False)
 class Regression:
-    """Predicts each pixel's modalities from the others by least squares, separately for each label.
+    """Predicts a pixel's modalities from the others by least squares, separately for each label."""
 
-    Attributes:
-        moments: second moments of the modalities and a constant 1, over the pixels of each label,
-            (labels, channels + 1, channels + 1) in float64: all that any such regression is fitted
-            to, whichever modalities are there.
-    """
-
+    # second moments of the modalities and a constant 1, over each label's pixels, (labels, channels
+    # + 1, channels + 1) in float64: all that any such regression is fitted to
     moments: Tensor
 
     @classmethod
@@ -137,11 +128,8 @@ class Translator(nn.Module):
     def forward(self, images: Images, present: Tensor, masks: Tensor, masked: Tensor) -> Images:
         """The network's part: all modalities; the outputs of present ones are to be ignored.
 
-        Args:
-            images: (b, c, *space); absent channels are ignored.
-            present: (b, c) booleans: which channels are present.
-            masks: (b, *space) labels.
-            masked: (b,) booleans: which masks are known.
+        Images (b, c, *space), where absent channels are ignored; booleans (b, c), which channels
+        are present; masks (b, *space) of labels; booleans (b,), which masks are known.
         """
         space = [1] * (images.ndim - 2)
         there = present.reshape(*present.shape, *space)
@@ -168,9 +156,7 @@ def train_translator(
 
     `patterns` are those of present modalities to train for, one boolean per modality. `labels` is
     the number of the masks' labels, background included. The translator is in evaluation mode.
-
-    Raises:
-        NotFiniteError: the loss became infinite or NaN.
+    Raises `NotFiniteError` if the loss became infinite or NaN.
     """
     channels, *space = complete[0].image.shape
     seed = derived_seed(seed, "translator")
@@ -247,10 +233,8 @@ def translator_of(
 
     Looks are drawn by the sites' shares. Where some sites have every modality, only theirs: of an
     image whose channels come from several looks, nothing is learned about how one modality follows
-    from the others. Of the cases only the patterns of present modalities are used.
-
-    Raises:
-        NotFiniteError: as in `train_translator`, to which the other arguments go.
+    from the others. Of the cases only the patterns of present modalities are used. Raises
+    `NotFiniteError` as `train_translator`, to which the other arguments go.
     """
     facts, looks = run.facts(), list[str]()
     if run.recipe().generator.style and 0 < len(facts.whole) < len(facts.teachers):

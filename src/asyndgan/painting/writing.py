@@ -44,26 +44,20 @@ nib: Any = Late("nibabel")  # half a second that pictures need not
 @final
 @dataclass(frozen=True)
 class Storage:
-    """How a synthetic set is stored.
+    """How a synthetic set is stored."""
 
-    Attributes:
-        ending: one of `data.readers.LOSSLESS`.
-        units: by modality, the stored intensities of the darkest and the brightest image value;
-            else 0 to 255.
-        kinds: by modality, the number type of its files; else as the format has it.
-        spacing: millimetres per row and per column, of whole volumes per slice before them.
-        geometry: how slices lie in the files.
-        measured_in: by modality, the unit of its stored values where it is known, such as HU.
-        grids: where masks of volumes lie, by their names: what is painted from them lies there too,
-            and slices of one volume are one case.
-    """
-
-    ending: str = ".png"
+    ending: str = ".png"  # one of `readers.LOSSLESS`
+    # by modality, stored intensities of the darkest and the brightest image value; else 0 to 255
     units: Mapping[str, Intensity] = field(default_factory=dict)
+    # by modality, the number type of its files; else as the format has it
     kinds: Mapping[str, np.dtype] = field(default_factory=dict)
+    # millimetres per row, column; whole volumes: slice first
     spacing: tuple[float, ...] = (1.0, 1.0)
-    geometry: Geometry = AXIAL
+    geometry: Geometry = AXIAL  # how slices lie in the files
+    # by modality, the unit of its stored values where it is known, such as HU
     measured_in: Mapping[str, str] = field(default_factory=dict)
+    # where masks of volumes lie, by their names: what is painted from them lies there too, and
+    # slices of one volume are one case
     grids: Mapping[str, Grid] = field(default_factory=dict)
 
     @classmethod
@@ -85,10 +79,7 @@ class Storage:
 
         JPEG becomes PNG. The spacing is that of the recipe, or else the median of the site's
         prepared cases. Arrays are turned as the site's first file is. Of masks of volumes all of
-        this is as theirs.
-
-        Raises:
-            DataError: the set cannot be read, or is no site's.
+        this is as theirs. Raises `DataError` if the set cannot be read, or is no site's.
         """
         image, ending = run.recipe().image, lossless(data.info.file_ending)
         names, spaced = run.facts().modalities, READERS[ending].spaced
@@ -233,10 +224,7 @@ def write_synthetic(
 
     Each case is written before the next one is painted. Images of one patient's masks share a fold,
     or images of one mask if patients are unknown. `painting` are its parameters, for the
-    provenance; `findings` as of `model_card`.
-
-    Returns:
-        The number of cases.
+    provenance; `findings` as of `model_card`. Returns the number of cases.
     """
     facts, recipe = run.facts(), run.recipe()
     storage = storage or Storage.plain(recipe.image)

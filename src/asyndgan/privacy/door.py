@@ -200,10 +200,7 @@ class Release:
         self.policy.check_question(answer.what, sent)
 
     def let_out_again(self, released: Released) -> Released:
-        """Records bytes that leave, for the first time or because they were lost.
-
-        Raises `LedgerError`.
-        """
+        """Records bytes that leave, first or as they were lost; raises `LedgerError`."""
         if self.ledger:
             told = {name: getattr(released, name) for name in LEDGER_FIELDS}
             if self._recipe is not None and self._recipe.privacy.kind != "none":

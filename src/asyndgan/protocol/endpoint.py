@@ -35,8 +35,7 @@ class Handler(ABC):
     def handle(self, request: Message) -> Released:
         """Answers a request, through the site's `Release`.
 
-        Raises:
-            AsyndganError: if it cannot; the endpoint turns it into a refusal.
+        Raises `AsyndganError` if it cannot; the endpoint turns it into a refusal.
         """
 
 

@@ -104,16 +104,13 @@ class Levels(Figures):
 
 
 class Counted(Figures):
-    """A part that knows how many patients are behind each of its figures.
-
-    Attributes:
-        behind: by a figure's name (of `unlabelled`: by axis), patients of whom it is the median,
-            the mean or what most have. Then, of a fraction: patients above its least value, and
-            below its greatest; of `bits`: patients who need more than 8, and more than 16; of
-            `patients`: those who lack the part. It never leaves a site.
-    """
+    """A part that knows how many patients are behind each of its figures."""
 
     digits: ClassVar[int] = DIGITS
+    # by a figure's name (of `unlabelled`: by axis), patients of whom it is the median, the mean or
+    # what most have. Then, of a fraction: patients above its least value, and below its greatest;
+    # of `bits`: patients who need more than 8, and more than 16; of `patients`: those who lack the
+    # part. It never leaves a site.
     behind: dict[Behind, tuple[Patients, Patients, Patients]] = {}
 
     def bounded(self, fewest: int) -> Self:
@@ -184,24 +181,19 @@ PERCENTILES: Final = (0.5, 99.5)
 
 @final
 class ModalityFigures(Counted):
-    """One modality.
-
-    Attributes:
-        kind: ct, volumes in Hounsfield units; mri, other volumes; grey, pictures; unknown.
-        bits: 8 and 16 hold whole numbers of that size, 32 all others; as it leaves a site, those
-            that enough patients need, and the others' intensities may lie beyond.
-        patients: who have it.
-        whole: intensities of whole cases; inside: within all labels.
-        explained: part of the variance of a case's intensities that its labels explain: where
-            slices hold one, and within the range that a plan takes.
-    """
+    """One modality."""
 
     name: Name
+    # ct: volumes in Hounsfield units; mri: other volumes; grey: pictures
     kind: Literal["ct", "mri", "grey", "unknown"] = "unknown"
+    # 8 and 16 hold whole numbers of that size, 32 all others; as it leaves a site, those that
+    # enough patients need, and the others' intensities may lie beyond
     bits: Literal[8, 16, 32] = 32
-    patients: Count | None = None
-    whole: Levels | None = None
-    inside: Levels | None = None
+    patients: Count | None = None  # who have it
+    whole: Levels | None = None  # intensities of whole cases
+    inside: Levels | None = None  # within all labels
+    # part of the variance of a case's intensities that its labels explain: where slices hold one,
+    # and within the range that a plan takes
     explained: Share | None = None
 
     @model_validator(mode="after")
@@ -231,21 +223,14 @@ class ModalityFigures(Counted):
 
 @final
 class LabelFigures(Counted):
-    """One label other than the background.
-
-    Attributes:
-        patients: who have it.
-        slices: fraction of the axial slices, or pictures, that hold it.
-        area: fraction of the pixels of such a slice that it covers.
-        side: where it lies: -1, always in the image's right half; 1, in its left half; 0, in both.
-            Its mean over patients.
-    """
+    """One label other than the background."""
 
     name: Name
     number: int = Field(ge=1, lt=LABELS_LIMIT)
-    patients: Count | None = None
-    slices: Share | None = None
-    area: Spread | None = None
+    patients: Count | None = None  # who have it
+    slices: Share | None = None  # fraction of the axial slices, or pictures, that hold it
+    area: Spread | None = None  # fraction of the pixels of such a slice that it covers
+    # mean over patients: -1, always in the image's right half; 1, in its left half; 0, in both
     side: float | None = Field(None, ge=-1, le=1)
 
     @model_validator(mode="after")
@@ -259,20 +244,13 @@ class LabelFigures(Counted):
 
 @final
 class Side(Counted):
-    """One stored axis of the cases: rows and columns of a picture, or as `PLANES`.
-
-    Attributes:
-        voxels: their number.
-        mm: their spacing in millimetres; 1 where the format has none.
-        view: both multiplied: the field of view in millimetres.
-        common: fraction of the cases with the most common number of voxels.
-    """
+    """One stored axis of the cases: rows and columns of a picture, or as `PLANES`."""
 
     digits: ClassVar[int] = DIGITS + 1
-    voxels: Spread
-    mm: Spread
-    view: Spread
-    common: Share
+    voxels: Spread  # their number
+    mm: Spread  # their spacing; 1 where the format has none
+    view: Spread  # both multiplied: the field of view in millimetres
+    common: Share  # fraction of the cases with the most common number of voxels
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -297,22 +275,17 @@ class Fingerprint(Counted):
     """Figures of a data set. None, or an empty list, stands for what was withheld.
 
     Fractions are means over patients.
-
-    Attributes:
-        patients: number of patients.
-        spaced: whether most patients' cases are volumes, whose files store a spacing.
-        axes: two of pictures, three of volumes.
-        modalities: in the order of channel_names.
-        labels: by number, without the background.
-        unlabelled: fraction of the slices without a label, by the axis along which they are cut.
     """
 
     version: Literal[3] = 3
     patients: Count | None = None
-    spaced: bool
-    axes: tuple[Side, ...] = Field((), max_length=3)
+    spaced: bool  # whether most patients' cases are volumes, whose files store a spacing
+    axes: tuple[Side, ...] = Field((), max_length=3)  # two of pictures, three of volumes
+    # in the order of channel_names
     modalities: tuple[ModalityFigures, ...] = Field(min_length=1, max_length=MODALITIES_LIMIT)
+    # by number, without the background
     labels: tuple[LabelFigures, ...] = Field((), max_length=LABELS_LIMIT)
+    # fraction of the slices without a label, by the axis along which they are cut
     unlabelled: dict[Axis, Share] = {}
 
     @model_validator(mode="after")

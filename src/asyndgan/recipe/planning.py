@@ -73,22 +73,14 @@ DEFORMED: Final = 64.0
 @final
 @dataclass(frozen=True)
 class Rule:
-    """What follows for a recipe from what the data is like.
-
-    Attributes:
-        condition: when the rule applies, in words.
-        holds: the same, asked of the sites.
-        sets: the values, by key of a recipe.
-        reason: why, as a format string: `s` is the sites.
-        evidence: a page of the docs that shows it, and what it showed; empty: no measurement.
-    """
+    """What follows for a recipe from what the data is like."""
 
     name: str
-    condition: str
-    holds: Callable[[Sites], object]
-    sets: Callable[[Sites], Mapping[Key, Any]]
-    reason: str
-    evidence: str = ""
+    condition: str  # when it applies, in words
+    holds: Callable[[Sites], object]  # the same, asked of the sites
+    sets: Callable[[Sites], Mapping[Key, Any]]  # the values, by key of a recipe
+    reason: str  # why, as a format string: `s` is the sites
+    evidence: str = ""  # a page of the docs that shows it, and what it showed; empty: unmeasured
 
 
 def _intensities(
@@ -225,18 +217,13 @@ class Choice:
 @final
 @dataclass(frozen=True)
 class Plan:
-    """What follows from the sites' fingerprints.
+    """What follows from the sites' fingerprints."""
 
-    Attributes:
-        choices: what the rules set.
-        notes: what contradicts between sites, or is little, and what the plan did about it; each
-            with the key of a recipe that answers it, or none.
-        patients: their number at each site, where it is known.
-    """
-
-    choices: tuple[Choice, ...]
+    choices: tuple[Choice, ...]  # what the rules set
+    # what contradicts between sites, or is little, and what the plan did about it; each with the
+    # key of a recipe that answers it, or none
     notes: Mapping[str, Key] = field(default_factory=dict)
-    patients: Mapping[str, int] = field(default_factory=dict)
+    patients: Mapping[str, int] = field(default_factory=dict)  # at each site, where known
 
     def overrides(self, given: Sequence[str] = ()) -> list[str]:
         """The choices as `key=value`, without those for a generator that `given` replaces."""

@@ -102,10 +102,8 @@ def read_audited(
     """Reads the results of audits of one run, which together may permit its release.
 
     Pictures show patients: one is left out if it may have a site's that is not among `shown`.
-
-    Raises:
-        RunError: there is no audit, none that can be read, one of another generator, or one whose
-            picture cannot be read.
+    Raises `RunError` if there is no audit, none that can be read, one of another generator, or one
+    whose picture cannot be read.
     """
     records = [read_audit(folder) for folder in folders]
     for folder, record in zip(folders, records, strict=True):

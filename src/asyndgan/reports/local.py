@@ -38,21 +38,15 @@ class LocalServer(ThreadingHTTPServer):
 
     Requests without a key in the address, of another origin or by another name of this machine
     get nothing, and are logged. Port 0 is any that is free.
-
-    Attributes:
-        most: bytes of an order, which is not read if it has as many.
-        scripts: whether the page has scripts.
-        token: key of who may order.
-        readers: key of who may only look; None: nobody.
     """
 
     daemon_threads = True
-    most = 0
-    scripts = False
-    readers: str | None = None
+    most = 0  # bytes of an order, which is not read if it has as many
+    scripts = False  # whether the page has scripts
+    readers: str | None = None  # key of who may only look; None: nobody
 
     def __init__(self, port: int = 0) -> None:
-        self.token = secrets.token_urlsafe(16)
+        self.token = secrets.token_urlsafe(16)  # key of who may order
         try:
             super().__init__((HERE, port), _Answers)
         except OSError as error:

@@ -50,8 +50,7 @@ class Order(BaseModel):
 class Playground(LocalServer):
     """Serves the page of a finished run, which offers masks of a data set or those that it kept.
 
-    Raises:
-        RunError: the run has not finished, or paints without masks; or the port is taken.
+    Raises `RunError` if the run has not finished, or paints without masks; or the port is taken.
     """
 
     scripts = True
@@ -83,7 +82,10 @@ class Playground(LocalServer):
                     "slices": slices[0] if slices else 1,
                     "rows": rows,
                     "columns": columns,
-                    "masks": [_bytes(mask) for mask in self.offered],
+                    "masks": [
+                        base64.b64encode(mask.numpy().astype("<u2").tobytes()).decode()
+                        for mask in self.offered
+                    ],
                     "colours": colours,
                 },
                 "labels": scope.labels,
@@ -139,7 +141,3 @@ def _cut(image: Image, mask: Mask, level: int) -> Iterator[tuple[str, Image, Mas
         ((f", slice {level + 1}", level), (", a row", middles[1]), (", a column", middles[2]))
     ):
         yield name, image.select(axis + 1, place), mask.select(axis, place)
-
-
-def _bytes(mask: Mask) -> str:
-    return base64.b64encode(mask.numpy().astype("<u2").tobytes()).decode()

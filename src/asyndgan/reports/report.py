@@ -49,10 +49,8 @@ def write_report(
 
     Synthetic cases are named after their site (`north-m00012`). Real cases stand beside them and
     become part of the file, as then do examples.png and nearest.png of evaluation and audits, which
-    show patients.
-
-    Raises:
-        RunError: `run` is no run folder, or `evaluation` or one of `audits` is not of this run.
+    show patients. Raises `RunError` if `run` is no run folder, or `evaluation` or one of `audits`
+    is not of this run.
     """
     facts, recipe, records, real = run.facts(), run.recipe(), run.metrics(), real or {}
     if facts.engine == "fedgan":

@@ -49,9 +49,7 @@ class StewardPage(FormServer):
     """Serves the page of a site.
 
     Its buttons write `policy.toml`, which alone decides; the site reads it with the next request.
-
-    Raises:
-        RunError: the folder is no site's, or the port is taken.
+    Raises `RunError` if the folder is no site's, or the port is taken.
     """
 
     most = 2000

@@ -52,8 +52,7 @@ class Finding(NamedTuple):
 def usefulness_of(folder: Path, generator: str, *, examples: bool) -> dict[str, Any]:
     """The variables of the page's section on usefulness; `examples` shows real patients.
 
-    Raises:
-        RunError: there is no evaluation.json, it is not valid, or judges another generator.
+    Raises `RunError` if there is no evaluation.json, it is not valid, or judges another generator.
     """
     evaluation = Evaluation.read(folder)
     if evaluation.about.get("generator_sha256", generator) != generator:
@@ -182,8 +181,7 @@ def is_of_generator(path: Path, generator_sha256: str, *within: str) -> bool:
 def figure(path: Path) -> str:
     """A PNG as a data URI, scaled down if it is wide; empty if the file does not exist.
 
-    Raises:
-        OSError, ValueError: it is no picture, or too large a one.
+    Raises `OSError` or `ValueError` if it is no picture, or too large a one.
     """
     if not path.exists():
         return ""

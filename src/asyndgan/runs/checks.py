@@ -69,9 +69,8 @@ def check_policies(
 ) -> None:
     """Checks all policies against the recipe before anything starts; each site checks again.
 
-    Raises:
-        PolicyError: a policy is of no site or does not allow the recipe, or its limit over all runs
-            needs `records`.
+    Raises `PolicyError` if a policy is of no site or does not allow the recipe, or its limit over
+    all runs needs `records`.
     """
     if unknown := set(policies) - set(sites):
         raise PolicyError(f"there is a policy for {', '.join(sorted(unknown))}, which is no site.")

@@ -108,56 +108,38 @@ State = Literal["running", "interrupted", "failed", "finished"]
 @final
 @dataclass
 class RunFacts:
-    """Facts about a run, stored for later commands.
-
-    Attributes:
-        run: identity, hexadecimal.
-        version: of asyndgan.
-        recipe_digest: SHA-256 of the resolved recipe.
-        steps: number of steps done.
-        seconds: spent in training, over all attempts.
-        modalities: that the generator paints.
-        space: rows and columns.
-        sites: cases, share (normalised) and modalities of each site.
-        taught: in how many steps the generator learned from each site; empty if all did in all.
-        spared: cases and modalities of sites that taught no masks for lack of patients.
-        left_sites: bytes that left each site, by kind of message.
-        came_to_sites: the same of what went to each site.
-        patient_patterns: by which pattern each site found its patients, as far as it is known here.
-        sliced: whether volumes are cut into slices, as far as it is known here.
-        precision: of the coordinator's arithmetic; a simulated site's too.
-        threads: of the coordinator's arithmetic; 0 if it was not chosen, as in a federation.
-        generator_version: `GENERATOR_VERSION` that began the training; 0 in files that do not say.
-        start: the run whose generator this one began with; None if it began anew.
-    """
+    """Facts about a run, stored for later commands."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
-    run: Hex
-    version: Title
-    recipe_digest: Hex
+    run: Hex  # its identity
+    version: Title  # of asyndgan
+    recipe_digest: Hex  # SHA-256 of the resolved recipe
     engine: Title
     state: State = "running"
-    steps: Count = 0
-    seconds: Seconds = 0.0
-    modalities: Names = field(default_factory=list)
+    steps: Count = 0  # done
+    seconds: Seconds = 0.0  # in training, over all attempts
+    modalities: Names = field(default_factory=list)  # that the generator paints
     labels: Labels = field(default_factory=dict)
-    space: Annotated[list[Count], Field(max_length=3)] = field(default_factory=list)
-    sites: Sites = field(default_factory=dict)
+    space: Annotated[list[Count], Field(max_length=3)] = field(default_factory=list)  # sides
+    sites: Sites = field(default_factory=dict)  # cases, share (normalised) and modalities of each
+    # in how many steps the generator learned from each site; empty: in all
     taught: Steps = field(default_factory=dict)
+    # cases and modalities of sites that taught no masks for lack of patients
     spared: Spared = field(default_factory=dict)
-    left_sites: Moved = field(default_factory=dict)
-    came_to_sites: Moved = field(default_factory=dict)
+    left_sites: Moved = field(default_factory=dict)  # bytes that left each site, by kind of message
+    came_to_sites: Moved = field(default_factory=dict)  # bytes that went to each site, likewise
     generator_sha256: Hex = ""
+    # by which each site found its patients, as far as it is known here
     patient_patterns: dict[str, Annotated[str, Field(max_length=1000)]] = field(
         default_factory=dict
     )
-    sliced: bool = False
+    sliced: bool = False  # whether volumes are cut into slices, as far as it is known here
     torch: Title = ""
-    precision: Title = ""
-    threads: Count = 0
-    generator_version: Count = 0
-    start: StartFacts | None = None
+    precision: Title = ""  # of the coordinator's arithmetic; a simulated site's too
+    threads: Count = 0  # of the coordinator's arithmetic; 0: not chosen, as in a federation
+    generator_version: Count = 0  # `GENERATOR_VERSION` at the start of training; 0: not said
+    start: StartFacts | None = None  # run whose generator this one began with; None: it began anew
 
     @property
     def all_steps(self) -> int:
@@ -166,11 +148,7 @@ class RunFacts:
 
     @property
     def scope(self) -> "Scope":
-        """Scope of the run: its modalities, labels and image size.
-
-        Raises:
-            RunError: if the facts do not hold a valid scope.
-        """
+        """The run's modalities, labels and image size; raises `RunError` if they are not valid."""
         try:
             found: Scope = training.Scope.from_plain(vars(self))
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:

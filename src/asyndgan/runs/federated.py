@@ -58,8 +58,7 @@ STOP_TIMES: Final = 10
 def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cpu") -> None:
     """Keeps a federation's server running and trains ordered runs until `stop` returns True.
 
-    Raises:
-        BusyError: another process serves this federation, or has its port.
+    Raises `BusyError` if another process serves this federation, or has its port.
     """
     busy = f"{federation.path} is served by another process already."
     with held(federation.path, busy), served(federation):

@@ -220,8 +220,7 @@ class RunFolder:
     def generator(self) -> "nn.Module":
         """Loads the averaged generator of a finished run, ready to paint.
 
-        Raises:
-            RunError: the run has not finished, or the file is not the one that it wrote.
+        Raises `RunError` if the run has not finished, or the file is not the one that it wrote.
         """
         facts, file = self.facts(), self.generator_file
         if not file.exists():

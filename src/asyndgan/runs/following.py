@@ -9,13 +9,9 @@ SIMULATED: Final = ("inprocess", "processes")
 
 
 def judging_options(recipe: Recipe, engine: str, sites: str, others: str) -> dict[str, str]:
-    """Options of `evaluate` and of `audit`, by command.
+    """Options of `evaluate` and of `audit`, by command; `sites` are the sites' options.
 
-    Args:
-        recipe: recipe of the run.
-        engine: of the run.
-        sites: their options.
-        others: folder of patients whom the run has not seen, if it held none out.
+    `others`: folder of patients whom the run has not seen, if it held none out.
     """
     held = bool(recipe.training.hold_out)
     states = "" if engine in SIMULATED else " --state NAME=FOLDER ..."  # they tell who was held out

@@ -74,8 +74,7 @@ class MaskBank:
     def keep(self, site: str, conditions: Tensor, most: int | None = None) -> None:
         """Writes the masks of a batch that are new, until the site has `most` masks.
 
-        Raises:
-            StorageError: one cannot be written.
+        Raises `StorageError` if one cannot be written.
         """
         for mask in conditions.numpy():
             if most is not None and self._count[site] >= most:

@@ -92,10 +92,8 @@ def learned_masks(
 
     What exists already is used, so that the same call goes on after an interruption. Arguments and
     errors are those of `runs.train.train`; `steps` is the most that the masks may take. The folder
-    `out` of the run is created; the run that learns masks lies `beside` it.
-
-    Returns:
-        A data set of masks, as many as the sites have cases, within `FEWEST` and `MOST`.
+    `out` of the run is created; the run that learns masks lies `beside` it. Returns a data set of
+    masks, as many as the sites have cases, within `FEWEST` and `MOST`.
     """
     learns = recipe_of_masks(recipe, steps)
     check_sites(recipe, sites, without or {})
@@ -132,10 +130,8 @@ def painted_masks(run: RunFolder) -> Path:
     """The masks that a finished run of masks paints, as a data set; painted once.
 
     Each site gets masks in its look and of its labels, in proportion to its cases; a site that was
-    spared, in the looks of those that taught.
-
-    Raises:
-        RunError: the run has not finished, or its files were changed.
+    spared, in the looks of those that taught. Raises `RunError` if the run has not finished, or its
+    files were changed.
     """
     folder = run.path / PAINTED
     if folder.exists():

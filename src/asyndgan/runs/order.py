@@ -171,8 +171,7 @@ class Order:
     def wanted(self) -> dict[str, Any]:
         """`sites`, `only` those named, `ordered` (Unix time) and perhaps `start`, `masks`, `first`.
 
-        Raises:
-            RunError: they are unreadable.
+        Raises `RunError` if they are unreadable.
         """
         try:
             wanted = dict(parsed_json(bounded_text(self._order_file)))
@@ -272,8 +271,7 @@ class Order:
     def await_stewards(self, reason: str) -> None:
         """Says why stewards are waited for, and lets some time pass before they are asked again.
 
-        Raises:
-            Interrupted: the run was stopped instead.
+        Raises `Interrupted` if the run was stopped instead.
         """
         reason = f"{reason} At each: 'asyndgan site approve SITE {self.name}'."
         if reason != self.said("trouble"):
@@ -377,11 +375,7 @@ class Order:
 
 @contextmanager
 def sites_alone(federation: Federation) -> Iterator[None]:
-    """Has the sites of a federation to itself, which serve one run or question at a time.
-
-    Raises:
-        BusyError: another process has them.
-    """
+    """Has a federation's sites to itself; raises `BusyError` if another process has them."""
     runs = federation.path / "runs"
     runs.mkdir(exist_ok=True)
     with held(runs, f"the sites of {federation.path} serve another run or question; wait for it."):

@@ -25,17 +25,11 @@ Fits = Callable[[Recipe, int], bool]
 @final
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and the recipe that it gives.
+    """A plan, and the recipe that it gives."""
 
-    Attributes:
-        sites: the fingerprint of each site that has images.
-        plan: what follows from them; None: of tables a recipe alone.
-        recipe: the recipe, with all overrides.
-    """
-
-    sites: Mapping[str, Fingerprint]
-    plan: Plan | None
-    recipe: Recipe
+    sites: Mapping[str, Fingerprint]  # of each site that has images
+    plan: Plan | None  # what follows from them; None: of tables a recipe alone
+    recipe: Recipe  # with all overrides
 
     @property
     def notes(self) -> list[str]:

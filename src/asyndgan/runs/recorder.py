@@ -92,10 +92,8 @@ class Recorder:
     ) -> Callable[[Progress], None]:
         """Begins a file of TensorBoard; what it returns records a step, or raises `StorageError`.
 
-        Args:
-            step: the next step; what TensorBoard has of it and later ones is forgotten.
-            grid: paints the grid of samples, if there are masks to paint from.
-            every: number of steps from one grid to the next; the last step has one too.
+        What TensorBoard has of `step`, the next one, and later ones is forgotten. Every so many
+        steps, and at the last one, a grid of samples is painted; None: no masks to paint from.
         """
         board = Board(self.folder.tensorboard, step)
 

@@ -20,33 +20,24 @@ from asyndgan.wire import CASES_WITHHELD
 @final
 @dataclass(frozen=True)
 class Participation:
-    """How sites took part in a run, which determines their held-out patients.
+    """How sites took part in a run, which determines their held-out patients."""
 
-    Attributes:
-        trained: all cases of a site, held-out ones among them, where others are loaded.
-        choosers: how each site chose its held-out patients.
-        had: number of these cases, of each site whose policy does not hide it.
-    """
-
+    # all cases of a site, held-out ones among them, where others are loaded
     trained: Mapping[str, Sequence[Case]] = field(default_factory=dict)
-    choosers: Mapping[str, Chooser] = field(default_factory=dict)
+    choosers: Mapping[str, Chooser] = field(default_factory=dict)  # of a site's held-out patients
+    # number of these cases, of each site whose policy does not hide it
     had: Mapping[str, int] = field(default_factory=dict)
 
 
 @final
 @dataclass(frozen=True)
 class RunSites:
-    """Sites whose data are at hand, and a run that they took part in, or could have.
-
-    Attributes:
-        run: the run.
-        data: data set of each site, by the site's name.
-        states: folder in which a site keeps its states of the run, by the site's name; not named:
-            a simulated site, which keeps them in the run's folder.
-    """
+    """Sites whose data are at hand, and a run that they took part in, or could have."""
 
     run: RunFolder
-    data: Mapping[str, DataSet]
+    data: Mapping[str, DataSet]  # of each site, by its name
+    # folder in which a site keeps its states of the run, by the site's name; not named: a simulated
+    # site, which keeps them in the run's folder
     states: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
@@ -177,9 +168,8 @@ def choosers_of(
 ) -> dict[str, Chooser]:
     """How those sites that took part in a run chose whom they held out; `states` as `RunSites`.
 
-    Raises:
-        RunError: the run held patients out, and a site's states are not there; or states are of a
-            site that is not named.
+    Raises `RunError` if the run held patients out and a site's states are not there, or if states
+    are of a site that is not named.
     """
     if stray := set(states or {}) - set(sites):
         raise RunError(f"--state names {', '.join(sorted(stray))}, which --site does not.")

@@ -70,8 +70,7 @@ class Start:
     def begin(self, coordinator: Coordinator) -> StartFacts:
         """Puts the weights into the generator of a new run; returns what `run.json` says of it.
 
-        Raises:
-            RunError: no layer fits.
+        Raises `RunError` if no layer fits.
         """
         scope = coordinator.scope
         found = inherit(coordinator.generator, scope, self.generator, self.facts.scope)
@@ -111,8 +110,7 @@ def start_of(
 ) -> Start | None:
     """The run that the run in `folder` starts from; None: it has a checkpoint, or begins anew.
 
-    Raises:
-        RunError: as `Start.of`, or the run goes on and began without another one.
+    Raises `RunError` as `Start.of`, or if the run goes on and began without another one.
     """
     if not run or not stored_steps(folder.checkpoints):
         return Start.of(RunFolder(run), recipe, sites) if run else None

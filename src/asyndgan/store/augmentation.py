@@ -17,20 +17,13 @@ from asyndgan.recipe import Recipe
 @final
 @dataclass(frozen=True)
 class Moves:
-    """Limits of the random moves.
+    """Limits of the random moves."""
 
-    Attributes:
-        flips: spatial axes to mirror at random, counted from the last (-1: left to right).
-        rotation: largest angle, in degrees, in the plane of the last two axes.
-        zoom: largest change of size: 0.2 allows factors from 1 / 1.2 to 1.2.
-        translation: largest shift, as a fraction of the image's side.
-        rim: `padding_mode` of `grid_sample` beyond the edge: "zeros" (-1, label 0) or "reflection".
-    """
-
-    flips: tuple[int, ...] = ()
-    rotation: float = 15.0
-    zoom: float = 0.15
-    translation: float = 0.05
+    flips: tuple[int, ...] = ()  # spatial axes to mirror, counted from the last (-1: left to right)
+    rotation: float = 15.0  # largest angle, in degrees, in the plane of the last two axes
+    zoom: float = 0.15  # largest change of size: 0.2 allows factors from 1 / 1.2 to 1.2
+    translation: float = 0.05  # largest shift, as a fraction of the image's side
+    # `padding_mode` of `grid_sample` beyond the edge: "zeros" (-1, label 0) or "reflection"
     rim: str = "zeros"
 
 

@@ -13,76 +13,49 @@ MODALITIES_LIMIT: Final = 64
 @final
 @dataclass(frozen=True)
 class Source:
-    """The files of a case or a slice.
+    """The files of a case or a slice."""
 
-    Attributes:
-        name: in the file names; all slices of a volume share it.
-        shape: pixels or voxels along each stored axis.
-        spacing: millimetres along each; 1.0 where the format has no spacing.
-        orientation: see `asyndgan.intake.readers.Stored`.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    orientation: str = ""
+    name: str  # in the file names; all slices of a volume share it
+    shape: tuple[int, ...]  # pixels or voxels along each stored axis
+    spacing: tuple[float, ...]  # millimetres along each; 1.0 where the format has no spacing
+    orientation: str = ""  # see `asyndgan.intake.readers.Stored`
 
 
 @final
 @dataclass(frozen=True)
 class Levels:
-    """What a recipe's intensities keep of one modality of a case.
+    """What a recipe's intensities keep of one modality of a case."""
 
-    Attributes:
-        low, high: lowest and highest stored intensity.
-        black, white: lowest and highest prepared intensity, within [-1, 1].
-        digest: SHA-256 of the stored pixels, in hexadecimal; empty if all are equal.
-        pixels: number of pixels.
-        below: pixels below black by more than `asyndgan.store.fitting.MARGIN` of the range.
-        bright: pixels that are not black.
-        above: pixels above white.
-        labels: of each label but 0, its pixels and how many lie outside by more than that margin.
-        is_mask: whether the image is the mask, or a multiple of it.
-    """
-
-    low: float
-    high: float
-    black: float
-    white: float
-    digest: str
-    pixels: int
-    below: int
-    bright: int
-    above: int
+    low: float  # lowest stored intensity
+    high: float  # highest stored intensity
+    black: float  # lowest prepared intensity, within [-1, 1]
+    white: float  # highest prepared intensity, within [-1, 1]
+    digest: str  # SHA-256 of the stored pixels, in hexadecimal; empty: all are equal
+    pixels: int  # their number
+    below: int  # pixels below black by more than `asyndgan.store.fitting.MARGIN` of the range
+    bright: int  # pixels that are not black
+    above: int  # pixels above white
+    # of each but 0, its pixels and how many lie outside by more than that margin
     labels: dict[int, tuple[int, int]]
-    is_mask: bool
+    is_mask: bool  # whether the image is the mask, or a multiple of it
 
 
 @final
 @dataclass(frozen=True)
 class Preparation:
-    """How the stored arrays became a `Case`; `asyndgan.store.prepare.invert` undoes it.
+    """How the stored arrays became a `Case`; `asyndgan.store.prepare.invert` undoes it."""
 
-    Attributes:
-        shape: sides as stored, in pixels: rows and columns, after the slices of a whole volume.
-        spacing: millimetres per pixel along each; 1.0 where the format has no spacing.
-        resized: sides after resampling, before cropping and padding.
-        offset: where the resized image starts in the prepared one; negative where it was cropped.
-        scale, shift: of each modality in `prepared = stored * scale + shift`.
-        levels: what the intensities keep of each modality; None for one that is absent.
-        cut: brightness that was cropped off, and that of the whole; zeros: nothing was cropped.
-        source: the files; None: none.
-    """
-
+    # sides as stored, in pixels: rows and columns, after the slices of a whole volume
     shape: tuple[int, ...]
-    spacing: tuple[float, ...]
-    resized: tuple[int, ...]
-    offset: tuple[int, ...]
-    scale: tuple[float, ...]
+    spacing: tuple[float, ...]  # millimetres per pixel along each; 1.0 if the format has no spacing
+    resized: tuple[int, ...]  # sides after resampling, before cropping and padding
+    offset: tuple[int, ...]  # where the resized image starts in the prepared one; negative: cropped
+    scale: tuple[float, ...]  # of each modality in `prepared = stored * scale + shift`
     shift: tuple[float, ...]
-    levels: tuple[Levels | None, ...] = ()
+    levels: tuple[Levels | None, ...] = ()  # what is kept of each modality; None: it is absent
+    # brightness that was cropped off, and that of the whole; zeros: nothing was cropped
     cut: tuple[float, float] = (0.0, 0.0)
-    source: Source | None = None
+    source: Source | None = None  # None: no files
 
     @property
     def labelled(self) -> bool:
@@ -117,24 +90,16 @@ class Intensities:
 @final
 @dataclass(frozen=True)
 class RawCase:
-    """A picture, a slice of a volume or a whole volume, as stored.
+    """A picture, a slice of a volume or a whole volume, as stored."""
 
-    Attributes:
-        name, patient: as in `Case`.
-        channels: modality to stored intensities, float32 ([slices,] rows, columns).
-        mask: int64 labels of the same shape; None: the data set has none.
-        spacing: millimetres per pixel, along the same.
-        volume: modality to the statistics of the whole volume, of which this is a slice.
-        source: the files that it was read from; None: none.
-    """
-
-    name: str
+    name: str  # as in `Case`, and `patient`
     patient: str
-    channels: dict[str, np.ndarray] = field(repr=False)
-    mask: np.ndarray | None = field(repr=False)
-    spacing: tuple[float, ...] = (1.0, 1.0)
+    channels: dict[str, np.ndarray] = field(repr=False)  # float32 ([slices,] rows, columns)
+    mask: np.ndarray | None = field(repr=False)  # int64 labels of the same shape; None: none
+    spacing: tuple[float, ...] = (1.0, 1.0)  # millimetres per pixel, along the same
+    # modality to the statistics of the whole volume, of which this is a slice
     volume: dict[str, Intensities] = field(default_factory=dict, repr=False)
-    source: Source | None = None
+    source: Source | None = None  # None: no files
 
     def intensities(self, modality: str) -> Intensities:
         """Statistics of `modality` over the case, or over the whole volume if this is a slice."""

@@ -22,19 +22,13 @@ from asyndgan.store.splits import OPEN, Chooser, halves_of
 @final
 @dataclass(frozen=True)
 class Batch:
-    """Real images and their conditions.
+    """Real images and their conditions."""
 
-    Attributes:
-        images: (b, c, *space) in [-1, 1].
-        conditions: int64, (b, *space) label maps or (b,) classes.
-        halves: (b,) zeros and ones, the half of the patients of each; None: of no patient.
-        present: (b, c) booleans; an absent modality is -1 everywhere. None: none is absent.
-    """
-
-    images: Images
-    conditions: Tensor
+    images: Images  # (b, c, *space) in [-1, 1]
+    conditions: Tensor  # int64, (b, *space) label maps or (b,) classes
+    # (b,) zeros and ones, the half of each patient; None: no patient's
     halves: Tensor | None = None
-    present: Tensor | None = None
+    present: Tensor | None = None  # (b, c) booleans; absent: -1 everywhere. None: none is absent
 
     def to(self, device: torch.device) -> Self:
         """Returns the same batch on a device."""
@@ -76,16 +70,10 @@ class Stack:
 @final
 @dataclass(frozen=True)
 class Declared:
-    """What a site says that it has, with the patients whom it holds out.
-
-    Attributes:
-        cases: their number.
-        parts: the part of the cases that has each modality of the cohort.
-        patients: their number.
-    """
+    """What a site says that it has, with the patients whom it holds out."""
 
     cases: int
-    parts: list[float]
+    parts: list[float]  # fraction of the cases that has each modality of the cohort
     patients: int
 
 

@@ -13,17 +13,11 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images
 @final
 @dataclass(frozen=True)
 class Colours:
-    """Limits of the random changes.
+    """Limits of the random changes."""
 
-    Attributes:
-        intensity: largest relative change of a channel's gain; half of it is the largest shift.
-        gamma: largest relative change of a channel's exponent.
-        noise: largest standard deviation of the noise, in intensities from -1 to 1.
-    """
-
-    intensity: float = 0.15
-    gamma: float = 0.3
-    noise: float = 0.05
+    intensity: float = 0.15  # largest relative change of a channel's gain; of its shift, half of it
+    gamma: float = 0.3  # largest relative change of a channel's exponent
+    noise: float = 0.05  # largest standard deviation, in intensities from -1 to 1
 
 
 def recoloured(images: Images, how: Colours, random: Generator) -> Images:

@@ -18,17 +18,11 @@ Reason = tuple[str, str]
 @final
 @dataclass(frozen=True)
 class Cases:
-    """What of a site's cases decides whether a recipe can be trained on them.
-
-    Attributes:
-        patients: number of patients.
-        untaught: as `untaught` finds.
-        incomplete: whether some case, a held-out one too, lacks a modality that others have.
-    """
+    """What of a site's cases decides whether a recipe can be trained on them."""
 
     patients: int
-    untaught: Sequence[str]
-    incomplete: bool
+    untaught: Sequence[str]  # as `untaught` finds
+    incomplete: bool  # whether some case, a held-out one too, lacks a modality that others have
 
 
 def untaught(

@@ -74,8 +74,7 @@ def planned(
 def resized_to(shape: tuple[int, ...], raw: RawCase, image: ImageSection) -> tuple[int, ...]:
     """Sides of a case of this shape after resampling, before cropping and padding.
 
-    Raises:
-        DataError: more than `MOST_ENLARGED` pixels, or a side of less than `LEAST_SIDE`.
+    Raises `DataError` for more than `MOST_ENLARGED` pixels, or a side of less than `LEAST_SIDE`.
     """
     resized = resampled(shape, raw.spacing, image)
     if math.prod(resized) > max(MOST_ENLARGED, math.prod(shape)):

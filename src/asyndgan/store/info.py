@@ -8,26 +8,18 @@ from typing import Any, final
 @final
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The content of dataset.json.
+    """The content of dataset.json."""
 
-    Attributes:
-        name: of the data set, by default the folder's.
-        modalities: names of the channels, by their number.
-        labels: name to number, 0 to 255; none is nnU-Net's `ignore`.
-        file_ending, mask_ending: of images and of masks.
-        extra: all other keys, such as "synthetic" or "provenance".
-        training: numTraining; None if absent.
-        listed: images and mask of each case, in paths from the folder, with None in place of an
-            image that it lacks; None: by their names.
-    """
-
-    name: str
-    modalities: tuple[str, ...]
-    labels: dict[str, int]
+    name: str  # by default the folder's
+    modalities: tuple[str, ...]  # names of the channels, by their number
+    labels: dict[str, int]  # name to number, 0 to 255; none is nnU-Net's `ignore`
     file_ending: str
     mask_ending: str
+    # all other keys, such as "synthetic" or "provenance"
     extra: dict[str, object] = field(default_factory=dict)
-    training: int | None = None
+    training: int | None = None  # numTraining; None if absent
+    # images and mask of each case, in paths from the folder, with None in place of an image that it
+    # lacks; None: by their names
     listed: dict[str, tuple[tuple[str | None, ...], str | None]] | None = None
 
     @property

@@ -63,9 +63,7 @@ def invert(image: Image, preparation: Preparation) -> np.ndarray:
     """Restores the stored grid and intensities of an image [C, *size]: float32 (C, *stored sides).
 
     Exact (to float32) where nothing was resampled or clipped. Cropped parts get what -1 stands for.
-
-    Raises:
-        DataError: `image` has another number of channels than the preparation.
+    Raises `DataError` if `image` has another number of channels than the preparation.
     """
     if len(image) != len(preparation.scale):
         raise DataError(
@@ -136,8 +134,7 @@ def widened(case: Case, modalities: Sequence[str]) -> Case:
 def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Case]:
     """Cases whose images are their masks: a channel a label by number, 1 where it is, -1 elsewhere.
 
-    Raises:
-        DataError: there are more labels than modalities a message may name.
+    Raises `DataError` if there are more labels than modalities a message may name.
     """
     if len(labels) > MODALITIES_LIMIT:
         raise DataError(

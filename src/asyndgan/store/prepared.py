@@ -31,27 +31,18 @@ class _Labels:
 @final
 @dataclass(frozen=True)
 class Case:
-    """One image with its label map.
+    """One image with its label map."""
 
-    Attributes:
-        name: as in the file names; a slice of a volume is `NAME_z<index>`.
-        patient: no two splits share one.
-        image: float32 in [-1, 1], one channel for each of `modalities`.
-        mask: int64 labels, same spatial shape.
-        preparation: what restores the stored grid and intensities.
-        absent: modalities that this case lacks; their channels are -1.
-    """
-
-    name: str
-    patient: str
-    image: Image
+    name: str  # as in the file names; a slice of a volume is `NAME_z<index>`
+    patient: str  # no two splits share one
+    image: Image  # float32 in [-1, 1], one channel for each of `modalities`
     if TYPE_CHECKING:
-        mask: Mask
+        mask: Mask  # int64 labels, same spatial shape
     else:
         mask: Integer[Tensor, "*space"] = _Labels()
     modalities: tuple[str, ...]
-    preparation: Preparation
-    absent: tuple[str, ...] = ()
+    preparation: Preparation  # what restores the stored grid and intensities
+    absent: tuple[str, ...] = ()  # modalities that it lacks; their channels are -1
 
     @classmethod
     def drawn(cls, name: str, image: Image, mask: Mask, modalities: tuple[str, ...]) -> Self:
@@ -101,11 +92,7 @@ def stored(case: Case) -> Item:
 
 
 def restored(items: Sequence[Item], patients: Mapping[str, str]) -> list[Case]:
-    """The cases of a store's items; `patients`: by the name of their files.
-
-    Raises:
-        ValueError, KeyError: they are other items.
-    """
+    """The cases of a store's items; raises `ValueError` or `KeyError` if they are others."""
     cases = []
     for item, about in zip(items, _ABOUT.validate_python([i.about for i in items]), strict=True):
         image, mask = (torch.from_numpy(item.arrays[name]) for name in ("image", "mask"))

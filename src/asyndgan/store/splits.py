@@ -38,15 +38,13 @@ class Chooser:
 
     Without a secret, the choice would tell a coordinator that tries several recipes whether a
     patient is there.
-
-    Attributes:
-        secret: hexadecimal key of the choice; empty: everybody can compute it.
-        least: patients that always remain for training, also of those who have a modality.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
 
+    # hexadecimal key of the choice; empty: everybody can compute it
     secret: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    # patients that always remain for training, also of those who have a modality
     least: Annotated[int, Field(ge=0)] = 0
 
     def draw(self, seed: int, patient: str) -> bytes:

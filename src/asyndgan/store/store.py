@@ -53,15 +53,10 @@ Made = TypeVar("Made")
 @final
 @dataclass(frozen=True)
 class Item:
-    """One entry of a part.
+    """One entry of a part."""
 
-    Attributes:
-        about: what is known about it, in types of JSON.
-        arrays: uint8, int16, uint16 or float32.
-    """
-
-    about: dict[str, Any]
-    arrays: dict[str, np.ndarray] = field(repr=False)
+    about: dict[str, Any]  # in types of JSON
+    arrays: dict[str, np.ndarray] = field(repr=False)  # uint8, int16, uint16 or float32
 
 
 @final

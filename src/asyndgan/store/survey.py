@@ -20,20 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Kept:
-    """What the recipe's intensities keep of one modality, over several slices; see `Levels`.
-
-    Attributes:
-        counts: of `pixels`, and of those that are `below`, `bright` and `above`.
-        pixels, lost: pixels of each label other than 0, and those that lie outside the range.
-    """
+    """What the recipe's intensities keep of one modality, over several slices; see `Levels`."""
 
     low: float = float("inf")
     high: float = float("-inf")
     black: float = IMAGE_HIGH
     white: float = IMAGE_LOW
-    counts: Counter[str] = field(default_factory=Counter)
-    pixels: Counter[int] = field(default_factory=Counter)
-    lost: Counter[int] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)  # of `pixels`, `below`, `bright`, `above`
+    pixels: Counter[int] = field(default_factory=Counter)  # of each label other than 0
+    lost: Counter[int] = field(default_factory=Counter)  # those of them outside the range
 
     def add(self, levels: Levels) -> None:
         """Adds one slice."""
@@ -53,26 +48,17 @@ class Kept:
 
 @dataclass
 class Volume:
-    """One picture, or the slices of one volume that a recipe trains on.
-
-    Attributes:
-        slices: number of its slices that are cases; 1 for a picture.
-        labelled: how many of them hold a label other than 0.
-        filled: sum over slices of the fraction of the prepared image that is no padding.
-        kept: sum over slices of the fraction of the resampled image that is not cropped away.
-        labels: labels other than 0 in its mask.
-        masks: how many labelled slices have, in some modality, their mask for an image.
-        varied: of each of its modalities, whether some slice is more than one grey value.
-    """
+    """One picture, or the slices of one volume that a recipe trains on."""
 
     source: Source
     patient: str
-    slices: int = 0
-    labelled: int = 0
-    filled: float = 0.0
-    kept: float = 0.0
-    labels: set[int] = field(default_factory=set)
-    masks: int = 0
+    slices: int = 0  # number of its slices that are cases; 1 for a picture
+    labelled: int = 0  # how many of them hold a label other than 0
+    filled: float = 0.0  # sum over slices of the fraction of the prepared image that is no padding
+    kept: float = 0.0  # sum over slices of the part of the resampled image that is not cropped away
+    labels: set[int] = field(default_factory=set)  # other than 0, in its mask
+    masks: int = 0  # how many labelled slices have, in some modality, their mask for an image
+    # by modality, whether some slice is more than one grey value
     varied: dict[str, bool] = field(default_factory=dict)
     _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)
     _varies: bool = False

@@ -63,8 +63,7 @@ def load_records(recipe: Recipe, data: Path, site: str, chooser: Chooser = OPEN)
 def cohort_of(recipe: Recipe, table: Table, site: str, chooser: Chooser) -> Cohort:
     """A site's records, encoded by the recipe, without those that it holds out.
 
-    Raises:
-        CohortError: the table declares other knots or shares than the recipe.
+    Raises `CohortError` if the table declares other knots or shares than the recipe.
     """
     wanted = table_of(recipe)
     check_declared(wanted, table.schema, f"site {site}")

@@ -56,23 +56,19 @@ class SchemaColumn(_Noted):
 
 @final
 class Schema(_Noted):
-    """What `schema.json` says of a table; other keys are for people.
-
-    Attributes:
-        target: the column that a model is to predict; categorical, never missing.
-        positive: the category of the target whose probability is judged; empty: the last.
-        provenance: of synthetic records; `generator_sha256` names the generator.
-        shares: part of each class, from public knowledge; with `knots` of all numbers a recipe is
-            planned without looking at a record. Empty: from the sites' summaries.
-        columns: all columns, the target among them, in the order of the header line.
-    """
+    """What `schema.json` says of a table; other keys are for people."""
 
     name: str = Field("", max_length=1000)
-    target: Cell
+    target: Cell  # that a model is to predict; categorical, never missing
+    # of the target, whose probability is judged; empty: the last
     positive: str = Field("", max_length=1000)
     synthetic: bool = False
+    # of synthetic records; `generator_sha256` names the generator
     provenance: dict[str, Any] = Field(default_factory=dict)
+    # part of each class, from public knowledge; with `knots` of all numbers a recipe is planned
+    # without looking at a record. Empty: from the sites' summaries
     shares: Shares = Field(default_factory=dict)
+    # all, the target among them, in the order of the header line
     columns: Annotated[dict[Cell, SchemaColumn], Field(min_length=2, max_length=MOST_COLUMNS)]
 
     @model_validator(mode="after")

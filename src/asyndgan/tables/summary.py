@@ -166,8 +166,7 @@ def loaded(path: Path) -> Summary:
 def planned(summaries: Mapping[str, Summary]) -> TableSection:
     """The table of a recipe for these sites: their columns, and knots of all their records.
 
-    Raises:
-        CohortError: sites differ in a column, its kind or categories, or in the target.
+    Raises `CohortError` if sites differ in a column, its kind or categories, or in the target.
     """
     first, *_ = summaries
     forms = {site: _form(one.target, one.classes, one.columns) for site, one in summaries.items()}

@@ -52,9 +52,8 @@ class Table:
     def read(cls, data: Path) -> Self:
         """Reads a CSV file with `schema.json` beside it, or a folder that holds both.
 
-        Raises:
-            DataError: it cannot be read, or is not as its schema says; names the line and column,
-                never a value.
+        Raises `DataError`, which names line and column but never a value, if it cannot be read or
+        is not as its schema says.
         """
         path, schema = file_of(data), schema_of(data)
         _need_pandas()

@@ -178,11 +178,7 @@ def _digest_of(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _checked(path: Path) -> Iterator[Path]:
-    """Yields a path of a file whose header is of bounded size, for safetensors to open.
-
-    Raises:
-        OSError, ValueError: it is none.
-    """
+    """A path whose file's header is of bounded size; raises `OSError` or `ValueError` if not."""
     with opened(path, MOST_STATE, links=True) as file:
         start = file.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else MOST_HEADER + 1

@@ -47,10 +47,12 @@ def decode(payload: bytes, shape: tuple[int, ...], coding: Coding) -> Tensor:
     """
     size = _CODERS[coding].size(shape)
     try:
-        # zstandard allocates what a frame announces, whatever max_output_size says.
+        # zstandard allocates what a frame announces, whatever max_output_size says. `encode` never
+        # uses a window larger than its input; zstd sets the bounds of the limit itself.
         if zstandard.frame_content_size(payload) > size:
             raise WireError(f"an array of shape {shape} in {coding} announces over {size} bytes.")
-        raw = zstandard.ZstdDecompressor(max_window_size=_window(size)).decompress(
+        window = min(max(size, 2**zstandard.WINDOWLOG_MIN), 2**zstandard.WINDOWLOG_MAX)
+        raw = zstandard.ZstdDecompressor(max_window_size=window).decompress(
             payload, max_output_size=max(size, 1), allow_extra_data=False
         )
         if len(raw) != size:
@@ -89,14 +91,6 @@ def through(array: Tensor, coding: Coding) -> Tensor:
 def label_coding(labels: Tensor) -> Coding:
     """The narrowest coding that holds these labels, 0 or more."""
     return "label8" if not labels.numel() or int(labels.max()) < 256 else "label16"
-
-
-def _window(size: int) -> int:
-    """Largest zstd window, in bytes, to accept for a frame that holds `size` bytes.
-
-    `encode` never uses a window larger than its input; zstd sets the bounds of the limit itself.
-    """
-    return min(max(size, 2**zstandard.WINDOWLOG_MIN), 2**zstandard.WINDOWLOG_MAX)
 
 
 def _typed(dtype: str, result: type) -> _Coder:

@@ -143,7 +143,9 @@ def add_site(federation: Federation, request: Request) -> Federation:
             f"{taken[0]}' first."
         )
     same = [name for name in federation.sites if key_of(federation, name) == request.key]
-    if same or key_digest(request.key) in _removed(federation):
+    path = federation.path / REMOVED  # digests of the keys of removed sites
+    removed = path.read_text("ascii").split() if path.exists() else ()
+    if same or key_digest(request.key) in removed:
         whose = f"is that of site {same[0]}" if same else "was removed from this federation"
         raise RunError(
             f"the key of this request {whose}. {site} has to make another: remove site.key there, "
@@ -187,12 +189,6 @@ def key_of(federation: Federation, site: str) -> Any:
     path = _certificate(federation, site)
     with _as_it_was(path):
         return x509.load_pem_x509_certificate(path.read_bytes()).public_key()
-
-
-def _removed(federation: Federation) -> frozenset[str]:
-    """Digests of the keys of removed sites."""
-    path = federation.path / REMOVED
-    return frozenset(path.read_text("ascii").split() if path.exists() else ())
 
 
 def _make_keys(federation: Federation) -> None:

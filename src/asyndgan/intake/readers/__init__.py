@@ -38,11 +38,7 @@ LOSSLESS: Final = tuple(ending for ending, reader in READERS.items() if not read
 
 
 def reader_of(path: Path) -> Reader:
-    """Returns the reader of a file's format.
-
-    Raises:
-        DataFileError: no reader is for files of such a name.
-    """
+    """The reader of a file's format; raises `DataFileError` if none reads such names."""
     for ending, reader in READERS.items():
         if path.name.endswith(ending):
             return reader
@@ -56,13 +52,8 @@ def answers(
 ) -> Iterator[tuple[Mapping[str, Any], np.ndarray | None]]:
     """Reads a file in the process of `asyndgan.intake.worker`, as `Reader` has it.
 
-    Args:
-        path: the file.
-        ask: "image", "mask" or "place".
-        most: how many modalities an image may hold.
-
-    Yields:
-        The other attributes of each `Stored`, and its values; or the place alone.
+    `ask` is "image" (of `most` modalities), "mask" or "place". Yields the other attributes of each
+    `Stored`, and its values; or the place alone.
     """
     reader = reader_of(path)
     if ask == "place":

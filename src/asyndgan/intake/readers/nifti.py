@@ -73,8 +73,7 @@ def _header(kind: Any, head: bytes) -> Any:
 def _check_spacing(path: Path, head: bytes, kind: Any) -> None:
     """Refuses a header whose voxels are 0 mm apart, where its affine is made from those numbers.
 
-    Raises:
-        DataFileError: along an axis of more than one voxel the spacing is 0; nibabel takes 1.
+    Raises `DataFileError` if it is 0 along an axis of more than one voxel; nibabel takes 1.
     """
     header = _header(kind, head)
     if header["sform_code"] > 0:

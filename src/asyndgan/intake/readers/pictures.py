@@ -1,7 +1,7 @@
 """PNG and JPEG: pictures of one slice, grey or RGB, without spacing; by Pillow."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -36,8 +36,7 @@ class Pictures(Reader):
     def _check(self, path: Path, picture: Any) -> bool:
         """Refuses an open picture whose samples Pillow reads otherwise than they are stored.
 
-        Returns:
-            Whether it says that it was painted by a generator.
+        Returns whether it says that it was painted by a generator.
         """
 
     def place(self, path: Path) -> Place:
@@ -65,12 +64,7 @@ class Png(Pictures):
     kind = "PNG"
 
     def _put(
-        self,
-        path: Path,
-        planes: Sequence[np.ndarray],
-        place: Mapping[str, Any],
-        axis: int,
-        note: str,
+        self, path: Path, planes: Sequence[np.ndarray], place: Place, axis: int, note: str
     ) -> None:
         (plane,) = planes
         deep = plane.dtype == np.uint16
@@ -101,12 +95,7 @@ class Jpeg(Pictures):
     lossy = True
 
     def _put(
-        self,
-        path: Path,
-        planes: Sequence[np.ndarray],
-        place: Mapping[str, Any],
-        axis: int,
-        note: str,
+        self, path: Path, planes: Sequence[np.ndarray], place: Place, axis: int, note: str
     ) -> None:
         raise DataFileError(path, "would be a JPEG, which changes what it stores", "Write PNG.")
 
@@ -125,9 +114,8 @@ def planes_of(
 ) -> list[np.ndarray]:
     """The planes of a picture of Pillow's `mode`, of which there may be `most`, or its labels.
 
-    Raises:
-        DataFileError: it is of another kind than grey, or RGB where three are wanted, or a mask in
-            colour; the index of a palette is a label.
+    Raises `DataFileError` if it is of another kind than grey, or RGB where three are wanted, or a
+    mask in colour; the index of a palette is a label.
     """
     if labels:
         if mode in (*_GREY, "P", "1"):
@@ -146,11 +134,7 @@ def planes_of(
 
 
 def bounded(path: Path, columns: int, rows: int) -> None:
-    """Checks the size that a header claims.
-
-    Raises:
-        DataFileError: the picture is too large.
-    """
+    """Checks the size that a header claims; raises `DataFileError` if the picture is too large."""
     if not 0 < columns * rows <= MAX_PIXELS:
         raise DataFileError(
             path,
@@ -162,8 +146,7 @@ def bounded(path: Path, columns: int, rows: int) -> None:
 def whole_numbers(path: Path, plane: np.ndarray, highest: int = 255) -> np.ndarray:
     """Intensities rounded and clipped to 0..`highest`, in 8 bits if they fit.
 
-    Raises:
-        DataFileError: some are not finite.
+    Raises `DataFileError` if some are not finite.
     """
     if not np.isfinite(plane).all():
         raise DataFileError(

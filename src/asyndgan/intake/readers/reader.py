@@ -25,13 +25,7 @@ NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
 
 
 class DataFileError(DataError):
-    """A `DataError` about one file or folder.
-
-    Attributes:
-        file: the file or folder at fault.
-        reason: what is wrong, without a full stop.
-        remedy: what to do, as a full sentence.
-    """
+    """A `DataError` about a file or folder: a reason without a full stop, a remedy as sentences."""
 
     def __init__(self, file: Path, reason: str, remedy: str) -> None:
         # A name may hold bytes that are no text, which nothing could print or record.
@@ -44,25 +38,18 @@ class DataFileError(DataError):
 @final
 @dataclass(frozen=True)
 class Stored:
-    """The array of one file.
+    """The array of one file."""
 
-    Attributes:
-        values: intensities or labels, (rows, columns) of a picture, or (right, anterior, superior)
-            of a volume.
-        affine: (4, 4), from voxel indices to millimetres; None for pictures, and for stacks of
-            pictures that do not say how far apart they lie.
-        turn: nibabel's orientation (3, 2) by which the file's axes were turned, with `affine`.
-        pixel: millimetres between rows and between columns of a picture, where its file says so.
-        painted: whether its header says that a generator painted it.
-        called: what the file itself calls the channel; empty: nothing.
-    """
-
+    # intensities or labels, (rows, columns) of a picture, (right, anterior, superior) of a volume
     values: np.ndarray = field(repr=False)
+    # (4, 4), from voxel indices to millimetres; None: a picture, or a stack of unknown distances
     affine: np.ndarray | None = field(default=None, repr=False)
+    # nibabel's orientation (3, 2) by which the file's axes were turned, with `affine`
     turn: np.ndarray | None = field(default=None, repr=False)
+    # millimetres between rows and columns of a picture, if known
     pixel: tuple[float, float] | None = None
-    painted: bool = False
-    called: str = ""
+    painted: bool = False  # whether its header says that a generator painted it
+    called: str = ""  # what the file calls the channel; empty: nothing
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -81,19 +68,12 @@ class Stored:
 @final
 @dataclass(frozen=True)
 class Geometry:
-    """How a slice, or a volume, lies in a file, in a format that says so.
+    """How a slice, or a volume, lies in a file, in a format that says so."""
 
-    Attributes:
-        axis: axis of a volume (right, anterior, superior) along which the slice was cut.
-        thickness: millimetres from slice to slice, where a slice is alone.
-        codes: directions of the stored array's axes, as nibabel names them.
-        affine: (4, 4), from voxel indices (right, anterior, superior) to millimetres; None: no
-            more is known than the spacing.
-    """
-
-    axis: int = 2
-    thickness: float = 1.0
-    codes: tuple[str, ...] = ("R", "A", "S")
+    axis: int = 2  # of a volume (right, anterior, superior), along which the slice was cut
+    thickness: float = 1.0  # millimetres from slice to slice, where a slice is alone
+    codes: tuple[str, ...] = ("R", "A", "S")  # directions of the stored array's axes, by nibabel
+    # (4, 4), from voxel indices (right, anterior, superior) to millimetres; None: only a spacing
     affine: np.ndarray | None = field(default=None, compare=False)
 
     @classmethod
@@ -135,17 +115,12 @@ class Reader(ABC):
     def image(self, path: Path, *, most: int) -> list[Stored]:
         """Reads the intensities of one file, one array each of at most `most` modalities.
 
-        Raises:
-            DataFileError: the file cannot be read, is too large, or holds more modalities.
+        Raises `DataFileError` if the file cannot be read, is too large, or holds more modalities.
         """
         return self._read(path, most, labels=False)
 
     def mask(self, path: Path) -> Stored:
-        """Reads the labels of one file.
-
-        Raises:
-            DataFileError: the file cannot be read, is too large, or is no mask.
-        """
+        """Reads a file's labels; raises `DataFileError` if unreadable, too large or no mask."""
         (stored,) = self._read(path, 1, labels=True)
         return stored
 
@@ -195,12 +170,7 @@ class Reader(ABC):
 
     @abstractmethod
     def _put(
-        self,
-        path: Path,
-        planes: Sequence[np.ndarray],
-        place: Mapping[str, Any],
-        axis: int,
-        note: str,
+        self, path: Path, planes: Sequence[np.ndarray], place: Place, axis: int, note: str
     ) -> None:
         """Writes slices on a place that `write` makes, or `place` of a file."""
 
@@ -209,8 +179,7 @@ class Reader(ABC):
 def decoding(path: Path, kind: str) -> Iterator[None]:
     """Turns whatever a decoder raises of a file, or folder, of a `kind` into a `DataFileError`.
 
-    Raises:
-        DataFileError: something was raised. If the file holds something else, the error names it.
+    If the file holds something else, the error names it.
     """
     try:
         yield

@@ -6,7 +6,7 @@ wants imagecodecs for LZW).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import unescape
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, final
@@ -110,12 +110,7 @@ class Tiff(Reader):
         return {"stack": len(stack.pages) > 1, "mm": stack.mm}
 
     def _put(
-        self,
-        path: Path,
-        planes: Sequence[np.ndarray],
-        place: Mapping[str, Any],
-        axis: int,
-        note: str,
+        self, path: Path, planes: Sequence[np.ndarray], place: Place, axis: int, note: str
     ) -> None:
         """RGB is rounded and clipped to 8 bits."""
         pages = [*viewed(volume_of(planes, axis), 2)] if place["stack"] else planes

@@ -1,7 +1,7 @@
 """What the formats of volumes share: axes turned to the closest canonical orientation, and size."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,25 +35,16 @@ TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 @final
 @dataclass(frozen=True)
 class Header:
-    """What the header of an open file says of its voxels.
+    """What the header of an open file says of its voxels."""
 
-    Attributes:
-        shape: voxels along the stored axes, two or three of space; in NIfTI a fourth of modalities.
-        dtype: type of the stored numbers.
-        affine: (4, 4), from indices of the stored axes to RAS millimetres.
-        note: text in the header.
-        read: decodes the voxels, in `shape`; only while the file is open.
-        place: fields that say where the voxels lie, for another file of the format.
-        numbers: how many a voxel has beside those of `shape`; of several nothing can be read.
-    """
-
+    # voxels along the stored axes, two or three of space; in NIfTI a fourth of modalities
     shape: tuple[int, ...]
-    dtype: np.dtype
-    affine: np.ndarray
-    note: str
-    read: Callable[[], np.ndarray]
-    place: Any = None
-    numbers: int = 1
+    dtype: np.dtype  # of the stored numbers
+    affine: np.ndarray  # (4, 4), from indices of the stored axes to RAS millimetres
+    note: str  # text in the header
+    read: Callable[[], np.ndarray]  # decodes the voxels, in `shape`; only while the file is open
+    place: Any = None  # fields that say where the voxels lie, for another file of the format
+    numbers: int = 1  # a voxel's, beside those of `shape`; of several nothing can be read
 
 
 class Volumes(Reader):
@@ -83,12 +74,7 @@ class Volumes(Reader):
             return {"shape": shape, "affine": header.affine, "fields": header.place}
 
     def _put(
-        self,
-        path: Path,
-        planes: Sequence[np.ndarray],
-        place: Mapping[str, Any],
-        axis: int,
-        note: str,
+        self, path: Path, planes: Sequence[np.ndarray], place: Place, axis: int, note: str
     ) -> None:
         volume = storable(volume_of(planes, axis))
         if geometry := place.get("geometry"):
@@ -126,11 +112,7 @@ def _from_canonical(stored: np.ndarray) -> np.ndarray:
 
 
 def _check(path: Path, header: Header, most: int, *, labels: bool) -> None:
-    """Checks shape and type before any voxel is decoded.
-
-    Raises:
-        DataFileError, ValueError: they are none of an image, or too large.
-    """
+    """Checks shape and type before voxels are decoded; raises `DataFileError` or `ValueError`."""
     shape = header.shape
     sides = np.linalg.norm(header.affine[:3, :3], axis=0)
     if not np.isfinite(header.affine).all() or not (
