@@ -58,7 +58,9 @@ BUDGET: Final = SegmentationBudget()
 _WANTED: Final = {
     **dict.fromkeys(("out", "masks", "test", "synthetic", "holdout", "like"), "give a path"),
     **dict.fromkeys(("labels", "fade", "release", "audits"), "give a list, such as ['one']"),
-    **dict.fromkeys(("sites", "states", "policies"), "give a dictionary, as {'a': 'data/a'}"),
+    **dict.fromkeys(
+        ("sites", "states", "policies"), "give a dictionary, as {'a': 'data/a'}, names as text"
+    ),
     **dict.fromkeys(("run", "start"), "give a Run of asyndgan, or the path of its folder"),
     "recipe": "give a recipe, the name of one or the path of a TOML file",
     "overrides": "give a dictionary, such as {'training.steps': 100}",

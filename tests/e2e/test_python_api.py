@@ -131,9 +131,9 @@ WHOLE = r"holds {}\. This run paints from whole numbers"
         (np.full((32, 32), 9), "hold label 9; this generator knows 0, 1, 2, 3"),
         (np.full((32, 32), 2**64 - 1, np.uint64), "hold label -1"),
         (torch.full((32, 32), 255, dtype=torch.uint8), "hold label 255"),
-        (np.full((32, 32), 0.5), WHOLE.format("float64")),
+        (np.full((32, 32), 0.5), "not whole, so no labels"),
         (np.full((32, 32), None), WHOLE.format("object")),
-        (torch.full((32, 32), torch.nan, dtype=torch.bfloat16), WHOLE.format("torch.bfloat16")),
+        (torch.full((32, 32), torch.nan, dtype=torch.bfloat16), "not whole, so no labels"),
     ],
 )  # fmt: skip
 def test_a_mask_of_another_size_or_type_or_with_unknown_labels_is_refused(wrong, said, run):

@@ -50,7 +50,7 @@ def inspector(line: socket.socket, folder: Path) -> None:
     ("host", "error", "said"),
     [
         ("coordinator.invalid", None, "the name coordinator.invalid cannot be resolved"),
-        ("localhost", None, "refused. Is the coordinator started"),
+        ("localhost", None, "refused. Ask the coordinator whether it is started"),
         ("10.255.255.1", TimeoutError(), "no answer within 5 seconds: a firewall drops it"),
     ],
 )
@@ -68,13 +68,13 @@ def filter_page(line: socket.socket, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "said", "first", "then"),
     [
-        (inspector, "(CN=Zscaler Root CA issued it). Most often a proxy"),
-        (filter_page, "what answers there speaks no TLS, so it is another program"),
+        (inspector, "(CN=Zscaler Root CA issued it). Most often a proxy", "inspect", "new kit"),
+        (filter_page, "another program answers, without TLS", "host and port", "a proxy answers"),
     ],
 )
-def test_inspection_of_tls_is_named_first(kit, tmp_path, answer, said):
+def test_what_is_most_likely_is_named_first(kit, tmp_path, answer, said, first, then):
     with socket.create_server(("localhost", 0)) as server:
 
         def serve():
@@ -89,4 +89,4 @@ def test_inspection_of_tls_is_named_first(kit, tmp_path, answer, said):
         found = _connection(member, kit / KEY_FILE)
         server.shutdown(socket.SHUT_RDWR)
     assert not found.fine and said in found.text
-    assert found.text.index("inspect") < found.text.index("new kit")
+    assert found.text.index(first) < found.text.index(then)

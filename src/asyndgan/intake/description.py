@@ -150,7 +150,10 @@ def _missing(path: Path) -> DataFileError:
             remedy = re.sub(r"(000[01])\.nii\.gz", rf"\g<1>{known}", masks)
         else:
             reason += f"; the folder holds {endings.most_common(1)[0][0]} files, which are not read"
-            remedy = f"Save images as .png, volumes as .nii.gz, and label maps likewise. {WRITE_IT}"
+            remedy = (
+                f"Save images and label maps as .png, or in .nii.gz as volumes. {WRITE_IT} With "
+                ".png, end these names in .png. Nothing trains without label maps."
+            )
     return DataFileError(path, reason, remedy)
 
 

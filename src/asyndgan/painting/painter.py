@@ -194,6 +194,8 @@ def label_maps(mask: npt.ArrayLike | Tensor, size: tuple[int, ...]) -> Masks:
     ):
         held = getattr(mask, "dtype", type(mask).__name__)
         found = f"has shape {shape} and holds {held}" if shape else f"is no array ({held})"
+        if shape and shape[-len(size) :] == size and getattr(given, "is_floating_point", bool)():
+            found = "holds numbers that are not whole, so no labels"
         raise RunError(
             f"the mask {found}. This run paints from whole numbers in arrays of {size}, or "
             f"(n, {', '.join(map(str, size))}) for n masks. A file has to be read first."

@@ -244,9 +244,9 @@ def _order(header: Sequence[str], schema: Schema) -> list[int]:
         elif not (lacking or header[-1]):
             remedy = "Its lines end in a comma: remove the last, empty column."
         parts = (
-            f"{len(lacking)} are missing{_some(lacking)}" if lacking else "",
-            f"{len(strange)} are not listed" if strange else "",
-            f"{len(twice)} are there twice{_some(twice)}" if twice else "",
+            f"{len(lacking)} missing{_some(lacking)}" if lacking else "",
+            f"{len(strange)} not listed" if strange else "",
+            f"{len(twice)} there twice{_some(twice)}" if twice else "",
         )
         raise ValueError(
             f"its columns are not those of {SCHEMA_FILE}: {', '.join(filter(None, parts))}. "

@@ -179,15 +179,19 @@ def _connection(member: Member, key: Path) -> Check:
     except socket.gaierror:
         fault = f"the name {member.host} cannot be resolved: check its spelling, DNS and VPN."
     except ConnectionRefusedError:
-        fault = "refused. Is the coordinator started, and is this port passed on to it?"
+        fault = "refused. Ask the coordinator whether it is started, and this port passed on to it."
     except TimeoutError:
         fault = "no answer within 5 seconds: a firewall drops it. Ask IT to let it out and in."
     except ssl.SSLError as error:
-        fault = f"the kit's key and certificates do not work with it ({error}). If a proxy or "
+        fault = (
+            f"the kit's key and certificates do not work with it ({error}). If a proxy or firewall "
+            "inspects TLS, have this connection exempted. Else ask the coordinator for a new kit."
+        )
         if error.reason == "WRONG_VERSION_NUMBER":
-            fault = "what answers there speaks no TLS, so it is another program. If a proxy or "
-        fault += "firewall inspects TLS, have this connection exempted. Else ask the coordinator "
-        fault += "for a new kit."
+            fault = (
+                "another program answers, without TLS. Ask the coordinator whether host and port "
+                "are right, and your network's administrators whether a proxy answers for it."
+            )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         fault = f"{reason}. Is the coordinator started, and does the firewall let out to it?"
