@@ -32,8 +32,8 @@ from asyndgan.painting.sets import masks_of, of_sites, painting_of
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
-from asyndgan.wire import ANSWERS, Judgement, pack, unpack
 from asyndgan.wire.codec import Coding
+from asyndgan.wire.messages import ANSWERS, Judgement, pack, unpack
 from lab.experiments.common import (
     arguments,
     digest_of,

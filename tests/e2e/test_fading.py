@@ -11,15 +11,15 @@ from asyndgan.auditing.release import check_released
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
 from asyndgan.intake.description import describe
-from asyndgan.models import site_noise
 from asyndgan.models.discriminators import labels_in
+from asyndgan.models.parts import site_noise
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of, without_labels
 from asyndgan.painting.sets import painted_once
 from asyndgan.painting.synthesise import Origin, masks_in, synthesise
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
 from asyndgan.store import derived_seed
-from asyndgan.training import scope_maps
+from asyndgan.training.scope import scope_maps
 from commands import asyndgan
 
 LESION = 3

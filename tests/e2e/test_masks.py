@@ -35,10 +35,10 @@ from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.store import Cohort, RawCase
 from asyndgan.store.prepare import masks_as_images
-from asyndgan.training import Scope, Site
+from asyndgan.training import Site
 from asyndgan.training.given import Given, site_of
-from asyndgan.training.scope import enlarged
-from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, unpack
+from asyndgan.training.scope import Scope, enlarged
+from asyndgan.wire.messages import ANSWERS, Card, Judge, Judgement, Open, unpack
 from commands import asyndgan
 from small import copied, declare
 

@@ -34,7 +34,7 @@ from asyndgan.runs.train import train
 from asyndgan.store import derived_seed
 from asyndgan.store.prepare import invert
 from asyndgan.store.splits import held_out_by
-from asyndgan.training import SHARED_LOOK, generator_inputs
+from asyndgan.training.scope import SHARED_LOOK, generator_inputs
 from small import copied, declare
 from volumes import write_volumes
 

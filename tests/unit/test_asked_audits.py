@@ -56,24 +56,26 @@ from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.training import checkpoint
-from asyndgan.wire import (
-    ANSWERS,
+from asyndgan.wire.audited import (
+    LEAST_FOR_INTERVAL,
     AttackFigures,
-    Audit,
-    Audited,
     AuditFigures,
     CopyFigures,
-    Evaluate,
-    Evaluated,
     EvaluationFigures,
     GroupFigures,
+    ScoreFigures,
+)
+from asyndgan.wire.messages import (
+    ANSWERS,
+    Audit,
+    Audited,
+    Evaluate,
+    Evaluated,
     Message,
     Refusal,
-    ScoreFigures,
     pack,
     unpack,
 )
-from asyndgan.wire.audited import LEAST_FOR_INTERVAL
 from commands import PUBLISHER
 from small import ask_little
 

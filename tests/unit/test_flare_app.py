@@ -65,7 +65,7 @@ from asyndgan.privacy import Policy
 from asyndgan.privacy.deciding import write_policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
-from asyndgan.wire import Open, pack
+from asyndgan.wire.messages import Open, pack
 from waiting import halt, until
 
 

@@ -21,7 +21,17 @@ from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe, Section, known_keys
 from asyndgan.runs import load_recipe
 from asyndgan.training import Site
-from asyndgan.wire import ANSWERS, Card, Close, Judge, Judgement, Open, Refusal, pack, unpack
+from asyndgan.wire.messages import (
+    ANSWERS,
+    Card,
+    Close,
+    Judge,
+    Judgement,
+    Open,
+    Refusal,
+    pack,
+    unpack,
+)
 from commands import asyndgan
 
 PRIVATE = (

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.errors import LedgerError, PolicyError
-from asyndgan.models import Sizes, build_adversarial_loss, build_discriminator, condition_maps
+from asyndgan.models import Sizes
+from asyndgan.models.parts import build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.painting.synthesise import Origin
 from asyndgan.painting.writing import write_synthetic
 from asyndgan.privacy import SIMULATION, Policy, accounting, chance
@@ -33,7 +34,8 @@ from asyndgan.store.splits import hold_out_of
 from asyndgan.training import Site
 from asyndgan.training import private as training_private
 from asyndgan.training.private import PrivateDiscriminator
-from asyndgan.wire import ANSWERS, Judge, Judgement, Open, Refusal, pack, through, unpack
+from asyndgan.wire.codec import through
+from asyndgan.wire.messages import ANSWERS, Judge, Judgement, Open, Refusal, pack, unpack
 
 MakeRecipe = Callable[..., Recipe]
 CLASSES = ("condition.kind=class", "generator.kind=topdown", "masks.release=false")

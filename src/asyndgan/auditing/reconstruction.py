@@ -25,10 +25,11 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.store import Batch
 from asyndgan.texts import SiteName, counted
-from asyndgan.training import Site, generator_inputs
+from asyndgan.training import Site
 from asyndgan.training.checkpoint import place_holding, place_of, seeded
+from asyndgan.training.scope import generator_inputs
 from asyndgan.training.steps import stored_steps
-from asyndgan.wire import Card
+from asyndgan.wire.messages import Card
 
 CLEARLY: Final = 3.0
 """Decibels by which an image read must be nearer to the real one: half the squared error."""

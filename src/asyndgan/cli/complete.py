@@ -42,7 +42,7 @@ def complete(
     """
     from asyndgan.export.writing import written_whole
     from asyndgan.intake.dataset import DataSet
-    from asyndgan.models import usable_device
+    from asyndgan.models.parts import usable_device
     from asyndgan.painting.completion import GALLERY, Completion, complete_folder
     from asyndgan.painting.synthesise import chosen_masks
     from asyndgan.runs import RunFolder

@@ -166,7 +166,7 @@ def start(folder: Folder, device: str = "cpu") -> None:
     """
     told = told_to_end()  # before seconds of imports, in which a service may be ended
     kits = flare_part("kits")
-    from asyndgan.models import usable_device
+    from asyndgan.models.parts import usable_device
     from asyndgan.runs.federated import serve
 
     made = kits.Federation.of(folder)

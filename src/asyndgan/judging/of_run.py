@@ -10,7 +10,7 @@ from asyndgan.judging.compare import evaluate
 from asyndgan.judging.real import check_sites, load_real, shared_by_all
 from asyndgan.judging.table import Evaluation
 from asyndgan.locks import alone
-from asyndgan.models import usable_device
+from asyndgan.models.parts import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
 from asyndgan.runs.sites import RunSites, told_of_sites
 from asyndgan.runs.trial import trial_of

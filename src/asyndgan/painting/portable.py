@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from asyndgan.arrays import Images
 from asyndgan.errors import MissingPackageError, RunError
 from asyndgan.export.writing import written_whole
-from asyndgan.models import condition_maps
 from asyndgan.models.layout import batch_free
-from asyndgan.models.parts import style_code
+from asyndgan.models.parts import condition_maps, style_code
 from asyndgan.painting.card import generator_card
 from asyndgan.painting.painter import looks_of_holders
 from asyndgan.painting.synthesise import check_paintable
 from asyndgan.runs import RunFolder
 from asyndgan.store.augmentation import deformed
-from asyndgan.training import SHARED_LOOK
+from asyndgan.training.scope import SHARED_LOOK
 
 OPSET: Final = 17
 EXACT: Final = 1e-4

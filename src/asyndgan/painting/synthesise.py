@@ -31,8 +31,7 @@ from asyndgan.store.augmentation import Moves, mirrored, moved
 from asyndgan.store.case import Preparation
 from asyndgan.store.cohort import digest_of
 from asyndgan.store.fitting import grid_for
-from asyndgan.training import SHARED_LOOK
-from asyndgan.training.scope import enlarged
+from asyndgan.training.scope import SHARED_LOOK, enlarged
 
 PAINTING_VERSION: Final = 7
 """To be raised when a change alters what is painted from the same masks and seeds."""

@@ -22,7 +22,7 @@ from asyndgan.reports.local import NOTHING, FormServer
 from asyndgan.reports.page import rendered
 from asyndgan.tables.schema import is_table
 from asyndgan.texts import counted
-from asyndgan.wire import Audited, Evaluated
+from asyndgan.wire.messages import Audited, Evaluated
 
 log = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Most commands that look at a run need no generator, and importing torch takes a second.
-training: Any = Late("asyndgan.training")
+scopes: Any = Late("asyndgan.training.scope")
 checkpoint: Any = Late("asyndgan.training.checkpoint")
 
 MOST_METRICS: Final = 2**30
@@ -234,7 +234,7 @@ class RunFolder:
                 f"{file} is another generator than the one that {self.facts_file.name} says was "
                 "trained here. Put back the file that the training wrote."
             )
-        network: nn.Module = training.new_generator(self.recipe(), facts.scope)
+        network: nn.Module = scopes.new_generator(self.recipe(), facts.scope)
         checkpoint.load_network("average", network, checkpoint.read(file)[0])
         return network.eval().requires_grad_(False)
 

@@ -19,8 +19,9 @@ from asyndgan.runs.facts import RunFacts, by_site
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.samples import SampleGrid
 from asyndgan.texts import append, storing
-from asyndgan.training import Coordinator, StepReport
+from asyndgan.training import Coordinator
 from asyndgan.training.aggregation import Member
+from asyndgan.training.coordinator import StepReport
 
 
 @final

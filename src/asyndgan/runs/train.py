@@ -5,7 +5,7 @@ from pathlib import Path
 
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.intake.dataset import DataSet
-from asyndgan.models import usable_device
+from asyndgan.models.parts import usable_device
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.attempt import Attempt, Confirm, Watch
