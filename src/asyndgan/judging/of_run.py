@@ -6,9 +6,9 @@ from dataclasses import replace
 from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
-from asyndgan.judging.compare import evaluate
+from asyndgan.judging.compare import compare, contenders
 from asyndgan.judging.real import check_sites, load_real, shared_by_all
-from asyndgan.judging.table import Evaluation
+from asyndgan.judging.table import SYNTHETIC, Evaluation
 from asyndgan.locks import alone
 from asyndgan.models.parts import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
@@ -40,7 +40,7 @@ def evaluate_run(
         RunError: a site is none of the run's, there is neither a test set nor a held-out patient, a
             patient is both in a site and in the test set, the synthetic set was not painted by this
             run, or one that is given is to be faded.
-        DataError, NotFiniteError: as in `evaluate`.
+        DataError, NotFiniteError: as `Bench.scores`.
     """
     run = sites.run
     # Before anything is read or painted, for that may take long.
@@ -57,12 +57,12 @@ def evaluate_run(
     modalities = shared_by_all(facts.modalities, [test] if test else list(sites.data.values()))
     synthetic = _painted(sites, synthetic, bench, fade)
     real, unseen = real_of_run(sites, test, modalities)
-    return evaluate(
-        real,
-        synthetic.cases(recipe.image, modalities, unmasked=False, synthetic=True),
+    painted = synthetic.cases(recipe.image, modalities, unmasked=False, synthetic=True)
+    seeds = len(bench.seeds)
+    return compare(
+        contenders(real, {SYNTHETIC: [painted] * seeds}, seeds=seeds, augmented=baselines),
         Judged(unseen, labels, label, "test" if test else "validation"),
         replace(bench, budget=budget_for(recipe, bench.budget), device=device),
-        baselines=baselines,
         about={
             "run": facts.run,
             "generator_sha256": facts.generator_sha256,
