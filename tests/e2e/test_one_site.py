@@ -27,7 +27,13 @@ from asyndgan.intake.patients import patient_of
 from asyndgan.judging.real import load_real
 from asyndgan.painting import augmenting, completion, translation
 from asyndgan.painting.budget import TranslationBudget
-from asyndgan.painting.synthesise import RELEASED, digests_of, masks_in, released_masks, synthesise
+from asyndgan.painting.synthesise import (
+    RELEASED,
+    chosen_masks,
+    digests_of,
+    released_masks,
+    synthesise,
+)
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import Participation, RunSites
 from asyndgan.runs.train import train
@@ -560,7 +566,7 @@ def in_look(run: RunFolder, masks: list[tuple[str, torch.Tensor]], look: str) ->
 
 def test_what_a_site_does_not_hold_is_painted_in_the_look_of_one_that_does(lacking, phantoms):
     """Nobody has judged it in the other look, so what would be painted there means nothing."""
-    masks = masks_in(phantoms["north"], lacking)
+    masks = chosen_masks(lacking, phantoms["north"])[0]
     north, south = (in_look(lacking, masks, look) for look in ("north", "south"))
     place = lacking.facts().scope.modalities.index("T2")
     assert north[:, place].equal(south[:, place])
@@ -582,7 +588,7 @@ def test_sites_that_lack_a_modality_share_one_look_in_which_all_that_they_hold_i
     sites = phantoms | {"west": tmp_path / "west", "whole": tmp_path / "whole"}
     lacking = {"north": ["T2"], "south": ["T1"], "west": ["FLAIR"]}
     run = train(recipe, sites, tmp_path / "run", without=lacking)
-    masks, scope = masks_in(phantoms["north"], run), run.facts().scope
+    masks, scope = chosen_masks(run, phantoms["north"])[0], run.facts().scope
     painted = partial(in_look, run, masks)
     shared = painted("north")
     assert shared.equal(painted("south")) and shared.equal(painted("west"))

@@ -47,11 +47,11 @@ def augment(
     from asyndgan.export.writing import written_whole
     from asyndgan.intake.dataset import DataSet
     from asyndgan.painting.augmenting import Augmentation, augment_folder, words_of
-    from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
+    from asyndgan.painting.synthesise import chosen_masks, released_masks, source_of_masks
     from asyndgan.runs import RunFolder
 
     folder = RunFolder(run)
-    others = [mask for _, mask in masks_in(masks, folder)] if masks else []
+    others = [mask for _, mask in chosen_masks(folder, masks)[0]] if masks else []
     sources = ["of a folder"] if masks else []
     if released:
         others += [mask for _, mask in released_masks(folder)]

@@ -205,25 +205,6 @@ def check_paintable(
         )
 
 
-def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
-    """The masks of a data set, on a run's grid, for its generator.
-
-    They are numbered, as case names may be patients' names: `mask-00003_z0012` is a slice of the
-    third file by name.
-    """
-    return [(name, case.mask) for name, case in _numbered(DataSet(folder), run).items()]
-
-
-def _numbered(data: DataSet, run: RunFolder) -> dict[str, Case]:
-    data.check_labels(run.facts().labels)
-    cases = data.mask_cases(run.recipe().image)
-    numbers = {file: number for number, file in enumerate(list_masks(data.folder, data.info), 1)}
-    return {
-        f"mask-{numbers[case.patient]:05d}{case.name.removeprefix(case.patient)}": case
-        for case in cases
-    }
-
-
 @final
 @dataclass(frozen=True)
 class Grid:
@@ -263,11 +244,20 @@ class Origin:
 
 
 def chosen_masks(run: RunFolder, folder: Path | None) -> tuple[list[tuple[str, Mask]], Origin]:
-    """The masks of a data set, or else those that the run kept, and where they come from."""
+    """The masks of a data set, or else those that the run kept, and where they come from.
+
+    A data set's are numbered, as case names may be patients' names: `mask-00003_z0012` is a slice
+    of the third file by name.
+    """
     if not folder:
         return released_masks(run), Origin(source_of_masks(run))
     data = DataSet(folder)
-    cases = _numbered(data, run)
+    data.check_labels(run.facts().labels)
+    numbers = {file: number for number, file in enumerate(list_masks(data.folder, data.info), 1)}
+    cases = {
+        f"mask-{numbers[case.patient]:05d}{case.name.removeprefix(case.patient)}": case
+        for case in data.mask_cases(run.recipe().image)
+    }
     people = people_of(sorted({case.patient for case in cases.values()}))
     # Masks that sites released are moved, and their names say nothing of patients.
     known = data.info.extra.get("masks_only") is not True
