@@ -45,7 +45,6 @@ class Frame:
 
     Attributes:
         number: of the frame in the file, from 0.
-        uid: SOP Instance UID of the file.
         position: of the centre of the first pixel in millimetres (left, posterior, superior).
         orientation: directions of a row and of a column, as unit vectors.
         spacing: millimetres between rows and between columns.
@@ -56,7 +55,6 @@ class Frame:
 
     file: Path
     number: int
-    uid: str
     position: tuple[float, ...]
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
@@ -307,7 +305,6 @@ def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
     shared = dataset.get("SharedFunctionalGroupsSequence") or ()
     if not 1 <= count <= max(1, len(per_frame)):
         raise DicomError("does not say where each of its frames lies", "Export one file a slice.")
-    uid = str(dataset.get("SOPInstanceUID"))
     for number in range(count):
         groups = [*per_frame[number : number + 1], *shared[:1]]
 
@@ -325,7 +322,6 @@ def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
         frame = Frame(
             path,
             number,
-            uid,
             position=_floats(told("PlanePositionSequence", "ImagePositionPatient")),
             orientation=_floats(told("PlaneOrientationSequence", "ImageOrientationPatient")),
             spacing=_floats(told(measures, "PixelSpacing")),

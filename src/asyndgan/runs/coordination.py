@@ -65,7 +65,7 @@ class Coordination(Controller):
             teachers = RunFolder(beside(folder.path))
             with folder.held():
                 train_over(
-                    folder, sites, engine="flare", sites=list(self.keys),
+                    folder, sites, sites=list(self.keys),
                     masks=painted_masks(teachers) if recipe.given_masks else None,
                     stop=lambda: abort_signal.triggered,
                     go_on="the same job, submitted again, has it go on",

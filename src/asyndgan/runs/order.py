@@ -324,7 +324,6 @@ class Order:
                 train_over(
                     self.folder,
                     transport,
-                    engine="flare",
                     # A resumed run has had its quorum; a new one needs all of its sites.
                     sites=() if begun else self.due(recipe, transport),
                     device=device,

@@ -36,11 +36,6 @@ class Progress:
     sent: int
     received: int
 
-    @property
-    def news(self) -> tuple[str, ...]:
-        """One line for each event that a person should read."""
-        return self.report.events
-
 
 @final
 class Board:
@@ -162,7 +157,7 @@ class Recorder:
             "sent": progress.sent,
             "received": progress.received,
             "bytes": moved,
-            "news": list(progress.news),
+            "news": list(report.events),
         }
         return record
 
