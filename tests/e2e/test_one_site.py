@@ -521,16 +521,15 @@ def test_who_is_held_out_does_not_come_back_by_his_mask(tiny, phantoms, tmp_path
     held.write_facts(facts)
     of_south = DataSet(north)
     of_south.info.extra["patient_pattern"] = "(.+)_"
-    what = augmenting.Augmentation(1.0)
     for data, state, said in (
         (of_south, None, "Name the states of the site"),
         (of_south, held.site_state("north"), "patients of north by another pattern"),
         (DataSet(north), held.site_state("south"), "patients of south by another"),
     ):
         with pytest.raises(RunError, match=said):
-            augmenting.augment_folder(held, data, tmp_path / "no", what, state=state)
+            augmenting.augment_folder(held, data, tmp_path / "no", ratio=1, state=state)
     data, state = DataSet(north), held.site_state("north")
-    assert augmenting.augment_folder(held, data, tmp_path / "of north", what, state=state)[1]
+    assert augmenting.augment_folder(held, data, tmp_path / "of north", ratio=1, state=state)[1]
 
 
 def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(run, phantoms, tmp_path):
