@@ -1,7 +1,6 @@
 """Trains segmentation networks in parallel, or reads their predictions from a cache."""
 
 import base64
-import hashlib
 import json
 import os
 import threading
@@ -28,7 +27,7 @@ from asyndgan.received import contents
 from asyndgan.store.cohort import digest_of
 from asyndgan.store.prepare import blanked, lacked_by_all
 from asyndgan.store.prepared import Case
-from asyndgan.texts import storing, without_empty
+from asyndgan.texts import sha256_of, storing, without_empty
 from asyndgan.training.segmentation import TRAINING_VERSION, predict, train_segmenter
 
 OnProgress = Callable[[str, int, int], None]
@@ -185,7 +184,7 @@ class _Trainings:
         lacking = lacked_by_all(pooled(cases))
         test = [blanked(case, lacking) if lacking else case for case in self.judged.cases]
         inputs = self._inputs(cases, test, seed)
-        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        key = sha256_of(json.dumps(inputs, sort_keys=True))
         path = (self.bench.cache or self.bench.out / "cache") / f"{key[:32]}.json"
         if not path.exists():
             started = time.monotonic()
