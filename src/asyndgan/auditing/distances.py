@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asyndgan.arrays import Images
-from asyndgan.auditing.work import Work
+from asyndgan.judging.work import Work
 from asyndgan.models.parts import site_noise
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case, derived_seed

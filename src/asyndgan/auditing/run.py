@@ -12,12 +12,11 @@ from asyndgan.auditing.audit import Audited, audit, check_two, of_canaries
 from asyndgan.auditing.distances import paintings_of_case
 from asyndgan.auditing.reconstruction import PixelsRead, not_asked, questions_of, read_pixels
 from asyndgan.auditing.record import AuditRecord, read_audit
-from asyndgan.auditing.work import Work
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
-from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.real import check_sites, load_real, shared_by_all
+from asyndgan.judging.work import OnProgress, Work
 from asyndgan.locks import written_alone
 from asyndgan.painting.sets import check_provenance, check_set, synthetic_of_run
 from asyndgan.runs import RunFolder
@@ -109,8 +108,8 @@ def _read_pixels(
     with torch_threads(cores), ThreadPoolExecutor(cores) as pool:
         try:
             return list(pool.map(read, attacked))
-        except BaseException:  # Ctrl-C is raised here, not in the threads
-            work.stopped = True
+        except BaseException as error:  # Ctrl-C is raised here, not in the threads
+            work.failed = error
             raise
 
 
