@@ -312,8 +312,8 @@ def test_masks_are_given_exactly_where_the_recipe_says_so(given, tiny, phantoms,
 
 def test_a_policy_that_never_lets_masks_out_takes_part_with_given_ones(tiny):
     policy = Policy.from_toml('[leaves]\nmasks = "never"')
-    assert any("leaves.masks" in reason for reason in policy.refusals(tiny("image.size=32")))
-    (reason,) = policy.refusals(tiny(*GIVEN, "training.move=true"))
+    assert any("leaves.masks" in reason for _, reason in policy.refused_by(tiny("image.size=32")))
+    ((_, reason),) = policy.refused_by(tiny(*GIVEN, "training.move=true"))
     assert "outside what was measured" in reason
 
 

@@ -377,11 +377,11 @@ def test_public_conditions_do_not_depend_on_the_patients(tiny):
 
 def test_a_policy_that_asks_for_privacy_refuses_a_recipe_whose_masks_leave_in_the_clear(tiny):
     asks = Policy.from_toml("[privacy]\nepsilon = 3.0\n[leaves]\nmasks = 'transient'")
-    assert asks.refusals(tiny(*PRIVATE)) == []
+    assert asks.refused_by(tiny(*PRIVATE)) == []
     unprotected = tiny(
         "masks.release=false", "privacy.kind=discriminator", "privacy.conditions=unprotected"
     )
-    assert "leave in the clear" in asks.refusals(unprotected)[0]
+    assert "leave in the clear" in asks.refused_by(unprotected)[0][1]
 
 
 def test_a_model_card_says_how_much_noise_there_was_and_promises_nothing(tiny, tmp_path):

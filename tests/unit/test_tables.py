@@ -437,9 +437,9 @@ def test_a_summary_leaves_by_policy_and_ledger_alone(tmp_path):
 def test_a_site_that_lets_no_fingerprint_out_takes_no_part_in_a_run_by_fingerprints(tmp_path):
     recipe, _ = recipe_of(tmp_path)
     unmeasured = "[allows]\nunmeasured = true\n[leaves]\nmasks = 'transient'\n"
-    (refused,) = Policy.from_toml(unmeasured).refusals(recipe)
+    ((_, refused),) = Policy.from_toml(unmeasured).refused_by(recipe)
     assert "leaves.fingerprint is false" in refused
-    assert not Policy.from_toml(f"{unmeasured}fingerprint = true").refusals(recipe)
+    assert not Policy.from_toml(f"{unmeasured}fingerprint = true").refused_by(recipe)
 
 
 @pytest.mark.parametrize(

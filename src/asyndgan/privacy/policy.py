@@ -293,19 +293,13 @@ class Policy(Section):
         bounds = [self.allows.most_answers, each and patients and each * patients]
         return min((bound for bound in bounds if bound), default=None)
 
-    def refusals(
-        self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
-    ) -> list[str]:
-        """The reasons why this policy refuses a recipe; empty if it does not.
-
-        The name of a `site` sets its steps by the timeline; `patients` take part at it.
-        """
-        return [text for _, text in self.refused_by(recipe, site, patients=patients)]
-
     def refused_by(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
     ) -> list[tuple[str, str]]:
-        """The keys that refuse a recipe, each with its reason; arguments are as of `refusals`."""
+        """The keys that refuse a recipe, each with its reason; empty if none does.
+
+        The name of a `site` sets its steps by the timeline; `patients` take part at it.
+        """
         reasons = [
             (key, text.format(p=self, r=recipe))
             for key, asks, text in REFUSED
