@@ -193,7 +193,7 @@ class Run:
         Raises:
             RunError: as `paint`, or the run kept no masks.
         """
-        self._check_masked()
+        self.folder.check_masked("; have asyndgan.generate paint a set.")
         if masks is None:
             stack = torch.stack([mask for _, mask in released_masks(self.folder)])
         else:
@@ -226,7 +226,7 @@ class Run:
         Raises:
             RunError: the run cannot paint from this mask, or in this look.
         """
-        self._check_masked()
+        self.folder.check_masked("; have asyndgan.generate paint a set.")
         if look is not None:
             check_look(self.recipe, self.facts, look)
         masks = label_maps(mask, self.size)
@@ -235,12 +235,6 @@ class Run:
         cases = synthesise(self.folder, named, looks=looks, seed=seed)
         images = torch.stack([case.image for case in cases]).numpy()
         return images if np.ndim(mask) > len(self.size) else images[0]
-
-    def _check_masked(self) -> None:
-        if self.recipe.condition.kind != "mask":
-            raise RunError(
-                f"the run in {self.path} paints without masks; have asyndgan.generate paint a set."
-            )
 
 
 @_checked

@@ -105,11 +105,7 @@ def _painted(
 def check_judged(sites: RunSites, test: DataSet | None) -> None:
     """Raises `RunError` if a site is none of the run's, or there is nobody or nothing to judge."""
     check_sites(sites, test, "--test")
-    if sites.run.recipe().condition.kind != "mask":
-        raise RunError(
-            f"the run in {sites.run.path} paints without masks, so there is nothing to be "
-            "segmented in its images."
-        )
+    sites.run.check_masked(", so there is nothing to be segmented in its images.")
 
 
 def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:

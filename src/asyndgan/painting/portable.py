@@ -42,11 +42,10 @@ class Apart(nn.Module):
     def __init__(self, run: RunFolder) -> None:
         super().__init__()
         recipe, scope = run.recipe(), run.facts().scope
-        if recipe.condition.kind != "mask" or recipe.table:
-            raise RunError(
-                f"the run in {run.path} paints without masks, and only a generator that paints "
-                "from masks can be exported. 'asyndgan generate' makes a set of it."
-            )
+        run.check_masked(
+            ", and only a generator that paints from masks can be exported. 'asyndgan generate' "
+            "makes a set of it."
+        )
         check_paintable(recipe, run.facts(), draws=1)
         self.network, self.space = batch_free(run.generator()), scope.space
         sizes = {

@@ -158,6 +158,12 @@ class RunFolder:
             )
         return recipe
 
+    def check_masked(self, what: str) -> None:
+        """Raises `RunError`, which ends with `what`, unless the run paints images from masks."""
+        recipe = self.recipe()
+        if recipe.condition.kind != "mask" or recipe.table:
+            raise RunError(f"the run in {self.path} paints without masks{what}")
+
     def facts(self) -> RunFacts:
         """What `run.json` says; raises `RunError` if that is not what a run writes."""
         text = self._text(self.facts_file)
