@@ -27,7 +27,7 @@ from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.metrics import average, bootstrap_interval
 from asyndgan.judging.real import load_real
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.painting.sets import masks_of, of_sites, painting_of
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe

@@ -30,7 +30,7 @@ from asyndgan.judging.records import RecordsEvaluation
 from asyndgan.judging.table import Evaluation
 from asyndgan.kinds import kind_of
 from asyndgan.models import check_parts
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.painting.painter import PaintedSet, Painter, check_labels_of, check_look, label_maps
 from asyndgan.painting.publishing import Release, describe
 from asyndgan.painting.synthesise import check_paintable, released_masks, synthesise

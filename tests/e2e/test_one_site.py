@@ -25,8 +25,8 @@ from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
 from asyndgan.intake.patients import patient_of
 from asyndgan.judging.real import load_real
+from asyndgan.models.budgets import TranslationBudget
 from asyndgan.painting import augmenting, completion, translation
-from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.synthesise import (
     RELEASED,
     chosen_masks,

@@ -44,7 +44,7 @@ from asyndgan.judging.asked import (
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.table import SYNTHETIC
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.synthesise import chosen_masks
 from asyndgan.privacy import Policy

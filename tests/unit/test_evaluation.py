@@ -11,7 +11,7 @@ from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.judging import bench, compare
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.table import SYNTHETIC, Evaluation
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.store.prepare import blanked
 from asyndgan.store.prepared import Case
 from asyndgan.training.segmentation import SegmentationTraining, augment, predict, train_segmenter

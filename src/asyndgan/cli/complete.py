@@ -8,7 +8,7 @@ import typer
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.options import Count, FinishedRun, NewFolder, Seed, StudyOption
 from asyndgan.cli.terminal import Terminal
-from asyndgan.painting.budget import TranslationBudget
+from asyndgan.models.budgets import TranslationBudget
 
 
 def complete(

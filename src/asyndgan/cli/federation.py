@@ -32,7 +32,7 @@ from asyndgan.cli.site import first_policy
 from asyndgan.cli.terminal import Terminal, have_compared
 from asyndgan.engines.federation import federation_in, flare_part
 from asyndgan.errors import RunError
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.privacy.policy import ASKED
 from asyndgan.recipe import Recipe
 from asyndgan.reports.standing import Standing

@@ -23,7 +23,7 @@ from asyndgan.errors import DataError
 from asyndgan.judging.metrics import ScoreArray, score_array
 from asyndgan.judging.table import Scores
 from asyndgan.judging.work import OnProgress, Work
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.received import contents
 from asyndgan.store.cohort import digest_of
 from asyndgan.store.prepare import blanked, lacked_by_all

@@ -19,8 +19,8 @@ from asyndgan.export.copying import write_completed
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.findings import check_contrast, check_uncut
 from asyndgan.intake.listing import CaseFiles
+from asyndgan.models.budgets import TranslationBudget
 from asyndgan.models.segmenters import check_size
-from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.painter import check_labels_of
 from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.provenance import provenance_of
