@@ -40,7 +40,7 @@ def suite(
     Computation:
         --workers N: Trainings in parallel, each on one core.
     """
-    from asyndgan.models import usable_device
+    from asyndgan.models.parts import usable_device
     from lab.evidence import find_block, replace_block, to_markdown
     from lab.running import run_suite
     from lab.suite import Suite

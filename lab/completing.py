@@ -20,7 +20,7 @@ from asyndgan.arrays import IMAGE_LOW, Image
 from asyndgan.judging.bench import Bench, Judged, TrainingSet, digest_of_cases, pooled
 from asyndgan.judging.metrics import average
 from asyndgan.judging.table import REAL_ALL
-from asyndgan.painting.budget import TranslationBudget
+from asyndgan.models.budgets import TranslationBudget
 from asyndgan.painting.pictures import STYLE, bare, well_shown
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION

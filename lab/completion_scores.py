@@ -13,7 +13,7 @@ from torch import Tensor
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
 from asyndgan.errors import DataError
 from asyndgan.judging.metrics import mean
-from asyndgan.painting.budget import TranslationBudget
+from asyndgan.models.budgets import TranslationBudget
 from asyndgan.painting.sets import masks_of
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.painting.translation import (

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.store import Case, derived_seed
 from asyndgan.training.quorum import normalised
 from asyndgan.training.segmentation import SegmentationTraining

@@ -21,13 +21,13 @@ from torch import Tensor
 from asyndgan import __version__
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
-from asyndgan.models import build_discriminator, usable_device
+from asyndgan.models.parts import build_discriminator, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.checks import precision_of
 from asyndgan.store import Batch, Cohort, derived_seed
 from asyndgan.texts import append
-from asyndgan.training import GENERATOR_VERSION, Scope, generator_inputs, new_generator
+from asyndgan.training import GENERATOR_VERSION
 from asyndgan.training.checkpoint import (
     count_in,
     forget_old,
@@ -44,6 +44,7 @@ from asyndgan.training.objective import Objective
 from asyndgan.training.optimiser import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.painting import Diversity, Painting
 from asyndgan.training.quorum import normalised
+from asyndgan.training.scope import Scope, generator_inputs, new_generator
 from asyndgan.training.site_checks import check_cohort
 from asyndgan.training.steps import step_file
 from lab.fedavg import LOCAL_STEPS, average_weights, weight

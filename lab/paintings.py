@@ -6,7 +6,7 @@ from typing import final
 
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.table import SYNTHETIC
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.sets import masks_of, of_sites, painted_once
 from asyndgan.painting.synthesise import chosen_masks, synthesise

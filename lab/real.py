@@ -19,8 +19,7 @@ from asyndgan.recipe import ImageSection
 from asyndgan.store import Case
 from asyndgan.store.geometry import AXES
 from asyndgan.store.prepare import prepare
-from asyndgan.store.splits import hold_out
-from lab.levelling import HELD_OUT
+from lab.levelling import held_out
 from lab.suite import SetSection, Suite
 
 
@@ -71,7 +70,7 @@ class Real:
         )
         _check_rest(part, fading, [case.mask for own in self.sites.values() for case in own])
         if suite.check_budget and not fold:
-            hold_out(self.sites, part=HELD_OUT, seed=0)  # raises now if no site has two patients
+            held_out(self.sites)  # raises now if no site has two patients
         self.incomplete: list[Case] = []
         if part.completion and not fold:  # the first fold alone completes cases
             self.incomplete = _with_truth(part, data, recipe.image, self.modalities)

@@ -17,8 +17,7 @@ from pydantic import (
 
 from asyndgan.errors import RecipeError
 from asyndgan.intake.variants import is_inside
-from asyndgan.models.segmentation_budget import SegmentationBudget
-from asyndgan.painting.budget import TranslationBudget
+from asyndgan.models.budgets import SegmentationBudget, TranslationBudget
 from asyndgan.painting.fading import CONTRASTS
 from asyndgan.painting.sets import MOVED
 from asyndgan.painting.synthesise import PAINTING_VERSION

@@ -10,7 +10,7 @@ from asyndgan.engines import SiteSetup, set_up
 from asyndgan.errors import SiteUnreachableError
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
-from asyndgan.wire import ANSWERS, Judge, Judgement, Message, Open, Refusal, pack, unpack
+from asyndgan.wire.messages import ANSWERS, Judge, Judgement, Message, Open, Refusal, pack, unpack
 from waiting import halt
 
 RUN = "abc123"

@@ -15,7 +15,7 @@ from pathlib import Path
 from asyndgan.judging.bench import Bench, Judged, TrainingSet
 from asyndgan.judging.compare import compare, contenders
 from asyndgan.judging.table import Row
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.painting.sets import masks_of
 from asyndgan.texts import bounded_text
 from asyndgan.training.segmentation import budget_for

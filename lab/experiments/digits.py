@@ -25,7 +25,8 @@ from asyndgan.privacy.accounting import epsilon_of
 from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.store import Cohort
-from asyndgan.training import Coordinator, Site, generator_inputs
+from asyndgan.training import Coordinator, Site
+from asyndgan.training.scope import generator_inputs
 from lab.experiments.common import DELTA, arguments, markdown, noise_for, publish, remembered
 
 Digits = tuple[torch.Tensor, torch.Tensor]

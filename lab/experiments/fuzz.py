@@ -26,8 +26,10 @@ from asyndgan.recipe.fingerprint import Fingerprint, ModalityFigures
 from asyndgan.runs import load_recipe
 from asyndgan.store import Cohort
 from asyndgan.training import Site
-from asyndgan.wire import (
+from asyndgan.wire.codec import Coding
+from asyndgan.wire.messages import (
     ANSWERS,
+    PREFIX,
     Card,
     Close,
     Closed,
@@ -43,8 +45,6 @@ from asyndgan.wire import (
     pack,
     unpack,
 )
-from asyndgan.wire.codec import Coding
-from asyndgan.wire.messages import PREFIX
 
 LIMIT = 2**20
 CODINGS: Final[dict[str, Coding]] = {"images": "uint8", "feedback": "int8", "conditions": "label8"}

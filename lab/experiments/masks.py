@@ -30,7 +30,7 @@ from asyndgan.judging.compare import row_of
 from asyndgan.judging.metrics import ScoreArray
 from asyndgan.judging.real import load_real
 from asyndgan.judging.table import REAL_ALL
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.painting.sets import MOVED, masks_of
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe

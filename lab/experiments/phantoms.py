@@ -27,13 +27,13 @@ from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.metrics import average, bootstrap_interval
 from asyndgan.judging.real import load_real
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.painting.sets import masks_of, of_sites, painting_of
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
-from asyndgan.wire import ANSWERS, Judgement, pack, unpack
 from asyndgan.wire.codec import Coding
+from asyndgan.wire.messages import ANSWERS, Judgement, pack, unpack
 from lab.experiments.common import (
     arguments,
     digest_of,

@@ -32,7 +32,7 @@ from asyndgan.engines import SiteSetup
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.wire import through
+from asyndgan.wire.codec import through
 from lab.experiments.common import (
     arguments,
     digest_of,

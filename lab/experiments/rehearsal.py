@@ -13,7 +13,7 @@ from asyndgan.auditing.pixel_attacks import TINY
 from asyndgan.recipe import Recipe
 from asyndgan.store import derived_seed
 from asyndgan.training.objective import Objective
-from asyndgan.wire import Card
+from asyndgan.wire.messages import Card
 
 SOFTNESS: Final = 0.3
 """Width of the softened sign that `_sign` differentiates, in units of the mean gradient."""

@@ -72,9 +72,7 @@ def main() -> None:
     try:
         folder = RunFolder.create(out / "run", recipe)
         with folder.held():
-            train_over(
-                folder, engine, engine="flare", sites=engine.sites(), watch=look, go_on="again"
-            )
+            train_over(folder, engine, sites=engine.sites(), watch=look, go_on="again")
     finally:
         engine.close()
     rows = []

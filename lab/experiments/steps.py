@@ -19,7 +19,8 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.training import Coordinator
 from asyndgan.training.compute import measured_threads
-from asyndgan.wire import ANSWERS, REQUESTS, Coding, pack, unpack
+from asyndgan.wire.codec import Coding
+from asyndgan.wire.messages import ANSWERS, REQUESTS, pack, unpack
 
 RECIPES = ("default", "demo", "paper", "masks")
 LEVELS = {64: 4, 128: 5, 256: 6}

@@ -57,8 +57,9 @@ from asyndgan.store import Case, Cohort
 from asyndgan.store.augmentation import LIKE_PATIENTS, moved
 from asyndgan.store.prepare import masks_as_images
 from asyndgan.store.resampling import label_shares
-from asyndgan.training import Scope, Site, generator_inputs, new_generator
-from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
+from asyndgan.training import Site
+from asyndgan.training.scope import Scope, generator_inputs, new_generator
+from asyndgan.wire.messages import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
 from lab.experiments.common import arguments, markdown, publish, remembered
 
 VERSION = 2

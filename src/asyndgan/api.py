@@ -30,7 +30,7 @@ from asyndgan.judging.records import RecordsEvaluation
 from asyndgan.judging.table import Evaluation
 from asyndgan.kinds import kind_of
 from asyndgan.models import check_parts
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.painting.painter import PaintedSet, Painter, check_labels_of, check_look, label_maps
 from asyndgan.painting.publishing import Release, describe
 from asyndgan.painting.synthesise import check_paintable, released_masks, synthesise
@@ -195,7 +195,7 @@ class Run:
         Raises:
             RunError: as `paint`, or the run kept no masks.
         """
-        self._check_masked()
+        self.folder.check_masked("; have asyndgan.generate paint a set.")
         if masks is None:
             stack = torch.stack([mask for _, mask in released_masks(self.folder)])
         else:
@@ -228,7 +228,7 @@ class Run:
         Raises:
             RunError: the run cannot paint from this mask, or in this look.
         """
-        self._check_masked()
+        self.folder.check_masked("; have asyndgan.generate paint a set.")
         if look is not None:
             check_look(self.recipe, self.facts, look)
         masks = label_maps(mask, self.size)
@@ -237,12 +237,6 @@ class Run:
         cases = synthesise(self.folder, named, looks=looks, seed=seed)
         images = torch.stack([case.image for case in cases]).numpy()
         return images if np.ndim(mask) > len(self.size) else images[0]
-
-    def _check_masked(self) -> None:
-        if self.recipe.condition.kind != "mask":
-            raise RunError(
-                f"the run in {self.path} paints without masks; have asyndgan.generate paint a set."
-            )
 
 
 @_checked

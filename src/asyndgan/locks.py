@@ -2,20 +2,16 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import wraps
 from pathlib import Path
-from typing import IO, Any, BinaryIO, ParamSpec, TypeVar
+from typing import IO, Any, BinaryIO
 
 from asyndgan.errors import BusyError
 from asyndgan.texts import storing, without_empty
 
 if sys.platform != "win32":
     import fcntl
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 def held(path: Path, busy: str) -> AbstractContextManager[None]:
@@ -61,20 +57,6 @@ def in_use(log: Path) -> bool:
             return not _has_locked(file, shared=True)
     except OSError:
         return False
-
-
-def alone(place: Callable[..., Path]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Has a function hold the lock of what it writes, which `place` says by its arguments."""
-
-    def decorated(function: Callable[P, R]) -> Callable[P, R]:
-        @wraps(function)
-        def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            with written_alone(place(*args, **kwargs)):
-                return function(*args, **kwargs)
-
-        return called
-
-    return decorated
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Bounded reading of untrusted text files, and atomic writing of files."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -276,6 +277,16 @@ def sentence(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: 1 patient, 21 patients."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def shown_shape(shape: Iterable[object]) -> str:
+    """Formats a shape for display: (128, 96) becomes '128 x 96'."""
+    return " x ".join(map(str, shape))
+
+
+def sha256_of(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def lacking(path: Path, command: str) -> str:

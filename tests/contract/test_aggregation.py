@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from asyndgan.recipe import Recipe, SharesSection
+from asyndgan.recipe import Recipe
+from asyndgan.recipe.sections import SharesSection
 from asyndgan.training import Coordinator
 from asyndgan.training.aggregation import pull, requests_of
-from asyndgan.wire import ANSWERS, Judge, Judgement, unpack
+from asyndgan.wire.messages import ANSWERS, Judge, Judgement, unpack
 
 SITES = ("north", "south")  # of 6 and 3 cases
 WAYS = get_args(SharesSection.model_fields["by"].annotation)

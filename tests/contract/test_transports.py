@@ -10,7 +10,7 @@ from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.errors import RunError, SiteUnreachableError
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
-from asyndgan.wire import Judgement
+from asyndgan.wire.messages import Judgement
 from engine_contract import WAIT, Contract, OfProcesses, judging, message, opening
 
 # FLARE takes 20 s to start: tests/e2e/test_federation.py has its engine.

@@ -29,7 +29,7 @@ from asyndgan.errors import AsyndganError, DataError, RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.painting.publishing import CRATE, MANIFEST, Release
 from asyndgan.painting.sets import synthetic_of_run
-from asyndgan.painting.synthesise import masks_digest, masks_in, synthesise
+from asyndgan.painting.synthesise import chosen_masks, masks_digest, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
@@ -87,7 +87,7 @@ def copied(parts, given):
     run, members, others, _ = parts
     copies = [replace(case, image=0.98 * case.image) for case in members]
     out = run.path.with_name("copied")
-    digest = masks_digest(masks_in(given, run))
+    digest = masks_digest(chosen_masks(run, given)[0])
     return out, audit(run, members, others, copies, out, Audited(masks=digest, confirmed=SITES))
 
 
@@ -237,7 +237,7 @@ def test_nobody_is_audited_twice(parts, tmp_path):
 
 def test_a_set_with_one_copy_of_a_member_is_not_released(parts, given, tmp_path):
     run, members, others, _ = parts
-    masks = masks_in(given, run)
+    masks = chosen_masks(run, given)[0]
     first, *painted = synthesise(run, masks)
     copy = replace(first, image=members[0].image, mask=members[0].mask.flip(-1))
     copied, digest = [copy, *painted], masks_digest(masks)
@@ -494,7 +494,7 @@ def test_hospitals_audit_their_own_patients_and_all_of_them_release_the_set(
 def test_an_audit_says_with_whose_members_its_others_were_not_compared(parts, given, tmp_path):
     """One site's members among another's others would hide that both were learned."""
     run, members, others, _ = parts
-    masks, texts = masks_in(given, run), []
+    masks, texts = chosen_masks(run, given)[0], []
     painted, digest = list(synthesise(run, masks)), masks_digest(masks)
     for site in SITES:
         own = [case for case in members if case.patient.startswith(f"{site}/")]

@@ -12,7 +12,7 @@ from asyndgan.export.writing import write_dataset
 from asyndgan.runs.mask_learning import learned_masks
 from asyndgan.runs.train import train
 from asyndgan.store import RawCase
-from asyndgan.wire import ANSWERS, unpack
+from asyndgan.wire.messages import ANSWERS, unpack
 from commands import asyndgan
 from small import named
 

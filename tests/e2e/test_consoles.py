@@ -30,10 +30,10 @@ from asyndgan.reports.coordinator import CoordinatorPage
 from asyndgan.reports.playing import Playground
 from asyndgan.reports.steward import StewardPage
 from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.runs.order import Order, digest_of
+from asyndgan.runs.order import Order
 from asyndgan.runs.shipped import run_of
 from asyndgan.runs.train import train
-from asyndgan.texts import replace_text
+from asyndgan.texts import replace_text, sha256_of
 from commands import PUBLISHER, asyndgan
 from waiting import until
 
@@ -409,7 +409,7 @@ def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_confirms_what_was
             assert words in text, words
         waiting, faults = Order.named(federation, "waiting"), {}
         for words in (
-            {"action": "confirm", "run": "waiting", "digest": digest_of("paints nothing")},
+            {"action": "confirm", "run": "waiting", "digest": sha256_of("paints nothing")},
             {"action": "confirm", "run": "waiting"},
             {"action": "stop", "run": "done"},
             {"action": "submit", "run": "Not a name", "recipe": "default"},
@@ -428,7 +428,7 @@ def test_a_coordinator_sees_runs_and_the_keys_that_refused_and_confirms_what_was
         status, text = sent(page.url, f"action=submit&keys={2**14 * 'a'}")
         assert status == 413 and "reads no form of 16,384 bytes or more" in text
         assert not waiting.said("confirmed")
-        digest = digest_of(waiting.said("proposal"))
+        digest = sha256_of(waiting.said("proposal"))
         shown = {"action": "confirm", "run": "waiting", "digest": digest}
         assert sent(page.url, urlencode(shown))[0] == 303
         assert waiting.said("confirmed") and "Run waiting begins." in sent(page.url)[1]

@@ -25,7 +25,7 @@ from asyndgan.painting import portable
 from asyndgan.painting.bundle import write_bundle
 from asyndgan.painting.painter import Painter, looks_of_holders
 from asyndgan.painting.portable import Alone, Apart, traced, write_onnx
-from asyndgan.painting.synthesise import masks_in, released_masks
+from asyndgan.painting.synthesise import chosen_masks, released_masks
 from asyndgan.runs.train import train
 from commands import asyndgan
 
@@ -117,7 +117,7 @@ def test_a_bundle_of_pictures_paints_every_modality_in_the_look_of_a_site_that_l
 def test_a_bundle_of_volumes_paints_them_where_their_masks_lie(whole, painted):
     (run, north), out = whole, painted / "deep-out"
     files = sorted((north / "labelsTr").iterdir())
-    mask = masks_in(north, run)[0][1]
+    mask = chosen_masks(run, north)[0][0][1]
     name = files[0].name.removesuffix(".nii.gz")
     stored = [nib.load(out / f"imagesTr/{name}_{place:04}.nii.gz") for place in range(3)]
     copied, given = nib.load(out / f"labelsTr/{name}.nii.gz"), nib.load(files[0])

@@ -11,15 +11,15 @@ from asyndgan.auditing.release import check_released
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
 from asyndgan.intake.description import describe
-from asyndgan.models import site_noise
 from asyndgan.models.discriminators import labels_in
+from asyndgan.models.parts import site_noise
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of, without_labels
 from asyndgan.painting.sets import painted_once
-from asyndgan.painting.synthesise import Origin, masks_in, synthesise
+from asyndgan.painting.synthesise import Origin, chosen_masks, synthesise
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
 from asyndgan.store import derived_seed
-from asyndgan.training import scope_maps
+from asyndgan.training.scope import scope_maps
 from commands import asyndgan
 
 LESION = 3
@@ -33,7 +33,7 @@ def painted(tiny, tmp_path_factory):
     sites = {site.name: folder / site.name for site in DEFAULT_SITES[:1]}
     recipe = tiny("image.size=32", "training.steps=2", "generator.noise=2")
     run = train(recipe, sites, folder / "run")
-    masks = masks_in(folder / DEFAULT_SITES[0].name, run)
+    masks = chosen_masks(run, folder / DEFAULT_SITES[0].name)[0]
     assert 0 < sum(bool((mask == LESION).any()) for _, mask in masks) < len(masks)
     return run, masks
 
@@ -133,7 +133,7 @@ def test_a_set_says_what_is_faded_and_is_not_taken_for_another(painted, tmp_path
     words += ["--test", str(run.path.parent / "test"), "--synthetic", str(tmp_path / "set")]
     with pytest.raises(RunError, match="is painted already"):
         asyndgan(*words, "--fade", "lesion")
-    masks = masks_in(given, run)
+    masks = chosen_masks(run, given)[0]
     fading = fading_of(run, ["lesion"])
     painted_once(run, masks, Origin("given"), tmp_path / "kept", fading=fading)
     painted_once(run, masks, Origin("given"), tmp_path / "kept", fading=fading)

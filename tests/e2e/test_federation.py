@@ -55,7 +55,7 @@ from asyndgan.runs import Interrupted, RunFacts, load_recipe
 from asyndgan.runs.federated import serve
 from asyndgan.runs.order import Order
 from asyndgan.training import Coordinator
-from asyndgan.wire import ANSWERS, Card, Judgement, unpack
+from asyndgan.wire.messages import ANSWERS, Card, Judgement, unpack
 from commands import asyndgan
 from engine_contract import RUN, WAIT, Contract, OfProcesses, judging, opening
 from waiting import until

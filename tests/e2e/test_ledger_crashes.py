@@ -17,7 +17,7 @@ from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import message_limit
 from asyndgan.recipe import Recipe
-from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
+from asyndgan.wire.messages import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
 
 CRASHES = int(os.environ.get("ASYNDGAN_CRASHES", "2"))
 """How often the site is killed: 200 take a quarter of an hour."""

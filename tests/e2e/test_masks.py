@@ -35,10 +35,10 @@ from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.store import Cohort, RawCase
 from asyndgan.store.prepare import masks_as_images
-from asyndgan.training import Scope, Site
+from asyndgan.training import Site
 from asyndgan.training.given import Given, site_of
-from asyndgan.training.scope import enlarged
-from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, unpack
+from asyndgan.training.scope import Scope, enlarged
+from asyndgan.wire.messages import ANSWERS, Card, Judge, Judgement, Open, unpack
 from commands import asyndgan
 from small import copied, declare
 
@@ -312,8 +312,8 @@ def test_masks_are_given_exactly_where_the_recipe_says_so(given, tiny, phantoms,
 
 def test_a_policy_that_never_lets_masks_out_takes_part_with_given_ones(tiny):
     policy = Policy.from_toml('[leaves]\nmasks = "never"')
-    assert any("leaves.masks" in reason for reason in policy.refusals(tiny("image.size=32")))
-    (reason,) = policy.refusals(tiny(*GIVEN, "training.move=true"))
+    assert any("leaves.masks" in reason for _, reason in policy.refused_by(tiny("image.size=32")))
+    ((_, reason),) = policy.refused_by(tiny(*GIVEN, "training.move=true"))
     assert "outside what was measured" in reason
 
 

@@ -25,16 +25,22 @@ from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
 from asyndgan.intake.patients import patient_of
 from asyndgan.judging.real import load_real
+from asyndgan.models.budgets import TranslationBudget
 from asyndgan.painting import augmenting, completion, translation
-from asyndgan.painting.budget import TranslationBudget
-from asyndgan.painting.synthesise import RELEASED, digests_of, masks_in, released_masks, synthesise
+from asyndgan.painting.synthesise import (
+    RELEASED,
+    chosen_masks,
+    digests_of,
+    released_masks,
+    synthesise,
+)
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import Participation, RunSites
 from asyndgan.runs.train import train
 from asyndgan.store import derived_seed
 from asyndgan.store.prepare import invert
 from asyndgan.store.splits import held_out_by
-from asyndgan.training import SHARED_LOOK, generator_inputs
+from asyndgan.training.scope import SHARED_LOOK, generator_inputs
 from small import copied, declare
 from volumes import write_volumes
 
@@ -515,16 +521,15 @@ def test_who_is_held_out_does_not_come_back_by_his_mask(tiny, phantoms, tmp_path
     held.write_facts(facts)
     of_south = DataSet(north)
     of_south.info.extra["patient_pattern"] = "(.+)_"
-    what = augmenting.Augmentation(1.0)
     for data, state, said in (
         (of_south, None, "Name the states of the site"),
         (of_south, held.site_state("north"), "patients of north by another pattern"),
         (DataSet(north), held.site_state("south"), "patients of south by another"),
     ):
         with pytest.raises(RunError, match=said):
-            augmenting.augment_folder(held, data, tmp_path / "no", what, state=state)
+            augmenting.augment_folder(held, data, tmp_path / "no", ratio=1, state=state)
     data, state = DataSet(north), held.site_state("north")
-    assert augmenting.augment_folder(held, data, tmp_path / "of north", what, state=state)[1]
+    assert augmenting.augment_folder(held, data, tmp_path / "of north", ratio=1, state=state)[1]
 
 
 def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(run, phantoms, tmp_path):
@@ -560,7 +565,7 @@ def in_look(run: RunFolder, masks: list[tuple[str, torch.Tensor]], look: str) ->
 
 def test_what_a_site_does_not_hold_is_painted_in_the_look_of_one_that_does(lacking, phantoms):
     """Nobody has judged it in the other look, so what would be painted there means nothing."""
-    masks = masks_in(phantoms["north"], lacking)
+    masks = chosen_masks(lacking, phantoms["north"])[0]
     north, south = (in_look(lacking, masks, look) for look in ("north", "south"))
     place = lacking.facts().scope.modalities.index("T2")
     assert north[:, place].equal(south[:, place])
@@ -582,7 +587,7 @@ def test_sites_that_lack_a_modality_share_one_look_in_which_all_that_they_hold_i
     sites = phantoms | {"west": tmp_path / "west", "whole": tmp_path / "whole"}
     lacking = {"north": ["T2"], "south": ["T1"], "west": ["FLAIR"]}
     run = train(recipe, sites, tmp_path / "run", without=lacking)
-    masks, scope = masks_in(phantoms["north"], run), run.facts().scope
+    masks, scope = chosen_masks(run, phantoms["north"])[0], run.facts().scope
     painted = partial(in_look, run, masks)
     shared = painted("north")
     assert shared.equal(painted("south")) and shared.equal(painted("west"))

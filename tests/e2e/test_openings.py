@@ -18,7 +18,7 @@ from asyndgan.intake.patients import patient_of
 from asyndgan.privacy.openings import FILE
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
-from asyndgan.wire import (
+from asyndgan.wire.messages import (
     ANSWERS,
     Card,
     Close,

@@ -30,7 +30,7 @@ from asyndgan.runs.train import train
 from asyndgan.training import Coordinator, Site
 from asyndgan.training.checkpoint import place_of, read
 from asyndgan.training.steps import step_file, stored_steps
-from asyndgan.wire import ANSWERS, Judge, Judgement, pack, unpack
+from asyndgan.wire.messages import ANSWERS, Judge, Judgement, pack, unpack
 from commands import asyndgan, command
 from small import declare, named
 from waiting import halt

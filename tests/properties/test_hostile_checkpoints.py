@@ -25,7 +25,7 @@ from asyndgan.models.segmenters import build_segmenter
 from asyndgan.training import Coordinator, Site, checkpoint
 from asyndgan.training.checkpoint import State
 from asyndgan.training.optimiser import adam
-from asyndgan.wire import Evaluate, Judge, Open
+from asyndgan.wire.messages import Evaluate, Judge, Open
 from spoiling import fuzz
 
 RUN = "abc123"

@@ -32,23 +32,25 @@ from asyndgan.errors import (
 )
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.training import Coordinator
-from asyndgan.wire import (
+from asyndgan.wire.audited import EvaluationFigures, ScoreFigures
+from asyndgan.wire.messages import (
     ANSWERS,
+    HEADER_LIMIT,
+    MAGIC,
+    PREFIX,
+    VERSION,
     Card,
     Evaluate,
     Evaluated,
-    EvaluationFigures,
     Judge,
     Judgement,
     Message,
     Open,
     Refusal,
     Save,
-    ScoreFigures,
     pack,
     unpack,
 )
-from asyndgan.wire.messages import HEADER_LIMIT, MAGIC, PREFIX, VERSION
 from spoiling import fuzz, places
 
 RUN = "abc123"

@@ -12,25 +12,24 @@ from asyndgan.errors import WireError
 from asyndgan.recipe import QuorumSection
 from asyndgan.texts import LARGEST_NUMBER
 from asyndgan.training.quorum import Quorum, normalised
-from asyndgan.wire import (
+from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, encode, through
+from asyndgan.wire.messages import (
     ANSWERS,
     LEAST_SHARE,
     REQUESTS,
     Card,
     Close,
     Closed,
-    Coding,
     Judge,
     Judgement,
     Open,
     Refusal,
     Save,
     Saved,
+    array_schemas,
     pack,
     unpack,
 )
-from asyndgan.wire.codec import LABEL_CODINGS, decode, encode, through
-from asyndgan.wire.messages import array_schemas
 
 LIMIT = 2**16
 FLOATS = sorted({*get_args(Coding)} - {*LABEL_CODINGS})

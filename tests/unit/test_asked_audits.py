@@ -44,7 +44,7 @@ from asyndgan.judging.asked import (
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.table import SYNTHETIC
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.synthesise import chosen_masks
 from asyndgan.privacy import Policy
@@ -56,24 +56,26 @@ from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.training import checkpoint
-from asyndgan.wire import (
-    ANSWERS,
+from asyndgan.wire.audited import (
+    LEAST_FOR_INTERVAL,
     AttackFigures,
-    Audit,
-    Audited,
     AuditFigures,
     CopyFigures,
-    Evaluate,
-    Evaluated,
     EvaluationFigures,
     GroupFigures,
+    ScoreFigures,
+)
+from asyndgan.wire.messages import (
+    ANSWERS,
+    Audit,
+    Audited,
+    Evaluate,
+    Evaluated,
     Message,
     Refusal,
-    ScoreFigures,
     pack,
     unpack,
 )
-from asyndgan.wire.audited import LEAST_FOR_INTERVAL
 from commands import PUBLISHER
 from small import ask_little
 

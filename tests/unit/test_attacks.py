@@ -9,7 +9,8 @@ from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
-from asyndgan.wire import Close, Judge, Open, Save, through
+from asyndgan.wire.codec import through
+from asyndgan.wire.messages import Close, Judge, Open, Save
 from lab.experiments.rehearsal import Rehearsal
 
 SENT = LeavesSection(masks="transient")

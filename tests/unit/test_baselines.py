@@ -8,7 +8,7 @@ import torch
 from asyndgan.arrays import CPU
 from asyndgan.errors import CohortError, RecipeError
 from asyndgan.judging.metrics import dice
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder

@@ -13,7 +13,8 @@ from scipy.stats import beta
 from torch import Tensor
 
 from asyndgan.auditing.membership import ERROR, epsilon_of_guesses
-from asyndgan.models import Sizes, build_adversarial_loss, build_discriminator, condition_maps
+from asyndgan.models import Sizes
+from asyndgan.models.parts import build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.store import Batch

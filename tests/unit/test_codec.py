@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from asyndgan.errors import WireError
-from asyndgan.wire import Coding, label_coding, through
-from asyndgan.wire.codec import LABEL_CODINGS, decode, encode
+from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, encode, label_coding, through
 
 CODINGS = get_args(Coding)
 

@@ -16,7 +16,7 @@ from asyndgan.export.copying import write_completed, write_extended
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
-from asyndgan.painting.budget import TranslationBudget
+from asyndgan.models.budgets import TranslationBudget
 from asyndgan.painting.completion import MOST_MASKS, drawn_masks, own_masks
 from asyndgan.painting.translation import (
     Incomplete,

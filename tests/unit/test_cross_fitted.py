@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from asyndgan.errors import CohortError
-from asyndgan.models import Sizes, build_discriminator, condition_maps
+from asyndgan.models import Sizes
+from asyndgan.models.parts import build_discriminator, condition_maps
 from asyndgan.recipe import Recipe
 from asyndgan.store import Batch, Cohort
 from asyndgan.training import Site

@@ -17,9 +17,9 @@ from asyndgan.engines.setup import answering
 from asyndgan.errors import AsyndganError, PolicyError, ProtocolError, WireError
 from asyndgan.intake.fingerprint import measured
 from asyndgan.privacy.ledger import read
-from asyndgan.protocol import FRAME_SLACK
+from asyndgan.protocol.limits import FRAME_SLACK
 from asyndgan.recipe.fingerprint import Fingerprint
-from asyndgan.wire import (
+from asyndgan.wire.messages import (
     ANSWERS,
     Closed,
     Describe,

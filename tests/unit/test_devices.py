@@ -7,7 +7,8 @@ import torch
 
 from asyndgan.engines import SiteSetup, set_up
 from asyndgan.errors import RunError
-from asyndgan.models import Sizes, build_generator, draw_noise, usable_device
+from asyndgan.models import Sizes
+from asyndgan.models.parts import build_generator, draw_noise, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs.train import train
 from asyndgan.store import Batch

@@ -10,8 +10,8 @@ import torch
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.judging import bench, compare
 from asyndgan.judging.bench import Bench, Judged
-from asyndgan.judging.table import Evaluation
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.judging.table import SYNTHETIC, Evaluation
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.store.prepare import blanked
 from asyndgan.store.prepared import Case
 from asyndgan.training.segmentation import SegmentationTraining, augment, predict, train_segmenter
@@ -49,10 +49,13 @@ def data():
     return everything()
 
 
-def evaluate(*, sites, synthetic, test, labels, out, targets=None, budget, seeds=(0,), **more):
-    how = {name: more.pop(name) for name in ("workers", "on_progress") if name in more}
+def evaluate(
+    *, sites, synthetic, test, labels, out, targets=None, budget, seeds=(0,), baselines=False, **how
+):
     judged = Judged(test, labels, targets)
-    return compare.evaluate(sites, synthetic, judged, Bench(out, budget, seeds, **how), **more)
+    painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * len(seeds)}
+    models = compare.contenders(sites, painted, seeds=len(seeds), augmented=baselines)
+    return compare.compare(models, judged, Bench(out, budget, seeds, **how), about={})
 
 
 @pytest.fixture

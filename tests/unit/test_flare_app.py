@@ -29,7 +29,6 @@ from asyndgan.engines.flare.app import (
     WITHIN,
     ServerEnd,
     SiteEnd,
-    digest_of_key,
     passed_on,
 )
 from asyndgan.engines.flare.jobs import _files
@@ -65,7 +64,8 @@ from asyndgan.privacy import Policy
 from asyndgan.privacy.deciding import write_policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
-from asyndgan.wire import Open, pack
+from asyndgan.texts import sha256_of
+from asyndgan.wire.messages import Open, pack
 from waiting import halt, until
 
 
@@ -337,10 +337,10 @@ def test_in_a_job_of_others_only_who_knows_its_key_opens_a_line(tmp_path, monkey
         handlers = SimpleNamespace(register_aux_message_handler=lambda topic, handler: None)
         monkeypatch.setattr(FLContext, "get_engine", lambda self: handlers)
         end.handle_event(EventType.START_RUN, begin)
-        for letter in (key, "00" * 32, digest_of_key("00" * 32), ""):
+        for letter in (key, "00" * 32, sha256_of("00" * 32), ""):
             greeting = Line.of("run", "recipe", KEY, letter).greeting
             assert answered_by(end, GREET, asking(greeting)) == ReturnCode.SERVICE_UNAVAILABLE
-        greeting = Line.of("run", "recipe", KEY, digest_of_key(key)).greeting
+        greeting = Line.of("run", "recipe", KEY, sha256_of(key)).greeting
         assert key.encode() not in greeting
         assert answered_by(end, GREET, asking(greeting)) == b"here"
         assert answered_by(end, REQUEST, asking(b"x")) == reply_of(Reply.ANSWER, b"x")

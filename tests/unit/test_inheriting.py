@@ -16,8 +16,8 @@ from asyndgan.runs.order import Order
 from asyndgan.runs.start import Start, start_of
 from asyndgan.runs.trial import trial_of
 from asyndgan.tables.planning import plan_tables
-from asyndgan.training import Scope, new_generator
 from asyndgan.training.inheriting import inherit
+from asyndgan.training.scope import Scope, new_generator
 
 HEADS = Scope(("T1", "T2"), {0: "background", 1: "head", 2: "lesion"}, (32, 32))
 PERMUTED = Scope(("T2", "T1"), {0: "background", 1: "lesion", 4: "head"}, (32, 32))

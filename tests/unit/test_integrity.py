@@ -9,7 +9,7 @@ import torch
 from asyndgan.recipe import IntegritySection, Recipe
 from asyndgan.store import Cohort
 from asyndgan.training.aggregation import bounded
-from asyndgan.wire import ANSWERS, Judgement, pack, unpack
+from asyndgan.wire.messages import ANSWERS, Judgement, pack, unpack
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]

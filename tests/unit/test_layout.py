@@ -5,8 +5,9 @@ import copy
 import torch
 from torch import nn
 
-from asyndgan.models import Sizes, arithmetic, build_discriminator, build_generator
+from asyndgan.models import Sizes
 from asyndgan.models.layout import ImageNorm
+from asyndgan.models.parts import arithmetic, build_discriminator, build_generator
 from asyndgan.recipe import Recipe
 
 

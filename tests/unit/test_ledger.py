@@ -15,7 +15,7 @@ from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import FIRST, Ledger, read
 from asyndgan.protocol import Endpoint
 from asyndgan.training import Site
-from asyndgan.wire import ANSWERS, Judge, Judgement, Open, pack, unpack
+from asyndgan.wire.messages import ANSWERS, Judge, Judgement, Open, pack, unpack
 
 POLICY = "ab" * 32
 

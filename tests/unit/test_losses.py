@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from asyndgan.models import build_adversarial_loss
 from asyndgan.models.losses import balanced_cross_entropy
+from asyndgan.models.parts import build_adversarial_loss
 
 REAL = torch.tensor([2.0, 0.5])
 SYNTHETIC = torch.tensor([-1.0, 3.0])

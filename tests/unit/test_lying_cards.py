@@ -6,12 +6,14 @@ from typing import Any
 import pytest
 
 from asyndgan.errors import CohortError, QuorumError, RecipeError
-from asyndgan.recipe import LARGEST_SHARE, Recipe
+from asyndgan.recipe import Recipe
+from asyndgan.recipe.sections import LARGEST_SHARE
 from asyndgan.runs.proposal import proposal
 from asyndgan.texts import LONGEST_NEWS
-from asyndgan.training import Coordinator, Scope
+from asyndgan.training import Coordinator
 from asyndgan.training.quorum import normalised
-from asyndgan.wire import ANSWERS, Card, pack, unpack
+from asyndgan.training.scope import Scope
+from asyndgan.wire.messages import ANSWERS, Card, pack, unpack
 
 RUN = "abc123"
 LABELS = {"0": "background", "1": "organ", "2": "lesion"}

@@ -20,7 +20,7 @@ from asyndgan.store import Cohort
 from asyndgan.store.splits import OPEN, Chooser
 from asyndgan.training import Site
 from asyndgan.training.aggregation import LEAST_PART, weights_of
-from asyndgan.wire import ANSWERS, Card, Judge, unpack
+from asyndgan.wire.messages import ANSWERS, Card, Judge, unpack
 
 EXACT = ("wire.images=float32", "wire.feedback=float32")
 

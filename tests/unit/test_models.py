@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from asyndgan.errors import RecipeError
-from asyndgan.models import (
-    Sizes,
+from asyndgan.models import Sizes
+from asyndgan.models.generators import within_range
+from asyndgan.models.parts import (
     build_discriminator,
     build_generator,
     condition_channels,
@@ -16,7 +17,6 @@ from asyndgan.models import (
     draw_noise,
     site_noise,
 )
-from asyndgan.models.generators import within_range
 from asyndgan.models.shifts import Disturbance, disturbed
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site

@@ -21,7 +21,17 @@ from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe, Section, known_keys
 from asyndgan.runs import load_recipe
 from asyndgan.training import Site
-from asyndgan.wire import ANSWERS, Card, Close, Judge, Judgement, Open, Refusal, pack, unpack
+from asyndgan.wire.messages import (
+    ANSWERS,
+    Card,
+    Close,
+    Judge,
+    Judgement,
+    Open,
+    Refusal,
+    pack,
+    unpack,
+)
 from commands import asyndgan
 
 PRIVATE = (
@@ -88,14 +98,14 @@ def test_there_is_no_door_for_a_recipe_that_the_policy_refuses_or_cannot_count(t
 
 
 def test_the_defaults_serve_a_private_recipe_and_no_other(tiny):
-    assert policy().refusals(tiny(*PRIVATE)) == []
+    assert policy().refused_by(tiny(*PRIVATE)) == []
     for override, said in (
         ("masks.release=true", "masks.release is true"),
         ("loss.paired_l1=10", "gives real pixels away"),
         ("wire.feedback=float32", "leaves.feedback is float16, int8, int4"),
         ("training.move=false", "outside what was measured (training.move)"),
     ):
-        (reason,) = policy().refusals(tiny(*PRIVATE, override))
+        ((_, reason),) = policy().refused_by(tiny(*PRIVATE, override))
         assert said in reason
 
 
@@ -126,12 +136,12 @@ def test_answers_are_counted_in_the_steps_in_which_a_site_takes_part(tiny, tmp_p
         "{site='south', first=1, last=1}, {site='south', first=5, last=5}]",
     )
     assert twice.presence_of("south") == [range(2), range(4, 6)]
-    (reason,) = policy("[allows]\nmost_answers = 5").refusals(twice, "south")
+    ((_, reason),) = policy("[allows]\nmost_answers = 5").refused_by(twice, "south")
     assert "south takes part in 4 steps and its 2 starts send masks as well" in reason
-    assert not policy("[allows]\nmost_answers = 6").refusals(twice, "south")
-    assert not four.refusals(recipe, "south")
+    assert not policy("[allows]\nmost_answers = 6").refused_by(twice, "south")
+    assert not four.refused_by(recipe, "south")
     for site in ("north", None):
-        assert "allows.most_answers is 4" in four.refusals(recipe, site)[0]
+        assert "allows.most_answers is 4" in four.refused_by(recipe, site)[0][1]
     (tmp_path / "policy.toml").write_text(four.to_toml(), "utf-8")
     words = ["policy", "check", str(tmp_path / "policy.toml"), str(file)]
     assert CliRunner().invoke(app, words).exit_code == 1
@@ -163,14 +173,14 @@ ALONG = {
 def test_a_recipe_that_leaves_the_measured_family_by_one_key_runs_by_its_digest_alone(tiny, row):
     recipe = tiny(*PRIVATE, *ALONG.get(row.key, ()), OUTSIDE[row.key])
     assert row.key in [beyond.key for beyond in policy().unmeasured(recipe)]
-    (reason,) = policy().refusals(recipe)
+    ((_, reason),) = policy().refused_by(recipe)
     assert row.key in reason and recipe.digest() in reason
     approved = policy(f'[allows]\napproved = ["{recipe.digest()}"]')
-    assert not approved.refusals(recipe)
-    (reason,) = approved.refusals(recipe.model_copy(update={"name": "another"}))
+    assert not approved.refused_by(recipe)
+    ((_, reason),) = approved.refused_by(recipe.model_copy(update={"name": "another"}))
     assert "not in allows.approved" in reason
-    assert not policy("[allows]\nunmeasured = true").refusals(recipe)
-    assert not SIMULATION.refusals(recipe)
+    assert not policy("[allows]\nunmeasured = true").refused_by(recipe)
+    assert not SIMULATION.refused_by(recipe)
 
 
 def test_one_small_discriminator_without_masks_is_refused_under_what_site_init_writes(
@@ -199,9 +209,9 @@ def test_the_family_asks_nothing_of_recipes_whose_differential_privacy_is_bounde
     # Noise hides something where a steward says how much there must be.
     noisy = tiny(*PRIVATE, "discriminator.cross_fitted=false", "privacy.kind=discriminator",
                  "privacy.noise=1e-9", "privacy.conditions=unprotected")  # fmt: skip
-    assert "outside what was measured" in policy().refusals(noisy)[0]
+    assert "outside what was measured" in policy().refused_by(noisy)[0][1]
     strict = "[privacy]\nepsilon = 1000\nunprotected_masks = true"
-    assert not policy(strict).refusals(noisy)
+    assert not policy(strict).refused_by(noisy)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +219,7 @@ def test_the_family_asks_nothing_of_recipes_whose_differential_privacy_is_bounde
 )
 def test_of_the_shipped_recipes_the_default_policy_admits_default(name, passes):
     assert bool(policy().unmeasured(load_recipe(name))) is not passes
-    assert bool(policy().refusals(load_recipe(name))) is not passes
+    assert bool(policy().refused_by(load_recipe(name))) is not passes
 
 
 def test_the_check_says_row_by_row_what_could_be_learned_and_how_to_approve_it(
@@ -241,7 +251,7 @@ def test_a_site_of_few_patients_answers_less(tiny, make_cohort, tmp_path):
     few = policy("[allows]\nmost_answers_per_patient = 2\nmost_answers = 9\nfewest_patients = 1")
     assert [few.most_answers(patients) for patients in (None, 3, 4, 5)] == [9, 6, 8, 9]
     # Before it answers, a site does not show by this how many patients it has.
-    assert few.refusals(recipe) == few.refusals(recipe, patients=3) == []
+    assert few.refused_by(recipe) == few.refused_by(recipe, patients=3) == []
 
     def answers(cases):
         site = Site("north", make_cohort(recipe, cases=cases), recipe, folder=tmp_path, policy=few)
@@ -268,7 +278,7 @@ def test_a_site_of_few_patients_answers_less(tiny, make_cohort, tmp_path):
     ],
 )
 def test_a_stricter_policy_refuses_with_its_reason(tiny, text, said):
-    (reason,) = policy(text).refusals(tiny(*PRIVATE))
+    ((_, reason),) = policy(text).refused_by(tiny(*PRIVATE))
     assert said in reason
 
 
@@ -290,22 +300,22 @@ def test_no_mask_passes_the_door_of_a_site_that_sends_none(tiny, message):
             with pytest.raises(PolicyError, match="no masks or classes out"):
                 through_the_door(classes, never, none)
             assert "so masks or classes of patients or records leave" in " ".join(
-                policy(never).refusals(classes)
+                reason for _, reason in policy(never).refused_by(classes)
             )
         else:
             through_the_door(classes, never, none)
-            assert not policy(f"{never}\n[allows]\nunmeasured = true").refusals(classes)
+            assert not policy(f"{never}\n[allows]\nunmeasured = true").refused_by(classes)
 
 
 def test_nobody_is_alone_in_what_a_generator_learns(tiny, make_cohort):
     recipe = tiny(*PRIVATE)
-    (reason,) = policy().refusals(recipe, patients=4)
+    ((_, reason),) = policy().refused_by(recipe, patients=4)
     assert reason.startswith("it learns of 4 patients or records here, or has a modality of so few")
-    assert not policy().refusals(recipe, patients=5) + policy().refusals(recipe)
+    assert not policy().refused_by(recipe, patients=5) + policy().refused_by(recipe)
     noisy = tiny(*PRIVATE, "discriminator.cross_fitted=false", "privacy.kind=discriminator",
                  "privacy.noise=9", "condition.kind=class")  # fmt: skip
     private = "[privacy]\nepsilon = 9\nunprotected_masks = true"
-    assert not policy(private).refusals(noisy, patients=1)
+    assert not policy(private).refused_by(noisy, patients=1)
     strict = policy("[allows]\nfewest_patients = 1000")
     with pytest.raises(PolicyError, match=r"allows\.fewest_patients is 1000"):
         Site("north", make_cohort(recipe), recipe, policy=strict)
@@ -313,9 +323,9 @@ def test_nobody_is_alone_in_what_a_generator_learns(tiny, make_cohort):
 
 def test_a_generator_of_masks_learns_nothing_where_masks_never_leave():
     masks, approved = load_recipe("masks"), "[allows]\nunmeasured = true"
-    (reason,) = policy(f'[leaves]\nmasks = "never"\n{approved}').refusals(masks)
+    ((_, reason),) = policy(f'[leaves]\nmasks = "never"\n{approved}').refused_by(masks)
     assert "learns what patients' masks look like" in reason
-    assert not policy(approved).refusals(masks)
+    assert not policy(approved).refused_by(masks)
 
 
 def test_what_discriminators_say_of_themselves_stays_unless_it_may_leave(tiny):

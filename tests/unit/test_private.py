@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.errors import LedgerError, PolicyError
-from asyndgan.models import Sizes, build_adversarial_loss, build_discriminator, condition_maps
+from asyndgan.models import Sizes
+from asyndgan.models.parts import build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.painting.synthesise import Origin
 from asyndgan.painting.writing import write_synthetic
 from asyndgan.privacy import SIMULATION, Policy, accounting, chance
@@ -33,7 +34,8 @@ from asyndgan.store.splits import hold_out_of
 from asyndgan.training import Site
 from asyndgan.training import private as training_private
 from asyndgan.training.private import PrivateDiscriminator
-from asyndgan.wire import ANSWERS, Judge, Judgement, Open, Refusal, pack, through, unpack
+from asyndgan.wire.codec import through
+from asyndgan.wire.messages import ANSWERS, Judge, Judgement, Open, Refusal, pack, unpack
 
 MakeRecipe = Callable[..., Recipe]
 CLASSES = ("condition.kind=class", "generator.kind=topdown", "masks.release=false")
@@ -375,11 +377,11 @@ def test_public_conditions_do_not_depend_on_the_patients(tiny):
 
 def test_a_policy_that_asks_for_privacy_refuses_a_recipe_whose_masks_leave_in_the_clear(tiny):
     asks = Policy.from_toml("[privacy]\nepsilon = 3.0\n[leaves]\nmasks = 'transient'")
-    assert asks.refusals(tiny(*PRIVATE)) == []
+    assert asks.refused_by(tiny(*PRIVATE)) == []
     unprotected = tiny(
         "masks.release=false", "privacy.kind=discriminator", "privacy.conditions=unprotected"
     )
-    assert "leave in the clear" in asks.refusals(unprotected)[0]
+    assert "leave in the clear" in asks.refused_by(unprotected)[0][1]
 
 
 def test_a_model_card_says_how_much_noise_there_was_and_promises_nothing(tiny, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from asyndgan.errors import RunError
-from asyndgan.models import Sizes, build_discriminator, condition_maps, pretrained
+from asyndgan.models import Sizes, pretrained
+from asyndgan.models.parts import build_discriminator, condition_maps
 from asyndgan.models.projected import features
 from asyndgan.recipe import Recipe
 

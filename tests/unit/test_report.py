@@ -26,7 +26,7 @@ from asyndgan.reports.report import write_report
 from asyndgan.runs import RunFacts, RunFolder, load_recipe
 from asyndgan.runs.trial import trial_of
 from asyndgan.store import Case, Preparation
-from asyndgan.wire import ANSWERS, REQUESTS
+from asyndgan.wire.messages import ANSWERS, REQUESTS
 
 HOSTILE = "<script>alert(1)</script>"
 LABELS = {0: "background", 1: "head", 2: "lesion"}

@@ -24,7 +24,8 @@ from asyndgan.auditing.records import RecordsAudit
 from asyndgan.cli import app
 from asyndgan.engines.setup import Answering, SiteSetup
 from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError, RunError
-from asyndgan.models import Sizes, build_discriminator, build_generator, condition_maps, site_noise
+from asyndgan.models import Sizes
+from asyndgan.models.parts import build_discriminator, build_generator, condition_maps, site_noise
 from asyndgan.privacy import Policy, Released
 from asyndgan.privacy.door import open_release
 from asyndgan.privacy.ledger import read as read_ledger
@@ -39,7 +40,7 @@ from asyndgan.tables.planning import plan_from, plan_tables
 from asyndgan.tables.schema import Schema, is_table, schema_of
 from asyndgan.tables.summary import GROUP, LEAST, Summary, check_schema, loaded, planned, summarised
 from asyndgan.tables.table import Table, check_apart, equal_records, nearly_equal, shared_records
-from asyndgan.wire import ANSWERS, Describe, Described, unpack
+from asyndgan.wire.messages import ANSWERS, Describe, Described, unpack
 
 SCHEMA: dict[str, Any] = {
     "target": "bad",
@@ -436,9 +437,9 @@ def test_a_summary_leaves_by_policy_and_ledger_alone(tmp_path):
 def test_a_site_that_lets_no_fingerprint_out_takes_no_part_in_a_run_by_fingerprints(tmp_path):
     recipe, _ = recipe_of(tmp_path)
     unmeasured = "[allows]\nunmeasured = true\n[leaves]\nmasks = 'transient'\n"
-    (refused,) = Policy.from_toml(unmeasured).refusals(recipe)
+    ((_, refused),) = Policy.from_toml(unmeasured).refused_by(recipe)
     assert "leaves.fingerprint is false" in refused
-    assert not Policy.from_toml(f"{unmeasured}fingerprint = true").refusals(recipe)
+    assert not Policy.from_toml(f"{unmeasured}fingerprint = true").refused_by(recipe)
 
 
 @pytest.mark.parametrize(

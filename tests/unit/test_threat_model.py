@@ -17,7 +17,7 @@ from asyndgan.recipe.fingerprint import (
     Side,
     Spread,
 )
-from asyndgan.wire import ANSWERS, REQUESTS
+from asyndgan.wire.messages import ANSWERS, REQUESTS
 
 TEXT = (Path(__file__).parents[2] / "docs" / "threat-model.md").read_text("utf-8")
 TITLES = {"What leaves a site": ANSWERS, "What comes to a site": REQUESTS}

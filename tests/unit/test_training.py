@@ -19,7 +19,8 @@ from asyndgan.errors import (
     RunError,
     UndecidedError,
 )
-from asyndgan.models import Verdict, site_noise
+from asyndgan.models import Verdict
+from asyndgan.models.parts import site_noise
 from asyndgan.privacy import Policy
 from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.protocol import Endpoint, Exchange, message_limit
@@ -27,13 +28,16 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.store import Batch, Cohort, derived_seed
-from asyndgan.training import SHARED_LOOK, Coordinator, Site, StepReport, checkpoint, scope_maps
+from asyndgan.training import Coordinator, Site, checkpoint
+from asyndgan.training.coordinator import StepReport
 from asyndgan.training.objective import PENALISED, Objective
 from asyndgan.training.optimiser import rate_factor
 from asyndgan.training.painting import Diversity, Painting, sameness
 from asyndgan.training.roster import _TurnedAway, open_all
+from asyndgan.training.scope import SHARED_LOOK, scope_maps
 from asyndgan.training.site_checks import Arrivals
-from asyndgan.wire import (
+from asyndgan.wire.codec import through
+from asyndgan.wire.messages import (
     ANSWERS,
     Card,
     Close,
@@ -45,7 +49,6 @@ from asyndgan.wire import (
     Save,
     Saved,
     pack,
-    through,
     unpack,
 )
 

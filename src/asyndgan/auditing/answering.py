@@ -10,7 +10,7 @@ from asyndgan.engines.processes import serve
 from asyndgan.engines.setup import SiteSetup, answering
 from asyndgan.errors import DataError, ProtocolError, RunError
 from asyndgan.judging.asked import judged_network, judged_regression
-from asyndgan.models import usable_device
+from asyndgan.models.parts import usable_device
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.sets import painted_once
 from asyndgan.painting.synthesise import PAINTING_VERSION, Origin
@@ -18,16 +18,14 @@ from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites
 from asyndgan.texts import replace_text, storing
 from asyndgan.training.checkpoint import place_holding
-from asyndgan.wire import (
-    Asked,
+from asyndgan.wire.audited import (
     AttackFigures,
-    Audit,
     AuditFigures,
     CopyFigures,
-    Evaluate,
     EvaluationFigures,
     GroupFigures,
 )
+from asyndgan.wire.messages import Asked, Audit, Evaluate
 
 F = TypeVar("F", AttackFigures, CopyFigures, GroupFigures)
 

@@ -29,9 +29,10 @@ from asyndgan.protocol import ASKED_FRAME, Exchange
 from asyndgan.received import contents
 from asyndgan.runs import RunFolder
 from asyndgan.runs.described import connected
-from asyndgan.wire import CASES_WITHHELD, MOST_MASKS, Asked, AuditFigures, Evaluate
-from asyndgan.wire import Audit as AskedAudit
-from asyndgan.wire import Audited as AnsweredAudit
+from asyndgan.wire.audited import AuditFigures
+from asyndgan.wire.messages import CASES_WITHHELD, MOST_MASKS, Asked, Evaluate
+from asyndgan.wire.messages import Audit as AskedAudit
+from asyndgan.wire.messages import Audited as AnsweredAudit
 
 R = TypeVar("R")
 Tell = Callable[[str, Any], None]

@@ -24,9 +24,9 @@ from asyndgan.auditing.masks import mask_scores
 from asyndgan.auditing.membership import ATTACKS, Attack, attack, holm, patient_scores
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.schema import Whole
-from asyndgan.auditing.work import Work
 from asyndgan.errors import DataError
 from asyndgan.judging.bench import write_whole
+from asyndgan.judging.work import Work
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.pictures import as_png, flat
 from asyndgan.painting.synthesise import PAINTING_VERSION, released_masks, shapes_of

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asyndgan.arrays import Images
-from asyndgan.auditing.work import Work
-from asyndgan.models import site_noise
+from asyndgan.judging.work import Work
+from asyndgan.models.parts import site_noise
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case, derived_seed
-from asyndgan.training import scope_maps
+from asyndgan.training.scope import scope_maps
 
 PAINTINGS: Final = 4
 """Fewest paintings of each real mask, with different noise, for the attacks on the generator."""

@@ -9,8 +9,8 @@ from torch import Tensor
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images
 from asyndgan.errors import ProtocolError
 from asyndgan.protocol import Endpoint
-from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
 from asyndgan.wire.codec import Coding
+from asyndgan.wire.messages import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
 
 Ask = Callable[[Images], Tensor]
 """Returns the feedback on images, always for the same conditions."""

@@ -14,24 +14,28 @@ from torch import Tensor
 from asyndgan.arrays import Images
 from asyndgan.auditing.pixel_attacks import QUESTIONS, RolledBack, bisected, followed, psnr
 from asyndgan.auditing.schema import Decibels, Whole
-from asyndgan.auditing.work import JUDGED, Work
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import ProtocolError, RunError
 from asyndgan.export.writing import copy_file
 from asyndgan.intake.dataset import DataSet
+from asyndgan.judging.work import Work
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.store import Batch
 from asyndgan.texts import SiteName, counted
-from asyndgan.training import Site, generator_inputs
+from asyndgan.training import Site
 from asyndgan.training.checkpoint import place_holding, place_of, seeded
+from asyndgan.training.scope import generator_inputs
 from asyndgan.training.steps import stored_steps
-from asyndgan.wire import Card
+from asyndgan.wire.messages import Card
 
 CLEARLY: Final = 3.0
 """Decibels by which an image read must be nearer to the real one: half the squared error."""
+
+JUDGED: Final = 6
+"""Paintings that take about as long as one image that a site judges to answer a question."""
 
 
 @final

@@ -26,7 +26,7 @@ from asyndgan.judging.metrics import fraction_interval
 from asyndgan.judging.records import distances, split_sites
 from asyndgan.judging.table import read_result
 from asyndgan.lazy import Late
-from asyndgan.locks import alone
+from asyndgan.locks import written_alone
 from asyndgan.painting.records import make_records
 from asyndgan.runs import RunFolder
 from asyndgan.runs.facts import Hex
@@ -113,7 +113,6 @@ class RecordsAudit:
                 )
 
 
-@alone(lambda run, sites, out, **_: out)
 def audit_records(
     run: RunFolder,
     sites: Mapping[str, Path],
@@ -133,46 +132,49 @@ def audit_records(
             ones, a site is none of the run's, or the holdout are its records.
         DataError, CohortError: a table cannot be read, or has other columns.
     """
-    refuse_for_images(of_images)
-    split_up = split_sites(run, sites, states or {})
-    kept = split_up.kept
-    others = read_for(run.recipe(), holdout, "the holdout").records if holdout else split_up.held
-    made = make_records(run)
-    _check_enough(kept, others, made)
-    if holdout:
-        check_apart(others, [*kept.values()], "--holdout")
-    encoder = Encoder(table_of(run.recipe()))
-    near = {site: -distances(encoder, own, made) for site, own in kept.items()}
-    if len(near) > 1:
-        near[ALL_SITES] = np.concatenate(list(near.values()))
-    apart = -distances(encoder, others, made)
-    attacks = [attack(site, own, apart) for site, own in near.items()]
-    corrected = holm([one.p_value for one in attacks])
-    # A synthetic record has no more digits than the encoding keeps, however well it is copied.
-    *members, strangers, written = map(encoder.as_written, (*kept.values(), others, made))
-    *copies, matches = (equal_records(own, [written]) for own in (*members, strangers))
-    result = RecordsAudit(
-        generator_sha256=run.facts().generator_sha256,
-        attacks=[replace(a, corrected=p) for a, p in zip(attacks, corrected, strict=True)],
-        copies=[*copies, sum(copies)] if len(copies) > 1 else copies,
-        matches=matches,
-        near=nearly_equal(strangers, written),
-        confirmed={
-            site: confirmed_by(
-                run,
-                site,
-                states or {},
-                partial(split_up.members, site, site),
-                f"{data} does not hold the records that {site} was trained on. Name the table that "
-                "the site had.",
-            )
-            for site, data in sites.items()
-        },
-        uncompared=sorted(set(run.facts().sites) - set(sites)) if holdout else [],
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    replace_text(out / AUDIT_FILE, json.dumps(asdict(result), indent=2) + "\n")
-    return result
+    with written_alone(out):
+        refuse_for_images(of_images)
+        split_up = split_sites(run, sites, states or {})
+        kept = split_up.kept
+        others = (
+            read_for(run.recipe(), holdout, "the holdout").records if holdout else split_up.held
+        )
+        made = make_records(run)
+        _check_enough(kept, others, made)
+        if holdout:
+            check_apart(others, [*kept.values()], "--holdout")
+        encoder = Encoder(table_of(run.recipe()))
+        near = {site: -distances(encoder, own, made) for site, own in kept.items()}
+        if len(near) > 1:
+            near[ALL_SITES] = np.concatenate(list(near.values()))
+        apart = -distances(encoder, others, made)
+        attacks = [attack(site, own, apart) for site, own in near.items()]
+        corrected = holm([one.p_value for one in attacks])
+        # A synthetic record has no more digits than the encoding keeps, however well it is copied.
+        *members, strangers, written = map(encoder.as_written, (*kept.values(), others, made))
+        *copies, matches = (equal_records(own, [written]) for own in (*members, strangers))
+        result = RecordsAudit(
+            generator_sha256=run.facts().generator_sha256,
+            attacks=[replace(a, corrected=p) for a, p in zip(attacks, corrected, strict=True)],
+            copies=[*copies, sum(copies)] if len(copies) > 1 else copies,
+            matches=matches,
+            near=nearly_equal(strangers, written),
+            confirmed={
+                site: confirmed_by(
+                    run,
+                    site,
+                    states or {},
+                    partial(split_up.members, site, site),
+                    f"{data} does not hold the records that {site} was trained on. Name the table "
+                    "that the site had.",
+                )
+                for site, data in sites.items()
+            },
+            uncompared=sorted(set(run.facts().sites) - set(sites)) if holdout else [],
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        replace_text(out / AUDIT_FILE, json.dumps(asdict(result), indent=2) + "\n")
+        return result
 
 
 def _check_enough(

@@ -14,7 +14,7 @@ from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.runs import RunFolder
 from asyndgan.runs.facts import RunFacts
-from asyndgan.wire import CASES_WITHHELD
+from asyndgan.wire.messages import CASES_WITHHELD
 
 THIS: Final = "this audit"
 """What a page calls the audit that it tells of."""

@@ -12,13 +12,12 @@ from asyndgan.auditing.audit import Audited, audit, check_two, of_canaries
 from asyndgan.auditing.distances import paintings_of_case
 from asyndgan.auditing.reconstruction import PixelsRead, not_asked, questions_of, read_pixels
 from asyndgan.auditing.record import AuditRecord, read_audit
-from asyndgan.auditing.work import Work
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
-from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.real import check_sites, load_real, shared_by_all
-from asyndgan.locks import alone
+from asyndgan.judging.work import OnProgress, Work
+from asyndgan.locks import written_alone
 from asyndgan.painting.sets import check_provenance, check_set, synthetic_of_run
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites
@@ -28,7 +27,6 @@ from asyndgan.training.checkpoint import place_holding
 from asyndgan.training.compute import torch_threads
 
 
-@alone(lambda sites, out, **_: out)
 def audit_run(
     sites: RunSites,
     out: Path,
@@ -49,44 +47,45 @@ def audit_run(
     `DataError` or `RunError` as `check_set`, `synthetic_of_run`, `load_for_audit`, `audit` and
     `read_pixels`.
     """
-    run = sites.run
-    place = synthetic.folder if synthetic else out / "synthetic"
-    # Before anything is read or painted, for that may take long.
-    fading = check_set(run, place, masks, fade)
-    _check_given(sites, holdout)
-    _check_names(sites, holdout, canaries)
-    with storing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    work = Work(watch)
-    work.begin("read the patients")
-    members, others, confirmed = load_for_audit(sites, holdout)
-    members, others = of_canaries(members, canaries), of_canaries(others, canaries)
-    for group, cases in (("members", members), ("others", others)):
-        check_two(group, (case.patient for case in cases), canaries)
-    attacked = {
-        site: setup
-        for site, setup in confirmed.items()
-        if not not_asked(run) and (asked is None or site in asked)
-    }
-    gaps = paintings_of_case(run) * len([*members, *others])
-    work.plan(gaps + questions_of(run.recipe()) * len(attacked))
-    work.begin("paint the synthetic set")
-    if synthetic is None:
-        synthetic = synthetic_of_run(
-            sites, place, masks=masks, faded=fade, compared=True, watch=work.painted
+    with written_alone(out):
+        run = sites.run
+        place = synthetic.folder if synthetic else out / "synthetic"
+        # Before anything is read or painted, for that may take long.
+        fading = check_set(run, place, masks, fade)
+        _check_given(sites, holdout)
+        _check_names(sites, holdout, canaries)
+        with storing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        work = Work(watch)
+        work.begin("read the patients")
+        members, others, confirmed = load_for_audit(sites, holdout)
+        members, others = of_canaries(members, canaries), of_canaries(others, canaries)
+        for group, cases in (("members", members), ("others", others)):
+            check_two(group, (case.patient for case in cases), canaries)
+        attacked = {
+            site: setup
+            for site, setup in confirmed.items()
+            if not not_asked(run) and (asked is None or site in asked)
+        }
+        gaps = paintings_of_case(run) * len([*members, *others])
+        work.plan(gaps + questions_of(run.recipe()) * len(attacked))
+        work.begin("paint the synthetic set")
+        if synthetic is None:
+            synthetic = synthetic_of_run(
+                sites, place, masks=masks, faded=fade, compared=True, watch=work.painted
+            )
+        painted = synthetic.cases(
+            run.recipe().image, members[0].modalities, unmasked=False, synthetic=True
         )
-    painted = synthetic.cases(
-        run.recipe().image, members[0].modalities, unmasked=False, synthetic=True
-    )
-    told = check_provenance(run, synthetic)
-    digest, source = told["masks_sha256"], told["masks"]
-    pixels = _read_pixels(sites, attacked, work)
-    # the site whose data a folder holds, by the name of the folder if no other has it
-    names = {site: data.folder.resolve().name for site, data in sites.data.items()}
-    folders = {name: site for site, name in names.items() if [*names.values()].count(name) == 1}
-    audited = Audited(digest, source, fading, confirmed, pixels, canaries, folders)
-    audit(run, members, others, painted, out, audited, work)
-    return read_audit(out)
+        told = check_provenance(run, synthetic)
+        digest, source = told["masks_sha256"], told["masks"]
+        pixels = _read_pixels(sites, attacked, work)
+        # the site whose data a folder holds, by the name of the folder if no other has it
+        names = {site: data.folder.resolve().name for site, data in sites.data.items()}
+        folders = {name: site for site, name in names.items() if [*names.values()].count(name) == 1}
+        audited = Audited(digest, source, fading, confirmed, pixels, canaries, folders)
+        audit(run, members, others, painted, out, audited, work)
+        return read_audit(out)
 
 
 def _read_pixels(
@@ -104,8 +103,8 @@ def _read_pixels(
     with torch_threads(cores), ThreadPoolExecutor(cores) as pool:
         try:
             return list(pool.map(read, attacked))
-        except BaseException:  # Ctrl-C is raised here, not in the threads
-            work.stopped = True
+        except BaseException as error:  # Ctrl-C is raised here, not in the threads
+            work.failed = error
             raise
 
 

@@ -46,20 +46,22 @@ def augment(
     """
     from asyndgan.export.writing import written_whole
     from asyndgan.intake.dataset import DataSet
-    from asyndgan.painting.augmenting import Augmentation, augment_folder, words_of
-    from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
+    from asyndgan.painting.augmenting import augment_folder, words_of
+    from asyndgan.painting.synthesise import chosen_masks, released_masks, source_of_masks
     from asyndgan.runs import RunFolder
 
     folder = RunFolder(run)
-    others = [mask for _, mask in masks_in(masks, folder)] if masks else []
+    others = [mask for _, mask in chosen_masks(folder, masks)[0]] if masks else []
     sources = ["of a folder"] if masks else []
     if released:
         others += [mask for _, mask in released_masks(folder)]
         sources += [source_of_masks(folder)]
-    what = Augmentation(ratio, others, " or ".join(sources), own, label, fade or (), seed)
     data = DataSet(site)
     with written_whole(out) as half:
-        real, painted, left_out = augment_folder(folder, data, half, what, state=state)
+        real, painted, left_out = augment_folder(
+            folder, data, half, ratio=ratio, masks=others, source=" or ".join(sources),
+            own_masks=own, label=label, fade=fade or (), seed=seed, state=state,
+        )  # fmt: skip
     without = f" Further masks {words_of(left_out)}." if left_out else ""
     Terminal().say(
         f"{real} real and {painted} synthetic cases in {out}; dataset.json names the synthetic "

@@ -8,7 +8,7 @@ import typer
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.options import Count, FinishedRun, NewFolder, Seed, StudyOption
 from asyndgan.cli.terminal import Terminal
-from asyndgan.painting.budget import TranslationBudget
+from asyndgan.models.budgets import TranslationBudget
 
 
 def complete(
@@ -42,8 +42,8 @@ def complete(
     """
     from asyndgan.export.writing import written_whole
     from asyndgan.intake.dataset import DataSet
-    from asyndgan.models import usable_device
-    from asyndgan.painting.completion import GALLERY, Completion, complete_folder
+    from asyndgan.models.parts import usable_device
+    from asyndgan.painting.completion import GALLERY, complete_folder
     from asyndgan.painting.synthesise import chosen_masks
     from asyndgan.runs import RunFolder
 
@@ -53,17 +53,14 @@ def complete(
     if masks or folder.has_masks:
         kept, origin = chosen_masks(folder, masks)
         source = origin.text
-    budget = TranslationBudget(steps=steps)
-    how = Completion(kept, source, budget, seed, str(usable_device(device)))
+    device = str(usable_device(device))
     display = EvaluationDisplay(console, "train the translator", counted=True)
     with display, written_whole(out) as half:
         count, modalities = complete_folder(
-            folder,
-            DataSet(site),
-            half,
-            how,
+            folder, DataSet(site), half, masks=kept, source=source,
+            budget=TranslationBudget(steps=steps), seed=seed, device=device,
             on_progress=lambda done: display.show("train the translator", done, steps),
-        )
+        )  # fmt: skip
     names = ", ".join(f"synthetic {name}" for name in modalities)
     console.say(
         f"{count} files of {names} in {out}; provenance.json names each, {GALLERY} shows a few."

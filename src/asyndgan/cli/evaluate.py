@@ -30,7 +30,7 @@ from asyndgan.cli.options import (
 )
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import Interrupted
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.reports.words import between, counted, decimal
 from asyndgan.runs.trial import NO_RESULT, trial_of
 

@@ -30,9 +30,9 @@ from asyndgan.cli.plan import as_values, refuse_old, tell_plan, write_new
 from asyndgan.cli.serving import log_to, serve_page
 from asyndgan.cli.site import first_policy
 from asyndgan.cli.terminal import Terminal, have_compared
-from asyndgan.engines import flare_part
+from asyndgan.engines.federation import federation_in, flare_part
 from asyndgan.errors import RunError
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.privacy.policy import ASKED
 from asyndgan.recipe import Recipe
 from asyndgan.reports.standing import Standing
@@ -166,7 +166,7 @@ def start(folder: Folder, device: str = "cpu") -> None:
     """
     told = told_to_end()  # before seconds of imports, in which a service may be ended
     kits = flare_part("kits")
-    from asyndgan.models import usable_device
+    from asyndgan.models.parts import usable_device
     from asyndgan.runs.federated import serve
 
     made = kits.Federation.of(folder)
@@ -207,12 +207,11 @@ def plan(
     Sites:
         --site NAME: Plan for this site. By default for all sites with a kit.
     """
-    kits = flare_part("kits")
     from asyndgan.runs.described import described
     from asyndgan.runs.planned import planned_from
 
     refuse_old(out)
-    found = described(kits.Federation.of(folder), site or ())
+    found = described(federation_in(folder), site or ())
     console = Terminal(stderr=as_json)
     made = planned_from(found, overrides or [])
     tell_plan(console, made)
@@ -249,12 +248,11 @@ def submit(
             instead of the patients' masks. Needs masks.source=given. By default the sites teach a
             generator of masks first, in run NAME-masks.
     """
-    kits = flare_part("kits")
     from asyndgan.runs.order import Order
 
     resolved = load_recipe(recipe, overrides or [])
     name = _run_name(run, resolved)
-    made = kits.Federation.of(folder)
+    made = federation_in(folder)
     order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes, start=start, masks=masks)
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
     tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks or resolved.given_masks)
@@ -506,10 +504,9 @@ def status(
     Example:
         asyndgan federation status fed
     """
-    kits = flare_part("kits")
     from asyndgan.runs.order import Order
 
-    made, console = kits.Federation.of(folder), Terminal(file=sys.stdout)
+    made, console = federation_in(folder), Terminal(file=sys.stdout)
     if run is None and not Order.all(made):
         line = flare_part("transport").connected(made)
         if as_json:
@@ -541,10 +538,9 @@ def console(
     Example:
         asyndgan federation console fed
     """
-    made = flare_part("kits").Federation.of(folder)
     from asyndgan.reports.coordinator import CoordinatorPage
 
-    with CoordinatorPage(made, port) as server:
+    with CoordinatorPage(federation_in(folder), port) as server:
         log_to(folder / "console.log")
         serve_page(server, browser=not no_browser)
 
@@ -586,7 +582,6 @@ def fetch(folder: Folder, out: NewFolder, run: str | None = None) -> None:
 
 
 def _order(folder: Path, run: str | None) -> Any:
-    kits = flare_part("kits")
     from asyndgan.runs.order import Order
 
-    return Order.named(kits.Federation.of(folder), run)
+    return Order.named(federation_in(folder), run)

@@ -293,7 +293,7 @@ def _decide(kit: Path, run: str, action: str) -> None:
     name = flare_part("service").name_of(kit)
     for line in (
         purpose(recipe),
-        *(f"refused so far: {reason}" for reason in policy.refusals(recipe, name)),
+        *(f"refused so far: {reason}" for _, reason in policy.refused_by(recipe, name)),
         *(f"leaves: {line}" for line in leaving(recipe, policy)),
         *(f"{each.key} is {each.value}: {each.otherwise}" for each in outside(recipe)),
         f"digest: {recipe.digest()}",

@@ -200,7 +200,7 @@ class TrainingDisplay(EvaluationDisplay):
     def watch(self, progress: "RunProgress") -> None:
         """Shows the state after a step."""
         step, steps = progress.step, progress.steps
-        for line in progress.news:
+        for line in progress.report.events:
             self.terminal.say(f"step {step}: {line}", style="yellow")
         if not self.disable or step % max(1, steps // 20) == 0:
             parts = (

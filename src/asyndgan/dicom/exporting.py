@@ -9,7 +9,6 @@ import numpy as np
 from asyndgan import __version__
 from asyndgan.dicom.files import silent
 from asyndgan.dicom.series import MODALITIES
-from asyndgan.errors import DataError
 from asyndgan.export.writing import written_whole
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
@@ -20,6 +19,7 @@ from asyndgan.intake.readers import NOT_ACQUIRED, DataFileError, Stored
 from asyndgan.intake.readers.reader import plane_of
 from asyndgan.intake.readers.volumes import TO_RAS
 from asyndgan.intake.units import units_of
+from asyndgan.store.fitting import check_finite
 from asyndgan.store.info import DatasetInfo
 
 MARK: Final = "SYNTHETIC"
@@ -61,11 +61,7 @@ def export(folder: Path, out: Path) -> Iterator[str]:
             (half / files.name).mkdir(parents=True)
             first: list[Any] = []
             for number, (name, stored) in enumerate(channels.items(), 1):
-                if not np.isfinite(stored.values).all():
-                    raise DataError(
-                        f"case {files.name}, modality {name}: some intensities are infinite or not "
-                        "numbers. Replace them; 'asyndgan check' names every such file."
-                    )
+                check_finite(files.name, name, stored.values)
                 slices = _series(stored, name, number, units.get(name, "US"), common)
                 for place, dataset in enumerate(slices, 1):
                     path = half / files.name / f"{number}_{place:04d}.dcm"

@@ -45,7 +45,6 @@ class Frame:
 
     file: Path
     number: int  # in the file, from 0
-    uid: str  # SOP Instance UID of the file
     # of the first pixel's centre, in millimetres (left, posterior, superior)
     position: tuple[float, ...]
     orientation: tuple[float, ...]  # of a row and of a column, unit vectors
@@ -280,7 +279,6 @@ def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
     shared = dataset.get("SharedFunctionalGroupsSequence") or ()
     if not 1 <= count <= max(1, len(per_frame)):
         raise DicomError("does not say where each of its frames lies", "Export one file a slice.")
-    uid = str(dataset.get("SOPInstanceUID"))
     for number in range(count):
         groups = [*per_frame[number : number + 1], *shared[:1]]
 
@@ -298,7 +296,6 @@ def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
         frame = Frame(
             path,
             number,
-            uid,
             position=_floats(told("PlanePositionSequence", "ImagePositionPatient")),
             orientation=_floats(told("PlaneOrientationSequence", "ImageOrientationPatient")),
             spacing=_floats(told(measures, "PixelSpacing")),

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from asyndgan.errors import CohortError, DataError, ProtocolError, RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.findings import findings, refuse
-from asyndgan.models import usable_device
+from asyndgan.models.parts import usable_device
 from asyndgan.privacy import SIMULATION, Openings, Policy, Release, Released
 from asyndgan.privacy.door import open_release
 from asyndgan.protocol import ASKED_LIMIT, Endpoint, Handler, message_limit
@@ -31,15 +31,8 @@ from asyndgan.tables.schema import is_table
 from asyndgan.texts import bounded_text, replace_text, storing
 from asyndgan.training import Site
 from asyndgan.training.compute import measured_precision
-from asyndgan.wire import (
-    Asked,
-    AuditFigures,
-    Describe,
-    Described,
-    EvaluationFigures,
-    Message,
-    pack,
-)
+from asyndgan.wire.audited import AuditFigures, EvaluationFigures
+from asyndgan.wire.messages import Asked, Describe, Described, Message, pack
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,6 @@ from asyndgan.errors import DataError
 from asyndgan.intake.dataset import DataSet, painted
 from asyndgan.intake.description import BACKGROUND, describe
 from asyndgan.intake.findings import NAMED, OF_DATA, Finding, findings
-from asyndgan.intake.grids import shown_shape
 from asyndgan.intake.listing import CaseFiles, Part, listed, part_of
 from asyndgan.intake.nnunet import AXES, read_arrays, slices_of
 from asyndgan.intake.patients import doubts, patients_of, same_person, shared_patients
@@ -37,7 +36,7 @@ from asyndgan.store.geometry import is_shrunk, resampled, slice_of
 from asyndgan.store.info import DatasetInfo
 from asyndgan.store.splits import halves_of, held_out_by
 from asyndgan.store.survey import Survey
-from asyndgan.texts import counted
+from asyndgan.texts import counted, shown_shape
 
 SHOWN_NAMELESS = 8
 """Most unnamed labels a report lists; a picture mistaken for a mask may hold hundreds."""

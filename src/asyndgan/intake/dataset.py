@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, final
 import numpy as np
 
 from asyndgan.intake.description import describe, json_table
-from asyndgan.intake.grids import shown_shape
 from asyndgan.intake.listing import CaseFiles, Listing, listed, raise_first
 from asyndgan.intake.nnunet import read_arrays, read_masks, slices_of
 from asyndgan.intake.patients import doubts, patients_of
@@ -23,7 +22,7 @@ from asyndgan.store.fitting import SYNTHETIC_INTENSITY, grid_for, shared_modalit
 from asyndgan.store.geometry import AXES
 from asyndgan.store.info import DatasetInfo
 from asyndgan.store.store import Item, Store, compact
-from asyndgan.texts import counted
+from asyndgan.texts import counted, shown_shape
 
 if TYPE_CHECKING:  # torch, which 'check' need not wait for
     from asyndgan.arrays import Mask

@@ -11,13 +11,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Final, final
 
 from asyndgan.errors import DataError
-from asyndgan.intake.grids import shown_shape
 from asyndgan.intensities import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.recipe import ImageSection, Intensity
 from asyndgan.store.case import Source
 from asyndgan.store.geometry import LEAST_SIDE, is_shrunk, resampled, slice_of
 from asyndgan.store.survey import Kept, Survey
-from asyndgan.texts import counted
+from asyndgan.texts import counted, shown_shape
 
 if TYPE_CHECKING:  # torch, which 'check' need not wait for
     from asyndgan.store.prepared import Case

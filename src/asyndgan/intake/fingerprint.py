@@ -30,7 +30,7 @@ from asyndgan.recipe.fingerprint import (
 )
 from asyndgan.recipe.pooled import window
 from asyndgan.store.case import Source
-from asyndgan.store.fitting import shared_modalities
+from asyndgan.store.fitting import check_finite, shared_modalities
 from asyndgan.store.geometry import AXES
 from asyndgan.store.info import DatasetInfo
 from asyndgan.texts import bounded_text, parsed_json
@@ -124,11 +124,7 @@ class _Tally:
             self._add_mask(patient, labels, volume=sides == 3)
         for name in (name for name in self.modalities if name in channels):
             values = channels[name]
-            if not np.isfinite(values).all():
-                raise DataError(
-                    f"case {source.name}, modality {name}: some intensities are infinite or not "
-                    "numbers. Replace them; 'asyndgan check' names every such file."
-                )
+            check_finite(source.name, name, values)
             self._add_modality(patient, name, _slices(values), labels)
 
     def _add_mask(self, patient: str, labels: np.ndarray, *, volume: bool) -> None:

@@ -1,6 +1,6 @@
 """Whether the files of a case lie on one grid: same shape, same voxel positions."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from asyndgan.intake.readers import DataFileError, Stored
 from asyndgan.lazy import Late
+from asyndgan.texts import shown_shape
 
 nib: Any = Late("nibabel")  # half a second that pictures need not
 
@@ -84,8 +85,3 @@ def _difference(stored: Stored, first: Stored, named: str) -> str:
         return f"is turned against {named}"
     voxels = float(np.abs((stored.affine - first.affine)[:3, 3] @ directions / wanted).max())
     return f"lies {voxels:.3g} voxels off {named}" if voxels > ORIGIN_TOLERANCE else ""
-
-
-def shown_shape(shape: Iterable[object]) -> str:
-    """Formats a shape for display: (128, 96) becomes '128 x 96'."""
-    return " x ".join(map(str, shape))

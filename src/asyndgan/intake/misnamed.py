@@ -141,14 +141,14 @@ def in_folder(path: Path, ending: str) -> DataFileError | None:
     if not images:
         return None
     part = path.parent.name
-    name = f"CASE_0000{ending}" if part.startswith("images") else f"CASE{ending}"
+    name = f"{path.name}_0000{ending}" if part.startswith("images") else f"{path.name}{ending}"
     folders = sum(each.is_dir() for each in path.parent.iterdir())
     which = "a folder" if folders == 1 else f"one of {folders} folders"
     return DataFileError(
         path,
         f"is {which}, and files in folders are not read",
-        f"Move the files of all folders up: {part}/{images[0].relative_to(path.parent)} becomes "
-        f"{part}/{name}.",
+        f"Copy the files of all folders up, each by a name of its own: "
+        f"{part}/{images[0].relative_to(path.parent)} to {part}/{name}.",
     )
 
 

@@ -26,8 +26,8 @@ from asyndgan.judging.metrics import average, bootstrap_interval, known, mean
 from asyndgan.judging.of_run import check_judged, real_of_run
 from asyndgan.judging.records import aucs_of, numbers_of, samples_of, split_sites
 from asyndgan.judging.table import read_result
-from asyndgan.models import usable_device
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
+from asyndgan.models.parts import usable_device
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of
 from asyndgan.painting.records import make_records, schema_of_run
@@ -39,7 +39,8 @@ from asyndgan.runs.sites import RunSites, changed_sites
 from asyndgan.tables.schema import Schema, refuse_for_images
 from asyndgan.training import checkpoint
 from asyndgan.training.segmentation import budget_for, predict, train_segmenter
-from asyndgan.wire import Evaluate, Evaluated, EvaluationFigures, ScoreFigures
+from asyndgan.wire.audited import EvaluationFigures, ScoreFigures
+from asyndgan.wire.messages import Evaluate, Evaluated
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,14 +1,13 @@
 """Trains segmentation networks in parallel, or reads their predictions from a cache."""
 
 import base64
-import hashlib
 import json
 import os
 import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import chain
@@ -23,16 +22,14 @@ from asyndgan.arrays import Masks
 from asyndgan.errors import DataError
 from asyndgan.judging.metrics import ScoreArray, score_array
 from asyndgan.judging.table import Scores
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.judging.work import OnProgress, Work
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.received import contents
 from asyndgan.store.cohort import digest_of
 from asyndgan.store.prepare import blanked, lacked_by_all
 from asyndgan.store.prepared import Case
-from asyndgan.texts import storing, without_empty
+from asyndgan.texts import sha256_of, storing, without_empty
 from asyndgan.training.segmentation import TRAINING_VERSION, predict, train_segmenter
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with what is being trained, the steps done and the steps of the whole evaluation."""
 
 TrainingSet = Sequence[Case] | Mapping[str, Sequence[Case]]
 """The cases of one training; by site if `Bench.federated` trains one network of all sites."""
@@ -113,7 +110,8 @@ class Bench:
             for cases in training_sets:
                 _check_fit(cases, judged)
         total = sum(map(len, models.values())) * self.budget.steps
-        trained = _Trainings(self, judged, total)
+        work = Work(self.on_progress, total)
+        trained = _Trainings(self, judged, work)
         workers = self.workers or torch.get_num_threads()
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             trainings = {
@@ -126,8 +124,8 @@ class Bench:
             try:
                 masks = {model: [one.result() for one in own] for model, own in trainings.items()}
             except BaseException as error:  # Ctrl-C is raised here, not in the threads
-                trained.failed = trained.failed or error
-                raise trained.failed from None
+                work.failed = work.failed or error
+                raise work.failed from None
         scores = {
             model: judged.scores(own, unlabelled=self.budget.unlabelled)
             for model, own in masks.items()
@@ -136,52 +134,38 @@ class Bench:
 
 
 @final
-@dataclass
+@dataclass(frozen=True)
 class _Trainings:
-    """Trainings in progress on one bench, whose steps are counted together.
-
-    `running` are the steps done by each running training, by its progress text; `lock` guards them.
-    `failed` is why one failed, so that the others stop too.
-    """
+    """Trainings in progress on one bench, whose steps are counted together."""
 
     bench: Bench
     judged: Judged
-    total: int
-    done: int = 0
-    running: dict[str, int] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    failed: BaseException | None = None
+    work: Work
 
     def attempt(self, model: str, cases: TrainingSet, seed: int) -> Masks:
         """The predictions of a network, trained unless they are kept already."""
         try:
-            self._go_on()
+            self.work.go_on()
             return self._predicted(model, cases, seed)
         except BaseException as error:
-            self.failed = self.failed or error
+            self.work.failed = self.work.failed or error
             raise
-
-    def _go_on(self) -> None:
-        if self.failed:
-            raise CancelledError
 
     def _predicted(self, model: str, cases: TrainingSet, seed: int) -> Masks:
         lacking = lacked_by_all(pooled(cases))
         test = [blanked(case, lacking) if lacking else case for case in self.judged.cases]
         inputs = self._inputs(cases, test, seed)
-        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        key = sha256_of(json.dumps(inputs, sort_keys=True))
         path = (self.bench.cache or self.bench.out / "cache") / f"{key[:32]}.json"
-        if not path.exists():
+        if path.exists():
+            self.work.did(self.bench.budget.steps, f"{model}, seed {seed}")
+        else:
             started = time.monotonic()
             network = self._train(model, cases, seed)
             found = predict(network, torch.stack([case.image for case in test]))
             seconds = round(time.monotonic() - started, 1)
             entry = {"inputs": inputs, "seconds": seconds, **_packed(found)}
             write_whole(path, json.dumps(entry).encode())
-        with self.lock:
-            self.done += self.bench.budget.steps
-            self.running.pop(f"{model}, seed {seed}", None)
-        self._tell(f"{model}, seed {seed}")
         return _unpacked(json.loads(contents(path, 2**32)))
 
     def _train(self, model: str, cases: TrainingSet, seed: int) -> nn.Module:
@@ -189,7 +173,7 @@ class _Trainings:
         network: nn.Module = train(
             cases, classes=max(self.judged.labels.values()) + 1, budget=self.bench.budget,
             seed=seed, device=self.bench.device,
-            on_progress=lambda step, _: self._tell(f"{model}, seed {seed}", step),
+            on_progress=lambda *_: self.work.did(1, f"{model}, seed {seed}"),
         )  # fmt: skip
         return network
 
@@ -213,16 +197,6 @@ class _Trainings:
             "monai": version("monai"),
             "numpy": np.__version__,
         }
-
-    def _tell(self, text: str, step: int | None = None) -> None:
-        """Reports the progress of all trainings; `step`: steps done by the one named `text`."""
-        self._go_on()
-        with self.lock:
-            if step is not None:
-                self.running[text] = step
-            done = self.done + sum(self.running.values())
-            if self.bench.on_progress:  # inside the lock, so that progress never decreases
-                self.bench.on_progress(text, done, self.total)
 
 
 def _check_fit(cases: TrainingSet, judged: Judged) -> None:

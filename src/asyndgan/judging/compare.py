@@ -38,32 +38,6 @@ from asyndgan.store.prepared import Case
 from asyndgan.texts import counted
 
 
-def evaluate(
-    sites: Mapping[str, Sequence[Case]],
-    synthetic: Sequence[Case] | None,
-    judged: Judged,
-    bench: Bench,
-    *,
-    baselines: bool = False,
-    about: Mapping[str, str] | None = None,
-) -> Evaluation:
-    """Compares training on all real cases, on each site's and on the synthetic ones.
-
-    Predictions are cached, so an evaluation that was interrupted, or is repeated with other labels,
-    trains only the missing networks. The bench's folder gets `evaluation.json`, with what `about`
-    says, and `examples.png`. `baselines`: also each site's real cases with the synthetic ones
-    added.
-
-    Raises:
-        DataError: there are no cases, or cases, labels or targets do not fit together.
-        NotFiniteError: a loss became infinite or NaN.
-    """
-    seeds = len(bench.seeds)
-    painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * seeds}
-    models = contenders(sites, painted, seeds=seeds, augmented=baselines)
-    return compare(models, judged, bench, about=about or {})
-
-
 def contenders(
     sites: Mapping[str, Sequence[Case]], others: Contenders, *, seeds: int, augmented: bool
 ) -> dict[str, Sequence[TrainingSet]]:
@@ -94,7 +68,11 @@ def compare(
 ) -> Evaluation:
     """Trains and judges any models, by training sets one per seed, or of the first seeds only.
 
-    Other arguments are those of `evaluate`; `figures`: whether to write examples.
+    Predictions are cached, so a repetition with other labels trains only the missing networks. The
+    bench's folder gets `evaluation.json`, with what `about` says, and with `figures` examples.
+
+    Raises:
+        DataError, NotFiniteError: as `Bench.scores`.
     """
     names = judged.names()
     found = bench.scores(models, judged)

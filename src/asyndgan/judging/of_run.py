@@ -6,11 +6,11 @@ from dataclasses import replace
 from asyndgan.errors import RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
-from asyndgan.judging.compare import evaluate
+from asyndgan.judging.compare import compare, contenders
 from asyndgan.judging.real import check_sites, load_real, shared_by_all
-from asyndgan.judging.table import Evaluation
-from asyndgan.locks import alone
-from asyndgan.models import usable_device
+from asyndgan.judging.table import SYNTHETIC, Evaluation
+from asyndgan.locks import written_alone
+from asyndgan.models.parts import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
 from asyndgan.runs.sites import RunSites, told_of_sites
 from asyndgan.runs.trial import trial_of
@@ -19,7 +19,6 @@ from asyndgan.store.prepare import lacked_by_all
 from asyndgan.training.segmentation import budget_for
 
 
-@alone(lambda sites, test, synthetic, bench, **_: bench.out)
 def evaluate_run(
     sites: RunSites,
     test: DataSet | None,
@@ -40,37 +39,38 @@ def evaluate_run(
         RunError: a site is none of the run's, there is neither a test set nor a held-out patient, a
             patient is both in a site and in the test set, the synthetic set was not painted by this
             run, or one that is given is to be faded.
-        DataError, NotFiniteError: as in `evaluate`.
+        DataError, NotFiniteError: as `Bench.scores`.
     """
-    run = sites.run
-    # Before anything is read or painted, for that may take long.
-    check_judged(sites, test)
-    labels = {name: int(number) for number, name in run.facts().labels.items()}
-    Judged((), labels, label).names()
-    device = str(usable_device(bench.device))
-    others = [test] if test else []
-    for data in (*sites.data.values(), *others):
-        data.check_labels(run.facts().labels)
-    changed = sites.changed()
-    facts, recipe = run.facts(), run.recipe()
-    # Held-out patients are of the sites, any of which may lack a modality.
-    modalities = shared_by_all(facts.modalities, [test] if test else list(sites.data.values()))
-    synthetic = _painted(sites, synthetic, bench, fade)
-    real, unseen = real_of_run(sites, test, modalities)
-    return evaluate(
-        real,
-        synthetic.cases(recipe.image, modalities, unmasked=False, synthetic=True),
-        Judged(unseen, labels, label, "test" if test else "validation"),
-        replace(bench, budget=budget_for(recipe, bench.budget), device=device),
-        baselines=baselines,
-        about={
-            "run": facts.run,
-            "generator_sha256": facts.generator_sha256,
-            "modalities": ", ".join(modalities) + _lacking(real),
-            "sites": told_of_sites(facts, real, changed),
-            "trial": trial_of(facts, recipe),
-        },
-    )
+    with written_alone(bench.out):
+        run = sites.run
+        # Before anything is read or painted, for that may take long.
+        check_judged(sites, test)
+        labels = {name: int(number) for number, name in run.facts().labels.items()}
+        Judged((), labels, label).names()
+        device = str(usable_device(bench.device))
+        others = [test] if test else []
+        for data in (*sites.data.values(), *others):
+            data.check_labels(run.facts().labels)
+        changed = sites.changed()
+        facts, recipe = run.facts(), run.recipe()
+        # Held-out patients are of the sites, any of which may lack a modality.
+        modalities = shared_by_all(facts.modalities, [test] if test else list(sites.data.values()))
+        synthetic = _painted(sites, synthetic, bench, fade)
+        real, unseen = real_of_run(sites, test, modalities)
+        painted = synthetic.cases(recipe.image, modalities, unmasked=False, synthetic=True)
+        seeds = len(bench.seeds)
+        return compare(
+            contenders(real, {SYNTHETIC: [painted] * seeds}, seeds=seeds, augmented=baselines),
+            Judged(unseen, labels, label, "test" if test else "validation"),
+            replace(bench, budget=budget_for(recipe, bench.budget), device=device),
+            about={
+                "run": facts.run,
+                "generator_sha256": facts.generator_sha256,
+                "modalities": ", ".join(modalities) + _lacking(real),
+                "sites": told_of_sites(facts, real, changed),
+                "trial": trial_of(facts, recipe),
+            },
+        )
 
 
 def real_of_run(
@@ -105,11 +105,7 @@ def _painted(
 def check_judged(sites: RunSites, test: DataSet | None) -> None:
     """Raises `RunError` if a site is none of the run's, or there is nobody or nothing to judge."""
     check_sites(sites, test, "--test")
-    if sites.run.recipe().condition.kind != "mask":
-        raise RunError(
-            f"the run in {sites.run.path} paints without masks, so there is nothing to be "
-            "segmented in its images."
-        )
+    sites.run.check_masked(", so there is nothing to be segmented in its images.")
 
 
 def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:

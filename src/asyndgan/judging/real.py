@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from asyndgan.errors import RunError
+from asyndgan.errors import DataError, RunError
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.patients import shared_patients
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs.sites import Participation, RunSites, choosers_of
 from asyndgan.store import Case
 from asyndgan.store.prepare import widened
-from asyndgan.store.splits import hold_out
+from asyndgan.store.splits import OPEN, held_out_by
 from asyndgan.store.survey import picture_of
 from asyndgan.texts import counted
 
@@ -110,14 +110,17 @@ def _unseen(
     """The patients whom sites held out, as `site/patient`."""
     if not recipe.training.hold_out:
         return set()
-    _, held_out = hold_out(
-        trained,
-        part=recipe.training.hold_out,
-        seed=recipe.training.hold_out_seed,
-        alone=recipe.privacy.kind != "none",
-        choosers=took_part.choosers,
-    )
-    return {case.patient for case in held_out}
+    unseen = {
+        f"{site}/{case.patient}"
+        for site, cases in trained.items()
+        for case in held_out_by(recipe, cases, took_part.choosers.get(site, OPEN))[1]
+    }
+    if not unseen:
+        raise DataError(
+            "no site has a patient to spare, so none can be held out: each has one, or needs all "
+            "for a modality that few of them have. Judge on test patients."
+        )
+    return unseen
 
 
 def shared_by_all(modalities: Sequence[str], sets: Sequence[DataSet]) -> list[str]:

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
 from asyndgan.errors import RunError
 from asyndgan.judging.bench import Bench, OnProgress
 from asyndgan.judging.metrics import area_under_curve
-from asyndgan.locks import alone
+from asyndgan.locks import written_alone
 from asyndgan.painting.records import generate_records, read_synthetic
 from asyndgan.runs import RunFolder
 from asyndgan.runs.facts import Count, Hex
@@ -81,7 +81,6 @@ class RecordsEvaluation:
     kind: str = field(default="table")
 
 
-@alone(lambda run, sites, bench, **_: bench.out)
 def evaluate_records(
     run: RunFolder,
     sites: Mapping[str, Path],
@@ -102,54 +101,55 @@ def evaluate_records(
             generator made the synthetic ones.
         DataError, CohortError: a table cannot be read, or has other columns.
     """
-    usual, out = Bench(bench.out), bench.out
-    chosen = {
-        "fade": (), "steps": bench.budget.steps != usual.budget.steps, "label": (),
-        "workers": bench.workers, "device": bench.device != usual.device,
-    }  # fmt: skip
-    refuse_for_images(chosen | of_images)
-    split_up = split_sites(run, sites, states or {})
-    kept, held = split_up.kept, split_up.held
-    changed = changed_sites(run, sites, states or {}, split_up.members)
-    if changed and not test:  # records are held out by their places in the table
-        raise RunError(
-            f"{sites[changed[0]]} does not hold the records that {changed[0]} was trained on, in "
-            "their order, so nobody can tell which of them it held out. Name the table that the "
-            "site had, or give records of no site with --test."
+    with written_alone(bench.out):
+        usual, out = Bench(bench.out), bench.out
+        chosen = {
+            "fade": (), "steps": bench.budget.steps != usual.budget.steps, "label": (),
+            "workers": bench.workers, "device": bench.device != usual.device,
+        }  # fmt: skip
+        refuse_for_images(chosen | of_images)
+        split_up = split_sites(run, sites, states or {})
+        kept, held = split_up.kept, split_up.held
+        changed = changed_sites(run, sites, states or {}, split_up.members)
+        if changed and not test:  # records are held out by their places in the table
+            raise RunError(
+                f"{sites[changed[0]]} does not hold the records that {changed[0]} was trained on, "
+                "in their order, so nobody can tell which of them it held out. Name the table that "
+                "the site had, or give records of no site with --test."
+            )
+        schemas = {site: table.schema for site, table in split_up.tables.items()}
+        check_positive(schemas)
+        schema = next(iter(schemas.values()))
+        judged = read_for(run.recipe(), test, "the test set").records if test else held
+        if test:
+            check_apart(judged, [*kept.values(), held], "--test")
+        _check_judged(judged, schema)
+        if synthetic is None:
+            synthetic = out / "synthetic"
+            if not synthetic.exists():
+                generate_records(run, synthetic)
+        made = read_synthetic(run, synthetic)
+        single = {f"real, {site}": [own] for site, own in kept.items()} if len(kept) > 1 else {}
+        sets = {REAL_ALL: [joined(kept.values())], **single, SYNTHETIC: [made]}
+        facts, recipe = run.facts(), run.recipe()
+        result = RecordsEvaluation(
+            about={
+                "generator_sha256": facts.generator_sha256,
+                "judged_on": f"{len(judged)} {'test' if test else 'held-out'} records",
+                "target": schema.target,
+                "positive": schema.positive_class,
+                "seeds": len(bench.seeds),
+                "sites": list(sites),
+                "trial": trial_of(facts, recipe),
+                "note": told_of_sites(facts, sites, changed),
+            },
+            scores=scored(sets, judged, schema, bench.on_progress, seeds=len(bench.seeds)),
+            columns=column_likeness(judged, made, schema),
+            pairs=pair_likeness(judged, made, schema),
         )
-    schemas = {site: table.schema for site, table in split_up.tables.items()}
-    check_positive(schemas)
-    schema = next(iter(schemas.values()))
-    judged = read_for(run.recipe(), test, "the test set").records if test else held
-    if test:
-        check_apart(judged, [*kept.values(), held], "--test")
-    _check_judged(judged, schema)
-    if synthetic is None:
-        synthetic = out / "synthetic"
-        if not synthetic.exists():
-            generate_records(run, synthetic)
-    made = read_synthetic(run, synthetic)
-    single = {f"real, {site}": [own] for site, own in kept.items()} if len(kept) > 1 else {}
-    sets = {REAL_ALL: [joined(kept.values())], **single, SYNTHETIC: [made]}
-    facts, recipe = run.facts(), run.recipe()
-    result = RecordsEvaluation(
-        about={
-            "generator_sha256": facts.generator_sha256,
-            "judged_on": f"{len(judged)} {'test' if test else 'held-out'} records",
-            "target": schema.target,
-            "positive": schema.positive_class,
-            "seeds": len(bench.seeds),
-            "sites": list(sites),
-            "trial": trial_of(facts, recipe),
-            "note": told_of_sites(facts, sites, changed),
-        },
-        scores=scored(sets, judged, schema, bench.on_progress, seeds=len(bench.seeds)),
-        columns=column_likeness(judged, made, schema),
-        pairs=pair_likeness(judged, made, schema),
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    replace_text(out / EVALUATION_FILE, json.dumps(asdict(result), indent=2) + "\n")
-    return result
+        out.mkdir(parents=True, exist_ok=True)
+        replace_text(out / EVALUATION_FILE, json.dumps(asdict(result), indent=2) + "\n")
+        return result
 
 
 class SplitSites(NamedTuple):

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, PlainValidator, TypeAdapter
 
 from asyndgan.errors import DataError, MissingPackageError, RunError
 from asyndgan.judging.metrics import SCORES, ScoreArray, average
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.texts import bounded_text, lacking, parsed_json, replace_text, without_nan
 
 if TYPE_CHECKING:

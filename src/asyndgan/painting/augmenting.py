@@ -67,28 +67,38 @@ def _chooser(run: RunFolder, pattern: str, state: Path | None) -> Chooser:
     return choosers.pop()
 
 
-@final
-@dataclass(frozen=True)
-class Augmentation:
-    """What synthetic cases are added to a data set."""
-
-    ratio: float  # synthetic cases per real one of the folder
-    masks: Sequence[Mask] = ()  # further ones to paint from, on the run's grid
-    source: str = ""  # where they come from, for the provenance
-    own_masks: bool = True  # also paint from the site's own, except those of held-out patients
-    label: str | None = None  # use only masks that hold it
-    faded: Sequence[str] = ()  # names of labels to paint more or less clearly; see `Fading`
-    seed: int = 0  # of everything random
-
-
 def augment_folder(
-    run: RunFolder, data: DataSet, out: Path, what: Augmentation, *, state: Path | None = None
+    run: RunFolder,
+    data: DataSet,
+    out: Path,
+    *,
+    ratio: float,
+    masks: Sequence[Mask] = (),
+    source: str = "",
+    own_masks: bool = True,
+    label: str | None = None,
+    fade: Sequence[str] = (),
+    seed: int = 0,
+    state: Path | None = None,
 ) -> tuple[int, int, dict[str, int]]:
     """Copies a site's data set and adds synthetic cases, on this machine only.
 
     Volumes are cut into slices if the run paints slices. Every mask is moved at random before it is
     painted from. A further mask that is one of the site's own, mirrored or not, counts as its own.
     Masks of this set's held-out patients are left out, and masks that fit into no real case.
+
+    Args:
+        run: a finished run.
+        data: the site's data set.
+        out: folder to write.
+        ratio: number of synthetic cases per real one of the folder.
+        masks: further masks to paint from, on the run's grid.
+        source: description of where they come from, for the provenance.
+        own_masks: also paint from the site's own masks, except those of held-out patients.
+        label: use only masks that hold this label.
+        fade: names of labels to paint more or less clearly; see `Fading`.
+        seed: seed of everything random.
+        state: where the site kept its state of the run.
 
     Returns:
         The number of real cases, of synthetic cases, and of further masks that were left out, by
@@ -101,7 +111,7 @@ def augment_folder(
             paint from.
         RunError: the run's held-out patients are unknown, or there is no such label to fade.
     """
-    fading = fading_of(run, what.faded)
+    fading = fading_of(run, fade)
     info = data.info
     free, judged = _own_cases(run, data, state)
     image = run.recipe().image
@@ -111,15 +121,15 @@ def augment_folder(
             f"'patient_pattern' of {data.folder} takes slices of a volume for patients. Have it "
             "end before '_z' and a number, by which slices are named."
         )
-    sources, left_out = _sources(free, judged, what)
-    count = round(what.ratio * len(patient_of))
+    sources, left_out = _sources(free, judged, masks, own=own_masks, seed=seed)
+    count = round(ratio * len(patient_of))
     if count < 1:
         raise DataError(
-            f"{what.ratio:g} synthetic cases for each of {counted(len(patient_of), 'real case')} "
+            f"{ratio:g} synthetic cases for each of {counted(len(patient_of), 'real case')} "
             "are none. Take a larger --ratio."
         )
-    chosen = _chosen(data, sources, left_out, what.label)
-    drawn = _drawn(chosen, count, what.seed)
+    chosen = _chosen(data, sources, left_out, label)
+    drawn = _drawn(chosen, count, seed)
     used = {id(one): one for one in drawn}.values()  # each once, however often it is painted
     named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
     if taken := patient_of.keys() & {name for name, _ in named}:
@@ -127,7 +137,7 @@ def augment_folder(
             f"{data.folder} has a real case '{min(taken)}', which is the name of a synthetic one. "
             "Rename it."
         )
-    painted = synthesise(run, named, seed=what.seed, move=True, fading=fading)
+    painted = synthesise(run, named, seed=seed, move=True, fading=fading)
     cases = (
         (_stored(case, source.like, info.modalities), source.like.name)
         for case, source in zip(painted, drawn, strict=True)
@@ -135,12 +145,12 @@ def augment_folder(
     owners = {name: source.of for (name, _), source in zip(named, drawn, strict=True)}
     provenance = {
         **provenance_of(run),
-        "ratio": what.ratio,
-        "masks": _words(used, what.source),
+        "ratio": ratio,
+        "masks": _words(used, source),
         "masks_sha256": digests_of(one.mask for one in used if not one.of),
         "masks_left_out": left_out,
-        "label": what.label,
-        "seed": what.seed,
+        "label": label,
+        "seed": seed,
         **fading.told(),
         # Lets splits of the set keep a synthetic case together with the patient of its mask.
         "mask_of": owners,
@@ -213,21 +223,21 @@ def _words(sources: Collection[Source], whence: str) -> str:
 
 
 def _sources(
-    free: Sequence[Case], judged: Sequence[Case], what: Augmentation
+    free: Sequence[Case], judged: Sequence[Case], masks: Sequence[Mask], *, own: bool, seed: int
 ) -> tuple[list[Source], dict[str, int]]:
     """The sources to draw from, of free and not of judged cases, and how many masks are left out.
 
     A mask that is no case's is stored like a random case that has room for it.
     """
-    random = torch.Generator().manual_seed(derived_seed(what.seed, "augment", "like"))
-    sources = [Source(case.mask, case, case.name) for case in free] if what.own_masks else []
+    random = torch.Generator().manual_seed(derived_seed(seed, "augment", "like"))
+    sources = [Source(case.mask, case, case.name) for case in free] if own else []
     known = {
         mask_digest(mask): case
         for case in (*free, *judged)
         for mask in (case.mask, case.mask.flip(-1))
     }
     apart, left_out = {case.name for case in judged}, Counter[str]()
-    for mask in what.masks:
+    for mask in masks:
         owner = known.get(mask_digest(mask)) if bool(mask.any()) else None
         if owner is None:
             order = torch.randperm(len(free), generator=random).tolist()
@@ -238,7 +248,7 @@ def _sources(
                 sources.append(Source(mask, like, ""))
         elif owner.name in apart:
             left_out[HELD_OUT] += 1
-        elif not what.own_masks:  # else it is there already
+        elif not own:  # else it is there already
             sources.append(Source(mask, owner, owner.name))
     return sources, dict(left_out)
 

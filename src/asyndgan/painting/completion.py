@@ -6,9 +6,9 @@ their mean is taken. No site needs a complete real case.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final, final
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from asyndgan.export.copying import write_completed
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.findings import check_contrast, check_uncut
 from asyndgan.intake.listing import CaseFiles
+from asyndgan.models.budgets import TranslationBudget
 from asyndgan.models.segmenters import check_size
-from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.painter import check_labels_of
 from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.provenance import provenance_of
@@ -64,31 +64,24 @@ def drawn_masks(masks: Sequence[tuple[str, Mask]], *, seed: int = 0) -> list[tup
     return [masks[place] for place in places.tolist()]
 
 
-@final
-@dataclass(frozen=True)
-class Completion:
-    """How the modalities that cases lack are painted."""
-
-    # to paint the translator's cases from, with the site's own; at most `MOST_MASKS` of all
-    masks: Sequence[tuple[str, Mask]] = ()
-    source: str = ""  # where `masks` came from
-    budget: TranslationBudget = field(default_factory=TranslationBudget)  # of the translator
-    seed: int = 0  # of everything random
-    device: str = "cpu"  # to train on
-
-
 def complete_folder(
     run: RunFolder,
     data: DataSet,
     out: Path,
-    how: Completion,
     *,
+    masks: Sequence[tuple[str, Mask]],
+    source: str,
+    budget: TranslationBudget,
+    seed: int = 0,
+    device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[int, tuple[str, ...]]:
     """Copies a site's data set and adds the modalities that its cases lack, on this machine only.
 
     A picture of a few cases, `GALLERY`, lies beside the files in the new folder `out`.
     `on_progress` is called after every step of the translator's training with the steps done.
+    `masks`, which `source` describes, are painted from in addition to the site's own; at most
+    `MOST_MASKS` of all are used.
 
     Returns:
         The number of files added, and the names of the added modalities.
@@ -103,7 +96,7 @@ def complete_folder(
     image = run.recipe().image
     check_size(image.size, "the run's images", "Complete by a run with another image.size.")
     check_own_set(run, data)
-    read = _read(run, data, how)
+    read = _read(run, data, masks)
     own = own_masks([each for _, slices in read for each in slices], image)
     lacking = [each for _, slices in read for each in slices if each.case.absent]
     if not lacking:
@@ -111,16 +104,15 @@ def complete_folder(
             f"every case in {data.folder} has {', '.join(run.facts().modalities)} already."
         )
     check_uncut([each.case for each in lacking], image, data.folder)
-    drawn = drawn_masks([*own, *how.masks], seed=how.seed)
+    drawn = drawn_masks([*own, *masks], seed=seed)
     if not drawn:
         raise DataError(
             f"{data.folder} has no masks to paint training cases from (image.slices of the run is "
             f"'{image.slices}'), and this run kept none. Name a folder of masks with --masks."
         )
     translator = translator_of(
-        run, lacking, drawn, budget=how.budget, seed=how.seed, device=how.device,
-        on_progress=on_progress,
-    )  # fmt: skip
+        run, lacking, drawn, budget=budget, seed=seed, device=device, on_progress=on_progress
+    )
     images = translated(translator, lacking)
     planes = _planes(read, images, image)
     names = tuple(dict.fromkeys(name for of_case in planes.values() for name in of_case))
@@ -130,13 +122,13 @@ def complete_folder(
     }
     provenance = {
         **provenance_of(run),
-        "seed": how.seed,
+        "seed": seed,
         "looks": {name: _sites_of_look(run, name) for name in names},
         "translator": {
-            "masks": f"{len(drawn)} out of {len(own)} of the site's own and {len(how.masks)} "
-            f"others ({how.source}), moved at random",
+            "masks": f"{len(drawn)} out of {len(own)} of the site's own and {len(masks)} "
+            f"others ({source}), moved at random",
             "masks_sha256": digests_of(mask for _, mask in drawn),
-            "budget": asdict(how.budget),
+            "budget": asdict(budget),
             "regressed": REGRESSED,
         },
         "acquired": list(data.info.modalities),
@@ -153,7 +145,7 @@ def complete_folder(
 
 
 def _read(
-    run: RunFolder, data: DataSet, how: Completion
+    run: RunFolder, data: DataSet, masks: Sequence[tuple[str, Mask]]
 ) -> list[tuple[CaseFiles, list[Incomplete]]]:
     """The files of each case with its slices on the recipe's grid, whose labels the run knows."""
     facts, image = run.facts(), run.recipe().image
@@ -169,7 +161,7 @@ def _read(
             case = prepare(raw, image, facts.modalities, incomplete=True)
             read[-1][1].append(Incomplete(case, raw.mask is not None))
     every = [each for _, slices in read for each in slices]
-    stored = [*(each.case.mask for each in every if each.masked), *(mask for _, mask in how.masks)]
+    stored = [*(each.case.mask for each in every if each.masked), *(mask for _, mask in masks)]
     check_labels_of(stored, facts.scope.labels)
     check_contrast([each.case for each in every], image, data.folder)
     return read

@@ -16,7 +16,7 @@ from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.store import derived_seed
-from asyndgan.training import SHARED_LOOK, generator_inputs
+from asyndgan.training.scope import SHARED_LOOK, generator_inputs
 
 Transform = Callable[[dict[str, Tensor]], Any]
 

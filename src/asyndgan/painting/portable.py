@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from asyndgan.arrays import Images
 from asyndgan.errors import MissingPackageError, RunError
 from asyndgan.export.writing import written_whole
-from asyndgan.models import condition_maps
 from asyndgan.models.layout import batch_free
-from asyndgan.models.parts import style_code
+from asyndgan.models.parts import condition_maps, style_code
 from asyndgan.painting.card import generator_card
 from asyndgan.painting.painter import looks_of_holders
 from asyndgan.painting.synthesise import check_paintable
 from asyndgan.runs import RunFolder
 from asyndgan.store.augmentation import deformed
-from asyndgan.training import SHARED_LOOK
+from asyndgan.training.scope import SHARED_LOOK
 
 OPSET: Final = 17
 EXACT: Final = 1e-4
@@ -39,11 +38,10 @@ class Apart(nn.Module):
     def __init__(self, run: RunFolder) -> None:
         super().__init__()
         recipe, scope = run.recipe(), run.facts().scope
-        if recipe.condition.kind != "mask" or recipe.table:
-            raise RunError(
-                f"the run in {run.path} paints without masks, and only a generator that paints "
-                "from masks can be exported. 'asyndgan generate' makes a set of it."
-            )
+        run.check_masked(
+            ", and only a generator that paints from masks can be exported. 'asyndgan generate' "
+            "makes a set of it."
+        )
         check_paintable(recipe, run.facts(), draws=1)
         self.network, self.space = batch_free(run.generator()), scope.space
         sizes = {

@@ -18,8 +18,8 @@ from asyndgan.tables.encoding import Encoder, class_numbers
 from asyndgan.tables.schema import SCHEMA_FILE
 from asyndgan.tables.summary import check_schema
 from asyndgan.tables.table import MOST_RECORDS, Table
-from asyndgan.training import SHARED_LOOK, generator_inputs
-from asyndgan.wire import CASES_WITHHELD
+from asyndgan.training.scope import SHARED_LOOK, generator_inputs
+from asyndgan.wire.messages import CASES_WITHHELD
 
 if TYPE_CHECKING:
     import pandas as pd

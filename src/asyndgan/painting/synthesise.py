@@ -31,8 +31,7 @@ from asyndgan.store.augmentation import Moves, mirrored, moved
 from asyndgan.store.case import Preparation
 from asyndgan.store.cohort import digest_of
 from asyndgan.store.fitting import grid_for
-from asyndgan.training import SHARED_LOOK
-from asyndgan.training.scope import enlarged
+from asyndgan.training.scope import SHARED_LOOK, enlarged
 
 PAINTING_VERSION: Final = 7
 """To be raised when a change alters what is painted from the same masks and seeds."""
@@ -205,25 +204,6 @@ def check_paintable(
         )
 
 
-def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
-    """The masks of a data set, on a run's grid, for its generator.
-
-    They are numbered, as case names may be patients' names: `mask-00003_z0012` is a slice of the
-    third file by name.
-    """
-    return [(name, case.mask) for name, case in _numbered(DataSet(folder), run).items()]
-
-
-def _numbered(data: DataSet, run: RunFolder) -> dict[str, Case]:
-    data.check_labels(run.facts().labels)
-    cases = data.mask_cases(run.recipe().image)
-    numbers = {file: number for number, file in enumerate(list_masks(data.folder, data.info), 1)}
-    return {
-        f"mask-{numbers[case.patient]:05d}{case.name.removeprefix(case.patient)}": case
-        for case in cases
-    }
-
-
 @final
 @dataclass(frozen=True)
 class Grid:
@@ -263,11 +243,20 @@ class Origin:
 
 
 def chosen_masks(run: RunFolder, folder: Path | None) -> tuple[list[tuple[str, Mask]], Origin]:
-    """The masks of a data set, or else those that the run kept, and where they come from."""
+    """The masks of a data set, or else those that the run kept, and where they come from.
+
+    A data set's are numbered, as case names may be patients' names: `mask-00003_z0012` is a slice
+    of the third file by name.
+    """
     if not folder:
         return released_masks(run), Origin(source_of_masks(run))
     data = DataSet(folder)
-    cases = _numbered(data, run)
+    data.check_labels(run.facts().labels)
+    numbers = {file: number for number, file in enumerate(list_masks(data.folder, data.info), 1)}
+    cases = {
+        f"mask-{numbers[case.patient]:05d}{case.name.removeprefix(case.patient)}": case
+        for case in data.mask_cases(run.recipe().image)
+    }
     people = people_of(sorted({case.patient for case in cases.values()}))
     # Masks that sites released are moved, and their names say nothing of patients.
     known = data.info.extra.get("masks_only") is not True

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Images, Mask
 from asyndgan.errors import NotFiniteError
+from asyndgan.models.budgets import TranslationBudget
 from asyndgan.models.segmenters import build_segmenter
 from asyndgan.models.sizes import at_once
-from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.runs import RunFolder
 from asyndgan.store import Case, derived_seed

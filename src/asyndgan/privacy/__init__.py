@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from asyndgan.lazy import lazily
-from asyndgan.privacy.ledger import Ledger
 from asyndgan.privacy.policy import SIMULATION, Policy
 
 if TYPE_CHECKING:

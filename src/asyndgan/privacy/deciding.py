@@ -52,7 +52,7 @@ def verdict(
     found: Policy, wanted: Recipe, patients: int | None, site: str | None, records: Path | None
 ) -> tuple[list[str], list[str]]:
     """Why a site would refuse a recipe, and what else its steward should know."""
-    reasons = found.refusals(wanted, site, patients=patients)
+    reasons = [text for _, text in found.refused_by(wanted, site, patients=patients)]
     spent, answered = _spent(records, found, reasons) if records else ({}, 0)
     steps, told = sum(map(len, wanted.presence_of(site))), []
     most = found.most_answers(patients)

@@ -16,12 +16,12 @@ from asyndgan.privacy.accounting import Account, mechanism_of
 from asyndgan.privacy.ledger import FEEDBACK, MASKS, Ledger, check_not_removed
 from asyndgan.privacy.policy import SIMULATION, WITHIN, Policy
 from asyndgan.recipe import Recipe
-from asyndgan.wire import (
+from asyndgan.wire.codec import Coding
+from asyndgan.wire.messages import (
     ANSWERS,
     CASES_WITHHELD,
     Answered,
     Card,
-    Coding,
     Described,
     Judgement,
     Message,

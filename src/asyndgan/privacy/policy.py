@@ -1,6 +1,5 @@
 """A site's policy on what may leave: a file that its steward writes and no coordinator sees."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import Field, ValidationError
 from asyndgan.errors import PolicyError, WithheldError
 from asyndgan.privacy.measured_recipes import Outside, kind_of, outside
 from asyndgan.recipe import Recipe, Section, explained, known_keys
-from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
+from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text, sha256_of
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 WITHIN: Final = ("never", "learned")  # `leaves.masks` with which no patient's mask or class leaves
@@ -211,7 +210,7 @@ class Policy(Section):
     def digest(self) -> str:
         """SHA-256 of the resolved policy, in hexadecimal."""
         plain = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(plain.encode()).hexdigest()
+        return sha256_of(plain)
 
     def keep(self, folder: Path) -> None:
         """Writes the policy to `DIGEST.toml`, for readers of a ledger; may raise `PolicyError`."""
@@ -294,19 +293,13 @@ class Policy(Section):
         bounds = [self.allows.most_answers, each and patients and each * patients]
         return min((bound for bound in bounds if bound), default=None)
 
-    def refusals(
-        self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
-    ) -> list[str]:
-        """The reasons why this policy refuses a recipe; empty if it does not.
-
-        The name of a `site` sets its steps by the timeline; `patients` take part at it.
-        """
-        return [text for _, text in self.refused_by(recipe, site, patients=patients)]
-
     def refused_by(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
     ) -> list[tuple[str, str]]:
-        """The keys that refuse a recipe, each with its reason; arguments are as of `refusals`."""
+        """The keys that refuse a recipe, each with its reason; empty if none does.
+
+        The name of a `site` sets its steps by the timeline; `patients` take part at it.
+        """
         reasons = [
             (key, text.format(p=self, r=recipe))
             for key, asks, text in REFUSED

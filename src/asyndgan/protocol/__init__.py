@@ -3,17 +3,11 @@
 from typing import TYPE_CHECKING
 
 from asyndgan.lazy import lazily
-from asyndgan.protocol.limits import (
-    ASKED_FRAME,
-    ASKED_LIMIT,
-    FRAME_SLACK,
-    frame_limit,
-    message_limit,
-)
+from asyndgan.protocol.limits import ASKED_FRAME, ASKED_LIMIT, frame_limit, message_limit
 from asyndgan.protocol.transport import Transport, away
 
 if TYPE_CHECKING:
     from asyndgan.protocol.endpoint import Endpoint, Handler
-    from asyndgan.protocol.exchange import Answers, Exchange
+    from asyndgan.protocol.exchange import Exchange
 else:
-    __getattr__ = lazily(__name__, {"endpoint": "Endpoint Handler", "exchange": "Answers Exchange"})
+    __getattr__ = lazily(__name__, {"endpoint": "Endpoint Handler", "exchange": "Exchange"})

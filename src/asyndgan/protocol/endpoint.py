@@ -19,7 +19,7 @@ from asyndgan.errors import (
     WithheldError,
 )
 from asyndgan.privacy import Release, Released
-from asyndgan.wire import REQUESTS, Asked, Judge, Message, unpack
+from asyndgan.wire.messages import REQUESTS, Asked, Judge, Message, unpack
 
 log = logging.getLogger(__name__)
 

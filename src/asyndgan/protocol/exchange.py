@@ -20,7 +20,8 @@ from asyndgan.errors import (
 from asyndgan.protocol.limits import message_limit
 from asyndgan.protocol.transport import Transport
 from asyndgan.recipe import Recipe
-from asyndgan.wire import ANSWERS, Coding, Judge, Message, Refusal, pack, unpack
+from asyndgan.wire.codec import Coding
+from asyndgan.wire.messages import ANSWERS, Judge, Message, Refusal, pack, unpack
 
 
 @final

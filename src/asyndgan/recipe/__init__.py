@@ -9,13 +9,9 @@ from asyndgan.recipe.image import ImageSection, Intensity
 from asyndgan.recipe.recipe import Recipe, known_keys
 from asyndgan.recipe.sections import (
     LABELS_LIMIT,
-    LARGEST_SHARE,
     DiscriminatorSection,
     GeneratorSection,
     IntegritySection,
-    OptimiserSection,
-    PrivacySection,
     QuorumSection,
     Section,
-    SharesSection,
 )

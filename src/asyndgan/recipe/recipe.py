@@ -1,6 +1,5 @@
 """The recipe as a whole, made of its sections."""
 
-import hashlib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from asyndgan.recipe.sections import (
 )
 from asyndgan.recipe.table import TableSection
 from asyndgan.recipe.toml import tables_of
-from asyndgan.texts import Title
+from asyndgan.texts import Title, sha256_of
 
 
 @final
@@ -206,7 +205,7 @@ class Recipe(Section):
         if self._agreed:
             return self._agreed
         text = json.dumps(self.to_tables(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of(text)
 
     def changes(self, other: "Recipe") -> list[str]:
         """Differences to another recipe: "training.steps is 60 and was 40"."""

@@ -36,7 +36,6 @@ _NOTES: Final = {
     "often.",
     "segmentation": "How badly the discriminator finds the mask back in the synthetic images.",
     "paired_l1": "Distance to the real image of the same mask, on a scale of 2.",
-    "features": "How far the discriminator's features lie from those of the site's images.",
 }
 ROOM: Final = {"left": 0.13, "right": 0.96, "bottom": 0.1, "top": 0.97}
 """Where a chart's panel ends; measuring its labels would double the time."""

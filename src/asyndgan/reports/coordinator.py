@@ -18,7 +18,8 @@ from asyndgan.reports.page import data_uri, rendered
 from asyndgan.reports.standing import COLUMNS, Standing
 from asyndgan.reports.words import duration
 from asyndgan.runs import load_recipe, recipe_names
-from asyndgan.runs.order import Order, digest_of
+from asyndgan.runs.order import Order
+from asyndgan.texts import sha256_of
 
 NEWEST: Final = 5  # runs that the page shows
 MOST_PICTURE: Final = 2**24  # bytes of a picture
@@ -36,7 +37,6 @@ class CoordinatorPage(FormServer):
     def __init__(self, federation: Federation, port: int = 0) -> None:
         self.federation = federation
         self.readers = secrets.token_urlsafe(16)
-        self._standings: dict[str, Standing] = {}
         self._working: dict[str, subprocess.Popen[bytes]] = {}
         super().__init__(port)
 
@@ -53,7 +53,7 @@ class CoordinatorPage(FormServer):
         acts: bool = True,
     ) -> str:
         """The page."""
-        with self._turn:  # a `Standing` reads on from where it was
+        with self._turn:  # one draws charts at a time
             orders = Order.all(self.federation)[::-1]
             return rendered(
                 "coordinator.html.jinja",
@@ -69,8 +69,8 @@ class CoordinatorPage(FormServer):
 
     def _run(self, order: Order) -> dict[str, Any]:
         """What the page tells of a run."""
-        standing = self._standings.setdefault(order.name, Standing(order))
         try:
+            standing = Standing(order)
             facts, left = standing.facts(), standing.seconds_left()
             records = order.folder.metrics() if order.folder.metrics_file.exists() else []
         except AsyndganError as error:
@@ -86,7 +86,7 @@ class CoordinatorPage(FormServer):
             "rows": standing.rows(),
             "news": [line for line in standing.latest().splitlines() if line],
             "proposal": proposal,
-            "digest": digest_of(proposal),
+            "digest": sha256_of(proposal),
             "charts": loss_charts(records, sites) if records else [],
             "numbers": sites,
             "picture": _newest_picture(order),
@@ -127,7 +127,7 @@ class CoordinatorPage(FormServer):
     def _confirm(self, said: Mapping[str, str]) -> str:
         order = Order.named(self.federation, said["run"])
         text = order.said("proposal")
-        if said["digest"] != digest_of(text):
+        if said["digest"] != sha256_of(text):
             raise RunError(f"What run {order.name} would paint changed after it was shown.")
         order.confirm(text)
         return f"Run {order.name} begins."

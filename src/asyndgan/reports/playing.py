@@ -57,11 +57,7 @@ class Playground(LocalServer):
 
     def __init__(self, run: RunFolder, masks: Path | None = None, port: int = 0) -> None:
         recipe = run.recipe()
-        if recipe.condition.kind != "mask" or recipe.table:
-            raise RunError(
-                f"the run in {run.path} paints without masks, and nothing else can be drawn here. "
-                "'asyndgan generate' paints a set."
-            )
+        run.check_masked(", and nothing else can be drawn here. 'asyndgan generate' paints a set.")
         self.painter = Painter(run)
         self.scope = run.facts().scope
         self.looks = list(run.facts().teachers) if recipe.generator.style else []

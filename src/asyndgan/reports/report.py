@@ -26,7 +26,7 @@ from asyndgan.runs.following import SIMULATED, judging_options
 from asyndgan.runs.trial import NO_RESULT, trial_of
 from asyndgan.store import Case
 from asyndgan.training.checkpoint import read
-from asyndgan.wire import CASES_WITHHELD, Judge, Judgement
+from asyndgan.wire.messages import CASES_WITHHELD, Judge, Judgement
 
 Counts = Mapping[str, Mapping[str, int]]
 """Bytes by site and kind of message."""

@@ -7,7 +7,7 @@ from typing import Any, final
 
 from rich.table import Table
 
-from asyndgan.engines import flare_part
+from asyndgan.engines.federation import federation_in, flare_part
 from asyndgan.reports.words import duration, size
 
 PAUSE_S = 30.0
@@ -25,7 +25,7 @@ COLUMNS = ("site", "share", "last seen", "round trip", "bytes", "losses")
 
 @final
 class Standing:
-    """The current state of a run, read from its metrics as they are written."""
+    """The state of a run, read once from its metrics."""
 
     def __init__(self, order: Any) -> None:
         self.order = order
@@ -33,16 +33,22 @@ class Standing:
         self._seen: dict[str, dict[str, Any]] = {}
         self._told: list[str] = []
         self._pace: deque[tuple[int, float]] = deque(maxlen=RECENT)  # steps, and seconds at each
+        for record in order.folder.metrics():
+            self._seen |= dict.fromkeys(record["shares"], record)
+            self._last = record
+            self._pace.append((record["step"], record["seconds"]))
+            self._told += [f"step {record['step']}: {line}" for line in record.get("news", ())]
+            del self._told[:-TOLD]
+        self._steps = int(order.folder.recipe().training.steps)
 
     def facts(self) -> dict[str, Any]:
         """Returns the run's current state as JSON-serialisable values."""
-        steps = self._read()
         last = self._last
         return {
             "run": self.order.name,
             "state": self.order.state(),
             "step": last["step"],
-            "steps": steps,
+            "steps": self._steps,
             "sent": last["sent"],
             "received": last["received"],
             "seconds_since_step": round(self._ago(), 1),
@@ -62,42 +68,26 @@ class Standing:
             ],
         }
 
-    def _read(self) -> int:
-        """Reads the metrics; returns the run's number of steps."""
-        self._told.clear()
-        self._pace.clear()
-        for record in self.order.folder.metrics():
-            self._seen |= dict.fromkeys(record["shares"], record)
-            self._last = record
-            self._pace.append((record["step"], record["seconds"]))
-            self._told += [f"step {record['step']}: {line}" for line in record.get("news", ())]
-            del self._told[:-TOLD]
-        return int(self.order.folder.recipe().training.steps)
-
     def table(self) -> Table:
         """Returns the table of the run's current state; `news` has what belongs below it."""
-        steps, last = self._read(), self._last
-        table = Table(
-            *COLUMNS,
-            title=f"run {self.order.name}: {self.order.state()}, step {last['step']} of {steps}",
-            title_justify="left",
-        )
+        done = f"step {self._last['step']} of {self._steps}"
+        title = f"run {self.order.name}: {self.order.state()}, {done}"
+        table = Table(*COLUMNS, title=title, title_justify="left")
         for row in self.rows():
             table.add_row(*row)
         return table
 
     def rows(self) -> list[tuple[str, ...]]:
-        """What the latest look has found of each site, by `COLUMNS`."""
+        """What is known of each site, by `COLUMNS`."""
         sites = sorted({*self.order.wanted()["sites"], *self._seen})
         return [(site, *self._of_site(site), "", "", "", "")[: len(COLUMNS)] for site in sites]
 
     def seconds_left(self) -> float | None:
         """Estimated seconds until the last step; None: not known, or the run is not at work."""
-        steps = self._read()
         if len(self._pace) < 2 or self.order.state() != "running":
             return None
         (first, begun), (last, ended) = self._pace[0], self._pace[-1]
-        return (steps - last) * (ended - begun) / (last - first) if last > first else None
+        return (self._steps - last) * (ended - begun) / (last - first) if last > first else None
 
     def news(self) -> str:
         """Bytes, connected sites, and the latest events, with commands that are to be copied."""
@@ -105,7 +95,7 @@ class Standing:
         return f"{moved}\n{self._connected()}{self.latest()}"
 
     def _connected(self) -> str:
-        made = flare_part("kits").Federation.of(self.order.federation.path)  # some may join
+        made = federation_in(self.order.federation.path)  # some may join
         return str(flare_part("transport").connected(made))
 
     def latest(self) -> str:

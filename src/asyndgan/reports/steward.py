@@ -1,6 +1,5 @@
 """The page of a site's steward: what is asked of the site, what is allowed, and what has left."""
 
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -21,8 +20,8 @@ from asyndgan.reports.asked import DIFFER, costs, differences, leaving, purpose
 from asyndgan.reports.local import NOTHING, FormServer
 from asyndgan.reports.page import rendered
 from asyndgan.tables.schema import is_table
-from asyndgan.texts import counted
-from asyndgan.wire import Audited, Evaluated
+from asyndgan.texts import counted, sha256_of
+from asyndgan.wire.messages import Audited, Evaluated
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +210,7 @@ def decide(kit: Path, said: Mapping[str, str]) -> str:
 
 def _of(request: Any) -> str:
     """The digest of a request, by which a decision is of it and of no later one."""
-    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    return sha256_of(request.model_dump_json())
 
 
 def asked_recipe(kit: Path, run: str) -> Recipe | None:

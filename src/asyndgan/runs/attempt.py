@@ -22,7 +22,7 @@ from asyndgan.errors import (
     StorageError,
 )
 from asyndgan.intake.dataset import DataSet, sliced
-from asyndgan.models import usable_device
+from asyndgan.models.parts import usable_device
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.facts import RunFacts, State
@@ -40,7 +40,7 @@ from asyndgan.training.given import Given
 from asyndgan.training.roster import Pending
 from asyndgan.training.scope import Scope
 from asyndgan.training.steps import step_file, stored_steps
-from asyndgan.wire import Card
+from asyndgan.wire.messages import Card
 
 log = logging.getLogger(__name__)
 

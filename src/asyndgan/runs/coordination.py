@@ -11,7 +11,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.impl.controller import Controller
 from nvflare.apis.signal import Signal
 
-from asyndgan.engines.flare.app import digest_of_key, passed_on
+from asyndgan.engines.flare.app import passed_on
 from asyndgan.engines.flare.transport import Flare, Line
 from asyndgan.errors import AsyndganError, Interrupted
 from asyndgan.protocol import away, frame_limit
@@ -19,6 +19,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.mask_learning import beside, painted_masks
 from asyndgan.runs.train import train_over
+from asyndgan.texts import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Coordination(Controller):
         if not folder.recipe_file.exists():
             folder = RunFolder.create(folder.path, recipe)
         lines = {
-            site: Line.of(self.run, self.recipe, bytes.fromhex(key), digest_of_key(key))
+            site: Line.of(self.run, self.recipe, bytes.fromhex(key), sha256_of(key))
             for site, key in self.keys.items()
         }
         sites = Flare(
@@ -65,7 +66,7 @@ class Coordination(Controller):
             teachers = RunFolder(beside(folder.path))
             with folder.held():
                 train_over(
-                    folder, sites, engine="flare", sites=list(self.keys),
+                    folder, sites, sites=list(self.keys),
                     masks=painted_masks(teachers) if recipe.given_masks else None,
                     stop=lambda: abort_signal.triggered,
                     go_on="the same job, submitted again, has it go on",

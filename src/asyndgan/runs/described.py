@@ -16,7 +16,7 @@ from asyndgan.recipe.planning import BASE
 from asyndgan.runs.order import Order, no_site, sites_alone
 from asyndgan.runs.recipes import recipe_text
 from asyndgan.tables.summary import Summary
-from asyndgan.wire import Describe, Described
+from asyndgan.wire.messages import Describe, Described
 
 RUN: Final = "plan"
 """Name under which sites keep the log of it."""

@@ -18,10 +18,10 @@ from asyndgan.texts import LARGEST_NUMBER, LONGEST_NEWS, Line, Name, SiteName, T
 if TYPE_CHECKING:
     from torch import Generator
 
-    from asyndgan.training import Scope
+    from asyndgan.training.scope import Scope
 
 tensors: Any = Late("torch")
-training: Any = Late("asyndgan.training")  # see `runs/folder.py`
+scopes: Any = Late("asyndgan.training.scope")  # see `runs/folder.py`
 
 MOST_SITES: Final = 1024
 
@@ -150,7 +150,7 @@ class RunFacts:
     def scope(self) -> "Scope":
         """The run's modalities, labels and image size; raises `RunError` if they are not valid."""
         try:
-            found: Scope = training.Scope.from_plain(vars(self))
+            found: Scope = scopes.Scope.from_plain(vars(self))
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError("run.json does not say what the run paints.") from error
         return found
@@ -164,7 +164,7 @@ class RunFacts:
     def look_of(self, site: str) -> str:
         """The look that a site's images are painted in: its own, if it holds every modality."""
         held = self.sites.get(site, {}).get("modalities", self.modalities)
-        return site if set(self.modalities) <= set(held) else str(training.SHARED_LOOK)
+        return site if set(self.modalities) <= set(held) else str(scopes.SHARED_LOOK)
 
     def looks(self) -> dict[str, list[str]]:
         """The looks that the generator learned, with the sites that are painted in each."""

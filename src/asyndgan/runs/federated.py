@@ -189,7 +189,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 def _log_news(order: Order, progress: "Progress") -> None:
     order.say("trouble", "")
-    for line in progress.news:
+    for line in progress.report.events:
         log.info("step %s: %s", progress.step, line)
 
 

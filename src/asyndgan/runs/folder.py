@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Most commands that look at a run need no generator, and importing torch takes a second.
-training: Any = Late("asyndgan.training")
+scopes: Any = Late("asyndgan.training.scope")
 checkpoint: Any = Late("asyndgan.training.checkpoint")
 
 MOST_METRICS: Final = 2**30
@@ -158,6 +158,12 @@ class RunFolder:
             )
         return recipe
 
+    def check_masked(self, what: str) -> None:
+        """Raises `RunError`, which ends with `what`, unless the run paints images from masks."""
+        recipe = self.recipe()
+        if recipe.condition.kind != "mask" or recipe.table:
+            raise RunError(f"the run in {self.path} paints without masks{what}")
+
     def facts(self) -> RunFacts:
         """What `run.json` says; raises `RunError` if that is not what a run writes."""
         text = self._text(self.facts_file)
@@ -233,7 +239,7 @@ class RunFolder:
                 f"{file} is another generator than the one that {self.facts_file.name} says was "
                 "trained here. Put back the file that the training wrote."
             )
-        network: nn.Module = training.new_generator(self.recipe(), facts.scope)
+        network: nn.Module = scopes.new_generator(self.recipe(), facts.scope)
         checkpoint.load_network("average", network, checkpoint.read(file)[0])
         return network.eval().requires_grad_(False)
 

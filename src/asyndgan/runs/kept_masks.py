@@ -13,8 +13,8 @@ from torch import Tensor
 
 from asyndgan.intake.labelling import keep_mask, kept_mask
 from asyndgan.texts import replace_text, stored_whole
-from asyndgan.training import Scope
 from asyndgan.training.given import site_of
+from asyndgan.training.scope import Scope
 
 
 @final

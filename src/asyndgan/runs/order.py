@@ -1,6 +1,5 @@
 """A run that was ordered in a federation: a run folder with what its administrator asks of it."""
 
-import hashlib
 import json
 import logging
 import time
@@ -22,7 +21,7 @@ from asyndgan.locks import held
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
-from asyndgan.texts import bounded_text, parsed_json, replace_text
+from asyndgan.texts import bounded_text, parsed_json, replace_text, sha256_of
 from asyndgan.training.quorum import Quorum
 from asyndgan.training.steps import stored_steps
 
@@ -243,7 +242,7 @@ class Order:
 
     def confirm(self, text: str) -> None:
         """Lets the run begin if its proposal equals this text; `ANYTHING` permits all."""
-        self.say("confirmed", digest_of(text))
+        self.say("confirmed", sha256_of(text))
 
     def await_confirmation(self, text: str) -> None:
         """Waits until a person has confirmed it; raises `Interrupted` if the run is stopped."""
@@ -283,7 +282,7 @@ class Order:
 
     def is_confirmed(self, text: str) -> bool:
         """Whether a person has agreed to this text."""
-        return self.said("confirmed") in (digest_of(ANYTHING), digest_of(text))
+        return self.said("confirmed") in (sha256_of(ANYTHING), sha256_of(text))
 
     def train(self, watch: "Watch | None" = None, *, device: str = "cpu") -> None:
         """Trains in this process until the run is finished or stopped.
@@ -322,7 +321,6 @@ class Order:
                 train_over(
                     self.folder,
                     transport,
-                    engine="flare",
                     # A resumed run has had its quorum; a new one needs all of its sites.
                     sites=() if begun else self.due(recipe, transport),
                     device=device,
@@ -386,8 +384,3 @@ def no_site(federation: Federation) -> str:
     """That a federation has no site, and how it gets one."""
     add = f"asyndgan federation add {quote(str(federation.path))} NAME.csr"
     return f"the federation has no site yet; '{add}' adds one."
-
-
-def digest_of(text: str) -> str:
-    """SHA-256 of what a run would paint, by which it is confirmed, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -55,7 +55,7 @@ def seconds(recipe: Recipe, sites: int, device: str = "cpu") -> float:
 
 @cache
 def _seconds_of_a_step(recipe: str, sites: int, device: str) -> float:
-    from asyndgan.models import usable_device  # needs torch, which takes a while
+    from asyndgan.models.parts import usable_device  # needs torch, which takes a while
     from asyndgan.training.compute import expected_seconds
 
     return expected_seconds(Recipe.from_toml(recipe), sites, usable_device(device))

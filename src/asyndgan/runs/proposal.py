@@ -7,7 +7,7 @@ import torch
 from asyndgan.recipe import Recipe
 from asyndgan.training.quorum import normalised
 from asyndgan.training.scope import Scope, brought_alone, new_generator, spared
-from asyndgan.wire import Card
+from asyndgan.wire.messages import Card
 
 COLUMNS = ("site", "cases", "share", "declares", "lacks")
 

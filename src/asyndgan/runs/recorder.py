@@ -19,8 +19,9 @@ from asyndgan.runs.facts import RunFacts, by_site
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.samples import SampleGrid
 from asyndgan.texts import append, storing
-from asyndgan.training import Coordinator, StepReport
+from asyndgan.training import Coordinator
 from asyndgan.training.aggregation import Member
+from asyndgan.training.coordinator import StepReport
 
 
 @final
@@ -34,11 +35,6 @@ class Progress:
     report: StepReport
     sent: int
     received: int
-
-    @property
-    def news(self) -> tuple[str, ...]:
-        """One line for each event that a person should read."""
-        return self.report.events
 
 
 @final
@@ -159,7 +155,7 @@ class Recorder:
             "sent": progress.sent,
             "received": progress.received,
             "bytes": moved,
-            "news": list(progress.news),
+            "news": list(report.events),
         }
         return record
 

@@ -12,7 +12,8 @@ from asyndgan.arrays import Mask
 from asyndgan.runs.kept_masks import MaskBank
 from asyndgan.store import derived_seed
 from asyndgan.texts import stored_whole
-from asyndgan.training import Coordinator, generator_inputs
+from asyndgan.training import Coordinator
+from asyndgan.training.scope import generator_inputs
 
 ROWS = 2
 """Images of each site in a grid."""

@@ -14,7 +14,7 @@ from asyndgan.store import Case
 from asyndgan.store.splits import OPEN, Chooser, held_out_by
 from asyndgan.tables.schema import is_table
 from asyndgan.training.checkpoint import place_holding
-from asyndgan.wire import CASES_WITHHELD
+from asyndgan.wire.messages import CASES_WITHHELD
 
 
 @final

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.intake.dataset import DataSet
-from asyndgan.models import usable_device
+from asyndgan.models.parts import usable_device
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.attempt import Attempt, Confirm, Watch
@@ -103,7 +103,6 @@ def train_over(
     folder: RunFolder,
     transport: Transport,
     *,
-    engine: str,
     sites: Collection[str],
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
@@ -114,7 +113,7 @@ def train_over(
     watch: Watch | None = None,
     go_on: str,
 ) -> None:
-    """Trains over an existing transport; continues from the newest checkpoint if there is one.
+    """Trains over a transport of FLARE; continues from the newest checkpoint if there is one.
 
     The caller holds the lock of the folder, which has the recipe, and closes the transport. Without
     the `sites` named the run does not begin; others may join. `stop` is called after every step and
@@ -122,7 +121,7 @@ def train_over(
     `open_all`; `go_on` says how a run that was stopped goes on. All else is as for `train`.
     """
     run = Attempt(
-        folder, folder.recipe(), transport, engine, sites, device=device,
+        folder, folder.recipe(), transport, "flare", sites, device=device,
         precision=precision_of(folder, folder.recipe(), usable_device(device)),
         go_on=go_on, confirm=confirm, pending=pending,
         start=start_of(start, folder, folder.recipe(), sites),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from asyndgan.errors import DataError
 from asyndgan.intensities import IMAGE_HIGH, IMAGE_LOW
@@ -13,6 +14,7 @@ from asyndgan.recipe import ImageSection, Intensity
 from asyndgan.store.case import Levels, Preparation, RawCase
 from asyndgan.store.geometry import is_shrunk, resampled
 from asyndgan.store.info import DatasetInfo
+from asyndgan.texts import shown_shape
 
 SYNTHETIC_INTENSITY = Intensity(kind="range", low=0, high=255)
 """How synthetic data sets store [-1, 1] in 8 bits, independent of the recipe."""
@@ -79,19 +81,15 @@ def resized_to(shape: tuple[int, ...], raw: RawCase, image: ImageSection) -> tup
     resized = resampled(shape, raw.spacing, image)
     if math.prod(resized) > max(MOST_ENLARGED, math.prod(shape)):
         raise DataError(
-            f"case {raw.name} would become {_sides(resized)} pixels. "
+            f"case {raw.name} would become {shown_shape(resized)} pixels. "
             f"Take a larger image.spacing, or check the file's ({raw.spacing} mm)."
         )
     if is_shrunk(shape, resized):
         raise DataError(
-            f"case {raw.name} of {_sides(shape)} pixels would become {_sides(resized)}. "
+            f"case {raw.name} of {shown_shape(shape)} pixels would become {shown_shape(resized)}. "
             "Take the image.axis, image.size and image.spacing that 'asyndgan plan' chooses."
         )
     return resized
-
-
-def _sides(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]:
@@ -114,14 +112,19 @@ def grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
     return image.model_copy(update={"spacing": None, "fit": "stretch", "axis": axis})
 
 
+def check_finite(case: str, modality: str, values: npt.ArrayLike) -> None:
+    """Raises `DataError` if an intensity is infinite or not a number."""
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"case {case}, modality {modality}: some intensities are infinite or not numbers. "
+            "Replace them; 'asyndgan check' names every such file."
+        )
+
+
 def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, float]:
     case = raw.intensities(modality)
     lowest, highest = case.extremes
-    if not np.isfinite((lowest, highest)).all():
-        raise DataError(
-            f"case {raw.name}, modality {modality}: some intensities are infinite or not numbers. "
-            "Replace them; 'asyndgan check' names every such file."
-        )
+    check_finite(raw.name, modality, (lowest, highest))
     low, high = intensity.low, intensity.high
     if intensity.kind == "percentiles":
         low, high = case.percentiles(low, high)

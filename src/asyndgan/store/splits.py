@@ -4,9 +4,9 @@ import hashlib
 import hmac
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Annotated, Any, ClassVar, Final, Protocol, TypeVar, final
+from typing import Annotated, ClassVar, Final, Protocol, TypeVar, final
 
 from pydantic import ConfigDict, Field
 
@@ -15,9 +15,7 @@ from asyndgan.recipe import Recipe
 
 
 class OfPatient(Protocol):
-    """A case of a patient; of a dataclass, such as `asyndgan.store.prepared.Case`."""
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
+    """A case of a patient, such as `asyndgan.store.prepared.Case`."""
 
     @property
     def patient(self) -> str:
@@ -146,33 +144,6 @@ def one_sided(present: Sequence[Sequence[bool]], halves: Sequence[int]) -> list[
         for place in range(len(present[0]) if present else 0)
         if ((0, place) in held) != ((1, place) in held)
     ]
-
-
-def hold_out(
-    sites: Mapping[str, Sequence[OneCase]],
-    *,
-    part: float,
-    seed: int = 0,
-    alone: bool = False,
-    choosers: Mapping[str, Chooser] | None = None,
-) -> tuple[dict[str, list[OneCase]], list[OneCase]]:
-    """Holds out patients of each site, as `hold_out_of`; `choosers` that are not named are `OPEN`.
-
-    Returns the sites' remaining cases, and the held-out cases of all sites, whose patients are
-    called `site/patient`; raises `DataError` if there are none.
-    """
-    training: dict[str, list[OneCase]] = {}
-    held_out: list[OneCase] = []
-    for site, cases in sites.items():
-        chooser = (choosers or {}).get(site, OPEN)
-        training[site], own = hold_out_of(cases, part=part, seed=seed, alone=alone, chooser=chooser)
-        held_out += [replace(case, patient=f"{site}/{case.patient}") for case in own]
-    if not held_out:
-        raise DataError(
-            "no site has a patient to spare, so none can be held out: each has one, or needs all "
-            "for a modality that few of them have. Judge on test patients."
-        )
-    return training, held_out
 
 
 def hold_out_of(

@@ -30,6 +30,7 @@ import numpy as np
 from asyndgan import __version__
 from asyndgan.errors import BusyError
 from asyndgan.locks import held
+from asyndgan.texts import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Store:
         if (place := self._place) is None:
             return None
         now, key = (
-            _digest(json.dumps(one, sort_keys=True))
+            sha256_of(json.dumps(one, sort_keys=True))
             for one in ([VERSION, __version__, state], made_from)
         )
         part = place / f"{kind}-{now[:16]}-{key[:16]}"
@@ -155,10 +156,6 @@ def compact(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _sum(arrays: Path) -> int:
     """CRC-32 of a file, which shows what a disk spoils."""
     found = 0
@@ -195,7 +192,7 @@ def _is_own(place: Path) -> bool:
 def _mapped(part: Path) -> list[Item]:
     """The items of a part; raises one of `_DAMAGED` unless it is whole."""
     digest, _, text = (part / "items.json").read_text().partition("\n")
-    if digest != _digest(text):
+    if digest != sha256_of(text):
         raise ValueError("what it says is not what was written")
     content = json.loads(text)
     size = (part / "arrays.bin").stat().st_size
@@ -233,7 +230,7 @@ def _write(part: Path, items: Iterable[Item]) -> None:
             _sync(file)
         text = json.dumps({"bytes": size, "sum": found, "items": listed})
         with (made / "items.json").open("w") as listing:
-            listing.write(f"{_digest(text)}\n{text}")
+            listing.write(f"{sha256_of(text)}\n{text}")
             _sync(listing)
         shutil.rmtree(part, ignore_errors=True)  # it was not whole
         try:

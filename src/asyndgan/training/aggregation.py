@@ -17,7 +17,7 @@ from torch import Tensor
 
 from asyndgan.arrays import Images
 from asyndgan.recipe import IntegritySection
-from asyndgan.wire import NO_CONDITIONS, Judge, Judgement
+from asyndgan.wire.messages import NO_CONDITIONS, Judge, Judgement
 
 LEAST_SITES = 3  # Fewer sites have no majority: nothing is shortened or reported then
 ALARM = 10.0  # Longer feedback, as a multiple of the median length, is reported

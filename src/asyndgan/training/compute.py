@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from asyndgan.models import arithmetic, build_discriminator, native_bfloat16
+from asyndgan.models.parts import arithmetic, build_discriminator, native_bfloat16
 from asyndgan.models.shifts import disturbed
 from asyndgan.recipe import Recipe
 from asyndgan.training.scope import Scope, generator_inputs, new_generator

@@ -41,7 +41,7 @@ from asyndgan.training.optimiser import adam, average_decay, follow, rate_factor
 from asyndgan.training.painting import Diversity, Painting
 from asyndgan.training.roster import Keep, Pending, Roster, open_all
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
-from asyndgan.wire import Card, Judgement, Message, Open
+from asyndgan.wire.messages import Card, Judgement, Message, Open
 
 MOST_FEEDBACK = 1e9  # largest L2 norm of a site's feedback that a generator can bear
 

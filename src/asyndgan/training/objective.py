@@ -11,17 +11,16 @@ from torch import Tensor
 from torch.func import functional_call
 
 from asyndgan.arrays import CPU, Condition, Images, Masks, Scalar, WindowCondition
-from asyndgan.models import (
-    Sizes,
-    Verdict,
+from asyndgan.models import Sizes, Verdict
+from asyndgan.models.discriminators import CrossFitted, labels_in
+from asyndgan.models.losses import balanced_cross_entropy, cross_entropy_by_label
+from asyndgan.models.parts import (
     arithmetic,
     build_adversarial_loss,
     build_discriminator,
     condition_channels,
     condition_maps,
 )
-from asyndgan.models.discriminators import CrossFitted, labels_in
-from asyndgan.models.losses import balanced_cross_entropy, cross_entropy_by_label
 from asyndgan.models.shifts import disturbed
 from asyndgan.privacy.chance import shuffled
 from asyndgan.recipe import Recipe

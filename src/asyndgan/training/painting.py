@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Noise
-from asyndgan.models import arithmetic, site_noise
+from asyndgan.models.parts import arithmetic, site_noise
 from asyndgan.recipe import Recipe
 
 COARSE: Final = 4  # pixels along a side that are averaged: grain is no difference

@@ -28,7 +28,7 @@ from asyndgan.training.checkpoint import channels_in, shares_in
 from asyndgan.training.given import Given
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.training.scope import SHARED_LOOK, Scope, merge_labels
-from asyndgan.wire import CASES_WITHHELD, Card, Close, Message, Open, Save, Saved
+from asyndgan.wire.messages import CASES_WITHHELD, Card, Close, Message, Open, Save, Saved
 
 MOVED_MASKS = 500  # Randomly moved masks to keep of a site if the number of unmoved ones is unknown
 RARELY_S = 60.0  # Longest wait, in seconds, before a site that was turned away is invited again

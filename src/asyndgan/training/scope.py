@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import CPU, Condition, Noise
 from asyndgan.errors import CohortError
-from asyndgan.models import Sizes, build_generator, condition_channels, condition_maps, site_noise
+from asyndgan.models import Sizes
 from asyndgan.models.generators import smooth
+from asyndgan.models.parts import build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import LABELS_LIMIT, Recipe
 from asyndgan.store.augmentation import deformed
 from asyndgan.store.case import MODALITIES_LIMIT
 from asyndgan.store.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES, unheld
 from asyndgan.texts import named_alike
-from asyndgan.wire import Card
+from asyndgan.wire.messages import Card
 
 SIDE_LIMIT: Final = 4096  # Largest number of rows or columns of an image
 

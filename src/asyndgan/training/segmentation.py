@@ -10,7 +10,7 @@ from torch import Generator, nn
 
 from asyndgan.arrays import Images, Masks
 from asyndgan.errors import DataError, NotFiniteError
-from asyndgan.models.segmentation_budget import SegmentationBudget
+from asyndgan.models.budgets import SegmentationBudget
 from asyndgan.models.segmenters import build_segmenter, check_size
 from asyndgan.models.sizes import at_once
 from asyndgan.recipe import Recipe

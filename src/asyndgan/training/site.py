@@ -29,7 +29,8 @@ from asyndgan.training.site_checks import (
     share_of,
     too_few_to_teach,
 )
-from asyndgan.wire import (
+from asyndgan.wire.codec import through
+from asyndgan.wire.messages import (
     NO_CONDITIONS,
     Card,
     Close,
@@ -40,7 +41,6 @@ from asyndgan.wire import (
     Open,
     Save,
     Saved,
-    through,
 )
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ auxiliary messages: tasks would be polled for.
 Imports no torch, since FLARE starts such processes for every site.
 """
 
-import hashlib
 import hmac
 import json
 import logging
@@ -40,7 +39,7 @@ from asyndgan.engines.flare.sockets import (
 )
 from asyndgan.engines.framing import Frames, Requests
 from asyndgan.errors import SiteSilentError, SiteUnreachableError, WireError
-from asyndgan.texts import parsed_json
+from asyndgan.texts import parsed_json, sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +49,6 @@ HERE: Final = b"here"  # what a greeting is answered with
 ADMIT_S: Final = 3.0  # seconds between two looks at who is a member
 MOST_LINES: Final = 16  # open at a site at once: of runs, questions and their earlier tries
 LONGEST_GREETING: Final = 2**22  # bytes: a recipe and a letter
-
-
-def digest_of_key(key: str) -> str:
-    """What shows that a greeting is of the job that brought this key."""
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 @final
@@ -126,7 +120,7 @@ class SiteEnd(Executor):
             if greeting and (line not in self._lines or self._lines[line].frames.ended()):
                 about = parsed_json(greeting.decode()) | {"submitter": self.submitter}
                 if self._job:
-                    if not hmac.compare_digest(str(about.get("letter")), digest_of_key(self.key)):
+                    if not hmac.compare_digest(str(about.get("letter")), sha256_of(self.key)):
                         raise WireError("a greeting is not of the job's coordinator.")
                     about["letter"] = self.key
                 frames = connect(_sockets() / self.site, about, limit=LONGEST)

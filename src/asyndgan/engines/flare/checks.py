@@ -22,7 +22,7 @@ from asyndgan.errors import AsyndganError, DataError, PolicyError
 from asyndgan.intake.check import check_folder
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
-from asyndgan.models import usable_device
+from asyndgan.models.parts import usable_device
 from asyndgan.privacy import Policy
 from asyndgan.tables.check import checked
 from asyndgan.tables.planning import fingerprint_in

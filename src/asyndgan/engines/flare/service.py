@@ -38,7 +38,7 @@ from asyndgan.errors import (
 )
 from asyndgan.recipe import Recipe, Section, explained
 from asyndgan.texts import bounded_text, parsed_toml
-from asyndgan.wire import LEAST_SHARE
+from asyndgan.wire.messages import LEAST_SHARE
 
 log = logging.getLogger(__name__)
 
