@@ -109,8 +109,7 @@ class Bench:
                 raise ValueError(f"{model}: {len(training_sets)} sets for {len(self.seeds)} seeds.")
             for cases in training_sets:
                 _check_fit(cases, judged)
-        total = sum(map(len, models.values())) * self.budget.steps
-        work = Work(self.on_progress, total)
+        work = Work(self.on_progress, sum(map(len, models.values())) * self.budget.steps)
         trained = _Trainings(self, judged, work)
         workers = self.workers or torch.get_num_threads()
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -161,21 +160,17 @@ class _Trainings:
             self.work.did(self.bench.budget.steps, f"{model}, seed {seed}")
         else:
             started = time.monotonic()
-            network = self._train(model, cases, seed)
+            train: Any = self.bench.federated if isinstance(cases, Mapping) else train_segmenter
+            network: nn.Module = train(
+                cases, classes=max(self.judged.labels.values()) + 1, budget=self.bench.budget,
+                seed=seed, device=self.bench.device,
+                on_progress=lambda *_: self.work.did(1, f"{model}, seed {seed}"),
+            )  # fmt: skip
             found = predict(network, torch.stack([case.image for case in test]))
             seconds = round(time.monotonic() - started, 1)
             entry = {"inputs": inputs, "seconds": seconds, **_packed(found)}
             write_whole(path, json.dumps(entry).encode())
         return _unpacked(json.loads(contents(path, 2**32)))
-
-    def _train(self, model: str, cases: TrainingSet, seed: int) -> nn.Module:
-        train: Any = self.bench.federated if isinstance(cases, Mapping) else train_segmenter
-        network: nn.Module = train(
-            cases, classes=max(self.judged.labels.values()) + 1, budget=self.bench.budget,
-            seed=seed, device=self.bench.device,
-            on_progress=lambda *_: self.work.did(1, f"{model}, seed {seed}"),
-        )  # fmt: skip
-        return network
 
     def _inputs(self, cases: TrainingSet, test: Sequence[Case], seed: int) -> dict[str, Any]:
         """Everything that the predictions depend on."""
