@@ -33,6 +33,13 @@ def test_what_others_wrote_is_printed_in_printable_letters_wherever_it_stands():
     assert printable(own) == own
 
 
+def test_signs_that_a_terminal_lacks_have_letters_that_differ():
+    out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", errors="replace")
+    Terminal(file=out).say("✗ a fault\n→ its remedy")
+    out.seek(0)
+    assert out.read().split() == ["x", "a", "fault", ">", "its", "remedy"]
+
+
 def test_a_warning_of_a_log_is_printed_in_printable_letters(capsys):
     record = logging.makeLogRecord({"msg": "%s is passed over", "args": (HOSTILE,)})
     LogToTerminal().emit(record)

@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any, final
+from typing import Any, Final, final
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -13,6 +13,8 @@ from rich.text import Text
 
 from asyndgan.errors import RunError
 from asyndgan.texts import printable
+
+SIGNS: Final = str.maketrans({"✗": "x", "→": ">"})  # where a terminal has no such characters
 
 
 @final
@@ -36,8 +38,10 @@ class Terminal(Console):
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
         """Renders as rich does, with the replacement character for what cannot be printed."""
+        signs = {} if self.encoding.startswith("utf") else SIGNS
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+            text = printable(segment.text).translate(signs)
+            yield segment if segment.control else Segment(text, segment.style)
 
 
 @final

@@ -73,6 +73,6 @@ def check_mask(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:
             "nobody annotated, and lower numTraining."
         )
     elif unknown.size > SHOWN:
-        reason = f"holds {unknown.size} numbers that are no label, as after smooth scaling or JPEG"
+        reason = f"holds over {SHOWN} numbers that are no label, as after smooth scaling or JPEG"
         remedy = f"{_AGAIN} If it numbers single objects, give all of a kind one label."
     raise DataFileError(path, reason, remedy)

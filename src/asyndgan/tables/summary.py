@@ -212,10 +212,12 @@ def gaps(told: Mapping[str, Summary | TableSection]) -> Iterator[str]:
             other = known[first][name].means
             usual = [np.quantile(means, SPREAD) for means in (own.means, other) if means]
             if usual and (usual[0][2] < usual[1][0] or usual[1][2] < usual[0][0]):
-                small, large = sorted(abs(each[1]) for each in usual)
+                (small, less), (large, more) = sorted(
+                    (abs(each[1]), where) for each, where in zip(usual, (site, first), strict=True)
+                )
                 yield (
-                    f"column '{name}' of {site} and {first} differs by a factor of about "
-                    f"{float(f'{large / (small or 1):.2g}'):,g}. Store one unit at all sites."
+                    f"column '{name}' is about {float(f'{large / (small or 1):.2g}'):,g} times as "
+                    f"large in {more} as in {less}. Store one unit at all sites."
                 )
 
 
