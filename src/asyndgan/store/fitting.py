@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from asyndgan.errors import DataError
 from asyndgan.intensities import IMAGE_HIGH, IMAGE_LOW
@@ -112,7 +111,7 @@ def grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
     return image.model_copy(update={"spacing": None, "fit": "stretch", "axis": axis})
 
 
-def check_finite(case: str, modality: str, values: npt.ArrayLike) -> None:
+def check_finite(case: str, modality: str, values: np.ndarray | tuple[float, ...]) -> None:
     """Raises `DataError` if an intensity is infinite or not a number."""
     if not np.isfinite(values).all():
         raise DataError(
