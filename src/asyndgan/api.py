@@ -199,7 +199,7 @@ class Run:
         if masks is None:
             stack = torch.stack([mask for _, mask in released_masks(self.folder)])
         else:
-            stack = label_maps(masks, self.size)
+            stack = label_maps(masks, self.size, self.facts.scope.labels)
             check_labels_of(stack, self.facts.scope.labels)
         check_paintable(self.recipe, self.facts, draws=draws)
         return PaintedSet(self.generator, stack, draws=draws, seed=seed, transform=transform)
@@ -231,7 +231,7 @@ class Run:
         self.folder.check_masked("; have asyndgan.generate paint a set.")
         if look is not None:
             check_look(self.recipe, self.facts, look)
-        masks = label_maps(mask, self.size)
+        masks = label_maps(mask, self.size, self.facts.scope.labels)
         named = [(f"mask-{number}", each) for number, each in enumerate(masks)]
         looks = [look] * len(named) if look is not None else []
         cases = synthesise(self.folder, named, looks=looks, seed=seed)

@@ -15,7 +15,7 @@ if sys.platform != "win32":
 
 
 def held(path: Path, busy: str) -> AbstractContextManager[None]:
-    """Locks a folder until its process ends (not on Windows); raises `BusyError` if another has."""
+    """Locks a folder while within (not on Windows); raises `BusyError` if another process has."""
     return _locked(path / ".held", busy)
 
 

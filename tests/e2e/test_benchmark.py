@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from asyndgan.demo.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.errors import AsyndganError, RecipeError, RunError
+from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
 from asyndgan.export.writing import write_dataset
 from asyndgan.intake.dataset import DataSet
 from asyndgan.intake.description import describe
@@ -313,6 +313,18 @@ def test_slices_that_train_nobody_are_judged_all_the_same(tiny, tmp_path):
         assert all(case.mask.any() for case in real["north"])
         train = {f"north/{case.patient}" for case in real["north"]}
         assert not train & {case.patient for case in judged}
+
+
+def test_where_no_site_has_a_patient_to_spare_nobody_judges(tiny, tmp_path):
+    case = RawCase("a", "a", {"T1": np.eye(16) * 200.0}, np.eye(16, dtype=np.int64))
+    labels = {"background": 0, "x": 1}
+    write_dataset(tmp_path / "north", [case], modalities=["T1"], labels=labels, name="north")
+    with pytest.raises(DataError, match=r"no site has a patient to spare.* Judge on test patients"):
+        load_real(
+            {"north": DataSet(tmp_path / "north")}, None,
+            tiny("image.size=16", "training.hold_out=0.25"), modalities=["T1"],
+            labels={"0": "background", "1": "x"},
+        )  # fmt: skip
 
 
 def test_a_training_that_fails_does_not_keep_the_others_from_theirs(data, tiny, tmp_path):

@@ -127,7 +127,7 @@ WHOLE = r"holds {}\. This run paints from whole numbers"
         (np.zeros((16, 16), int), SIZE), (np.zeros((32, 32, 3), int), SIZE),
         (np.zeros((2, 2, 32, 32), int), SIZE), ("mask.png", NONE.format("str")),
         (7, NONE.format("int")),
-        (np.arange(3)[:, None, None] == np.zeros((32, 32)), r"one-hot\). .* masks.argmax\(0\)"),
+        (np.arange(4)[:, None, None] == np.zeros((32, 32)), r"one-hot\). .* mask.argmax\(0\)"),
         (np.full((32, 32), 9), "hold label 9; this generator knows 0, 1, 2, 3"),
         (np.full((32, 32), 2**64 - 1, np.uint64), "hold label -1"),
         (torch.full((32, 32), 255, dtype=torch.uint8), "hold label 255"),

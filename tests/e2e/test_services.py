@@ -298,6 +298,9 @@ def test_a_site_judges_a_run_for_its_coordinator_where_its_steward_has_agreed(pl
     What answers hold: unit/test_asked_audits.py; audits are asked for in test_by_pages.py.
     """
     order, run = Order.named(place.federation, "one"), tmp_path / "fetched"
+    told = command("federation", "audit", place.federation.path, "--run", "one")
+    for site in SITES:  # where nobody has agreed
+        assert re.search(rf"{site}: no audit\. .*leaves\.audits", told.stdout), told.stdout
     allow(place.folder / "south" / "policy.toml", evaluations="1")
     asked = ("federation", "evaluate", place.federation.path, "--run", "one", "--steps", 3)
     told = command(*asked)

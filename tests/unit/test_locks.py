@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,8 +13,10 @@ from asyndgan.judging.bench import Bench
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.records import evaluate_records
 from asyndgan.locks import held, written_alone
+from asyndgan.runs import RunFolder
+from asyndgan.runs.sites import RunSites
 
-NOTHING: Any = None
+RUN, SITES = object.__new__(RunFolder), object.__new__(RunSites)  # of nothing
 
 
 def painted(out: Path) -> None:
@@ -27,10 +28,10 @@ def painted(out: Path) -> None:
     "write",
     [
         painted,
-        lambda out: evaluate_run(NOTHING, None, None, Bench(out)),
-        lambda out: evaluate_records(NOTHING, {}, Bench(out)),
-        lambda out: audit_run(NOTHING, out),
-        lambda out: audit_records(NOTHING, {}, out),
+        lambda out: evaluate_run(SITES, None, None, Bench(out)),
+        lambda out: evaluate_records(RUN, {}, Bench(out)),
+        lambda out: audit_run(SITES, out),
+        lambda out: audit_records(RUN, {}, out),
     ],
 )
 def test_the_second_to_write_a_folder_is_told_at_once(

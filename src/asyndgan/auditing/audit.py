@@ -49,14 +49,23 @@ Scores = Mapping[str, Mapping[str, float]]
 @final
 @dataclass(frozen=True)
 class Audit:
-    """Result of an audit."""
+    """Result of an audit.
 
-    groups: Groups  # how they differ apart from membership
-    attacks: list[Attack]  # on membership; a release depends on them
-    copies: NearCopies  # a release depends on it as well
-    uncompared: list[SiteName]  # sites of the run whose members were not compared with the others
-    given: StrictBool = True  # whether the others were given, rather than held out by the run
-    # number of members' different masks painted from, also mirrored, shifted, or moved by the run
+    Attributes:
+        groups: how the groups differ apart from membership.
+        attacks: membership attacks, on which a release depends.
+        copies: search for near copies of members, on which it depends as well.
+        uncompared: sites of the run whose members were not compared with the others.
+        given: whether the others were given, rather than held out by the run.
+        own_masks: number of the members' different masks from which the set was painted, as they
+            are, mirrored, shifted, or moved as the run kept them.
+    """
+
+    groups: Groups
+    attacks: list[Attack]
+    copies: NearCopies
+    uncompared: list[SiteName]
+    given: StrictBool = True
     own_masks: Whole = 0
 
     def __post_init__(self) -> None:

@@ -21,20 +21,33 @@ OTHER_MASKS: Final = "--masks OTHER, a folder of masks of nobody who took part"
 @final
 @dataclass(frozen=True)
 class AuditRecord:
-    """An audit and its subject."""
+    """An audit and its subject.
+
+    Attributes:
+        audit: its findings.
+        pixels: what a coordinator reads of some sites' images.
+        generator: SHA-256 of the generator.
+        masks: digest of the masks from which the audited set was painted.
+        fading: labels that the set shows more or less clearly.
+        painting_version: version of the painting.
+        modalities: names of the modalities that were compared.
+        canaries: start of the names of both groups; empty if they are not canaries.
+        confirmed: by site of members, whether its own state confirms that they took part.
+        source: description of where the masks came from; empty if not known.
+        trial: that the run is a trial; empty if it is none.
+    """
 
     audit: Audit
-    pixels: list[PixelsRead]  # what a coordinator reads of some sites' images
+    pixels: list[PixelsRead]
     generator: Annotated[Hex, Field(alias="generator_sha256")]
-    masks: Annotated[Hex, Field(alias="masks_sha256")]  # digest of those painted from
-    fading: Faded  # labels that the set shows more or less clearly
+    masks: Annotated[Hex, Field(alias="masks_sha256")]
+    fading: Faded
     painting_version: Whole
-    modalities: frozenset[Name]  # that were compared
-    canaries: Line  # start of the names of both groups; empty: they are not canaries
-    # by site of members, whether its own state confirms that they took part
+    modalities: frozenset[Name]
+    canaries: Line
     confirmed: Annotated[dict[SiteName, StrictBool], Field(min_length=1)]
-    source: Annotated[Line, Field(alias="masks")] = ""  # where the masks came from; empty: unknown
-    trial: Line = ""  # that the run is a trial; empty: it is none
+    source: Annotated[Line, Field(alias="masks")] = ""
+    trial: Line = ""
 
     def __post_init__(self) -> None:
         if self.confirmed.keys() != self.audit.groups.members.keys():

@@ -147,8 +147,8 @@ def in_folder(path: Path, ending: str) -> DataFileError | None:
     return DataFileError(
         path,
         f"is {which}, and files in folders are not read",
-        f"Copy the files of all folders up, each by a name of its own: "
-        f"{part}/{images[0].relative_to(path.parent)} to {part}/{name}.",
+        f"Move the files of all folders up, each by a name of its own: "
+        f"{part}/{images[0].relative_to(path.parent)} becomes {part}/{name}.",
     )
 
 

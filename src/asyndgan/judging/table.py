@@ -112,19 +112,30 @@ def _arrays(stored: Mapping[str, Any]) -> Scores:
 @final
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of a comparison; `evaluation.json` holds the same."""
+    """The outcome of a comparison; `evaluation.json` holds the same.
 
-    headline: str  # one line per label
-    # one per model and label; by label, then in the order of the comparison's models
+    Attributes:
+        headline: one line per label.
+        rows: one per model and label; by label, then in the order of the comparison's models.
+        per_patient: the scores behind the rows, of each seed and patient; patients are positions,
+            not names.
+        judged_on: "test", or "validation" for patients held out of the sites.
+        budget: budget of every training.
+        seeds: seeds of the trainings.
+        about: the caller's metadata about what was evaluated.
+        gains: gains of sites' models trained with synthetic cases as well.
+        overall: one per model, if there are several labels.
+    """
+
+    headline: str
     rows: tuple[Row, ...]
-    # the scores behind the rows, of each seed and patient; patients are positions, not names
     per_patient: Annotated[Scores, PlainValidator(_arrays)] = field(default_factory=dict)
-    judged_on: str = "test"  # or "validation", for patients held out of the sites
-    budget: SegmentationBudget = field(default_factory=SegmentationBudget)  # of every training
-    seeds: tuple[int, ...] = ()  # of the trainings
-    about: Mapping[str, str] = field(default_factory=dict)  # the caller's, on what was evaluated
-    gains: tuple[Gain, ...] = ()  # of sites' models, from synthetic cases beside their own
-    overall: tuple[Overall, ...] = ()  # one per model, if there are several labels
+    judged_on: str = "test"
+    budget: SegmentationBudget = field(default_factory=SegmentationBudget)
+    seeds: tuple[int, ...] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
+    gains: tuple[Gain, ...] = ()
+    overall: tuple[Overall, ...] = ()
 
     def __repr__(self) -> str:
         return f"Evaluation on real {self.judged_on} patients:\n{self.headline}"

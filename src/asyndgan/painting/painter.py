@@ -33,7 +33,7 @@ class Painter(nn.Module):
 
     def __init__(self, run: RunFolder) -> None:
         super().__init__()
-        # `asyndgan.training.generator_inputs` makes what the network takes
+        # `asyndgan.training.scope.generator_inputs` makes what the network takes
         self.recipe, self.facts, self.network = run.recipe(), run.facts(), run.generator()
 
     def forward(
@@ -53,7 +53,7 @@ class Painter(nn.Module):
         Raises:
             RunError: there is no such look, or the masks are others.
         """
-        masks = label_maps(masks, tuple(self.facts.space))
+        masks = label_maps(masks, tuple(self.facts.space), self.facts.scope.labels)
         check_labels_of(masks, self.facts.scope.labels)
         if look is not None:
             check_look(self.recipe, self.facts, look)
@@ -169,10 +169,13 @@ def looks_of_holders(facts: RunFacts, looks: Sequence[str], random: torch.Genera
     return others
 
 
-def label_maps(mask: npt.ArrayLike | Tensor, size: tuple[int, ...]) -> Masks:
+def label_maps(
+    mask: npt.ArrayLike | Tensor, size: tuple[int, ...], labels: Collection[int]
+) -> Masks:
     """Masks (n, *size) in int64, of a single one, of a stack, or of one with a channel each.
 
-    Raises `RunError` if they have another shape or other than whole numbers.
+    Raises `RunError` if they have another shape, other than whole numbers, or a channel for each of
+    the run's labels.
     """
     given: Any = mask
     if not isinstance(mask, Tensor):
@@ -194,18 +197,24 @@ def label_maps(mask: npt.ArrayLike | Tensor, size: tuple[int, ...]) -> Masks:
     ):
         held = getattr(mask, "dtype", type(mask).__name__)
         found = f"has shape {shape} and holds {held}" if shape else f"is no array ({held})"
-        if shape and shape[-len(size) :] == size and getattr(given, "is_floating_point", bool)():
+        if (
+            shape[-len(size) :] == size
+            and isinstance(given, Tensor)
+            and not torch.equal(given, given.round())
+        ):
             found = "holds numbers that are not whole, so no labels"
         raise RunError(
             f"the mask {found}. This run paints from whole numbers in arrays of {size}, or "
             f"(n, {', '.join(map(str, size))}) for n masks. A file has to be read first."
         )
-    if len(shape) > len(size) and len(given) > 1 and given.min() >= 0 and (given.sum(0) == 1).all():
+    maps = given.to(torch.device("cpu"), torch.int64)
+    stacked = np.ndim(mask) == len(size) + 1 and len(maps) == len({0, *labels}) > 1
+    if stacked and (maps >= 0).all() and (maps.sum(0) == 1).all():
         raise RunError(
-            f"the masks have a channel for each of {len(given)} labels (one-hot). Give the labels: "
-            "masks.argmax(0)."
+            f"the mask has a channel for each of {len(maps)} labels (one-hot). Give the labels: "
+            "mask.argmax(0)."
         )
-    return given.to(torch.device("cpu"), torch.int64).reshape(-1, *size)
+    return maps.reshape(-1, *size)
 
 
 def check_labels_of(masks: Iterable[Mask], labels: Collection[int]) -> None:

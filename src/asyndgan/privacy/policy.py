@@ -365,7 +365,7 @@ class Policy(Section):
     def check(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
     ) -> None:
-        """Raises `PolicyError` with every reason of `refusals`, for the site's people alone."""
+        """Raises `PolicyError` with every reason of `refused_by`, for the site's people alone."""
         reasons = self.refused_by(recipe, site, patients=patients)
         if reasons:
             why = "; ".join(text for _, text in reasons)

@@ -47,7 +47,7 @@ HELD_OUT: Final = 0.2
 def _located(path: Path, info: ValidationInfo) -> Path:
     text = str(path)
     if not text.isprintable():
-        raise ValueError(f"a path holds no control characters; {BACKSLASH}")
+        raise ValueError(f"a path is of printable characters; {BACKSLASH}")
     if len(text) > LONGEST_PATH:
         raise ValueError(f"a path has at most {LONGEST_PATH} characters")
     # Of nobody `~` stays, and is reported as no folder.
