@@ -132,6 +132,7 @@ WHOLE = r"holds {}\. This run paints from whole numbers"
         (np.full((32, 32), 2**64 - 1, np.uint64), "hold label -1"),
         (torch.full((32, 32), 255, dtype=torch.uint8), "hold label 255"),
         (np.full((32, 32), 0.5), "not whole, so no labels"),
+        (torch.zeros((32, 32), dtype=torch.complex64), "not whole, so no labels"),
         (np.full((32, 32), None), WHOLE.format("object")),
         (torch.full((32, 32), torch.nan, dtype=torch.bfloat16), "not whole, so no labels"),
     ],

@@ -187,21 +187,14 @@ def label_maps(
     if isinstance(given, Tensor) and given.ndim == len(size) + 2 and given.shape[1] == 1:
         given = given[:, 0]
     shape = tuple(getattr(given, "shape", ()))
-    if (
-        not isinstance(given, Tensor)
-        or given.is_complex()
-        or 0 in shape
-        or len(shape) - len(size) not in (0, 1)
-        or shape[-len(size) :] != size
-        or (given.is_floating_point() and not torch.equal(given, given.round()))
-    ):
+    whole = isinstance(given, Tensor) and not given.is_complex()
+    if whole and given.is_floating_point():
+        whole = torch.equal(given, given.round())
+    fits = len(shape) - len(size) in (0, 1) and shape[-len(size) :] == size
+    if not whole or not fits or 0 in shape:
         held = getattr(mask, "dtype", type(mask).__name__)
         found = f"has shape {shape} and holds {held}" if shape else f"is no array ({held})"
-        if (
-            shape[-len(size) :] == size
-            and isinstance(given, Tensor)
-            and not torch.equal(given, given.round())
-        ):
+        if fits and isinstance(given, Tensor) and not whole:
             found = "holds numbers that are not whole, so no labels"
         raise RunError(
             f"the mask {found}. This run paints from whole numbers in arrays of {size}, or "
